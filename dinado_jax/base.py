@@ -1,0 +1,55 @@
+"""The base: a frozen GPT-2 with its parameters and tokenizer."""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from dinado_jax import weights
+from dinado_jax.models.gpt2 import GPT2, GPT2Config
+from dinado_jax.text import Codec, load_codec
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """`base.model.apply({"params": base.params}, tokens).logits` is the language model p."""
+
+    model: GPT2
+    params: dict
+    folder: Path
+
+    @functools.cached_property
+    def codec(self) -> Codec:
+        """The tokenizer, loaded when first asked for. InputError if it does not fit the model."""
+        return load_codec(self.folder, self.model.config.vocab_size)
+
+
+def load_gpt2(
+    path_or_name: str | Path, *, dtype: str = "float32", param_dtype: str = "float32"
+) -> Base:
+    """Loads a GPT-2 from a Hugging Face folder or hub name; safetensors only.
+
+    Args:
+      path_or_name: a folder with config.json and model.safetensors (single or sharded), or a hub
+        name such as "gpt2".
+      dtype: of activations; logits and control arithmetic are float32 whatever it is.
+      param_dtype: of the parameters in memory.
+
+    InputError in one line for anything missing, unused, misshapen, damaged or pickled.
+    """
+    folder = weights.locate(str(path_or_name))
+    config = GPT2Config.from_hf(weights.read_config(folder))
+    config = dataclasses.replace(config, dtype=dtype, param_dtype=param_dtype)
+    params = weights.read_params(folder, config)
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, param_dtype), params)
+    return Base(GPT2(config), params, folder)
+
+
+def save_base(folder: Path, model: GPT2, params: dict, codec: Codec) -> Base:
+    """Writes a folder that `load_gpt2` and transformers both load."""
+    folder.mkdir(parents=True, exist_ok=True)
+    codec.save(folder)
+    weights.write_folder(folder, model.config, jax.device_get(params))
+    return Base(model, params, folder)

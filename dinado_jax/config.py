@@ -1,0 +1,280 @@
+"""The schema of a run: frozen dataclasses, read from TOML and changed by `section.key=value`.
+
+The defaults are the demo's. Every run prints its resolved configuration and stores it beside its
+results. A key nobody knows is an error that suggests the nearest one.
+"""
+
+import dataclasses
+import difflib
+import json
+import tomllib
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+from dinado_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    name: str = "toy"  # toy | commongen
+    source: str = ""  # commongen: a folder of local files or a hub name
+    train_examples: int = 40_000  # toy: captions drawn for sft and rollout prompts
+    oracle: str = "lexical"  # lexical, or "package.module:function"(prompts, texts) -> scores
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    path: str = ""  # a GPT-2 folder or hub name; empty: a new model of the sizes below
+    vocab_size: int = 512  # tokens of the byte-level BPE trained for a new model
+    n_positions: int = 32
+    n_embd: int = 96
+    n_layer: int = 2
+    n_head: int = 4
+    param_dtype: str = "float32"
+    dtype: str = "float32"  # of activations
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+    """One optimiser, used by the sft and train sections."""
+
+    steps: int = 1000
+    batch: int = 128  # rows per step, over all devices and micro-batches
+    accumulate: int = 1  # micro-batches per step
+    learning_rate: float = 1e-3  # peak
+    warmup: int = 50  # steps of linear increase
+    decay: str = "cosine"  # cosine | constant
+    weight_decay: float = 0.0
+    beta2: float = 0.99
+    clip: float = 1.0  # global gradient norm; 0 is off
+
+
+@dataclasses.dataclass(frozen=True)
+class Sft(Optim):
+    pretrain_path: str = ""  # plain text, one sentence a line: trained on first
+    pretrain_steps: int = 0
+    max_length: int = 32  # tokens; longer examples are left out
+
+
+@dataclasses.dataclass(frozen=True)
+class Delta:
+    rank: int = 16
+    alpha: float = 16.0  # scale = alpha / rank
+    low_rank: tuple[str, ...] = (r"h_\d+/(attn|mlp)/c_\w+/kernel",)
+    full: tuple[str, ...] = (r".*/ln_\d/\w+", r"ln_f/\w+", r".*/bias")
+
+
+@dataclasses.dataclass(frozen=True)
+class Control:
+    kind: str = "merge"
+    norm_bias: str = "success_rate"  # success_rate | zero: the norm's initial bias
+
+
+@dataclasses.dataclass(frozen=True)
+class Decode:
+    temperature: float = 1.0  # 0 is greedy
+    top_k: int = 0  # 0 is off
+    top_p: float = 1.0
+    max_new_tokens: int = 20
+    batch: int = 512  # rows decoded at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollout(Decode):
+    prompts: int = 2000
+    samples: int = 8  # per prompt
+    references: bool = True  # the task's references join the rollouts, judged like any sample
+
+
+@dataclasses.dataclass(frozen=True)
+class Train(Optim):
+    objective: str = "matching"  # matching | published
+    warmup_direction: int = 0  # first steps: likelihood on successes, norm untouched
+    rounds: int = 4  # steps are divided evenly among them; each but the first samples anew from q
+    refresh_prompts: int = 1000
+    refresh_samples: int = 8
+    weights: str = "importance"  # importance (p / proposal) | none
+    weight_clip: float = 0.98  # quantile at which importance weights are cut
+    reference_weight: float = 0.0  # a successful reference's share relative to a sample's
+    bellman: float = 1.0  # lambda
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    split: str = "test"
+    prompts: int = 500
+    samples: int = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    folder: str = "runs"
+    log_every: int = 20  # steps
+    save_every: int = 200  # steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    name: str = "demo"
+    seed: int = 0
+    task: Task = Task()
+    base: Base = Base()
+    sft: Sft = Sft()
+    delta: Delta = Delta()
+    control: Control = Control()
+    rollout: Rollout = Rollout()
+    train: Train = Train()
+    decode: Decode = Decode()
+    evaluate: Evaluate = Evaluate()
+    run: Run = Run()
+
+    def as_dict(self) -> dict[str, Any]:
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+
+_CHOICES = {
+    "task.name": ("toy", "commongen"),
+    "control.kind": ("merge",),
+    "control.norm_bias": ("success_rate", "zero"),
+    "train.objective": ("matching", "published"),
+    "train.weights": ("importance", "none"),
+    "sft.decay": ("cosine", "constant"),
+    "train.decay": ("cosine", "constant"),
+    "evaluate.split": ("train", "dev", "test"),
+    "base.dtype": ("float32", "bfloat16"),
+    "base.param_dtype": ("float32", "bfloat16"),
+}
+_POSITIVE = (
+    "base.vocab_size base.n_positions sft.batch sft.accumulate sft.max_length delta.rank "
+    "rollout.max_new_tokens rollout.batch rollout.prompts rollout.samples train.batch "
+    "train.accumulate train.rounds train.steps decode.max_new_tokens decode.batch evaluate.prompts "
+    "evaluate.samples run.log_every run.save_every"
+).split()
+
+
+def _flat(config: Config) -> dict[str, tuple[Any, Any]]:
+    """Every leaf as {"section.key": (value, type)}."""
+    leaves = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            hints = typing.get_type_hints(type(value))
+            for inner in dataclasses.fields(value):
+                leaves[f"{field.name}.{inner.name}"] = (
+                    getattr(value, inner.name),
+                    hints[inner.name],
+                )
+        else:
+            leaves[field.name] = (value, field.type)
+    return leaves
+
+
+def _typed(key: str, value: Any, kind: Any, where: str) -> Any:
+    if isinstance(kind, types.GenericAlias):
+        if isinstance(value, str):
+            value = [value]
+        if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+        wanted = "a list of strings"
+    else:
+        if kind is float and type(value) is int:
+            return float(value)
+        if type(value) is kind:
+            return value
+        wanted = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}[kind]
+    raise InputError(f"{key} = {value!r} in {where}: it must be {wanted}")
+
+
+def _unknown(key: str, keys: list[str], where: str) -> InputError:
+    close = difflib.get_close_matches(key, keys, 1, 0.5)
+    hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(keys)}"
+    return InputError(f"unknown config key {key!r} in {where}: {hint}")
+
+
+def _override(text: str) -> tuple[str, Any]:
+    key, equals, raw = text.partition("=")
+    if not equals:
+        raise InputError(f"override {text!r} on the command line: write it as section.key=value")
+    try:
+        return key.strip(), tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), raw
+
+
+def _validate(config: Config) -> None:
+    values = {key: value for key, (value, _) in _flat(config).items()}
+    for key, choices in _CHOICES.items():
+        if values[key] not in choices:
+            close = difflib.get_close_matches(values[key], choices, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"one of {', '.join(choices)}"
+            raise InputError(f"{key} = {values[key]!r}: {hint}")
+    for key in _POSITIVE:
+        if values[key] < 1:
+            raise InputError(f"{key} = {values[key]}: it must be at least 1")
+    for section in ("rollout", "decode"):
+        if values[f"{section}.temperature"] < 0:
+            raise InputError(
+                f"{section}.temperature = {values[f'{section}.temperature']}: "
+                "it must be 0 (greedy) or more"
+            )
+        if not 0 < values[f"{section}.top_p"] <= 1:
+            raise InputError(
+                f"{section}.top_p = {values[f'{section}.top_p']}: it must lie in (0, 1]"
+            )
+        if values[f"{section}.top_k"] < 0:
+            raise InputError(f"{section}.top_k = {values[f'{section}.top_k']}: 0 is off")
+    for section in ("sft", "train"):
+        if values[f"{section}.batch"] % values[f"{section}.accumulate"]:
+            raise InputError(
+                f"{section}.batch = {values[f'{section}.batch']} is not divisible by "
+                f"{section}.accumulate = {values[f'{section}.accumulate']}: choose a multiple"
+            )
+    if not 0 < values["train.weight_clip"] <= 1:
+        raise InputError(f"train.weight_clip = {values['train.weight_clip']}: a quantile in (0, 1]")
+    if values["task.name"] == "commongen" and not values["task.source"]:
+        raise InputError(
+            "task.source is empty: give CommonGen's folder or hub name, task.source=FOLDER"
+        )
+
+
+def load(path: str | Path | None, overrides: list[str] | tuple[str, ...] = ()) -> Config:
+    """Reads a TOML file (None: the demo's defaults) and applies `section.key=value` overrides.
+
+    InputError for a missing or malformed file, an unknown key (with the nearest known one), a value
+    of the wrong type, or values that contradict each other.
+    """
+    config = Config()
+    leaves = _flat(config)
+    given: dict[str, tuple[Any, str]] = {}
+    if path is not None:
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(f"no config file {str(path)!r}: give the path of a .toml file")
+        try:
+            tree = tomllib.loads(path.read_text())
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"config {path} is not TOML: {error}") from None
+        for key, value in tree.items():
+            if isinstance(value, dict):
+                given.update({f"{key}.{k}": (v, str(path)) for k, v in value.items()})
+            else:
+                given[key] = (value, str(path))
+    given.update({k: (v, "the command line") for k, v in map(_override, overrides)})
+    changes: dict[str, Any] = {}
+    for key, (value, where) in given.items():
+        if key not in leaves:
+            raise _unknown(key, list(leaves), where)
+        if leaves[key][1] is str and where == "the command line" and not isinstance(value, str):
+            value = str(value)
+        changes[key] = _typed(key, value, leaves[key][1], where)
+    for key, value in changes.items():
+        section, _, name = key.rpartition(".")
+        if section:
+            inner = dataclasses.replace(getattr(config, section), **{name: value})
+            config = dataclasses.replace(config, **{section: inner})
+        else:
+            config = dataclasses.replace(config, **{name: value})
+    _validate(config)
+    return config

@@ -1,0 +1,61 @@
+"""What a decoding loop needs of a distribution: logits after a prompt, and after each next token.
+
+A policy is static (hashable) and pure; its arrays travel beside it. The composed distribution of a
+control is a policy like any other: `merge` is one trunk; controls that need two put both into the
+carry and add their log-direction to the base's logits.
+"""
+
+import dataclasses
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from dinado_jax.models.gpt2 import GPT2, KV, logits
+
+Carry = Any
+
+
+class Policy(Protocol):
+    """Shapes: B rows, T prompt tokens, V vocabulary."""
+
+    vocab_size: int
+    n_positions: int
+
+    def prefill(
+        self, variables: Any, tokens: jax.Array, lengths: jax.Array, slots: int
+    ) -> tuple[jax.Array, Carry]:
+        """Logits [B, V] after right-padded prompts [B, T] of `lengths` [B] tokens."""
+        ...
+
+    def step(
+        self, variables: Any, carry: Carry, tokens: jax.Array, positions: jax.Array
+    ) -> tuple[jax.Array, Carry]:
+        """Logits [B, V] after one more token [B] at `positions` [B] of each row."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Trunk:
+    """One GPT-2: the base, or the base with a delta. variables: {"params": ..[, "delta": ..]}."""
+
+    model: GPT2
+
+    @property
+    def vocab_size(self) -> int:
+        return self.model.config.vocab_size
+
+    @property
+    def n_positions(self) -> int:
+        return self.model.config.n_positions
+
+    def prefill(self, variables, tokens, lengths, slots):
+        out = self.model.apply(variables, tokens)
+        grow = ((0, 0), (0, slots - tokens.shape[1]), (0, 0), (0, 0))
+        cache = tuple(KV(jnp.pad(layer.k, grow), jnp.pad(layer.v, grow)) for layer in out.cache)
+        last = jnp.take_along_axis(out.hidden, lengths[:, None, None] - 1, 1)[:, 0]
+        return logits(last, out.vocabulary), cache
+
+    def step(self, variables, carry, tokens, positions):
+        out = self.model.apply(variables, tokens[:, None], positions[:, None], carry)
+        return logits(out.hidden[:, 0], out.vocabulary), out.cache

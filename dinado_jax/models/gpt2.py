@@ -1,0 +1,303 @@
+"""GPT-2 in Flax Linen: a pure function of parameters, tokens and a cache.
+
+Shapes: B batch, T tokens in, S cache slots, L layers, H heads, K head width, D model width, V vocabulary.
+
+Parameters carry Hugging Face's names (`h_0/attn/c_attn/kernel`, kernels as (in, out)). A second
+collection, "delta", may hold a change of any of them (see adapters/lora.py); where it is present it
+is applied on the fly. Rows are right-padded: a query at position i sees the cache slots up to i, so
+whatever padding wrote beyond is never seen and is overwritten when the row grows.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dinado_jax.errors import InputError
+
+_ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh")
+# config.json options that change the function computed; anything but the GPT-2 value is refused.
+_FIXED = {
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+    "tie_word_embeddings": True,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class GPT2Config:
+    """Sizes of a GPT-2 and its precision: parameters and activations have their own dtype."""
+
+    vocab_size: int = 50257
+    n_positions: int = 1024
+    n_embd: int = 768
+    n_layer: int = 12
+    n_head: int = 12
+    n_inner: int | None = None
+    layer_norm_epsilon: float = 1e-5
+    param_dtype: str = "float32"
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"):
+            if getattr(self, name) < 1:
+                raise InputError(f"model.{name} is {getattr(self, name)}: it must be at least 1")
+        if self.n_embd % self.n_head:
+            raise InputError(
+                f"model.n_embd {self.n_embd} is not divisible by model.n_head {self.n_head}: "
+                "choose a multiple"
+            )
+
+    @property
+    def inner(self) -> int:
+        return self.n_inner or 4 * self.n_embd
+
+    @classmethod
+    def from_hf(cls, hf: dict[str, Any]) -> "GPT2Config":
+        """Reads the dict of a config.json. InputError for a missing size or an unsupported option."""
+        for name, value in _FIXED.items():
+            if hf.get(name, value) != value:
+                raise InputError(
+                    f"config.json has {name} = {hf[name]}: only {value} is supported, "
+                    "choose a plain GPT-2 checkpoint"
+                )
+        activation = hf.get("activation_function", "gelu_new")
+        if activation not in _ACTIVATIONS:
+            raise InputError(
+                f"config.json has activation_function = {activation}: "
+                f"only {' or '.join(_ACTIVATIONS)} is supported"
+            )
+        required = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
+        missing = [name for name in required if not isinstance(hf.get(name), int)]
+        if missing:
+            raise InputError(f"config.json lacks {missing[0]}: copy the model's own config.json")
+        return cls(
+            **{name: hf[name] for name in required},
+            n_inner=hf.get("n_inner"),
+            layer_norm_epsilon=hf.get("layer_norm_epsilon", 1e-5),
+        )
+
+    def to_hf(self) -> dict[str, Any]:
+        """The dict to write as config.json."""
+        return {
+            "model_type": "gpt2",
+            "architectures": ["GPT2LMHeadModel"],
+            "activation_function": "gelu_new",
+            "vocab_size": self.vocab_size,
+            "n_positions": self.n_positions,
+            "n_embd": self.n_embd,
+            "n_layer": self.n_layer,
+            "n_head": self.n_head,
+            "n_inner": self.n_inner,
+            "layer_norm_epsilon": self.layer_norm_epsilon,
+            **_FIXED,
+        }
+
+
+class KV(NamedTuple):
+    """One layer's keys and values, each [B, S, H, K]."""
+
+    k: jax.Array
+    v: jax.Array
+
+
+Cache = tuple[KV, ...]
+
+
+def empty_cache(config: GPT2Config, batch: int, slots: int) -> Cache:
+    """Zeros for every layer: KV of [batch, slots, H, K] in the activation dtype."""
+    shape = (batch, slots, config.n_head, config.n_embd // config.n_head)
+    zeros = jnp.zeros(shape, config.dtype)
+    return tuple(KV(zeros, zeros) for _ in range(config.n_layer))
+
+
+@flax.struct.dataclass
+class Output:
+    """What a forward pass leaves: states, the matrix that turns them into logits, and the cache."""
+
+    hidden: jax.Array  # [B, T, D] after the final LayerNorm, activation dtype
+    vocabulary: jax.Array  # [V, D] the tied head, with its delta, activation dtype
+    cache: Cache
+
+    @property
+    def logits(self) -> jax.Array:
+        """[B, T, V] float32. Long sequences: use ops/vocab.py, which never holds this array."""
+        return logits(self.hidden, self.vocabulary)
+
+
+def logits(hidden: jax.Array, vocabulary: jax.Array) -> jax.Array:
+    """[..., D] and [V, D] -> [..., V] float32."""
+    return jnp.einsum("...D,VD->...V", hidden, vocabulary, preferred_element_type=jnp.float32)
+
+
+def _adapted(module: nn.Module, name: str, value: jax.Array) -> jax.Array:
+    """`value` plus its delta, written out; for vectors, full-rank changes and the tied head."""
+    if not module.has_variable("delta", name):
+        return value
+    delta = module.get_variable("delta", name)
+    return value + (delta["full"] if "full" in delta else delta["a"] @ delta["b"])
+
+
+def _low_rank(module: nn.Module, name: str) -> dict[str, jax.Array] | None:
+    """The factors {a, b} of a low-rank delta of `name`, or None."""
+    if not module.has_variable("delta", name):
+        return None
+    delta = module.get_variable("delta", name)
+    return delta if "a" in delta else None
+
+
+def _like(vector: jax.Array, x: jax.Array) -> jax.Array:
+    """A [D] vector with x's dtype and as many axes, so that nothing is broadcast by accident."""
+    return jnp.expand_dims(vector.astype(x.dtype), tuple(range(x.ndim - 1)))
+
+
+class Dense(nn.Module):
+    """y = x W + b, plus (x a) b' where the delta holds low-rank factors of W."""
+
+    config: GPT2Config
+    features: int
+    init_scale: float = 1.0
+
+    @nn.compact
+    def __call__(self, x):
+        dtype = self.config.param_dtype
+        shape = (x.shape[-1], self.features)
+        init = nn.initializers.variance_scaling(self.init_scale, "fan_in", "normal")
+        kernel = self.param("kernel", init, shape, dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), dtype)
+        factors = _low_rank(self, "kernel")
+        if factors is None:
+            y = x @ _adapted(self, "kernel", kernel).astype(x.dtype)
+        else:
+            y = x @ kernel.astype(x.dtype)
+            y += (x @ factors["a"].astype(x.dtype)) @ factors["b"].astype(x.dtype)
+        return y + _like(_adapted(self, "bias", bias), y)
+
+
+class LayerNorm(nn.Module):
+    """LayerNorm with float32 statistics."""
+
+    config: GPT2Config
+
+    @nn.compact
+    def __call__(self, x):
+        dtype = self.config.param_dtype
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), dtype)
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), dtype)
+        y = x.astype(jnp.float32)
+        y = y - y.mean(-1, keepdims=True)
+        y *= jax.lax.rsqrt((y * y).mean(-1, keepdims=True) + self.config.layer_norm_epsilon)
+        y = y * _like(_adapted(self, "scale", scale), y) + _like(_adapted(self, "bias", bias), y)
+        return y.astype(x.dtype)
+
+
+class Embed(nn.Module):
+    """A table of rows: looked up by index, or handed out whole as the tied head."""
+
+    config: GPT2Config
+    rows: int
+
+    def setup(self):
+        shape = (self.rows, self.config.n_embd)
+        init = nn.initializers.normal(self.config.n_embd**-0.5)
+        self.embedding = self.param("embedding", init, shape, self.config.param_dtype)
+
+    def __call__(self, index):
+        factors = _low_rank(self, "embedding")
+        if factors is None:
+            found = _adapted(self, "embedding", self.embedding)[index]
+        else:
+            found = self.embedding[index] + factors["a"][index] @ factors["b"]
+        return found.astype(self.config.dtype)
+
+    def whole(self):
+        return _adapted(self, "embedding", self.embedding).astype(self.config.dtype)
+
+
+class Attention(nn.Module):
+    config: GPT2Config
+
+    @nn.compact
+    def __call__(self, x_BTD, positions_BT, cache: KV | None):
+        config = self.config
+        B, T, D = x_BTD.shape
+        heads = (B, T, config.n_head, D // config.n_head)
+        qkv = Dense(config, 3 * D, name="c_attn")(x_BTD)
+        q, k, v = (part.reshape(heads) for part in jnp.split(qkv, 3, axis=-1))
+        if cache is None:
+            cache = KV(k, v)
+            out = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+        else:
+            rows = jnp.broadcast_to(jnp.arange(B)[:, None], (B, T))
+            cache = KV(
+                cache.k.at[rows, positions_BT].set(k), cache.v.at[rows, positions_BT].set(v)
+            )
+            slots = jax.lax.broadcasted_iota(jnp.int32, (B, 1, T, cache.k.shape[1]), 3)
+            visible = slots <= positions_BT[:, None, :, None]
+            out = jax.nn.dot_product_attention(q, cache.k, cache.v, mask=visible)
+        return Dense(config, D, 0.5 / config.n_layer, name="c_proj")(out.reshape(B, T, D)), cache
+
+
+class MLP(nn.Module):
+    config: GPT2Config
+
+    @nn.compact
+    def __call__(self, x_BTD):
+        config = self.config
+        inner = nn.gelu(Dense(config, config.inner, name="c_fc")(x_BTD), approximate=True)
+        return Dense(config, config.n_embd, 0.5 / config.n_layer, name="c_proj")(inner)
+
+
+class Block(nn.Module):
+    config: GPT2Config
+
+    @nn.compact
+    def __call__(self, x_BTD, positions_BT, cache: KV | None):
+        attended, cache = Attention(self.config, name="attn")(
+            LayerNorm(self.config, name="ln_1")(x_BTD), positions_BT, cache
+        )
+        x_BTD = x_BTD + attended
+        x_BTD = x_BTD + MLP(self.config, name="mlp")(LayerNorm(self.config, name="ln_2")(x_BTD))
+        return x_BTD, cache
+
+
+class GPT2(nn.Module):
+    """`GPT2(config).apply({"params": p[, "delta": d]}, tokens[, positions, cache]) -> Output`.
+
+    tokens: [B, T] int32. positions: [B, T] int32, 0..T-1 when absent. cache: one KV per layer; the
+    T tokens are written into the slots their positions name. Without a cache in, the cache out holds
+    the T slots of this call, which is what a prefill wants. Indices are not checked on the device
+    (JAX clamps them): see text.check_tokens for the host's check.
+    """
+
+    config: GPT2Config
+
+    @nn.compact
+    def __call__(self, tokens_BT, positions_BT=None, cache: Cache | None = None) -> Output:
+        config = self.config
+        if positions_BT is None:
+            positions_BT = jax.lax.broadcasted_iota(jnp.int32, tokens_BT.shape, 1)
+        wte = Embed(config, config.vocab_size, name="wte")
+        wpe = Embed(config, config.n_positions, name="wpe")
+        x_BTD = wte(tokens_BT) + wpe(positions_BT)
+        caches = []
+        for layer in range(config.n_layer):
+            past = None if cache is None else cache[layer]
+            x_BTD, present = Block(config, name=f"h_{layer}")(x_BTD, positions_BT, past)
+            caches.append(present)
+        hidden_BTD = LayerNorm(config, name="ln_f")(x_BTD)
+        return Output(hidden_BTD, wte.whole(), tuple(caches))
+
+
+def init_params(config: GPT2Config, seed: int) -> dict:
+    """Random parameters: variance 1 / in for kernels, 1 / (2 L in) for projections into the
+    residual, 1 / D for both tables.
+
+    GPT-2's own fixed 0.02 suits its width of 768; at a width of 64 attention then sleeps for long.
+    """
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    return jax.jit(GPT2(config).init)(jax.random.key(seed), tokens)["params"]

@@ -1,0 +1,86 @@
+"""What a long task shows while it works, and the JSON lines it leaves.
+
+A terminal gets a bar with rate and time left; anything else plain lines, a few a minute.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+_SECONDS_BETWEEN_LINES = 15.0
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes}:{seconds:02d}"
+
+
+class Progress:
+    """Counts `total` units of work; use as a context manager and call `advance`."""
+
+    def __init__(self, what: str, total: int, unit: str, start: int = 0):
+        self._what, self._total, self._unit = what, total, unit
+        self._start, self._done = start, start
+        self._bar = None
+
+    def __enter__(self) -> "Progress":
+        self._began = self._shown = time.monotonic()
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=self._total, initial=self._start, desc=self._what, unit=self._unit
+            )
+        return self
+
+    def advance(self, count: int = 1, **figures: float) -> None:
+        self._done += count
+        if self._bar is not None:
+            self._bar.update(count)
+            if figures:
+                self._bar.set_postfix({k: f"{v:.4g}" for k, v in figures.items()}, refresh=False)
+            return
+        now = time.monotonic()
+        if now - self._shown >= _SECONDS_BETWEEN_LINES and self._done < self._total:
+            self._shown = now
+            self._line(now, figures)
+
+    def _line(self, now: float, figures: dict[str, float]) -> None:
+        elapsed = max(now - self._began, 1e-9)
+        rate = (self._done - self._start) / elapsed
+        left = _clock((self._total - self._done) / rate) if rate else "?"
+        shown = "".join(f", {key} {value:.4g}" for key, value in figures.items())
+        print(
+            f"{self._what}: {self._done}/{self._total} {self._unit}s, "
+            f"{rate:.3g} {self._unit}s/s, {left} left{shown}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def __exit__(self, kind, *_):
+        if self._bar is not None:
+            self._bar.close()
+        elif kind is None and self._done > self._start:
+            elapsed = time.monotonic() - self._began
+            print(
+                f"{self._what}: {self._done}/{self._total} {self._unit}s in {_clock(elapsed)}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+class MetricsLog:
+    """A JSON-lines file of figures by step; reopening at a step drops what came after it."""
+
+    def __init__(self, path: Path, resume_step: int = 0):
+        kept = []
+        if path.exists():
+            lines = [json.loads(line) for line in path.read_text().splitlines() if line]
+            kept = [line for line in lines if line["step"] <= resume_step]
+        path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        self._path = path
+
+    def write(self, step: int, **figures: float) -> None:
+        with self._path.open("a") as file:
+            file.write(json.dumps({"step": step, **figures}) + "\n")

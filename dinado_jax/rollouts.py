@@ -1,0 +1,90 @@
+"""Rollouts: sampled sequences with labels and proposal log-probabilities, as fixed-shape arrays."""
+
+import dataclasses
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from dinado_jax.errors import InputError
+from dinado_jax.text import Sequences
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollouts(Sequences):
+    """N judged rows. A reference was written by people: it has no proposal, so log_proposal is nan.
+
+    log_base and log_proposal are sums over the target's tokens, in nats: under p, and under the
+    distribution the row was really drawn from (temperature and truncation included).
+    """
+
+    label: np.ndarray  # float32 [N], the oracle's judgement in [0, 1]
+    log_base: np.ndarray  # float32 [N]
+    log_proposal: np.ndarray  # float32 [N]
+    prompt_id: np.ndarray  # int32 [N]
+    finished: np.ndarray  # bool [N], false for rows cut at the length limit
+
+    @property
+    def reference(self) -> np.ndarray:
+        """bool [N]."""
+        return np.isnan(self.log_proposal)
+
+    def save(self, path: Path) -> None:
+        """Writes an .npz, whole or not at all."""
+        partial = path.with_name(path.name + ".partial")
+        with partial.open("wb") as file:
+            np.savez(file, **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Rollouts":
+        """InputError if the file is missing or damaged."""
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return cls(**{field.name: arrays[field.name] for field in dataclasses.fields(cls)})
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise InputError(
+                f"cannot read the rollouts in {path} ({type(error).__name__}): delete the stage's "
+                "folder and run it again"
+            ) from None
+
+
+def join(parts: list[Rollouts], fill: int) -> Rollouts:
+    """One set of several; narrower token arrays are padded with `fill`."""
+    width = max(part.tokens.shape[1] for part in parts)
+
+    def column(name):
+        arrays = [getattr(part, name) for part in parts]
+        if name == "tokens":
+            arrays = [
+                np.pad(a, ((0, 0), (0, width - a.shape[1])), constant_values=fill) for a in arrays
+            ]
+        return np.concatenate(arrays)
+
+    return Rollouts(**{f.name: column(f.name) for f in dataclasses.fields(Rollouts)})
+
+
+def success_rate(rollouts: Rollouts) -> float:
+    """R0: the mean label of samples (references left out), each weighted by p / proposal."""
+    drawn = ~rollouts.reference
+    weight = np.exp(np.minimum(rollouts.log_base[drawn] - rollouts.log_proposal[drawn], 20.0))
+    return float((weight * rollouts.label[drawn]).sum() / weight.sum())
+
+
+def importance(rollouts: Rollouts, mode: str, clip: float, reference_weight: float) -> np.ndarray:
+    """Each row's weight as a draw from p: float32 [N], p / proposal cut at the `clip` quantile.
+
+    mode "none" weighs every sample 1. References weigh `reference_weight` samples of weight 1.
+    """
+    weight = np.full(len(rollouts), reference_weight, np.float64)
+    drawn = ~rollouts.reference
+    weight[drawn] = 1.0
+    if mode == "importance":
+        ratio = np.exp(np.clip(rollouts.log_base[drawn] - rollouts.log_proposal[drawn], -50, 50))
+        weight[drawn] = np.minimum(ratio, np.quantile(ratio, clip))
+    return weight.astype(np.float32)
+
+
+def effective_sample_size(weight: np.ndarray) -> float:
+    """(sum w)^2 / sum w^2: how many unweighted samples the weighted ones are worth."""
+    return float(weight.sum() ** 2 / np.maximum((weight**2).sum(), 1e-30))

@@ -1,0 +1,102 @@
+"""Stage sft: a base that speaks the task's language, from a checkpoint or from nothing."""
+
+from functools import partial
+from itertools import islice
+
+import jax
+import jax.numpy as jnp
+
+from dinado_jax import tasks, text
+from dinado_jax.base import Base, load_gpt2, save_base
+from dinado_jax.checkpoint import Checkpoints
+from dinado_jax.config import Config
+from dinado_jax.data import Epochs
+from dinado_jax.models.gpt2 import GPT2, GPT2Config, init_params
+from dinado_jax.objectives.sft import likelihood
+from dinado_jax.optim import optimizer
+from dinado_jax.progress import MetricsLog
+from dinado_jax.stages.folder import RunFolder
+from dinado_jax.tasks.keywords import Example
+from dinado_jax.tasks.text import lines as read_lines
+from dinado_jax.train import fit, make_step, start
+
+_BPE_LINES = 100_000  # lines a new tokenizer is trained on
+
+
+def _initial(config: Config, corpus: list[str], examples: list[Example]) -> tuple:
+    """Model, parameters and tokenizer to start from."""
+    if config.base.path:
+        base = load_gpt2(
+            config.base.path, dtype=config.base.dtype, param_dtype=config.base.param_dtype
+        )
+        return base.model, base.params, base.codec
+    pairs = (f"{example.prompt} {ref}" for example in examples for ref in example.references)
+    lines = [*islice(pairs, _BPE_LINES), *corpus[:_BPE_LINES]]
+    codec = text.train_codec(lines, config.base.vocab_size)
+    sizes = ("n_positions", "n_embd", "n_layer", "n_head", "param_dtype", "dtype")
+    gpt2 = GPT2Config(
+        vocab_size=len(codec.tokenizer), **{name: getattr(config.base, name) for name in sizes}
+    )
+    return GPT2(gpt2), init_params(gpt2, config.seed), codec
+
+
+def _pairs(codec: text.Codec, examples: list[Example], max_length: int) -> text.Sequences:
+    pairs = [(example.prompt, ref) for example in examples for ref in example.references]
+    prompts = codec.prompts([prompt for prompt, _ in pairs])
+    targets = codec.targets([reference for _, reference in pairs])
+    return text.sequences(prompts, targets, codec.eos_id, max_length)
+
+
+def _plain(codec: text.Codec, corpus: list[str], max_length: int) -> text.Sequences:
+    targets = codec.targets(corpus)
+    return text.sequences([[codec.eos_id]] * len(targets), targets, codec.eos_id, max_length)
+
+
+def sft(config: Config, run: RunFolder) -> dict:
+    """Trains on plain lines (if any) and then on the task's pairs; leaves sft/base.
+
+    Returns the stage's figures.
+    """
+    folder = run.stage("sft")
+    corpus = read_lines(config.sft.pretrain_path) if config.sft.pretrain_path else []
+    examples = tasks.examples(config.task, "train", config.seed)
+    model, params, codec = _initial(config, corpus, examples)
+    length = min(config.sft.max_length, model.config.n_positions)
+    phases = [("pretrain", config.sft.pretrain_steps, lambda: _plain(codec, corpus, length))]
+    phases += [("sft", config.sft.steps, lambda: _pairs(codec, examples, length))]
+    figures = {"parameters": sum(leaf.size for leaf in jax.tree.leaves(params))}
+
+    def terms(trainable, _, batch):
+        return likelihood(model, trainable, batch)
+
+    for name, steps, rows in phases:
+        if not steps:
+            continue
+        transform = optimizer(config.sft, steps)
+        state = jax.jit(partial(start, optimizer=transform))(params)
+        batches = Epochs(rows(), config.sft.batch, config.seed)
+        with Checkpoints(folder / f"checkpoints_{name}") as checkpoints:
+            state = checkpoints.restore(state) or state
+            state = fit(
+                name,
+                make_step(terms, transform),
+                state,
+                None,
+                batches.at,
+                steps,
+                accumulate=config.sft.accumulate,
+                run=config.run,
+                checkpoints=checkpoints,
+                log=MetricsLog(folder / f"{name}.jsonl", int(state.step)),
+            )
+        params = state.trainable
+        figures[f"{name}_rows"] = len(batches.rows)
+    save_base(folder / "base", model, jax.tree.map(jnp.asarray, params), codec)
+    return figures
+
+
+def trained_base(config: Config, run: RunFolder) -> Base:
+    """The base the sft stage left, in the configured precision."""
+    return load_gpt2(
+        run.path / "sft" / "base", dtype=config.base.dtype, param_dtype=config.base.param_dtype
+    )

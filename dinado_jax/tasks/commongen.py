@@ -1,0 +1,129 @@
+"""CommonGen and data like it: sets of concepts with sentences that use all of them."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from dinado_jax.errors import InputError
+from dinado_jax.tasks.keywords import Example, format_prompt
+from dinado_jax.tasks.text import read_lines
+
+# What files call each split.
+_ALIASES = {"train": ("train",), "dev": ("dev", "valid", "validation"), "test": ("test",)}
+_HUB_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
+
+# where it stands, its concepts, its references
+Row = tuple[str, list[str], list[str]]
+
+
+def examples(source: str, split: str) -> list[Example]:
+    """The examples of a split (train, dev, test), one per set of concepts, in order of first
+    appearance; the order of the concepts in a set does not matter, equal references count once.
+
+    source: a folder, or the name of a hub dataset. A folder has per split, gzipped or not, either
+    `*train*.jsonl` with lines {"concepts": ["dog", "run"] or "concept_set": "dog#run",
+    "scene", "references" or "target": a text or list of texts}, or the pair `train_src.txt`,
+    `train_trg.txt` of one concept line and one reference per line. The dev split may be called
+    dev, valid or validation. Only the test split may lack references.
+
+    Raises InputError, with file and line, for missing, empty, malformed or mismatched data.
+    """
+    if split not in _ALIASES:
+        raise InputError(f"split {split!r}, concept data: give one of {', '.join(_ALIASES)}")
+    rows = _folder(Path(source), split) if Path(source).is_dir() else _hub(source, split)
+    groups: dict[tuple[str, ...], tuple[str, dict[str, None]]] = {}
+    for where, concepts, references in rows:
+        try:
+            prompt = format_prompt(concepts)
+        except InputError as error:
+            raise InputError(f"{where}, {error}") from None
+        texts = [text.strip() for text in references if text.strip()]
+        if not texts and split != "test":
+            raise InputError(f"{where}, no reference: only the test split may lack them")
+        _, seen = groups.setdefault(tuple(sorted(concepts)), (prompt, {}))
+        seen.update(dict.fromkeys(texts))
+    if not groups:
+        raise InputError(f"{source}, the {split} split is empty: give one example a line")
+    return [Example(prompt, tuple(seen)) for prompt, seen in groups.values()]
+
+
+def _folder(folder: Path, split: str) -> Iterator[Row]:
+    aliases = "|".join(_ALIASES[split])
+    names = sorted(path.name for path in folder.iterdir())
+
+    def matching(pattern: str) -> list[Path]:
+        return [folder / name for name in names if re.fullmatch(pattern + r"(\.gz)?", name)]
+
+    json_files = matching(rf"(.*[._-])?({aliases})([._-].*)?\.jsonl")
+    sources = matching(rf"({aliases})_src\.txt")
+    targets = matching(rf"({aliases})_(trg|tgt)\.txt")
+    if json_files:
+        for path in json_files:
+            yield from _json_rows(path)
+    elif not sources:
+        raise InputError(
+            f"{folder}, no files of the {split} split: put {split}.jsonl or {split}_src.txt there"
+        )
+    elif len(sources) > 1 or len(targets) > 1:
+        several = ", ".join(path.name for path in [*sources, *targets])
+        raise InputError(f"{folder}, several {split} splits: keep one pair of {several}")
+    elif not targets and split != "test":
+        raise InputError(f"{folder}, {sources[0].name} has no references: add {split}_trg.txt")
+    else:
+        yield from _paired_rows(sources[0], *targets)
+
+
+def _json_rows(path: Path) -> Iterator[Row]:
+    for number, line in enumerate(read_lines(path), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{where}, malformed JSON ({error.msg}): one object a line") from error
+        if not isinstance(row, dict):
+            raise InputError(f"{where}, not a JSON object: one object a line")
+        concepts = row.get("concepts", row.get("concept_set"))
+        if isinstance(concepts, str):
+            # A concept may carry its part of speech: dog_N#run_V.
+            concepts = [re.sub(r"_[A-Z]+$", "", concept) for concept in concepts.split("#")]
+        references = next((row[key] for key in ("scene", "references", "target") if key in row), [])
+        if isinstance(references, str):
+            references = [references]
+        for name, value in (("concepts", concepts), ("references", references)):
+            if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+                raise InputError(f"{where}, no list of texts as {name}: see the format of the task")
+        yield where, concepts, references
+
+
+def _paired_rows(source: Path, target: Path | None = None) -> Iterator[Row]:
+    lines = read_lines(source)
+    references = [[text] for text in read_lines(target)] if target else [[]] * len(lines)
+    if len(references) != len(lines):
+        raise InputError(
+            f"{source} has {len(lines)} lines, {target.name} has {len(references)}: "
+            "give one reference per concept line"
+        )
+    for number, (line, texts) in enumerate(zip(lines, references), start=1):
+        yield f"{source}:{number}", line.split(), texts
+
+
+def _hub(name: str, split: str) -> Iterator[Row]:
+    import datasets
+
+    try:
+        rows = datasets.load_dataset(name, split=_HUB_SPLITS[split])
+    except Exception as error:
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(
+            f"concept data {name!r}, neither a folder nor loaded from the hub ({what}): "
+            "correct the name"
+        ) from error
+    for i, row in enumerate(rows):
+        if not {"concepts", "target"} <= row.keys():
+            raise InputError(
+                f"{name}, columns {', '.join(row)}: a dataset with concepts and target is needed"
+            )
+        yield f"{name} row {i}", row["concepts"], [row["target"] or ""]

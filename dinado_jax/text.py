@@ -1,0 +1,145 @@
+"""Between text and token ids, on the host: tokenizers, checks, and padded arrays of sequences.
+
+The format of a row is `<|endoftext|> prompt target<|endoftext|>`: prompt and target each begin with
+a space, so that words are the same tokens wherever they stand.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dinado_jax.errors import InputError
+
+EOS = "<|endoftext|>"
+
+
+@dataclasses.dataclass(frozen=True)
+class Codec:
+    """A transformers tokenizer and the id that begins and ends every row."""
+
+    tokenizer: object
+    eos_id: int
+
+    def prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        return [[self.eos_id, *ids] for ids in self._ids(texts)]
+
+    def targets(self, texts: Sequence[str]) -> list[list[int]]:
+        return [[*ids, self.eos_id] for ids in self._ids(texts)]
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        spaced = [f" {text.strip()}" if text.strip() else "" for text in texts]
+        return self.tokenizer(spaced, add_special_tokens=False)["input_ids"]
+
+    def decode(self, ids: Iterable[Sequence[int]]) -> list[str]:
+        """Text of each row, special tokens dropped, outer spaces stripped."""
+        rows = [list(map(int, row)) for row in ids]
+        texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    def save(self, folder: Path) -> None:
+        self.tokenizer.save_pretrained(str(folder))
+
+
+def _transformers():
+    """Imported when first needed (seconds), without its advice to install PyTorch."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    import transformers
+
+    return transformers
+
+
+def train_codec(lines: Iterable[str], vocab_size: int) -> Codec:
+    """A byte-level BPE of at most `vocab_size` tokens, trained on the lines; deterministic."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    transformers = _transformers()
+
+    if vocab_size < 257:
+        raise InputError(f"base.vocab_size = {vocab_size}: a byte-level BPE needs at least 257")
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[EOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator((f" {line.strip()}" for line in lines), trainer)
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token=EOS, eos_token=EOS, clean_up_tokenization_spaces=False
+    )
+    return Codec(tokenizer, tokenizer.eos_token_id)
+
+
+def load_codec(folder: Path, vocab_size: int) -> Codec:
+    """The tokenizer of a Hugging Face folder; InputError if absent or larger than the model."""
+    transformers = _transformers()
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"no tokenizer in {folder} ({reason}): put tokenizer.json, or vocab.json and merges.txt, there"
+        ) from None
+    if len(tokenizer) > vocab_size:
+        raise InputError(
+            f"the tokenizer in {folder} has {len(tokenizer)} tokens, the model {vocab_size}: "
+            "they belong to different models"
+        )
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"the tokenizer in {folder} has no end-of-text token: set eos_token")
+    return Codec(tokenizer, tokenizer.eos_token_id)
+
+
+def check_tokens(rows: Sequence[Sequence[int]], vocab_size: int, what: str) -> None:
+    """InputError for an id outside the vocabulary; on the device it would be clamped silently."""
+    for index, row in enumerate(rows):
+        bad = [token for token in row if not 0 <= token < vocab_size]
+        if bad:
+            raise InputError(
+                f"token id {bad[0]} in {what} {index} is outside the vocabulary of {vocab_size}: "
+                "use the model's own tokenizer"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Sequences:
+    """Rows of prompt and target in one padded array: N rows of at most T tokens."""
+
+    tokens: np.ndarray  # int32 [N, T], right-padded with the eos id
+    prompt_length: np.ndarray  # int32 [N], tokens before the target, >= 1
+    length: np.ndarray  # int32 [N], tokens in all, the closing eos included
+
+    def __len__(self) -> int:
+        return len(self.length)
+
+
+def pad(rows: Sequence[Sequence[int]], fill: int, width: int | None = None) -> np.ndarray:
+    """int32 [N, width], right-padded; width defaults to the longest row."""
+    width = max(map(len, rows)) if width is None else width
+    out = np.full((len(rows), width), fill, np.int32)
+    for index, row in enumerate(rows):
+        out[index, : len(row)] = row
+    return out
+
+
+def sequences(
+    prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], fill: int, max_length: int
+) -> Sequences:
+    """Joins prompts and targets; rows longer than `max_length` tokens are left out."""
+    pairs = [(p, t) for p, t in zip(prompts, targets, strict=True) if len(p) + len(t) <= max_length]
+    if not pairs:
+        raise InputError(
+            f"no example fits in {max_length} tokens: raise sft.max_length and base.n_positions"
+        )
+    return Sequences(
+        pad([[*p, *t] for p, t in pairs], fill),
+        np.array([len(p) for p, _ in pairs], np.int32),
+        np.array([len(p) + len(t) for p, t in pairs], np.int32),
+    )

@@ -1,0 +1,118 @@
+"""The training loop, the same for sft and control: read it top to bottom."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dinado_jax.checkpoint import Checkpoints
+from dinado_jax.config import Run
+from dinado_jax.objectives.terms import Term
+from dinado_jax.progress import MetricsLog, Progress
+
+Batch = Any  # a pytree of arrays whose leading axis is the row
+Terms = Callable[[Any, Any, Batch], dict[str, Term]]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything a resumed run needs; batches follow from the step."""
+
+    step: jax.Array  # int32 scalar, steps done
+    trainable: Any
+    opt_state: Any
+
+
+class Diverged(RuntimeError):
+    """The loss became NaN or infinite."""
+
+
+def start(trainable: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    return TrainState(jnp.zeros((), jnp.int32), trainable, optimizer.init(trainable))
+
+
+def make_step(terms: Terms, optimizer: optax.GradientTransformation):
+    """A jitted step(state, frozen, batch) -> (state, metrics); the state is donated.
+
+    `terms(trainable, frozen, micro_batch)` gives the loss as sums and weights. Every leaf of the
+    batch is [micro-batches, rows, ...]; gradients are accumulated over the leading axis.
+    """
+
+    def step(state: TrainState, frozen: Any, batch: Batch):
+        def weights_of(micro):
+            out = terms(state.trainable, frozen, micro)
+            return {name: term.weight for name, term in out.items()}
+
+        # Weights do not depend on parameters, so the compiler drops the rest of this pass.
+        weights = jax.tree.map(lambda w: jnp.maximum(w.sum(), 1e-9), jax.vmap(weights_of)(batch))
+
+        def loss_of(trainable, micro):
+            out = terms(trainable, frozen, micro)
+            parts = {name: term.sum / weights[name] for name, term in out.items()}
+            return sum(term.coefficient * parts[name] for name, term in out.items()), parts
+
+        def accumulate(total, micro):
+            (loss, parts), grads = jax.value_and_grad(loss_of, has_aux=True)(state.trainable, micro)
+            return jax.tree.map(jnp.add, total, ({"loss": loss, **parts}, grads)), None
+
+        zero = {name: jnp.zeros(()) for name in ("loss", *weights)}
+        (metrics, grads), _ = jax.lax.scan(
+            accumulate, (zero, jax.tree.map(jnp.zeros_like, state.trainable)), batch
+        )
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
+        trainable = optax.apply_updates(state.trainable, updates)
+        metrics["grad_norm"] = optax.tree.norm(grads)
+        return TrainState(state.step + 1, trainable, opt_state), metrics
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def split(batch: Batch, accumulate: int) -> Batch:
+    """[rows, ...] -> [micro-batches, rows, ...] for every leaf."""
+    return jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
+
+
+def fit(
+    what: str,
+    step: Callable,
+    state: TrainState,
+    frozen: Any,
+    batch_at: Callable[[int], Batch],
+    stop: int,
+    *,
+    accumulate: int,
+    run: Run,
+    checkpoints: Checkpoints,
+    log: MetricsLog,
+) -> TrainState:
+    """Runs steps state.step .. stop-1 and saves on the way and at the end.
+
+    `batch_at(step)` is a pure function of the step. Diverged names the step if the loss is not
+    finite; the last checkpoint then stands untouched.
+    """
+    done = int(state.step)
+    with Progress(what, stop, "step", done) as progress:
+        began, tokens = time.monotonic(), 0
+        for index in range(done, stop):
+            batch = batch_at(index)
+            tokens += sum(x.size for x in jax.tree.leaves(batch) if x.ndim == 2)
+            state, metrics = step(state, frozen, split(batch, accumulate))
+            figures = {}
+            if (index + 1) % run.log_every == 0 or index + 1 == stop:
+                figures = {name: float(value) for name, value in metrics.items()}
+                if not np.isfinite(figures["loss"]):
+                    raise Diverged(
+                        f"{what}: the loss is {figures['loss']} at step {index + 1}; lower the "
+                        "learning rate and run again, the last checkpoint is kept"
+                    )
+                rate = tokens / (time.monotonic() - began)
+                log.write(index + 1, stage=what, tokens_per_s=round(rate), **figures)
+            progress.advance(loss=figures["loss"]) if figures else progress.advance()
+            if (index + 1) % run.save_every == 0 or index + 1 == stop:
+                checkpoints.save(index + 1, state)
+    return state

@@ -1,0 +1,275 @@
+"""GPT-2 weights between a Hugging Face folder and our parameter pytree, strictly, on the host.
+
+Both directions read one table, `names` with `shapes`. Kernels keep the (in, out) layout in which
+Hugging Face stores them, so nothing is transposed. Only safetensors is read: nothing is unpickled.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from dinado_jax.errors import InputError
+from dinado_jax.models.gpt2 import GPT2Config
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+PREFIX = "transformer."
+FOREIGN = ("*.bin", "*.msgpack", "*.pt", "*.pth", "*.h5")
+DTYPES = ("float32", "float16", "bfloat16")
+HUB_FILES = [
+    CONFIG, "*.safetensors", "*.safetensors.index.json",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "merges.txt",
+]  # fmt: skip
+
+_OUTER = [
+    ("wte.weight", "wte/embedding"),
+    ("wpe.weight", "wpe/embedding"),
+    ("ln_f.weight", "ln_f/scale"),
+    ("ln_f.bias", "ln_f/bias"),
+]
+_BLOCK = [
+    ("ln_1.weight", "ln_1/scale"),
+    ("ln_1.bias", "ln_1/bias"),
+    ("attn.c_attn.weight", "attn/c_attn/kernel"),
+    ("attn.c_attn.bias", "attn/c_attn/bias"),
+    ("attn.c_proj.weight", "attn/c_proj/kernel"),
+    ("attn.c_proj.bias", "attn/c_proj/bias"),
+    ("ln_2.weight", "ln_2/scale"),
+    ("ln_2.bias", "ln_2/bias"),
+    ("mlp.c_fc.weight", "mlp/c_fc/kernel"),
+    ("mlp.c_fc.bias", "mlp/c_fc/bias"),
+    ("mlp.c_proj.weight", "mlp/c_proj/kernel"),
+    ("mlp.c_proj.bias", "mlp/c_proj/bias"),
+]
+
+
+def names(n_layer: int) -> list[tuple[str, str]]:
+    """Pairs (Hugging Face key without prefix, our "/"-joined path), one per parameter."""
+    blocks = [(f"h.{i}.{key}", f"h_{i}/{path}") for i in range(n_layer) for key, path in _BLOCK]
+    return _OUTER + blocks
+
+
+def shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
+    """Shape of every parameter by our path; kernels are (in, out)."""
+    D, F = config.n_embd, config.inner
+    block = {
+        "attn/c_attn/kernel": (D, 3 * D),
+        "attn/c_attn/bias": (3 * D,),
+        "attn/c_proj/kernel": (D, D),
+        "mlp/c_fc/kernel": (D, F),
+        "mlp/c_fc/bias": (F,),
+        "mlp/c_proj/kernel": (F, D),
+    }
+    outer = {"wte/embedding": (config.vocab_size, D), "wpe/embedding": (config.n_positions, D)}
+    # What neither table lists is a LayerNorm parameter or an output bias: one number per channel.
+    expected = {path: outer.get(path, (D,)) for _, path in _OUTER}
+    for i in range(config.n_layer):
+        expected |= {f"h_{i}/{path}": block.get(path, (D,)) for _, path in _BLOCK}
+    return expected
+
+
+def locate(name_or_path: str) -> Path:
+    """The folder of a model: an existing folder, or a hub name fetched into the local cache.
+
+    Raises InputError for a missing path, a file, and whatever goes wrong with the hub.
+    """
+    if not name_or_path:
+        raise InputError("no model named, '': give a folder or a name on the hub")
+    path = Path(os.path.expanduser(name_or_path))
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise InputError(f"not a folder, {path}: name the folder that holds {CONFIG}")
+    if name_or_path.startswith((".", "/", "~", os.sep)):
+        raise InputError(f"no such folder, {name_or_path!r}: check the path of the model")
+    try:
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(name_or_path, allow_patterns=HUB_FILES))
+    except Exception as error:  # the hub client lets errors of several HTTP libraries through
+        raise InputError(
+            f"neither a local folder nor reachable on the hub, {name_or_path!r}: check the name "
+            f"and the network, or give a folder ({_one_line(error)})"
+        ) from error
+
+
+def read_config(folder: Path) -> dict:
+    """config.json of a GPT-2 folder as a dict.
+
+    Raises InputError where the folder or the file is missing, is not a JSON object, or describes
+    another kind of model.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"no such folder, {folder}: check the path of the model")
+    config = _read_json(folder / CONFIG)
+    if config.get("model_type") != "gpt2":
+        raise InputError(
+            f"model_type is {config.get('model_type')!r}, {folder / CONFIG}: "
+            'only "gpt2" models are supported'
+        )
+    return config
+
+
+def read_params(folder: Path, config: GPT2Config) -> dict:
+    """Parameters of a GPT-2 folder as nested dicts of numpy arrays in their stored dtype.
+
+    Accepts keys with or without `transformer.`; drops the causal-mask buffers of older files, and
+    `lm_head.weight` where it repeats `wte.weight`. Paths and shapes are those of `shapes`.
+    Raises InputError for missing, foreign or damaged files, and for every missing, unused,
+    misshapen or non-float key.
+    """
+    folder = Path(folder)
+    tensors = _without_prefix(_read_tensors(folder), folder)
+    for i in range(config.n_layer):
+        tensors.pop(f"h.{i}.attn.bias", None)
+        tensors.pop(f"h.{i}.attn.masked_bias", None)
+    head = tensors.pop("lm_head.weight", None)
+    if head is not None and not np.array_equal(head, tensors.get("wte.weight")):
+        raise InputError(
+            f"lm_head.weight differs from wte.weight, {folder}: untied heads are not supported, "
+            "use a model with tied embeddings"
+        )
+    table = names(config.n_layer)
+    expected = shapes(config)
+    _check(tensors, {key: expected[path] for key, path in table}, folder)
+    return unflatten_dict({path: tensors[key] for key, path in table}, sep="/")
+
+
+def write_folder(
+    folder: Path, config: GPT2Config, params: Mapping, end_token: int | None = None
+) -> None:
+    """Writes config.json and model.safetensors as Hugging Face does; other files stay.
+
+    `params` is the pytree of `read_params`; each array keeps its dtype. `end_token` is the id at
+    which generation stops, also its first token; without it Hugging Face takes GPT-2's 50256.
+    Every file appears whole or not at all. Raises InputError where `params` does not fit `config`.
+    """
+    folder = Path(folder)
+    ours = {path: np.asarray(array) for path, array in flatten_dict(params, sep="/").items()}
+    _check(ours, shapes(config), folder)
+    # safetensors writes the raw buffer, so a transposed view has to be laid out first.
+    tensors = {
+        PREFIX + key: np.ascontiguousarray(ours[path]) for key, path in names(config.n_layer)
+    }
+    fields = config.to_hf() | {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "dtype": ours["wte/embedding"].dtype.name,
+    }
+    if end_token is not None:
+        fields |= {"bos_token_id": end_token, "eos_token_id": end_token}
+    text = json.dumps(fields, indent=2, sort_keys=True) + "\n"
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / WEIGHTS, lambda path: save_file(tensors, path, {"format": "pt"}))
+    _replace(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
+    """Every tensor of the folder under its stored key."""
+    if (folder / WEIGHTS).is_file():
+        return _load(folder / WEIGHTS)
+    if (folder / INDEX).is_file():
+        return _read_shards(folder)
+    foreign = sorted(path.name for pattern in FOREIGN for path in folder.glob(pattern))
+    if foreign:
+        raise InputError(
+            f"no safetensors but {foreign[0]}, {folder}: such files can run code when opened; "
+            "convert in a trusted place: load with transformers, then "
+            "save_pretrained(..., safe_serialization=True)"
+        )
+    raise InputError(f"no {WEIGHTS} or {INDEX}, {folder}: give a folder with safetensors weights")
+
+
+def _read_shards(folder: Path) -> dict[str, np.ndarray]:
+    index = folder / INDEX
+    weight_map = _read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
+        raise InputError(f"no weight_map from keys to files, {index}: download the model again")
+    shards = sorted(set(weight_map.values()))
+    for shard in shards:
+        # By name alone: resolving links would refuse the hub cache, which is made of links.
+        if Path(shard).name != shard or shard == "..":
+            raise InputError(f"shard {shard!r} is outside the folder, {index}: name files in it")
+        if not (folder / shard).is_file():
+            raise InputError(f"missing shard {shard}, {index}: download the model again")
+    tensors = {}
+    for shard in shards:
+        found = _load(folder / shard)
+        listed = {key for key, file in weight_map.items() if file == shard}
+        if odd := sorted(listed ^ found.keys()):
+            where = "the index only" if odd[0] in listed else f"{shard} only"
+            raise InputError(f"{odd[0]} is in {where}, {index}: download the model again")
+        tensors |= found
+    return tensors
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"unreadable safetensors, {path}: copy or download it again ({_one_line(error)})"
+        ) from error
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"no {path.name}, {path.parent}: give a model's folder") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"not JSON, {path}: {_one_line(error)}; download it again") from error
+    if not isinstance(content, dict):
+        raise InputError(f"not a JSON object, {path}: download it again")
+    return content
+
+
+def _without_prefix(tensors: dict[str, np.ndarray], folder: Path) -> dict[str, np.ndarray]:
+    bare = {key.removeprefix(PREFIX): tensor for key, tensor in tensors.items()}
+    if len(bare) < len(tensors):
+        twice = next(key for key in bare if key in tensors and PREFIX + key in tensors)
+        raise InputError(f"{twice} with and without {PREFIX!r}, {folder}: keep one of them")
+    return bare
+
+
+def _check(found: Mapping[str, np.ndarray], expected: Mapping[str, tuple], folder: Path) -> None:
+    """Raises InputError naming the keys of `found` that are missing, unused or of a wrong kind."""
+    faults = []
+    for key in sorted(expected.keys() | found.keys()):
+        want = expected.get(key)
+        have = found[key].shape if key in found else None
+        if want != have:
+            want, have = ("nothing" if shape is None else shape for shape in (want, have))
+            faults.append(f"{key} expected {want}, found {have}")
+        elif found[key].dtype.name not in DTYPES:
+            faults.append(f"{key} expected {' or '.join(DTYPES)}, found {found[key].dtype.name}")
+    if faults:
+        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise InputError(
+            f"weights do not fit the configuration ({'; '.join(faults[:5])}{more}), {folder}: "
+            f"use the {CONFIG} that belongs to these weights"
+        )
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Lets `write` fill a temporary neighbour of `path`, then moves it into place."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        write(temporary)
+        temporary.chmod(mode)  # safetensors makes its files private, whatever the umask says
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,70 @@
+"""GPT-2 against numbers from the PyTorch implementation (tests/golden/make_gpt2.py)."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from dinado_jax.models.gpt2 import GPT2, GPT2Config, empty_cache
+from dinado_jax.weights import names, read_config, read_params
+
+GOLDEN = Path(__file__).parent / "golden"
+FOLDERS = ("heads", "odd_vocab", "inner", "deep", "bare", "sharded")
+
+
+def load(name):
+    """(config, params, golden arrays) of one stored model."""
+    folder = GOLDEN / f"gpt2_{name}"
+    config = GPT2Config.from_hf(read_config(folder))
+    with np.load(folder / "golden.npz") as arrays:
+        return config, read_params(folder, config), dict(arrays)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_logits(name):
+    config, params, golden = load(name)
+    with jax.default_matmul_precision("highest"):
+        logits = jax.jit(GPT2(config).apply)({"params": params}, golden["tokens"]).logits
+    assert logits.dtype == jnp.float32
+    np.testing.assert_allclose(logits, golden["logits"], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_loss_and_gradients(name):
+    config, params, golden = load(name)
+    tokens = golden["tokens"]
+
+    def nll(params):
+        logits = GPT2(config).apply({"params": params}, tokens).logits
+        log_p = jax.nn.log_softmax(logits[:, :-1])
+        return -jnp.take_along_axis(log_p, tokens[:, 1:, None], axis=-1).mean()
+
+    with jax.default_matmul_precision("highest"):
+        value, gradients = jax.jit(jax.value_and_grad(nll))(params)
+    np.testing.assert_allclose(value, golden["nll"], rtol=0, atol=2e-5)
+    gradients = flatten_dict(gradients, sep="/")
+    path_of = dict(names(config.n_layer))
+    compared = [key for key in golden if key.startswith("grad:")]
+    assert len(compared) == 5
+    for key in compared:
+        ours = gradients[path_of[key.removeprefix("grad:")]]
+        np.testing.assert_allclose(ours, golden[key], rtol=0, atol=1e-4, err_msg=key)
+
+
+def test_cache_gives_the_same_logits():
+    """A prompt and then single tokens, through a cache longer than the text."""
+    config, params, golden = load("odd_vocab")
+    tokens, prompt = golden["tokens"], 5
+    B, T = tokens.shape
+    positions = np.broadcast_to(np.arange(T, dtype=np.int32), (B, T))
+    step = jax.jit(GPT2(config).apply)
+    cache, pieces = empty_cache(config, B, T + 3), []
+    with jax.default_matmul_precision("highest"):
+        for piece in [slice(prompt), *(slice(t, t + 1) for t in range(prompt, T))]:
+            out = step({"params": params}, tokens[:, piece], positions[:, piece], cache)
+            pieces.append(out.logits)
+            cache = out.cache
+    np.testing.assert_allclose(np.concatenate(pieces, 1), golden["logits"], rtol=0, atol=2e-5)

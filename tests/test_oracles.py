@@ -1,0 +1,203 @@
+"""Oracles: the lexical one, judging with failures isolated, and finding oracles by name."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from dinado_jax.errors import InputError
+from dinado_jax.oracles.judge import judge, resolve
+from dinado_jax.oracles.lexical import coverage, forms, lexical, present, words
+
+
+def error_of(function, *args) -> str:
+    with pytest.raises(InputError) as caught:
+        function(*args)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# The lexical oracle
+
+
+def test_forms_are_the_inflections_of_every_part_of_speech():
+    assert {"chase", "chases", "chasing", "chased"} <= forms("chase")
+    assert {"child", "children"} <= forms("Child")
+    assert {"run", "ran", "running"} <= forms("run")
+    assert {"dog", "dogs", "dogging"} <= forms("dog")
+    assert forms("blorf") == {"blorf"}
+    assert "'--'" in error_of(forms, "--")
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("Two DOGS, running.", ["two", "dogs", "running"]),
+        ("the dog's ball", ["the", "dog", "s", "ball"]),
+        ("hot-dogs_at 7pm", ["hot", "dogs", "at", "7pm"]),
+        ("he won't, she don\u2019t", ["he", "won't", "she", "don\u2019t"]),
+        ("Ünïcode café", ["ünïcode", "café"]),
+        (" .", []),
+    ],
+)
+def test_words(text, tokens):
+    assert words(text) == tokens
+
+
+@pytest.mark.parametrize(
+    ("concept", "text", "expected"),
+    [
+        ("cat", "A category of its own.", False),
+        ("cat", "Cats!", True),
+        ("cat", "a cat-like robot", True),
+        ("dog", "the dog's bowl", True),
+        ("dog", "the dog\u2019s bowl", True),
+        ("win", "She won.", True),
+        ("win", "She won't.", False),
+        ("hot-dog", "he eats a hot-dog", True),
+        ("hot-dog", "he eats a hot dog", True),
+        ("hot-dog", "a dog is hot", False),
+        ("t-shirt", "a red T-shirt", True),
+        ("t-shirt", "a red shirt", False),
+        ("Dog", "a dog", True),
+        ("dog", "", False),
+    ],
+)
+def test_present(concept, text, expected):
+    assert present([concept], text) == [expected]
+
+
+def test_coverage_and_the_oracle():
+    prompt = "dog chase ball ="
+    assert coverage(prompt, "Two dogs chased the cat.") == pytest.approx(2 / 3)
+    texts = ["Dogs are chasing balls.", "Dogs are chasing cats.", "Balls chase a dog"]
+    assert lexical([prompt] * 3, texts) == [True, False, True]
+    assert lexical([], []) == []
+    error_of(lexical, ["dog chase"], ["a dog"])
+
+
+def test_inflections_raise_no_warning_and_need_neither_spacy_nor_jax():
+    code = (
+        "import sys; from dinado_jax.oracles.lexical import forms; assert 'ran' in forms('run'); "
+        "assert not {'spacy', 'jax'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+# Judging
+
+PROMPTS, TEXTS = ["p ="] * 3, ["good", "bad", "good"]
+
+
+def contains_good(prompts, texts):
+    return [text == "good" for text in texts]
+
+
+@pytest.mark.parametrize(
+    "answer", [[True, False, 0.25], (1, 0, 0.25), np.array([1, 0, 0.25], np.float16)]
+)
+def test_answers_of_every_kind_become_labels(answer):
+    verdict = judge(lambda prompts, texts: answer, PROMPTS, TEXTS)
+    assert verdict.labels.dtype == np.float32 and verdict.failed.dtype == bool
+    np.testing.assert_array_equal(verdict.labels, np.float32([1, 0, 0.25]))
+    assert not verdict.failed.any() and verdict.failures == 0
+
+
+def test_the_whole_batch_is_one_call():
+    calls = []
+
+    def oracle(prompts, texts):
+        calls.append((prompts, texts))
+        return contains_good(prompts, texts)
+
+    judge(oracle, tuple(PROMPTS), tuple(TEXTS))
+    assert calls == [(PROMPTS, TEXTS)]
+
+
+def test_an_exception_stays_with_its_sample():
+    def oracle(prompts, texts):
+        if "bad" in texts:
+            raise RuntimeError("cannot judge")
+        return contains_good(prompts, texts)
+
+    labels, failed = verdict = judge(oracle, PROMPTS, TEXTS)
+    np.testing.assert_array_equal(failed, [False, True, False])
+    np.testing.assert_array_equal(labels, np.float32([1, np.nan, 1]))
+    assert labels.dtype == np.float32 and verdict.failures == 1
+
+
+def test_an_oracle_that_always_raises():
+    def broken(prompts, texts):
+        raise KeyError("first\nline")
+
+    message = error_of(judge, broken, PROMPTS, TEXTS)
+    assert "broken" in message and "all 3 samples" in message
+    assert "KeyError" in message and "first" in message
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        [True, False],
+        [[True], [False], [True]],
+        [[1], [1, 0], [1]],
+        1.0,
+        None,
+        [1.0, float("nan"), 0.0],
+        [0.0, 1.5, 0.0],
+        [0.0, -0.1, 0.0],
+        ["yes", "no", "yes"],
+        [True, None, False],
+    ],
+)
+def test_answers_that_are_no_labels(answer):
+    def odd(prompts, texts):
+        return answer
+
+    message = error_of(judge, odd, PROMPTS, TEXTS)
+    assert "odd" in message and "[0, 1]" in message
+
+
+def test_wrong_answers_for_single_samples_are_refused_too():
+    def oracle(prompts, texts):
+        if len(texts) > 1:
+            raise RuntimeError("one at a time")
+        return [2.0]
+
+    assert "2.0" in error_of(judge, oracle, PROMPTS, TEXTS)
+
+
+def test_an_interrupt_passes():
+    def interrupted(prompts, texts):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        judge(interrupted, PROMPTS, TEXTS)
+
+
+def test_no_samples():
+    labels, failed = judge(contains_good, [], [])
+    assert labels.shape == failed.shape == (0,)
+
+
+# Names
+
+
+def test_names_resolve_also_in_the_working_directory(tmp_path, monkeypatch):
+    assert resolve("lexical") is lexical
+    assert resolve("dinado_jax.oracles.lexical:lexical") is lexical
+    (tmp_path / "oracle_of_mine.py").write_text("def short(prompts, texts):\n    return [True]\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    assert resolve("oracle_of_mine:short")(["p ="], ["t"]) == [True]
+    assert "no function long" in error_of(resolve, "oracle_of_mine:long")
+    (tmp_path / "oracle_with_a_bug.py").write_text("1 / 0\n")
+    assert "ZeroDivisionError" in error_of(resolve, "oracle_with_a_bug:short")
+
+
+@pytest.mark.parametrize("name", ["lexicon", "no_such_module:f", "sys:", ":f", "sys:maxsize"])
+def test_names_that_lead_nowhere(name):
+    assert repr(name) in error_of(resolve, name)
