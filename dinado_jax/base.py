@@ -1,4 +1,7 @@
-"""The base: a frozen GPT-2 with its parameters and tokenizer."""
+"""Language models to decode from: the base, a frozen GPT-2, and the base under a control.
+
+Both have `base`, `policy` and `variables`, which is all that decoding needs.
+"""
 
 import dataclasses
 import functools
@@ -8,6 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from dinado_jax import weights
+from dinado_jax.controls.merge import Merge
+from dinado_jax.decoding.policy import Policy, Trunk
 from dinado_jax.models.gpt2 import GPT2, GPT2Config
 from dinado_jax.text import Codec, load_codec
 
@@ -24,6 +29,38 @@ class Base:
     def codec(self) -> Codec:
         """The tokenizer, loaded when first asked for. InputError if it does not fit the model."""
         return load_codec(self.folder, self.model.config.vocab_size)
+
+    @property
+    def base(self) -> "Base":
+        return self
+
+    @property
+    def policy(self) -> Trunk:
+        return Trunk(self.model)
+
+    @property
+    def variables(self) -> dict:
+        return {"params": self.params}
+
+
+@dataclasses.dataclass(frozen=True)
+class Controlled:
+    """A base under a trained control: its policy decodes the composed distribution q."""
+
+    base: Base
+    control: Merge
+    params: dict
+
+    @property
+    def policy(self) -> Policy:
+        return self.control.policy
+
+    @functools.cached_property
+    def variables(self) -> dict:
+        return self.control.composed(self.base.params, self.params)
+
+
+LanguageModel = Base | Controlled
 
 
 def load_gpt2(

@@ -27,9 +27,9 @@ class Task:
 @dataclasses.dataclass(frozen=True)
 class Base:
     path: str = ""  # a GPT-2 folder or hub name; empty: a new model of the sizes below
-    vocab_size: int = 512  # tokens of the byte-level BPE trained for a new model
-    n_positions: int = 32
-    n_embd: int = 96
+    vocab_size: int = 1024  # at most; tokens of the byte-level BPE trained for a new model
+    n_positions: int = 24
+    n_embd: int = 64
     n_layer: int = 2
     n_head: int = 4
     param_dtype: str = "float32"
@@ -53,6 +53,9 @@ class Optim:
 
 @dataclasses.dataclass(frozen=True)
 class Sft(Optim):
+    steps: int = 1200
+    batch: int = 64
+    learning_rate: float = 5e-3
     pretrain_path: str = ""  # plain text, one sentence a line: trained on first
     pretrain_steps: int = 0
     max_length: int = 32  # tokens; longer examples are left out
@@ -77,23 +80,26 @@ class Decode:
     temperature: float = 1.0  # 0 is greedy
     top_k: int = 0  # 0 is off
     top_p: float = 1.0
-    max_new_tokens: int = 20
+    max_new_tokens: int = 16
     batch: int = 512  # rows decoded at once
 
 
 @dataclasses.dataclass(frozen=True)
 class Rollout(Decode):
-    prompts: int = 2000
+    prompts: int = 4000
     samples: int = 8  # per prompt
-    references: bool = True  # the task's references join the rollouts, judged like any sample
+    references: bool = False  # the task's references join the rollouts, judged like any sample
 
 
 @dataclasses.dataclass(frozen=True)
 class Train(Optim):
+    steps: int = 700
+    batch: int = 256
+    learning_rate: float = 5e-3
     objective: str = "matching"  # matching | published
     warmup_direction: int = 0  # first steps: likelihood on successes, norm untouched
     rounds: int = 4  # steps are divided evenly among them; each but the first samples anew from q
-    refresh_prompts: int = 1000
+    refresh_prompts: int = 3000
     refresh_samples: int = 8
     weights: str = "importance"  # importance (p / proposal) | none
     weight_clip: float = 0.98  # quantile at which importance weights are cut
@@ -106,6 +112,7 @@ class Evaluate:
     split: str = "test"
     prompts: int = 500
     samples: int = 4
+    prompt_file: str = ""  # prompts to continue, one a line, instead of the split's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,12 +153,28 @@ _CHOICES = {
     "base.dtype": ("float32", "bfloat16"),
     "base.param_dtype": ("float32", "bfloat16"),
 }
-_POSITIVE = (
-    "base.vocab_size base.n_positions sft.batch sft.accumulate sft.max_length delta.rank "
-    "rollout.max_new_tokens rollout.batch rollout.prompts rollout.samples train.batch "
-    "train.accumulate train.rounds train.steps decode.max_new_tokens decode.batch evaluate.prompts "
-    "evaluate.samples run.log_every run.save_every"
-).split()
+_POSITIVE = [
+    "base.vocab_size",
+    "base.n_positions",
+    "sft.batch",
+    "sft.accumulate",
+    "sft.max_length",
+    "delta.rank",
+    "rollout.max_new_tokens",
+    "rollout.batch",
+    "rollout.prompts",
+    "rollout.samples",
+    "train.batch",
+    "train.accumulate",
+    "train.rounds",
+    "train.steps",
+    "decode.max_new_tokens",
+    "decode.batch",
+    "evaluate.prompts",
+    "evaluate.samples",
+    "run.log_every",
+    "run.save_every",
+]
 
 
 def _flat(config: Config) -> dict[str, tuple[Any, Any]]:
@@ -183,7 +206,9 @@ def _typed(key: str, value: Any, kind: Any, where: str) -> Any:
             return float(value)
         if type(value) is kind:
             return value
-        wanted = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}[kind]
+        wanted = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}[
+            kind
+        ]
     raise InputError(f"{key} = {value!r} in {where}: it must be {wanted}")
 
 
@@ -239,37 +264,13 @@ def _validate(config: Config) -> None:
         )
 
 
-def load(path: str | Path | None, overrides: list[str] | tuple[str, ...] = ()) -> Config:
-    """Reads a TOML file (None: the demo's defaults) and applies `section.key=value` overrides.
-
-    InputError for a missing or malformed file, an unknown key (with the nearest known one), a value
-    of the wrong type, or values that contradict each other.
-    """
-    config = Config()
+def _replace(config: Config, given: dict[str, tuple[Any, str]]) -> Config:
+    """`config` with values changed: {"section.key": (value, where it was written)}, checked."""
     leaves = _flat(config)
-    given: dict[str, tuple[Any, str]] = {}
-    if path is not None:
-        path = Path(path)
-        if not path.is_file():
-            raise InputError(f"no config file {str(path)!r}: give the path of a .toml file")
-        try:
-            tree = tomllib.loads(path.read_text())
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"config {path} is not TOML: {error}") from None
-        for key, value in tree.items():
-            if isinstance(value, dict):
-                given.update({f"{key}.{k}": (v, str(path)) for k, v in value.items()})
-            else:
-                given[key] = (value, str(path))
-    given.update({k: (v, "the command line") for k, v in map(_override, overrides)})
-    changes: dict[str, Any] = {}
     for key, (value, where) in given.items():
         if key not in leaves:
             raise _unknown(key, list(leaves), where)
-        if leaves[key][1] is str and where == "the command line" and not isinstance(value, str):
-            value = str(value)
-        changes[key] = _typed(key, value, leaves[key][1], where)
-    for key, value in changes.items():
+        value = _typed(key, value, leaves[key][1], where)
         section, _, name = key.rpartition(".")
         if section:
             inner = dataclasses.replace(getattr(config, section), **{name: value})
@@ -278,3 +279,41 @@ def load(path: str | Path | None, overrides: list[str] | tuple[str, ...] = ()) -
             config = dataclasses.replace(config, **{name: value})
     _validate(config)
     return config
+
+
+def _leaves(tree: dict[str, Any], where: str) -> dict[str, tuple[Any, str]]:
+    given = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            given |= {f"{key}.{name}": (inner, where) for name, inner in value.items()}
+        else:
+            given[key] = (value, where)
+    return given
+
+
+def from_dict(tree: dict[str, Any], where: str = "the stored configuration") -> Config:
+    """The inverse of `Config.as_dict`; absent keys keep their defaults."""
+    return _replace(Config(), _leaves(tree, where))
+
+
+def load(path: str | Path | None, overrides: list[str] | tuple[str, ...] = ()) -> Config:
+    """Reads a TOML file (None: the demo's defaults) and applies `section.key=value` overrides.
+
+    InputError for a missing or malformed file, an unknown key (with the nearest known one), a value
+    of the wrong type, or values that contradict each other.
+    """
+    given: dict[str, tuple[Any, str]] = {}
+    if path is not None:
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(f"no config file {str(path)!r}: give the path of a .toml file")
+        try:
+            given = _leaves(tomllib.loads(path.read_text()), str(path))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"config {path} is not TOML: {error}") from None
+    kinds = {key: kind for key, (_, kind) in _flat(Config()).items()}
+    for key, value in map(_override, overrides):
+        # 64 is a fine name for a run: unquoted words and numbers may stand for strings here.
+        wants_text = kinds.get(key) is str and not isinstance(value, str)
+        given[key] = (str(value) if wants_text else value, "the command line")
+    return _replace(Config(), given)

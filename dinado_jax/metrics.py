@@ -18,9 +18,7 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
     if n < 1:
         raise InputError(f"n = {n}, distinct_n: give n >= 1")
     grams = [
-        tuple(tokens[i : i + n])
-        for tokens in map(words, texts)
-        for i in range(len(tokens) - n + 1)
+        tuple(tokens[i : i + n]) for tokens in map(words, texts) for i in range(len(tokens) - n + 1)
     ]
     return len(set(grams)) / len(grams) if grams else 0.0
 
@@ -42,9 +40,7 @@ def bleu4(hypotheses: Sequence[str], references: Sequence[tuple[str, ...]]) -> f
     try:
         from sacrebleu import corpus_bleu
     except ImportError as error:
-        raise InputError(
-            'sacrebleu is missing, BLEU: pip install "dinado_jax[eval]"'
-        ) from error
+        raise InputError('sacrebleu is missing, BLEU: pip install "dinado_jax[eval]"') from error
     # sacrebleu wants the k-th references of all hypotheses together, None where there is none.
     streams = [
         [group[k] if k < len(group) else None for group in references]

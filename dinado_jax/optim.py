@@ -34,4 +34,3 @@ def optimizer(config: Optim, steps: int) -> optax.GradientTransformation:
     if not config.clip:
         return adamw
     return optax.chain(optax.clip_by_global_norm(config.clip), adamw)
-

@@ -85,7 +85,8 @@ def load_codec(folder: Path, vocab_size: int) -> Codec:
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"no tokenizer in {folder} ({reason}): put tokenizer.json, or vocab.json and merges.txt, there"
+            f"no tokenizer in {folder} ({reason}): "
+            "put tokenizer.json, or vocab.json and merges.txt, there"
         ) from None
     if len(tokenizer) > vocab_size:
         raise InputError(

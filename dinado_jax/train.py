@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dinado_jax import signals
 from dinado_jax.checkpoint import Checkpoints
 from dinado_jax.config import Run
 from dinado_jax.objectives.terms import Term
@@ -113,6 +114,9 @@ def fit(
                 rate = tokens / (time.monotonic() - began)
                 log.write(index + 1, stage=what, tokens_per_s=round(rate), **figures)
             progress.advance(loss=figures["loss"]) if figures else progress.advance()
-            if (index + 1) % run.save_every == 0 or index + 1 == stop:
+            stopping = signals.pending()
+            if (index + 1) % run.save_every == 0 or index + 1 == stop or stopping:
                 checkpoints.save(index + 1, state)
+            if stopping:
+                signals.stop_here()
     return state

@@ -1,9 +1,10 @@
 """Low-rank deltas of base parameters, as pytrees of their own (Hu et al., arXiv 2106.09685).
 
 A delta is {path: change} over slash-joined parameter paths such as "h_0/attn/c_attn/kernel":
-{"a": [in, rank], "b": [rank, out]} for a low-rank change, {"full": the parameter's shape} for a free
-one (LayerNorms, biases, position tables, or everything when a whole model is tuned). `b` and `full`
-start at zero, so a fresh delta is exactly the identity. `scale` = alpha / rank multiplies a @ b.
+{"a": [in, rank], "b": [rank, out]} for a low-rank change, {"full": the parameter's shape} for a
+free one (LayerNorms, biases, position tables, or everything when a whole model is tuned). `b` and
+`full` start at zero, so a fresh delta is exactly the identity. `scale` = alpha / rank multiplies
+a @ b.
 """
 
 import re
@@ -60,7 +61,9 @@ def init(
             )
         rows, columns = shapes[path]
         bound = rows**-0.5
-        a = jax.random.uniform(jax.random.fold_in(key, index), (rows, rank), minval=-bound, maxval=bound)
+        a = jax.random.uniform(
+            jax.random.fold_in(key, index), (rows, rank), minval=-bound, maxval=bound
+        )
         delta[path] = {"a": a, "b": jnp.zeros((rank, columns), jnp.float32)}
     if not delta:
         raise InputError("the delta is empty: give delta.low_rank or delta.full at least one rule")
@@ -79,7 +82,8 @@ def check(delta: Delta, params: dict) -> None:
             found = (change["a"].shape[0], change["b"].shape[1])
         if found != shapes[path]:
             raise InputError(
-                f"delta of {path!r} has shape {found}, the base {shapes[path]}: it fits another base"
+                f"delta of {path!r} has shape {found}, the base {shapes[path]}: "
+                "it fits another base"
             )
 
 

@@ -1,6 +1,6 @@
 """DiNADO-Merge: the direction is a delta of the base itself, so q = pi decodes in one pass.
 
-    log R(x_<i, v) = log beta + r_v - max r      with r = log pi - log p, pi = base + delta
+log R(x_<i, v) = log beta + r_v - max r      with r = log pi - log p, pi = base + delta
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from dinado_jax.config import Delta
 from dinado_jax.controls import norm
 from dinado_jax.decoding.policy import Trunk
 from dinado_jax.models.gpt2 import GPT2
-from dinado_jax.ops.vocab import Scalars, policy_scalars, token_log_probs
+from dinado_jax.ops.vocab import Scalars, policy_scalars
 
 
 class Evidence(NamedTuple):
@@ -51,13 +51,12 @@ class Merge:
 
     def log_policy(self, base_params: dict, params: dict, tokens: jax.Array) -> jax.Array:
         """log q of each next token: [B, T] int32 -> [B, T-1] float32 nats."""
-        out = self._adapted(base_params, params, tokens)
-        return token_log_probs(out.hidden[:, :-1], out.vocabulary, tokens[:, 1:])
+        return self.policy.log_probs(self._adapted(base_params, params), tokens)
 
     def evidence(self, base_params: dict, params: dict, tokens: jax.Array) -> Evidence:
         """Scalars and norm at every position; gradients reach delta and norm, never the base."""
         base = self.model.apply({"params": base_params}, tokens)
-        out = self._adapted(base_params, params, tokens)
+        out = self.model.apply(self._adapted(base_params, params), tokens)
         states = base.hidden[:, :-1]
         scalars = policy_scalars(
             (out.hidden[:, :-1], out.vocabulary), (states, base.vocabulary), tokens[:, 1:]
@@ -68,6 +67,5 @@ class Merge:
     def _scale(self) -> float:
         return self.config.alpha / self.config.rank
 
-    def _adapted(self, base_params, params, tokens):
-        delta = lora.variables(params["delta"], self._scale)
-        return self.model.apply({"params": base_params, "delta": delta}, tokens)
+    def _adapted(self, base_params, params):
+        return {"params": base_params, "delta": lora.variables(params["delta"], self._scale)}

@@ -2,7 +2,7 @@
 
 Position i has a prefix x_<i of value V_i and draws the token x_i, after which the value is R_i:
 
-    log V_i = log beta_i - M_i        log R_i = log V_i + A_i        forward consistency: V_{i+1} = R_i
+    log V_i = log beta_i - M_i      log R_i = log V_i + A_i      forward consistency: V_{i+1} = R_i
 
 with A the log-ratio of the drawn token and M the peak of the log-ratio over the vocabulary, so that
 R_i <= 1 for every token that could have been drawn. All in nats, float32.
@@ -25,9 +25,7 @@ class Values(NamedTuple):
     log_terminal: jax.Array  # [B] log R of the whole row
 
 
-def unroll(
-    log_beta: jax.Array, log_ratio: jax.Array, peak: jax.Array, mask: jax.Array
-) -> Values:
+def unroll(log_beta: jax.Array, log_ratio: jax.Array, peak: jax.Array, mask: jax.Array) -> Values:
     """Runs the recursion over time with a `lax.scan` whose carry is one log R a row.
 
     Args:

@@ -1,4 +1,4 @@
-"""How a token is drawn from logits: greedy, temperature, top-k, top-p, without ever sorting V logits.
+"""How a token is drawn from logits: greedy, temperature, top-k, top-p; V logits are never sorted.
 
 B rows, V vocabulary, K candidates (V, or top_k).
 """

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from dinado_jax.models.gpt2 import GPT2, KV, logits
+from dinado_jax.ops.vocab import token_log_probs
 
 Carry = Any
 
@@ -32,6 +33,10 @@ class Policy(Protocol):
         self, variables: Any, carry: Carry, tokens: jax.Array, positions: jax.Array
     ) -> tuple[jax.Array, Carry]:
         """Logits [B, V] after one more token [B] at `positions` [B] of each row."""
+        ...
+
+    def log_probs(self, variables: Any, tokens: jax.Array) -> jax.Array:
+        """Log-probability of each next token: [B, T] int32 -> [B, T-1] float32 nats."""
         ...
 
 
@@ -59,3 +64,7 @@ class Trunk:
     def step(self, variables, carry, tokens, positions):
         out = self.model.apply(variables, tokens[:, None], positions[:, None], carry)
         return logits(out.hidden[:, 0], out.vocabulary), out.cache
+
+    def log_probs(self, variables, tokens):
+        out = self.model.apply(variables, tokens)
+        return token_log_probs(out.hidden[:, :-1], out.vocabulary, tokens[:, 1:])

@@ -107,7 +107,7 @@ def sample_prompts(
     """Samples any number of prompts, `batch` rows at a time, prompts of similar length together.
 
     Args:
-      prompts: token ids; each id is checked against the vocabulary, each length against the context.
+      prompts: token ids; checked against vocabulary and context.
       ids: what numbers the rows' random streams; 0, 1, 2, .. when absent.
       advance: told the number of rows after each batch.
 

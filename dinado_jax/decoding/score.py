@@ -1,30 +1,32 @@
 """Log-probabilities of given sequences: one parallel pass instead of a decoding loop."""
 
 import functools
+from typing import Any
 
 import jax
 import numpy as np
 
 from dinado_jax.data import take
-from dinado_jax.models.gpt2 import GPT2
+from dinado_jax.decoding.policy import Policy
 from dinado_jax.objectives.sft import target_mask
-from dinado_jax.ops.vocab import token_log_probs
 from dinado_jax.text import Sequences
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _target_log_probs(model: GPT2, variables, batch):
-    out = model.apply(variables, batch["tokens"])
-    log_probs = token_log_probs(out.hidden[:, :-1], out.vocabulary, batch["tokens"][:, 1:])
-    return log_probs * target_mask(batch)
+def _score_batch(policy: Policy, variables, batch):
+    return policy.log_probs(variables, batch["tokens"]) * target_mask(batch)
 
 
-def sequence_log_probs(model: GPT2, variables, rows: Sequences, batch: int) -> np.ndarray:
-    """log-probability of each row's target given its prompt: float32 [N], nats, eos included."""
-    total = np.zeros(len(rows), np.float32)
+def score(policy: Policy, variables: Any, rows: Sequences, batch: int) -> np.ndarray:
+    """Log-probability of every target token, `batch` rows at a time.
+
+    Returns float32 [N, T-1] nats: column t scores token t + 1; prompt and padding score 0. Summed
+    over a row it is the log-probability of the target given the prompt, eos included.
+    """
+    out = np.zeros((len(rows), rows.tokens.shape[1] - 1), np.float32)
     order = np.argsort(rows.length, kind="stable")
     for start in range(0, len(rows), batch):
         part = order[start : start + batch]
-        per_token = _target_log_probs(model, variables, take(rows, np.resize(part, batch)))
-        total[part] = np.asarray(per_token)[: len(part)].sum(1)
-    return total
+        scores = np.asarray(_score_batch(policy, variables, take(rows, np.resize(part, batch))))
+        out[part, : scores.shape[1]] = scores[: len(part)]
+    return out

@@ -1,6 +1,7 @@
 """GPT-2 in Flax Linen: a pure function of parameters, tokens and a cache.
 
-Shapes: B batch, T tokens in, S cache slots, L layers, H heads, K head width, D model width, V vocabulary.
+Shapes: B batch, T tokens in, S cache slots, L layers, H heads, K head width, D model width,
+V vocabulary.
 
 Parameters carry Hugging Face's names (`h_0/attn/c_attn/kernel`, kernels as (in, out)). A second
 collection, "delta", may hold a change of any of them (see adapters/lora.py); where it is present it
@@ -58,7 +59,7 @@ class GPT2Config:
 
     @classmethod
     def from_hf(cls, hf: dict[str, Any]) -> "GPT2Config":
-        """Reads the dict of a config.json. InputError for a missing size or an unsupported option."""
+        """From the dict of a config.json; InputError for a missing size or unsupported option."""
         for name, value in _FIXED.items():
             if hf.get(name, value) != value:
                 raise InputError(
@@ -233,9 +234,7 @@ class Attention(nn.Module):
             out = jax.nn.dot_product_attention(q, k, v, is_causal=True)
         else:
             rows = jnp.broadcast_to(jnp.arange(B)[:, None], (B, T))
-            cache = KV(
-                cache.k.at[rows, positions_BT].set(k), cache.v.at[rows, positions_BT].set(v)
-            )
+            cache = KV(cache.k.at[rows, positions_BT].set(k), cache.v.at[rows, positions_BT].set(v))
             slots = jax.lax.broadcasted_iota(jnp.int32, (B, 1, T, cache.k.shape[1]), 3)
             visible = slots <= positions_BT[:, None, :, None]
             out = jax.nn.dot_product_attention(q, cache.k, cache.v, mask=visible)
@@ -269,9 +268,9 @@ class GPT2(nn.Module):
     """`GPT2(config).apply({"params": p[, "delta": d]}, tokens[, positions, cache]) -> Output`.
 
     tokens: [B, T] int32. positions: [B, T] int32, 0..T-1 when absent. cache: one KV per layer; the
-    T tokens are written into the slots their positions name. Without a cache in, the cache out holds
-    the T slots of this call, which is what a prefill wants. Indices are not checked on the device
-    (JAX clamps them): see text.check_tokens for the host's check.
+    T tokens are written into the slots their positions name. Without a cache in, the cache out
+    holds the T slots of this call, which is what a prefill wants. Indices are not checked on the
+    device (JAX clamps them): see text.check_tokens for the host's check.
     """
 
     config: GPT2Config

@@ -99,3 +99,6 @@ class Warmup:
 
     def terms(self, params: dict, base_params: dict, batch: Batch) -> dict[str, Term]:
         return {"direction": direction(self.control, base_params, params, batch)}
+
+
+OBJECTIVES = {"matching": Matching, "published": Published}

@@ -1,8 +1,8 @@
 """Reductions over the vocabulary: the only place in training that sees arrays of [.., V].
 
-Logits stay factored, a hidden state and a vocabulary matrix, and are multiplied out for one chunk of
-tokens at a time; the backward pass makes each chunk's logits again (jax.checkpoint), so that nothing
-of size [tokens, V] is kept. All arithmetic on logits is float32.
+Logits stay factored, a hidden state and a vocabulary matrix, and are multiplied out for one chunk
+of tokens at a time; the backward pass makes each chunk's logits again (jax.checkpoint), so that
+nothing of size [tokens, V] is kept. All arithmetic on logits is float32.
 
 N tokens, D width, V vocabulary.
 """

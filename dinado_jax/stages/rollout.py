@@ -2,18 +2,16 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
 
-from dinado_jax import tasks, text
-from dinado_jax.base import Base
+from dinado_jax import signals, tasks, text
+from dinado_jax.base import Base, LanguageModel
 from dinado_jax.config import Config, Decode
 from dinado_jax.decoding.methods import Method
-from dinado_jax.decoding.policy import Policy, Trunk
 from dinado_jax.decoding.sampler import Sampler, sample_prompts
-from dinado_jax.decoding.score import sequence_log_probs
+from dinado_jax.decoding.score import score
 from dinado_jax.errors import InputError
 from dinado_jax.oracles.judge import judge, resolve
 from dinado_jax.progress import Progress
@@ -34,7 +32,7 @@ class Collected:
 
 
 def training_prompts(config: Config, start: int, count: int) -> list[str]:
-    """Prompts number start .. start + count - 1 of an endless shuffled cycle of training prompts."""
+    """Prompts number start .. start + count - 1 of an endless shuffled cycle of training ones."""
     examples = tasks.examples(config.task, "train", config.seed)
     distinct = np.array(list(dict.fromkeys(example.prompt for example in examples)))
     cycles = range(start // len(distinct), (start + count - 1) // len(distinct) + 1)
@@ -45,9 +43,7 @@ def training_prompts(config: Config, start: int, count: int) -> list[str]:
 
 def collect(
     what: str,
-    base: Base,
-    policy: Policy,
-    variables: Any,
+    model: LanguageModel,
     prompts: Sequence[str],
     decode: Decode,
     *,
@@ -56,15 +52,20 @@ def collect(
     key: jax.Array,
     first_id: int = 0,
 ) -> Collected:
-    """Samples a policy on prompts, judges the texts, and scores them under the base."""
-    codec = base.codec
+    """Samples a model on prompts, judges the texts, and scores them under the base."""
+    base, codec = model.base, model.base.codec
     prompt_ids = codec.prompts(prompts)
     method = Method(decode.temperature, decode.top_k, decode.top_p)
-    sampler = Sampler(policy, method, codec.eos_id, decode.max_new_tokens, samples)
+    sampler = Sampler(model.policy, method, codec.eos_id, decode.max_new_tokens, samples)
     ids = first_id + np.arange(len(prompts))
     with Progress(what, len(prompts) * samples, "sample") as progress:
+
+        def advance(rows):
+            progress.advance(rows)
+            signals.stop_here()
+
         drawn = sample_prompts(
-            sampler, variables, prompt_ids, key, decode.batch, ids, progress.advance
+            sampler, model.variables, prompt_ids, key, decode.batch, ids, advance
         )
     new = [row[:n] for row, n in zip(drawn.tokens, drawn.length)]
     texts = codec.decode(new)
@@ -76,7 +77,7 @@ def collect(
         codec.eos_id,
         base.model.config.n_positions,
     )
-    log_base = sequence_log_probs(base.model, {"params": base.params}, rows, decode.batch)
+    log_base = score(base.policy, base.variables, rows, decode.batch).sum(1)
     kept = ~verdict.failed
     rollouts = Rollouts(
         tokens=rows.tokens[kept],
@@ -88,9 +89,9 @@ def collect(
         prompt_id=np.repeat(ids, samples).astype(np.int32)[kept],
         finished=drawn.finished[kept],
     )
-    keep = np.flatnonzero(kept)
+    good = np.flatnonzero(kept)
     return Collected(
-        rollouts, [repeated[i] for i in keep], [texts[i] for i in keep], verdict.failures
+        rollouts, [repeated[i] for i in good], [texts[i] for i in good], verdict.failures
     )
 
 
@@ -111,7 +112,7 @@ def judged_references(base: Base, examples: Sequence[Example], oracle: str, batc
         prompt_length=rows.prompt_length,
         length=rows.length,
         label=np.nan_to_num(verdict.labels),
-        log_base=sequence_log_probs(base.model, {"params": base.params}, rows, batch),
+        log_base=score(base.policy, base.variables, rows, batch).sum(1),
         log_proposal=np.full(n, np.nan, np.float32),
         prompt_id=np.array([i for _, _, i in pairs], np.int32),
         finished=np.ones(n, bool),
@@ -130,8 +131,6 @@ def rollout(config: Config, run: RunFolder) -> dict:
     collected = collect(
         "rollout",
         base,
-        Trunk(base.model),
-        {"params": base.params},
         prompts,
         settings,
         samples=settings.samples,

@@ -1,4 +1,4 @@
-"""Stage train: rounds of {sample the current q, judge, weigh, learn} on a growing set of rollouts."""
+"""Stage train: rounds of {sample the current q, judge, weigh, learn} on growing rollouts."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,13 +8,13 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dinado_jax.base import Base
+from dinado_jax.base import Base, Controlled
 from dinado_jax.checkpoint import Checkpoints
 from dinado_jax.config import Config, Train
 from dinado_jax.controls.merge import Merge
 from dinado_jax.data import Draws, take
 from dinado_jax.errors import InputError
-from dinado_jax.objectives.control import Matching, Published, Warmup
+from dinado_jax.objectives.control import OBJECTIVES, Warmup
 from dinado_jax.optim import optimizer
 from dinado_jax.progress import MetricsLog
 from dinado_jax.rollouts import (
@@ -65,7 +65,10 @@ def matching_batches(rollouts: Rollouts, weight: np.ndarray, train: Train, seed:
     """
     half = train.batch // 2
     successes, failures = weight * rollouts.label, weight * (1 - rollouts.label)
-    direction, balance = Draws(successes, seed), (Draws(successes, seed + 1), Draws(failures, seed + 2))
+    direction, balance = (
+        Draws(successes, seed),
+        (Draws(successes, seed + 1), Draws(failures, seed + 2)),
+    )
     drawn = ~rollouts.reference
     rate = np.clip(successes[drawn].sum() / weight[drawn].sum(), 1e-6, 1 - 1e-6)
     label = np.repeat(np.float32([1, 0]), half // 2)
@@ -96,7 +99,6 @@ class Rounds:
     def upto(self, number: int, control: Merge, params: dict) -> Rollouts:
         """All rollouts of rounds 0 .. number; the newest is sampled now unless it is on disk."""
         parts = [self.first]
-        train = self.config.train
         for earlier in range(1, number + 1):
             path = self.folder / f"round_{earlier}.npz"
             if not path.exists():
@@ -109,9 +111,7 @@ class Rounds:
         first_id = self.config.rollout.prompts + (number - 1) * train.refresh_prompts
         return collect(
             f"round {number} rollout",
-            self.base,
-            control.policy,
-            control.composed(self.base.params, params),
+            Controlled(self.base, control, params),
             training_prompts(self.config, first_id, train.refresh_prompts),
             self.config.rollout,
             samples=train.refresh_samples,
@@ -142,8 +142,7 @@ def train(config: Config, run: RunFolder) -> dict:
         return start(params, optimizer=transform)
 
     state = jax.jit(fresh)()
-    names = {"matching": Matching, "published": Published}
-    objective = names[settings.objective](control, settings.bellman)
+    objective = OBJECTIVES[settings.objective](control, settings.bellman)
     step = make_step(objective.terms, transform)
     warm_step = make_step(Warmup(control).terms, transform)
     rounds = Rounds(config, base, folder, first)
@@ -194,8 +193,9 @@ def newest_rate(rollouts: Rollouts, config: Config, number: int) -> float:
     return rollouts.label[newest].mean()
 
 
-def trained_control(config: Config, run: RunFolder, base: Base) -> tuple[Merge, dict]:
-    """The control the train stage left, and its parameters."""
+def trained_model(config: Config, run: RunFolder) -> Controlled:
+    """The base under the control that the train stage left."""
+    base = trained_base(config, run)
     control = make_control(config, base)
     transform = optimizer(config.train, config.train.steps)
 
@@ -206,4 +206,4 @@ def trained_control(config: Config, run: RunFolder, base: Base) -> tuple[Merge, 
         state = checkpoints.restore(jax.eval_shape(fresh))
     if state is None:
         raise InputError(f"no trained control in {run.path}: run the train stage first")
-    return control, state.trainable
+    return Controlled(base, control, state.trainable)

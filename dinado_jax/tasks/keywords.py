@@ -34,7 +34,7 @@ def format_prompt(concepts: Sequence[str]) -> str:
 
 
 def concepts_of(prompt: str) -> tuple[str, ...]:
-    """"dog chase =" -> ("dog", "chase"), the inverse of `format_prompt`.
+    """ "dog chase =" -> ("dog", "chase"), the inverse of `format_prompt`.
 
     Raises InputError if the prompt does not end in " =" or has no concepts before it.
     """

@@ -32,7 +32,9 @@ def _table(row: type, text: str) -> tuple:
     return tuple(row(*line.split()) for line in text.strip().splitlines())
 
 
-NOUNS: tuple[Noun, ...] = _table(Noun, """
+NOUNS: tuple[Noun, ...] = _table(
+    Noun,
+    """
     dog dogs
     cat cats
     horse horses
@@ -57,9 +59,12 @@ NOUNS: tuple[Noun, ...] = _table(Noun, """
     sailor sailors
     baker bakers
     clown clowns
-""")
+""",
+)
 
-VERBS: tuple[Verb, ...] = _table(Verb, """
+VERBS: tuple[Verb, ...] = _table(
+    Verb,
+    """
     chase chases chasing chased
     carry carries carrying carried
     push pushes pushing pushed
@@ -76,21 +81,70 @@ VERBS: tuple[Verb, ...] = _table(Verb, """
     hold holds holding held
     catch catches catching caught
     find finds finding found
-""")
+""",
+)
 
 OBJECTS = (
-    "ball", "kite", "cart", "box", "rope", "basket", "bucket", "chair", "drum", "flag", "hat",
-    "ladder", "blanket", "bottle", "wheel", "bag", "toy", "umbrella", "table", "apple",
+    "ball",
+    "kite",
+    "cart",
+    "box",
+    "rope",
+    "basket",
+    "bucket",
+    "chair",
+    "drum",
+    "flag",
+    "hat",
+    "ladder",
+    "blanket",
+    "bottle",
+    "wheel",
+    "bag",
+    "toy",
+    "umbrella",
+    "table",
+    "apple",
 )
 # None of the words below may be a form of a concept: the oracle would take them for keywords.
 ADJECTIVES = (
-    "big", "small", "old", "young", "red", "blue", "green", "yellow", "white", "black", "brown",
-    "happy", "tired", "hungry", "funny", "quiet", "strong", "tall",
+    "big",
+    "small",
+    "old",
+    "young",
+    "red",
+    "blue",
+    "green",
+    "yellow",
+    "white",
+    "black",
+    "brown",
+    "happy",
+    "tired",
+    "hungry",
+    "funny",
+    "quiet",
+    "strong",
+    "tall",
 )
 ADVERBS = ("slowly", "quickly", "quietly", "carefully", "often", "always")
 PLACES = (
-    "park", "street", "garden", "field", "forest", "beach", "river", "lake", "bridge", "school",
-    "kitchen", "market", "station", "house", "barn", "tower",
+    "park",
+    "street",
+    "garden",
+    "field",
+    "forest",
+    "beach",
+    "river",
+    "lake",
+    "bridge",
+    "school",
+    "kitchen",
+    "market",
+    "station",
+    "house",
+    "barn",
+    "tower",
 )
 PREPOSITIONS = ("in", "near", "behind", "beside", "outside")
 TIMES = ("at night", "before lunch", "after dinner", "every morning", "on sunday", "in winter")

@@ -1,0 +1,5 @@
+"""`python -m dinado_jax` is the `dinado` command."""
+
+from dinado_jax.cli import main
+
+main()

@@ -1,0 +1,97 @@
+"""The `dinado` command: arguments only; each command calls one function."""
+
+import argparse
+import errno
+import sys
+from pathlib import Path
+
+from dinado_jax.errors import InputError
+
+_STAGE_HELP = {
+    "sft": "train the base on the task",
+    "rollout": "sample the base and let the oracle judge",
+    "train": "train the control, in rounds",
+    "generate": "continue held-out prompts, with and without control",
+    "evaluate": "measure success, KL to the base and efficiency",
+}
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dinado", description="Control of language models with NADO and DiNADO."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    demo = commands.add_parser("demo", help="the whole pipeline on the embedded toy task, on CPU")
+    demo.add_argument("--out", type=Path, default=Path("demo"), help="folder (default: demo)")
+    demo.add_argument("overrides", nargs="*", metavar="section.key=value")
+    everything = {"run": "all stages in order, resuming what is done", **_STAGE_HELP}
+    for name, text in everything.items():
+        command = commands.add_parser(name, help=text)
+        command.add_argument("config", metavar="CONFIG", help="a .toml file, see configs/")
+        command.add_argument("overrides", nargs="*", metavar="section.key=value")
+        command.add_argument(
+            "--print-config", action="store_true", help="print the resolved configuration and stop"
+        )
+        command.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="compile from shapes, print parameters, FLOPs and memory; load nothing",
+        )
+    return parser
+
+
+def _run(args: argparse.Namespace) -> None:
+    import json
+
+    from dinado_jax.config import load
+
+    if args.command == "demo":
+        config, path, names = load(None, args.overrides), args.out, tuple(_STAGE_HELP)
+    else:
+        config, path = load(args.config, args.overrides), None
+        names = tuple(_STAGE_HELP) if args.command == "run" else (args.command,)
+        if args.print_config:
+            print(json.dumps(config.as_dict(), indent=1))
+            return
+        if args.dry_run:
+            from dinado_jax.dry_run import dry_run
+
+            print(json.dumps(dry_run(config), indent=1))
+            return
+    from dinado_jax import pipeline, signals
+
+    signals.listen()
+    print(json.dumps(config.as_dict()), file=sys.stderr)
+    pipeline.run_stages(config, names, path)
+    if names[-1] == "evaluate":
+        pipeline.show_report(config, path)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Exit codes: 0 done, 2 bad input (one line), 1 anything else, 128 + signal after a stop."""
+    args = _parser().parse_args(argv)
+    try:
+        _run(args)
+    except InputError as error:
+        sys.exit(_refuse(str(error)))
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        sys.exit(
+            _refuse(
+                f"cannot write {error.filename or 'the run folder'} ({error.strerror}): make room "
+                "or choose another folder with run.folder=DIR; finished stages are kept"
+            )
+        )
+    except Exception as error:
+        code = getattr(error, "exit_code", None)
+        if code is None:
+            raise
+        print(f"stopped by {error}; run the same command again to continue", file=sys.stderr)
+        sys.exit(code)
+
+
+def _refuse(message: str) -> int:
+    print(f"dinado: error: {message}", file=sys.stderr)
+    return 2

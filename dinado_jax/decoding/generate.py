@@ -1,0 +1,67 @@
+"""Text in, text out: the Python door to decoding."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from dinado_jax import text
+from dinado_jax.base import LanguageModel
+from dinado_jax.decoding.methods import Method
+from dinado_jax.decoding.sampler import Sampler, sample_prompts
+from dinado_jax.decoding.score import score
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+    """One sample; the three arrays are [tokens], log-probabilities in nats."""
+
+    prompt: str
+    text: str
+    tokens: np.ndarray  # int32, the closing eos included
+    log_probs: np.ndarray  # under the composed distribution q (temperature and truncation aside)
+    log_probs_base: np.ndarray  # under the base p
+    finished: bool  # ended by itself, not cut at max_new_tokens
+
+
+def generate(
+    model: LanguageModel,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int = 32,
+    samples: int = 1,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    batch: int = 64,
+) -> list[Completion]:
+    """Continues each prompt `samples` times with a base or a controlled model.
+
+    A completion depends on its prompt, its number and the seed, not on the batch around it.
+    temperature 0 is greedy; top_k 0 and top_p 1 are off. Returns the completions prompt by prompt.
+    InputError for bad settings, no or too long prompts.
+    """
+    base, codec = model.base, model.base.codec
+    prompt_ids = codec.prompts(prompts)
+    method = Method(temperature, top_k, top_p)
+    sampler = Sampler(model.policy, method, codec.eos_id, max_new_tokens, samples)
+    drawn = sample_prompts(sampler, model.variables, prompt_ids, jax.random.key(seed), batch)
+    new = [row[:length] for row, length in zip(drawn.tokens, drawn.length)]
+    prefixes = [ids for ids in prompt_ids for _ in range(samples)]
+    rows = text.sequences(prefixes, new, codec.eos_id, base.model.config.n_positions)
+    under_q, under_p = (
+        score(which.policy, which.variables, rows, batch) for which in (model, base)
+    )
+    return [
+        Completion(
+            prompts[i // samples],
+            said,
+            new[i],
+            under_q[i, start : start + len(new[i])],
+            under_p[i, start : start + len(new[i])],
+            bool(drawn.finished[i]),
+        )
+        for i, (said, start) in enumerate(zip(codec.decode(new), rows.prompt_length - 1))
+    ]

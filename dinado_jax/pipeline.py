@@ -1,0 +1,77 @@
+"""All stages of a run in order, each done once."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+from dinado_jax.base import Controlled
+from dinado_jax.config import Config, from_dict
+from dinado_jax.errors import InputError
+from dinado_jax.oracles.judge import resolve
+from dinado_jax.report import plain
+from dinado_jax.stages.evaluate import evaluate, read_samples
+from dinado_jax.stages.folder import STAGES, RunFolder, write_json
+from dinado_jax.stages.generate import generate
+from dinado_jax.stages.rollout import rollout
+from dinado_jax.stages.sft import sft
+from dinado_jax.stages.train import train, trained_model
+
+_WORK = dict(zip(STAGES, (sft, rollout, train, generate, evaluate), strict=True))
+
+
+def _check(config: Config) -> None:
+    """Fails now, in one line, for what would otherwise fail after hours of training."""
+    resolve(config.task.oracle)
+    if config.task.name == "commongen" and importlib.util.find_spec("sacrebleu") is None:
+        raise InputError(
+            "task commongen reports BLEU-4, and sacrebleu is not installed: "
+            "pip install 'dinado-jax[eval]'"
+        )
+
+
+def run_folder(config: Config, path: Path | None = None) -> RunFolder:
+    return RunFolder(path or Path(config.run.folder) / config.name, config)
+
+
+def run_stages(config: Config, names: tuple[str, ...], path: Path | None = None) -> None:
+    """Does the named stages that are not done yet; finished ones are left as they are.
+
+    InputError if a stage's predecessor is missing or was done with another configuration.
+    """
+    _check(config)
+    run = run_folder(config, path)
+    for name in names:
+        for earlier in STAGES[: STAGES.index(name)]:
+            if run.finished(earlier) is None:
+                raise InputError(
+                    f"stage {name} needs stage {earlier}, which is not done in {run.path}: "
+                    f"run `dinado {earlier}` or `dinado run` first"
+                )
+        fresh = run.finished(name) is None
+        if fresh:
+            run.stage(name)
+            write_json(run.path / "config.json", config.as_dict())
+        record = run.run(name, _WORK[name])
+        figures = {k: v for k, v in record["figures"].items() if not isinstance(v, dict)}
+        done = f"done in {record['seconds']:.0f} s" if fresh else "already done"
+        print(f"{name}: {done}  {json.dumps(figures)}", file=sys.stderr, flush=True)
+
+
+def show_report(config: Config, path: Path | None = None) -> None:
+    """Prints the plain report of a finished run and where its files are."""
+    folder = run_folder(config, path).path
+    summary = json.loads((folder / "summary.json").read_text())
+    samples = [read_samples(folder / "generate" / f"{n}.jsonl") for n in ("base", "control")]
+    print(plain(summary, *samples))
+    print(f"\n{folder / 'summary.json'}\n{folder / 'report.html'}")
+
+
+def load_run(path: str | Path) -> Controlled:
+    """The controlled model of a run whose train stage is done: base, control and tokenizer."""
+    path = Path(path)
+    saved = path / "config.json"
+    if not saved.exists():
+        raise InputError(f"{path} is no run folder (it has no config.json): give runs/NAME")
+    config = from_dict(json.loads(saved.read_text()))
+    return trained_model(config, RunFolder(path, config))

@@ -1,0 +1,87 @@
+"""Stage evaluate: what control gained, what it cost, and what it could not have cost less than."""
+
+import importlib.metadata
+import json
+import platform
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from dinado_jax import metrics
+from dinado_jax.config import Config
+from dinado_jax.errors import InputError
+from dinado_jax.oracles.lexical import coverage
+from dinado_jax.report import write_report
+from dinado_jax.stages.folder import STAGES, RunFolder, write_json
+from dinado_jax.stages.generate import held_out
+
+_PACKAGES = ("dinado-jax", "jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
+
+
+def read_samples(path: Path) -> list[dict]:
+    if not path.exists():
+        raise InputError(f"no samples in {path}: run the generate stage first")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _distinct(samples: list[dict], count: int, seed: int) -> float:
+    """Distinct-2 over `count` of the texts, drawn with a fixed seed: it falls with their number."""
+    chosen = np.random.default_rng(seed).permutation(len(samples))[:count]
+    return metrics.distinct_n([samples[i]["text"] for i in chosen], 2)
+
+
+def _figures(samples: list[dict], references: list[tuple[str, ...]]) -> dict:
+    rate, error = metrics.mean_and_error(np.array([s["label"] for s in samples]))
+    log_base, _ = metrics.mean_and_error(np.array([s["log_prob_base"] for s in samples]))
+    keywords = [coverage(s["prompt"], s["text"]) for s in samples if s["prompt"].endswith(" =")]
+    figures = {
+        "samples": len(samples),
+        "success_rate": rate,
+        "success_rate_error": error,
+        "coverage": float(np.mean(keywords)) if keywords else rate,
+        "log_prob_under_base": log_base,
+        "tokens": float(np.mean([s["tokens"] for s in samples])),
+        "finished": float(np.mean([s["finished"] for s in samples])),
+    }
+    if all(map(len, references)):
+        chosen = [references[s["prompt_id"]] for s in samples]
+        if max(map(len, references)) > 1:
+            figures["bleu_4"] = metrics.bleu4([s["text"] for s in samples], chosen)
+    return figures
+
+
+def evaluate(config: Config, run: RunFolder) -> dict:
+    """Reads the generate stage's samples; leaves summary.json and report.html in the run folder."""
+    run.stage("evaluate")
+    base, control = (
+        read_samples(run.path / "generate" / f"{name}.jsonl") for name in ("base", "control")
+    )
+    references = [example.references for example in held_out(config)]
+    ratios = np.array([s["log_prob"] - s["log_prob_base"] for s in control])
+    kl, kl_error = metrics.mean_and_error(ratios)
+    summary = {"base": _figures(base, references), "control": _figures(control, references)}
+    summary["control"] |= {"kl_to_base": kl, "kl_to_base_error": kl_error}
+    successes = [s for s in base if s["label"] > 0.5]
+    equal = min(len(successes), len(control))
+    summary["base"]["distinct_2"] = _distinct(base, equal, config.seed)
+    summary["base"]["distinct_2_of_successes"] = _distinct(successes, equal, config.seed)
+    summary["control"]["distinct_2"] = _distinct(control, equal, config.seed)
+    rates = summary["control"]["success_rate"], summary["base"]["success_rate"]
+    summary["kl_floor"] = metrics.kl_floor(*rates)
+    summary["efficiency"] = metrics.efficiency(summary["kl_floor"], kl)
+    records = {name: run.finished(name) for name in STAGES}
+    summary["seconds"] = {name: rec["seconds"] for name, rec in records.items() if rec}
+    summary["stages"] = {name: rec["figures"] for name, rec in records.items() if rec}
+    summary["config"] = config.as_dict()
+    summary["versions"] = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    summary["versions"]["python"] = platform.python_version()
+    device = jax.devices()[0]
+    summary["device"] = {
+        "platform": device.platform,
+        "kind": device.device_kind,
+        "count": jax.device_count(),
+    }
+    write_json(run.path / "summary.json", summary)
+    write_report(run.path / "report.html", summary, base, control)
+    return {"success_rate": rates[0], "efficiency": summary["efficiency"]}

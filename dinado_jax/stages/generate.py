@@ -1,0 +1,71 @@
+"""Stage generate: held-out prompts continued by the base and by the controlled model, alike."""
+
+import json
+from pathlib import Path
+
+import jax
+
+from dinado_jax import tasks
+from dinado_jax.config import Config
+from dinado_jax.errors import InputError
+from dinado_jax.stages.folder import RunFolder
+from dinado_jax.stages.rollout import Collected, collect
+from dinado_jax.stages.train import trained_model
+from dinado_jax.tasks.keywords import Example
+from dinado_jax.tasks.text import read_lines
+
+
+def held_out(config: Config) -> list[Example]:
+    """The examples to generate for: a prompt file's, or the split's."""
+    settings = config.evaluate
+    if settings.prompt_file:
+        prompts = [line.strip() for line in read_lines(Path(settings.prompt_file)) if line.strip()]
+        if not prompts:
+            raise InputError(f"{settings.prompt_file} holds no prompt: write one a line")
+        return [Example(prompt, ()) for prompt in prompts]
+    return tasks.examples(config.task, settings.split, config.seed, settings.prompts)
+
+
+def _write(path: Path, collected: Collected) -> None:
+    rollouts = collected.rollouts
+    lines = [
+        json.dumps(
+            {
+                "prompt_id": int(rollouts.prompt_id[i]),
+                "prompt": collected.prompts[i],
+                "text": collected.texts[i],
+                "label": float(rollouts.label[i]),
+                "log_prob": float(rollouts.log_proposal[i]),
+                "log_prob_base": float(rollouts.log_base[i]),
+                "tokens": int(rollouts.length[i] - rollouts.prompt_length[i]),
+                "finished": bool(rollouts.finished[i]),
+            }
+        )
+        for i in range(len(rollouts))
+    ]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def generate(config: Config, run: RunFolder) -> dict:
+    """Leaves generate/base.jsonl and generate/control.jsonl, one judged sample a line.
+
+    log_prob is under the distribution that was decoded, log_prob_base under p, both in nats a
+    sequence.
+    """
+    folder = run.stage("generate")
+    prompts = [example.prompt for example in held_out(config)]
+    controlled = trained_model(config, run)
+    figures = {"prompts": len(prompts)}
+    for name, model in (("base", controlled.base), ("control", controlled)):
+        collected = collect(
+            f"generate {name}",
+            model,
+            prompts,
+            config.decode,
+            samples=config.evaluate.samples,
+            oracle=config.task.oracle,
+            key=jax.random.key(config.seed + 1),
+        )
+        _write(folder / f"{name}.jsonl", collected)
+        figures[f"{name}_oracle_failures"] = collected.failures
+    return figures
