@@ -88,5 +88,5 @@ def save_base(folder: Path, model: GPT2, params: dict, codec: Codec) -> Base:
     """Writes a folder that `load_gpt2` and transformers both load."""
     folder.mkdir(parents=True, exist_ok=True)
     codec.save(folder)
-    weights.write_folder(folder, model.config, jax.device_get(params))
+    weights.write_folder(folder, model.config, jax.device_get(params), codec.eos_id)
     return Base(model, params, folder)

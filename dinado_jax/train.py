@@ -97,26 +97,30 @@ def fit(
     finite; the last checkpoint then stands untouched.
     """
     done = int(state.step)
+    if done >= stop:
+        return state
     with Progress(what, stop, "step", done) as progress:
         began, tokens = time.monotonic(), 0
         for index in range(done, stop):
             batch = batch_at(index)
             tokens += sum(x.size for x in jax.tree.leaves(batch) if x.ndim == 2)
             state, metrics = step(state, frozen, split(batch, accumulate))
+            now = index + 1
+            stopping = signals.pending()
+            save = now % run.save_every == 0 or now == stop or stopping
             figures = {}
-            if (index + 1) % run.log_every == 0 or index + 1 == stop:
+            if save or now % run.log_every == 0:
                 figures = {name: float(value) for name, value in metrics.items()}
                 if not np.isfinite(figures["loss"]):
                     raise Diverged(
-                        f"{what}: the loss is {figures['loss']} at step {index + 1}; lower the "
-                        "learning rate and run again, the last checkpoint is kept"
+                        f"{what}: the loss is {figures['loss']} at step {now}; lower the learning "
+                        "rate and run again, the last checkpoint is kept"
                     )
                 rate = tokens / (time.monotonic() - began)
-                log.write(index + 1, stage=what, tokens_per_s=round(rate), **figures)
-            progress.advance(loss=figures["loss"]) if figures else progress.advance()
-            stopping = signals.pending()
-            if (index + 1) % run.save_every == 0 or index + 1 == stop or stopping:
-                checkpoints.save(index + 1, state)
+                log.write(now, stage=what, tokens_per_s=round(rate), **figures)
+            progress.advance(**({"loss": figures["loss"]} if figures else {}))
+            if save:
+                checkpoints.save(now, state)
             if stopping:
                 signals.stop_here()
     return state
