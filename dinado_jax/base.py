@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from dinado_jax import weights
+from dinado_jax import config, weights
 from dinado_jax.controls.merge import Merge
 from dinado_jax.decoding.policy import Policy, Trunk
 from dinado_jax.models.gpt2 import GPT2, GPT2Config
@@ -77,11 +77,17 @@ def load_gpt2(
     InputError in one line for anything missing, unused, misshapen, damaged or pickled.
     """
     folder = weights.locate(str(path_or_name))
-    config = GPT2Config.from_hf(weights.read_config(folder))
-    config = dataclasses.replace(config, dtype=dtype, param_dtype=param_dtype)
-    params = weights.read_params(folder, config)
+    sizes = GPT2Config.from_hf(weights.read_config(folder))
+    sizes = dataclasses.replace(sizes, dtype=dtype, param_dtype=param_dtype)
+    params = weights.read_params(folder, sizes)
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, param_dtype), params)
-    return Base(GPT2(config), params, folder)
+    return Base(GPT2(sizes), params, folder)
+
+
+def new_config(settings: config.Base) -> GPT2Config:
+    """The sizes and precision of a model made from nothing."""
+    names = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "param_dtype", "dtype")
+    return GPT2Config(**{name: getattr(settings, name) for name in names})
 
 
 def save_base(folder: Path, model: GPT2, params: dict, codec: Codec) -> Base:

@@ -1,17 +1,19 @@
 """Stage sft: a base that speaks the task's language, from a checkpoint or from nothing."""
 
+import dataclasses
 from functools import partial
 from itertools import islice
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
 from dinado_jax import tasks, text
-from dinado_jax.base import Base, load_gpt2, save_base
+from dinado_jax.base import Base, load_gpt2, new_config, save_base
 from dinado_jax.checkpoint import Checkpoints
 from dinado_jax.config import Config
 from dinado_jax.data import Epochs
-from dinado_jax.models.gpt2 import GPT2, GPT2Config, init_params
+from dinado_jax.models.gpt2 import GPT2, init_params
 from dinado_jax.objectives.sft import likelihood
 from dinado_jax.optim import optimizer
 from dinado_jax.progress import MetricsLog
@@ -23,20 +25,22 @@ from dinado_jax.train import fit, make_step, start
 _BPE_LINES = 100_000  # lines a new tokenizer is trained on
 
 
-def _initial(config: Config, corpus: list[str], examples: list[Example]) -> tuple:
-    """Model, parameters and tokenizer to start from."""
+def _initial(config: Config, folder: Path, corpus: list[str], examples: list[Example]) -> tuple:
+    """Model, parameters and tokenizer to start from; a new tokenizer is made once and kept."""
     if config.base.path:
         base = load_gpt2(
             config.base.path, dtype=config.base.dtype, param_dtype=config.base.param_dtype
         )
         return base.model, base.params, base.codec
-    pairs = (f"{example.prompt} {ref}" for example in examples for ref in example.references)
-    lines = [*islice(pairs, _BPE_LINES), *corpus[:_BPE_LINES]]
-    codec = text.train_codec(lines, config.base.vocab_size)
-    sizes = ("n_positions", "n_embd", "n_layer", "n_head", "param_dtype", "dtype")
-    gpt2 = GPT2Config(
-        vocab_size=len(codec.tokenizer), **{name: getattr(config.base, name) for name in sizes}
-    )
+    made = folder / "tokenizer"
+    if not made.exists():
+        pairs = (f"{example.prompt} {ref}" for example in examples for ref in example.references)
+        lines = [*islice(pairs, _BPE_LINES), *corpus[:_BPE_LINES]]
+        partial = folder / "tokenizer.partial"
+        text.train_codec(lines, config.base.vocab_size).save(partial)
+        partial.replace(made)
+    codec = text.load_codec(made, config.base.vocab_size)
+    gpt2 = dataclasses.replace(new_config(config.base), vocab_size=len(codec.tokenizer))
     return GPT2(gpt2), init_params(gpt2, config.seed), codec
 
 
@@ -60,7 +64,7 @@ def sft(config: Config, run: RunFolder) -> dict:
     folder = run.stage("sft")
     corpus = read_lines(config.sft.pretrain_path) if config.sft.pretrain_path else []
     examples = tasks.examples(config.task, "train", config.seed)
-    model, params, codec = _initial(config, corpus, examples)
+    model, params, codec = _initial(config, folder, corpus, examples)
     length = min(config.sft.max_length, model.config.n_positions)
     phases = [("pretrain", config.sft.pretrain_steps, lambda: _plain(codec, corpus, length))]
     phases += [("sft", config.sft.steps, lambda: _pairs(codec, examples, length))]
