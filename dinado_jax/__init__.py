@@ -14,8 +14,8 @@ _HOMES = {
     "Controlled": "dinado_jax.base",
     "load_gpt2": "dinado_jax.base",
     "load_run": "dinado_jax.pipeline",
-    "Completion": "dinado_jax.decoding.generate",
-    "generate": "dinado_jax.decoding.generate",
+    "Completion": "dinado_jax.completions",
+    "generate": "dinado_jax.completions",
     "InputError": "dinado_jax.errors",
 }
 __all__ = list(_HOMES)

@@ -93,5 +93,6 @@ def inverse_cdf(probs: jax.Array, uniform: jax.Array) -> jax.Array:
     which = (upto <= target).sum(-1)[:, None]
     before = jnp.take_along_axis(upto - sums, which, 1)
     chosen = jnp.take_along_axis(within, which[:, :, None], 1)[:, 0]
-    inside = jnp.minimum(target - before, chosen[:, -1:] * below_one)
+    # Rounding may put the target a little outside its block.
+    inside = jnp.clip(target - before, 0, chosen[:, -1:] * below_one)
     return which[:, 0] * block + (chosen <= inside).sum(-1)

@@ -52,6 +52,11 @@ class Sampler:
     max_new_tokens: int
     samples: int = 1  # per prompt, from one prefill
 
+    def __post_init__(self):
+        for name in ("max_new_tokens", "samples"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} = {getattr(self, name)}: it must be at least 1")
+
     @functools.partial(jax.jit, static_argnums=0)
     def __call__(
         self, variables: Any, prompts: jax.Array, lengths: jax.Array, ids: jax.Array, key: jax.Array
@@ -111,9 +116,11 @@ def sample_prompts(
       ids: what numbers the rows' random streams; 0, 1, 2, .. when absent.
       advance: told the number of rows after each batch.
 
-    Returns host arrays in the order of the prompts. InputError for bad prompts.
+    Returns host arrays in the order of the prompts. InputError for bad prompts or batch.
     """
     S, N = sampler.samples, sampler.max_new_tokens
+    if batch < 1:
+        raise InputError(f"batch = {batch}: it must be at least 1")
     check_tokens(prompts, sampler.policy.vocab_size, "prompt")
     limit = sampler.policy.n_positions - N
     for index, prompt in enumerate(prompts):

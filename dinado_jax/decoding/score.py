@@ -8,7 +8,7 @@ import numpy as np
 
 from dinado_jax.data import take
 from dinado_jax.decoding.policy import Policy
-from dinado_jax.objectives.sft import target_mask
+from dinado_jax.ops.masks import target_mask
 from dinado_jax.text import Sequences
 
 

@@ -73,14 +73,22 @@ class GPT2Config:
                 f"only {' or '.join(_ACTIVATIONS)} is supported"
             )
         required = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
-        missing = [name for name in required if not isinstance(hf.get(name), int)]
-        if missing:
-            raise InputError(f"config.json lacks {missing[0]}: copy the model's own config.json")
-        return cls(
-            **{name: hf[name] for name in required},
-            n_inner=hf.get("n_inner"),
-            layer_norm_epsilon=hf.get("layer_norm_epsilon", 1e-5),
-        )
+        sizes = {name: hf.get(name) for name in required}
+        if hf.get("n_inner") is not None:
+            sizes["n_inner"] = hf["n_inner"]
+        for name, value in sizes.items():
+            if type(value) is not int or value < 1:  # type: a bool is an int too
+                raise InputError(
+                    f"config.json has {name} = {value!r}: it must be an integer of at least 1, "
+                    "copy the model's own config.json"
+                )
+        epsilon = hf.get("layer_norm_epsilon", cls.layer_norm_epsilon)
+        if type(epsilon) not in (int, float) or not 0 < epsilon < 1:
+            raise InputError(
+                f"config.json has layer_norm_epsilon = {epsilon!r}: it must be a small number "
+                "above 0, copy the model's own config.json"
+            )
+        return cls(**sizes, layer_norm_epsilon=epsilon)
 
     def to_hf(self) -> dict[str, Any]:
         """The dict to write as config.json."""

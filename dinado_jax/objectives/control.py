@@ -12,8 +12,10 @@ import jax.numpy as jnp
 from dinado_jax.controls.merge import Evidence
 from dinado_jax.controls.recursion import unroll
 from dinado_jax.objectives import bernoulli
-from dinado_jax.objectives.sft import Batch, target_mask
 from dinado_jax.objectives.terms import Term
+from dinado_jax.ops.masks import target_mask
+
+Batch = dict[str, jax.Array]
 
 
 def direction(control, base_params: dict, params: dict, batch: Batch) -> Term:

@@ -44,7 +44,7 @@ def _chunked(reduce_one, arrays, chunk):
     N is rounded up to whole chunks and the surplus cut off: a lone remainder would compile twice.
     """
     N = arrays[0].shape[0]
-    chunk = min(chunk, N)
+    chunk = max(1, min(chunk, N))  # N is 0 for rows of a single token
     surplus = -N % chunk
     padded = [jnp.pad(x, [(0, surplus)] + [(0, 0)] * (x.ndim - 1)) for x in arrays]
     tiles = [x.reshape(-1, chunk, *x.shape[1:]) for x in padded]

@@ -20,7 +20,7 @@ def words(text: str) -> list[str]:
 @cache
 def forms(concept: str) -> frozenset[str]:
     """The concept in lower case and all its inflections, as any part of speech, that the
-    dictionary of lemminflect knows; a word unknown to it has only itself.
+    dictionary of lemminflect knows; a word unknown to it is inflected by rule, as noun and verb.
 
     Raises InputError for a concept without letters or digits, which no text could hold.
     """
@@ -29,8 +29,11 @@ def forms(concept: str) -> frozenset[str]:
     concept = concept.lower()
     if not words(concept):
         raise InputError(f"concept {concept!r}, lexical oracle: give a word, not punctuation")
-    inflected = lemminflect.getAllInflections(concept).values()
-    return frozenset([concept, *(form.lower() for tagged in inflected for form in tagged)])
+    inflected = lemminflect.getAllInflections(concept) or (
+        lemminflect.getAllInflectionsOOV(concept, "NOUN")
+        | lemminflect.getAllInflectionsOOV(concept, "VERB")
+    )
+    return frozenset([concept, *(form.lower() for tagged in inflected.values() for form in tagged)])
 
 
 def _spaced(text: str) -> str:
