@@ -27,7 +27,8 @@ def test_forms_are_the_inflections_of_every_part_of_speech():
     assert {"child", "children"} <= forms("Child")
     assert {"run", "ran", "running"} <= forms("run")
     assert {"dog", "dogs", "dogging"} <= forms("dog")
-    assert forms("blorf") == {"blorf"}
+    assert forms("Blorf") == {"blorf", "blorfs", "blorfed", "blorfing"}
+    assert "dogging" in forms("dog") and "doged" not in forms("dog")
     assert "'--'" in error_of(forms, "--")
 
 
@@ -61,6 +62,8 @@ def test_words(text, tokens):
         ("hot-dog", "a dog is hot", False),
         ("t-shirt", "a red T-shirt", True),
         ("t-shirt", "a red shirt", False),
+        ("t-shirt", "two red T-shirts", True),
+        ("selfie", "they take selfies", True),
         ("Dog", "a dog", True),
         ("dog", "", False),
     ],

@@ -44,7 +44,7 @@ class Published:
     """BCE(R(x), C) at the end of the sequence + lambda x Bellman at every position.
 
     Gradients flow through both sides and through direction and norm alike (DiNADO as released, its
-    off-by-one masks mended). `warmup` trains the direction alone, by likelihood.
+    off-by-one masks mended).
     """
 
     control: object
@@ -54,11 +54,11 @@ class Published:
         evidence = self.control.evidence(base_params, params, batch["tokens"])
         values = _values(evidence, target_mask(batch))
         entropy = bernoulli.cross_entropy(values.log_terminal, batch["label"])
-        consistency = bellman(values)
         rows = jnp.ones_like(entropy).sum()
         return {
             "terminal": Term(entropy.sum(), rows),
-            "bellman": consistency._replace(coefficient=self.coefficient),
+            # Per row, not per position: the release adds the residuals of a sequence up.
+            "bellman": Term(bellman(values).sum, rows, self.coefficient),
         }
 
 
