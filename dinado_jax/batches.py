@@ -17,7 +17,7 @@ BatchAt = Callable[[int], dict]
 
 def uniform(rollouts: Rollouts, weight: np.ndarray, train: Train, seed: int) -> BatchAt:
     """All rollouts alike, whatever their weight, as the published objective has them."""
-    draws = Draws(np.ones(len(rollouts)), seed)
+    draws = Draws(np.ones(len(rollouts)), rollouts.length, seed)
 
     def at(step):
         index = draws.at(step, train.batch)
@@ -28,17 +28,19 @@ def uniform(rollouts: Rollouts, weight: np.ndarray, train: Train, seed: int) -> 
 
 def successes(rollouts: Rollouts, weight: np.ndarray, train: Train, seed: int) -> BatchAt:
     """Successes drawn by weight, so that they follow p given C = 1: for the warm-up."""
-    return lambda step: _successes(
-        rollouts, Draws(weight * rollouts.label, seed), step, train.batch
-    )
+    draws = Draws(weight * rollouts.label, rollouts.length, seed)
+    return lambda step: _successes(rollouts, draws, step, train.batch)
 
 
 def matching(rollouts: Rollouts, weight: np.ndarray, train: Train, seed: int) -> BatchAt:
     """Half a batch of successes for the direction; half of it balanced by label for the norm."""
     half = train.batch // 2
     positive, negative = weight * rollouts.label, weight * (1 - rollouts.label)
-    direction = Draws(positive, seed)
-    balance = Draws(positive, seed + 1), Draws(negative, seed + 2)
+    direction = Draws(positive, rollouts.length, seed)
+    balance = [
+        Draws(positive, rollouts.length, seed + 1),
+        Draws(negative, rollouts.length, seed + 2),
+    ]
     drawn = ~rollouts.reference
     rate = np.clip(positive[drawn].sum() / weight[drawn].sum(), 1e-6, 1 - 1e-6)
     label = np.repeat(np.float32([1, 0]), half // 2)

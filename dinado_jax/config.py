@@ -7,6 +7,7 @@ results. A key nobody knows is an error that suggests the nearest one.
 import dataclasses
 import difflib
 import json
+import math
 import tomllib
 import types
 import typing
@@ -21,7 +22,6 @@ class Task:
     name: str = "toy"  # toy | commongen
     source: str = ""  # commongen: a folder of local files or a hub name
     train_examples: int = 40_000  # toy: captions drawn for sft and rollout prompts
-    oracle: str = "lexical"  # lexical, or "package.module:function"(prompts, texts) -> scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +86,7 @@ class Decode:
 
 @dataclasses.dataclass(frozen=True)
 class Rollout(Decode):
+    oracle: str = "lexical"  # lexical, or "package.module:function"(prompts, texts) -> scores
     prompts: int = 4000
     samples: int = 8  # per prompt
     references: bool = False  # the task's references join the rollouts, judged like any sample
@@ -154,6 +155,7 @@ _CHOICES = {
     "base.param_dtype": ("float32", "bfloat16"),
 }
 _POSITIVE = [
+    "task.train_examples",
     "base.vocab_size",
     "base.n_positions",
     "sft.batch",
@@ -168,12 +170,34 @@ _POSITIVE = [
     "train.accumulate",
     "train.rounds",
     "train.steps",
+    "train.refresh_prompts",
+    "train.refresh_samples",
     "decode.max_new_tokens",
     "decode.batch",
     "evaluate.prompts",
     "evaluate.samples",
     "run.log_every",
     "run.save_every",
+]
+_NOT_NEGATIVE = [
+    "seed",
+    "sft.steps",
+    "sft.pretrain_steps",
+    "sft.learning_rate",
+    "sft.warmup",
+    "sft.weight_decay",
+    "sft.clip",
+    "rollout.temperature",
+    "rollout.top_k",
+    "train.learning_rate",
+    "train.warmup",
+    "train.weight_decay",
+    "train.clip",
+    "train.warmup_direction",
+    "train.reference_weight",
+    "train.bellman",
+    "decode.temperature",
+    "decode.top_k",
 ]
 
 
@@ -218,14 +242,17 @@ def _unknown(key: str, keys: list[str], where: str) -> InputError:
     return InputError(f"unknown config key {key!r} in {where}: {hint}")
 
 
-def _override(text: str) -> tuple[str, Any]:
+def _override(text: str, kinds: dict[str, Any]) -> tuple[str, Any]:
     key, equals, raw = text.partition("=")
     if not equals:
         raise InputError(f"override {text!r} on the command line: write it as section.key=value")
+    key = key.strip()
     try:
-        return key.strip(), tomllib.loads(f"value = {raw}")["value"]
+        value = tomllib.loads(f"value = {raw}")["value"]
     except tomllib.TOMLDecodeError:
-        return key.strip(), raw
+        return key, raw
+    # 1e3 and true are fine names for a run: where text is wanted, it needs no quotes.
+    return key, raw if kinds.get(key) is str and not isinstance(value, str) else value
 
 
 def _validate(config: Config) -> None:
@@ -238,24 +265,32 @@ def _validate(config: Config) -> None:
     for key in _POSITIVE:
         if values[key] < 1:
             raise InputError(f"{key} = {values[key]}: it must be at least 1")
+    for key in _NOT_NEGATIVE:
+        if not values[key] >= 0:  # nan is neither
+            raise InputError(f"{key} = {values[key]}: it must be 0 or more")
     for section in ("rollout", "decode"):
-        if values[f"{section}.temperature"] < 0:
-            raise InputError(
-                f"{section}.temperature = {values[f'{section}.temperature']}: "
-                "it must be 0 (greedy) or more"
-            )
         if not 0 < values[f"{section}.top_p"] <= 1:
             raise InputError(
                 f"{section}.top_p = {values[f'{section}.top_p']}: it must lie in (0, 1]"
             )
-        if values[f"{section}.top_k"] < 0:
-            raise InputError(f"{section}.top_k = {values[f'{section}.top_k']}: 0 is off")
     for section in ("sft", "train"):
         if values[f"{section}.batch"] % values[f"{section}.accumulate"]:
             raise InputError(
                 f"{section}.batch = {values[f'{section}.batch']} is not divisible by "
                 f"{section}.accumulate = {values[f'{section}.accumulate']}: choose a multiple"
             )
+    # Half a batch is for the direction; the other is balanced by label, and both are split.
+    unit = math.lcm(4, 2 * values["train.accumulate"])
+    if values["train.objective"] == "matching" and values["train.batch"] % unit:
+        raise InputError(
+            f"train.batch = {values['train.batch']}: with objective matching and train.accumulate "
+            f"= {values['train.accumulate']} it must be a multiple of {unit}"
+        )
+    if values["sft.pretrain_steps"] and not values["sft.pretrain_path"]:
+        raise InputError(
+            "sft.pretrain_path is empty: give plain text, sft.pretrain_path=FILE, or leave it out "
+            "with sft.pretrain_steps=0"
+        )
     if not 0 < values["train.weight_clip"] <= 1:
         raise InputError(f"train.weight_clip = {values['train.weight_clip']}: a quantile in (0, 1]")
     if values["task.name"] == "commongen" and not values["task.source"]:
@@ -312,8 +347,7 @@ def load(path: str | Path | None, overrides: list[str] | tuple[str, ...] = ()) -
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InputError(f"config {path} is not TOML: {error}") from None
     kinds = {key: kind for key, (_, kind) in _flat(Config()).items()}
-    for key, value in map(_override, overrides):
-        # 64 is a fine name for a run: unquoted words and numbers may stand for strings here.
-        wants_text = kinds.get(key) is str and not isinstance(value, str)
-        given[key] = (str(value) if wants_text else value, "the command line")
+    for text in overrides:
+        key, value = _override(text, kinds)
+        given[key] = (value, "the command line")
     return _replace(Config(), given)

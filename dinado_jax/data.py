@@ -13,6 +13,7 @@ from dinado_jax.text import Sequences
 
 _BUCKET = 8
 _WINDOW = 50  # batches whose rows are sorted together by length
+_STEPS_SHARED = 10  # steps that share their weighted draws out by length
 
 
 def bucket(length: int, limit: int) -> int:
@@ -67,20 +68,30 @@ class Epochs:
 class Draws:
     """Rows drawn with replacement, each with probability proportional to its weight.
 
-    Systematic resampling: one random offset a batch, equal steps through the cumulative weights,
-    so a batch holds every heavy row its due number of times.
+    Systematic resampling, a few steps at once: one random offset, equal strides through the
+    cumulative weights, so every heavy row comes its due number of times. Those steps share the
+    drawn rows out by length, and all Draws agree which of them gets the long ones.
     """
 
     weight: np.ndarray  # [N], not negative, not all 0
+    length: np.ndarray  # [N] tokens
     seed: int
 
     def __post_init__(self):
         cumulative = np.cumsum(self.weight, dtype=np.float64)
         object.__setattr__(self, "_cumulative", cumulative / cumulative[-1])
+        object.__setattr__(self, "_shared", lru_cache(2)(self._shared))
+
+    def _shared(self, block: int, count: int) -> np.ndarray:
+        total = count * _STEPS_SHARED
+        points = (np.arange(total) + np.random.default_rng((self.seed, block)).random()) / total
+        # Rounded up to 1, a point would fall on the last row even if its weight is 0.
+        points = np.minimum(points, np.nextafter(1, 0))
+        index = np.searchsorted(self._cumulative, points, side="right")
+        index = index[np.argsort(self.length[index], kind="stable")]
+        return np.random.default_rng(block).permutation(index.reshape(_STEPS_SHARED, count))
 
     def at(self, step: int, count: int) -> np.ndarray:
         """`count` row numbers for a step."""
-        rng = np.random.default_rng((self.seed, step))
-        points = (np.arange(count) + rng.random()) / count
-        index = np.searchsorted(self._cumulative, points, side="right")
-        return rng.permutation(np.minimum(index, len(self.weight) - 1))
+        block, place = divmod(step, _STEPS_SHARED)
+        return self._shared(block, count)[place]

@@ -12,7 +12,7 @@ from dinado_jax.oracles.judge import resolve
 from dinado_jax.report import plain
 from dinado_jax.stages.evaluate import evaluate, read_samples
 from dinado_jax.stages.folder import STAGES, RunFolder, write_json
-from dinado_jax.stages.generate import generate
+from dinado_jax.stages.generate import generate, held_out
 from dinado_jax.stages.rollout import rollout
 from dinado_jax.stages.sft import sft
 from dinado_jax.stages.train import train, trained_model
@@ -22,7 +22,9 @@ _WORK = dict(zip(STAGES, (sft, rollout, train, generate, evaluate), strict=True)
 
 def _check(config: Config) -> None:
     """Fails now, in one line, for what would otherwise fail after hours of training."""
-    resolve(config.task.oracle)
+    resolve(config.rollout.oracle)
+    if config.evaluate.prompt_file:
+        held_out(config)
     if config.task.name == "commongen" and importlib.util.find_spec("sacrebleu") is None:
         raise InputError(
             "task commongen reports BLEU-4, and sacrebleu is not installed: "

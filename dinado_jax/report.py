@@ -16,16 +16,20 @@ _ROWS = (
 
 
 def _table(summary: dict) -> list[tuple[str, str, str]]:
-    def cell(side, key, form):
-        value = summary[side].get(key)
+    def shown(value, form):
         return "" if value is None else form.format(value)
+
+    def cell(side, key, form):
+        return shown(summary[side].get(key), form)
 
     rows = [
         (label, cell("base", key, form), cell("control", key, form)) for label, key, form in _ROWS
     ]
     rows = [row for row in rows if any(row[1:])]
-    rows.append(("no controller can have a lower KL than", "", f"{summary['kl_floor']:.2f}"))
-    rows.append(("efficiency (1 is perfect)", "", f"{summary['efficiency']:.2f}"))
+    rows.append(
+        ("no controller can have a lower KL than", "", shown(summary["kl_floor"], "{:.2f}"))
+    )
+    rows.append(("efficiency (1 is perfect)", "", shown(summary["efficiency"], "{:.2f}")))
     return rows
 
 

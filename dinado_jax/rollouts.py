@@ -39,10 +39,12 @@ class Rollouts(Sequences):
     @classmethod
     def load(cls, path: Path) -> "Rollouts":
         """InputError if the file is missing or damaged."""
+        # All that zipfile and NumPy raise for wrong bytes; RuntimeError where they look encrypted.
+        damage = (OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError)
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return cls(**{field.name: arrays[field.name] for field in dataclasses.fields(cls)})
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (*damage, zipfile.BadZipFile) as error:
             raise InputError(
                 f"cannot read the rollouts in {path} ({type(error).__name__}): delete the stage's "
                 "folder and run it again"

@@ -80,14 +80,16 @@ def train_codec(lines: Iterable[str], vocab_size: int) -> Codec:
 def load_codec(folder: Path, vocab_size: int) -> Codec:
     """The tokenizer of a Hugging Face folder; InputError if absent or larger than the model."""
     transformers = _transformers()
+    mend = "put tokenizer.json, or vocab.json and merges.txt, there"
+    files = {path.name for path in folder.iterdir()}
+    # Without them transformers makes a tokenizer that knows no words.
+    if "tokenizer.json" not in files and not {"vocab.json", "merges.txt"} <= files:
+        raise InputError(f"no tokenizer in {folder}: {mend}")
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"no tokenizer in {folder} ({reason}): "
-            "put tokenizer.json, or vocab.json and merges.txt, there"
-        ) from None
+        raise InputError(f"no tokenizer in {folder} ({reason}): {mend}") from None
     if len(tokenizer) > vocab_size:
         raise InputError(
             f"the tokenizer in {folder} has {len(tokenizer)} tokens, the model {vocab_size}: "

@@ -30,7 +30,7 @@ class TrainState:
 
 
 class Diverged(RuntimeError):
-    """The loss became NaN or infinite."""
+    """The loss or its gradient became NaN or infinite."""
 
 
 def start(trainable: Any, optimizer: optax.GradientTransformation) -> TrainState:
@@ -93,8 +93,8 @@ def fit(
 ) -> TrainState:
     """Runs steps state.step .. stop-1 and saves on the way and at the end.
 
-    `batch_at(step)` is a pure function of the step. Diverged names the step if the loss is not
-    finite; the last checkpoint then stands untouched.
+    `batch_at(step)` is a pure function of the step. Diverged names the step if the loss or its
+    gradient is not finite there; no such state is saved, the last checkpoint stands untouched.
     """
     done = int(state.step)
     if done >= stop:
@@ -111,10 +111,11 @@ def fit(
             figures = {}
             if save or now % run.log_every == 0:
                 figures = {name: float(value) for name, value in metrics.items()}
-                if not np.isfinite(figures["loss"]):
+                if not np.isfinite(list(figures.values())).all():
                     raise Diverged(
-                        f"{what}: the loss is {figures['loss']} at step {now}; lower the learning "
-                        "rate and run again, the last checkpoint is kept"
+                        f"{what}: the loss is {figures['loss']}, the norm of its gradient "
+                        f"{figures['grad_norm']}, at step {now}; lower the learning rate and run "
+                        "again, the last checkpoint is kept"
                     )
                 rate = tokens / (time.monotonic() - began)
                 log.write(now, stage=what, tokens_per_s=round(rate), **figures)

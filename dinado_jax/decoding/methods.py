@@ -22,7 +22,7 @@ class Method:
     top_p: float = 1.0
 
     def __post_init__(self):
-        if self.temperature < 0:
+        if not self.temperature >= 0:  # nan is neither
             raise InputError(f"temperature = {self.temperature}: it must be 0 (greedy) or more")
         if self.top_k < 0:
             raise InputError(f"top_k = {self.top_k}: it must be 0 (off) or more")

@@ -38,5 +38,6 @@ def cross_entropy(log_p: jax.Array, label: jax.Array, shift: jax.Array | float =
 def kl(log_a: jax.Array, log_b: jax.Array) -> jax.Array:
     """KL(Bernoulli(a) || Bernoulli(b)) >= 0."""
     log_a, log_b = jnp.minimum(log_a, CEILING), jnp.minimum(log_b, CEILING)
-    a = jnp.exp(log_a)
-    return a * (log_a - log_b) + (1 - a) * (log1mexp(log_a) - log1mexp(log_b))
+    # expm1: next to a = 1, exp and a subtraction would lose all but a digit of 1 - a.
+    a, not_a = jnp.exp(log_a), -jnp.expm1(log_a)
+    return a * (log_a - log_b) + not_a * (log1mexp(log_a) - log1mexp(log_b))

@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import platform
+import time
 from pathlib import Path
 
 import jax
@@ -52,6 +53,7 @@ def _figures(samples: list[dict], references: list[tuple[str, ...]]) -> dict:
 
 def evaluate(config: Config, run: RunFolder) -> dict:
     """Reads the generate stage's samples; leaves summary.json and report.html in the run folder."""
+    began = time.monotonic()
     run.stage("evaluate")
     base, control = (
         read_samples(run.path / "generate" / f"{name}.jsonl") for name in ("base", "control")
@@ -73,6 +75,7 @@ def evaluate(config: Config, run: RunFolder) -> dict:
     summary["efficiency"] = metrics.efficiency(summary["kl_floor"], kl)
     records = {name: run.finished(name) for name in STAGES}
     summary["seconds"] = {name: rec["seconds"] for name, rec in records.items() if rec}
+    summary["seconds"]["evaluate"] = round(time.monotonic() - began, 2)
     summary["stages"] = {name: rec["figures"] for name, rec in records.items() if rec}
     summary["config"] = config.as_dict()
     summary["versions"] = {name: importlib.metadata.version(name) for name in _PACKAGES}

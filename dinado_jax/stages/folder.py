@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,10 +22,18 @@ _SECTIONS = {
 
 
 def write_json(path: Path, value) -> None:
-    """Writes a JSON file whole or not at all."""
+    """Writes a JSON file whole or not at all; numbers that JSON lacks (nan, infinity) as null."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n")
+    partial.write_text(json.dumps(_finite(value), indent=1, allow_nan=False) + "\n")
     partial.replace(path)
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,31 +61,32 @@ class RunFolder:
         everything = self.config.as_dict()
         return {key: everything[key] for key in keys}
 
-    def finished(self, name: str) -> dict | None:
-        """The figures of a finished stage, or None. InputError if its configuration differs."""
-        done = self.path / name / "done.json"
-        if not done.exists():
-            return None
-        record = json.loads(done.read_text())
-        wanted = self._inputs(name)
-        for section, value in wanted.items():
-            if record["config"].get(section) != value:
+    def _check_inputs(self, name: str) -> None:
+        """InputError if the stage was begun with another configuration."""
+        begun = self.path / name / "config.json"
+        if not begun.exists():
+            return
+        before = json.loads(begun.read_text())
+        for section, value in self._inputs(name).items():
+            if before.get(section) != value:
                 raise InputError(
-                    f"stage {name} in {self.path} was done with another [{section}]: "
+                    f"stage {name} in {self.path} was begun with another [{section}]: "
                     "give this run its own name=..., or delete that stage's folder"
                 )
-        return record
+
+    def finished(self, name: str) -> dict | None:
+        """The record of a finished stage, or None. InputError if its configuration differs."""
+        self._check_inputs(name)
+        done = self.path / name / "done.json"
+        return json.loads(done.read_text()) if done.exists() else None
 
     def run(self, name: str, work: Callable[[Config, "RunFolder"], dict]) -> dict:
-        """Does a stage unless it is done; returns its figures with the seconds it took."""
+        """Does a stage unless it is done; returns its figures and the seconds it took."""
         record = self.finished(name)
         if record is None:
+            write_json(self.stage(name) / "config.json", self._inputs(name))
             began = time.monotonic()
             figures = work(self.config, self)
-            record = {
-                "figures": figures,
-                "seconds": round(time.monotonic() - began, 2),
-                "config": self._inputs(name),
-            }
+            record = {"figures": figures, "seconds": round(time.monotonic() - began, 2)}
             write_json(self.path / name / "done.json", record)
         return record

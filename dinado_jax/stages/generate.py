@@ -63,7 +63,7 @@ def generate(config: Config, run: RunFolder) -> dict:
             prompts,
             config.decode,
             samples=config.evaluate.samples,
-            oracle=config.task.oracle,
+            oracle=config.rollout.oracle,
             key=jax.random.key(config.seed + 1),
         )
         _write(folder / f"{name}.jsonl", collected)

@@ -134,7 +134,7 @@ def rollout(config: Config, run: RunFolder) -> dict:
         prompts,
         settings,
         samples=settings.samples,
-        oracle=config.task.oracle,
+        oracle=config.rollout.oracle,
         key=jax.random.key(config.seed),
     )
     rollouts = collected.rollouts
@@ -149,7 +149,7 @@ def rollout(config: Config, run: RunFolder) -> dict:
         examples = tasks.examples(config.task, "train", config.seed)
         chosen = set(prompts)
         examples = [e for e in examples if e.prompt in chosen and e.references]
-        references = judged_references(base, examples, config.task.oracle, settings.batch)
+        references = judged_references(base, examples, config.rollout.oracle, settings.batch)
         figures["references"] = len(references)
         figures["references_success_rate"] = float(references.label.mean())
         rollouts = join([rollouts, references], base.codec.eos_id)

@@ -51,7 +51,12 @@ class Rounds:
     def figures(self, number: int, rollouts: Rollouts, weight: np.ndarray) -> dict:
         """What round `number` begins with, given all rollouts so far."""
         newest = (rollouts.prompt_id >= self._first_id(number)) & ~rollouts.reference
+        train, rollout = self.config.train, self.config.rollout
+        asked = train.refresh_prompts * train.refresh_samples
+        if not number:
+            asked = rollout.prompts * rollout.samples
         return {
+            "oracle_failures": asked - int(newest.sum()),
             "rollouts": int((~rollouts.reference).sum()),
             "newest_success_rate": float(rollouts.label[newest].mean()),
             "effective_successes": effective_sample_size(weight * rollouts.label),
@@ -70,7 +75,7 @@ class Rounds:
             training_prompts(self.config, first_id, train.refresh_prompts),
             self.config.rollout,
             samples=train.refresh_samples,
-            oracle=self.config.task.oracle,
+            oracle=self.config.rollout.oracle,
             key=jax.random.key(self.config.seed),
             first_id=first_id,
         ).rollouts
@@ -142,8 +147,8 @@ def trained_model(config: Config, run: RunFolder) -> Controlled:
     base = trained_base(config, run)
     control = Merge(base.model, config.delta)
     like = jax.eval_shape(lambda: control.init(jax.random.key(0), base.params, 0.5))
-    with Checkpoints(run.path / "train" / "control") as final:
-        params = final.restore(like)
-    if params is None:
+    folder = run.path / "train" / "control"
+    if not folder.exists():
         raise InputError(f"no trained control in {run.path}: run the train stage first")
-    return Controlled(base, control, params)
+    with Checkpoints(folder) as final:
+        return Controlled(base, control, final.restore(like))

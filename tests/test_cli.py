@@ -1,0 +1,236 @@
+"""The command: what it prints, and that every slip is one line and exit code 2."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_run
+from flax.traverse_util import unflatten_dict
+
+from dinado_jax import cli, signals
+from dinado_jax.models.gpt2 import GPT2Config
+from dinado_jax.text import train_codec
+from dinado_jax.weights import shapes, write_folder
+
+TESTS = Path(__file__).parent
+DEMO = TESTS.parent / "configs" / "demo.toml"
+
+
+def command(name, folder, *more):
+    return [name, str(DEMO), *tiny_run.SETTINGS, f"run.folder={folder}", *more]
+
+
+def refused(capsys, argv):
+    """The one line that `dinado argv` says before it exits with code 2."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(argv)
+    assert caught.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    if lines[0].startswith("{"):  # the resolved configuration
+        json.loads(lines.pop(0))
+    (line,) = lines
+    assert line.startswith("dinado: error: ")
+    return line
+
+
+@pytest.fixture(autouse=True)
+def deaf(monkeypatch):
+    """The command must not take over the signals of pytest."""
+    monkeypatch.setattr(signals, "listen", lambda: None)
+
+
+def test_help_is_quick():
+    script = """
+import sys
+from dinado_jax import cli
+for argv in (["--help"], ["train", "--help"]):
+    try:
+        cli.main(argv)
+    except SystemExit as stop:
+        assert stop.code == 0, stop.code
+print(sorted({"jax", "flax", "numpy", "transformers", "orbax"} & set(sys.modules)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]" and not done.stderr
+    for name in ("demo", "run", "sft", "rollout", "train", "generate", "evaluate"):
+        assert f"\n    {name} " in done.stdout
+
+
+def test_print_config(capsys, tmp_path):
+    cli.main(command("run", tmp_path, "--print-config"))
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == tiny_run.config(f"run.folder={tmp_path}").as_dict()
+    assert not list(tmp_path.iterdir())
+
+
+def test_dry_run(capsys, tmp_path, tmp_path_factory):
+    with tiny_run.quick_compilation(tmp_path_factory.mktemp("compiled")):
+        cli.main(command("train", tmp_path, "--dry-run"))
+    printed = json.loads(capsys.readouterr().out)
+    config = tiny_run.config().base
+    sizes = GPT2Config(config.vocab_size, config.n_positions, config.n_embd, 1, config.n_head)
+    assert printed["parameters"] == sum(map(np.prod, shapes(sizes).values()))
+    assert 0 < printed["trained_values"] < printed["parameters"]
+    for name in ("sft_step", "train_step", "decode_call"):
+        assert printed[name]["flops_at_least"] > 0 and printed[name]["temp_bytes"] > 0
+    assert not list(tmp_path.iterdir())
+
+
+# Bad input
+
+
+def test_config_file_missing(capsys):
+    assert "no config file 'nowhere.toml'" in refused(capsys, ["run", "nowhere.toml"])
+
+
+@pytest.mark.parametrize(
+    "override, what",
+    [
+        ("train.stepz=3", "did you mean 'train.steps'"),
+        ("train.steps=many", "it must be an integer"),
+        ("decode.temperature=-1", "decode.temperature = -1"),
+        ("decode.top_p=1.5", "decode.top_p = 1.5"),
+        ("train.steps", "write it as section.key=value"),
+        ("rollout.oracle=no_such_module:judge", "importing no_such_module raised"),
+        ("rollout.oracle=tiny_run:no_such", "tiny_run has no function no_such"),
+        ("rollout.oracle=strict", "no such oracle"),
+        ("base.vocab_size=9", "needs at least 257"),
+        ("base.n_head=3", "n_embd 16 is not divisible"),
+        ("sft.max_length=2", "no example fits in 2 tokens"),
+    ],
+)
+def test_bad_settings(capsys, tmp_path, override, what):
+    assert what in refused(capsys, command("sft", tmp_path, override))
+
+
+def test_prompt_files_are_looked_at_first(capsys, tmp_path):
+    path = tmp_path / "prompts.txt"
+    argv = command("run", tmp_path, f"evaluate.prompt_file={path}")
+    assert f"{path}, cannot be read" in refused(capsys, argv)
+    path.write_text("\n  \n")
+    assert f"{path} holds no prompt" in refused(capsys, argv)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_stage_before_its_predecessor(capsys, tmp_path):
+    said = refused(capsys, command("train", tmp_path))
+    assert "stage train needs stage sft" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    said = refused(capsys, command("sft", tmp_path / "file"))
+    assert "cannot write the run folder" in said and "run.folder=DIR" in said
+
+
+# Bad models
+
+
+@pytest.fixture
+def base(tmp_path):
+    """A model's folder with its tokenizer, to be damaged."""
+    config = GPT2Config(vocab_size=300, n_positions=24, n_embd=16, n_layer=1, n_head=2)
+    params = {path: np.zeros(shape, np.float32) for path, shape in shapes(config).items()}
+    folder = tmp_path / "base"
+    write_folder(folder, config, unflatten_dict(params, sep="/"), end_token=0)
+    train_codec(["a dog chased a cat"] * 3 + ["some boys pushed the carts"] * 3, 300).save(folder)
+    return folder
+
+
+def refused_base(capsys, folder):
+    return refused(capsys, command("sft", folder.parent / "runs", f"base.path={folder}"))
+
+
+def test_model_folder_missing(capsys, tmp_path):
+    assert "no such folder" in refused_base(capsys, tmp_path / "nowhere")
+
+
+def test_model_without_its_config(capsys, base):
+    (base / "config.json").unlink()
+    assert "no config.json" in refused_base(capsys, base)
+
+
+def test_model_of_pickled_weights(capsys, base):
+    (base / "model.safetensors").rename(base / "pytorch_model.bin")
+    assert "no safetensors but pytorch_model.bin" in refused_base(capsys, base)
+
+
+def test_model_truncated(capsys, base):
+    weights = (base / "model.safetensors").read_bytes()
+    (base / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    assert "unreadable safetensors" in refused_base(capsys, base)
+
+
+def test_model_without_a_tokenizer(capsys, base):
+    for path in base.glob("tokenizer*"):
+        path.unlink()
+    assert "no tokenizer in" in refused_base(capsys, base)
+
+
+def test_tokenizer_of_another_model(capsys, base):
+    train_codec(["a dog chased a cat"] * 3, 300).save(base)
+    size = len(train_codec(["a dog chased a cat"] * 3, 300).tokenizer)
+    config = GPT2Config(vocab_size=size - 1, n_positions=24, n_embd=16, n_layer=1, n_head=2)
+    params = {path: np.zeros(shape, np.float32) for path, shape in shapes(config).items()}
+    write_folder(base, config, unflatten_dict(params, sep="/"), end_token=0)
+    said = refused_base(capsys, base)
+    assert f"has {size} tokens, the model {size - 1}" in said
+
+
+# Signals
+
+
+def wait_for_lines(path, count, process):
+    """Waits until a metrics file has so many lines; the process must live."""
+    limit = time.monotonic() + 120
+    while time.monotonic() < limit:
+        if path.exists() and path.read_bytes().count(b"\n") >= count:
+            return
+        assert process.poll() is None, "the command ended early"
+        time.sleep(0.05)
+    raise AssertionError("the command logs no steps")
+
+
+def test_a_signal_stops_cleanly_and_the_same_command_continues(tmp_path):
+    """Both stops leave a checkpoint of the very last step that was logged."""
+    argv = command("sft", tmp_path, "sft.steps=1000000")
+    settings = {
+        "PYTHONPATH": f"{TESTS}:{TESTS.parent}",
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
+    metrics, lines = tmp_path / "tiny" / "sft" / "sft.jsonl", 0
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        with (tmp_path / "stderr").open("w") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-W", "error", "-m", "dinado_jax", *argv],
+                stderr=stderr,
+                env=os.environ | settings,
+            )
+            try:
+                wait_for_lines(metrics, lines + 3, process)
+                process.send_signal(signum)
+                code = process.wait(timeout=60)
+            finally:
+                process.kill()
+        said = (tmp_path / "stderr").read_text().splitlines()
+        assert code == 128 + signum, said[-5:]
+        assert said[-1].startswith(f"stopped by {signal.Signals(signum).name}")
+        assert not any("Traceback" in line for line in said)
+        steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+        assert steps == list(range(1, len(steps) + 1)) and len(steps) > lines
+        lines = len(steps)
+        saved = tmp_path / "tiny" / "sft" / "checkpoints_sft"
+        assert str(lines) in [path.name for path in saved.iterdir()]
+    assert not (tmp_path / "tiny" / "sft" / "done.json").exists()

@@ -1,0 +1,351 @@
+"""Batches as functions of seed and step, draws by weight, and rollouts on disk."""
+
+import dataclasses
+import io
+import zipfile
+
+import numpy as np
+import pytest
+
+from dinado_jax.data import Draws, Epochs, bucket, take
+from dinado_jax.errors import InputError
+from dinado_jax.rollouts import (
+    Rollouts,
+    effective_sample_size,
+    importance,
+    join,
+    success_rate,
+)
+from dinado_jax.text import Sequences
+
+WIDTH = 30
+
+
+def sequences(count, width=WIDTH, seed=0):
+    """Rows of random lengths whose first token is the number of the row."""
+    rng = np.random.default_rng(seed)
+    length = rng.integers(2, width + 1, count).astype(np.int32)
+    tokens = rng.integers(1000, 2000, (count, width)).astype(np.int32)
+    tokens[:, 0] = np.arange(count)
+    tokens[np.arange(width) >= length[:, None]] = 0
+    return Sequences(tokens, rng.integers(1, length).astype(np.int32), length)
+
+
+def numbers(batch):
+    return batch["tokens"][:, 0].tolist()
+
+
+def same(first, second):
+    assert first.keys() == second.keys()
+    for key in first:
+        np.testing.assert_array_equal(first[key], second[key])
+
+
+# Epochs
+
+
+@pytest.mark.parametrize(
+    ("length", "limit", "width"), [(1, 64, 8), (8, 64, 8), (9, 64, 16), (64, 64, 64), (9, 12, 12)]
+)
+def test_bucket(length, limit, width):
+    assert bucket(length, limit) == width
+
+
+def test_a_batch_is_cut_to_a_bucket_and_never_cuts_a_row():
+    rows = sequences(50)
+    batch = take(rows, np.array([3, 1, 3]))
+    assert numbers(batch) == [3, 1, 3]
+    short = np.flatnonzero(rows.length <= 16)[:2]
+    assert take(rows, short)["tokens"].shape == (2, bucket(rows.length[short].max(), WIDTH))
+    for step in range(12):
+        batch = Epochs(rows, 4, seed=0).at(step)
+        width = batch["tokens"].shape[1]
+        assert width % 8 == 0 or width == WIDTH
+        assert batch["length"].max() <= width < batch["length"].max() + 8
+        index = numbers(batch)
+        np.testing.assert_array_equal(batch["tokens"], rows.tokens[index, :width])
+        np.testing.assert_array_equal(batch["prompt_length"], rows.prompt_length[index])
+        np.testing.assert_array_equal(batch["length"], rows.length[index])
+
+
+@pytest.mark.parametrize(("count", "batch"), [(40, 8), (43, 8), (700, 7), (5, 1)])
+def test_every_row_comes_once_an_epoch(count, batch):
+    """But for the rest that fills no batch."""
+    epochs = Epochs(sequences(count), batch, seed=3)
+    assert epochs.per_epoch == count // batch
+    orders = []
+    for epoch in range(3):
+        steps = range(epoch * epochs.per_epoch, (epoch + 1) * epochs.per_epoch)
+        order = [number for step in steps for number in numbers(epochs.at(step))]
+        assert len(order) == len(set(order)) == count // batch * batch
+        orders.append(order)
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+
+
+def test_the_rows_left_out_differ_by_epoch():
+    epochs = Epochs(sequences(43), 8, seed=0)
+    seen = {number for step in range(8 * 5) for number in numbers(epochs.at(step))}
+    assert seen == set(range(43))
+
+
+def test_batches_are_a_function_of_seed_and_step():
+    rows = sequences(60)
+    first, second = Epochs(rows, 4, seed=1), Epochs(rows, 4, seed=1)
+    forward = [first.at(step) for step in range(50)]
+    for step in reversed(range(50)):
+        same(second.at(step), forward[step])
+    other = Epochs(rows, 4, seed=2)
+    assert [numbers(other.at(step)) for step in range(5)] != [numbers(b) for b in forward[:5]]
+
+
+def test_rows_of_similar_length_share_a_batch():
+    rows = sequences(400)
+    epochs = Epochs(rows, 8, seed=0)
+    spreads = [np.ptp(epochs.at(step)["length"]) for step in range(epochs.per_epoch)]
+    assert np.mean(spreads) < 3  # of 28
+    # Their order is shuffled all the same: lengths do not grow along the epoch.
+    means = [epochs.at(step)["length"].mean() for step in range(epochs.per_epoch)]
+    assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.5
+
+
+def test_a_set_smaller_than_a_batch_is_repeated():
+    epochs = Epochs(sequences(3), 8, seed=0)
+    assert epochs.per_epoch == 1
+    for step in range(4):
+        counts = np.bincount(numbers(epochs.at(step)), minlength=3)
+        assert counts.sum() == 8 and counts.min() >= 2
+    assert numbers(Epochs(sequences(1), 2, seed=0).at(5)) == [0, 0]
+
+
+# Draws
+
+
+def test_draws_follow_the_weights():
+    weight = np.array([0.0, 1.0, 0.5, 0.0, 7.0, 0.25, 3.0, 0.0])
+    steps, count = 400, 8
+    draws = Draws(weight, seed=0)
+    drawn = np.concatenate([draws.at(step, count) for step in range(steps)])
+    found = np.bincount(drawn, minlength=len(weight))
+    expected = weight / weight.sum() * steps * count
+    assert (found[weight == 0] == 0).all()
+    inside = weight > 0
+    # Systematic resampling varies less than independent draws, whose 95% quantile this is.
+    assert (((found - expected) ** 2)[inside] / expected[inside]).sum() < 9.5
+
+
+def test_a_batch_holds_every_heavy_row_its_due_number_of_times():
+    weight = np.array([4.0, 1.0, 1.0, 2.0])
+    for step in range(20):
+        counts = np.bincount(Draws(weight, seed=1).at(step, 16), minlength=4)
+        np.testing.assert_array_equal(counts, [8, 2, 2, 4])
+
+
+def test_draws_are_a_function_of_seed_and_step():
+    weight = np.random.default_rng(0).random(100)
+    first, second = Draws(weight, seed=5), Draws(weight, seed=5)
+    batches = [first.at(step, 10).tolist() for step in range(10)]
+    assert [second.at(step, 10).tolist() for step in reversed(range(10))] == batches[::-1]
+    assert len({tuple(batch) for batch in batches}) == 10
+    assert Draws(weight, seed=6).at(0, 10).tolist() != batches[0]
+    # Their order says nothing about the weights' order.
+    assert any(batch != sorted(batch) for batch in batches)
+
+
+@pytest.mark.parametrize("offset", [0.0, np.nextafter(1, 0)])
+@pytest.mark.parametrize("weight", [[0, 0, 1, 0], [0, 1e-9, 0, 1, 0, 0], [1, 0], [0, 1]])
+def test_weight_0_is_never_drawn(monkeypatch, offset, weight):
+    """Not even at either end of the random offset, where rounding could."""
+
+    class Extreme:
+        def random(self):
+            return offset
+
+        def permutation(self, index):
+            return index
+
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: Extreme())
+    weight = np.array(weight, np.float32)
+    for count in (1, 3, 64):
+        index = Draws(weight, seed=0).at(0, count)
+        assert len(index) == count and (weight[index] > 0).all()
+
+
+# Rollouts
+
+
+def rollouts(count, width=WIDTH, references=0, seed=0):
+    rows = sequences(count, width, seed)
+    rng = np.random.default_rng(seed)
+    log_base = -rng.exponential(10, count).astype(np.float32)
+    log_proposal = (log_base + rng.normal(0, 1, count)).astype(np.float32)
+    log_proposal[count - references :] = np.nan
+    return Rollouts(
+        rows.tokens,
+        rows.prompt_length,
+        rows.length,
+        label=rng.integers(0, 2, count).astype(np.float32),
+        log_base=log_base,
+        log_proposal=log_proposal,
+        prompt_id=np.arange(count, dtype=np.int32),
+        finished=rng.random(count) < 0.8,
+    )
+
+
+def assert_equal_rollouts(first, second):
+    for field in dataclasses.fields(Rollouts):
+        a, b = getattr(first, field.name), getattr(second, field.name)
+        assert a.dtype == b.dtype, field.name
+        np.testing.assert_array_equal(a, b, err_msg=field.name)
+
+
+def test_rollouts_survive_the_disk(tmp_path):
+    stored = rollouts(9, references=2)
+    stored.save(tmp_path / "rollouts.npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["rollouts.npz"]
+    loaded = Rollouts.load(tmp_path / "rollouts.npz")
+    assert_equal_rollouts(loaded, stored)
+    assert len(loaded) == 9 and loaded.reference.tolist() == [False] * 7 + [True] * 2
+
+
+def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "rollouts.npz"
+    rollouts(4).save(path)
+
+    def disk_full(file, **_):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(np, "savez", disk_full)
+    with pytest.raises(OSError, match="disk full"):
+        rollouts(5).save(path)
+    assert_equal_rollouts(Rollouts.load(path), rollouts(4))
+
+
+def refused(path):
+    with pytest.raises(InputError) as caught:
+        Rollouts.load(path)
+    message = str(caught.value)
+    assert str(path) in message and "run it again" in message and "\n" not in message
+
+
+def test_missing_rollouts(tmp_path):
+    refused(tmp_path / "rollouts.npz")
+    refused(tmp_path)
+
+
+def test_damaged_rollouts(tmp_path):
+    """Cut anywhere, or with any wrong byte, a file is refused or loads as it was."""
+    path = tmp_path / "rollouts.npz"
+    stored = rollouts(2, width=3)
+    stored.save(path)
+    whole = path.read_bytes()
+    for end in range(0, len(whole), 97):
+        path.write_bytes(whole[:end])
+        refused(path)
+    unharmed = 0
+    for place in range(0, len(whole), 5):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0xFF
+        path.write_bytes(damaged)
+        try:
+            assert_equal_rollouts(Rollouts.load(path), stored)
+            unharmed += 1
+        except InputError as error:
+            assert "\n" not in str(error)
+    assert unharmed < len(whole) / 5 / 2
+
+
+def test_other_files_than_rollouts(tmp_path):
+    path = tmp_path / "rollouts.npz"
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros(3))
+    path.write_bytes(buffer.getvalue())
+    refused(path)
+    np.savez(path, tokens=np.zeros((2, 2)))
+    refused(path)
+    objects = {field.name: np.array([{}]) for field in dataclasses.fields(Rollouts)}
+    np.savez(path, **objects)  # pickled
+    refused(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("tokens.npy", "no array")
+    refused(path)
+
+
+def test_join_pads_narrower_rows():
+    narrow, wide = rollouts(3, width=5), rollouts(4, width=9, references=1, seed=1)
+    joined = join([narrow, wide], fill=77)
+    assert joined.tokens.shape == (7, 9) and joined.tokens.dtype == np.int32
+    np.testing.assert_array_equal(joined.tokens[:3, :5], narrow.tokens)
+    assert (joined.tokens[:3, 5:] == 77).all()
+    np.testing.assert_array_equal(joined.tokens[3:], wide.tokens)
+    for field in dataclasses.fields(Rollouts)[1:]:
+        expected = np.concatenate([getattr(part, field.name) for part in (narrow, wide)])
+        np.testing.assert_array_equal(getattr(joined, field.name), expected)
+    assert_equal_rollouts(join([wide], fill=0), wide)
+
+
+# Weights
+
+
+def weighted(ratios, labels, references=0):
+    """Rollouts with the given p / proposal; the last `references` are people's."""
+    rows = rollouts(len(ratios), references=references)
+    log_proposal = np.where(np.isnan(rows.log_proposal), np.nan, rows.log_base - np.log(ratios))
+    return dataclasses.replace(
+        rows,
+        label=np.float32(labels),
+        log_proposal=log_proposal.astype(np.float32),
+    )
+
+
+def test_importance_weights_are_the_ratios_cut_at_a_quantile():
+    ratios = np.array([0.1, 0.5, 1.0, 2.0, 50.0])
+    rows = weighted(ratios, np.ones(5))
+    whole = importance(rows, "importance", 1.0, 0.0)
+    assert whole.dtype == np.float32
+    np.testing.assert_allclose(whole, ratios, rtol=1e-5)
+    np.testing.assert_allclose(
+        importance(rows, "importance", 0.75, 0.0), [0.1, 0.5, 1.0, 2.0, 2.0], rtol=1e-5
+    )
+    np.testing.assert_array_equal(importance(rows, "none", 0.75, 0.0), np.ones(5))
+
+
+@pytest.mark.parametrize("mode", ["importance", "none"])
+def test_references_have_a_weight_of_their_own(mode):
+    rows = weighted(np.ones(5), np.ones(5), references=2)
+    weight = importance(rows, mode, 0.9, 0.25)
+    np.testing.assert_allclose(weight, [1, 1, 1, 0.25, 0.25], rtol=1e-5)
+
+
+def test_extreme_ratios_stay_finite():
+    rows = weighted(np.ones(3), np.ones(3))
+    rows = dataclasses.replace(rows, log_proposal=rows.log_base + np.float32([-1e4, 0, 1e4]))
+    assert np.isfinite(importance(rows, "importance", 1.0, 0.0)).all()
+    assert np.isfinite(success_rate(rows))
+
+
+def test_effective_sample_size():
+    assert effective_sample_size(np.ones(7)) == pytest.approx(7)
+    assert effective_sample_size(np.array([1.0, 0.0, 0.0])) == pytest.approx(1)
+    assert effective_sample_size(np.array([3.0, 1.0])) == pytest.approx(16 / 10)
+    assert effective_sample_size(np.array([5.0, 5.0, 0.0])) == pytest.approx(2)
+    assert effective_sample_size(np.zeros(3)) == 0
+
+
+def test_success_rate_weighs_samples_and_leaves_references_out():
+    labels = [1, 0, 0.5, 1, 1]
+    rows = weighted([2.0, 1.0, 1.0, 1.0, 1.0], labels, references=2)
+    assert success_rate(rows) == pytest.approx((2 * 1 + 0 + 0.5) / 4, rel=1e-5)
+    assert success_rate(weighted(np.ones(4), [1, 0, 0, 0])) == pytest.approx(0.25, rel=1e-5)
+
+
+def test_weights_turn_draws_of_one_distribution_into_draws_of_another():
+    """Samples of q, weighed by p / q, have the success rate of p."""
+    rng = np.random.default_rng(0)
+    p, q = np.array([0.7, 0.2, 0.1]), np.array([0.2, 0.3, 0.5])
+    drawn = rng.choice(3, 4000, p=q)
+    rows = weighted((p / q)[drawn], drawn == 2)
+    assert success_rate(rows) == pytest.approx(0.1, abs=0.01)
+    weight = importance(rows, "importance", 1.0, 0.0)
+    assert np.average(drawn == 2, weights=weight) == pytest.approx(0.1, abs=0.01)
+    assert 0.25 < effective_sample_size(weight) / 4000 < 0.6

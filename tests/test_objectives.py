@@ -1,0 +1,388 @@
+"""The objectives against slow arithmetic in float64, finite differences, and their promises."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from dinado_jax.controls import norm
+from dinado_jax.objectives import bernoulli, sft
+from dinado_jax.objectives.control import Matching, Published, Warmup
+
+# Bernoulli losses
+
+PROBABILITIES = np.concatenate(
+    [10.0 ** np.arange(-30, 0), [0.3, 0.5, 0.500001, 0.7, 0.9], 1 - 10.0 ** np.arange(-2, -7, -1)]
+)
+LOG_P = np.float32(np.log(PROBABILITIES))
+EDGES = jnp.float32([0.0, -1e-7, -1e-6, -2e-6, -np.log(2), -69.9, -70.0])
+
+
+def log1mexp64(log_p):
+    log_p = np.minimum(np.float64(log_p), -1e-6)
+    return np.where(log_p > -1, np.log(-np.expm1(log_p)), np.log1p(-np.exp(log_p)))
+
+
+def cross_entropy64(log_p, label, shift=0.0):
+    odds = np.minimum(np.float64(log_p), -1e-6) - log1mexp64(log_p) + shift
+    return label * np.logaddexp(0, -odds) + (1 - label) * np.logaddexp(0, odds)
+
+
+def kl64(log_a, log_b):
+    log_a, log_b = (np.minimum(np.float64(x), -1e-6) for x in (log_a, log_b))
+    not_a = -np.expm1(log_a)
+    return np.exp(log_a) * (log_a - log_b) + not_a * (log1mexp64(log_a) - log1mexp64(log_b))
+
+
+def test_log1mexp_and_logit():
+    np.testing.assert_allclose(bernoulli.log1mexp(LOG_P), log1mexp64(LOG_P), rtol=1e-6)
+    expected = np.float64(LOG_P) - log1mexp64(LOG_P)
+    np.testing.assert_allclose(bernoulli.logit(LOG_P), expected, rtol=1e-5, atol=1e-6)
+    # Certainty is taken for the ceiling.
+    assert bernoulli.log1mexp(jnp.float32(0)) == pytest.approx(np.log(1e-6), rel=1e-6)
+
+
+@pytest.mark.parametrize("label", [0.0, 1.0, 0.3])
+@pytest.mark.parametrize("shift", [0.0, 3.5, -3.5])
+def test_cross_entropy(label, shift):
+    out = bernoulli.cross_entropy(LOG_P, label, shift)
+    np.testing.assert_allclose(out, cross_entropy64(LOG_P, label, shift), rtol=1e-5, atol=0)
+
+
+def test_kl():
+    log_a, log_b = np.meshgrid(LOG_P, LOG_P)
+    out = bernoulli.kl(jnp.asarray(log_a), jnp.asarray(log_b))
+    np.testing.assert_allclose(out, kl64(log_a, log_b), rtol=1e-5, atol=2e-7)
+    np.testing.assert_array_equal(np.diag(out), np.zeros(len(LOG_P)))
+    assert (out >= 0).all() and (out[log_b > log_a + 1] > 0).all()
+    near = jnp.linspace(-5, -1e-5, 500)
+    assert (bernoulli.kl(near, near * 1.0001) >= -1e-6).all()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        bernoulli.log1mexp,
+        bernoulli.logit,
+        functools.partial(bernoulli.cross_entropy, label=1.0),
+        functools.partial(bernoulli.cross_entropy, label=0.0, shift=2.0),
+        functools.partial(bernoulli.cross_entropy, label=0.4),
+    ],
+)
+def test_values_and_gradients_are_finite_at_both_ends(function):
+    values, gradients = jax.vmap(jax.value_and_grad(function))(EDGES)
+    chex.assert_tree_all_finite((values, gradients))
+
+
+def test_kl_and_its_gradients_are_finite_at_both_ends():
+    log_a, log_b = jnp.meshgrid(EDGES, EDGES)
+    of = jax.vmap(jax.value_and_grad(bernoulli.kl, (0, 1)))
+    chex.assert_tree_all_finite(of(log_a.ravel(), log_b.ravel()))
+
+
+def test_the_gradients_inside_are_right():
+    log_p = jnp.float32([-30.0, -5.0, -1.0, -0.5, -0.01])
+    p = np.exp(np.float64(log_p))
+    for label in (0.0, 1.0, 0.4):
+        gradient = jax.vmap(jax.grad(lambda x, c=label: bernoulli.cross_entropy(x, c)))(log_p)
+        np.testing.assert_allclose(gradient, (p - label) / (1 - p), rtol=1e-5)
+    # d KL(a||b) / d log b = (b - a) / (1 - b)
+    gradient = jax.vmap(jax.grad(lambda x: bernoulli.kl(jnp.float32(-0.7), x)))(log_p)
+    np.testing.assert_allclose(gradient, (p - np.exp(-0.7)) / (1 - p), rtol=1e-4)
+
+
+@pytest.mark.parametrize("rate", [0.003, 0.08, 0.5, 0.9])
+def test_with_logit_adjustment_balanced_labels_fit_the_rate_of_the_population(rate):
+    shift = np.log1p(-rate) - np.log(rate)
+
+    @jax.jit
+    def balanced(log_p):
+        return sum(bernoulli.cross_entropy(log_p, label, shift) for label in (0.0, 1.0))
+
+    log_rate = jnp.float32(np.log(rate))
+    assert jax.grad(balanced)(log_rate) == pytest.approx(0.0, abs=1e-4)
+    grid = jnp.linspace(log_rate - 2, -1e-4, 4001)
+    best = grid[jnp.argmin(balanced(grid))]
+    assert np.exp(best) == pytest.approx(rate, rel=2e-2)
+
+
+# The objectives. Rows of one target token, of many, of none; labels hard and soft.
+
+B, WIDTH = 6, 10
+CONTROL = tiny.control()
+LAMBDA = 0.7
+ROWS = {"prompt_length": [1, 3, 2, 6, 9, 4], "length": [10, 7, 3, 10, 10, 5], "seed": 3}
+OBJECTIVES = {
+    "published": Published(CONTROL, LAMBDA),
+    "matching": Matching(CONTROL, LAMBDA),
+    "warmup": Warmup(CONTROL),
+}
+
+
+def rows(label, width=WIDTH, **given):
+    return tiny.batch(**{**ROWS, **given}, label=label, width=width)
+
+
+def matching_batch(part, direction=None):
+    direction = rows([1, 1, 1, 0.25, 1, 1], seed=4) if direction is None else direction
+    shift = np.full(len(part["label"]), 2.2, np.float32)
+    return {"direction": direction, "norm": {**part, "shift": shift}}
+
+
+def batch_for(name, part):
+    return matching_batch(part) if name == "matching" else part
+
+
+MIXED = [1, 0, 0.5, 0, 1, 1]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def terms_of(objective, params, batch):
+    return objective.terms(params, tiny.base_params(), batch)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def gradients_of(objective, params, batch):
+    """{term: the gradient of its sum}."""
+
+    def sums(params):
+        terms = objective.terms(params, tiny.base_params(), batch)
+        return {name: term.sum for name, term in terms.items()}
+
+    return jax.jacrev(sums)(params)
+
+
+@jax.jit
+def whole(params, tokens):
+    """The logits of p and q [B, T-1, V], and log beta."""
+    base = CONTROL.model.apply({"params": tiny.base_params()}, tokens)
+    policy = CONTROL.model.apply(CONTROL.composed(tiny.base_params(), params), tokens)
+    log_beta = norm.log_beta(params["norm"], base.hidden[:, :-1])
+    return base.logits[:, :-1], policy.logits[:, :-1], log_beta
+
+
+def reference(params, batch):
+    """Row by row, position by position, in float64: for every target (log q, log V, log R)."""
+    out = []
+    *logits, log_beta = (np.float64(x) for x in whole(params, batch["tokens"]))
+    log_p, log_q = (x - np.log(np.exp(x).sum(-1, keepdims=True)) for x in logits)
+    for b, row in enumerate(batch["tokens"]):
+        steps = []
+        for t in range(batch["prompt_length"][b] - 1, batch["length"][b] - 1):
+            r = log_q[b, t] - log_p[b, t]
+            log_r = log_beta[b, t] + r - r.max()
+            log_v = np.log(np.sum(np.exp(log_p[b, t] + log_r)))
+            token = row[t + 1]
+            steps.append((log_q[b, t, token], log_v, log_r[token]))
+        out.append(steps)
+    return out
+
+
+def expected_direction(params, batch):
+    pairs = list(zip(reference(params, batch), batch["label"]))
+    return (
+        sum(-label * log_q for steps, label in pairs for log_q, _, _ in steps),
+        sum(label * len(steps) for steps, label in pairs),
+    )
+
+
+def expected_bellman(steps_of_rows):
+    residuals = [
+        kl64(steps[t + 1][1], steps[t][2]) for steps in steps_of_rows for t in range(len(steps) - 1)
+    ]
+    return sum(residuals), len(residuals)
+
+
+def expected_terminal(steps_of_rows, label, shift=0.0):
+    entropies = [cross_entropy64(steps[-1][2], c, shift) for steps, c in zip(steps_of_rows, label)]
+    return sum(entropies), len(entropies)
+
+
+def assert_terms(terms, expected):
+    assert set(terms) == set(expected)
+    for name, (total, weight) in expected.items():
+        assert float(terms[name].sum) == pytest.approx(total, rel=2e-5), name
+        assert float(terms[name].weight) == pytest.approx(weight, rel=1e-6), name
+        assert terms[name].coefficient == (LAMBDA if name == "bellman" else 1.0)
+
+
+def test_likelihood_against_the_reference():
+    batch, base = rows(MIXED), tiny.base_params()
+    out = jax.jit(sft.likelihood, static_argnums=0)(CONTROL.model, base, batch)["nll"]
+    logits = np.float64(whole(tiny.fresh_params(), batch["tokens"])[0])
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    targets = [
+        -log_p[b, t - 1, batch["tokens"][b, t]]
+        for b in range(B)
+        for t in range(batch["prompt_length"][b], batch["length"][b])
+    ]
+    assert float(out.sum) == pytest.approx(sum(targets), rel=1e-5)
+    assert float(out.weight) == len(targets)
+
+
+def test_published_against_the_reference():
+    params, batch = tiny.random_params(), rows(MIXED)
+    steps = reference(params, batch)
+    assert_terms(
+        terms_of(OBJECTIVES["published"], params, batch),
+        {
+            "terminal": expected_terminal(steps, MIXED),
+            # The sum over positions, by row: as published.
+            "bellman": (expected_bellman(steps)[0], B),
+        },
+    )
+
+
+def test_matching_against_the_reference():
+    params, batch = tiny.random_params(), matching_batch(rows(MIXED))
+    steps = reference(params, batch["norm"])
+    values = [
+        cross_entropy64(log_v, label, 2.2)
+        for row, label in zip(steps, MIXED)
+        for _, log_v, _ in row
+    ]
+    assert_terms(
+        terms_of(OBJECTIVES["matching"], params, batch),
+        {
+            "direction": expected_direction(params, batch["direction"]),
+            "value": (sum(values), len(values)),
+            "terminal": expected_terminal(steps, MIXED, 2.2),
+            "bellman": expected_bellman(steps),
+        },
+    )
+
+
+def test_the_warm_up_is_the_direction_alone():
+    params, batch = tiny.random_params(), rows(MIXED)
+    assert_terms(
+        terms_of(OBJECTIVES["warmup"], params, batch),
+        {"direction": expected_direction(params, batch)},
+    )
+
+
+# Gradients
+
+
+def leaves_with_paths(tree):
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+@pytest.mark.parametrize("name", ["published", "matching"])
+def test_gradients_against_finite_differences(name):
+    """Along a random direction of every leaf of its own.
+
+    What stop_gradient makes a constant has no finite differences: the norm's terms of `matching`
+    are differentiated by the norm only.
+    """
+    objective, params = OBJECTIVES[name], tiny.random_params()
+    batch = batch_for(name, rows(MIXED))
+    gradients = gradients_of(objective, params, batch)
+    rng = np.random.default_rng(0)
+    paths = list(leaves_with_paths(params))
+    leaves, structure = jax.tree.flatten(params)
+    compared = 0
+    for index, (path, leaf) in enumerate(zip(paths, leaves)):
+        tangent = rng.standard_normal(leaf.shape)
+        tangent *= 0.02 / max(1e-9, np.linalg.norm(tangent))
+
+        def at(step, index=index, leaf=leaf, tangent=tangent):
+            moved = [*leaves]
+            moved[index] = jnp.float32(leaf + step * tangent)
+            return terms_of(objective, jax.tree.unflatten(structure, moved), batch)
+
+        above, below = at(1), at(-1)
+        for term, gradient in gradients.items():
+            if name == "matching" and term != "direction" and "norm" not in path:
+                continue
+            slope = np.sum(np.float64(leaves_with_paths(gradient)[path]) * tangent)
+            difference = (float(above[term].sum) - float(below[term].sum)) / 2
+            assert difference == pytest.approx(slope, rel=0.02, abs=2e-4), (term, path)
+            compared += abs(slope) > 2e-3
+    assert compared > 10
+
+
+def zeros_like(tree):
+    return jax.tree.map(jnp.zeros_like, tree)
+
+
+def test_matching_keeps_direction_and_norm_apart():
+    params = tiny.random_params()
+    gradients = gradients_of(OBJECTIVES["matching"], params, matching_batch(rows(MIXED)))
+    direction = gradients.pop("direction")
+    chex.assert_trees_all_equal(direction["norm"], zeros_like(params["norm"]))
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(direction["delta"]))
+    assert set(gradients) == {"value", "terminal", "bellman"}
+    for gradient in gradients.values():
+        chex.assert_trees_all_equal(gradient["delta"], zeros_like(params["delta"]))
+        assert all(np.any(leaf) for leaf in jax.tree.leaves(gradient["norm"]))
+
+
+def test_published_moves_direction_and_norm_by_both_terms():
+    gradients = gradients_of(OBJECTIVES["published"], tiny.random_params(), rows(MIXED))
+    for gradient in gradients.values():
+        assert all(np.any(leaf) for leaf in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize("name", ["published", "matching"])
+@pytest.mark.parametrize("fresh", [True, False])
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"label": np.zeros(B)},
+        {"label": np.ones(B)},
+        {"label": MIXED, "prompt_length": [9] * B, "length": [10] * B},  # one target token each
+        {"label": MIXED, "prompt_length": [1, 2, 3, 4, 5, 10], "length": [1, 2, 3, 4, 5, 10]},
+        {"label": MIXED, "prompt_length": [1] * B, "length": [1] * B},  # rows of a single token
+    ],
+)
+def test_nothing_is_ever_nan_or_infinite(name, fresh, part):
+    params = tiny.fresh_params() if fresh else tiny.random_params(scale=1.0)
+    part = rows(**part)
+    batch = matching_batch(part, part) if name == "matching" else part
+    chex.assert_tree_all_finite(terms_of(OBJECTIVES[name], params, batch))
+    chex.assert_tree_all_finite(gradients_of(OBJECTIVES[name], params, batch))
+
+
+@pytest.mark.parametrize("success_rate", [1e-7, 1 - 1e-7])
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_norm_that_is_sure_of_itself_and_wrong_stays_finite(success_rate, label):
+    params = tiny.fresh_params(success_rate=success_rate)
+    batch = rows(np.full(B, label))
+    terms = terms_of(OBJECTIVES["published"], params, batch)
+    chex.assert_tree_all_finite(terms)
+    chex.assert_tree_all_finite(gradients_of(OBJECTIVES["published"], params, batch))
+    wrong = (success_rate < 0.5) == bool(label)
+    assert (terms["terminal"].sum / B > 10) == wrong
+
+
+# Sums
+
+
+def part_of(batch, chosen):
+    return jax.tree.map(lambda x: x[chosen], batch)
+
+
+@pytest.mark.parametrize("name", ["published", "matching"])
+def test_the_terms_of_two_halves_add_up_to_those_of_the_whole(name):
+    params, batch = tiny.random_params(), batch_for(name, rows(MIXED))
+    first, second = (part_of(batch, half) for half in (slice(B // 2), slice(B // 2, None)))
+    both = terms_of(OBJECTIVES[name], params, batch)
+    halves = [terms_of(OBJECTIVES[name], params, half) for half in (first, second)]
+    for term, expected in both.items():
+        a, b = (half[term] for half in halves)
+        assert a.weight + b.weight == expected.weight
+        assert float(a.sum + b.sum) == pytest.approx(float(expected.sum), rel=1e-5)
+
+
+def test_padding_changes_no_term():
+    """A wider batch, and other tokens beyond the ends of the rows."""
+    params, batch = tiny.random_params(), rows(MIXED)
+    wider = {**batch, "tokens": np.pad(batch["tokens"], ((0, 0), (0, 4)), constant_values=7)}
+    objective = OBJECTIVES["published"]
+    chex.assert_trees_all_close(
+        terms_of(objective, params, wider), terms_of(objective, params, batch), rtol=1e-5
+    )

@@ -1,0 +1,406 @@
+"""A whole run of the tiniest model: what it leaves, and how it is continued and refused."""
+
+import json
+import math
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tiny_run
+
+import dinado_jax
+import dinado_jax.stages.train
+import dinado_jax.train
+from dinado_jax import cli, signals
+from dinado_jax.errors import InputError
+from dinado_jax.pipeline import load_run, run_stages, show_report
+from dinado_jax.rollouts import Rollouts
+from dinado_jax.stages.folder import STAGES
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    with tiny_run.quick_compilation(tmp_path_factory.mktemp("compiled")):
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a finished run; not to be changed."""
+    path = tmp_path_factory.mktemp("runs") / "tiny"
+    run_stages(tiny_run.config(), STAGES, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(run):
+    return load_run(run)
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    """`copy(n)`: a run of which the first n stages are done."""
+
+    def make(done):
+        for stage in STAGES[:done]:
+            shutil.copytree(run / stage, tmp_path / "copy" / stage)
+        return tmp_path / "copy"
+
+    return make
+
+
+def contents(folder):
+    """Every file under a folder, with its time and bytes."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def refused(match, function, *args):
+    with pytest.raises(InputError, match=match) as caught:
+        function(*args)
+    assert "\n" not in str(caught.value)
+
+
+# What a run leaves
+
+
+def test_folders_and_records(run):
+    assert all((run / stage / "done.json").is_file() for stage in STAGES)
+    assert read(run / "config.json") == tiny_run.config().as_dict()
+    assert not list(run.rglob("*.partial"))
+    assert read(run / "rollout" / "done.json")["figures"]["samples"] == 32
+    figures = read(run / "train" / "done.json")["figures"]
+    assert (figures["round_0"]["rollouts"], figures["round_1"]["rollouts"]) == (32, 64)
+
+
+def test_rollouts_are_judged_samples_of_the_base(run):
+    rollouts = Rollouts.load(run / "rollout" / "rollouts.npz")
+    assert len(rollouts) == 32 and not rollouts.reference.any()
+    np.testing.assert_allclose(rollouts.log_base, rollouts.log_proposal, rtol=0, atol=1e-4)
+    np.testing.assert_array_equal(np.bincount(rollouts.prompt_id), [4] * 8)
+    texts = dinado_jax.load_gpt2(run / "sft" / "base").codec.decode(
+        [row[p:n] for row, p, n in zip(rollouts.tokens, rollouts.prompt_length, rollouts.length)]
+    )
+    np.testing.assert_array_equal(rollouts.label, tiny_run.even(None, texts))
+
+
+def test_summary_follows_from_the_samples(run):
+    summary = read(run / "summary.json")
+    base, control = (read_lines(run / "generate" / f"{n}.jsonl") for n in ("base", "control"))
+    for name, samples in (("base", base), ("control", control)):
+        labels = tiny_run.even(None, [sample["text"] for sample in samples])
+        assert len(labels) == 32 and [sample["label"] for sample in samples] == labels
+        assert summary[name]["success_rate"] == np.mean(labels)
+        assert 0 <= summary[name]["coverage"] <= 1
+        wanted = np.mean([sample["log_prob_base"] for sample in samples])
+        assert summary[name]["log_prob_under_base"] == pytest.approx(wanted)
+    assert all(abs(s["log_prob"] - s["log_prob_base"]) < 1e-4 for s in base)
+    kl = np.mean([sample["log_prob"] - sample["log_prob_base"] for sample in control])
+    assert kl != 0 and summary["control"]["kl_to_base"] == pytest.approx(kl)
+    s, r = summary["control"]["success_rate"], summary["base"]["success_rate"]
+    floor = s * math.log(s / r) + (1 - s) * math.log((1 - s) / (1 - r))
+    assert summary["kl_floor"] == pytest.approx(floor)
+    if kl > 0:
+        assert summary["efficiency"] == pytest.approx(floor / kl)
+
+
+def test_summary_tells_how_it_came_about(run):
+    summary = read(run / "summary.json")
+    assert set(summary["seconds"]) >= set(STAGES[:-1])
+    assert all(seconds >= 0 for seconds in summary["seconds"].values())
+    assert summary["config"] == tiny_run.config().as_dict()
+    assert {"jax", "flax", "dinado-jax", "python"} <= summary["versions"].keys()
+    assert summary["device"]["platform"] == "cpu" and summary["device"]["count"] == 8
+
+
+def test_report_is_one_page_and_stands_alone(run, capsys):
+    page = (run / "report.html").read_text()
+    assert "success rate" in page and "<table>" in page and page.endswith("</html>\n")
+    assert not re.search(r"https?:|src=|href=|<script|<link|@import|url\(", page)
+    show_report(tiny_run.config(), run)
+    shown = capsys.readouterr().out
+    assert "success rate" in shown and str(run / "report.html") in shown
+
+
+# Done once
+
+
+def test_a_second_call_does_nothing(run, capsys):
+    before = contents(run)
+    run_stages(tiny_run.config("run.log_every=7", "name=other"), STAGES, run)
+    assert contents(run) == before
+    assert capsys.readouterr().err.count("already done") == 5
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=1",
+        "task.train_examples=9",
+        "base.n_embd=32",
+        "sft.steps=5",
+        "rollout.samples=5",
+        "delta.rank=3",
+        "control.norm_bias=zero",
+        "train.steps=7",
+        "decode.temperature=0",
+        "evaluate.samples=3",
+    ],
+)
+def test_another_configuration_is_refused(run, override):
+    before = contents(run)
+    section = re.match(r"\w+", override)[0]
+    config = tiny_run.config(override)
+    refused(rf"another \[{section}\]", run_stages, config, STAGES, run)
+    assert contents(run) == before
+
+
+def test_what_earlier_stages_do_not_depend_on_may_change(copy):
+    path = copy(2)
+    before = contents(path)
+    run_stages(tiny_run.config("train.steps=7", "evaluate.samples=3"), STAGES[:2], path)
+    assert contents(path) == before
+
+
+@pytest.mark.parametrize("done, stage", [(0, "rollout"), (1, "train"), (2, "evaluate")])
+def test_a_stage_needs_its_predecessors(copy, done, stage):
+    refused(
+        f"stage {stage} needs stage {STAGES[done]}",
+        run_stages,
+        tiny_run.config(),
+        (stage,),
+        copy(done),
+    )
+
+
+# Loading and generating
+
+
+def test_completions_carry_log_probs_under_both(model):
+    prompts = ["dog chase kite =", "cat ="]
+    made = dinado_jax.generate(model, prompts, max_new_tokens=8, samples=2, batch=32)
+    assert [c.prompt for c in made] == [prompts[0]] * 2 + [prompts[1]] * 2
+    for completion in made:
+        assert completion.log_probs.shape == completion.log_probs_base.shape
+        assert completion.log_probs.shape == completion.tokens.shape
+        assert (completion.log_probs < 0).all() and 1 <= len(completion.tokens) <= 8
+        assert completion.text == model.base.codec.decode([completion.tokens])[0]
+        assert completion.finished == (completion.tokens[-1] == model.base.codec.eos_id)
+    moved = np.concatenate([c.log_probs - c.log_probs_base for c in made])
+    assert np.abs(moved).max() > 1e-3
+    again = dinado_jax.generate(model, prompts, max_new_tokens=8, samples=2, batch=32)
+    assert [c.text for c in again] == [c.text for c in made]
+
+
+def test_the_base_alone_is_q_and_p(model):
+    for one in dinado_jax.generate(model.base, ["dog ="], max_new_tokens=8, samples=4, batch=32):
+        np.testing.assert_array_equal(one.log_probs, one.log_probs_base)
+
+
+def test_what_cannot_be_generated(model):
+    refused("no prompts", dinado_jax.generate, model, [])
+    refused("top_p", lambda: dinado_jax.generate(model, ["dog ="], top_p=1.5))
+    refused("prompt 0 has", lambda: dinado_jax.generate(model, ["dog " * 30]))
+    refused("max_new_tokens", lambda: dinado_jax.generate(model, ["dog ="], max_new_tokens=0))
+
+
+def test_runs_that_cannot_be_loaded(tmp_path, copy):
+    refused("no run folder", load_run, tmp_path)
+    path = copy(2)
+    (path / "config.json").write_text(json.dumps(tiny_run.config().as_dict()))
+    refused("run the train stage first", load_run, path)
+
+
+# Continuing
+
+
+def stop_after(monkeypatch, count):
+    """SIGTERM is found pending for the first time after `count` training steps."""
+    asked = []
+
+    def pending():
+        asked.append(None)
+        if len(asked) == count:
+            signals._received.append(signal.SIGTERM)
+        return bool(signals._received)
+
+    monkeypatch.setattr(signals, "_received", [])
+    monkeypatch.setattr(signals, "pending", pending)
+
+
+def assert_same_control(path, other):
+    for one, two in zip(_leaves(load_run(path)), _leaves(load_run(other)), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def _leaves(model):
+    return jax.tree.leaves(model.params)
+
+
+def steps_of(path):
+    return [line["step"] for line in read_lines(path / "train" / "train.jsonl")]
+
+
+# In the first round, between the rounds, in the second.
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_training_stopped_and_continued_is_training_in_one_go(run, copy, monkeypatch, count):
+    path = copy(2)
+    with monkeypatch.context() as patch:
+        stop_after(patch, count)
+        with pytest.raises(signals.Stopped, match="SIGTERM") as caught:
+            run_stages(tiny_run.config(), ("train",), path)
+    assert caught.value.exit_code == 143
+    assert not (path / "train" / "done.json").exists() and steps_of(path)[-1] == count
+    if count == 5:  # the second round has its rollouts
+        never = pytest.fail
+        monkeypatch.setattr(dinado_jax.stages.train, "collect", lambda *a, **k: never("sampled"))
+    run_stages(tiny_run.config(), ("train",), path)
+    assert steps_of(path) == steps_of(run) == [1, 2, 3, 4, 5, 6]
+    assert_same_control(path, run)
+    figures = [read(folder / "train" / "done.json")["figures"] for folder in (path, run)]
+    assert figures[0] == figures[1]
+
+
+def test_training_killed_goes_on_from_its_last_checkpoint(run, copy, monkeypatch):
+    path, config = copy(2), tiny_run.config("run.save_every=2")
+    steps = []
+
+    def dying(batch, accumulate):
+        steps.append(None)
+        if len(steps) == 6:
+            raise RuntimeError("power cut")
+        return split(batch, accumulate)
+
+    split = dinado_jax.train.split
+    with monkeypatch.context() as patch:
+        patch.setattr(dinado_jax.train, "split", dying)
+        with pytest.raises(RuntimeError, match="power cut"):
+            run_stages(config, ("train",), path)
+    assert steps_of(path) == [1, 2, 3, 4, 5]
+    steps.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(dinado_jax.train, "split", lambda *a: steps.append(None) or split(*a))
+        run_stages(config, ("train",), path)
+    assert len(steps) == 2 and steps_of(path) == [1, 2, 3, 4, 5, 6]
+    assert_same_control(path, run)
+
+
+def test_sft_stopped_and_continued(tmp_path, monkeypatch):
+    """Stopped in the second of its phases; the first trains on plain text."""
+    line = "the old dog chased the red ball in the park ."
+    (tmp_path / "plain.txt").write_text(f"{line}\n" * 20)
+    config = tiny_run.config(f"sft.pretrain_path={tmp_path / 'plain.txt'}", "sft.pretrain_steps=4")
+    run_stages(config, ("sft",), tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 6)
+        with pytest.raises(signals.Stopped):
+            run_stages(config, ("sft",), tmp_path / "parts")
+    run_stages(config, ("sft",), tmp_path / "parts")
+    whole, parts = (tmp_path / name / "sft" / "base" for name in ("whole", "parts"))
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert (whole / name).read_bytes() == (parts / name).read_bytes(), name
+    for name in ("pretrain.jsonl", "sft.jsonl"):
+        assert [line["step"] for line in read_lines(parts.parent / name)] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "overrides, stages",
+    [
+        (["train.objective=published", "train.accumulate=2"], ["train round 0", "train round 1"]),
+        (["train.warmup_direction=4"], ["warm-up", "train round 1"]),
+    ],
+)
+def test_other_ways_to_train(copy, overrides, stages):
+    path = copy(2)
+    run_stages(tiny_run.config(*overrides), ("train",), path)
+    lines = read_lines(path / "train" / "train.jsonl")
+    assert list(dict.fromkeys(line["stage"] for line in lines)) == stages
+    assert all(math.isfinite(line["loss"]) for line in lines)
+    assert (path / "train" / "done.json").exists()
+
+
+# Oracles
+
+
+def test_no_success_is_told_with_advice(copy, monkeypatch):
+    path = copy(1)
+    before = contents(path / "sft")
+    monkeypatch.setattr(tiny_run, "even", tiny_run.never)
+    refused(
+        "none of the 32 rollouts .* rollout.samples", run_stages, tiny_run.config(), STAGES, path
+    )
+    assert contents(path / "sft") == before and not (path / "rollout" / "done.json").exists()
+    monkeypatch.undo()
+    run_stages(tiny_run.config("rollout.samples=6"), ("rollout",), path)
+
+
+def test_no_failure_leaves_nothing_to_learn(copy, monkeypatch):
+    path = copy(1)
+    monkeypatch.setattr(tiny_run, "even", tiny_run.always)
+    refused("in 100% of its samples", run_stages, tiny_run.config(), STAGES[:3], path)
+
+
+@pytest.mark.parametrize("oracle, match", [("short", "shape"), ("undefined", "nan")])
+def test_oracles_that_give_no_labels(copy, monkeypatch, oracle, match):
+    path = copy(1)
+    monkeypatch.setattr(tiny_run, "even", getattr(tiny_run, oracle))
+    refused(f"oracle .*{match}", run_stages, tiny_run.config(), ("rollout",), path)
+
+
+def test_an_oracle_that_fails_on_some_samples(run, copy, monkeypatch):
+    path = copy(1)
+    even = tiny_run.even
+
+    def fragile(prompts, texts):
+        if any(len(text) % 3 == 0 for text in texts):
+            raise ValueError("a multiple\nof three")
+        return even(prompts, texts)
+
+    monkeypatch.setattr(tiny_run, "even", fragile)
+    run_stages(tiny_run.config(), ("rollout",), path)
+    figures = read(path / "rollout" / "done.json")["figures"]
+    rollouts = Rollouts.load(path / "rollout" / "rollouts.npz")
+    assert 0 < figures["oracle_failures"] < 32
+    assert figures["samples"] == len(rollouts) == 32 - figures["oracle_failures"]
+    whole = Rollouts.load(run / "rollout" / "rollouts.npz")
+    kept = {tuple(row) for row in whole.tokens.tolist()}
+    assert {tuple(row) for row in rollouts.tokens.tolist()} < kept
+
+
+# Folders
+
+
+def test_a_full_disk_is_told_in_one_line(copy, monkeypatch, capsys):
+    path = copy(1)
+    demo = Path(__file__).parent.parent / "configs" / "demo.toml"
+    command = ["rollout", str(demo), *tiny_run.SETTINGS, f"run.folder={path.parent}", "name=copy"]
+    monkeypatch.setattr(signals, "listen", lambda: None)
+    (path / "rollout").mkdir()
+    (path / "rollout" / "rollouts.npz.partial").symlink_to("/dev/full")
+    with pytest.raises(SystemExit) as caught:
+        cli.main(command)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert caught.value.code == 2 and last.startswith("dinado: error: cannot write")
+    assert not (path / "rollout" / "rollouts.npz").exists()
+    (path / "rollout" / "rollouts.npz.partial").unlink()
+    cli.main(command)
+    assert len(Rollouts.load(path / "rollout" / "rollouts.npz")) == 32
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    refused(
+        "cannot write the run folder", run_stages, tiny_run.config(), STAGES, tmp_path / "file/run"
+    )

@@ -1,0 +1,122 @@
+"""The recursion over tokens against a plain loop over plain numbers."""
+
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from dinado_jax.controls.recursion import FLOOR, unroll
+from dinado_jax.ops.masks import target_mask
+
+# (prompt length, length) of rows of 10 tokens: long and short prompts, targets of one token, the
+# first position, the last one, and no target at all.
+ROWS = [(1, 10), (4, 10), (2, 7), (6, 9), (3, 4), (9, 10), (1, 2), (5, 5), (1, 1)]
+T = 9
+
+
+def scalars(seed=0):
+    """log beta, A and M as a control gives them: A <= M, M >= 0."""
+    rng = np.random.default_rng(seed)
+    peak = np.abs(rng.normal(1, 1, (len(ROWS), T)))
+    log_ratio = peak - rng.exponential(1.5, peak.shape)
+    log_beta = -rng.exponential(1.0, peak.shape)
+    return [jnp.float32(x) for x in (log_beta, log_ratio, peak)]
+
+
+def mask():
+    prompt_length, length = np.array(ROWS).T
+    return target_mask(tiny.batch(prompt_length, length, width=T + 1))
+
+
+def test_the_mask_marks_the_positions_that_draw_targets():
+    expected = [[p - 1 <= t < n - 1 for t in range(T)] for p, n in ROWS]
+    np.testing.assert_array_equal(mask(), np.float32(expected))
+
+
+def test_against_a_plain_loop():
+    values = jax.jit(unroll)(*scalars(), mask())
+    log_beta, log_ratio, peak = (np.float64(x) for x in scalars())
+    chex.assert_shape(values[:3], (len(ROWS), T))
+    chex.assert_shape(values.log_terminal, (len(ROWS),))
+    for row, (prompt_length, length) in enumerate(ROWS):
+        log_r, first = 0.0, prompt_length - 1
+        for t in range(T):
+            log_v = log_beta[row, t] - peak[row, t]
+            assert values.log_value[row, t] == pytest.approx(log_v, abs=1e-5)
+            assert values.log_before[row, t] == pytest.approx(log_r, abs=1e-5)
+            inside = first <= t < length - 1
+            assert values.linked[row, t] == (inside and t > first)
+            if inside:
+                log_r = log_v + log_ratio[row, t]
+        assert values.log_terminal[row] == pytest.approx(log_r, abs=1e-5)
+
+
+def test_the_terminal_is_that_of_the_last_target_token():
+    log_beta, log_ratio, peak = scalars()
+    values = unroll(log_beta, log_ratio, peak, mask())
+    log_r = log_beta - peak + log_ratio
+    for row, (prompt_length, length) in enumerate(ROWS):
+        last = length - 2
+        expected = log_r[row, last] if length > prompt_length else 0.0
+        assert values.log_terminal[row] == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_what_stands_outside_the_target_changes_no_value_inside():
+    inside = mask() > 0
+
+    @jax.jit
+    def of(log_beta, log_ratio, peak):
+        values = unroll(log_beta, log_ratio, peak, mask())
+        kept = jax.tree.map(lambda x: jnp.where(inside, x, 0.0), values[:3])
+        return kept, values.log_terminal
+
+    shaken = [jnp.where(inside, x, x - 3.0) for x in scalars()]
+    chex.assert_trees_all_equal(of(*scalars()), of(*shaken))
+
+
+def test_values_stay_between_the_floor_and_one():
+    log_beta, log_ratio, peak = scalars()
+    extreme = [log_beta * 1e30, log_ratio * 1e30, peak * 1e30]
+    for given in (extreme, [log_beta, log_ratio * 0 - jnp.inf, peak], [peak * 0, peak, peak]):
+        values = unroll(*given, mask())
+        chex.assert_tree_all_finite(values)
+        for value in (values.log_value, values.log_before, values.log_terminal):
+            assert (value >= FLOOR).all() and (value <= 0).all()
+    assert math.exp(FLOOR) > np.finfo(np.float32).tiny
+
+
+def test_gradients_are_those_of_the_drawn_targets():
+    """Finite everywhere; the terminal feels the last target position, and nothing else."""
+
+    def terminal(given):
+        return unroll(*given, mask()).log_terminal.sum()
+
+    def everything(given):
+        values = unroll(*given, mask())
+        return sum((x * x).sum() for x in values)
+
+    last = np.zeros((len(ROWS), T), np.float32)
+    for row, (prompt_length, length) in enumerate(ROWS):
+        last[row, length - 2] = length > prompt_length
+    d_beta, d_ratio, d_peak = jax.jit(jax.grad(terminal))(scalars())
+    chex.assert_trees_all_close([d_beta, d_ratio, -d_peak], 3 * [jnp.asarray(last)])
+    chex.assert_tree_all_finite(jax.jit(jax.grad(everything))(scalars()))
+
+
+def test_jit_and_vmap_agree_with_the_plain_call():
+    plain = unroll(*scalars(), mask())
+    chex.assert_trees_all_close(jax.jit(unroll)(*scalars(), mask()), plain, rtol=1e-6)
+    stacked = [jnp.stack(pair) for pair in zip(scalars(0), scalars(1))]
+    mapped = jax.jit(jax.vmap(unroll, in_axes=(0, 0, 0, None)))(*stacked, mask())
+    for index in (0, 1):
+        alone = unroll(*scalars(index), mask())
+        chex.assert_trees_all_close(jax.tree.map(lambda x, i=index: x[i], mapped), alone, rtol=1e-6)
+    # A row is its own world: alone it gives what it gives in a batch.
+    for row in range(len(ROWS)):
+        alone = unroll(*(x[row : row + 1] for x in (*scalars(), mask())))
+        expected = jax.tree.map(lambda x, r=row: x[r : r + 1], plain)
+        chex.assert_trees_all_close(alone, expected, rtol=1e-6)

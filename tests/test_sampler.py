@@ -1,0 +1,187 @@
+"""Sampling: reproducible row by row, exact in distribution, and compiled once a bucket."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+import tiny_run
+
+from dinado_jax.decoding.methods import Method
+from dinado_jax.decoding.policy import Trunk
+from dinado_jax.decoding.sampler import Sampler, Samples, sample_prompts
+from dinado_jax.decoding.score import score
+from dinado_jax.errors import InputError
+from dinado_jax.models.gpt2 import GPT2, GPT2Config, init_params
+from dinado_jax.text import pad, sequences
+
+EOS, NEW, LONGEST = 0, 6, 16
+CONFIG = GPT2Config(vocab_size=5, n_positions=LONGEST + NEW, n_embd=16, n_layer=1, n_head=2)
+POLICY = Trunk(GPT2(CONFIG))
+KEY = jax.random.key(3)
+_rng = np.random.default_rng(0)
+PROMPTS = [_rng.integers(1, 5, n).tolist() for n in (3, 7, 12, 5, 16, 8, 1, 11)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_quickly(tmp_path_factory):
+    with tiny_run.quick_compilation(tmp_path_factory.mktemp("compiled")):
+        yield
+
+
+@pytest.fixture(scope="module")
+def variables():
+    """A model that leaves every token some probability."""
+    params = init_params(CONFIG, seed=2)
+    params["ln_f"]["scale"] *= 0.4
+    return {"params": params}
+
+
+def sampler(new=NEW, samples=2, method=None, policy=POLICY):
+    return Sampler(policy, method or Method(), EOS, new, samples)
+
+
+@pytest.fixture(scope="module")
+def together(variables):
+    """Two samples of every prompt, sixteen rows at once."""
+    return sample_prompts(sampler(), variables, PROMPTS, KEY, 16)
+
+
+def assert_same(some: Samples, others: Samples):
+    for name in ("tokens", "length", "finished"):
+        np.testing.assert_array_equal(getattr(some, name), getattr(others, name), err_msg=name)
+    np.testing.assert_allclose(some.log_probs, others.log_probs, rtol=0, atol=1e-5)
+
+
+def rows_of(samples: Samples, index: int) -> Samples:
+    return Samples(*(x[2 * index : 2 * index + 2] for x in samples))
+
+
+def test_a_row_does_not_depend_on_its_batch(variables, together):
+    """Small batches, another order, and alone: a row's stream follows from its id."""
+    assert_same(sample_prompts(sampler(), variables, PROMPTS, KEY, 4), together)
+    for index in (2, 0):
+        alone = sample_prompts(sampler(), variables, [PROMPTS[index]], KEY, 4, ids=[index])
+        assert_same(alone, rows_of(together, index))
+    backwards = sample_prompts(sampler(), variables, PROMPTS[::-1], KEY, 16, ids=range(8)[::-1])
+    for index in range(8):
+        assert_same(rows_of(backwards, 7 - index), rows_of(together, index))
+
+
+def test_a_row_depends_on_id_sample_and_key(variables, together):
+    twins = sample_prompts(sampler(), variables, [PROMPTS[1]] * 8, KEY, 16)
+    assert len({tuple(row) for row in twins.log_probs}) > 8
+    other = sample_prompts(sampler(), variables, PROMPTS, jax.random.key(4), 16)
+    assert (other.tokens != together.tokens).any()
+
+
+def test_a_row_does_not_depend_on_the_width_of_its_bucket(variables, together):
+    """Here all have a width of 16, and other padding; there the short ones have 8."""
+    lengths = np.array([len(prompt) for prompt in PROMPTS], np.int32)
+    wide = pad(PROMPTS, 4, 16)
+    drawn = sampler()(variables, wide, lengths, np.arange(8, dtype=np.int32), KEY)
+    assert_same(jax.device_get(drawn), together)
+
+
+def test_log_probs_are_those_of_the_whole_sequence(variables, together):
+    """The decoding loop and one parallel pass agree on every token that was drawn."""
+    new = [row[:length].tolist() for row, length in zip(together.tokens, together.length)]
+    rows = sequences([p for p in PROMPTS for _ in range(2)], new, EOS, CONFIG.n_positions)
+    scores = score(POLICY, variables, rows, batch=16)
+    for row, length, start in zip(range(16), together.length, rows.prompt_length - 1):
+        drawn = together.log_probs[row, :length]
+        np.testing.assert_allclose(scores[row, start : start + length], drawn, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(scores.sum(1), together.log_probs.sum(1), rtol=0, atol=1e-4)
+
+
+def test_a_row_ends_at_its_first_eos(together):
+    assert 0 < together.finished.sum() < 16
+    for tokens, log_probs, length, finished in zip(*together):
+        ends = np.flatnonzero(tokens == EOS)
+        assert finished == (len(ends) > 0)
+        assert length == (ends[0] + 1 if finished else NEW)
+        assert (tokens[length:] == EOS).all() and (log_probs[length:] == 0).all()
+        assert (log_probs[:length] < 0).all()
+
+
+def test_greedy_takes_the_largest_logit(variables):
+    greedy = sampler(new=2, method=Method(temperature=0))
+    drawn = sample_prompts(greedy, variables, PROMPTS[:1], KEY, 2)
+    np.testing.assert_array_equal(drawn.tokens[0], drawn.tokens[1])
+    logits = jax.jit(POLICY.model.apply)(variables, np.int32([PROMPTS[0]])).logits
+    assert drawn.tokens[0, 0] == logits[0, -1].argmax()
+
+
+def test_samples_follow_the_exact_distribution(variables):
+    """20k samples of at most three tokens, against all of them enumerated by full passes."""
+    count, prompt = 20_000, PROMPTS[0]
+    every = np.array(list(itertools.product(range(5), repeat=3)), np.int32)
+    rows = np.concatenate([np.tile(np.int32(prompt), (125, 1)), every], axis=1)
+    log_probs = np.asarray(jax.jit(POLICY.log_probs)(variables, rows))[:, len(prompt) - 1 :]
+    exact = {}
+    for tokens, steps in zip(every.tolist(), log_probs):
+        length = tokens.index(EOS) + 1 if EOS in tokens else 3
+        exact[tuple(tokens[:length])] = np.exp(steps[:length].sum(dtype=np.float64))
+    assert len(exact) == 85 and np.isclose(sum(exact.values()), 1, atol=1e-5)
+    drawn = sample_prompts(sampler(new=3, samples=count), variables, [prompt], KEY, count)
+    found = dict.fromkeys(exact, 0)
+    for tokens, length in zip(drawn.tokens.tolist(), drawn.length):
+        found[tuple(tokens[:length])] += 1
+    expected = np.array([count * exact[outcome] for outcome in exact])
+    assert expected.min() > 5
+    statistic = ((np.array(list(found.values())) - expected) ** 2 / expected).sum()
+    assert statistic < 84 + 2 * np.sqrt(14 * 84) + 28  # one false alarm in a million
+
+
+def test_one_compilation_a_bucket(variables):
+    traced = []
+
+    class Counting(Trunk):
+        def prefill(self, variables, tokens, lengths, slots):
+            traced.append(tokens.shape)
+            return super().prefill(variables, tokens, lengths, slots)
+
+    counting = sampler(new=2, policy=Counting(POLICY.model))
+    for length in range(1, 9):
+        sample_prompts(counting, variables, [[1] * length] * (1 + length % 3), KEY, 4)
+    assert traced == [(2, 8)]
+    sample_prompts(counting, variables, PROMPTS, KEY, 4)
+    assert traced == [(2, 8), (2, 16)]
+
+
+def test_progress_counts_every_row_once(variables, together):
+    rows = []
+    sample_prompts(sampler(), variables, PROMPTS, KEY, 16, advance=rows.append)
+    assert sum(rows) == 16
+
+
+def test_a_prompt_may_fill_the_context(variables):
+    drawn = sample_prompts(sampler(), variables, [[1] * LONGEST], KEY, 16)
+    assert drawn.tokens.shape == (2, NEW)
+
+
+@pytest.mark.parametrize(
+    "prompts, match",
+    [
+        ([[1, 2], [1] * (LONGEST + 1)], "prompt 1 has 17 tokens and max_new_tokens is 6"),
+        ([[1] * 40], "prompt 0 has 40 tokens"),
+        ([[1, 5]], "token id 5 in prompt 0"),
+        ([[1], [-1]], "token id -1 in prompt 1"),
+        ([[1], []], "prompt 1 is empty"),
+        ([], "no prompts"),
+    ],
+)
+def test_prompts_that_are_refused(variables, prompts, match):
+    with pytest.raises(InputError, match=match) as caught:
+        sample_prompts(sampler(), variables, prompts, KEY, 4)
+    assert "\n" not in str(caught.value)
+
+
+def test_sizes_that_are_refused(variables):
+    for bad in ({"new": 0}, {"samples": 0}):
+        with pytest.raises(InputError, match="at least 1"):
+            sampler(**bad)
+    with pytest.raises(InputError, match="batch = 0"):
+        sample_prompts(sampler(), variables, PROMPTS, KEY, 0)
+    with pytest.raises(InputError, match="max_new_tokens is 40"):
+        sample_prompts(sampler(new=40), variables, [[1]], KEY, 4)

@@ -1,0 +1,192 @@
+"""The vocabulary reductions: equal to the naive formulas, without their memory."""
+
+import functools
+import math
+import re
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+
+from dinado_jax.config import Delta
+from dinado_jax.controls.merge import Merge
+from dinado_jax.models.gpt2 import GPT2, GPT2Config, init_params
+from dinado_jax.objectives.control import Matching, Published
+from dinado_jax.ops.vocab import CHUNK, Scalars, policy_scalars, token_log_probs
+from dinado_jax.train import make_step, start
+
+D, V = 8, 43
+# Leading shapes and chunks: whole chunks, a ragged edge, fewer tokens than a chunk, single tokens.
+CASES = [((6,), 3), ((7,), 3), ((2, 5), 4), ((2,), 5), ((3,), 1)]
+
+
+def factors(shape, seed):
+    """(hidden [*shape, D], matrix [V, D]) of logits with a spread of a few nats."""
+    rng = np.random.default_rng(seed)
+    hidden, matrix = rng.standard_normal((*shape, D)), rng.standard_normal((V, D))
+    return jnp.float32(hidden), jnp.float32(matrix)
+
+
+def tokens_of(shape):
+    return jnp.asarray(np.random.default_rng(9).integers(0, V, shape), jnp.int32)
+
+
+def naive_log_probs(hidden, matrix):
+    logits = hidden @ matrix.T
+    return logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+
+
+def pick(log_probs, tokens):
+    module = np if isinstance(log_probs, np.ndarray) else jnp
+    return module.take_along_axis(log_probs, module.asarray(tokens)[..., None], -1)[..., 0]
+
+
+def naive_scalars(policy, base, tokens):
+    log_q, log_p = naive_log_probs(*policy), naive_log_probs(*base)
+    return Scalars(pick(log_q, tokens), pick(log_p, tokens), (log_q - log_p).max(-1))
+
+
+def float64_log_probs(hidden, matrix):
+    logits = np.float64(hidden) @ np.float64(matrix).T
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def value_and_gradients(function, cotangents, *inputs):
+    """function(*inputs), and the gradients of its product with the cotangents."""
+    out, pull = jax.vjp(function, *inputs)
+    return out, pull(cotangents)
+
+
+@pytest.mark.parametrize(("shape", "chunk"), CASES)
+def test_token_log_probs(shape, chunk):
+    hidden, matrix = factors(shape, 0)
+    tokens, cotangent = tokens_of(shape), factors(shape, 2)[0][..., 0]
+
+    def fused(hidden, matrix):
+        return token_log_probs(hidden, matrix, tokens, chunk)
+
+    def naive(hidden, matrix):
+        return pick(naive_log_probs(hidden, matrix), tokens)
+
+    out, gradients = value_and_gradients(fused, cotangent, hidden, matrix)
+    chex.assert_shape(out, shape)
+    assert out.dtype == jnp.float32
+    exact = pick(float64_log_probs(hidden, matrix), tokens)
+    np.testing.assert_allclose(out, exact, rtol=0, atol=3e-6)
+    _, expected = value_and_gradients(naive, cotangent, hidden, matrix)
+    chex.assert_trees_all_close(gradients, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("shape", "chunk"), CASES)
+def test_policy_scalars(shape, chunk):
+    policy, base, tokens = factors(shape, 0), factors(shape, 1), tokens_of(shape)
+    cotangents = Scalars(*(factors(shape, seed)[0][..., 0] for seed in (2, 3, 4)))
+
+    def fused(policy, base):
+        return policy_scalars(policy, base, tokens, chunk)
+
+    def naive(policy, base):
+        return naive_scalars(policy, base, tokens)
+
+    out, gradients = value_and_gradients(fused, cotangents, policy, base)
+    log_q, log_p = float64_log_probs(*policy), float64_log_probs(*base)
+    exact = Scalars(pick(log_q, tokens), pick(log_p, tokens), (log_q - log_p).max(-1))
+    for name, value in out._asdict().items():
+        chex.assert_shape(value, shape)
+        assert value.dtype == jnp.float32
+        np.testing.assert_allclose(value, getattr(exact, name), rtol=0, atol=1e-5, err_msg=name)
+    np.testing.assert_allclose(out.log_ratio, exact.log_policy - exact.log_base, rtol=0, atol=1e-5)
+    assert (out.peak > 0).all()
+    _, expected = value_and_gradients(naive, cotangents, policy, base)
+    chex.assert_trees_all_close(gradients, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_equal_factors_give_exact_zeros(jit):
+    """Through two separate inputs, so that nothing is shared but the values."""
+    policy, base = factors((11,), 0), factors((11,), 0)
+    function = jax.jit(policy_scalars, static_argnums=3) if jit else policy_scalars
+    out = function(policy, base, tokens_of((11,)), 4)
+    np.testing.assert_array_equal(out.log_ratio, np.zeros(11))
+    np.testing.assert_array_equal(out.peak, np.zeros(11))
+
+
+def test_the_peak_of_nearly_equal_factors_is_negative_by_rounding_at_most():
+    policy, base = factors((64,), 0), factors((64,), 0)
+    shaken = policy[0] * (1 + 1e-7 * factors((64,), 5)[0])
+    out = policy_scalars((shaken, policy[1]), base, tokens_of((64,)))
+    assert (out.peak >= -1e-6).all() and (out.peak < 1e-4).all()
+
+
+def test_bfloat16_factors_are_reduced_in_float32():
+    policy, base = factors((9,), 0), factors((9,), 1)
+    rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (policy, base))
+    exact = jax.tree.map(lambda x: x.astype(jnp.float32), rounded)
+    out = policy_scalars(*rounded, tokens_of((9,)), 4)
+    chex.assert_trees_all_equal_dtypes(out, Scalars(*3 * [jnp.zeros(9)]))
+    chex.assert_trees_all_close(out, naive_scalars(*exact, tokens_of((9,))), rtol=0, atol=1e-5)
+
+
+def test_no_tokens_at_all():
+    """A batch cut to a single token predicts nothing."""
+    policy, tokens = factors((2, 0), 0), jnp.zeros((2, 0), jnp.int32)
+    chex.assert_shape(jax.tree.leaves(policy_scalars(policy, policy, tokens)), (2, 0))
+
+
+# The compiled training step
+
+LARGE_V, ROWS, T = 4000, 256, 33
+TOKENS = ROWS * (T - 1)
+FULL = 4 * TOKENS * LARGE_V  # bytes of one float32 array of every token's logits
+TILE = 4 * CHUNK * LARGE_V  # and of one chunk's
+
+
+@pytest.fixture(scope="module", params=["matching", "published"])
+def compiled_step(request):
+    """make_step compiled, but never run, for a batch far larger than a chunk."""
+    config = GPT2Config(vocab_size=LARGE_V, n_positions=T, n_embd=16, n_layer=1, n_head=1)
+    control = Merge(GPT2(config), Delta(rank=2, full=(r"wte/embedding",)))
+    optimizer = optax.adam(1e-3)
+    base = jax.eval_shape(lambda: init_params(config, 0))
+    state = jax.eval_shape(
+        lambda key, base: start(control.init(key, base, tiny.SUCCESS_RATE), optimizer),
+        jax.random.key(0),
+        base,
+    )
+
+    def array(*shape, dtype=jnp.int32):
+        return jax.ShapeDtypeStruct((1, ROWS, *shape), dtype)
+
+    rows = {
+        "tokens": array(T),
+        "prompt_length": array(),
+        "length": array(),
+        "label": array(dtype=jnp.float32),
+    }
+    if request.param == "matching":
+        objective = Matching(control)
+        rows = {"direction": rows, "norm": {**rows, "shift": array(dtype=jnp.float32)}}
+    else:
+        objective = Published(control)
+    return make_step(objective.terms, optimizer).lower(state, base, rows).compile()
+
+
+def test_the_step_needs_memory_for_a_few_chunks_only(compiled_step):
+    parameters = 4 * LARGE_V * 16
+    activations = 4 * TOKENS * 16
+    attention = 4 * ROWS * T * T
+    bound = 5 * TILE + 10 * parameters + 40 * activations + 8 * attention
+    assert bound < 0.75 * FULL
+    assert compiled_step.memory_analysis().temp_size_in_bytes < bound
+
+
+def test_the_step_holds_no_array_of_all_logits(compiled_step):
+    shapes = re.findall(r"\b[a-z]+\d+\[([\d,]+)\]", compiled_step.as_text())
+    sizes = {math.prod(map(int, shape.split(","))) for shape in shapes}
+    assert CHUNK * LARGE_V in sizes  # the pattern finds what is there
+    assert max(sizes) < TOKENS * LARGE_V / 4
