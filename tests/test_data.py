@@ -123,7 +123,7 @@ def test_a_set_smaller_than_a_batch_is_repeated():
 def test_draws_follow_the_weights():
     weight = np.array([0.0, 1.0, 0.5, 0.0, 7.0, 0.25, 3.0, 0.0])
     steps, count = 400, 8
-    draws = Draws(weight, seed=0)
+    draws = Draws(weight, np.ones(len(weight)), seed=0)
     drawn = np.concatenate([draws.at(step, count) for step in range(steps)])
     found = np.bincount(drawn, minlength=len(weight))
     expected = weight / weight.sum() * steps * count
@@ -133,22 +133,33 @@ def test_draws_follow_the_weights():
     assert (((found - expected) ** 2)[inside] / expected[inside]).sum() < 9.5
 
 
-def test_a_batch_holds_every_heavy_row_its_due_number_of_times():
+def test_ten_steps_hold_every_heavy_row_its_due_number_of_times():
     weight = np.array([4.0, 1.0, 1.0, 2.0])
-    for step in range(20):
-        counts = np.bincount(Draws(weight, seed=1).at(step, 16), minlength=4)
-        np.testing.assert_array_equal(counts, [8, 2, 2, 4])
+    draws = Draws(weight, np.ones(4), seed=1)
+    for block in range(5):
+        drawn = np.concatenate([draws.at(10 * block + step, 16) for step in range(10)])
+        np.testing.assert_array_equal(np.bincount(drawn, minlength=4), [80, 20, 20, 40])
 
 
 def test_draws_are_a_function_of_seed_and_step():
-    weight = np.random.default_rng(0).random(100)
-    first, second = Draws(weight, seed=5), Draws(weight, seed=5)
-    batches = [first.at(step, 10).tolist() for step in range(10)]
-    assert [second.at(step, 10).tolist() for step in reversed(range(10))] == batches[::-1]
-    assert len({tuple(batch) for batch in batches}) == 10
-    assert Draws(weight, seed=6).at(0, 10).tolist() != batches[0]
-    # Their order says nothing about the weights' order.
-    assert any(batch != sorted(batch) for batch in batches)
+    rng = np.random.default_rng(0)
+    weight, length = rng.random(100), rng.integers(5, 40, 100)
+    first, second = Draws(weight, length, seed=5), Draws(weight, length, seed=5)
+    batches = [first.at(step, 10).tolist() for step in range(25)]
+    assert [second.at(step, 10).tolist() for step in reversed(range(25))] == batches[::-1]
+    assert len({tuple(batch) for batch in batches}) == 25
+    assert Draws(weight, length, seed=6).at(0, 10).tolist() != batches[0]
+
+
+def test_draws_share_rows_out_by_length_and_agree_on_the_long_ones():
+    rng = np.random.default_rng(0)
+    length = rng.integers(5, 40, 300)
+    first, second = (Draws(rng.random(300), length, seed) for seed in (1, 2))
+    means = np.array([[d.at(step, 30) for step in range(10)] for d in (first, second)])
+    means = length[means].mean(-1)
+    assert np.ptp(means[0]) > 25  # against a spread of about 2 between random batches
+    np.testing.assert_array_equal(np.argsort(means[0]), np.argsort(means[1]))
+    assert (np.diff(means[0]) < 0).any()  # the long ones do not always come last
 
 
 @pytest.mark.parametrize("offset", [0.0, np.nextafter(1, 0)])
@@ -166,8 +177,10 @@ def test_weight_0_is_never_drawn(monkeypatch, offset, weight):
     monkeypatch.setattr(np.random, "default_rng", lambda seed: Extreme())
     weight = np.array(weight, np.float32)
     for count in (1, 3, 64):
-        index = Draws(weight, seed=0).at(0, count)
-        assert len(index) == count and (weight[index] > 0).all()
+        draws = Draws(weight, np.ones(len(weight)), seed=0)
+        for step in range(10):
+            index = draws.at(step, count)
+            assert len(index) == count and (weight[index] > 0).all()
 
 
 # Rollouts

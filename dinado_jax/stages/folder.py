@@ -62,9 +62,9 @@ class RunFolder:
         return {key: everything[key] for key in keys}
 
     def _check_inputs(self, name: str) -> None:
-        """InputError if the stage was begun with another configuration."""
+        """InputError if the stage holds work that was begun with another configuration."""
         begun = self.path / name / "config.json"
-        if not begun.exists():
+        if not begun.exists() or len(list(begun.parent.iterdir())) == 1:
             return
         before = json.loads(begun.read_text())
         for section, value in self._inputs(name).items():
