@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from dinado_jax import config, weights
-from dinado_jax.controls.merge import Merge
+from dinado_jax.controls.base import Control
 from dinado_jax.decoding.policy import Policy, Trunk
 from dinado_jax.models.gpt2 import GPT2, GPT2Config
 from dinado_jax.text import Codec, load_codec
@@ -48,7 +48,7 @@ class Controlled:
     """A base under a trained control: its policy decodes the composed distribution q."""
 
     base: Base
-    control: Merge
+    control: Control
     params: dict
 
     @property
@@ -90,9 +90,8 @@ def new_config(settings: config.Base) -> GPT2Config:
     return GPT2Config(**{name: getattr(settings, name) for name in names})
 
 
-def save_base(folder: Path, model: GPT2, params: dict, codec: Codec) -> Base:
+def save_base(folder: Path, model: GPT2, params: dict, codec: Codec) -> None:
     """Writes a folder that `load_gpt2` and transformers both load."""
     folder.mkdir(parents=True, exist_ok=True)
     codec.save(folder)
     weights.write_folder(folder, model.config, jax.device_get(params), codec.eos_id)
-    return Base(model, params, folder)

@@ -10,7 +10,7 @@ import numpy as np
 
 from dinado_jax.config import Train
 from dinado_jax.data import Draws, take
-from dinado_jax.rollouts import Rollouts
+from dinado_jax.rollouts import Rollouts, per_prompt
 
 BatchAt = Callable[[int], dict]
 
@@ -27,16 +27,17 @@ def uniform(rollouts: Rollouts, weight: np.ndarray, train: Train, seed: int) -> 
 
 
 def successes(rollouts: Rollouts, weight: np.ndarray, train: Train, seed: int) -> BatchAt:
-    """Successes drawn by weight, so that they follow p given C = 1: for the warm-up."""
-    draws = Draws(weight * rollouts.label, rollouts.length, seed)
+    """Successes alone, drawn so that they follow q* of every prompt: for the warm-up."""
+    draws = _optimum(rollouts, weight, seed)
     return lambda step: _successes(rollouts, draws, step, train.batch)
 
 
 def matching(rollouts: Rollouts, weight: np.ndarray, train: Train, seed: int) -> BatchAt:
-    """Half a batch of successes for the direction; half of it balanced by label for the norm."""
+    """Half a batch of successes for the direction, following q* of every prompt; half of it
+    balanced by label for the norm, following p."""
     half = train.batch // 2
     positive, negative = weight * rollouts.label, weight * (1 - rollouts.label)
-    direction = Draws(positive, rollouts.length, seed)
+    direction = _optimum(rollouts, weight, seed)
     balance = [
         Draws(positive, rollouts.length, seed + 1),
         Draws(negative, rollouts.length, seed + 2),
@@ -54,6 +55,10 @@ def matching(rollouts: Rollouts, weight: np.ndarray, train: Train, seed: int) ->
         }
 
     return at
+
+
+def _optimum(rollouts, weight, seed):
+    return Draws(per_prompt(weight * rollouts.label, rollouts.prompt_id), rollouts.length, seed)
 
 
 def _successes(rollouts, draws, step, count):

@@ -6,12 +6,16 @@ from pathlib import Path
 import jax
 import orbax.checkpoint as ocp
 
+from dinado_jax.errors import writing
+
 
 class Checkpoints:
     """The newest two states of one training run, by step. Use as a context manager."""
 
     def __init__(self, folder: Path):
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        # What it has to say of a failure comes as an exception too.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        self._folder = folder
         options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True)
         self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
 
@@ -19,13 +23,18 @@ class Checkpoints:
         return self
 
     def __exit__(self, *_):
-        self._manager.wait_until_finished()
-        self._manager.close()
+        with writing(self._folder):
+            self._manager.wait_until_finished()
+            self._manager.close()
 
     def save(self, step: int, state) -> None:
-        """Writes `state` (a pytree of arrays) in the background; an existing step is kept."""
+        """Writes `state` (a pytree of arrays) in the background; an existing step is kept.
+
+        InputError, here or on leaving, if the disk is full.
+        """
         if step not in self._manager.all_steps():
-            self._manager.save(step, args=ocp.args.StandardSave(state))
+            with writing(self._folder):
+                self._manager.save(step, args=ocp.args.StandardSave(state))
 
     def restore(self, like):
         """The newest state, with the structure, dtypes and shardings of `like`; None if none."""

@@ -5,7 +5,8 @@ import errno
 import sys
 from pathlib import Path
 
-from dinado_jax.errors import InputError
+from dinado_jax import signals
+from dinado_jax.errors import ELSEWHERE, InputError
 
 _STAGE_HELP = {
     "sft": "train the base on the task",
@@ -14,7 +15,8 @@ _STAGE_HELP = {
     "generate": "continue held-out prompts, with and without control",
     "evaluate": "measure success, KL to the base and efficiency",
 }
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+_DISK = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EROFS), "write")
+_DISK |= dict.fromkeys((errno.EACCES, errno.EPERM), "open")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -41,6 +43,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    if flags := [word for word in rest if word.startswith("-")]:
+        parser.error(f"unrecognized arguments: {' '.join(flags)}")
+    # What follows an option is left over: argparse has filled `overrides` by then.
+    args.overrides = [*args.overrides, *rest]
+    return args
+
+
 def _run(args: argparse.Namespace) -> None:
     import json
 
@@ -59,39 +71,37 @@ def _run(args: argparse.Namespace) -> None:
 
             print(json.dumps(dry_run(config), indent=1))
             return
-    from dinado_jax import pipeline, signals
+    from dinado_jax import pipeline
+    from dinado_jax.train import Diverged
 
     signals.listen()
     print(json.dumps(config.as_dict()), file=sys.stderr)
-    pipeline.run_stages(config, names, path)
+    try:
+        pipeline.run_stages(config, names, path)
+    except Diverged as error:
+        sys.exit(_say(error, 1))
     if names[-1] == "evaluate":
         pipeline.show_report(config, path)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Exit codes: 0 done, 2 bad input (one line), 1 anything else, 128 + signal after a stop."""
-    args = _parser().parse_args(argv)
+    args = _parse(argv)
     try:
         _run(args)
     except InputError as error:
-        sys.exit(_refuse(str(error)))
+        sys.exit(_say(error, 2))
     except OSError as error:
         if error.errno not in _DISK:
             raise
-        sys.exit(
-            _refuse(
-                f"cannot write {error.filename or 'the run folder'} ({error.strerror}): make room "
-                "or choose another folder with run.folder=DIR; finished stages are kept"
-            )
-        )
-    except Exception as error:
-        code = getattr(error, "exit_code", None)
-        if code is None:
-            raise
-        print(f"stopped by {error}; run the same command again to continue", file=sys.stderr)
-        sys.exit(code)
+        where = error.filename or "the run folder"
+        what = f"cannot {_DISK[error.errno]} {where} ({error.strerror})"
+        sys.exit(_say(f"{what}: {ELSEWHERE}", 2))
+    except signals.Stopped as stop:
+        print(f"stopped by {stop}; run the same command again to continue", file=sys.stderr)
+        sys.exit(stop.exit_code)
 
 
-def _refuse(message: str) -> int:
+def _say(message: object, code: int) -> int:
     print(f"dinado: error: {message}", file=sys.stderr)
-    return 2
+    return code

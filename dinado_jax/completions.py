@@ -11,6 +11,7 @@ from dinado_jax.base import LanguageModel
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.sampler import Sampler, sample_prompts
 from dinado_jax.decoding.score import score
+from dinado_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +42,12 @@ def generate(
 
     A completion depends on its prompt, its number and the seed, not on the batch around it.
     temperature 0 is greedy; top_k 0 and top_p 1 are off. Returns the completions prompt by prompt.
-    InputError for bad settings, no or too long prompts.
+    InputError for bad settings, no or too long prompts, or one text instead of a list.
     """
+    if isinstance(prompts, str):
+        raise InputError(f"prompts is one text, {prompts!r}: give a list of prompts")
     base, codec = model.base, model.base.codec
+    batch = min(batch, max(1, len(prompts) * samples))
     prompt_ids = codec.prompts(prompts)
     method = Method(temperature, top_k, top_p)
     sampler = Sampler(model.policy, method, codec.eos_id, max_new_tokens, samples)

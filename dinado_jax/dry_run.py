@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from dinado_jax import config, weights
 from dinado_jax.base import new_config
-from dinado_jax.controls.merge import Merge
+from dinado_jax.controls import make_control
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.sampler import Sampler
 from dinado_jax.models.gpt2 import GPT2, GPT2Config, init_params
@@ -48,7 +48,7 @@ def _sizes(settings: config.Base) -> GPT2Config:
     """Of the base's config.json, the only file read, or of a new model."""
     if not settings.path:
         return new_config(settings)
-    sizes = GPT2Config.from_hf(weights.read_config(weights.locate(settings.path)))
+    sizes = GPT2Config.from_hf(weights.read_config(weights.locate(settings.path, [weights.CONFIG])))
     return dataclasses.replace(sizes, dtype=settings.dtype, param_dtype=settings.param_dtype)
 
 
@@ -66,7 +66,7 @@ def dry_run(settings: config.Config) -> dict[str, Any]:
     gpt2 = _sizes(settings.base)
     model = GPT2(gpt2)
     params = jax.eval_shape(lambda: init_params(gpt2, 0))
-    control = Merge(model, settings.delta)
+    control = make_control(settings, model)
     control_params = jax.eval_shape(lambda: control.init(jax.random.key(0), params, 0.5))
 
     def count(tree):

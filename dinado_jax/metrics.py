@@ -40,7 +40,7 @@ def bleu4(hypotheses: Sequence[str], references: Sequence[tuple[str, ...]]) -> f
     try:
         from sacrebleu import corpus_bleu
     except ImportError as error:
-        raise InputError('sacrebleu is missing, BLEU: pip install "dinado_jax[eval]"') from error
+        raise InputError('sacrebleu is missing, BLEU: pip install ".[eval]"') from error
     # sacrebleu wants the k-th references of all hypotheses together, None where there is none.
     streams = [
         [group[k] if k < len(group) else None for group in references]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dinado_jax.base import Controlled
 from dinado_jax.config import Config, from_dict
-from dinado_jax.errors import InputError
+from dinado_jax.errors import InputError, one_line
 from dinado_jax.oracles.judge import resolve
 from dinado_jax.report import plain
 from dinado_jax.stages.evaluate import evaluate, read_samples
@@ -20,15 +20,15 @@ from dinado_jax.stages.train import train, trained_model
 _WORK = dict(zip(STAGES, (sft, rollout, train, generate, evaluate), strict=True))
 
 
-def _check(config: Config) -> None:
+def _check(config: Config, names: set[str]) -> None:
     """Fails now, in one line, for what would otherwise fail after hours of training."""
     resolve(config.rollout.oracle)
-    if config.evaluate.prompt_file:
+    if names & {"generate", "evaluate"}:
         held_out(config)
-    if config.task.name == "commongen" and importlib.util.find_spec("sacrebleu") is None:
+    bleu = "evaluate" in names and config.task.name == "commongen"
+    if bleu and importlib.util.find_spec("sacrebleu") is None:
         raise InputError(
-            "task commongen reports BLEU-4, and sacrebleu is not installed: "
-            "pip install 'dinado-jax[eval]'"
+            "task commongen reports BLEU-4, and sacrebleu is not installed: pip install '.[eval]'"
         )
 
 
@@ -41,8 +41,8 @@ def run_stages(config: Config, names: tuple[str, ...], path: Path | None = None)
 
     InputError if a stage's predecessor is missing or was done with another configuration.
     """
-    _check(config)
     run = run_folder(config, path)
+    _check(config, {name for name in names if run.finished(name) is None})
     for name in names:
         for earlier in STAGES[: STAGES.index(name)]:
             if run.finished(earlier) is None:
@@ -61,8 +61,13 @@ def run_stages(config: Config, names: tuple[str, ...], path: Path | None = None)
 
 
 def show_report(config: Config, path: Path | None = None) -> None:
-    """Prints the plain report of a finished run and where its files are."""
+    """Prints the plain report of a finished run and where its files are.
+
+    InputError if the run has no summary yet.
+    """
     folder = run_folder(config, path).path
+    if not (folder / "summary.json").exists():
+        raise InputError(f"no summary.json in {folder}: run the evaluate stage, `dinado evaluate`")
     summary = json.loads((folder / "summary.json").read_text())
     samples = [read_samples(folder / "generate" / f"{n}.jsonl") for n in ("base", "control")]
     print(plain(summary, *samples))
@@ -70,10 +75,20 @@ def show_report(config: Config, path: Path | None = None) -> None:
 
 
 def load_run(path: str | Path) -> Controlled:
-    """The controlled model of a run whose train stage is done: base, control and tokenizer."""
+    """The controlled model of a run whose train stage is done: base, control and tokenizer.
+
+    InputError if the folder holds no such run, or a damaged one.
+    """
     path = Path(path)
     saved = path / "config.json"
+    mend = "write it anew, `dinado run CONFIG --print-config` prints it"
     if not saved.exists():
         raise InputError(f"{path} is no run folder (it has no config.json): give runs/NAME")
-    config = from_dict(json.loads(saved.read_text()))
+    try:
+        tree = json.loads(saved.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {saved} ({one_line(error)}): {mend}") from error
+    if not isinstance(tree, dict):
+        raise InputError(f"{saved} is not a JSON object: {mend}")
+    config = from_dict(tree, str(saved))
     return trained_model(config, RunFolder(path, config))

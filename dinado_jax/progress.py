@@ -74,15 +74,25 @@ class Progress:
             )
 
 
+def _whole_lines(path: Path) -> list[dict]:
+    """The lines of a log up to the first that a killed process left torn."""
+    whole = []
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
+        try:
+            whole.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return whole
+
+
 class MetricsLog:
     """A JSON-lines file of figures by step; reopening at a step drops what came after it."""
 
     def __init__(self, path: Path, resume_step: int = 0):
-        kept = []
-        if path.exists():
-            lines = [json.loads(line) for line in path.read_text().splitlines() if line]
-            kept = [line for line in lines if line["step"] <= resume_step]
-        path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        kept = [line for line in _whole_lines(path) if line["step"] <= resume_step]
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        partial.replace(path)
         self._path = path
 
     def write(self, step: int, **figures: float) -> None:

@@ -87,6 +87,17 @@ def importance(rollouts: Rollouts, mode: str, clip: float, reference_weight: flo
     return weight.astype(np.float32)
 
 
+def per_prompt(weight: np.ndarray, prompt_id: np.ndarray) -> np.ndarray:
+    """Weights scaled to add up to 1 for every prompt that has any: float64 [N].
+
+    Self-normalised importance sampling: with weight = (p / proposal) C, one prompt's rows then
+    follow its q*, and every prompt counts alike, whatever its success rate and its proposal.
+    """
+    _, group = np.unique(prompt_id, return_inverse=True)
+    total = np.bincount(group, weight)[group]
+    return np.divide(weight, total, out=np.zeros(len(weight)), where=total > 0)
+
+
 def effective_sample_size(weight: np.ndarray) -> float:
     """(sum w)^2 / sum w^2: how many unweighted samples the weighted ones are worth."""
     return float(weight.sum() ** 2 / np.maximum((weight**2).sum(), 1e-30))

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dinado_jax.errors import InputError
+from dinado_jax.errors import InputError, one_line, writing
 
 EOS = "<|endoftext|>"
+_SPARE = 512  # rows a model may have beyond its tokenizer: vocabularies are rounded up for speed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,9 @@ class Codec:
         return [text.strip() for text in texts]
 
     def save(self, folder: Path) -> None:
-        self.tokenizer.save_pretrained(str(folder))
+        """Writes the tokenizer as transformers does. InputError if the disk is full."""
+        with writing(folder):
+            self.tokenizer.save_pretrained(str(folder))
 
 
 def _transformers():
@@ -77,8 +80,12 @@ def train_codec(lines: Iterable[str], vocab_size: int) -> Codec:
     return Codec(tokenizer, tokenizer.eos_token_id)
 
 
-def load_codec(folder: Path, vocab_size: int) -> Codec:
-    """The tokenizer of a Hugging Face folder; InputError if absent or larger than the model."""
+def load_codec(folder: Path, vocab_size: int | None = None) -> Codec:
+    """The tokenizer of a Hugging Face folder.
+
+    InputError if there is none, or if it is not one for a model of `vocab_size` tokens: larger, or
+    much smaller.
+    """
     transformers = _transformers()
     mend = "put tokenizer.json, or vocab.json and merges.txt, there"
     files = {path.name for path in folder.iterdir()}
@@ -88,9 +95,8 @@ def load_codec(folder: Path, vocab_size: int) -> Codec:
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"no tokenizer in {folder} ({reason}): {mend}") from None
-    if len(tokenizer) > vocab_size:
+        raise InputError(f"no tokenizer in {folder} ({one_line(error)}): {mend}") from None
+    if vocab_size is not None and not 0 <= vocab_size - len(tokenizer) <= _SPARE:
         raise InputError(
             f"the tokenizer in {folder} has {len(tokenizer)} tokens, the model {vocab_size}: "
             "they belong to different models"

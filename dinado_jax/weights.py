@@ -6,7 +6,7 @@ Hugging Face stores them, so nothing is transposed. Only safetensors is read: no
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from dinado_jax.errors import InputError
+from dinado_jax.errors import InputError, one_line, writing
 from dinado_jax.models.gpt2 import GPT2Config
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -74,9 +74,10 @@ def shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
     return expected
 
 
-def locate(name_or_path: str) -> Path:
+def locate(name_or_path: str, patterns: Sequence[str] = HUB_FILES) -> Path:
     """The folder of a model: an existing folder, or a hub name fetched into the local cache.
 
+    `patterns` are the file names to fetch from the hub, as globs.
     Raises InputError for a missing path, a file, and whatever goes wrong with the hub.
     """
     if not name_or_path:
@@ -91,11 +92,11 @@ def locate(name_or_path: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
 
-        return Path(snapshot_download(name_or_path, allow_patterns=HUB_FILES))
+        return Path(snapshot_download(name_or_path, allow_patterns=list(patterns)))
     except Exception as error:  # the hub client lets errors of several HTTP libraries through
         raise InputError(
             f"neither a local folder nor reachable on the hub, {name_or_path!r}: check the name "
-            f"and the network, or give a folder ({_one_line(error)})"
+            f"and the network, or give a folder ({one_line(error)})"
         ) from error
 
 
@@ -149,7 +150,8 @@ def write_folder(
 
     `params` is the pytree of `read_params`; each array keeps its dtype. `end_token` is the id at
     which generation stops, also its first token; without it Hugging Face takes GPT-2's 50256.
-    Every file appears whole or not at all. Raises InputError where `params` does not fit `config`.
+    Every file appears whole or not at all. Raises InputError where `params` does not fit `config`,
+    and for a full disk.
     """
     folder = Path(folder)
     ours = {path: np.asarray(array) for path, array in flatten_dict(params, sep="/").items()}
@@ -166,9 +168,10 @@ def write_folder(
     if end_token is not None:
         fields |= {"bos_token_id": end_token, "eos_token_id": end_token}
     text = json.dumps(fields, indent=2, sort_keys=True) + "\n"
-    folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / WEIGHTS, lambda path: save_file(tensors, path, {"format": "pt"}))
-    _replace(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        _replace(folder / WEIGHTS, lambda path: save_file(tensors, path, {"format": "pt"}))
+        _replace(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
@@ -215,7 +218,7 @@ def _load(path: Path) -> dict[str, np.ndarray]:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise InputError(
-            f"unreadable safetensors, {path}: copy or download it again ({_one_line(error)})"
+            f"unreadable safetensors, {path}: copy or download it again ({one_line(error)})"
         ) from error
 
 
@@ -225,7 +228,7 @@ def _read_json(path: Path) -> dict:
     except FileNotFoundError as error:
         raise InputError(f"no {path.name}, {path.parent}: give a model's folder") from error
     except (OSError, ValueError) as error:
-        raise InputError(f"not JSON, {path}: {_one_line(error)}; download it again") from error
+        raise InputError(f"not JSON, {path}: {one_line(error)}; download it again") from error
     if not isinstance(content, dict):
         raise InputError(f"not a JSON object, {path}: download it again")
     return content
@@ -269,7 +272,3 @@ def _replace(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,9 +14,11 @@ import pytest
 import tiny_run
 from flax.traverse_util import unflatten_dict
 
-from dinado_jax import cli, signals
+from dinado_jax import cli, pipeline, signals
+from dinado_jax.errors import InputError
 from dinado_jax.models.gpt2 import GPT2Config
-from dinado_jax.text import train_codec
+from dinado_jax.text import load_codec, train_codec
+from dinado_jax.train import Diverged
 from dinado_jax.weights import shapes, write_folder
 
 TESTS = Path(__file__).parent
@@ -71,6 +74,15 @@ def test_print_config(capsys, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_overrides_may_follow_options(capsys):
+    cli.main(["run", str(DEMO), "seed=3", "--print-config", "sft.steps=7"])
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["seed"], printed["sft"]["steps"]) == (3, 7)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["run", str(DEMO), "--print-confg", "seed=3"])
+    assert caught.value.code == 2 and "--print-confg" in capsys.readouterr().err
+
+
 def test_dry_run(capsys, tmp_path, tmp_path_factory):
     with tiny_run.quick_compilation(tmp_path_factory.mktemp("compiled")):
         cli.main(command("train", tmp_path, "--dry-run"))
@@ -103,7 +115,7 @@ def test_config_file_missing(capsys):
         ("rollout.oracle=tiny_run:no_such", "tiny_run has no function no_such"),
         ("rollout.oracle=strict", "no such oracle"),
         ("base.vocab_size=9", "needs at least 257"),
-        ("base.n_head=3", "n_embd 16 is not divisible"),
+        ("base.n_head=3", "base.n_embd = 16 is not divisible"),
         ("sft.max_length=2", "no example fits in 2 tokens"),
     ],
 )
@@ -118,6 +130,50 @@ def test_prompt_files_are_looked_at_first(capsys, tmp_path):
     path.write_text("\n  \n")
     assert f"{path} holds no prompt" in refused(capsys, argv)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_prompt_files_are_read_as_the_lexical_oracle_reads_them(capsys, tmp_path):
+    path = tmp_path / "prompts.txt"
+    argv = command("run", tmp_path, f"evaluate.prompt_file={path}", "rollout.oracle=lexical")
+    for wrong in ("dog chase", "... ="):
+        path.write_text(f"dog chase =\n\n{wrong}\n")
+        assert f"{path}:3, " in refused(capsys, argv)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_missing_split_is_told_before_training(capsys, tmp_path):
+    (tmp_path / "train.jsonl").write_text('{"concepts": ["dog"], "scene": ["A dog."]}\n')
+    task = ("task.name=commongen", f"task.source={tmp_path}", "evaluate.split=dev")
+    assert "no files of the dev split" in refused(capsys, command("run", tmp_path / "r", *task))
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_missing_sacrebleu_matters_to_evaluate_alone(monkeypatch, tmp_path):
+    (tmp_path / "test.jsonl").write_text('{"concepts": ["dog"], "scene": ["A dog."]}\n')
+    config = tiny_run.config("task.name=commongen", f"task.source={tmp_path}")
+    monkeypatch.setattr(pipeline.importlib.util, "find_spec", lambda name: None)
+    pipeline._check(config, {"generate"})
+    with pytest.raises(InputError, match=r"pip install '\.\[eval\]'"):
+        pipeline._check(config, {"evaluate"})
+
+
+@pytest.mark.parametrize(
+    "error, code, what",
+    [
+        (OSError(28, "No space left on device", "x"), 2, "cannot write x .*run.folder=DIR .*--out"),
+        (PermissionError(13, "Permission denied", "x"), 2, "cannot open x "),
+        (Diverged("train: the loss is nan"), 1, "error: train: the loss is nan$"),
+    ],
+)
+def test_how_a_run_may_end(capsys, monkeypatch, tmp_path, error, code, what):
+    def end(*args):
+        raise error
+
+    monkeypatch.setattr(pipeline, "run_stages", end)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(command("run", tmp_path))
+    lines = capsys.readouterr().err.splitlines()
+    assert caught.value.code == code and len(lines) == 2 and re.search(what, lines[1])
 
 
 def test_a_stage_before_its_predecessor(capsys, tmp_path):
@@ -184,6 +240,18 @@ def test_tokenizer_of_another_model(capsys, base):
     write_folder(base, config, unflatten_dict(params, sep="/"), end_token=0)
     said = refused_base(capsys, base)
     assert f"has {size} tokens, the model {size - 1}" in said
+
+
+@pytest.mark.parametrize("spare, fits", [(512, True), (513, False)])
+def test_tokenizer_far_smaller_than_the_model(tmp_path, spare, fits):
+    made = train_codec(["a dog chased a cat"], 300)
+    made.save(tmp_path)
+    size = len(made.tokenizer)
+    if fits:
+        assert load_codec(tmp_path, size + spare).eos_id == made.eos_id
+    else:
+        with pytest.raises(InputError, match=f"has {size} tokens, the model {size + spare}"):
+            load_codec(tmp_path, size + spare)
 
 
 # Signals

@@ -50,16 +50,27 @@ def test_commongen_needs_its_sources():
 
 def test_file_and_overrides_of_every_type(tmp_path):
     path = written(tmp_path, "seed = 3\n[sft]\nlearning_rate = 1\n[delta]\nfull = ['ln_f/.*']\n")
-    config = load(path, ["sft.steps=7", "rollout.references=true", "decode.top_p=0.5"])
+    overrides = ["train.reference_weight=1", "rollout.references=true", "decode.top_p=0.5"]
+    config = load(path, ["sft.steps=7", *overrides])
     assert (config.seed, config.sft.steps, config.rollout.references) == (3, 7, True)
     assert config.decode.top_p == 0.5 and config.delta.full == ("ln_f/.*",)
     assert type(config.sft.learning_rate) is float
     assert load(path, ["seed=4"]).seed == 4
 
 
-@pytest.mark.parametrize("name", ["64", "1e3", "true", "007", "2020-01-01", "a b", "", "x=y"])
-def test_strings_need_no_quotes(name):
+@pytest.mark.parametrize("text", ["64", "1e3", "true", "007", "2020-01-01", "a b", "", "x=y"])
+def test_strings_need_no_quotes(text):
+    assert load(None, [f"task.source={text}"]).task.source == text
+
+
+@pytest.mark.parametrize("name", ["64", "1e3", "..a", "run_2.b-c", "läufe"])
+def test_names_of_folders(name):
     assert load(None, [f"name={name}"]).name == name
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../a", "/a", "a b", "a\\b"])
+def test_names_that_leave_the_folder(name):
+    refused("name = .* a folder's name", load, None, [f"name={name}"])
 
 
 def test_strings_and_lists_may_be_quoted():
@@ -102,6 +113,14 @@ def test_overrides_that_are_refused(override, match):
         "rollout.samples=0",
         "run.save_every=0",
         "seed=-1",
+        "seed=4294967296",
+        "base.n_embd=0",
+        "base.n_layer=-1",
+        "base.n_head=0",
+        "sft.beta2=1",
+        "train.beta2=-0.1",
+        "train.bellman=inf",
+        "delta.alpha=nan",
         "sft.steps=-1",
         "sft.warmup=-1",
         "train.learning_rate=-1e-3",
@@ -125,6 +144,11 @@ def test_values_out_of_range(override):
         (["sft.batch=10", "sft.accumulate=4"], "sft.batch = 10 is not divisible"),
         (["train.batch=6"], "train.batch = 6: .* a multiple of 4"),
         (["train.batch=36", "train.accumulate=4"], "multiple of 8"),
+        (["train.batch=4", "train.accumulate=0"], "train.accumulate = 0"),
+        (["base.n_head=3"], "base.n_embd = 64 is not divisible by base.n_head = 3"),
+        (["decode.max_new_tokens=24"], "decode.max_new_tokens = 24 .*base.n_positions = 24"),
+        (["rollout.max_new_tokens=25"], "rollout.max_new_tokens = 25"),
+        (["rollout.references=true"], "set train.reference_weight, or rollout.references=false"),
         (["task.name=commongen"], "task.source is empty"),
         (["sft.pretrain_steps=5"], "sft.pretrain_path is empty"),
     ],
@@ -133,8 +157,22 @@ def test_values_that_contradict_each_other(overrides, match):
     refused(match, load, None, overrides)
 
 
-def test_the_published_objective_takes_any_batch():
-    assert load(None, ["train.objective=published", "train.batch=6"]).train.batch == 6
+def test_the_published_objective_takes_any_batch_and_weighs_no_references():
+    given = ["train.objective=published", "train.batch=6", "rollout.references=true"]
+    assert load(None, given).train.batch == 6
+
+
+def test_sizes_of_a_new_model_do_not_matter_to_a_checkpoint():
+    given = ["base.path=somewhere", "base.n_head=3", "decode.max_new_tokens=100"]
+    assert load(None, given).base.path == "somewhere"
+
+
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+    def denied(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", denied)
+    refused(r"cannot read config some.toml \(Permission denied\)", load, "some.toml")
 
 
 def test_files_that_are_refused(tmp_path):

@@ -7,6 +7,8 @@ import zipfile
 import numpy as np
 import pytest
 
+from dinado_jax import batches
+from dinado_jax.config import Train
 from dinado_jax.data import Draws, Epochs, bucket, take
 from dinado_jax.errors import InputError
 from dinado_jax.rollouts import (
@@ -14,6 +16,7 @@ from dinado_jax.rollouts import (
     effective_sample_size,
     importance,
     join,
+    per_prompt,
     success_rate,
 )
 from dinado_jax.text import Sequences
@@ -362,3 +365,41 @@ def test_weights_turn_draws_of_one_distribution_into_draws_of_another():
     weight = importance(rows, "importance", 1.0, 0.0)
     assert np.average(drawn == 2, weights=weight) == pytest.approx(0.1, abs=0.01)
     assert 0.25 < effective_sample_size(weight) / 4000 < 0.6
+
+
+def test_per_prompt_weights_add_up_to_1_and_keep_their_ratios():
+    prompt_id = np.array([7, 3, 7, 9, 3, 7])
+    weight = np.array([1.0, 0.0, 3.0, 0.0, 5.0, 0.0])
+    np.testing.assert_allclose(per_prompt(weight, prompt_id), [0.25, 0, 0.75, 0, 1, 0])
+
+
+def test_the_direction_sees_every_prompt_alike_and_the_norm_follows_the_weights():
+    """Prompt 0 succeeds always, prompt 1 in one of ten; no other prompt succeeds."""
+    count = 30
+    rows = rollouts(count)
+    label = np.zeros(count, np.float32)
+    label[:10] = 1
+    label[10] = 1
+    prompt_id = np.repeat(np.arange(3), 10).astype(np.int32)
+    # The length tells the row, and the sum over a batch how often each was drawn.
+    length = np.arange(10, 10 + count, dtype=np.int32)
+    rows = dataclasses.replace(
+        rows,
+        tokens=np.zeros((count, 48), np.int32),
+        length=length,
+        label=label,
+        prompt_id=prompt_id,
+    )
+    train = Train(batch=40)
+    at = batches.matching(rows, np.ones(count, np.float32), train, seed=0)
+    steps = [at(step) for step in range(10)]
+    drawn = np.concatenate([b["direction"]["length"] for b in steps]) - 10
+    np.testing.assert_allclose(
+        np.bincount(prompt_id[drawn], minlength=3) / len(drawn), [0.5, 0.5, 0], atol=0.01
+    )
+    norm = np.concatenate([b["norm"]["length"] for b in steps]) - 10
+    wanted = np.concatenate([b["norm"]["label"] for b in steps])
+    np.testing.assert_array_equal(label[norm], wanted)
+    successes = np.bincount(norm[wanted > 0], minlength=count)
+    assert successes[10] == pytest.approx(successes[:11].mean(), abs=2)
+    assert steps[0]["norm"]["shift"][0] == pytest.approx(np.log(19 / 11), abs=1e-5)

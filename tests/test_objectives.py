@@ -186,7 +186,7 @@ def expected_direction(params, batch):
     pairs = list(zip(reference(params, batch), batch["label"]))
     return (
         sum(-label * log_q for steps, label in pairs for log_q, _, _ in steps),
-        sum(label * len(steps) for steps, label in pairs),
+        sum(label for _, label in pairs),
     )
 
 

@@ -167,6 +167,13 @@ def test_another_configuration_is_refused(run, override):
     assert contents(run) == before
 
 
+def test_smaller_batches_continue_a_run(run):
+    before = contents(run)
+    smaller = ("rollout.batch=8", "decode.batch=8", "sft.accumulate=2", "train.accumulate=2")
+    run_stages(tiny_run.config(*smaller), STAGES, run)
+    assert contents(run) == before
+
+
 def test_what_earlier_stages_do_not_depend_on_may_change(copy):
     path = copy(2)
     before = contents(path)
@@ -214,6 +221,8 @@ def test_what_cannot_be_generated(model):
     refused("top_p", lambda: dinado_jax.generate(model, ["dog ="], top_p=1.5))
     refused("prompt 0 has", lambda: dinado_jax.generate(model, ["dog " * 30]))
     refused("max_new_tokens", lambda: dinado_jax.generate(model, ["dog ="], max_new_tokens=0))
+    refused("'dog =': give a list", dinado_jax.generate, model, "dog =")
+    refused("batch = 0", lambda: dinado_jax.generate(model, ["dog ="], batch=0))
 
 
 def test_runs_that_cannot_be_loaded(tmp_path, copy):
@@ -221,6 +230,10 @@ def test_runs_that_cannot_be_loaded(tmp_path, copy):
     path = copy(2)
     (path / "config.json").write_text(json.dumps(tiny_run.config().as_dict()))
     refused("run the train stage first", load_run, path)
+    refused("no summary.json", show_report, tiny_run.config(), path)
+    for damaged in ('{"name": "ti', "[]", ""):
+        (path / "config.json").write_text(damaged)
+        refused("copy/config.json", load_run, path)
 
 
 # Continuing

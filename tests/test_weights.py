@@ -384,6 +384,15 @@ def test_locate_asks_the_hub_for_safe_files(tmp_path, monkeypatch):
     assert locate("owner/model") == tmp_path
 
 
+def test_locate_asks_for_no_more_than_is_wanted(tmp_path, monkeypatch):
+    def snapshot(name, allow_patterns):
+        assert allow_patterns == ["config.json"]
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    assert locate("owner/model", ("config.json",)) == tmp_path
+
+
 @pytest.mark.parametrize("error", [OSError("no\nroute"), ValueError("bad name"), RuntimeError("?")])
 def test_locate_hub_failure(error, monkeypatch):
     def fail(*args, **kwargs):

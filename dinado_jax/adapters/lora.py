@@ -107,8 +107,3 @@ def merge(params: dict, delta: Delta, scale: float) -> dict:
         addend = change["full"] if "full" in change else scale * (change["a"] @ change["b"])
         flat[path] = (flat[path].astype(jnp.float32) + addend).astype(flat[path].dtype)
     return unflatten_dict(flat, sep="/")
-
-
-def count(delta: Delta) -> int:
-    """Number of trained values."""
-    return sum(leaf.size for leaf in jax.tree.leaves(delta))

@@ -4,23 +4,16 @@ log R(x_<i, v) = log beta + r_v - max r      with r = log pi - log p, pi = base 
 """
 
 import dataclasses
-from typing import NamedTuple
 
 import jax
 
 from dinado_jax.adapters import lora
 from dinado_jax.config import Delta
 from dinado_jax.controls import norm
+from dinado_jax.controls.base import Evidence
 from dinado_jax.decoding.policy import Trunk
 from dinado_jax.models.gpt2 import GPT2
-from dinado_jax.ops.vocab import Scalars, policy_scalars
-
-
-class Evidence(NamedTuple):
-    """What objectives need at each position t, which draws token t + 1: all [B, T-1] float32."""
-
-    scalars: Scalars
-    log_beta: jax.Array
+from dinado_jax.ops.vocab import policy_scalars
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +39,10 @@ class Merge:
         return Trunk(self.model)
 
     def composed(self, base_params: dict, params: dict) -> dict:
-        """Variables of the composed distribution: the delta merged, one trunk."""
+        """Variables of the composed distribution, one trunk: the delta merged in float32; applied
+        on the fly in lower precision, which would round a small delta away."""
+        if self.model.config.dtype != "float32":
+            return self._adapted(base_params, params)
         return {"params": lora.merge(base_params, params["delta"], self._scale)}
 
     def log_policy(self, base_params: dict, params: dict, tokens: jax.Array) -> jax.Array:

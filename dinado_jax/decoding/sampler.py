@@ -1,7 +1,7 @@
 """Sampling as one compiled program: prefill, then a `lax.scan` over new tokens.
 
 A row's sample depends on its own prompt, id and the key, never on the rows beside it: the random
-number of row r at step i comes from fold_in(fold_in(key, r), i).
+number of sample s of prompt id at step i comes from key folded with id, then s, then i.
 
 B prompts, S samples of each, R = B S rows, N new tokens.
 """
@@ -67,7 +67,7 @@ class Sampler:
           variables: the policy's arrays.
           prompts: [B, T] int32.
           lengths: [B] int32, tokens of each prompt, >= 1.
-          ids: [B] int32; rows are numbered ids * samples + sample.
+          ids: [B] int32; their rows draw from streams of their own.
           key: typed PRNG key.
         """
         S, N = self.samples, self.max_new_tokens
@@ -75,8 +75,10 @@ class Sampler:
         logits, carry, lengths, ids = jax.tree.map(
             lambda x: jnp.repeat(x, S, 0), (logits, carry, lengths, ids)
         )
-        rows = ids * S + jnp.arange(ids.shape[0]) % S
-        keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
+        numbers = jnp.arange(ids.shape[0]) % S
+        keys = jax.vmap(lambda i, s: jax.random.fold_in(jax.random.fold_in(key, i), s))(
+            ids, numbers
+        )
 
         def draw(logits, done, index):
             uniform = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, index)))(keys)
@@ -90,7 +92,7 @@ class Sampler:
             position = state.position + jnp.where(state.done, 0, 1)
             return SamplingState(token, position, done, carry), (token, log_prob, state.done)
 
-        token, log_prob, done = draw(logits, jnp.zeros(rows.shape, bool), 0)
+        token, log_prob, done = draw(logits, jnp.zeros(ids.shape, bool), 0)
         state = SamplingState(token, lengths, done, carry)
         state, later = jax.lax.scan(step, state, jnp.arange(1, N))
         first = (token, log_prob, jnp.zeros_like(done))

@@ -9,7 +9,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from dinado_jax.controls.merge import Evidence
+from dinado_jax.controls.base import Control, Evidence
 from dinado_jax.controls.recursion import unroll
 from dinado_jax.objectives import bernoulli
 from dinado_jax.objectives.terms import Term
@@ -18,14 +18,14 @@ from dinado_jax.ops.masks import target_mask
 Batch = dict[str, jax.Array]
 
 
-def direction(control, base_params: dict, params: dict, batch: Batch) -> Term:
-    """Negative log-likelihood of the composed q on the batch's targets, weighted by label.
+def direction(control: Control, base_params: dict, params: dict, batch: Batch) -> Term:
+    """Negative log-likelihood (nats a row) of the composed q, each row weighted by its label.
 
     With rows drawn from p given C = 1 this is KL(q* || q) up to a constant (distribution matching).
     """
-    mask = target_mask(batch) * batch["label"][:, None]
     log_policy = control.log_policy(base_params, params, batch["tokens"])
-    return Term(-(mask * log_policy).sum(), mask.sum())
+    log_row = (target_mask(batch) * log_policy).sum(-1)
+    return Term(-(batch["label"] * log_row).sum(), batch["label"].sum())
 
 
 def _values(evidence: Evidence, mask):
@@ -47,7 +47,7 @@ class Published:
     off-by-one masks mended).
     """
 
-    control: object
+    control: Control
     coefficient: float = 1.0
 
     def terms(self, params: dict, base_params: dict, batch: Batch) -> dict[str, Term]:
@@ -73,7 +73,7 @@ class Matching:
     no backward pass through the trunk.
     """
 
-    control: object
+    control: Control
     coefficient: float = 1.0
 
     def terms(self, params: dict, base_params: dict, batch: Batch) -> dict[str, Term]:
@@ -97,7 +97,7 @@ class Matching:
 class Warmup:
     """Likelihood on successes for the direction; the norm is untouched."""
 
-    control: object
+    control: Control
 
     def terms(self, params: dict, base_params: dict, batch: Batch) -> dict[str, Term]:
         return {"direction": direction(self.control, base_params, params, batch)}

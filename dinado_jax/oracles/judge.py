@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dinado_jax.errors import InputError
+from dinado_jax.errors import InputError, one_line
 from dinado_jax.oracles.lexical import lexical
 
 Oracle = Callable[[list[str], list[str]], Sequence[bool] | Sequence[float]]
@@ -53,7 +53,7 @@ def _one_by_one(oracle: Oracle, prompts: list[str], texts: list[str]) -> Verdict
     if first is not None and failed.all():
         raise InputError(
             f"oracle {_name(oracle)}, all {len(texts)} samples raised, the first "
-            f"{_one_line(first)}: try it on one prompt and text"
+            f"{one_line(first)}: try it on one prompt and text"
         ) from first
     return Verdict(labels, failed)
 
@@ -95,7 +95,7 @@ def resolve(name: str) -> Oracle:
         module = importlib.import_module(module_name)
     except Exception as error:
         raise InputError(
-            f"oracle {name!r}, importing {module_name} raised {_one_line(error)}: "
+            f"oracle {name!r}, importing {module_name} raised {one_line(error)}: "
             "correct the name or install the module"
         ) from error
     oracle = getattr(module, function, None)
@@ -108,7 +108,3 @@ def resolve(name: str) -> Oracle:
 
 def _name(oracle: Oracle) -> str:
     return getattr(oracle, "__qualname__", type(oracle).__qualname__)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())

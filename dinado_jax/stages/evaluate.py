@@ -32,9 +32,16 @@ def _distinct(samples: list[dict], count: int, seed: int) -> float:
     return metrics.distinct_n([samples[i]["text"] for i in chosen], 2)
 
 
+def _mean(samples: list[dict], values: np.ndarray) -> tuple[float, float]:
+    """Mean over samples and its standard error, prompts being the independent draws."""
+    _, group = np.unique([s["prompt_id"] for s in samples], return_inverse=True)
+    per_prompt = np.bincount(group, values) / np.bincount(group)
+    return float(values.mean()), metrics.mean_and_error(per_prompt)[1]
+
+
 def _figures(samples: list[dict], references: list[tuple[str, ...]]) -> dict:
-    rate, error = metrics.mean_and_error(np.array([s["label"] for s in samples]))
-    log_base, _ = metrics.mean_and_error(np.array([s["log_prob_base"] for s in samples]))
+    rate, error = _mean(samples, np.array([s["label"] for s in samples]))
+    log_base, _ = _mean(samples, np.array([s["log_prob_base"] for s in samples]))
     keywords = [coverage(s["prompt"], s["text"]) for s in samples if s["prompt"].endswith(" =")]
     figures = {
         "samples": len(samples),
@@ -62,7 +69,7 @@ def evaluate(config: Config, run: RunFolder) -> dict:
     if config.task.name == "toy" or not all(references):
         references = []  # a lone made-up caption is no yardstick
     ratios = np.array([s["log_prob"] - s["log_prob_base"] for s in control])
-    kl, kl_error = metrics.mean_and_error(ratios)
+    kl, kl_error = _mean(control, ratios)
     summary = {"base": _figures(base, references), "control": _figures(control, references)}
     summary["control"] |= {"kl_to_base": kl, "kl_to_base_error": kl_error}
     successes = [s for s in base if s["label"] > 0.5]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dinado_jax.config import Config
-from dinado_jax.errors import InputError
+from dinado_jax.errors import ELSEWHERE, InputError
 
 STAGES = ("sft", "rollout", "train", "generate", "evaluate")
 # What each stage's result depends on; a finished stage is reused only while these stand.
@@ -19,6 +19,8 @@ _SECTIONS = {
     "generate": ("decode", "evaluate"),
     "evaluate": (),
 }
+# These change memory and speed alone: what ran out of memory goes on with less at once.
+_FREE = {"sft": "accumulate", "train": "accumulate", "rollout": "batch", "decode": "batch"}
 
 
 def write_json(path: Path, value) -> None:
@@ -36,6 +38,13 @@ def _finite(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _counts(section: str, value):
+    """What of a section a stage's result depends on."""
+    if not isinstance(value, dict):
+        return value
+    return {key: inner for key, inner in value.items() if key != _FREE.get(section)}
+
+
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
     """runs/NAME. InputError if it cannot be written or holds a run of another configuration."""
@@ -49,8 +58,7 @@ class RunFolder:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(
-                f"cannot write the run folder {folder} ({error.strerror}): choose another with "
-                "run.folder=DIR"
+                f"cannot write the run folder {folder} ({error.strerror}): {ELSEWHERE}"
             ) from None
         return folder
 
@@ -68,7 +76,7 @@ class RunFolder:
             return
         before = json.loads(begun.read_text())
         for section, value in self._inputs(name).items():
-            if before.get(section) != value:
+            if _counts(section, before.get(section)) != _counts(section, value):
                 raise InputError(
                     f"stage {name} in {self.path} was begun with another [{section}]: "
                     "give this run its own name=..., or delete that stage's folder"

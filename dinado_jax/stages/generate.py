@@ -8,6 +8,7 @@ import jax
 from dinado_jax import tasks
 from dinado_jax.config import Config
 from dinado_jax.errors import InputError
+from dinado_jax.oracles.lexical import lexical
 from dinado_jax.stages.folder import RunFolder
 from dinado_jax.stages.rollout import Collected, collect
 from dinado_jax.stages.train import trained_model
@@ -16,14 +17,29 @@ from dinado_jax.tasks.text import read_lines
 
 
 def held_out(config: Config) -> list[Example]:
-    """The examples to generate for: a prompt file's, or the split's."""
+    """The examples to generate for: a prompt file's, or the split's.
+
+    InputError for no such file or split, and for prompts that the lexical oracle cannot judge.
+    """
     settings = config.evaluate
     if settings.prompt_file:
-        prompts = [line.strip() for line in read_lines(Path(settings.prompt_file)) if line.strip()]
+        path = Path(settings.prompt_file)
+        lines = enumerate(map(str.strip, read_lines(path)), start=1)
+        prompts = {number: line for number, line in lines if line}
         if not prompts:
-            raise InputError(f"{settings.prompt_file} holds no prompt: write one a line")
-        return [Example(prompt, ()) for prompt in prompts]
+            raise InputError(f"{path} holds no prompt: write one a line")
+        if config.rollout.oracle == "lexical":
+            _check_keywords(path, prompts)
+        return [Example(prompt, ()) for prompt in prompts.values()]
     return tasks.examples(config.task, settings.split, config.seed, settings.prompts)
+
+
+def _check_keywords(path: Path, prompts: dict[int, str]) -> None:
+    for number, prompt in prompts.items():
+        try:
+            lexical([prompt], [""])
+        except InputError as error:
+            raise InputError(f"{path}:{number}, {error}") from None
 
 
 def _write(path: Path, collected: Collected) -> None:

@@ -13,7 +13,7 @@ from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.sampler import Sampler, sample_prompts
 from dinado_jax.decoding.score import score
 from dinado_jax.errors import InputError
-from dinado_jax.oracles.judge import judge, resolve
+from dinado_jax.oracles.judge import Verdict, judge, resolve
 from dinado_jax.progress import Progress
 from dinado_jax.rollouts import Rollouts, join, success_rate
 from dinado_jax.stages.folder import RunFolder
@@ -70,7 +70,7 @@ def collect(
     new = [row[:n] for row, n in zip(drawn.tokens, drawn.length)]
     texts = codec.decode(new)
     repeated = [prompt for prompt in prompts for _ in range(samples)]
-    verdict = judge(resolve(oracle), repeated, texts)
+    verdict = _judged(oracle, repeated, texts, decode.batch)
     rows = text.sequences(
         [ids for ids in prompt_ids for _ in range(samples)],
         new,
@@ -95,27 +95,46 @@ def collect(
     )
 
 
-def judged_references(base: Base, examples: Sequence[Example], oracle: str, batch: int) -> Rollouts:
-    """The references of examples as rollouts without a proposal; the oracle judges them too."""
-    codec = base.codec
-    pairs = [(e.prompt, ref, i) for i, e in enumerate(examples) for ref in e.references]
-    prompt_ids = codec.prompts([prompt for prompt, _, _ in pairs])
-    targets = codec.targets([reference for _, reference, _ in pairs])
-    limit = base.model.config.n_positions
-    fits = [len(p) + len(t) <= limit for p, t in zip(prompt_ids, targets)]
-    pairs = [pair for pair, fit in zip(pairs, fits) if fit]
-    rows = text.sequences(prompt_ids, targets, codec.eos_id, limit)
-    verdict = judge(resolve(oracle), [p for p, _, _ in pairs], [r for _, r, _ in pairs])
-    n = len(pairs)
+def _judged(oracle: str, prompts: list[str], texts: list[str], batch: int) -> Verdict:
+    """The oracle's verdict, `batch` texts a call."""
+    parts = []
+    for start in range(0, len(texts), batch):
+        signals.stop_here()
+        chunk = slice(start, start + batch)
+        parts.append(judge(resolve(oracle), prompts[chunk], texts[chunk]))
+    return Verdict(*map(np.concatenate, zip(*parts)))
+
+
+def judged_references(
+    base: Base, prompts: Sequence[str], examples: Sequence[Example], oracle: str, batch: int
+) -> Rollouts:
+    """The references of the prompts' examples as rollouts without a proposal, judged alike.
+
+    References too long for the base, and those on which the oracle fails, are left out.
+    """
+    codec, limit = base.codec, base.model.config.n_positions
+    number = {prompt: i for i, prompt in reversed(list(enumerate(prompts)))}
+    pairs = [(e.prompt, ref) for e in examples if e.prompt in number for ref in e.references]
+    verdict = _judged(oracle, [p for p, _ in pairs], [ref for _, ref in pairs], batch)
+    prompt_ids = codec.prompts([prompt for prompt, _ in pairs])
+    targets = codec.targets([reference for _, reference in pairs])
+    kept = [
+        i
+        for i, (p, t) in enumerate(zip(prompt_ids, targets))
+        if len(p) + len(t) <= limit and not verdict.failed[i]
+    ]
+    rows = text.sequences(
+        [prompt_ids[i] for i in kept], [targets[i] for i in kept], codec.eos_id, limit
+    )
     return Rollouts(
         tokens=rows.tokens,
         prompt_length=rows.prompt_length,
         length=rows.length,
-        label=np.nan_to_num(verdict.labels),
+        label=verdict.labels[kept],
         log_base=score(base.policy, base.variables, rows, batch).sum(1),
-        log_proposal=np.full(n, np.nan, np.float32),
-        prompt_id=np.array([i for _, _, i in pairs], np.int32),
-        finished=np.ones(n, bool),
+        log_proposal=np.full(len(kept), np.nan, np.float32),
+        prompt_id=np.array([number[pairs[i][0]] for i in kept], np.int32),
+        finished=np.ones(len(kept), bool),
     )
 
 
@@ -147,9 +166,8 @@ def rollout(config: Config, run: RunFolder) -> dict:
     }
     if settings.references:
         examples = tasks.examples(config.task, "train", config.seed)
-        chosen = set(prompts)
-        examples = [e for e in examples if e.prompt in chosen and e.references]
-        references = judged_references(base, examples, config.rollout.oracle, settings.batch)
+        oracle, batch = settings.oracle, settings.batch
+        references = judged_references(base, prompts, examples, oracle, batch)
         figures["references"] = len(references)
         figures["references_success_rate"] = float(references.label.mean())
         rollouts = join([rollouts, references], base.codec.eos_id)

@@ -39,7 +39,7 @@ def _initial(config: Config, folder: Path, corpus: list[str], examples: list[Exa
         partial = folder / "tokenizer.partial"
         text.train_codec(lines, config.base.vocab_size).save(partial)
         partial.replace(made)
-    codec = text.load_codec(made, config.base.vocab_size)
+    codec = text.load_codec(made)
     gpt2 = dataclasses.replace(new_config(config.base), vocab_size=len(codec.tokenizer))
     return GPT2(gpt2), init_params(gpt2, config.seed), codec
 

@@ -10,7 +10,7 @@ from dinado_jax import batches
 from dinado_jax.base import Base, Controlled
 from dinado_jax.checkpoint import Checkpoints
 from dinado_jax.config import Config
-from dinado_jax.controls.merge import Merge
+from dinado_jax.controls import Control, make_control
 from dinado_jax.errors import InputError
 from dinado_jax.objectives.control import OBJECTIVES, Warmup
 from dinado_jax.optim import optimizer
@@ -20,6 +20,7 @@ from dinado_jax.rollouts import (
     effective_sample_size,
     importance,
     join,
+    per_prompt,
     success_rate,
 )
 from dinado_jax.stages.folder import RunFolder
@@ -34,7 +35,7 @@ class Rounds:
 
     config: Config
     base: Base
-    control: Merge
+    control: Control
     folder: Path
     first: Rollouts
 
@@ -59,7 +60,9 @@ class Rounds:
             "oracle_failures": asked - int(newest.sum()),
             "rollouts": int((~rollouts.reference).sum()),
             "newest_success_rate": float(rollouts.label[newest].mean()),
-            "effective_successes": effective_sample_size(weight * rollouts.label),
+            "effective_successes": effective_sample_size(
+                per_prompt(weight * rollouts.label, rollouts.prompt_id)
+            ),
         }
 
     def _first_id(self, number: int) -> int:
@@ -93,7 +96,7 @@ def train(config: Config, run: RunFolder) -> dict:
             f"the base satisfies the oracle in {rate:.0%} of its samples: there is nothing to "
             "learn; check the oracle, or draw more with rollout.samples"
         )
-    control = Merge(base.model, config.delta)
+    control = make_control(config, base.model)
     transform = optimizer(settings, settings.steps)
     objective = OBJECTIVES[settings.objective](control, settings.bellman)
     step = make_step(objective.terms, transform)
@@ -145,10 +148,13 @@ def _fresh(control, config, base, prior, transform) -> TrainState:
 def trained_model(config: Config, run: RunFolder) -> Controlled:
     """The base under the control that the train stage left."""
     base = trained_base(config, run)
-    control = Merge(base.model, config.delta)
+    control = make_control(config, base.model)
     like = jax.eval_shape(lambda: control.init(jax.random.key(0), base.params, 0.5))
     folder = run.path / "train" / "control"
-    if not folder.exists():
+    params = None
+    if folder.exists():
+        with Checkpoints(folder) as final:
+            params = final.restore(like)
+    if params is None:
         raise InputError(f"no trained control in {run.path}: run the train stage first")
-    with Checkpoints(folder) as final:
-        return Controlled(base, control, final.restore(like))
+    return Controlled(base, control, params)

@@ -1,11 +1,12 @@
 """CommonGen and data like it: sets of concepts with sentences that use all of them."""
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from dinado_jax.errors import InputError
+from dinado_jax.errors import InputError, one_line
 from dinado_jax.tasks.keywords import Example, format_prompt
 from dinado_jax.tasks.text import read_lines
 
@@ -31,7 +32,7 @@ def examples(source: str, split: str) -> list[Example]:
     """
     if split not in _ALIASES:
         raise InputError(f"split {split!r}, concept data: give one of {', '.join(_ALIASES)}")
-    rows = _folder(Path(source), split) if Path(source).is_dir() else _hub(source, split)
+    rows = _folder(Path(source), split) if os.path.isdir(source) else _hub(source, split)
     groups: dict[tuple[str, ...], tuple[str, dict[str, None]]] = {}
     for where, concepts, references in rows:
         try:
@@ -50,7 +51,10 @@ def examples(source: str, split: str) -> list[Example]:
 
 def _folder(folder: Path, split: str) -> Iterator[Row]:
     aliases = "|".join(_ALIASES[split])
-    names = sorted(path.name for path in folder.iterdir())
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise InputError(f"{folder}, cannot be read ({one_line(error)}): allow it") from error
 
     def matching(pattern: str) -> list[Path]:
         return [folder / name for name in names if re.fullmatch(pattern + r"(\.gz)?", name)]
@@ -116,10 +120,9 @@ def _hub(name: str, split: str) -> Iterator[Row]:
     try:
         rows = datasets.load_dataset(name, split=_HUB_SPLITS[split])
     except Exception as error:
-        what = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(
-            f"concept data {name!r}, neither a folder nor loaded from the hub ({what}): "
-            "correct the name"
+            f"concept data {name!r}, neither a folder nor loaded from the hub "
+            f"({one_line(error)}): correct the name"
         ) from error
     for i, row in enumerate(rows):
         if not {"concepts", "target"} <= row.keys():

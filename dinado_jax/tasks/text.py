@@ -5,7 +5,7 @@ import lzma
 import zlib
 from pathlib import Path
 
-from dinado_jax.errors import InputError
+from dinado_jax.errors import InputError, one_line
 
 _OPENERS = {".gz": gzip.open, ".xz": lzma.open}
 _ABOUT = ("SOURCE", "README", "LICENSE")
@@ -19,8 +19,7 @@ def read_lines(path: Path) -> list[str]:
         with _OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8") as handle:
             return [line.rstrip("\n") for line in handle]
     except (OSError, EOFError, UnicodeDecodeError, lzma.LZMAError, zlib.error) as error:
-        what = " ".join(str(error).split())
-        raise InputError(f"{path}, cannot be read ({what}): give UTF-8 text") from error
+        raise InputError(f"{path}, cannot be read ({one_line(error)}): give UTF-8 text") from error
 
 
 def lines(path: str | Path) -> list[str]:

@@ -1,0 +1,114 @@
+"""Which values a configuration may hold; every fault is told as one line with its mend."""
+
+import difflib
+import math
+import re
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+if typing.TYPE_CHECKING:
+    from dinado_jax.config import Config
+
+_CHOICES = {
+    "task.name": ("toy", "commongen"),
+    "control.kind": ("merge",),
+    "control.norm_bias": ("success_rate", "zero"),
+    "train.objective": ("matching", "published"),
+    "train.weights": ("importance", "none"),
+    "sft.decay": ("cosine", "constant"),
+    "train.decay": ("cosine", "constant"),
+    "evaluate.split": ("train", "dev", "test"),
+    "base.dtype": ("float32", "bfloat16"),
+    "base.param_dtype": ("float32", "bfloat16"),
+}
+_BOUNDS = (
+    (
+        "at least 1",
+        lambda x: x >= 1,
+        """
+        task.train_examples base.vocab_size base.n_positions base.n_embd base.n_layer base.n_head
+        sft.batch sft.accumulate sft.max_length delta.rank
+        rollout.max_new_tokens rollout.batch rollout.prompts rollout.samples
+        train.batch train.accumulate train.rounds train.steps train.refresh_prompts
+        train.refresh_samples decode.max_new_tokens decode.batch
+        evaluate.prompts evaluate.samples run.log_every run.save_every
+        """,
+    ),
+    (
+        "0 or more",
+        lambda x: x >= 0,
+        """
+        sft.steps sft.pretrain_steps sft.learning_rate sft.warmup sft.weight_decay sft.clip
+        train.learning_rate train.warmup train.weight_decay train.clip train.warmup_direction
+        train.reference_weight train.bellman
+        rollout.temperature rollout.top_k decode.temperature decode.top_k
+        """,
+    ),
+    ("in (0, 1]", lambda x: 0 < x <= 1, "rollout.top_p decode.top_p train.weight_clip"),
+    ("in [0, 1)", lambda x: 0 <= x < 1, "sft.beta2 train.beta2"),
+    ("in [0, 2^32)", lambda x: 0 <= x < 2**32, "seed"),
+)
+
+
+def out_of_range(values: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with single values, given by "section.key"."""
+    for key, choices in _CHOICES.items():
+        if values[key] not in choices:
+            close = difflib.get_close_matches(values[key], choices, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"one of {', '.join(choices)}"
+            yield f"{key} = {values[key]!r}: {hint}"
+    for key, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            yield f"{key} = {value}: it must be finite"
+    for wanted, holds, keys in _BOUNDS:
+        for key in keys.split():
+            if not holds(values[key]):
+                yield f"{key} = {values[key]}: it must be {wanted}"
+    # It becomes a folder, and stays inside run.folder.
+    if not re.fullmatch(r"[\w.-]+", values["name"]) or values["name"] in (".", ".."):
+        yield f"name = {values['name']!r}: a folder's name of letters, digits and . _ - is needed"
+
+
+def contradictions(config: "Config") -> Iterator[str]:
+    """What is wrong with values, each in its range, beside each other."""
+    sft, train, base = config.sft, config.train, config.base
+    for name, section in (("sft", sft), ("train", train)):
+        if section.batch % section.accumulate:
+            yield (
+                f"{name}.batch = {section.batch} is not divisible by {name}.accumulate = "
+                f"{section.accumulate}: choose a multiple"
+            )
+    # Half a batch is for the direction; the other is balanced by label, and both are split.
+    unit = math.lcm(4, 2 * train.accumulate)
+    if train.objective == "matching" and train.batch % unit:
+        yield (
+            f"train.batch = {train.batch}: with objective matching and train.accumulate = "
+            f"{train.accumulate} it must be a multiple of {unit}"
+        )
+    unused = config.rollout.references and not train.reference_weight
+    if train.objective == "matching" and unused:
+        yield (
+            "rollout.references = true, but objective matching draws no reference while "
+            "train.reference_weight = 0: set train.reference_weight, or rollout.references=false"
+        )
+    if sft.pretrain_steps and not sft.pretrain_path:
+        yield (
+            "sft.pretrain_path is empty: give plain text, sft.pretrain_path=FILE, or leave it out "
+            "with sft.pretrain_steps=0"
+        )
+    if config.task.name == "commongen" and not config.task.source:
+        yield "task.source is empty: give CommonGen's folder or hub name, task.source=FOLDER"
+    if base.path:
+        return  # the sizes are the checkpoint's
+    if base.n_embd % base.n_head:
+        yield (
+            f"base.n_embd = {base.n_embd} is not divisible by base.n_head = {base.n_head}: "
+            "choose a multiple"
+        )
+    for name, section in (("rollout", config.rollout), ("decode", config.decode)):
+        if section.max_new_tokens >= base.n_positions:
+            yield (
+                f"{name}.max_new_tokens = {section.max_new_tokens} leaves no room for a prompt in "
+                f"base.n_positions = {base.n_positions}: lower one or raise the other"
+            )
