@@ -24,7 +24,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="dinado", description="Control of language models with NADO and DiNADO."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    demo = commands.add_parser("demo", help="the whole pipeline on the embedded toy task, on CPU")
+    demo = commands.add_parser("demo", help="the whole pipeline on the embedded toy task")
     demo.add_argument("--out", type=Path, default=Path("demo"), help="folder (default: demo)")
     demo.add_argument("overrides", nargs="*", metavar="section.key=value")
     everything = {"run": "all stages in order, resuming what is done", **_STAGE_HELP}

@@ -95,7 +95,7 @@ class Matching:
 
 @dataclasses.dataclass(frozen=True)
 class Warmup:
-    """Likelihood on successes for the direction; the norm is untouched."""
+    """Likelihood on successes for the direction; the norm gets no gradient."""
 
     control: Control
 
