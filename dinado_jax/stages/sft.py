@@ -19,6 +19,7 @@ from dinado_jax.optim import optimizer
 from dinado_jax.progress import MetricsLog
 from dinado_jax.stages.folder import RunFolder
 from dinado_jax.tasks.keywords import Example
+from dinado_jax.tasks.mined import mine
 from dinado_jax.tasks.text import lines as read_lines
 from dinado_jax.train import fit, make_step, start
 
@@ -51,13 +52,8 @@ def _pairs(codec: text.Codec, examples: list[Example], max_length: int) -> text.
     return text.sequences(prompts, targets, codec.eos_id, max_length)
 
 
-def _plain(codec: text.Codec, corpus: list[str], max_length: int) -> text.Sequences:
-    targets = codec.targets(corpus)
-    return text.sequences([[codec.eos_id]] * len(targets), targets, codec.eos_id, max_length)
-
-
 def sft(config: Config, run: RunFolder) -> dict:
-    """Trains on plain lines (if any) and then on the task's pairs; leaves sft/base.
+    """Trains on pairs mined from plain text (if any), then on the task's own; leaves sft/base.
 
     Returns the stage's figures.
     """
@@ -66,7 +62,13 @@ def sft(config: Config, run: RunFolder) -> dict:
     examples = tasks.examples(config.task, "train", config.seed)
     model, params, codec = _initial(config, folder, corpus, examples)
     length = min(config.sft.max_length, model.config.n_positions)
-    phases = [("pretrain", config.sft.pretrain_steps, lambda: _plain(codec, corpus, length))]
+    phases = [
+        (
+            "pretrain",
+            config.sft.pretrain_steps,
+            lambda: _pairs(codec, mine(corpus, examples, config.seed), length),
+        )
+    ]
     phases += [("sft", config.sft.steps, lambda: _pairs(codec, examples, length))]
     figures = {"parameters": sum(leaf.size for leaf in jax.tree.leaves(params))}
 
