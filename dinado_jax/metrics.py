@@ -72,6 +72,42 @@ def kl_floor(success: float, base_success: float) -> float:
     return term(success, base_success) + term(1 - success, 1 - base_success)
 
 
+def rate_distribution(hits: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How prompts differ: (rates [G], their probabilities [G]), the distribution of success rates
+    among prompts that makes hits [P] out of draws [P] samples likeliest, by EM on a grid.
+
+    Counting each prompt's own share instead would take the noise of few samples for differences.
+    """
+    rates = (np.arange(200) + 0.5) / 200
+    log_likelihood = np.outer(hits, np.log(rates)) + np.outer(draws - hits, np.log1p(-rates))
+    likelihood = np.exp(log_likelihood - log_likelihood.max(1, keepdims=True))
+    probability = np.full(rates.size, 1 / rates.size)
+    for _ in range(300):
+        posterior = likelihood * probability
+        probability = (posterior / posterior.sum(1, keepdims=True)).mean(0)
+    return rates, probability
+
+
+def kl_floor_by_prompt(success: float, rates: np.ndarray, probability: np.ndarray) -> float:
+    """`kl_floor` where prompts differ: the least mean KL(q || p) of any q that succeeds with rate
+    `success` over prompts on which the base succeeds with rates [G] of the given probabilities.
+
+    Each prompt's q is then p tilted by e^{t C}, with one t for all, and the floor is
+    max_t t s - E log(1 + R0 (e^t - 1)). It is never below the floor of the pooled rates, and equal
+    to it where all prompts are alike. Rates must lie strictly between 0 and 1.
+    """
+
+    def tilted(t):
+        return rates / (rates + (1 - rates) * np.exp(-t))
+
+    low, high = -50.0, 50.0
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if probability @ tilted(middle) < success else (low, middle)
+    log_normaliser = np.log1p(rates * np.expm1(low))
+    return float(low * success - probability @ log_normaliser)
+
+
 def efficiency(floor: float, kl: float) -> float:
     """floor / kl: 1 if the control paid no more KL than its success needs. nan if kl <= 0,
     which only an estimate from few samples can be, or a control that did nothing."""

@@ -14,6 +14,13 @@ _ROWS = (
     ("KL to the base (nats a sequence)", "kl_to_base", "{:.2f}"),
 )
 
+_LIMITS = (
+    ("no controller can have a lower KL than", "kl_floor"),
+    ("efficiency (1 is perfect)", "efficiency"),
+    ("the floor where prompts differ as here", "kl_floor_by_prompt"),
+    ("efficiency by that floor", "efficiency_by_prompt"),
+)
+
 
 def _table(summary: dict) -> list[tuple[str, str, str]]:
     def shown(value, form):
@@ -26,10 +33,7 @@ def _table(summary: dict) -> list[tuple[str, str, str]]:
         (label, cell("base", key, form), cell("control", key, form)) for label, key, form in _ROWS
     ]
     rows = [row for row in rows if any(row[1:])]
-    rows.append(
-        ("no controller can have a lower KL than", "", shown(summary["kl_floor"], "{:.2f}"))
-    )
-    rows.append(("efficiency (1 is perfect)", "", shown(summary["efficiency"], "{:.2f}")))
+    rows += [(label, "", shown(summary[key], "{:.2f}")) for label, key in _LIMITS]
     return rows
 
 

@@ -3,10 +3,19 @@
 import math
 import sys
 
+import numpy as np
 import pytest
 
 from dinado_jax.errors import InputError
-from dinado_jax.metrics import bleu4, distinct_n, efficiency, kl_floor, mean_and_error
+from dinado_jax.metrics import (
+    bleu4,
+    distinct_n,
+    efficiency,
+    kl_floor,
+    kl_floor_by_prompt,
+    mean_and_error,
+    rate_distribution,
+)
 
 
 def test_distinct_n_counts_within_texts():
@@ -67,6 +76,39 @@ def test_kl_floor_is_reached_by_conditioning_and_never_beaten():
 
     assert kl(conditioned) == pytest.approx(kl_floor(0.9, 0.3))
     assert kl(uneven) > kl_floor(0.9, 0.3)
+
+
+def test_kl_floor_by_prompt_of_like_prompts_is_the_floor():
+    for success, rate in ((0.9, 0.2), (0.3, 0.3), (0.1, 0.6), (0.999, 0.01)):
+        one = kl_floor_by_prompt(success, np.array([rate]), np.array([1.0]))
+        assert one == pytest.approx(kl_floor(success, rate), abs=1e-9)
+
+
+def test_kl_floor_by_prompt_is_the_best_split_of_successes():
+    """Against trying every way for two kinds of prompts to reach the wanted mean success."""
+    rates, share, success = np.array([0.05, 0.7]), np.array([0.6, 0.4]), 0.8
+    tried = []
+    for first in np.linspace(0.5, 1, 2001):
+        second = (success - share[0] * first) / share[1]
+        if 0 <= second <= 1:
+            floors = [kl_floor(first, rates[0]), kl_floor(second, rates[1])]
+            tried.append(share @ np.array(floors))
+    floor = kl_floor_by_prompt(success, rates, share)
+    assert floor == pytest.approx(min(tried), abs=1e-5)
+    assert floor > kl_floor(success, float(share @ rates)) + 0.1
+
+
+def test_rate_distribution_tells_noise_from_differences():
+    """Eight draws a prompt: of one rate for all, then of 0.05 and 0.6, where the floor of each
+    prompt's own share would be far from the truth."""
+    rng = np.random.default_rng(0)
+    draws = np.full(4000, 8)
+    for truth in (np.full(4000, 0.3), np.repeat([0.05, 0.6], 2000)):
+        rates, probability = rate_distribution(rng.binomial(draws, truth), draws)
+        assert probability.sum() == pytest.approx(1)
+        assert probability @ rates == pytest.approx(truth.mean(), abs=0.02)
+        exact = kl_floor_by_prompt(0.7, truth, np.full(4000, 1 / 4000))
+        assert kl_floor_by_prompt(0.7, rates, probability) == pytest.approx(exact, rel=0.08)
 
 
 def test_efficiency():

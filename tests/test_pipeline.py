@@ -312,7 +312,7 @@ def test_training_killed_goes_on_from_its_last_checkpoint(run, copy, monkeypatch
 
 def test_sft_stopped_and_continued(tmp_path, monkeypatch):
     """Stopped in the second of its phases; the first trains on plain text."""
-    line = "the old dog chased the red ball in the park ."
+    line = "the dog chased a ball"
     (tmp_path / "plain.txt").write_text(f"{line}\n" * 20)
     config = tiny_run.config(f"sft.pretrain_path={tmp_path / 'plain.txt'}", "sft.pretrain_steps=4")
     run_stages(config, ("sft",), tmp_path / "whole")

@@ -32,11 +32,22 @@ def _distinct(samples: list[dict], count: int, seed: int) -> float:
     return metrics.distinct_n([samples[i]["text"] for i in chosen], 2)
 
 
+def _groups(samples: list[dict]) -> np.ndarray:
+    """The number of each sample's prompt among those present, from 0."""
+    return np.unique([s["prompt_id"] for s in samples], return_inverse=True)[1]
+
+
 def _mean(samples: list[dict], values: np.ndarray) -> tuple[float, float]:
     """Mean over samples and its standard error, prompts being the independent draws."""
-    _, group = np.unique([s["prompt_id"] for s in samples], return_inverse=True)
+    group = _groups(samples)
     per_prompt = np.bincount(group, values) / np.bincount(group)
     return float(values.mean()), metrics.mean_and_error(per_prompt)[1]
+
+
+def _hits(samples: list[dict]) -> tuple[np.ndarray, np.ndarray]:
+    """Successes and samples of each prompt."""
+    group = _groups(samples)
+    return np.bincount(group, [s["label"] for s in samples]), np.bincount(group)
 
 
 def _figures(samples: list[dict], references: list[tuple[str, ...]]) -> dict:
@@ -80,6 +91,9 @@ def evaluate(config: Config, run: RunFolder) -> dict:
     rates = summary["control"]["success_rate"], summary["base"]["success_rate"]
     summary["kl_floor"] = metrics.kl_floor(*rates)
     summary["efficiency"] = metrics.efficiency(summary["kl_floor"], kl)
+    spread = metrics.rate_distribution(*_hits(base))
+    summary["kl_floor_by_prompt"] = metrics.kl_floor_by_prompt(rates[0], *spread)
+    summary["efficiency_by_prompt"] = metrics.efficiency(summary["kl_floor_by_prompt"], kl)
     records = {name: run.finished(name) for name in STAGES}
     summary["seconds"] = {name: rec["seconds"] for name, rec in records.items() if rec}
     summary["seconds"]["evaluate"] = round(time.monotonic() - began, 2)
