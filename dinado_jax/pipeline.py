@@ -7,11 +7,12 @@ from pathlib import Path
 
 from dinado_jax.base import Controlled
 from dinado_jax.config import Config, from_dict
-from dinado_jax.errors import InputError, one_line
+from dinado_jax.errors import InputError
+from dinado_jax.files import read_json, write_json
 from dinado_jax.oracles.judge import resolve
 from dinado_jax.report import plain
 from dinado_jax.stages.evaluate import evaluate, read_samples
-from dinado_jax.stages.folder import STAGES, RunFolder, write_json
+from dinado_jax.stages.folder import STAGES, RunFolder
 from dinado_jax.stages.generate import generate, held_out
 from dinado_jax.stages.rollout import rollout
 from dinado_jax.stages.sft import sft
@@ -68,7 +69,7 @@ def show_report(config: Config, path: Path | None = None) -> None:
     folder = run_folder(config, path).path
     if not (folder / "summary.json").exists():
         raise InputError(f"no summary.json in {folder}: run the evaluate stage, `dinado evaluate`")
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = read_json(folder / "summary.json", "run `dinado evaluate` again")
     samples = [read_samples(folder / "generate" / f"{n}.jsonl") for n in ("base", "control")]
     print(plain(summary, *samples))
     print(f"\n{folder / 'summary.json'}\n{folder / 'report.html'}")
@@ -84,11 +85,5 @@ def load_run(path: str | Path) -> Controlled:
     mend = "write it anew, `dinado run CONFIG --print-config` prints it"
     if not saved.exists():
         raise InputError(f"{path} is no run folder (it has no config.json): give runs/NAME")
-    try:
-        tree = json.loads(saved.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {saved} ({one_line(error)}): {mend}") from error
-    if not isinstance(tree, dict):
-        raise InputError(f"{saved} is not a JSON object: {mend}")
-    config = from_dict(tree, str(saved))
+    config = from_dict(read_json(saved, mend), str(saved))
     return trained_model(config, RunFolder(path, config))

@@ -15,11 +15,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from dinado_jax.errors import InputError, one_line, writing
+from dinado_jax.files import read_json
 from dinado_jax.models.gpt2 import GPT2Config
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PREFIX = "transformer."
 FOREIGN = ("*.bin", "*.msgpack", "*.pt", "*.pth", "*.h5")
+_AGAIN = "copy or download it again"
 DTYPES = ("float32", "float16", "bfloat16")
 HUB_FILES = [
     CONFIG, "*.safetensors", "*.safetensors.index.json",
@@ -109,7 +111,9 @@ def read_config(folder: Path) -> dict:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"no such folder, {folder}: check the path of the model")
-    config = _read_json(folder / CONFIG)
+    if not (folder / CONFIG).exists():
+        raise InputError(f"no {CONFIG}, {folder}: give a model's folder")
+    config = read_json(folder / CONFIG, _AGAIN)
     if config.get("model_type") != "gpt2":
         raise InputError(
             f"model_type is {config.get('model_type')!r}, {folder / CONFIG}: "
@@ -192,7 +196,7 @@ def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
 
 def _read_shards(folder: Path) -> dict[str, np.ndarray]:
     index = folder / INDEX
-    weight_map = _read_json(index).get("weight_map")
+    weight_map = read_json(index, _AGAIN).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
         raise InputError(f"no weight_map from keys to files, {index}: download the model again")
     shards = sorted(set(weight_map.values()))
@@ -220,18 +224,6 @@ def _load(path: Path) -> dict[str, np.ndarray]:
         raise InputError(
             f"unreadable safetensors, {path}: copy or download it again ({one_line(error)})"
         ) from error
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"no {path.name}, {path.parent}: give a model's folder") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"not JSON, {path}: {one_line(error)}; download it again") from error
-    if not isinstance(content, dict):
-        raise InputError(f"not a JSON object, {path}: download it again")
-    return content
 
 
 def _without_prefix(tensors: dict[str, np.ndarray], folder: Path) -> dict[str, np.ndarray]:

@@ -112,6 +112,7 @@ def test_summary_follows_from_the_samples(run):
     s, r = summary["control"]["success_rate"], summary["base"]["success_rate"]
     floor = s * math.log(s / r) + (1 - s) * math.log((1 - s) / (1 - r))
     assert summary["kl_floor"] == pytest.approx(floor)
+    assert 0 < summary["kl_floor_by_prompt"] < math.inf
     if kl > 0:
         assert summary["efficiency"] == pytest.approx(floor / kl)
 
@@ -234,6 +235,13 @@ def test_runs_that_cannot_be_loaded(tmp_path, copy):
     for damaged in ('{"name": "ti', "[]", ""):
         (path / "config.json").write_text(damaged)
         refused("copy/config.json", load_run, path)
+
+
+@pytest.mark.parametrize("name", ["done.json", "config.json"])
+def test_a_damaged_record_of_a_stage_is_refused(copy, name):
+    path = copy(2)
+    (path / "rollout" / name).write_text("")
+    refused(f"copy/rollout/{name}", run_stages, tiny_run.config(), ("train",), path)
 
 
 # Continuing

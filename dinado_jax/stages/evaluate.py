@@ -12,9 +12,10 @@ import numpy as np
 from dinado_jax import metrics
 from dinado_jax.config import Config
 from dinado_jax.errors import InputError
+from dinado_jax.files import write_json
 from dinado_jax.oracles.lexical import coverage
 from dinado_jax.report import write_report
-from dinado_jax.stages.folder import STAGES, RunFolder, write_json
+from dinado_jax.stages.folder import STAGES, RunFolder
 from dinado_jax.stages.generate import held_out
 
 _PACKAGES = ("dinado-jax", "jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")

@@ -1,14 +1,13 @@
 """A run's folder: one subfolder a stage, a record of what is done, and refusals in one line."""
 
 import dataclasses
-import json
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from dinado_jax.config import Config
 from dinado_jax.errors import ELSEWHERE, InputError
+from dinado_jax.files import read_json, write_json
 
 STAGES = ("sft", "rollout", "train", "generate", "evaluate")
 # What each stage's result depends on; a finished stage is reused only while these stand.
@@ -21,21 +20,7 @@ _SECTIONS = {
 }
 # These change memory and speed alone: what ran out of memory goes on with less at once.
 _FREE = {"sft": "accumulate", "train": "accumulate", "rollout": "batch", "decode": "batch"}
-
-
-def write_json(path: Path, value) -> None:
-    """Writes a JSON file whole or not at all; numbers that JSON lacks (nan, infinity) as null."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(_finite(value), indent=1, allow_nan=False) + "\n")
-    partial.replace(path)
-
-
-def _finite(value):
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+_ANEW = "delete the stage's folder and run it again"
 
 
 def _counts(section: str, value):
@@ -74,7 +59,7 @@ class RunFolder:
         begun = self.path / name / "config.json"
         if not begun.exists() or len(list(begun.parent.iterdir())) == 1:
             return
-        before = json.loads(begun.read_text())
+        before = read_json(begun, _ANEW)
         for section, value in self._inputs(name).items():
             if _counts(section, before.get(section)) != _counts(section, value):
                 raise InputError(
@@ -86,7 +71,7 @@ class RunFolder:
         """The record of a finished stage, or None. InputError if its configuration differs."""
         self._check_inputs(name)
         done = self.path / name / "done.json"
-        return json.loads(done.read_text()) if done.exists() else None
+        return read_json(done, _ANEW) if done.exists() else None
 
     def run(self, name: str, work: Callable[[Config, "RunFolder"], dict]) -> dict:
         """Does a stage unless it is done; returns its figures and the seconds it took."""
