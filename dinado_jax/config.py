@@ -57,7 +57,7 @@ class Sft(Optim):
     steps: int = 1200
     batch: int = 64
     learning_rate: float = 5e-3
-    pretrain_path: str = ""  # plain text, one sentence a line: trained on first
+    pretrain_path: str = ""  # plain text, one sentence a line: mined for pairs to train on first
     pretrain_steps: int = 0
     max_length: int = 32  # tokens; longer examples are left out
 

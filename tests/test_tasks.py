@@ -13,7 +13,7 @@ import pytest
 
 from dinado_jax.errors import InputError
 from dinado_jax.oracles.lexical import forms, lexical, words
-from dinado_jax.tasks import commongen, text, toy
+from dinado_jax.tasks import commongen, mined, text, toy
 from dinado_jax.tasks.keywords import Example, concepts_of, format_prompt
 
 
@@ -281,3 +281,36 @@ def test_missing_empty_and_broken_text(tmp_path):
     assert "cannot be read" in error_of(text.lines, tmp_path / "broken.xz")
     (tmp_path / "latin.txt").write_bytes("é".encode("latin-1"))
     assert "UTF-8" in error_of(text.lines, tmp_path / "latin.txt")
+
+
+# Examples mined from plain text
+
+
+def test_mined_prompts_are_in_the_task_form_and_hold_for_their_line():
+    examples = toy.examples("train", 400, 0)
+    lines = [example.references[0] for example in toy.examples("test", 200, 1)]
+    lines.insert(7, "Nothing of it here.")
+    sizes = {len(concepts_of(example.prompt)) for example in examples}
+    found = mined.mine(lines, examples, 0)
+    assert [example.references for example in found] == [
+        (line,) for line in lines if line != lines[7]
+    ]
+    assert all(lexical([e.prompt for e in found], [e.references[0] for e in found]))
+    assert max(len(concepts_of(example.prompt)) for example in found) == max(sizes)
+    assert found == mined.mine(lines, examples, 0) != mined.mine(lines, examples, 1)
+
+
+def test_mined_concepts_are_those_prompts_name_most():
+    """ "walking" is a form of both concepts, and two prompts name the verb."""
+    prompts = ["walk dog =", "walk cat =", "walking man ="]
+    examples = [Example(prompt, ("any",)) for prompt in prompts]
+    concepts = {
+        concept
+        for example in mined.mine(["A man is walking his dogs."] * 50, examples, 0)
+        for concept in concepts_of(example.prompt)
+    }
+    assert concepts == {"walk", "man", "dog"}
+
+
+def test_text_without_any_concept_is_refused():
+    assert "2 lines" in error_of(mined.mine, ["one", "two"], [Example("dog =", ("a dog",))], 0)
