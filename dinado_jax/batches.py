@@ -5,14 +5,16 @@ label [B], and what the objective asks for besides.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from dinado_jax.config import Train
 from dinado_jax.data import Draws, take
-from dinado_jax.rollouts import Rollouts, per_prompt
+from dinado_jax.rollouts import Rollouts, optimum_share, per_prompt, prompt_totals
 
-BatchAt = Callable[[int], dict]
+BatchAt = Callable[[int], dict]  # of a step
+Rows = Callable[[int, int], dict]  # of a step and how many rows
 
 
 def uniform(rollouts: Rollouts, weight: np.ndarray, train: Train, seed: int) -> BatchAt:
@@ -28,41 +30,66 @@ def uniform(rollouts: Rollouts, weight: np.ndarray, train: Train, seed: int) -> 
 
 def successes(rollouts: Rollouts, weight: np.ndarray, train: Train, seed: int) -> BatchAt:
     """Successes alone, drawn so that they follow q* of every prompt: for the warm-up."""
-    draws = _optimum(rollouts, weight, seed)
-    return lambda step: _successes(rollouts, draws, step, train.batch)
+    return partial(_successes(rollouts, weight, seed), count=train.batch)
 
 
 def matching(rollouts: Rollouts, weight: np.ndarray, train: Train, seed: int) -> BatchAt:
     """Half a batch of successes for the direction, following q* of every prompt; half of it
     balanced by label for the norm, following p."""
+    return _halves(_successes(rollouts, weight, seed), _balanced(rollouts, weight, seed), train)
+
+
+def ratio(rollouts: Rollouts, weight: np.ndarray, train: Train, seed: int) -> BatchAt:
+    """Half a batch for the direction, all rows alike of prompts with successes, each with its share
+    of q*; half of it balanced by label for the norm, following p."""
+    return _halves(_shares(rollouts, weight, seed), _balanced(rollouts, weight, seed), train)
+
+
+def _halves(direction: Rows, norm: Rows, train: Train) -> BatchAt:
     half = train.batch // 2
+    return lambda step: {"direction": direction(step, half), "norm": norm(step, half)}
+
+
+def _successes(rollouts, weight, seed) -> Rows:
+    draws = Draws(per_prompt(weight * rollouts.label, rollouts.prompt_id), rollouts.length, seed)
+
+    def at(step, count):
+        return {**take(rollouts, draws.at(step, count)), "label": np.ones(count, np.float32)}
+
+    return at
+
+
+def _shares(rollouts, weight, seed) -> Rows:
+    success, drawn = weight * rollouts.label, weight > 0
+    share = optimum_share(success, rollouts.prompt_id, drawn)
+    known = prompt_totals(success, rollouts.prompt_id) > 0
+    draws = Draws(known & drawn, rollouts.length, seed)
+    log_proposal = np.where(rollouts.reference, np.inf, rollouts.log_proposal).astype(np.float32)
+
+    def at(step, count):
+        index = draws.at(step, count)
+        scalars = {"share": share[index], "log_proposal": log_proposal[index]}
+        return {**take(rollouts, index), **scalars}
+
+    return at
+
+
+def _balanced(rollouts, weight, seed) -> Rows:
     positive, negative = weight * rollouts.label, weight * (1 - rollouts.label)
-    direction = _optimum(rollouts, weight, seed)
-    balance = [
+    draws = [
         Draws(positive, rollouts.length, seed + 1),
         Draws(negative, rollouts.length, seed + 2),
     ]
     drawn = ~rollouts.reference
     rate = np.clip(positive[drawn].sum() / weight[drawn].sum(), 1e-6, 1 - 1e-6)
-    label = np.repeat(np.float32([1, 0]), half // 2)
-    shift = np.full(half, np.log1p(-rate) - np.log(rate), np.float32)
+    shift = np.log1p(-rate) - np.log(rate)
 
-    def at(step):
-        norm = np.concatenate([draws.at(step, half // 2) for draws in balance])
-        return {
-            "direction": _successes(rollouts, direction, step, half),
-            "norm": {**take(rollouts, norm), "label": label, "shift": shift},
-        }
+    def at(step, count):
+        index = np.concatenate([each.at(step, count // 2) for each in draws])
+        label = np.repeat(np.float32([1, 0]), count // 2)
+        return {**take(rollouts, index), "label": label, "shift": np.full(count, shift, np.float32)}
 
     return at
 
 
-def _optimum(rollouts, weight, seed):
-    return Draws(per_prompt(weight * rollouts.label, rollouts.prompt_id), rollouts.length, seed)
-
-
-def _successes(rollouts, draws, step, count):
-    return {**take(rollouts, draws.at(step, count)), "label": np.ones(count, np.float32)}
-
-
-BATCHES = {"matching": matching, "published": uniform}
+BATCHES = {"matching": matching, "ratio": ratio, "published": uniform}

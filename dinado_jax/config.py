@@ -98,12 +98,12 @@ class Train(Optim):
     steps: int = 900
     batch: int = 256
     learning_rate: float = 5e-3
-    objective: str = "matching"  # matching | published
+    objective: str = "matching"  # matching | ratio | published
     warmup_direction: int = 0  # first steps: likelihood on successes, norm untouched
     rounds: int = 4  # steps are divided evenly among them; each but the first samples anew from q
     refresh_prompts: int = 3000
     refresh_samples: int = 8
-    # Objective published has all rollouts alike: these three are for matching and warm-ups only.
+    # Objective published has all rollouts alike: these three are for the others and warm-ups.
     weights: str = "importance"  # importance (p / proposal) | none
     weight_clip: float = 0.98  # quantile at which importance weights are cut
     reference_weight: float = 0.0  # a successful reference's share relative to a sample's

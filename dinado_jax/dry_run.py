@@ -17,6 +17,8 @@ from dinado_jax.objectives.sft import likelihood
 from dinado_jax.optim import optimizer
 from dinado_jax.train import make_step, start
 
+_SCALARS = ("label", "shift", "share", "log_proposal")  # what objectives ask for, a row each
+
 
 def _shape(*shape: int, dtype=jnp.int32) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, dtype)
@@ -28,8 +30,7 @@ def _rows(accumulate: int, rows: int, length: int) -> dict[str, jax.ShapeDtypeSt
         "tokens": _shape(*lead, length),
         "prompt_length": _shape(*lead),
         "length": _shape(*lead),
-        "label": _shape(*lead, dtype=jnp.float32),
-        "shift": _shape(*lead, dtype=jnp.float32),
+        **{name: _shape(*lead, dtype=jnp.float32) for name in _SCALARS},
     }
 
 
@@ -91,7 +92,7 @@ def dry_run(settings: config.Config) -> dict[str, Any]:
     transform = optimizer(settings.train, settings.train.steps)
     state = jax.eval_shape(lambda: start(_zeros(control_params), transform))
     accumulate, batch = settings.train.accumulate, settings.train.batch
-    if settings.train.objective == "matching":
+    if settings.train.objective != "published":
         rows = {part: _rows(accumulate, batch // 2, length) for part in ("direction", "norm")}
     else:
         rows = _rows(accumulate, batch, length)

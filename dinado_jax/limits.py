@@ -14,7 +14,7 @@ _CHOICES = {
     "task.name": ("toy", "commongen"),
     "control.kind": ("merge",),
     "control.norm_bias": ("success_rate", "zero"),
-    "train.objective": ("matching", "published"),
+    "train.objective": ("matching", "ratio", "published"),
     "train.weights": ("importance", "none"),
     "sft.decay": ("cosine", "constant"),
     "train.decay": ("cosine", "constant"),
@@ -81,15 +81,16 @@ def contradictions(config: "Config") -> Iterator[str]:
             )
     # Half a batch is for the direction; the other is balanced by label, and both are split.
     unit = math.lcm(4, 2 * train.accumulate)
-    if train.objective == "matching" and train.batch % unit:
+    halved = train.objective != "published"
+    if halved and train.batch % unit:
         yield (
-            f"train.batch = {train.batch}: with objective matching and train.accumulate = "
+            f"train.batch = {train.batch}: with objective {train.objective} and train.accumulate = "
             f"{train.accumulate} it must be a multiple of {unit}"
         )
     unused = config.rollout.references and not train.reference_weight
-    if train.objective == "matching" and unused:
+    if halved and unused:
         yield (
-            "rollout.references = true, but objective matching draws no reference while "
+            f"rollout.references = true, but objective {train.objective} draws no reference while "
             "train.reference_weight = 0: set train.reference_weight, or rollout.references=false"
         )
     if sft.pretrain_steps and not sft.pretrain_path:

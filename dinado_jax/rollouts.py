@@ -93,9 +93,23 @@ def per_prompt(weight: np.ndarray, prompt_id: np.ndarray) -> np.ndarray:
     Self-normalised importance sampling: with weight = (p / proposal) C, one prompt's rows then
     follow its q*, and every prompt counts alike, whatever its success rate and its proposal.
     """
-    _, group = np.unique(prompt_id, return_inverse=True)
-    total = np.bincount(group, weight)[group]
+    total = prompt_totals(weight, prompt_id)
     return np.divide(weight, total, out=np.zeros(len(weight)), where=total > 0)
+
+
+def prompt_totals(values: np.ndarray, prompt_id: np.ndarray) -> np.ndarray:
+    """For each row, the sum of the values of its prompt's rows: float64 [N]."""
+    _, group = np.unique(prompt_id, return_inverse=True)
+    return np.bincount(group, values)[group]
+
+
+def optimum_share(success: np.ndarray, prompt_id: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """q* / proposal of each row: float32 [N], mean 1 over a prompt's drawn rows if any succeeds.
+
+    success: (p / proposal) C of each row, [N]; drawn: bool [N].
+    """
+    rows = prompt_totals(drawn, prompt_id)
+    return (per_prompt(success, prompt_id) * rows).astype(np.float32)
 
 
 def effective_sample_size(weight: np.ndarray) -> float:

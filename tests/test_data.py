@@ -4,6 +4,7 @@ import dataclasses
 import io
 import zipfile
 
+import chex
 import numpy as np
 import pytest
 
@@ -391,7 +392,8 @@ def test_the_direction_sees_every_prompt_alike_and_the_norm_follows_the_weights(
         prompt_id=prompt_id,
     )
     train = Train(batch=40)
-    at = batches.matching(rows, np.ones(count, np.float32), train, seed=0)
+    weight = np.ones(count, np.float32)
+    at = batches.matching(rows, weight, train, seed=0)
     steps = [at(step) for step in range(10)]
     drawn = np.concatenate([b["direction"]["length"] for b in steps]) - 10
     np.testing.assert_allclose(
@@ -403,3 +405,10 @@ def test_the_direction_sees_every_prompt_alike_and_the_norm_follows_the_weights(
     successes = np.bincount(norm[wanted > 0], minlength=count)
     assert successes[10] == pytest.approx(successes[:11].mean(), abs=2)
     assert steps[0]["norm"]["shift"][0] == pytest.approx(np.log(19 / 11), abs=1e-5)
+    at = batches.ratio(rows, weight, train, seed=0)
+    parts = [at(step)["direction"] for step in range(10)]
+    drawn = np.concatenate([part["length"] for part in parts]) - 10
+    assert set(prompt_id[drawn]) == {0, 1}, "of prompt 2 nothing is known"
+    share = np.where(np.arange(count) < 10, 1, np.where(np.arange(count) == 10, 10, 0))
+    np.testing.assert_allclose(np.concatenate([part["share"] for part in parts]), share[drawn])
+    chex.assert_trees_all_equal(at(3)["norm"], steps[3]["norm"])

@@ -11,7 +11,7 @@ import tiny
 
 from dinado_jax.controls import norm
 from dinado_jax.objectives import bernoulli, sft
-from dinado_jax.objectives.control import Matching, Published, Warmup
+from dinado_jax.objectives.control import Matching, Published, Ratio, Warmup
 
 # Bernoulli losses
 
@@ -119,6 +119,7 @@ ROWS = {"prompt_length": [1, 3, 2, 6, 9, 4], "length": [10, 7, 3, 10, 10, 5], "s
 OBJECTIVES = {
     "published": Published(CONTROL, LAMBDA),
     "matching": Matching(CONTROL, LAMBDA),
+    "ratio": Ratio(CONTROL, LAMBDA),
     "warmup": Warmup(CONTROL),
 }
 
@@ -127,14 +128,23 @@ def rows(label, width=WIDTH, **given):
     return tiny.batch(**{**ROWS, **given}, label=label, width=width)
 
 
-def matching_batch(part, direction=None):
+# Of each row; the third is far likelier under q than under its proposal, the fourth has none.
+SHARE = np.float32([0.5, 0, 2, 1, 0, 1.5])
+ABOVE_UNIFORM = np.float32([1, 0.5, -6, np.inf, 0, -1])
+
+
+def halved_batch(part, direction=None):
+    """What `matching` and `ratio` take."""
     direction = rows([1, 1, 1, 0.25, 1, 1], seed=4) if direction is None else direction
+    targets = np.float32(direction["length"] - direction["prompt_length"])
+    uniform = -targets * np.log(CONTROL.model.config.vocab_size)
+    proposal = {"share": SHARE, "log_proposal": np.float32(uniform + ABOVE_UNIFORM)}
     shift = np.full(len(part["label"]), 2.2, np.float32)
-    return {"direction": direction, "norm": {**part, "shift": shift}}
+    return {"direction": {**direction, **proposal}, "norm": {**part, "shift": shift}}
 
 
 def batch_for(name, part):
-    return matching_batch(part) if name == "matching" else part
+    return part if name == "published" else halved_batch(part)
 
 
 MIXED = [1, 0, 0.5, 0, 1, 1]
@@ -237,23 +247,48 @@ def test_published_against_the_reference():
     )
 
 
-def test_matching_against_the_reference():
-    params, batch = tiny.random_params(), matching_batch(rows(MIXED))
+def expected_divergence(params, batch):
+    total = 0.0
+    given = zip(reference(params, batch), batch["share"], np.float64(batch["log_proposal"]))
+    for steps, share, log_proposal in given:
+        log_q = sum(step[0] for step in steps)
+        ratio = log_q - log_proposal
+        total += np.exp(min(ratio, 3)) * (1 + max(ratio - 3, 0)) - share * log_q
+    return total, B
+
+
+@pytest.mark.parametrize("name", ["matching", "ratio"])
+def test_halved_objectives_against_the_reference(name):
+    params, batch = tiny.random_params(), halved_batch(rows(MIXED))
     steps = reference(params, batch["norm"])
     values = [
         cross_entropy64(log_v, label, 2.2)
         for row, label in zip(steps, MIXED)
         for _, log_v, _ in row
     ]
+    expected = {"matching": expected_direction, "ratio": expected_divergence}[name]
     assert_terms(
-        terms_of(OBJECTIVES["matching"], params, batch),
+        terms_of(OBJECTIVES[name], params, batch),
         {
-            "direction": expected_direction(params, batch["direction"]),
+            "direction": expected(params, batch["direction"]),
             "value": (sum(values), len(values)),
             "terminal": expected_terminal(steps, MIXED, 2.2),
             "bellman": expected_bellman(steps),
         },
     )
+
+
+def test_ratio_leaves_a_direction_that_is_right():
+    """Where q / d is each row's share already, no row pushes, while likelihood would."""
+    params, batch = tiny.random_params(), halved_batch(rows(MIXED))
+    part = batch["direction"]
+    log_q = [sum(step[0] for step in steps) for steps in reference(params, part)]
+    share = np.linspace(0.1, 2, B)
+    right = {**part, "share": np.float32(share), "log_proposal": np.float32(log_q - np.log(share))}
+    gradient = gradients_of(OBJECTIVES["ratio"], params, {**batch, "direction": right})["direction"]
+    chex.assert_trees_all_close(gradient, zeros_like(gradient), atol=2e-3)
+    other = gradients_of(OBJECTIVES["matching"], params, batch)["direction"]
+    assert max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(other)) > 0.1
 
 
 def test_the_warm_up_is_the_direction_alone():
@@ -271,12 +306,12 @@ def leaves_with_paths(tree):
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
-@pytest.mark.parametrize("name", ["published", "matching"])
+@pytest.mark.parametrize("name", ["published", "matching", "ratio"])
 def test_gradients_against_finite_differences(name):
     """Along a random direction of every leaf of its own.
 
     What stop_gradient makes a constant has no finite differences: the norm's terms of `matching`
-    are differentiated by the norm only.
+    and `ratio` are differentiated by the norm only.
     """
     objective, params = OBJECTIVES[name], tiny.random_params()
     batch = batch_for(name, rows(MIXED))
@@ -296,7 +331,7 @@ def test_gradients_against_finite_differences(name):
 
         above, below = at(1), at(-1)
         for term, gradient in gradients.items():
-            if name == "matching" and term != "direction" and "norm" not in path:
+            if name != "published" and term != "direction" and "norm" not in path:
                 continue
             slope = np.sum(np.float64(leaves_with_paths(gradient)[path]) * tangent)
             difference = (float(above[term].sum) - float(below[term].sum)) / 2
@@ -309,9 +344,10 @@ def zeros_like(tree):
     return jax.tree.map(jnp.zeros_like, tree)
 
 
-def test_matching_keeps_direction_and_norm_apart():
+@pytest.mark.parametrize("name", ["matching", "ratio"])
+def test_direction_and_norm_are_kept_apart(name):
     params = tiny.random_params()
-    gradients = gradients_of(OBJECTIVES["matching"], params, matching_batch(rows(MIXED)))
+    gradients = gradients_of(OBJECTIVES[name], params, halved_batch(rows(MIXED)))
     direction = gradients.pop("direction")
     chex.assert_trees_all_equal(direction["norm"], zeros_like(params["norm"]))
     assert all(np.any(leaf) for leaf in jax.tree.leaves(direction["delta"]))
@@ -327,7 +363,7 @@ def test_published_moves_direction_and_norm_by_both_terms():
         assert all(np.any(leaf) for leaf in jax.tree.leaves(gradient))
 
 
-@pytest.mark.parametrize("name", ["published", "matching"])
+@pytest.mark.parametrize("name", ["published", "matching", "ratio"])
 @pytest.mark.parametrize("fresh", [True, False])
 @pytest.mark.parametrize(
     "part",
@@ -342,7 +378,7 @@ def test_published_moves_direction_and_norm_by_both_terms():
 def test_nothing_is_ever_nan_or_infinite(name, fresh, part):
     params = tiny.fresh_params() if fresh else tiny.random_params(scale=1.0)
     part = rows(**part)
-    batch = matching_batch(part, part) if name == "matching" else part
+    batch = part if name == "published" else halved_batch(part, part)
     chex.assert_tree_all_finite(terms_of(OBJECTIVES[name], params, batch))
     chex.assert_tree_all_finite(gradients_of(OBJECTIVES[name], params, batch))
 
@@ -366,7 +402,7 @@ def part_of(batch, chosen):
     return jax.tree.map(lambda x: x[chosen], batch)
 
 
-@pytest.mark.parametrize("name", ["published", "matching"])
+@pytest.mark.parametrize("name", ["published", "matching", "ratio"])
 def test_the_terms_of_two_halves_add_up_to_those_of_the_whole(name):
     params, batch = tiny.random_params(), batch_for(name, rows(MIXED))
     first, second = (part_of(batch, half) for half in (slice(B // 2), slice(B // 2, None)))

@@ -16,6 +16,7 @@ from dinado_jax.objectives.terms import Term
 from dinado_jax.ops.masks import target_mask
 
 Batch = dict[str, jax.Array]
+_CAP = 3.0  # nats
 
 
 def direction(control: Control, base_params: dict, params: dict, batch: Batch) -> Term:
@@ -26,6 +27,25 @@ def direction(control: Control, base_params: dict, params: dict, batch: Batch) -
     log_policy = control.log_policy(base_params, params, batch["tokens"])
     log_row = (target_mask(batch) * log_policy).sum(-1)
     return Term(-(batch["label"] * log_row).sum(), batch["label"].sum())
+
+
+def divergence(control: Control, base_params: dict, params: dict, batch: Batch) -> Term:
+    """Generalised KL (nats a row) between q* and q over rows of any proposal d, up to a constant:
+
+        E_d[ q / d - (q* / d) log q ]      with share [B] = q* / d and log_proposal [B] = log d.
+
+    Its expected gradient is that of the likelihood of q*, but failures teach too: a row is pushed
+    by q* / d - q / d, which vanishes where q is right, and with it the noise of fitting single
+    samples (the baseline of distributional policy gradients, arXiv 2206.00761, off-policy). Beyond
+    e^3 the ratio q / d goes on as its tangent.
+    """
+    log_policy = control.log_policy(base_params, params, batch["tokens"])
+    log_row = (target_mask(batch) * log_policy).sum(-1)
+    log_ratio = log_row - batch["log_proposal"]
+    capped = jnp.minimum(log_ratio, _CAP)
+    # A reference has no proposal, log d = inf: its first summand is 0, and stays so in gradients.
+    ratio = jnp.exp(capped) * (1 + jnp.where(log_ratio > _CAP, log_ratio - _CAP, 0.0))
+    return Term((ratio - batch["share"] * log_row).sum(), jnp.ones_like(log_row).sum())
 
 
 def _values(evidence: Evidence, mask):
@@ -62,34 +82,55 @@ class Published:
         }
 
 
+def _norm_terms(
+    control: Control, base_params: dict, params: dict, rows: Batch, coefficient: float
+) -> dict[str, Term]:
+    """Value of every prefix and of the whole row by labels, and forward consistency.
+
+    `rows` hold as many failures as successes, with `shift` [B], the log-odds the balancing added.
+    Direction and norm are disentangled in the gradient too: these losses see A and M as constants,
+    so their rows need no backward pass through the trunk.
+    """
+    label, shift = rows["label"], rows["shift"]
+    frozen_direction = {**params, "delta": jax.lax.stop_gradient(params["delta"])}
+    evidence = control.evidence(base_params, frozen_direction, rows["tokens"])
+    mask = target_mask(rows)
+    values = _values(evidence, mask)
+    value = bernoulli.cross_entropy(values.log_value, label[:, None], shift[:, None])
+    terminal = bernoulli.cross_entropy(values.log_terminal, label, shift)
+    return {
+        "value": Term((mask * value).sum(), mask.sum()),
+        "terminal": Term(terminal.sum(), jnp.ones_like(terminal).sum()),
+        "bellman": bellman(values)._replace(coefficient=coefficient),
+    }
+
+
 @dataclasses.dataclass(frozen=True)
 class Matching:
-    """Likelihood on p given C = 1 for the direction; labels and consistency for the norm.
-
-    A batch has two parts. "direction": successes, which train the direction. "norm": as many
-    failures as successes, with `shift` [B], the log-odds the balancing added; there the norm learns
-    the value of every prefix and of the whole row, and forward consistency. Direction and norm are
-    disentangled in the gradient too: the norm's losses see A and M as constants, so its rows need
-    no backward pass through the trunk.
-    """
+    """Likelihood of rows that follow q* for the direction, batch["direction"]; labels and
+    consistency for the norm, batch["norm"]."""
 
     control: Control
     coefficient: float = 1.0
 
     def terms(self, params: dict, base_params: dict, batch: Batch) -> dict[str, Term]:
-        rows = batch["norm"]
-        label, shift = rows["label"], rows["shift"]
-        frozen_direction = {**params, "delta": jax.lax.stop_gradient(params["delta"])}
-        evidence = self.control.evidence(base_params, frozen_direction, rows["tokens"])
-        mask = target_mask(rows)
-        values = _values(evidence, mask)
-        value = bernoulli.cross_entropy(values.log_value, label[:, None], shift[:, None])
-        terminal = bernoulli.cross_entropy(values.log_terminal, label, shift)
         return {
             "direction": direction(self.control, base_params, params, batch["direction"]),
-            "value": Term((mask * value).sum(), mask.sum()),
-            "terminal": Term(terminal.sum(), jnp.ones_like(terminal).sum()),
-            "bellman": bellman(values)._replace(coefficient=self.coefficient),
+            **_norm_terms(self.control, base_params, params, batch["norm"], self.coefficient),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Ratio:
+    """As `Matching`, but successes and failures teach the direction: `divergence`."""
+
+    control: Control
+    coefficient: float = 1.0
+
+    def terms(self, params: dict, base_params: dict, batch: Batch) -> dict[str, Term]:
+        return {
+            "direction": divergence(self.control, base_params, params, batch["direction"]),
+            **_norm_terms(self.control, base_params, params, batch["norm"], self.coefficient),
         }
 
 
@@ -103,4 +144,4 @@ class Warmup:
         return {"direction": direction(self.control, base_params, params, batch)}
 
 
-OBJECTIVES = {"matching": Matching, "published": Published}
+OBJECTIVES = {"matching": Matching, "ratio": Ratio, "published": Published}
