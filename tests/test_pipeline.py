@@ -341,11 +341,15 @@ def test_sft_stopped_and_continued(tmp_path, monkeypatch):
     [
         (["train.objective=published", "train.accumulate=2"], ["train round 0", "train round 1"]),
         (["train.warmup_direction=4"], ["warm-up", "train round 1"]),
+        (
+            ["train.objective=ratio", "rollout.references=true", "train.reference_weight=1.0"],
+            ["train round 0", "train round 1"],
+        ),
     ],
 )
 def test_other_ways_to_train(copy, overrides, stages):
-    path = copy(2)
-    run_stages(tiny_run.config(*overrides), ("train",), path)
+    path = copy(1 if any("rollout" in each for each in overrides) else 2)
+    run_stages(tiny_run.config(*overrides), ("rollout", "train"), path)
     lines = read_lines(path / "train" / "train.jsonl")
     assert list(dict.fromkeys(line["stage"] for line in lines)) == stages
     assert all(math.isfinite(line["loss"]) for line in lines)
