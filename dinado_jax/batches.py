@@ -1,7 +1,7 @@
 """Which rollouts a training step sees, as pure functions of the step.
 
-Every batch is a dict of arrays with a row per sequence: tokens [B, T], prompt_length, length and
-label [B], and what the objective asks for besides.
+Every batch is a dict of arrays with a row per sequence: tokens [B, T], prompt_length and length
+[B], and what the objective asks for besides, or one such dict for each of its parts.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import numpy as np
 
 from dinado_jax.config import Train
 from dinado_jax.data import Draws, take
-from dinado_jax.rollouts import Rollouts, optimum_share, per_prompt, prompt_totals
+from dinado_jax.rollouts import Rollouts, optimum_share, per_prompt
 
 BatchAt = Callable[[int], dict]  # of a step
 Rows = Callable[[int, int], dict]  # of a step and how many rows
@@ -40,8 +40,8 @@ def matching(rollouts: Rollouts, weight: np.ndarray, train: Train, seed: int) ->
 
 
 def ratio(rollouts: Rollouts, weight: np.ndarray, train: Train, seed: int) -> BatchAt:
-    """Half a batch for the direction, all rows alike of prompts with successes, each with its share
-    of q*; half of it balanced by label for the norm, following p."""
+    """Half a batch for the direction, all rows alike, each with its share of q*; half of it
+    balanced by label for the norm, following p."""
     return _halves(_shares(rollouts, weight, seed), _balanced(rollouts, weight, seed), train)
 
 
@@ -60,10 +60,8 @@ def _successes(rollouts, weight, seed) -> Rows:
 
 
 def _shares(rollouts, weight, seed) -> Rows:
-    success, drawn = weight * rollouts.label, weight > 0
-    share = optimum_share(success, rollouts.prompt_id, drawn)
-    known = prompt_totals(success, rollouts.prompt_id) > 0
-    draws = Draws(known & drawn, rollouts.length, seed)
+    share = optimum_share(weight * rollouts.label, rollouts.prompt_id, ~rollouts.reference)
+    draws = Draws(weight > 0, rollouts.length, seed)
     log_proposal = np.where(rollouts.reference, np.inf, rollouts.log_proposal).astype(np.float32)
 
     def at(step, count):

@@ -103,13 +103,14 @@ def prompt_totals(values: np.ndarray, prompt_id: np.ndarray) -> np.ndarray:
     return np.bincount(group, values)[group]
 
 
-def optimum_share(success: np.ndarray, prompt_id: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """q* / proposal of each row: float32 [N], mean 1 over a prompt's drawn rows if any succeeds.
+def optimum_share(success: np.ndarray, prompt_id: np.ndarray, sampled: np.ndarray) -> np.ndarray:
+    """q* / proposal of each row, estimated: float32 [N]. A prompt's shares add up to the number of
+    its samples if any row succeeds; with no success known they are 0, as C is on those rows.
 
-    success: (p / proposal) C of each row, [N]; drawn: bool [N].
+    success: (p / proposal) C of each row, [N]; sampled: bool [N], false for references.
     """
-    rows = prompt_totals(drawn, prompt_id)
-    return (per_prompt(success, prompt_id) * rows).astype(np.float32)
+    samples = prompt_totals(sampled, prompt_id)
+    return (per_prompt(success, prompt_id) * samples).astype(np.float32)
 
 
 def effective_sample_size(weight: np.ndarray) -> float:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 import zipfile
 
 import chex
@@ -17,6 +18,7 @@ from dinado_jax.rollouts import (
     effective_sample_size,
     importance,
     join,
+    optimum_share,
     per_prompt,
     success_rate,
 )
@@ -374,23 +376,22 @@ def test_per_prompt_weights_add_up_to_1_and_keep_their_ratios():
     np.testing.assert_allclose(per_prompt(weight, prompt_id), [0.25, 0, 0.75, 0, 1, 0])
 
 
-def test_the_direction_sees_every_prompt_alike_and_the_norm_follows_the_weights():
-    """Prompt 0 succeeds always, prompt 1 in one of ten; no other prompt succeeds."""
+def three_prompts():
+    """Prompt 0 succeeds always, prompt 1 in one of ten; no other prompt succeeds. The length tells
+    the row."""
     count = 30
-    rows = rollouts(count)
-    label = np.zeros(count, np.float32)
-    label[:10] = 1
-    label[10] = 1
-    prompt_id = np.repeat(np.arange(3), 10).astype(np.int32)
-    # The length tells the row, and the sum over a batch how often each was drawn.
-    length = np.arange(10, 10 + count, dtype=np.int32)
-    rows = dataclasses.replace(
-        rows,
+    return dataclasses.replace(
+        rollouts(count),
         tokens=np.zeros((count, 48), np.int32),
-        length=length,
-        label=label,
-        prompt_id=prompt_id,
+        length=np.arange(10, 10 + count, dtype=np.int32),
+        label=np.float32(np.arange(count) <= 10),
+        prompt_id=np.repeat(np.arange(3), 10).astype(np.int32),
     )
+
+
+def test_the_direction_sees_every_prompt_alike_and_the_norm_follows_the_weights():
+    rows, count = three_prompts(), 30
+    label, prompt_id = rows.label, rows.prompt_id
     train = Train(batch=40)
     weight = np.ones(count, np.float32)
     at = batches.matching(rows, weight, train, seed=0)
@@ -405,10 +406,46 @@ def test_the_direction_sees_every_prompt_alike_and_the_norm_follows_the_weights(
     successes = np.bincount(norm[wanted > 0], minlength=count)
     assert successes[10] == pytest.approx(successes[:11].mean(), abs=2)
     assert steps[0]["norm"]["shift"][0] == pytest.approx(np.log(19 / 11), abs=1e-5)
-    at = batches.ratio(rows, weight, train, seed=0)
+
+
+def test_the_ratio_sees_all_rows_and_their_shares_of_the_optimum():
+    """Prompt 0 succeeds always, prompt 1 in one of ten, prompt 2 never."""
+    rows = three_prompts()
+    weight = np.ones(30, np.float32)
+    at = batches.ratio(rows, weight, Train(batch=40), seed=0)
     parts = [at(step)["direction"] for step in range(10)]
     drawn = np.concatenate([part["length"] for part in parts]) - 10
-    assert set(prompt_id[drawn]) == {0, 1}, "of prompt 2 nothing is known"
-    share = np.where(np.arange(count) < 10, 1, np.where(np.arange(count) == 10, 10, 0))
+    np.testing.assert_allclose(np.bincount(drawn) / len(drawn), 1 / 30, atol=0.01)
+    share = np.where(np.arange(30) < 10, 1, np.where(np.arange(30) == 10, 10, 0))
     np.testing.assert_allclose(np.concatenate([part["share"] for part in parts]), share[drawn])
-    chex.assert_trees_all_equal(at(3)["norm"], steps[3]["norm"])
+    same = batches.matching(rows, weight, Train(batch=40), seed=0)
+    chex.assert_trees_all_equal(at(3)["norm"], same(3)["norm"])
+
+
+def test_a_reference_in_the_ratio_has_no_proposal_and_adds_no_sample():
+    log_proposal = np.full(30, -20, np.float32)
+    log_proposal[10] = np.nan
+    rows = dataclasses.replace(three_prompts(), log_proposal=log_proposal)
+    weight = np.ones(30, np.float32)
+    at = batches.ratio(rows, weight, Train(batch=240), seed=0)
+    part = at(0)["direction"]
+    reference = part["length"] == 20
+    assert reference.any() and np.isposinf(part["log_proposal"][reference]).all()
+    assert np.all(part["share"][reference] == 9)
+    assert np.all(part["log_proposal"][~reference] == -20)
+
+
+def test_the_ratio_pushes_hard_prompts_towards_success_on_average():
+    """Over all ways two samples of a proposal that succeeds in one of ten can come out, the push
+    (share - q / d) on a q that succeeds half the time is that of the likelihood of q*, scaled."""
+    rate, now = 0.1, 0.5
+    push = 0.0
+    for labels in itertools.product((0.0, 1.0), repeat=2):
+        label = np.array(labels)
+        chance = np.prod(np.where(label > 0, rate, 1 - rate))
+        share = optimum_share(label, np.zeros(2, int), np.ones(2, bool))
+        q_over_d = np.where(label > 0, now / rate, (1 - now) / (1 - rate))
+        score = np.where(label > 0, 1 - now, -now)  # of the log-odds of success
+        push += chance * np.sum((share - q_over_d) * score)
+    some_success = 1 - (1 - rate) ** 2
+    assert push == pytest.approx(2 * some_success * (1 - now))

@@ -1,7 +1,8 @@
-"""What trains a control: the published objective, and distribution matching, the default.
+"""What trains a control: the published objective, and distribution matching, by the likelihood of
+successes (the default) or by the ratio of q to each rollout's proposal.
 
-Both read a control's scalars only. Batches: tokens [B, T] int32, prompt_length [B], length [B],
-label [B] float32 in [0, 1].
+All read a control's scalars only. Batches: tokens [B, T] int32, prompt_length [B], length [B], and
+float32 [B] as each asks for: label in [0, 1], shift, share, log_proposal.
 """
 
 import dataclasses
