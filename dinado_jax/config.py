@@ -104,7 +104,7 @@ class Train(Optim):
     refresh_prompts: int = 3000
     refresh_samples: int = 8
     # Objective published has all rollouts alike: these three are for the others and warm-ups.
-    weights: str = "importance"  # importance (p / proposal) | none
+    weights: str = "importance"  # importance (p / proposal) | none: the proposals' q*, not p's
     weight_clip: float = 0.98  # quantile at which importance weights are cut
     reference_weight: float = 0.0  # a successful reference's share relative to a sample's
     bellman: float = 1.0  # lambda

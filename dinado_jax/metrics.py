@@ -77,6 +77,7 @@ def rate_distribution(hits: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, 
     among prompts that makes hits [P] out of draws [P] samples likeliest, by EM on a grid.
 
     Counting each prompt's own share instead would take the noise of few samples for differences.
+    An estimate: rates below about 1 / draws are hardly seen, and a floor from it is then too low.
     """
     rates = (np.arange(200) + 0.5) / 200
     log_likelihood = np.outer(hits, np.log(rates)) + np.outer(draws - hits, np.log1p(-rates))
@@ -93,8 +94,8 @@ def kl_floor_by_prompt(success: float, rates: np.ndarray, probability: np.ndarra
     `success` over prompts on which the base succeeds with rates [G] of the given probabilities.
 
     Each prompt's q is then p tilted by e^{t C}, with one t for all, and the floor is
-    max_t t s - E log(1 + R0 (e^t - 1)). It is never below the floor of the pooled rates, and equal
-    to it where all prompts are alike. Rates must lie strictly between 0 and 1.
+    max_t t s - E log(1 + R0 (e^t - 1)). It is never below the floor of the mean rate, and equal to
+    it where all prompts are alike. Rates must lie strictly between 0 and 1.
     """
 
     def tilted(t):

@@ -67,9 +67,10 @@ def show_report(config: Config, path: Path | None = None) -> None:
     InputError if the run has no summary yet.
     """
     folder = run_folder(config, path).path
+    again = "delete its evaluate folder, if any, and run `dinado evaluate`"
     if not (folder / "summary.json").exists():
-        raise InputError(f"no summary.json in {folder}: run the evaluate stage, `dinado evaluate`")
-    summary = read_json(folder / "summary.json", "run `dinado evaluate` again")
+        raise InputError(f"no summary.json in {folder}: {again}")
+    summary = read_json(folder / "summary.json", again)
     samples = [read_samples(folder / "generate" / f"{n}.jsonl") for n in ("base", "control")]
     print(plain(summary, *samples))
     print(f"\n{folder / 'summary.json'}\n{folder / 'report.html'}")

@@ -17,7 +17,7 @@ _ROWS = (
 _LIMITS = (
     ("no controller can have a lower KL than", "kl_floor"),
     ("efficiency (1 is perfect)", "efficiency"),
-    ("the floor where prompts differ as here", "kl_floor_by_prompt"),
+    ("the floor, prompts differing (estimate)", "kl_floor_by_prompt"),
     ("efficiency by that floor", "efficiency_by_prompt"),
 )
 
@@ -33,7 +33,7 @@ def _table(summary: dict) -> list[tuple[str, str, str]]:
         (label, cell("base", key, form), cell("control", key, form)) for label, key, form in _ROWS
     ]
     rows = [row for row in rows if any(row[1:])]
-    rows += [(label, "", shown(summary[key], "{:.2f}")) for label, key in _LIMITS]
+    rows += [(label, "", shown(summary[key], "{:.2f}")) for label, key in _LIMITS if key in summary]
     return rows
 
 

@@ -427,8 +427,10 @@ def test_a_reference_in_the_ratio_has_no_proposal_and_adds_no_sample():
     log_proposal[10] = np.nan
     rows = dataclasses.replace(three_prompts(), log_proposal=log_proposal)
     weight = np.ones(30, np.float32)
-    at = batches.ratio(rows, weight, Train(batch=240), seed=0)
-    part = at(0)["direction"]
+    at = batches.ratio(rows, weight, Train(batch=40), seed=0)
+    parts = [at(step)["direction"] for step in range(10)]
+    names = ("length", "share", "log_proposal")
+    part = {name: np.concatenate([part[name] for part in parts]) for name in names}
     reference = part["length"] == 20
     assert reference.any() and np.isposinf(part["log_proposal"][reference]).all()
     assert np.all(part["share"][reference] == 9)

@@ -17,6 +17,7 @@ import dinado_jax.stages.train
 import dinado_jax.train
 from dinado_jax import cli, signals
 from dinado_jax.errors import InputError
+from dinado_jax.metrics import kl_floor_by_prompt, rate_distribution
 from dinado_jax.pipeline import load_run, run_stages, show_report
 from dinado_jax.rollouts import Rollouts
 from dinado_jax.stages.folder import STAGES
@@ -112,9 +113,13 @@ def test_summary_follows_from_the_samples(run):
     s, r = summary["control"]["success_rate"], summary["base"]["success_rate"]
     floor = s * math.log(s / r) + (1 - s) * math.log((1 - s) / (1 - r))
     assert summary["kl_floor"] == pytest.approx(floor)
-    assert 0 < summary["kl_floor_by_prompt"] < math.inf
+    ids = np.array([sample["prompt_id"] for sample in base])
+    hits = np.bincount(ids, [sample["label"] for sample in base])
+    by_prompt = max(floor, kl_floor_by_prompt(s, *rate_distribution(hits, np.bincount(ids))))
+    assert summary["kl_floor_by_prompt"] == pytest.approx(by_prompt)
     if kl > 0:
         assert summary["efficiency"] == pytest.approx(floor / kl)
+        assert summary["efficiency_by_prompt"] == pytest.approx(by_prompt / kl)
 
 
 def test_summary_tells_how_it_came_about(run):
@@ -319,7 +324,7 @@ def test_training_killed_goes_on_from_its_last_checkpoint(run, copy, monkeypatch
 
 
 def test_sft_stopped_and_continued(tmp_path, monkeypatch):
-    """Stopped in the second of its phases; the first trains on plain text."""
+    """Stopped in the second of its phases; the first trains on examples mined from text."""
     line = "the dog chased a ball"
     (tmp_path / "plain.txt").write_text(f"{line}\n" * 20)
     config = tiny_run.config(f"sft.pretrain_path={tmp_path / 'plain.txt'}", "sft.pretrain_steps=4")

@@ -313,4 +313,6 @@ def test_mined_concepts_are_those_prompts_name_most():
 
 
 def test_text_without_any_concept_is_refused():
-    assert "2 lines" in error_of(mined.mine, ["one", "two"], [Example("dog =", ("a dog",))], 0)
+    assert "none of its 2 lines" in error_of(
+        mined.mine, ["one", "two"], [Example("dog =", ("a dog",))], 0
+    )

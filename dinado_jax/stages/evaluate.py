@@ -93,7 +93,9 @@ def evaluate(config: Config, run: RunFolder) -> dict:
     summary["kl_floor"] = metrics.kl_floor(*rates)
     summary["efficiency"] = metrics.efficiency(summary["kl_floor"], kl)
     spread = metrics.rate_distribution(*_hits(base))
-    summary["kl_floor_by_prompt"] = metrics.kl_floor_by_prompt(rates[0], *spread)
+    # Both are floors; where the base all but never succeeds, the grid of rates ends too early.
+    by_prompt = metrics.kl_floor_by_prompt(rates[0], *spread)
+    summary["kl_floor_by_prompt"] = max(by_prompt, summary["kl_floor"])
     summary["efficiency_by_prompt"] = metrics.efficiency(summary["kl_floor_by_prompt"], kl)
     records = {name: run.finished(name) for name in STAGES}
     summary["seconds"] = {name: rec["seconds"] for name, rec in records.items() if rec}

@@ -15,7 +15,8 @@ def mine(lines: Sequence[str], examples: Sequence[Example], seed: int) -> list[E
     """One example per line that holds concepts of the task's examples, in any of their forms: the
     prompt names some of those concepts, at random and in random order. Their number is that of a
     prompt of the task, all sizes alike, or as many as the line holds. Lines without a concept are
-    left out. Of concepts with a form in common, the one most prompts name is taken.
+    left out, and so are concepts of several words (hot-dog). Of concepts with a form in common,
+    the one most prompts name is taken.
 
     Raises InputError if no line holds a concept.
     """
@@ -33,5 +34,8 @@ def mine(lines: Sequence[str], examples: Sequence[Example], seed: int) -> list[E
             chosen = rng.permutation(held)[:size].tolist()
             mined.append(Example(format_prompt(chosen), (line,)))
     if not mined:
-        raise InputError(f"no concept of the task in {len(lines)} lines of text: give text it fits")
+        raise InputError(
+            f"sft.pretrain_path, none of its {len(lines)} lines holds a concept of the task: give "
+            "text about such things, or sft.pretrain_steps=0"
+        )
     return mined
