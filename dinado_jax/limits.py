@@ -87,6 +87,11 @@ def contradictions(config: "Config") -> Iterator[str]:
             f"train.batch = {train.batch}: with objective {train.objective} and train.accumulate = "
             f"{train.accumulate} it must be a multiple of {unit}"
         )
+    if train.objective == "ratio" and 1 in (config.rollout.samples, train.refresh_samples):
+        yield (
+            "train.objective = ratio compares the samples of a prompt: set rollout.samples and "
+            "train.refresh_samples to 2 or more"
+        )
     unused = config.rollout.references and not train.reference_weight
     if halved and unused:
         yield (

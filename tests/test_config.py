@@ -148,6 +148,7 @@ def test_values_out_of_range(override):
         (["base.n_head=3"], "base.n_embd = 64 is not divisible by base.n_head = 3"),
         (["decode.max_new_tokens=24"], "decode.max_new_tokens = 24 .*base.n_positions = 24"),
         (["rollout.max_new_tokens=25"], "rollout.max_new_tokens = 25"),
+        (["train.objective=ratio", "rollout.samples=1"], "set rollout.samples and .* to 2"),
         (["rollout.references=true"], "set train.reference_weight, or rollout.references=false"),
         (["task.name=commongen"], "task.source is empty"),
         (["sft.pretrain_steps=5"], "sft.pretrain_path is empty"),

@@ -35,10 +35,10 @@ def divergence(control: Control, base_params: dict, params: dict, batch: Batch) 
 
         E_d[ q / d - (q* / d) log q ]      with share [B] = q* / d and log_proposal [B] = log d.
 
-    Its expected gradient is that of the likelihood of q*, but failures teach too: a row is pushed
-    by q* / d - q / d, which vanishes where q is right, and with it the noise of fitting single
-    samples (the baseline of distributional policy gradients, arXiv 2206.00761, off-policy). Beyond
-    e^3 the ratio q / d goes on as its tangent.
+    Over all rows its expected gradient is that of the likelihood of q*, but failures teach too: a
+    row is pushed by q* / d - q / d, which vanishes where q is right, and with it the noise of
+    fitting single samples (the baseline of distributional policy gradients, arXiv 2206.00761,
+    off-policy). Beyond e^3 the ratio q / d goes on as its tangent.
     """
     log_policy = control.log_policy(base_params, params, batch["tokens"])
     log_row = (target_mask(batch) * log_policy).sum(-1)
