@@ -12,6 +12,7 @@ import importlib
 _HOMES = {
     "Base": "dinado_jax.base",
     "Controlled": "dinado_jax.base",
+    "compose": "dinado_jax.base",
     "load_gpt2": "dinado_jax.base",
     "load_run": "dinado_jax.pipeline",
     "Completion": "dinado_jax.completions",

@@ -1,6 +1,6 @@
-"""Language models to decode from: the base, a frozen GPT-2, and the base under a control.
+"""Language models to decode from: the base, a frozen GPT-2, and the base under controls.
 
-Both have `base`, `policy` and `variables`, which is all that decoding needs.
+All have `base`, `policy` and `variables`, which is all that decoding needs.
 """
 
 import dataclasses
@@ -11,8 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from dinado_jax import config, weights
+from dinado_jax.adapters import lora
 from dinado_jax.controls.base import Control
+from dinado_jax.decoding.guided import NEUTRAL, Guided, Tilt
 from dinado_jax.decoding.policy import Policy, Trunk
+from dinado_jax.errors import InputError
 from dinado_jax.models.gpt2 import GPT2, GPT2Config
 from dinado_jax.text import Codec, load_codec
 
@@ -50,17 +53,75 @@ class Controlled:
     base: Base
     control: Control
     params: dict
+    tilt: Tilt = NEUTRAL  # how much of it is wanted
 
     @property
     def policy(self) -> Policy:
-        return self.control.policy
+        if self.tilt == NEUTRAL:
+            return self.control.policy
+        return Guided(self.base.model, (self.control,), (self.tilt,))
 
     @functools.cached_property
     def variables(self) -> dict:
-        return self.control.composed(self.base.params, self.params)
+        if self.tilt == NEUTRAL:
+            return self.control.composed(self.base.params, self.params)
+        return {"base": self.base.params, "controls": (self.params,)}
+
+    def tilted(self, **changes: float) -> "Controlled":
+        """The same control with another `Tilt`: strength, target_rate, reject."""
+        return dataclasses.replace(self, tilt=dataclasses.replace(self.tilt, **changes))
+
+    def as_base(self) -> Base:
+        """q as a base of its own, for a second control: what that one learns is exact for both
+        oracles. InputError unless q is one trunk."""
+        if not self.control.one_trunk or self.tilt != NEUTRAL:
+            raise InputError("only a merge control, untilted, is a base of its own: train one")
+        params = lora.merge(
+            self.base.params, self.params["direction"], self.control.direction.delta.scale
+        )
+        return dataclasses.replace(self.base, params=params)
 
 
-LanguageModel = Base | Controlled
+@dataclasses.dataclass(frozen=True)
+class Composed:
+    """A base under several controls at once: q proportional to p prod_k f_k(R_k)."""
+
+    parts: tuple[Controlled, ...]
+
+    @property
+    def base(self) -> Base:
+        return self.parts[0].base
+
+    @property
+    def policy(self) -> Guided:
+        controls = tuple(part.control for part in self.parts)
+        return Guided(self.base.model, controls, tuple(part.tilt for part in self.parts))
+
+    @property
+    def variables(self) -> dict:
+        controls = tuple(part.params for part in self.parts)
+        return {"base": self.base.params, "controls": controls}
+
+
+LanguageModel = Base | Controlled | Composed
+
+
+def compose(*parts: Controlled) -> Composed:
+    """Several controls of one base at once, each with the strength of its tilt; approximate where
+    the oracles depend on each other under p (`Controlled.as_base` is the exact way).
+
+    InputError if there are none, or if their bases differ.
+    """
+    if not parts:
+        raise InputError("compose needs at least one controlled model")
+    bases = [jax.tree.leaves(part.base.params) for part in parts]
+    for other in bases[1:]:
+        same = len(other) == len(bases[0]) and all(
+            a.shape == b.shape and bool((a == b).all()) for a, b in zip(bases[0], other)
+        )
+        if not same:
+            raise InputError("these controls have different bases: train them on the same one")
+    return Composed(parts)
 
 
 def load_gpt2(

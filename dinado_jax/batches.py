@@ -11,19 +11,29 @@ import numpy as np
 
 from dinado_jax.config import Train
 from dinado_jax.data import Draws, take
-from dinado_jax.rollouts import Rollouts, optimum_share, per_prompt, prompt_totals
+from dinado_jax.rollouts import (
+    Rollouts,
+    optimum_share,
+    per_prompt,
+    prompt_rates,
+    prompt_totals,
+    suffix_importance,
+)
 
 BatchAt = Callable[[int], dict]  # of a step
 Rows = Callable[[int, int], dict]  # of a step and how many rows
 
 
 def uniform(rollouts: Rollouts, weight: np.ndarray, train: Train, seed: int) -> BatchAt:
-    """All rollouts alike, whatever their weight, as the published objective has them."""
+    """All rollouts alike, whatever their weight, as the published objectives have them."""
     draws = Draws(np.ones(len(rollouts)), rollouts.length, seed)
+    suffix = suffix_importance(rollouts, train.weights, train.weight_clip)
 
     def at(step):
         index = draws.at(step, train.batch)
-        return {**take(rollouts, index), "label": rollouts.label[index]}
+        rows = take(rollouts, index)
+        columns = rows["tokens"].shape[1] - 1
+        return {**rows, "label": rollouts.label[index], "suffix": suffix[index, :columns]}
 
     return at
 
@@ -34,20 +44,45 @@ def successes(rollouts: Rollouts, weight: np.ndarray, train: Train, seed: int) -
 
 
 def matching(rollouts: Rollouts, weight: np.ndarray, train: Train, seed: int) -> BatchAt:
-    """Half a batch of successes for the direction, following q* of every prompt; half of it
-    balanced by label for the norm, following p."""
-    return _halves(_successes(rollouts, weight, seed), _balanced(rollouts, weight, seed), train)
+    """Half a batch of successes for the direction, following q* of every prompt; half of it for the
+    norm."""
+    return _halves(
+        _successes(rollouts, weight, seed), _judged(rollouts, weight, train, seed), train
+    )
 
 
 def ratio(rollouts: Rollouts, weight: np.ndarray, train: Train, seed: int) -> BatchAt:
     """Half a batch for the direction, rows of prompts with successes, all alike, each with its
-    share of q*; half of it balanced by label for the norm, following p.
+    share of q*; half of it for the norm.
 
     Leaving out prompts without a success holds hard ones back: where a prompt's n rows succeed at
     rate r, its failures come 1 - (1-r)^(n-1) times as often as they should beside its successes.
     Drawing them too is free of that bias; it raised the KL more than the success (docs/results.md).
     """
-    return _halves(_shares(rollouts, weight, seed), _balanced(rollouts, weight, seed), train)
+    return _halves(_shares(rollouts, weight, seed), _judged(rollouts, weight, train, seed), train)
+
+
+def regression(rollouts: Rollouts, weight: np.ndarray, train: Train, seed: int) -> BatchAt:
+    """Half a batch for the direction, all rows alike, each with its log-probability at the optimum,
+    a failure's C being e^-margin; half of it for the norm."""
+    draws = Draws(weight > 0, rollouts.length, seed)
+    least = np.exp(-train.margin)
+    rate = prompt_rates(rollouts) * (1 - least) + least
+    target = rollouts.log_base + np.log(np.maximum(rollouts.label, least) / rate)
+    target = target.astype(np.float32)
+
+    def direction(step, count):
+        index = draws.at(step, count)
+        scalars = {"label": rollouts.label[index], "target": target[index]}
+        return {**take(rollouts, index), **scalars}
+
+    return _halves(direction, _judged(rollouts, weight, train, seed), train)
+
+
+def prefixes(rollouts: Rollouts, weight: np.ndarray, train: Train, seed: int) -> BatchAt:
+    """Rows with labels alone."""
+    rows = _judged(rollouts, weight, train, seed)
+    return lambda step: {"norm": rows(step, train.batch)}
 
 
 def _halves(direction: Rows, norm: Rows, train: Train) -> BatchAt:
@@ -78,22 +113,40 @@ def _shares(rollouts, weight, seed) -> Rows:
     return at
 
 
-def _balanced(rollouts, weight, seed) -> Rows:
-    positive, negative = weight * rollouts.label, weight * (1 - rollouts.label)
+def _judged(rollouts, weight, train, seed) -> Rows:
+    """Rows with label, shift and suffix weights; as many successes as failures if balanced.
+
+    A prefix may come from anywhere, only what follows it is weighed: suffix = p / proposal of the
+    rest of the row. Drawing by label multiplies the odds of every prefix alike: shift undoes it.
+    """
+    label = rollouts.label
+    known = np.where(rollouts.reference, weight, 1.0)
+    suffix = suffix_importance(rollouts, train.weights, train.weight_clip)
+    groups = [known * label, known * (1 - label)] if train.balance else [known]
     draws = [
-        Draws(positive, rollouts.length, seed + 1),
-        Draws(negative, rollouts.length, seed + 2),
+        Draws(group, rollouts.length, seed + 1 + number) for number, group in enumerate(groups)
     ]
     drawn = ~rollouts.reference
-    rate = np.clip(positive[drawn].sum() / weight[drawn].sum(), 1e-6, 1 - 1e-6)
-    shift = np.log1p(-rate) - np.log(rate)
+    shift = np.log(groups[1][drawn].sum() / groups[0][drawn].sum()) if train.balance else 0.0
 
     def at(step, count):
-        index = np.concatenate([each.at(step, count // 2) for each in draws])
-        label = np.repeat(np.float32([1, 0]), count // 2)
-        return {**take(rollouts, index), "label": label, "shift": np.full(count, shift, np.float32)}
+        index = np.concatenate([each.at(step, count // len(draws)) for each in draws])
+        rows = take(rollouts, index)
+        columns = rows["tokens"].shape[1] - 1
+        return {
+            **rows,
+            "label": np.repeat(np.float32([1, 0]), count // 2) if train.balance else label[index],
+            "shift": np.full(count, shift, np.float32),
+            "suffix": suffix[index, :columns],
+        }
 
     return at
 
 
-BATCHES = {"matching": matching, "ratio": ratio, "published": uniform}
+BATCHES = {
+    "matching": matching,
+    "ratio": ratio,
+    "regression": regression,
+    "prefixes": prefixes,
+    "published": uniform,
+}

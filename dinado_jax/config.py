@@ -69,15 +69,24 @@ class Delta:
     low_rank: tuple[str, ...] = (r"h_\d+/(attn|mlp)/c_\w+/kernel",)
     full: tuple[str, ...] = (r".*/ln_\d/\w+", r"ln_f/\w+", r".*/bias")
 
+    @property
+    def scale(self) -> float:
+        """What multiplies the product of the factors."""
+        return self.alpha / self.rank
+
 
 @dataclasses.dataclass(frozen=True)
 class Control:
-    kind: str = "merge"
+    kind: str = "merge"  # nado | soft | merge | hard
+    direction: str = "merge"  # hard: nado | soft | merge
+    form: str = "projected"  # hard: projected | clamped
+    trunk: str = "small"  # soft: small | copy | low_rank (a delta of the base)
+    layers: int = 4  # of nado's head and of soft's small trunk
     norm_bias: str = "success_rate"  # success_rate | zero: the norm's initial bias
 
 
 @dataclasses.dataclass(frozen=True)
-class Decode:
+class Sampling:
     temperature: float = 1.0  # 0 is greedy
     top_k: int = 0  # 0 is off
     top_p: float = 1.0
@@ -86,9 +95,16 @@ class Decode:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rollout(Decode):
+class Decode(Sampling):
+    strength: float = 1.0  # of the control: R^strength
+    target_rate: float = 1.0  # success rate to aim for
+    reject: float = 0.0  # tokens that q has this much rarer than p are never drawn; 0 is off
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollout(Sampling):
     oracle: str = "lexical"  # lexical, or "package.module:function"(prompts, texts) -> scores
-    prompts: int = 4000
+    prompts: int = 2500
     samples: int = 8  # per prompt
     references: bool = False  # the task's references join the rollouts, judged like any sample
 
@@ -98,16 +114,21 @@ class Train(Optim):
     steps: int = 900
     batch: int = 256
     learning_rate: float = 5e-3
-    objective: str = "matching"  # matching | ratio | published
-    warmup_direction: int = 0  # first steps: likelihood on successes, norm untouched
-    rounds: int = 4  # steps are divided evenly among them; each but the first samples anew from q
-    refresh_prompts: int = 3000
+    objective: str = "regression"  # matching | regression | ratio | prefixes | published
+    warmup_direction: int = 180  # first steps: likelihood on successes, norm untouched
+    rounds: int = 5  # steps are divided evenly among them; each but the first samples anew from q
+    refresh_prompts: int = 2500
     refresh_samples: int = 8
-    # Objective published has all rollouts alike: these three are for the others and warm-ups.
+    mixture: float = 0.0  # share of a refresh round's samples that is drawn from the base
+    margin: float = 6.0  # nats; regression takes log C of a failure for -margin
+    bellman: float = 1.0  # lambda
+    bellman_start: int = 0  # steps with lambda = 0 first
+    # Objective published has all rollouts alike: the others are not for it, except in warm-ups.
     weights: str = "importance"  # importance (p / proposal) | none: the proposals' q*, not p's
     weight_clip: float = 0.98  # quantile at which importance weights are cut
     reference_weight: float = 0.0  # a successful reference's share relative to a sample's
-    bellman: float = 1.0  # lambda
+    balance: bool = True  # as many successes as failures for the norm, log-odds corrected
+    detach: bool = True  # the norm's losses do not move the direction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,6 +219,11 @@ def _override(text: str, kinds: dict[str, Any]) -> tuple[str, Any]:
     return key, raw if kinds.get(key) is str and not isinstance(value, str) else value
 
 
+def _overrides(texts: list[str] | tuple[str, ...]) -> dict[str, tuple[Any, str]]:
+    kinds = {key: kind for key, (_, kind) in _flat(Config()).items()}
+    return {key: (value, "the command line") for key, value in (_override(t, kinds) for t in texts)}
+
+
 def _validate(config: Config) -> None:
     """InputError for the first fault; values are compared only once each is in its range."""
     values = {key: value for key, (value, _) in _flat(config).items()}
@@ -256,8 +282,9 @@ def load(path: str | Path | None, overrides: list[str] | tuple[str, ...] = ()) -
             raise InputError(f"cannot read config {path} ({error.strerror}): allow it") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InputError(f"config {path} is not TOML: {error}") from None
-    kinds = {key: kind for key, (_, kind) in _flat(Config()).items()}
-    for text in overrides:
-        key, value = _override(text, kinds)
-        given[key] = (value, "the command line")
-    return _replace(Config(), given)
+    return _replace(Config(), given | _overrides(overrides))
+
+
+def changed(config: Config, overrides: list[str]) -> Config:
+    """`config` with `section.key=value` overrides; InputError as for `load`."""
+    return _replace(config, _overrides(overrides))

@@ -12,12 +12,18 @@ from dinado_jax.controls import make_control
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.sampler import Sampler
 from dinado_jax.models.gpt2 import GPT2, GPT2Config, init_params
-from dinado_jax.objectives.control import OBJECTIVES
+from dinado_jax.objectives.control import make_objective
 from dinado_jax.objectives.sft import likelihood
 from dinado_jax.optim import optimizer
 from dinado_jax.train import make_step, start
 
-_SCALARS = ("label", "shift", "share", "log_proposal")  # what objectives ask for, a row each
+_SCALARS = (
+    "label",
+    "shift",
+    "share",
+    "log_proposal",
+    "target",
+)  # what objectives ask for, a row each
 
 
 def _shape(*shape: int, dtype=jnp.int32) -> jax.ShapeDtypeStruct:
@@ -30,6 +36,7 @@ def _rows(accumulate: int, rows: int, length: int) -> dict[str, jax.ShapeDtypeSt
         "tokens": _shape(*lead, length),
         "prompt_length": _shape(*lead),
         "length": _shape(*lead),
+        "suffix": _shape(*lead, length - 1, dtype=jnp.float32),
         **{name: _shape(*lead, dtype=jnp.float32) for name in _SCALARS},
     }
 
@@ -92,11 +99,14 @@ def dry_run(settings: config.Config) -> dict[str, Any]:
     transform = optimizer(settings.train, settings.train.steps)
     state = jax.eval_shape(lambda: start(_zeros(control_params), transform))
     accumulate, batch = settings.train.accumulate, settings.train.batch
-    if settings.train.objective != "published":
-        rows = {part: _rows(accumulate, batch // 2, length) for part in ("direction", "norm")}
-    else:
-        rows = _rows(accumulate, batch, length)
-    objective = OBJECTIVES[settings.train.objective](control, settings.train.bellman)
+    rows = {
+        "published": _rows(accumulate, batch, length),
+        "prefixes": {"norm": _rows(accumulate, batch, length)},
+    }.get(
+        settings.train.objective,
+        {part: _rows(accumulate, batch // 2, length) for part in ("direction", "norm")},
+    )
+    objective = make_objective(settings.train, control, settings.train.bellman)
     out["train_step"] = _cost(make_step(objective.terms, transform), state, params, rows)
     per_call = max(1, decode.batch // decode.samples)
     prompt = max(1, length - decode.max_new_tokens)
@@ -110,5 +120,6 @@ def dry_run(settings: config.Config) -> dict[str, Any]:
     key = jax.eval_shape(lambda: jax.random.key(0))
     call = jax.jit(lambda variables, *rest: sampler(variables, *rest))
     arrays = (_shape(per_call, prompt), _shape(per_call), _shape(per_call))
-    out["decode_call"] = _cost(call, {"params": params}, *arrays, key)
+    variables = jax.eval_shape(control.composed, params, control_params)
+    out["decode_call"] = _cost(call, variables, *arrays, key)
     return out

@@ -12,9 +12,12 @@ if typing.TYPE_CHECKING:
 
 _CHOICES = {
     "task.name": ("toy", "commongen"),
-    "control.kind": ("merge",),
+    "control.kind": ("nado", "soft", "merge", "hard"),
+    "control.direction": ("nado", "soft", "merge"),
+    "control.form": ("projected", "clamped"),
+    "control.trunk": ("small", "copy", "low_rank"),
     "control.norm_bias": ("success_rate", "zero"),
-    "train.objective": ("matching", "ratio", "published"),
+    "train.objective": ("matching", "regression", "ratio", "prefixes", "published"),
     "train.weights": ("importance", "none"),
     "sft.decay": ("cosine", "constant"),
     "train.decay": ("cosine", "constant"),
@@ -28,7 +31,7 @@ _BOUNDS = (
         lambda x: x >= 1,
         """
         task.train_examples base.vocab_size base.n_positions base.n_embd base.n_layer base.n_head
-        sft.batch sft.accumulate sft.max_length delta.rank
+        sft.batch sft.accumulate sft.max_length delta.rank control.layers
         rollout.max_new_tokens rollout.batch rollout.prompts rollout.samples
         train.batch train.accumulate train.rounds train.steps train.refresh_prompts
         train.refresh_samples decode.max_new_tokens decode.batch
@@ -41,12 +44,14 @@ _BOUNDS = (
         """
         sft.steps sft.pretrain_steps sft.learning_rate sft.warmup sft.weight_decay sft.clip
         train.learning_rate train.warmup train.weight_decay train.clip train.warmup_direction
-        train.reference_weight train.bellman
+        train.reference_weight train.bellman train.bellman_start train.margin
         rollout.temperature rollout.top_k decode.temperature decode.top_k
+        decode.strength
         """,
     ),
     ("in (0, 1]", lambda x: 0 < x <= 1, "rollout.top_p decode.top_p train.weight_clip"),
-    ("in [0, 1)", lambda x: 0 <= x < 1, "sft.beta2 train.beta2"),
+    ("in [0, 1)", lambda x: 0 <= x < 1, "sft.beta2 train.beta2 decode.reject"),
+    ("in [0, 1]", lambda x: 0 <= x <= 1, "train.mixture decode.target_rate"),
     ("in [0, 2^32)", lambda x: 0 <= x < 2**32, "seed"),
 )
 
@@ -91,6 +96,18 @@ def contradictions(config: "Config") -> Iterator[str]:
         yield (
             "train.objective = ratio compares the samples of a prompt: set rollout.samples and "
             "train.refresh_samples to 2 or more"
+        )
+    share = train.mixture * train.refresh_samples
+    if abs(share - round(share)) > 1e-6:
+        yield (
+            f"train.mixture = {train.mixture} of train.refresh_samples = {train.refresh_samples} "
+            "is no whole number of samples: change one of them"
+        )
+    rollout = config.rollout
+    if train.mixture and (rollout.temperature != 1 or rollout.top_k or rollout.top_p < 1):
+        yield (
+            "train.mixture weighs plain samples of base and control: leave rollout.temperature, "
+            "rollout.top_k and rollout.top_p at their defaults, or set train.mixture=0"
         )
     unused = config.rollout.references and not train.reference_weight
     if halved and unused:

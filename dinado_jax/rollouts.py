@@ -15,12 +15,15 @@ class Rollouts(Sequences):
     """N judged rows. A reference was written by people: it has no proposal, so log_proposal is nan.
 
     log_base and log_proposal are sums over the target's tokens, in nats: under p, and under the
-    distribution the row was really drawn from (temperature and truncation included).
+    distribution d the row was really drawn from (temperature, truncation and mixture included).
     """
 
     label: np.ndarray  # float32 [N], the oracle's judgement in [0, 1]
     log_base: np.ndarray  # float32 [N]
     log_proposal: np.ndarray  # float32 [N]
+    log_prefix: (
+        np.ndarray
+    )  # float32 [N, T-1], log p / d of the prefix that column t's token follows
     prompt_id: np.ndarray  # int32 [N]
     finished: np.ndarray  # bool [N], false for rows cut at the length limit
 
@@ -57,13 +60,36 @@ def join(parts: list[Rollouts], fill: int) -> Rollouts:
 
     def column(name):
         arrays = [getattr(part, name) for part in parts]
-        if name == "tokens":
+        if name in ("tokens", "log_prefix"):
+            wide = width - (name == "log_prefix")
+            value = fill if name == "tokens" else 0
             arrays = [
-                np.pad(a, ((0, 0), (0, width - a.shape[1])), constant_values=fill) for a in arrays
+                np.pad(a, ((0, 0), (0, wide - a.shape[1])), constant_values=value) for a in arrays
             ]
         return np.concatenate(arrays)
 
     return Rollouts(**{f.name: column(f.name) for f in dataclasses.fields(Rollouts)})
+
+
+def along_targets(rows: Sequences, log_probs: np.ndarray) -> np.ndarray:
+    """Log-probabilities of new tokens [N, new], 0 after a row's end, in the columns `score` has
+    for them: float32 [N, T-1]."""
+    out = np.zeros((len(rows), rows.tokens.shape[1] - 1), np.float32)
+    column = rows.prompt_length[:, None] - 1 + np.arange(log_probs.shape[1])
+    inside = column < rows.length[:, None] - 1
+    out[np.nonzero(inside)[0], column[inside]] = log_probs[inside]
+    return out
+
+
+def before(log_ratio: np.ndarray) -> np.ndarray:
+    """The sum of the columns before each: of tokens [N, T-1] -> of the prefixes they follow."""
+    return np.cumsum(log_ratio, axis=1) - log_ratio
+
+
+def mixture_weight(log_ratio: np.ndarray, alpha: float) -> np.ndarray:
+    """log p / d, d = alpha p + (1 - alpha) q, from log_ratio = log q / p; at most log 1 / alpha."""
+    ratio = np.exp(np.clip(np.asarray(log_ratio, np.float64), -700, 700))
+    return -np.log(alpha + (1 - alpha) * ratio).astype(np.float32)
 
 
 def success_rate(rollouts: Rollouts) -> float:
@@ -87,6 +113,31 @@ def importance(rollouts: Rollouts, mode: str, clip: float, reference_weight: flo
     return weight.astype(np.float32)
 
 
+def suffix_importance(rollouts: Rollouts, mode: str, clip: float) -> np.ndarray:
+    """p / proposal of what follows each prefix: float32 [N, T-1], cut at the `clip` quantile.
+
+    A loss of one prefix asks for the distribution of the rest of the row only; the prefix's own
+    weight would cancel, and add variance until it does. 1 for references and with mode "none".
+    """
+    weight = np.ones(rollouts.log_prefix.shape, np.float32)
+    drawn = ~rollouts.reference
+    if mode == "importance" and drawn.any():
+        whole = rollouts.log_base[drawn] - rollouts.log_proposal[drawn]
+        ratio = np.exp(np.clip(whole[:, None] - rollouts.log_prefix[drawn], -50, 50))
+        column = np.arange(ratio.shape[1])
+        first, end = rollouts.prompt_length[drawn, None] - 1, rollouts.length[drawn, None] - 1
+        inside = (column >= first) & (column < end)
+        weight[drawn] = np.minimum(ratio, np.quantile(ratio[inside], clip))
+    return weight
+
+
+def repeated_share(rollouts: Rollouts) -> float:
+    """The share of rows that repeat an earlier one of their prompt. They are draws like any other
+    and stay: leaving them out would flatten what the rows say of the distribution."""
+    rows = np.column_stack([rollouts.prompt_id, rollouts.length, rollouts.tokens])
+    return 1 - len(np.unique(rows, axis=0)) / len(rows)
+
+
 def per_prompt(weight: np.ndarray, prompt_id: np.ndarray) -> np.ndarray:
     """Weights scaled to add up to 1 for every prompt that has any: float64 [N].
 
@@ -101,6 +152,22 @@ def prompt_totals(values: np.ndarray, prompt_id: np.ndarray) -> np.ndarray:
     """For each row, the sum of the values of its prompt's rows: float64 [N]."""
     _, group = np.unique(prompt_id, return_inverse=True)
     return np.bincount(group, values)[group]
+
+
+def prompt_rates(rollouts: Rollouts) -> np.ndarray:
+    """R0 of each row's prompt, estimated: float64 [N] in (0, 1).
+
+    The mean of (p / proposal) C over the prompt's samples, drawn towards the mean of all as by 8
+    more samples. The closer the proposal to q*, the less it varies: there every such value is R0.
+    Not self-normalised: samples of q hold too few of p's failures, and the rate would rise.
+    """
+    drawn = ~rollouts.reference
+    ratio = np.zeros(len(rollouts))
+    ratio[drawn] = np.exp(np.clip(rollouts.log_base - rollouts.log_proposal, -50, 50)[drawn])
+    pooled = (ratio * rollouts.label).sum() / drawn.sum()
+    good = prompt_totals(ratio * rollouts.label, rollouts.prompt_id)
+    samples = prompt_totals(drawn, rollouts.prompt_id)
+    return np.clip((good + 8 * pooled) / (samples + 8), 1e-6, 1 - 1e-6)
 
 
 def optimum_share(success: np.ndarray, prompt_id: np.ndarray, sampled: np.ndarray) -> np.ndarray:

@@ -84,7 +84,7 @@ def test_overrides_may_follow_options(capsys):
 
 
 def test_dry_run(capsys, tmp_path, tmp_path_factory):
-    with tiny_run.quick_compilation(tmp_path_factory.mktemp("compiled")):
+    with tiny_run.quick_compilation(tmp_path_factory):
         cli.main(command("train", tmp_path, "--dry-run"))
     printed = json.loads(capsys.readouterr().out)
     config = tiny_run.config().base

@@ -14,11 +14,15 @@ from dinado_jax.data import Draws, Epochs, bucket, take
 from dinado_jax.errors import InputError
 from dinado_jax.rollouts import (
     Rollouts,
+    along_targets,
+    before,
     effective_sample_size,
     importance,
     join,
     per_prompt,
+    repeated_share,
     success_rate,
+    suffix_importance,
 )
 from dinado_jax.text import Sequences
 
@@ -203,6 +207,7 @@ def rollouts(count, width=WIDTH, references=0, seed=0):
         label=rng.integers(0, 2, count).astype(np.float32),
         log_base=log_base,
         log_proposal=log_proposal,
+        log_prefix=rng.normal(0, 1, (count, width - 1)).astype(np.float32),
         prompt_id=np.arange(count, dtype=np.int32),
         finished=rng.random(count) < 0.8,
     )
@@ -294,8 +299,13 @@ def test_join_pads_narrower_rows():
     assert joined.tokens.shape == (7, 9) and joined.tokens.dtype == np.int32
     np.testing.assert_array_equal(joined.tokens[:3, :5], narrow.tokens)
     assert (joined.tokens[:3, 5:] == 77).all()
+    np.testing.assert_array_equal(joined.log_prefix[:3, :4], narrow.log_prefix)
+    assert (joined.log_prefix[:3, 4:] == 0).all()
     np.testing.assert_array_equal(joined.tokens[3:], wide.tokens)
-    for field in dataclasses.fields(Rollouts)[1:]:
+    np.testing.assert_array_equal(joined.log_prefix[3:], wide.log_prefix)
+    for field in dataclasses.fields(Rollouts):
+        if field.name in ("tokens", "log_prefix"):
+            continue
         expected = np.concatenate([getattr(part, field.name) for part in (narrow, wide)])
         np.testing.assert_array_equal(getattr(joined, field.name), expected)
     assert_equal_rollouts(join([wide], fill=0), wide)
@@ -332,6 +342,72 @@ def test_references_have_a_weight_of_their_own(mode):
     rows = weighted(np.ones(5), np.ones(5), references=2)
     weight = importance(rows, mode, 0.9, 0.25)
     np.testing.assert_allclose(weight, [1, 1, 1, 0.25, 0.25], rtol=1e-5)
+
+
+def test_suffix_weights_are_the_ratios_of_the_tokens_to_come():
+    rows = rollouts(7, references=2)
+    rng = np.random.default_rng(4)
+    column = np.arange(WIDTH - 1)
+    inside = (column >= rows.prompt_length[:, None] - 1) & (column < rows.length[:, None] - 1)
+    ratio = np.where(inside, rng.normal(0, 0.3, inside.shape), 0).astype(np.float32)
+    log_proposal = np.where(rows.reference, np.nan, rows.log_base - ratio.sum(1))
+    rows = dataclasses.replace(
+        rows, log_proposal=np.float32(log_proposal), log_prefix=before(ratio)
+    )
+    weight = suffix_importance(rows, "importance", 1.0)
+    for row, at in zip(*np.nonzero(inside)):
+        rest = 1.0 if row >= 5 else np.exp(ratio[row, at:].sum())
+        assert weight[row, at] == pytest.approx(rest, rel=1e-4)
+    assert (weight[5:] == 1).all()
+    np.testing.assert_array_equal(suffix_importance(rows, "none", 0.5), np.ones_like(weight))
+    sampled = inside & ~rows.reference[:, None]
+    cut = suffix_importance(rows, "importance", 0.5)
+    assert cut[sampled].max() == pytest.approx(np.quantile(weight[sampled], 0.5), rel=1e-4)
+    np.testing.assert_allclose(cut[sampled], np.minimum(weight, cut[sampled].max())[sampled])
+    far = dataclasses.replace(rows, log_prefix=rows.log_prefix + np.float32(1e4))
+    assert np.isfinite(suffix_importance(far, "importance", 1.0)).all()
+    extreme = dataclasses.replace(rows, log_prefix=rows.log_prefix - np.float32(1e4))
+    assert np.isfinite(suffix_importance(extreme, "importance", 1.0)).all()
+
+
+def test_along_targets_and_before():
+    rows = Sequences(np.zeros((3, 6), np.int32), np.int32([1, 3, 2]), np.int32([4, 4, 2]))
+    new = np.float32([[-1, -2, -3, -4], [-5, -6, -7, -8], [-9, -9, -9, -9]])
+    moved = along_targets(rows, new)
+    np.testing.assert_array_equal(moved, [[-1, -2, -3, 0, 0], [0, 0, -5, 0, 0], [0, 0, 0, 0, 0]])
+    np.testing.assert_array_equal(before(moved)[0], [0, -1, -3, -6, -6])
+
+
+def test_repeated_share():
+    rows = rollouts(6)
+    assert repeated_share(rows) == 0
+    same = {"tokens": rows.tokens[[0, 0, 0, 3, 3, 3]], "length": rows.length[[0, 0, 0, 3, 3, 3]]}
+    rows = dataclasses.replace(rows, **same, prompt_id=np.int32([0, 0, 0, 1, 1, 2]))
+    assert repeated_share(rows) == pytest.approx(3 / 6)
+
+
+def test_the_norm_sees_the_suffix_weights_of_its_rows():
+    """Balanced or not; `prefixes` has these rows alone."""
+    rows = three_prompts()
+    # Every column of a row has the number of the row as its weight.
+    log_prefix = np.tile(-np.log(np.arange(1, 31, dtype=np.float32))[:, None], (1, 47))
+    rows = dataclasses.replace(
+        rows, log_proposal=rows.log_base, prompt_length=np.ones(30, np.int32), log_prefix=log_prefix
+    )
+    weight = np.ones(30, np.float32)
+    for balance in (True, False):
+        train = Train(batch=40, balance=balance, weight_clip=1.0)
+        at = batches.prefixes(rows, weight, train, seed=0)
+        parts = [at(step)["norm"] for step in range(10)]
+        for part in parts:
+            index = part["length"] - 10
+            assert part["suffix"].shape == (40, part["tokens"].shape[1] - 1)
+            np.testing.assert_allclose(part["suffix"][:, 0], index + 1, rtol=1e-5)
+            np.testing.assert_array_equal(part["label"], rows.label[index])
+            shift = np.log(19 / 11) if balance else 0
+            np.testing.assert_allclose(part["shift"], np.full(40, shift), rtol=0, atol=1e-5)
+        share = np.mean([part["label"].mean() for part in parts])
+        assert share == pytest.approx(0.5 if balance else 11 / 30, abs=0.01)
 
 
 def test_extreme_ratios_stay_finite():
@@ -381,6 +457,7 @@ def three_prompts():
     return dataclasses.replace(
         rollouts(count),
         tokens=np.zeros((count, 48), np.int32),
+        log_prefix=np.zeros((count, 47), np.float32),
         length=np.arange(10, 10 + count, dtype=np.int32),
         label=np.float32(np.arange(count) <= 10),
         prompt_id=np.repeat(np.arange(3), 10).astype(np.int32),

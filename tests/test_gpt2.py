@@ -23,7 +23,7 @@ HF = CONFIG.to_hf()
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_quickly(tmp_path_factory):
-    with tiny_run.quick_compilation(tmp_path_factory.mktemp("compiled")):
+    with tiny_run.quick_compilation(tmp_path_factory):
         yield
 
 

@@ -28,7 +28,8 @@ RULES = {
     "everything": ((ATTENTION, MLP, "wte/embedding"), ("wpe/embedding", r".*ln_\w+/\w+", ".*bias")),
 }
 RANK, SCALE = 3, 2.0
-TOKENS = tiny.batch([1, 1], [12, 12])["tokens"]
+BATCH = tiny.batch([1, 1], [12, 12])
+TOKENS = BATCH["tokens"]
 
 
 def init(low_rank=(), full=()):
@@ -121,7 +122,7 @@ def test_full_wins_where_both_match_and_overlapping_rules_count_once():
 @jax.jit
 def gradients_of_log_policy(params):
     def total(params):
-        return tiny.control().log_policy(tiny.base_params(), params, TOKENS).sum()
+        return tiny.control().log_policy(tiny.base_params(), params, BATCH).sum()
 
     return jax.grad(total)(params)
 
@@ -129,13 +130,13 @@ def gradients_of_log_policy(params):
 def test_gradients_reach_every_factor():
     gradients = gradients_of_log_policy(tiny.random_params())
     chex.assert_tree_all_finite(gradients)
-    assert all(np.any(leaf) for leaf in jax.tree.leaves(gradients["delta"]))
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(gradients["direction"]))
 
 
 def test_at_first_only_b_and_full_have_gradients():
     """b = 0 hides a; were both zero, nothing could ever move."""
     gradients = gradients_of_log_policy(tiny.fresh_params())
-    for path, change in gradients["delta"].items():
+    for path, change in gradients["direction"].items():
         for name, leaf in change.items():
             assert np.any(leaf) == (name != "a"), (path, name)
 
@@ -152,7 +153,9 @@ def test_training_a_delta_leaves_the_base_as_it_was():
     batch = tiny.batch([1, 1], [12, 12], label=[1, 1])
     step = make_step(terms, optimizer)
     state, _ = step(start(jax.tree.map(jnp.array, params), optimizer), base, split(batch, 1))
-    moved = jax.tree.map(lambda x, y: np.any(x != y), state.trainable["delta"], params["delta"])
+    moved = jax.tree.map(
+        lambda x, y: np.any(x != y), state.trainable["direction"], params["direction"]
+    )
     assert all(jax.tree.leaves(moved))
     chex.assert_trees_all_equal(base, before)
 

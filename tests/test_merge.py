@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import tiny
 
-from dinado_jax.controls import norm
 from dinado_jax.ops.vocab import Scalars
 
 BASE = tiny.base_params
 CONTROL = tiny.control()
-TOKENS = tiny.batch([1, 1, 1], [12, 12, 12])["tokens"]
+BATCH = tiny.batch([1, 1, 1], [12, 12, 12])
+TOKENS = BATCH["tokens"]
 B, T = TOKENS.shape
 
 
@@ -27,7 +27,7 @@ def everything(params, tokens):
     base = CONTROL.model.apply({"params": BASE()}, tokens)
     policy = CONTROL.model.apply(CONTROL.composed(BASE(), params), tokens)
     log_p, log_q = (jax.nn.log_softmax(out.logits[:, :-1]) for out in (base, policy))
-    log_beta = norm.log_beta(params["norm"], base.hidden[:, :-1])
+    log_beta = CONTROL.norm.log_beta(params["norm"], base.hidden[:, :-1])
     r = log_q - log_p
     return log_p, log_q, log_beta[..., None] + r - r.max(-1, keepdims=True), log_beta
 
@@ -47,9 +47,9 @@ def test_a_fresh_control_is_the_base_with_the_success_rate_everywhere():
 
 @pytest.mark.parametrize("rate", [1e-6, 0.5, 1 - 1e-6])
 def test_the_norm_starts_at_any_success_rate(rate):
-    params = norm.init(jax.random.key(0), 16, rate)
+    params = CONTROL.norm.init(jax.random.key(0), BASE(), rate)
     states = jax.random.normal(jax.random.key(1), (5, 16))
-    log_beta = norm.log_beta(params, states)
+    log_beta = CONTROL.norm.log_beta(params, states)
     np.testing.assert_allclose(log_beta, np.full(5, np.log(rate)), rtol=2e-2, atol=1e-7)
     assert (log_beta < 0).all()
 
@@ -80,6 +80,7 @@ def test_scalars_are_those_of_whole_logits():
         np.take_along_axis(np.asarray(log_q), drawn, -1)[..., 0],
         np.take_along_axis(np.asarray(log_p), drawn, -1)[..., 0],
         (log_q - log_p).max(-1),
+        (log_q - log_p).max(-1),
     )
     chex.assert_trees_all_close(out.scalars, expected, rtol=0, atol=1e-5)
 
@@ -87,10 +88,10 @@ def test_scalars_are_those_of_whole_logits():
 def test_composed_variables_give_the_log_policy():
     params = tiny.random_params()
     with jax.default_matmul_precision("highest"):
-        on_the_fly = jax.jit(CONTROL.log_policy)(BASE(), params, TOKENS)
+        on_the_fly = jax.jit(CONTROL.log_policy)(BASE(), params, BATCH)
         composed = jax.jit(CONTROL.composed)(BASE(), params)
         assert set(composed) == {"params"}
-        merged = jax.jit(CONTROL.policy.log_probs)(composed, TOKENS)
+        merged = jax.jit(CONTROL.policy.log_probs)(composed, BATCH)
         out = evidence(params, TOKENS)
     chex.assert_shape(on_the_fly, (B, T - 1))
     np.testing.assert_allclose(on_the_fly, merged, rtol=0, atol=1e-5)
@@ -138,8 +139,8 @@ def test_the_norm_moves_neither_base_nor_delta():
         return CONTROL.evidence(base, params, TOKENS).log_beta.sum()
 
     of_base, of_params = jax.jit(jax.grad(total, (0, 1)))(BASE(), params)
-    zeros = jax.tree.map(jnp.zeros_like, (of_base, of_params["delta"]))
-    chex.assert_trees_all_equal((of_base, of_params["delta"]), zeros)
+    zeros = jax.tree.map(jnp.zeros_like, (of_base, of_params["direction"]))
+    chex.assert_trees_all_equal((of_base, of_params["direction"]), zeros)
     assert all(np.any(leaf) for leaf in jax.tree.leaves(of_params["norm"]))
 
 
@@ -152,5 +153,5 @@ def test_the_direction_moves_the_delta_alone():
 
     gradients = jax.jit(jax.grad(total))(params)
     chex.assert_tree_all_finite(gradients)
-    assert all(np.any(leaf) for leaf in jax.tree.leaves(gradients["delta"]))
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(gradients["direction"]))
     chex.assert_trees_all_equal(gradients["norm"], jax.tree.map(jnp.zeros_like, params["norm"]))

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import tiny
 
-from dinado_jax.controls import norm
-from dinado_jax.objectives import bernoulli, sft
-from dinado_jax.objectives.control import Matching, Published, Ratio, Warmup
+from dinado_jax.objectives import sft
+from dinado_jax.objectives.control import Matching, Published, Warmup, divergence
+from dinado_jax.ops import bernoulli
 
 # Bernoulli losses
 
@@ -119,7 +119,7 @@ ROWS = {"prompt_length": [1, 3, 2, 6, 9, 4], "length": [10, 7, 3, 10, 10, 5], "s
 OBJECTIVES = {
     "published": Published(CONTROL, LAMBDA),
     "matching": Matching(CONTROL, LAMBDA),
-    "ratio": Ratio(CONTROL, LAMBDA),
+    "ratio": Matching(CONTROL, LAMBDA, divergence),
     "warmup": Warmup(CONTROL),
 }
 
@@ -140,7 +140,10 @@ def halved_batch(part, direction=None):
     uniform = -targets * np.log(CONTROL.model.config.vocab_size)
     proposal = {"share": SHARE, "log_proposal": np.float32(uniform + ABOVE_UNIFORM)}
     shift = np.full(len(part["label"]), 2.2, np.float32)
-    return {"direction": {**direction, **proposal}, "norm": {**part, "shift": shift}}
+    columns = part["tokens"].shape[1] - 1
+    suffix = np.random.default_rng(5).gamma(2, 1, (len(shift), columns)).astype(np.float32)
+    norm = {**part, "shift": shift, "suffix": suffix}
+    return {"direction": {**direction, **proposal}, "norm": norm}
 
 
 def batch_for(name, part):
@@ -171,7 +174,7 @@ def whole(params, tokens):
     """The logits of p and q [B, T-1, V], and log beta."""
     base = CONTROL.model.apply({"params": tiny.base_params()}, tokens)
     policy = CONTROL.model.apply(CONTROL.composed(tiny.base_params(), params), tokens)
-    log_beta = norm.log_beta(params["norm"], base.hidden[:, :-1])
+    log_beta = CONTROL.norm.log_beta(params["norm"], base.hidden[:, :-1])
     return base.logits[:, :-1], policy.logits[:, :-1], log_beta
 
 
@@ -261,17 +264,20 @@ def expected_divergence(params, batch):
 def test_halved_objectives_against_the_reference(name):
     params, batch = tiny.random_params(), halved_batch(rows(MIXED))
     steps = reference(params, batch["norm"])
-    values = [
-        cross_entropy64(log_v, label, 2.2)
-        for row, label in zip(steps, MIXED)
-        for _, log_v, _ in row
+    weighted = [
+        (float(suffix[t]), cross_entropy64(log_v, label, 2.2))
+        for row, label, suffix, start in zip(
+            steps, MIXED, batch["norm"]["suffix"], batch["norm"]["prompt_length"]
+        )
+        for t, (_, log_v, _) in enumerate(row, start=start - 1)
     ]
+    values = [w * value for w, value in weighted]
     expected = {"matching": expected_direction, "ratio": expected_divergence}[name]
     assert_terms(
         terms_of(OBJECTIVES[name], params, batch),
         {
             "direction": expected(params, batch["direction"]),
-            "value": (sum(values), len(values)),
+            "value": (sum(values), sum(w for w, _ in weighted)),
             "terminal": expected_terminal(steps, MIXED, 2.2),
             "bellman": expected_bellman(steps),
         },
@@ -350,10 +356,10 @@ def test_direction_and_norm_are_kept_apart(name):
     gradients = gradients_of(OBJECTIVES[name], params, halved_batch(rows(MIXED)))
     direction = gradients.pop("direction")
     chex.assert_trees_all_equal(direction["norm"], zeros_like(params["norm"]))
-    assert all(np.any(leaf) for leaf in jax.tree.leaves(direction["delta"]))
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(direction["direction"]))
     assert set(gradients) == {"value", "terminal", "bellman"}
     for gradient in gradients.values():
-        chex.assert_trees_all_equal(gradient["delta"], zeros_like(params["delta"]))
+        chex.assert_trees_all_equal(gradient["direction"], zeros_like(params["direction"]))
         assert all(np.any(leaf) for leaf in jax.tree.leaves(gradient["norm"]))
 
 

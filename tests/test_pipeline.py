@@ -25,7 +25,7 @@ from dinado_jax.stages.folder import STAGES
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once(tmp_path_factory):
-    with tiny_run.quick_compilation(tmp_path_factory.mktemp("compiled")):
+    with tiny_run.quick_compilation(tmp_path_factory):
         yield
 
 
@@ -359,6 +359,45 @@ def test_other_ways_to_train(copy, overrides, stages):
     assert list(dict.fromkeys(line["stage"] for line in lines)) == stages
     assert all(math.isfinite(line["loss"]) for line in lines)
     assert (path / "train" / "done.json").exists()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["control.kind=nado", "train.objective=published"],
+        ["control.kind=soft", "control.trunk=small", "train.balance=false", "decode.reject=0.2"],
+        ["control.kind=soft", "control.trunk=low_rank", "train.mixture=0.5", "train.detach=false"],
+        ["control.kind=hard", "control.direction=nado", "control.form=clamped"],
+        ["control.kind=hard", "train.bellman_start=1", "decode.target_rate=0.8"],
+        ["train.objective=prefixes", "train.bellman_start=2", "train.mixture=0.25"],
+    ],
+    ids=" ".join,
+)
+def test_every_kind_of_control_goes_through_all_stages(copy, overrides):
+    path = copy(2)
+    config = tiny_run.config(*overrides, "control.layers=1", "train.steps=2")
+    run_stages(config, STAGES, path)
+    lines = read_lines(path / "train" / "train.jsonl")
+    assert [line["step"] for line in lines] == [1, 2]
+    assert all(math.isfinite(line["loss"]) for line in lines)
+    samples = read_lines(path / "generate" / "control.jsonl")
+    assert len(samples) == 32 and all(math.isfinite(s["log_prob"]) for s in samples)
+    kl = np.mean([s["log_prob"] - s["log_prob_base"] for s in samples])
+    assert read(path / "summary.json")["control"]["kl_to_base"] == pytest.approx(kl)
+    weight = np.load(path / "train" / "round_1.npz")
+    log_weight = weight["log_base"] - weight["log_proposal"]
+    assert len(log_weight) == 32
+    if config.train.mixture:
+        assert log_weight.max() <= -np.log(config.train.mixture) + 1e-4
+
+
+def test_strength_0_generates_what_the_base_does(copy):
+    path = copy(3)
+    run_stages(tiny_run.config("decode.strength=0"), ("generate",), path)
+    base, control = (read_lines(path / "generate" / f"{n}.jsonl") for n in ("base", "control"))
+    for one, other in zip(base, control, strict=True):
+        assert one["text"] == other["text"]
+        assert one["log_prob"] == pytest.approx(other["log_prob"], abs=1e-4)
 
 
 # Oracles

@@ -25,7 +25,7 @@ PROMPTS = [_rng.integers(1, 5, n).tolist() for n in (3, 7, 12, 5, 16, 8, 1, 11)]
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_quickly(tmp_path_factory):
-    with tiny_run.quick_compilation(tmp_path_factory.mktemp("compiled")):
+    with tiny_run.quick_compilation(tmp_path_factory):
         yield
 
 
@@ -117,7 +117,8 @@ def test_samples_follow_the_exact_distribution(variables):
     count, prompt = 20_000, PROMPTS[0]
     every = np.array(list(itertools.product(range(5), repeat=3)), np.int32)
     rows = np.concatenate([np.tile(np.int32(prompt), (125, 1)), every], axis=1)
-    log_probs = np.asarray(jax.jit(POLICY.log_probs)(variables, rows))[:, len(prompt) - 1 :]
+    log_probs = np.asarray(jax.jit(POLICY.log_probs)(variables, {"tokens": rows}))
+    log_probs = log_probs[:, len(prompt) - 1 :]
     exact = {}
     for tokens, steps in zip(every.tolist(), log_probs):
         length = tokens.index(EOS) + 1 if EOS in tokens else 3

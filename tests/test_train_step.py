@@ -40,7 +40,11 @@ def matching_batch():
     norm = rows(label=np.resize([1, 1, 0], ROWS), seed=1)
     return {
         "direction": rows(label=np.linspace(0, 1, ROWS), seed=2),
-        "norm": {**norm, "shift": np.full(ROWS, 1.5, np.float32)},
+        "norm": {
+            **norm,
+            "shift": np.full(ROWS, 1.5, np.float32),
+            "suffix": np.ones((ROWS, norm["tokens"].shape[1] - 1), np.float32),
+        },
     }
 
 

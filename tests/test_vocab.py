@@ -13,12 +13,15 @@ import pytest
 import tiny
 
 from dinado_jax.config import Delta
+from dinado_jax.controls.base import Control
 from dinado_jax.controls.merge import Merge
+from dinado_jax.controls.norm import MLP
 from dinado_jax.models.gpt2 import GPT2, GPT2Config, init_params
 from dinado_jax.objectives.control import Matching, Published
-from dinado_jax.ops.vocab import CHUNK, Scalars, policy_scalars, token_log_probs
+from dinado_jax.ops.vocab import CHUNK, Scalars, direction_scalars, token_log_probs
 from dinado_jax.train import make_step, start
 
+policy_scalars = functools.partial(direction_scalars, "policy")
 D, V = 8, 43
 # Leading shapes and chunks: whole chunks, a ragged edge, fewer tokens than a chunk, single tokens.
 CASES = [((6,), 3), ((7,), 3), ((2, 5), 4), ((2,), 5), ((3,), 1)]
@@ -47,7 +50,8 @@ def pick(log_probs, tokens):
 
 def naive_scalars(policy, base, tokens):
     log_q, log_p = naive_log_probs(*policy), naive_log_probs(*base)
-    return Scalars(pick(log_q, tokens), pick(log_p, tokens), (log_q - log_p).max(-1))
+    peak = (log_q - log_p).max(-1)
+    return Scalars(pick(log_q, tokens), pick(log_p, tokens), peak, peak)
 
 
 def float64_log_probs(hidden, matrix):
@@ -85,7 +89,7 @@ def test_token_log_probs(shape, chunk):
 @pytest.mark.parametrize(("shape", "chunk"), CASES)
 def test_policy_scalars(shape, chunk):
     policy, base, tokens = factors(shape, 0), factors(shape, 1), tokens_of(shape)
-    cotangents = Scalars(*(factors(shape, seed)[0][..., 0] for seed in (2, 3, 4)))
+    cotangents = Scalars(*(factors(shape, seed)[0][..., 0] for seed in (2, 3, 4, 5)))
 
     def fused(policy, base):
         return policy_scalars(policy, base, tokens, chunk)
@@ -95,7 +99,8 @@ def test_policy_scalars(shape, chunk):
 
     out, gradients = value_and_gradients(fused, cotangents, policy, base)
     log_q, log_p = float64_log_probs(*policy), float64_log_probs(*base)
-    exact = Scalars(pick(log_q, tokens), pick(log_p, tokens), (log_q - log_p).max(-1))
+    peak = (log_q - log_p).max(-1)
+    exact = Scalars(pick(log_q, tokens), pick(log_p, tokens), peak, peak)
     for name, value in out._asdict().items():
         chex.assert_shape(value, shape)
         assert value.dtype == jnp.float32
@@ -128,7 +133,7 @@ def test_bfloat16_factors_are_reduced_in_float32():
     rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (policy, base))
     exact = jax.tree.map(lambda x: x.astype(jnp.float32), rounded)
     out = policy_scalars(*rounded, tokens_of((9,)), 4)
-    chex.assert_trees_all_equal_dtypes(out, Scalars(*3 * [jnp.zeros(9)]))
+    chex.assert_trees_all_equal_dtypes(out, Scalars(*4 * [jnp.zeros(9)]))
     chex.assert_trees_all_close(out, naive_scalars(*exact, tokens_of((9,))), rtol=0, atol=1e-5)
 
 
@@ -150,7 +155,9 @@ TILE = 4 * CHUNK * LARGE_V  # and of one chunk's
 def compiled_step(request):
     """make_step compiled, but never run, for a batch far larger than a chunk."""
     config = GPT2Config(vocab_size=LARGE_V, n_positions=T, n_embd=16, n_layer=1, n_head=1)
-    control = Merge(GPT2(config), Delta(rank=2, full=(r"wte/embedding",)))
+    model = GPT2(config)
+    merge = Merge(model, Delta(rank=2, full=(r"wte/embedding",)))
+    control = Control(model, merge, MLP(config.n_embd))
     optimizer = optax.adam(1e-3)
     base = jax.eval_shape(lambda: init_params(config, 0))
     state = jax.eval_shape(
@@ -170,7 +177,8 @@ def compiled_step(request):
     }
     if request.param == "matching":
         objective = Matching(control)
-        rows = {"direction": rows, "norm": {**rows, "shift": array(dtype=jnp.float32)}}
+        norm = {"shift": array(dtype=jnp.float32), "suffix": array(T - 1, dtype=jnp.float32)}
+        rows = {"direction": rows, "norm": {**rows, **norm}}
     else:
         objective = Published(control)
     return make_step(objective.terms, optimizer).lower(state, base, rows).compile()

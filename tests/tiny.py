@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dinado_jax.config import Delta
+from dinado_jax.controls.base import Control
 from dinado_jax.controls.merge import Merge
+from dinado_jax.controls.norm import MLP
 from dinado_jax.models.gpt2 import GPT2, GPT2Config, init_params
 
 VOCABULARY = 41
@@ -40,8 +42,8 @@ def noisy(tree, scale: float, seed: int = 0):
     return jax.tree.unflatten(structure, [jnp.asarray(x + e) for x, e in zip(leaves, noise)])
 
 
-def control(delta: Delta = EVERYTHING) -> Merge:
-    return Merge(model(), delta)
+def control(delta: Delta = EVERYTHING) -> Control:
+    return Control(model(), Merge(model(), delta), MLP(model().config.n_embd))
 
 
 def fresh_params(delta: Delta = EVERYTHING, success_rate: float = SUCCESS_RATE) -> dict:

@@ -1,6 +1,7 @@
 """The tiniest run that goes through every stage, and oracles for it."""
 
 import contextlib
+import os
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
@@ -27,6 +28,7 @@ SETTINGS = (
     "rollout.max_new_tokens=8",
     "train.steps=6",
     "train.rounds=2",
+    "train.warmup_direction=2",
     "train.batch=8",
     "train.refresh_prompts=8",
     "train.refresh_samples=4",
@@ -50,11 +52,17 @@ def _set(settings: dict) -> None:
 
 
 @contextlib.contextmanager
-def quick_compilation(folder):
-    """Programs are compiled fast rather than well, and equal ones of different runs only once."""
+def quick_compilation(tmp_path_factory):
+    """Programs are compiled fast rather than well, and equal ones only once: by whatever module,
+    and by whichever worker."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    folder = folder / "compiled"
     settings = {
         "jax_disable_most_optimizations": True,
         "jax_compilation_cache_dir": str(folder),
+        "jax_compilation_cache_max_size": 2**31,  # any limit makes reading and writing exclusive
         "jax_persistent_cache_min_compile_time_secs": 0,
         "jax_persistent_cache_min_entry_size_bytes": 0,
     }

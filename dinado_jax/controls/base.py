@@ -1,45 +1,174 @@
-"""What a control is: the small protocol its parameterisations share.
+"""A control gives R: a direction over next tokens, a norm of prefixes, and a form that joins them.
 
-A control is a frozen dataclass of pure functions over its own parameter pytree. Training asks for
-`log_policy` and `evidence`, scalars a position; decoding for `policy` with `composed` as its
-variables. A new parameterisation implements these five and joins `make_control`.
+The four parameterisations differ in these three alone:
+
+    nado     logits of a head on the base's states, through a sigmoid; the peak is the norm; split
+    soft     logits of a trunk of its own; norm; split
+    merge    log pi - log p, pi the base with a delta; norm; split
+    hard     any of these directions; norm of the prompt alone; clamped or projected
+
+Training asks for `values`, or `log_policy` where only q matters; decoding for `log_values`, token
+by token. All are pure functions over the parameters {"direction": .., ["norm": ..]}.
 """
 
+import dataclasses
 from typing import Any, NamedTuple, Protocol
 
 import jax
 
-from dinado_jax.decoding.policy import Policy
-from dinado_jax.ops.vocab import Scalars
+from dinado_jax.controls.recursion import Values, advance, unroll
+from dinado_jax.decoding.guided import NEUTRAL, Guided
+from dinado_jax.decoding.policy import Policy, Trunk
+from dinado_jax.models.gpt2 import GPT2, Cache, Output, logits
+from dinado_jax.ops import vocab
+from dinado_jax.ops.masks import target_mask
+
+Batch = dict[str, jax.Array]
+
+
+class Direction(Protocol):
+    """What says, up to a constant per prefix, which next tokens raise R. Static and pure."""
+
+    link: str  # how its logits become r: see ops.vocab.direction
+    own_states: bool  # the norm reads this direction's states, not the base's
+
+    def init(self, key: jax.Array, base_params: dict) -> dict:
+        """Parameters with which r is the same for every token."""
+        ...
+
+    def forward(
+        self,
+        base_params: dict,
+        params: dict,
+        base: Output,
+        tokens: jax.Array,
+        positions: jax.Array | None = None,
+        cache: Cache | None = None,
+    ) -> Output:
+        """Factored logits [B, T] for the tokens [B, T] whose `base` output is given."""
+        ...
+
+
+class Norm(Protocol):
+    def init(self, key: jax.Array, base_params: dict, success_rate: float) -> dict: ...
+
+    def log_beta(self, params: dict, states: jax.Array) -> jax.Array:
+        """[..., D] -> [...] float32 nats, < 0."""
+        ...
 
 
 class Evidence(NamedTuple):
-    """What objectives need at each position t, which draws token t + 1: all [B, T-1] float32."""
+    """What the recursion reads at position t, which draws token t + 1: [B, T-1] float32."""
 
-    scalars: Scalars
+    scalars: vocab.Scalars
     log_beta: jax.Array
 
 
-class Control(Protocol):
-    """Parameters are a pytree {"delta": .. (the direction), "norm": ..}."""
+@dataclasses.dataclass(frozen=True)
+class Control:
+    """Static; calls with equal shapes compile once."""
 
-    def init(self, key: jax.Array, base_params: dict, success_rate: float) -> dict:
-        """Parameters that leave the base as it is, with R = success_rate everywhere."""
-        ...
+    model: GPT2  # the base
+    direction: Direction
+    norm: Norm
+    form: str = "split"  # split | clamped | projected: see recursion.py
 
-    def log_policy(self, base_params: dict, params: dict, tokens: jax.Array) -> jax.Array:
-        """log q of each next token: [B, T] int32 -> [B, T-1] float32 nats."""
-        ...
+    @property
+    def entangled(self) -> bool:
+        """Direction and norm are one: r is log R itself."""
+        return self.form == "split" and self.direction.link == "sigmoid"
 
-    def evidence(self, base_params: dict, params: dict, tokens: jax.Array) -> Evidence:
-        """Scalars and norm at every position; gradients reach the parameters, never the base."""
-        ...
+    @property
+    def recursive(self) -> bool:
+        """R follows from the prompt's by recursion, so that it is consistent at any parameters."""
+        return self.form != "split"
+
+    @property
+    def one_trunk(self) -> bool:
+        """q is the direction's own distribution: no base is needed to decode."""
+        return self.direction.link == "policy" and self.form != "projected"
 
     @property
     def policy(self) -> Policy:
         """The composed distribution q, for decoding loops."""
-        ...
+        return Trunk(self.model) if self.one_trunk else Guided(self.model, (self,), (NEUTRAL,))
 
     def composed(self, base_params: dict, params: dict) -> Any:
         """The variables of `policy`."""
-        ...
+        if self.one_trunk:
+            return self.direction.trunk(base_params, params["direction"])
+        return {"base": base_params, "controls": (params,)}
+
+    def init(self, key: jax.Array, base_params: dict, success_rate: float) -> dict:
+        """Parameters with q = p, and R = success_rate everywhere (entangled: 1/2)."""
+        direction_key, norm_key = jax.random.split(key)
+        params = {"direction": self.direction.init(direction_key, base_params)}
+        if not self.entangled:
+            params["norm"] = self.norm.init(norm_key, base_params, success_rate)
+        return params
+
+    def log_policy(self, base_params: dict, params: dict, batch: Batch) -> jax.Array:
+        """log q of each next token: batch of [B, T] tokens -> [B, T-1] float32 nats."""
+        if self.one_trunk:
+            tokens = batch["tokens"]
+            out = self.direction.forward(base_params, params["direction"], None, tokens)
+            return vocab.token_log_probs(out.hidden[:, :-1], out.vocabulary, tokens[:, 1:])
+        evidence = self.evidence(base_params, params, batch["tokens"])
+        if self.form != "projected":
+            return evidence.scalars.log_policy
+        return evidence.scalars.log_base + self.unroll(evidence, batch).log_ratio
+
+    def values(self, base_params: dict, params: dict, batch: Batch) -> Values:
+        """V and R of every prefix of the rows; gradients reach the parameters, never the base."""
+        return self.unroll(self.evidence(base_params, params, batch["tokens"]), batch)
+
+    def evidence(self, base_params: dict, params: dict, tokens: jax.Array) -> Evidence:
+        base = self.model.apply({"params": base_params}, tokens)
+        out = self.direction.forward(base_params, params["direction"], base, tokens)
+        scalars = vocab.direction_scalars(
+            self.direction.link,
+            (out.hidden[:, :-1], out.vocabulary),
+            (base.hidden[:, :-1], base.vocabulary),
+            tokens[:, 1:],
+        )
+        if self.entangled:
+            return Evidence(scalars, scalars.top)
+        states = out.hidden if self.direction.own_states else jax.lax.stop_gradient(base.hidden)
+        return Evidence(scalars, self.norm.log_beta(params["norm"], states[:, :-1]))
+
+    def unroll(self, evidence: Evidence, batch: Batch) -> Values:
+        scalars, mask = evidence.scalars, target_mask(batch)
+        return unroll(self.form, evidence.log_beta, scalars.log_ratio, scalars.peak, mask)
+
+    def log_values(
+        self,
+        params: dict,
+        base: tuple[jax.Array, jax.Array],
+        out: tuple[jax.Array, jax.Array],
+        log_prev: jax.Array | None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """(log V [B], log R [B, V] after each next token) of one prefix a row.
+
+        Args:
+          base, out: (state [B, D], vocabulary [V, D]) of base and direction at the prefix.
+          log_prev: [B] log R of the prefix as its last token left it; None for a prompt, where
+            the recursion starts.
+        """
+        log_p_BV = jax.nn.log_softmax(logits(*base))
+        r_BV = vocab.direction(self.direction.link, logits(*out), log_p_BV)
+        top_B = r_BV.max(-1)
+        peak_B = -jax.nn.logsumexp(log_p_BV + r_BV - top_B[:, None], axis=-1)
+        if self.entangled:
+            log_beta_B = top_B
+        else:
+            state_BD = (out if self.direction.own_states else base)[0]
+            log_beta_B = self.norm.log_beta(params["norm"], state_BD)
+        prev_B = log_beta_B if log_prev is None else log_prev
+        log_v_B1, log_r_BV = advance(
+            self.form,
+            prev_B[:, None],
+            log_beta_B[:, None],
+            r_BV - top_B[:, None],
+            peak_B[:, None],
+        )
+        return log_v_B1[:, 0], log_r_BV

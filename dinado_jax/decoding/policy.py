@@ -2,7 +2,7 @@
 
 A policy is static (hashable) and pure; its arrays travel beside it. The composed distribution of a
 control is a policy like any other: `merge` is one trunk; controls that need two put both into the
-carry and add their log-direction to the base's logits.
+carry and add their log R to the base's (guided.py).
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from dinado_jax.models.gpt2 import GPT2, KV, logits
+from dinado_jax.models.gpt2 import GPT2, KV, Cache, logits
 from dinado_jax.ops.vocab import token_log_probs
 
 Carry = Any
@@ -35,8 +35,9 @@ class Policy(Protocol):
         """Logits [B, V] after one more token [B] at `positions` [B] of each row."""
         ...
 
-    def log_probs(self, variables: Any, tokens: jax.Array) -> jax.Array:
-        """Log-probability of each next token: [B, T] int32 -> [B, T-1] float32 nats."""
+    def log_probs(self, variables: Any, batch: dict[str, jax.Array]) -> jax.Array:
+        """Log-probability of each target token: tokens [B, T] int32, prompt_length [B] -> [B, T-1]
+        float32 nats; what stands before the targets is of no use."""
         ...
 
 
@@ -56,15 +57,27 @@ class Trunk:
 
     def prefill(self, variables, tokens, lengths, slots):
         out = self.model.apply(variables, tokens)
-        grow = ((0, 0), (0, slots - tokens.shape[1]), (0, 0), (0, 0))
-        cache = tuple(KV(jnp.pad(layer.k, grow), jnp.pad(layer.v, grow)) for layer in out.cache)
-        last = jnp.take_along_axis(out.hidden, lengths[:, None, None] - 1, 1)[:, 0]
-        return logits(last, out.vocabulary), cache
+        return logits(last(out.hidden, lengths), out.vocabulary), grown(out.cache, slots)
 
     def step(self, variables, carry, tokens, positions):
         out = self.model.apply(variables, tokens[:, None], positions[:, None], carry)
         return logits(out.hidden[:, 0], out.vocabulary), out.cache
 
-    def log_probs(self, variables, tokens):
+    def log_probs(self, variables, batch):
+        tokens = batch["tokens"]
         out = self.model.apply(variables, tokens)
         return token_log_probs(out.hidden[:, :-1], out.vocabulary, tokens[:, 1:])
+
+
+def grown(cache: Cache, slots: int) -> Cache:
+    """The cache of a prefill with room for `slots` tokens in all."""
+
+    def grow(x):
+        return jnp.pad(x, ((0, 0), (0, slots - x.shape[1]), (0, 0), (0, 0)))
+
+    return tuple(KV(grow(layer.k), grow(layer.v)) for layer in cache)
+
+
+def last(hidden: jax.Array, lengths: jax.Array) -> jax.Array:
+    """The states [B, D] at the last tokens of right-padded rows: [B, T, D], [B]."""
+    return jnp.take_along_axis(hidden, lengths[:, None, None] - 1, 1)[:, 0]

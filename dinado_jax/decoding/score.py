@@ -14,7 +14,7 @@ from dinado_jax.text import Sequences
 
 @functools.partial(jax.jit, static_argnums=0)
 def _score_batch(policy: Policy, variables, batch):
-    return policy.log_probs(variables, batch["tokens"]) * target_mask(batch)
+    return policy.log_probs(variables, batch) * target_mask(batch)
 
 
 def score(policy: Policy, variables: Any, rows: Sequences, batch: int) -> np.ndarray:

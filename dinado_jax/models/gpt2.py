@@ -291,13 +291,41 @@ class GPT2(nn.Module):
         wte = Embed(config, config.vocab_size, name="wte")
         wpe = Embed(config, config.n_positions, name="wpe")
         x_BTD = wte(tokens_BT) + wpe(positions_BT)
-        caches = []
-        for layer in range(config.n_layer):
-            past = None if cache is None else cache[layer]
-            x_BTD, present = Block(config, name=f"h_{layer}")(x_BTD, positions_BT, past)
-            caches.append(present)
-        hidden_BTD = LayerNorm(config, name="ln_f")(x_BTD)
-        return Output(hidden_BTD, wte.whole(), tuple(caches))
+        hidden_BTD, cache = _blocks(config, x_BTD, positions_BT, cache)
+        return Output(hidden_BTD, wte.whole(), cache)
+
+
+class Head(nn.Module):
+    """GPT-2 blocks on the states of another model, with positions and a vocabulary of their own.
+
+    `Head(config).apply({"params": p}, states[, positions, cache]) -> Output`, states [B, T, any
+    width]. The vocabulary starts at zero, and with it every logit.
+    """
+
+    config: GPT2Config
+
+    @nn.compact
+    def __call__(self, states_BTS, positions_BT=None, cache: Cache | None = None) -> Output:
+        config = self.config
+        if positions_BT is None:
+            positions_BT = jax.lax.broadcasted_iota(jnp.int32, states_BTS.shape[:2], 1)
+        states_BTS = states_BTS.astype(config.dtype)
+        x_BTD = Dense(config, config.n_embd, name="c_in")(states_BTS)
+        x_BTD += Embed(config, config.n_positions, name="wpe")(positions_BT)
+        hidden_BTD, cache = _blocks(config, x_BTD, positions_BT, cache)
+        shape = (config.vocab_size, config.n_embd)
+        vocabulary = self.param("vocabulary", nn.initializers.zeros, shape, config.param_dtype)
+        return Output(hidden_BTD, vocabulary.astype(config.dtype), cache)
+
+
+def _blocks(config, x_BTD, positions_BT, cache):
+    """Blocks h_0, h_1, .. and the final LayerNorm, as parts of the module that calls."""
+    caches = []
+    for layer in range(config.n_layer):
+        past = None if cache is None else cache[layer]
+        x_BTD, present = Block(config, name=f"h_{layer}")(x_BTD, positions_BT, past)
+        caches.append(present)
+    return LayerNorm(config, name="ln_f")(x_BTD), tuple(caches)
 
 
 def init_params(config: GPT2Config, seed: int) -> dict:

@@ -1,23 +1,27 @@
-"""What trains a control: the published objective, and distribution matching, by the likelihood of
+"""What trains a control: the published objectives, and distribution matching, by the likelihood of
 successes (the default) or by the ratio of q to each rollout's proposal.
 
 All read a control's scalars only. Batches: tokens [B, T] int32, prompt_length [B], length [B], and
-float32 [B] as each asks for: label in [0, 1], shift, share, log_proposal.
+float32 as each asks for: label [B] in [0, 1], shift [B], suffix [B, T-1], share [B], log_proposal
+[B].
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from dinado_jax.controls.base import Control, Evidence
-from dinado_jax.controls.recursion import unroll
-from dinado_jax.objectives import bernoulli
+from dinado_jax.config import Train
+from dinado_jax.controls.base import Control
 from dinado_jax.objectives.terms import Term
+from dinado_jax.ops import bernoulli
 from dinado_jax.ops.masks import target_mask
 
 Batch = dict[str, jax.Array]
 _CAP = 3.0  # nats
+_HUBER = 1.5  # nats: errors beyond it pull with constant force
 
 
 def direction(control: Control, base_params: dict, params: dict, batch: Batch) -> Term:
@@ -25,7 +29,7 @@ def direction(control: Control, base_params: dict, params: dict, batch: Batch) -
 
     With rows drawn from p given C = 1 this is KL(q* || q) up to a constant (distribution matching).
     """
-    log_policy = control.log_policy(base_params, params, batch["tokens"])
+    log_policy = control.log_policy(base_params, params, batch)
     log_row = (target_mask(batch) * log_policy).sum(-1)
     return Term(-(batch["label"] * log_row).sum(), batch["label"].sum())
 
@@ -40,7 +44,7 @@ def divergence(control: Control, base_params: dict, params: dict, batch: Batch) 
     fitting single samples (the baseline of distributional policy gradients, arXiv 2206.00761,
     off-policy). Beyond e^3 the ratio q / d goes on as its tangent.
     """
-    log_policy = control.log_policy(base_params, params, batch["tokens"])
+    log_policy = control.log_policy(base_params, params, batch)
     log_row = (target_mask(batch) * log_policy).sum(-1)
     log_ratio = log_row - batch["log_proposal"]
     capped = jnp.minimum(log_ratio, _CAP)
@@ -49,9 +53,20 @@ def divergence(control: Control, base_params: dict, params: dict, batch: Batch) 
     return Term((ratio - batch["share"] * log_row).sum(), jnp.ones_like(log_row).sum())
 
 
-def _values(evidence: Evidence, mask):
-    scalars = evidence.scalars
-    return unroll(evidence.log_beta, scalars.log_ratio, scalars.peak, mask)
+def regression(control: Control, base_params: dict, params: dict, batch: Batch) -> Term:
+    """Huber loss of a row's log-probability under q against what it is at the optimum, nats:
+
+        log q(y) = log p(y) + log C(y) - log R0(prompt) = target [B],   C > 0
+
+    which holds for every success, whatever drew it: once q is right no draw is noise any more, as
+    it is for a likelihood. Failures are pushed down to their target, and let be below it. (The
+    recursion of R told at its end alone: the path consistency of Nachum et al., arXiv 1702.08892,
+    and trajectory balance, Malkin et al., arXiv 2201.13259.)
+    """
+    log_policy = control.log_policy(base_params, params, batch)
+    error = (target_mask(batch) * log_policy).sum(-1) - batch["target"]
+    error = jnp.where(batch["label"] > 0, error, jnp.maximum(error, 0.0))
+    return Term(optax.losses.huber_loss(error, delta=_HUBER).sum(), jnp.ones_like(error).sum())
 
 
 def bellman(values) -> Term:
@@ -62,82 +77,68 @@ def bellman(values) -> Term:
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """BCE(R(x), C) at the end of the sequence + lambda x Bellman at every position.
+    """The objectives as released, their off-by-one masks mended; gradients flow everywhere.
 
-    Gradients flow through both sides and through direction and norm alike (DiNADO as released, its
-    off-by-one masks mended).
+    soft, merge: BCE(R(x), C) at the end of the sequence + lambda x Bellman at every position.
+    nado: BCE(R, C) after every token + lambda x Bellman. hard: BCE after every token. Summed over a
+    row, not averaged; what follows a prefix is weighed by batch["suffix"] (1 for samples of p).
     """
 
     control: Control
     coefficient: float = 1.0
 
     def terms(self, params: dict, base_params: dict, batch: Batch) -> dict[str, Term]:
-        evidence = self.control.evidence(base_params, params, batch["tokens"])
-        values = _values(evidence, target_mask(batch))
-        entropy = bernoulli.cross_entropy(values.log_terminal, batch["label"])
-        rows = jnp.ones_like(entropy).sum()
-        return {
-            "terminal": Term(entropy.sum(), rows),
-            # Per row, not per position: the release adds the residuals of a sequence up.
-            "bellman": Term(bellman(values).sum, rows, self.coefficient),
-        }
-
-
-def _norm_terms(
-    control: Control, base_params: dict, params: dict, rows: Batch, coefficient: float
-) -> dict[str, Term]:
-    """Value of every prefix and of the whole row by labels, and forward consistency.
-
-    `rows` hold as many failures as successes, with `shift` [B], the log-odds the balancing added.
-    Direction and norm are disentangled in the gradient too: these losses see A and M as constants,
-    so their rows need no backward pass through the trunk.
-    """
-    label, shift = rows["label"], rows["shift"]
-    frozen_direction = {**params, "delta": jax.lax.stop_gradient(params["delta"])}
-    evidence = control.evidence(base_params, frozen_direction, rows["tokens"])
-    mask = target_mask(rows)
-    values = _values(evidence, mask)
-    value = bernoulli.cross_entropy(values.log_value, label[:, None], shift[:, None])
-    terminal = bernoulli.cross_entropy(values.log_terminal, label, shift)
-    return {
-        "value": Term((mask * value).sum(), mask.sum()),
-        "terminal": Term(terminal.sum(), jnp.ones_like(terminal).sum()),
-        "bellman": bellman(values)._replace(coefficient=coefficient),
-    }
+        values = self.control.values(base_params, params, batch)
+        label = batch["label"]
+        rows = jnp.ones_like(label).sum()
+        if self.control.entangled or self.control.recursive:
+            entropy = bernoulli.cross_entropy(values.log_after, label[:, None])
+            weight = target_mask(batch) * batch["suffix"]
+            out = {"prefixes": Term((weight * entropy).sum(), rows)}
+        else:
+            entropy = bernoulli.cross_entropy(values.log_terminal, label)
+            out = {"terminal": Term(entropy.sum(), rows)}
+        if not self.control.recursive:
+            out["bellman"] = Term(bellman(values).sum, rows, self.coefficient)
+        return out
 
 
 @dataclasses.dataclass(frozen=True)
 class Matching:
-    """Likelihood of rows that follow q* for the direction, batch["direction"]; labels and
-    consistency for the norm, batch["norm"]."""
+    """A loss of q for the direction, on batch["direction"]; labels and consistency for the norm, on
+    batch["norm"].
+
+    The norm's rows may be drawn by label: `shift` is what that added to the log-odds; `suffix`
+    weighs a position by p / proposal of what follows it. With `detach`, direction and norm are
+    disentangled in the gradient too: the norm's losses see A and M as constants, and need no
+    backward pass through the trunk. Where both are one (nado), nothing is detached.
+    """
 
     control: Control
     coefficient: float = 1.0
+    direction: Callable | None = direction  # None: the norm's losses teach the direction alone
+    detach: bool = True
 
     def terms(self, params: dict, base_params: dict, batch: Batch) -> dict[str, Term]:
-        return {
-            "direction": direction(self.control, base_params, params, batch["direction"]),
-            **_norm_terms(self.control, base_params, params, batch["norm"], self.coefficient),
-        }
-
-
-@dataclasses.dataclass(frozen=True)
-class Ratio:
-    """As `Matching`, but successes and failures teach the direction: `divergence`."""
-
-    control: Control
-    coefficient: float = 1.0
-
-    def terms(self, params: dict, base_params: dict, batch: Batch) -> dict[str, Term]:
-        return {
-            "direction": divergence(self.control, base_params, params, batch["direction"]),
-            **_norm_terms(self.control, base_params, params, batch["norm"], self.coefficient),
-        }
+        control, rows, out = self.control, batch["norm"], {}
+        if self.direction is not None:
+            out["direction"] = self.direction(control, base_params, params, batch["direction"])
+        if self.detach and not control.entangled:
+            params = {**params, "direction": jax.lax.stop_gradient(params["direction"])}
+        values, mask = control.values(base_params, params, rows), target_mask(rows)
+        label, shift, weight = rows["label"], rows["shift"], mask * rows["suffix"]
+        value = bernoulli.cross_entropy(values.log_value, label[:, None], shift[:, None])
+        terminal = bernoulli.cross_entropy(values.log_terminal, label, shift)
+        out["value"] = Term((weight * value).sum(), weight.sum())
+        out["terminal"] = Term(terminal.sum(), jnp.ones_like(terminal).sum())
+        if not control.recursive:
+            out["bellman"] = bellman(values)._replace(coefficient=self.coefficient)
+        return out
 
 
 @dataclasses.dataclass(frozen=True)
 class Warmup:
-    """Likelihood on successes for the direction; the norm gets no gradient."""
+    """Likelihood on successes for the direction; a norm of its own gets no gradient."""
 
     control: Control
 
@@ -145,4 +146,14 @@ class Warmup:
         return {"direction": direction(self.control, base_params, params, batch)}
 
 
-OBJECTIVES = {"matching": Matching, "ratio": Ratio, "published": Published}
+def make_objective(train: Train, control: Control, coefficient: float) -> Published | Matching:
+    """The objective that `train.objective` names, with this lambda."""
+    if train.objective == "published":
+        return Published(control, coefficient)
+    loss = {
+        "matching": direction,
+        "ratio": divergence,
+        "regression": regression,
+        "prefixes": None,
+    }[train.objective]
+    return Matching(control, coefficient, loss, train.detach and loss is not None)

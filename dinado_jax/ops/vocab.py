@@ -17,15 +17,18 @@ CHUNK = 512  # tokens whose logits are alive at once
 
 
 class Scalars(NamedTuple):
-    """What every control needs of the vocabulary at one position (float32, nats).
+    """What every control needs of the vocabulary at one position (float32, nats), with q the
+    distribution proportional to p e^r.
 
     log_policy, log_base: [..] log-probability of the token that was drawn, under q and p.
     peak: [..] M = max_v [log q(v) - log p(v)], >= 0 up to rounding.
+    top: [..] max_v r(v).
     """
 
     log_policy: jax.Array
     log_base: jax.Array
     peak: jax.Array
+    top: jax.Array
 
     @property
     def log_ratio(self) -> jax.Array:
@@ -33,9 +36,12 @@ class Scalars(NamedTuple):
         return self.log_policy - self.log_base
 
 
+def _logits(hidden_D, matrix_VD):
+    return jnp.einsum("D,VD->V", hidden_D, matrix_VD, preferred_element_type=jnp.float32)
+
+
 def _log_probs(hidden_D, matrix_VD):
-    logits_V = jnp.einsum("D,VD->V", hidden_D, matrix_VD, preferred_element_type=jnp.float32)
-    return jax.nn.log_softmax(logits_V)
+    return jax.nn.log_softmax(_logits(hidden_D, matrix_VD))
 
 
 def _chunked(reduce_one, arrays, chunk):
@@ -71,25 +77,48 @@ def token_log_probs(
     return out.reshape(tokens.shape)
 
 
-@functools.partial(jax.named_call, name="policy_scalars")
-def policy_scalars(
-    policy: tuple[jax.Array, jax.Array],
+def direction(link: str, logits: jax.Array, log_base: jax.Array) -> jax.Array:
+    """r over the vocabulary (last axis) from a direction's logits l and log p:
+
+    policy    r = log softmax(l) - log p    l are the logits of q itself (merge)
+    plain     r = l                         (soft)
+    sigmoid   r = log sigmoid(l)            r is log R itself (nado)
+    """
+    if link == "policy":
+        return jax.nn.log_softmax(logits) - log_base
+    return jax.nn.log_sigmoid(logits) if link == "sigmoid" else logits
+
+
+@functools.partial(jax.named_call, name="direction_scalars")
+def direction_scalars(
+    link: str,
+    factors: tuple[jax.Array, jax.Array],
     base: tuple[jax.Array, jax.Array],
     tokens: jax.Array,
     chunk: int = CHUNK,
 ) -> Scalars:
-    """Log-probabilities and peak from two factored distributions (hidden [..., D], matrix [V, D]).
+    """The scalars of a direction whose logits, and the base's, come factored.
 
-    Both sides go through the same arithmetic, so equal factors give A = M = 0 exactly.
+    Args:
+      link: how logits become r, see `direction`.
+      factors, base: (hidden [..., D], matrix [V, D]) each; widths may differ.
+      tokens: [...] int32.
+
+    Both sides of a policy go through the same arithmetic: equal factors give A = M = 0 exactly.
     """
-    (policy_hidden, policy_matrix), (base_hidden, base_matrix) = policy, base
+    (hidden, matrix), (base_hidden, base_matrix) = factors, base
 
-    def one(policy_D, base_D, token):
-        log_q, log_p = _log_probs(policy_D, policy_matrix), _log_probs(base_D, base_matrix)
-        return Scalars(log_q[token], log_p[token], jnp.max(log_q - log_p))
+    def one(hidden_D, base_D, token):
+        log_p_V = _log_probs(base_D, base_matrix)
+        r_V = direction(link, _logits(hidden_D, matrix), log_p_V)
+        top = r_V.max()
+        # log sum_v p e^{r - top} = -M: differences first, large logits would swallow them.
+        peak = top if link == "policy" else -jax.nn.logsumexp(log_p_V + (r_V - top))
+        log_q = log_p_V[token] + (r_V[token] - top) + peak
+        return Scalars(log_q, log_p_V[token], peak, top)
 
     flat = (
-        policy_hidden.reshape(-1, policy_hidden.shape[-1]),
+        hidden.reshape(-1, hidden.shape[-1]),
         base_hidden.reshape(-1, base_hidden.shape[-1]),
         tokens.reshape(-1),
     )

@@ -70,14 +70,17 @@ def generate(config: Config, run: RunFolder) -> dict:
     """
     folder = run.stage("generate")
     prompts = [example.prompt for example in held_out(config)]
-    controlled = trained_model(config, run)
+    decode = config.decode
+    controlled = trained_model(config, run).tilted(
+        strength=decode.strength, target_rate=decode.target_rate, reject=decode.reject
+    )
     figures = {"prompts": len(prompts)}
     for name, model in (("base", controlled.base), ("control", controlled)):
         collected = collect(
             f"generate {name}",
             model,
             prompts,
-            config.decode,
+            decode,
             samples=config.evaluate.samples,
             oracle=config.rollout.oracle,
             key=jax.random.key(config.seed + 1),

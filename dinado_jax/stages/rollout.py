@@ -8,14 +8,21 @@ import numpy as np
 
 from dinado_jax import signals, tasks, text
 from dinado_jax.base import Base, LanguageModel
-from dinado_jax.config import Config, Decode
+from dinado_jax.config import Config, Sampling
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.sampler import Sampler, sample_prompts
 from dinado_jax.decoding.score import score
 from dinado_jax.errors import InputError
 from dinado_jax.oracles.judge import Verdict, judge, resolve
 from dinado_jax.progress import Progress
-from dinado_jax.rollouts import Rollouts, join, success_rate
+from dinado_jax.rollouts import (
+    Rollouts,
+    along_targets,
+    before,
+    join,
+    mixture_weight,
+    success_rate,
+)
 from dinado_jax.stages.folder import RunFolder
 from dinado_jax.stages.sft import trained_base
 from dinado_jax.tasks.keywords import Example
@@ -45,7 +52,7 @@ def collect(
     what: str,
     model: LanguageModel,
     prompts: Sequence[str],
-    decode: Decode,
+    decode: Sampling,
     *,
     samples: int,
     oracle: str,
@@ -77,21 +84,37 @@ def collect(
         codec.eos_id,
         base.model.config.n_positions,
     )
-    log_base = score(base.policy, base.variables, rows, decode.batch).sum(1)
+    log_base = score(base.policy, base.variables, rows, decode.batch)
+    log_proposal = along_targets(rows, drawn.log_probs)
     kept = ~verdict.failed
     rollouts = Rollouts(
         tokens=rows.tokens[kept],
         prompt_length=rows.prompt_length[kept],
         length=rows.length[kept],
         label=verdict.labels[kept],
-        log_base=log_base[kept],
-        log_proposal=drawn.log_probs.sum(1)[kept],
+        log_base=log_base.sum(1)[kept],
+        log_proposal=log_proposal.sum(1)[kept],
+        log_prefix=before(log_base - log_proposal)[kept],
         prompt_id=np.repeat(ids, samples).astype(np.int32)[kept],
         finished=drawn.finished[kept],
     )
     good = np.flatnonzero(kept)
     return Collected(
         rollouts, [repeated[i] for i in good], [texts[i] for i in good], verdict.failures
+    )
+
+
+def as_mixture(rollouts: Rollouts, q: LanguageModel, alpha: float, batch: int) -> Rollouts:
+    """Plain samples of base and q, a share `alpha` of them the base's, as draws of the mixture
+    alpha p + (1 - alpha) q: p / proposal is then at most 1 / alpha (defensive importance
+    sampling)."""
+    base = q.base
+    under_p, under_q = (score(m.policy, m.variables, rollouts, batch) for m in (base, q))
+    log_ratio = under_q - under_p
+    return dataclasses.replace(
+        rollouts,
+        log_proposal=rollouts.log_base - mixture_weight(log_ratio.sum(1), alpha),
+        log_prefix=mixture_weight(before(log_ratio), alpha),
     )
 
 
@@ -133,9 +156,17 @@ def judged_references(
         label=verdict.labels[kept],
         log_base=score(base.policy, base.variables, rows, batch).sum(1),
         log_proposal=np.full(len(kept), np.nan, np.float32),
+        log_prefix=np.zeros((len(kept), rows.tokens.shape[1] - 1), np.float32),
         prompt_id=np.array([number[pairs[i][0]] for i in kept], np.int32),
         finished=np.ones(len(kept), bool),
     )
+
+
+def _target(settings: Sampling) -> str:
+    """What the weighted rollouts are samples of."""
+    if settings.top_k or settings.top_p < 1:
+        return "q* of the truncated base: tokens that rollouts never draw are never learned"
+    return "q* of the base"
 
 
 def rollout(config: Config, run: RunFolder) -> dict:
@@ -163,6 +194,7 @@ def rollout(config: Config, run: RunFolder) -> dict:
         "success_rate": success_rate(rollouts),
         "finished": float(rollouts.finished.mean()),
         "oracle_failures": collected.failures,
+        "target": _target(settings),
     }
     if settings.references:
         examples = tasks.examples(config.task, "train", config.seed)

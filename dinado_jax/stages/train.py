@@ -12,7 +12,7 @@ from dinado_jax.checkpoint import Checkpoints
 from dinado_jax.config import Config
 from dinado_jax.controls import Control, make_control
 from dinado_jax.errors import InputError
-from dinado_jax.objectives.control import OBJECTIVES, Warmup
+from dinado_jax.objectives.control import Warmup, make_objective
 from dinado_jax.optim import optimizer
 from dinado_jax.progress import MetricsLog
 from dinado_jax.rollouts import (
@@ -21,10 +21,11 @@ from dinado_jax.rollouts import (
     importance,
     join,
     per_prompt,
+    repeated_share,
     success_rate,
 )
 from dinado_jax.stages.folder import RunFolder
-from dinado_jax.stages.rollout import collect, training_prompts
+from dinado_jax.stages.rollout import as_mixture, collect, training_prompts
 from dinado_jax.stages.sft import trained_base
 from dinado_jax.train import TrainState, fit, make_step, start
 
@@ -59,6 +60,7 @@ class Rounds:
         return {
             "oracle_failures": asked - int(newest.sum()),
             "rollouts": int((~rollouts.reference).sum()),
+            "repeated": round(repeated_share(rollouts), 4),
             "newest_success_rate": float(rollouts.label[newest].mean()),
             "effective_successes": effective_sample_size(
                 per_prompt(weight * rollouts.label, rollouts.prompt_id)
@@ -71,17 +73,34 @@ class Rounds:
         return self.config.rollout.prompts + (number - 1) * refresh if number else 0
 
     def _sample(self, number: int, params: dict) -> Rollouts:
-        first_id, train = self._first_id(number), self.config.train
-        return collect(
-            f"round {number} rollout",
-            Controlled(self.base, self.control, params),
-            training_prompts(self.config, first_id, train.refresh_prompts),
-            self.config.rollout,
-            samples=train.refresh_samples,
-            oracle=self.config.rollout.oracle,
-            key=jax.random.key(self.config.seed),
-            first_id=first_id,
-        ).rollouts
+        """Of q, or of the mixture of base and q, as many samples of each a prompt as it says."""
+        first_id, train, rollout = self._first_id(number), self.config.train, self.config.rollout
+        prompts = training_prompts(self.config, first_id, train.refresh_prompts)
+        key = jax.random.key(self.config.seed)
+        q = Controlled(self.base, self.control, params)
+
+        def sampled(what, model, samples, key):
+            return collect(
+                f"round {number} {what}",
+                model,
+                prompts,
+                rollout,
+                samples=samples,
+                oracle=rollout.oracle,
+                key=key,
+                first_id=first_id,
+            ).rollouts
+
+        plain = round(train.mixture * train.refresh_samples)
+        base_key = jax.random.fold_in(key, 1)
+        if plain == train.refresh_samples:
+            return sampled("rollout of the base", self.base, plain, base_key)
+        rows = sampled("rollout", q, train.refresh_samples - plain, key)
+        if not plain:
+            return rows
+        of_base = sampled("rollout of the base", self.base, plain, base_key)
+        rows = join([rows, of_base], self.base.codec.eos_id)
+        return as_mixture(rows, q, train.mixture, rollout.batch)
 
 
 def train(config: Config, run: RunFolder) -> dict:
@@ -98,9 +117,11 @@ def train(config: Config, run: RunFolder) -> dict:
         )
     control = make_control(config, base.model)
     transform = optimizer(settings, settings.steps)
-    objective = OBJECTIVES[settings.objective](control, settings.bellman)
-    step = make_step(objective.terms, transform)
     warm_step = make_step(Warmup(control).terms, transform)
+    early, late = (
+        make_step(make_objective(settings, control, coefficient).terms, transform)
+        for coefficient in (0.0, settings.bellman)
+    )
     prior = rate if config.control.norm_bias == "success_rate" else 0.5
     state = jax.jit(lambda: _fresh(control, config, base, prior, transform))()
     rounds = Rounds(config, base, control, folder, first)
@@ -134,7 +155,9 @@ def train(config: Config, run: RunFolder) -> dict:
             warm_end = min(end, settings.warmup_direction)
             state = fit_to(warm_end, "warm-up", warm_step, batches.successes(*data), state)
             batch_at = batches.BATCHES[settings.objective](*data)
-            state = fit_to(end, f"train round {number}", step, batch_at, state)
+            what, early_end = f"train round {number}", min(end, settings.bellman_start)
+            state = fit_to(early_end, what, early, batch_at, state)
+            state = fit_to(end, what, late, batch_at, state)
     with Checkpoints(folder / "control") as final:
         final.save(settings.steps, state.trainable)
     return figures

@@ -1,0 +1,151 @@
+"""Decoding under controls beside the base: q(v | x) proportional to p(v | x) prod_k f_k(R_k(x, v)).
+
+B rows, T prompt tokens, V vocabulary. Several controls compose as a product of experts: exact only
+for oracles independent under p. The exact way trains the second control on the first one's q
+(`Controlled.as_base`).
+"""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dinado_jax.controls.recursion import FLOOR
+from dinado_jax.decoding.policy import grown, last
+from dinado_jax.errors import InputError
+from dinado_jax.models.gpt2 import GPT2, Cache, logits
+from dinado_jax.ops.bernoulli import log1mexp
+
+if TYPE_CHECKING:
+    from dinado_jax.controls.base import Control
+
+
+@dataclasses.dataclass(frozen=True)
+class Tilt:
+    """How much of a control is wanted: f(R) = rho(R)^strength.
+
+    strength: 0 is the base, 1 the control as trained; above 1 it is exaggerated.
+    target_rate: the success rate r to aim for, by rho(R) = R r / R0 + (1 - R) (1 - r) / (1 - R0)
+      with R0 the value of the prompt; 1 leaves rho(R) = R / R0.
+    reject: tokens with R(x, v) < reject R(x), which the control makes that much rarer than the base
+      has them, are never drawn; 0 is off. A token at least as likely as under the base remains.
+    """
+
+    strength: float = 1.0
+    target_rate: float = 1.0
+    reject: float = 0.0
+
+    def __post_init__(self):
+        if not self.strength >= 0:
+            raise InputError(f"strength = {self.strength}: it must be 0 (the base) or more")
+        if not 0 <= self.target_rate <= 1:
+            raise InputError(f"target_rate = {self.target_rate}: it must lie in [0, 1]")
+        if not 0 <= self.reject < 1:
+            raise InputError(f"reject = {self.reject}: it must lie in [0, 1), 0 is off")
+
+    def __call__(self, log_r: jax.Array, log_v: jax.Array, log_start: jax.Array) -> jax.Array:
+        """log f(R), up to a constant: log R [B, V] of next tokens, log V [B] of their prefix,
+        log R0 [B] of the prompt -> [B, V]."""
+        kept = log_r
+        if self.target_rate < 1:
+            success = _log(self.target_rate) - log_start[:, None]
+            failure = _log(1 - self.target_rate) - log1mexp(log_start)[:, None]
+            kept = jnp.logaddexp(log_r + success, log1mexp(log_r) + failure)
+        kept = self.strength * kept
+        if self.reject:
+            kept = jnp.where(log_r - log_v[:, None] < jnp.log(self.reject), -jnp.inf, kept)
+        return kept
+
+
+NEUTRAL = Tilt()
+
+
+def _log(rate: float):
+    return jnp.log(jnp.float32(rate))
+
+
+class Guide(NamedTuple):
+    """What one control carries from token to token."""
+
+    cache: Cache
+    log_start: jax.Array  # [B] log R of the prompt
+    log_r: jax.Array | None  # [B, V] log R after each next token, for controls that recur on it
+
+
+@dataclasses.dataclass(frozen=True)
+class Guided:
+    """A policy. variables: {"base": base parameters, "controls": one set of parameters each}."""
+
+    model: GPT2
+    controls: tuple["Control", ...]
+    tilts: tuple[Tilt, ...]
+
+    @property
+    def vocab_size(self) -> int:
+        return self.model.config.vocab_size
+
+    @property
+    def n_positions(self) -> int:
+        return self.model.config.n_positions
+
+    def prefill(self, variables, tokens, lengths, slots):
+        base = self.model.apply({"params": variables["base"]}, tokens)
+        state = last(base.hidden, lengths), base.vocabulary
+        scores, guides = jax.nn.log_softmax(logits(*state)), []
+        for control, params, tilt in self._parts(variables):
+            out = control.direction.forward(variables["base"], params["direction"], base, tokens)
+            own = last(out.hidden, lengths), out.vocabulary
+            log_v, log_r = control.log_values(params, state, own, None)
+            scores += tilt(log_r, log_v, log_v)
+            kept = log_r if control.recursive else None
+            guides.append(Guide(grown(out.cache, slots), log_v, kept))
+        return scores, (grown(base.cache, slots), tuple(guides))
+
+    def step(self, variables, carry, tokens, positions):
+        cache, guides = carry
+        new = tokens[:, None], positions[:, None]
+        base = self.model.apply({"params": variables["base"]}, *new, cache)
+        state = base.hidden[:, 0], base.vocabulary
+        scores, after = jax.nn.log_softmax(logits(*state)), []
+        for (control, params, tilt), guide in zip(self._parts(variables), guides, strict=True):
+            out = control.direction.forward(
+                variables["base"], params["direction"], base, *new, guide.cache
+            )
+            prev = None
+            if control.recursive:
+                drawn = jnp.take_along_axis(guide.log_r, tokens[:, None], 1)[:, 0]
+                prev = jnp.maximum(drawn, FLOOR)
+            log_v, log_r = control.log_values(
+                params, state, (out.hidden[:, 0], out.vocabulary), prev
+            )
+            scores += tilt(log_r, log_v, guide.log_start)
+            kept = log_r if control.recursive else None
+            after.append(Guide(out.cache, guide.log_start, kept))
+        return scores, (base.cache, tuple(after))
+
+    def log_probs(self, variables, batch):
+        """As decoding has them, one token after another: R may hang on all tokens before."""
+        tokens, start = batch["tokens"], batch["prompt_length"]
+        T = tokens.shape[1]
+        rows = jnp.arange(tokens.shape[0])
+
+        def position(state, index):
+            scores, carry = state
+            at = jnp.minimum(start + index, T - 1)
+            token = tokens[rows, at]
+            log_prob = jax.nn.log_softmax(scores)[rows, token]
+            return self.step(variables, carry, token, at), (at - 1, log_prob)
+
+        state = self.prefill(variables, tokens, start, T)
+        _, (columns, log_probs) = jax.lax.scan(position, state, jnp.arange(T - 1))
+        # Once a row is at its end its last token comes again and again: the first time stands.
+        order = jnp.arange(T - 1)[:, None]
+        inside = order < T - start[None]
+        out = jnp.zeros((tokens.shape[0], T - 1))
+        return out.at[jnp.broadcast_to(rows, columns.shape), columns].add(
+            jnp.where(inside, log_probs, 0.0)
+        )
+
+    def _parts(self, variables: Any):
+        return list(zip(self.controls, variables["controls"], self.tilts, strict=True))
