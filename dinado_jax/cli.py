@@ -1,6 +1,7 @@
 """The `dinado` command: arguments only; each command calls one function."""
 
 import argparse
+import contextlib
 import errno
 import sys
 from pathlib import Path
@@ -40,7 +41,35 @@ def _parser() -> argparse.ArgumentParser:
             action="store_true",
             help="compile from shapes, print parameters, FLOPs and memory; load nothing",
         )
+    _add_exact(commands)
     return parser
+
+
+def _add_exact(commands) -> None:
+    command = commands.add_parser(
+        "exact", help="train each parameterisation in an enumerable world and compare with q*"
+    )
+    choice = {"default": "table", "choices": ("table", "ends", "neural")}
+    command.add_argument(
+        "--world",
+        **choice,
+        help="tables, tables with sequences that end, or a tiny GPT-2 (default: table)",
+    )
+    command.add_argument(
+        "--variant",
+        action="append",
+        choices=("nado", "soft", "merge", "hard", "hard_clamped"),
+        help="may be given several times (default: all)",
+    )
+    command.add_argument("--seed", type=int, default=0, help="of world and draws (default: 0)")
+    command.add_argument("--vocabulary", type=int, metavar="N", help="tokens")
+    command.add_argument("--length", type=int, metavar="N", help="new tokens at most")
+    command.add_argument("--concentration", type=float, metavar="X", help="of the base's tables")
+    command.add_argument("--rarity", type=float, metavar="R0", help="success rate of the base")
+    command.add_argument("--rollouts", type=int, metavar="N", help="in all rounds together")
+    command.add_argument("--out", type=Path, metavar="FILE", help="JSON: settings, figures, curves")
+    command.add_argument("--plot", type=Path, metavar="FILE", help="a figure of the curves")
+    command.add_argument("overrides", nargs="*", metavar="train.key=value")
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
@@ -58,6 +87,12 @@ def _run(args: argparse.Namespace) -> None:
 
     from dinado_jax.config import load
 
+    if args.command == "exact":
+        from dinado_jax.exact.compare import exact
+
+        with _diverging():
+            exact(args)
+        return
     if args.command == "demo":
         config, path, names = load(None, args.overrides), args.out, tuple(_STAGE_HELP)
     else:
@@ -72,16 +107,24 @@ def _run(args: argparse.Namespace) -> None:
             print(json.dumps(dry_run(config), indent=1))
             return
     from dinado_jax import pipeline
-    from dinado_jax.train import Diverged
 
     signals.listen()
     print(json.dumps(config.as_dict()), file=sys.stderr)
-    try:
+    with _diverging():
         pipeline.run_stages(config, names, path)
-    except Diverged as error:
-        sys.exit(_say(error, 1))
     if names[-1] == "evaluate":
         pipeline.show_report(config, path)
+
+
+@contextlib.contextmanager
+def _diverging():
+    """A loss that is not finite is told in one line."""
+    from dinado_jax.train import Diverged
+
+    try:
+        yield
+    except Diverged as error:
+        sys.exit(_say(error, 1))
 
 
 def main(argv: list[str] | None = None) -> None:

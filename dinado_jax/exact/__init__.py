@@ -1,0 +1,1 @@
+"""Worlds small enough to enumerate, in which controls are compared with the optimum itself."""

@@ -1,0 +1,198 @@
+"""`dinado exact`: each parameterisation trained in one world and set against its optimum."""
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from dinado_jax import config
+from dinado_jax.controls import make_control
+from dinado_jax.errors import InputError
+from dinado_jax.exact.learn import Setting, enumerated, learn
+from dinado_jax.exact.neural import decoded, train_base
+from dinado_jax.exact.table import table_control
+from dinado_jax.exact.world import Optimum, World
+from dinado_jax.files import write_json
+from dinado_jax.progress import Progress
+
+# Each variant as (kind, form).
+VARIANTS = {
+    "nado": ("nado", "split"),
+    "soft": ("soft", "split"),
+    "merge": ("merge", "split"),
+    "hard": ("hard", "projected"),
+    "hard_clamped": ("hard", "clamped"),
+}
+WORLDS = {
+    "table": World(),
+    "ends": World(ends=True),
+    "neural": World(vocabulary=8, length=6, ends=True),
+}
+ROLLOUTS = {"table": 192_000, "ends": 192_000, "neural": 100_000}
+_TABLE = config.Train(
+    steps=1500,
+    batch=128,
+    learning_rate=0.1,
+    warmup=0,
+    clip=0.0,
+    objective="matching",
+    warmup_direction=0,
+    rounds=15,
+    mixture=0.5,
+)
+_NEURAL = config.Train(
+    steps=2000,
+    batch=512,
+    objective="regression",
+    warmup_direction=400,
+    margin=8.0,
+    rounds=5,
+    mixture=0.5,
+)
+TRAIN = {"table": _TABLE, "ends": _TABLE, "neural": _NEURAL}
+
+
+def setting(kind: str, world: World, variant: str, seed: int) -> Setting:
+    """A variant in a world; `seed` numbers the draws. kind: table | ends | neural."""
+    name, form = VARIANTS[variant]
+    if kind != "neural":
+        control = table_control(world, name, form)
+        base_params = {"table": jnp.asarray(world.tables())}
+        log_p = world.log_tabled()
+        optimum = Optimum.of(world, log_p, world.scattered(log_p))
+        draw = enumerated(world, optimum, control, base_params, seed)
+        return Setting(world, optimum, control, base_params, draw)
+    base = train_base(world)
+    chosen = config.Control(kind=name, form=form if name == "hard" else "projected", layers=2)
+    free = config.Delta(low_rank=(), full=(".*",))
+    control = make_control(config.Config(control=chosen, delta=free), base.model)
+    optimum = Optimum.of(world, base.log_p, world.keywords(base.log_p))
+    return Setting(world, optimum, control, base.params, decoded(base, optimum, control, seed))
+
+
+def compare(
+    kind: str,
+    world: World,
+    train: config.Train,
+    variants: list[str],
+    rollouts: int,
+    norm_bias: str,
+    seed: int,
+) -> Iterator[dict]:
+    """One record a variant, as each is done: its figures, the curve they came from, and the steps
+    and rollouts at the first measurement with 90% satisfaction (None: never)."""
+    for variant in variants:
+        began = time.monotonic()
+        case = setting(kind, world, variant, seed)
+        if not 0 < case.optimum.rate < 1:
+            raise InputError(
+                f"in this world {case.optimum.rate:.0%} of all sequences satisfy the oracle: give "
+                "another --rarity or --seed"
+            )
+        _, curve = learn(case, train, rollouts, norm_bias, seed)
+        hit = next((point for point in curve if point["satisfaction"] >= 0.9), {})
+        yield {
+            "variant": variant,
+            "base_rate": case.optimum.rate,
+            "optimum_kl_to_base": -float(np.log(case.optimum.rate)),
+            **curve[-1],
+            "steps_to_90": hit.get("steps"),
+            "rollouts_to_90": hit.get("rollouts"),
+            "seconds": round(time.monotonic() - began, 1),
+            "curve": curve,
+        }
+
+
+_COLUMNS = {
+    "satisfaction": "satisfied",
+    "total_variation": "total var.",
+    "kl_optimum": "KL(q*||q)",
+    "kl_to_base": "KL(q||p)",
+    "kl_floor": "floor",
+    "max_error": "max|R-R*|",
+    "consistency": "consistency",
+    "bellman": "bellman",
+}
+
+
+def table(records: list[dict]) -> str:
+    """The records as text: the optimum first, KL in nats a sequence."""
+    rate, ideal = records[0]["base_rate"], records[0]["optimum_kl_to_base"]
+    head = ["variant", *_COLUMNS.values(), "rollouts to 90%"]
+    rows = [["optimum", "1.000", "0.000", "0.000", f"{ideal:.3f}", f"{ideal:.3f}", *["0"] * 3, ""]]
+    for record in records:
+        figures = [
+            f"{record[key]:.3f}" if abs(record[key]) >= 5e-4 else f"{record[key]:.0e}"
+            for key in _COLUMNS
+        ]
+        rows.append([record["variant"], *figures, str(record["rollouts_to_90"] or "never")])
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    lines = ["  ".join(cell.rjust(w) for cell, w in zip(row, widths)) for row in [head, *rows]]
+    return "\n".join([f"R0 = {rate:.4f}", *lines])
+
+
+def plot(records: list[dict], path: Path) -> None:
+    """Satisfaction and KL(q* || q) against rollouts, a line a variant; the suffix says the format.
+    InputError without matplotlib, or for a suffix it does not know."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise InputError("--plot needs matplotlib: pip install '.[plot]'") from None
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for axis, key, label in zip(
+        axes, ("satisfaction", "kl_optimum"), ("satisfaction", "KL(q* || q), nats")
+    ):
+        for record in records:
+            points = record["curve"]
+            axis.plot(
+                [p["rollouts"] for p in points], [p[key] for p in points], label=record["variant"]
+            )
+        axis.set(xlabel="rollouts", ylabel=label)
+    axes[1].set_yscale("log")
+    axes[0].legend()
+    try:
+        figure.savefig(path)
+    except ValueError as error:
+        raise InputError(f"cannot write {path} ({error}): name it .png, .svg or .pdf") from None
+
+
+def exact(args: argparse.Namespace) -> None:
+    """The command `dinado exact`: prints the table, and writes what --out and --plot ask for."""
+    given = {
+        key: getattr(args, key)
+        for key in ("seed", "vocabulary", "length", "concentration", "rarity")
+        if getattr(args, key) is not None
+    }
+    world = dataclasses.replace(WORLDS[args.world], **given)
+    for text in args.overrides:
+        if not text.startswith(("train.", "control.norm_bias=")):
+            raise InputError(f"override {text!r}: only train.* and control.norm_bias count here")
+    whole = config.changed(config.Config(train=TRAIN[args.world]), args.overrides)
+    rollouts = ROLLOUTS[args.world] if args.rollouts is None else args.rollouts
+    if rollouts < whole.train.rounds:
+        raise InputError(
+            f"--rollouts {rollouts} in train.rounds = {whole.train.rounds}: give at least one each"
+        )
+    variants, bias = args.variant or list(VARIANTS), whole.control.norm_bias
+    records = []
+    with Progress("exact", len(variants), "variant") as progress:
+        for record in compare(args.world, world, whole.train, variants, rollouts, bias, args.seed):
+            records.append(record)
+            progress.advance()
+    print(table(records))
+    if args.out:
+        settings = {
+            "world": {"kind": args.world, **dataclasses.asdict(world)},
+            "train": dataclasses.asdict(whole.train),
+            "norm_bias": bias,
+            "rollouts": rollouts,
+        }
+        out = {"settings": settings, "variants": {r["variant"]: r for r in records}}
+        write_json(args.out, out)
+    if args.plot:
+        plot(records, args.plot)

@@ -1,0 +1,167 @@
+"""Training a control in a world, by the rollouts, weights, batches and objectives of a run."""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from dinado_jax import batches
+from dinado_jax.config import Train
+from dinado_jax.controls.base import Control
+from dinado_jax.exact.measure import along, measure
+from dinado_jax.exact.world import Optimum, World
+from dinado_jax.objectives.control import Warmup, make_objective
+from dinado_jax.optim import optimizer
+from dinado_jax.rollouts import Rollouts, before, importance, join, mixture_weight
+from dinado_jax.train import Diverged, make_step, split, start
+
+Draw = Callable[[dict | None, int, int], Rollouts]  # parameters of q (None: of p), rows, round
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A control to train in a world, from rollouts that `draw` makes."""
+
+    world: World
+    optimum: Optimum
+    control: Control
+    base_params: dict
+    draw: Draw
+
+
+def enumerated(world: World, optimum: Optimum, control: Control, base_params: dict, seed: int):
+    """A `Draw` from the enumerated probabilities themselves, plain: no decoding loop."""
+
+    def draw(params, count, number):
+        rng = np.random.default_rng((world.seed, seed, number, params is None))
+        p, log_ratio = np.exp(optimum.log_p), np.zeros(world.inside.shape)
+        if params is not None:
+            log_ratio = along(world, control, base_params, params)[1]
+        q = p * np.exp(log_ratio.sum(1))
+        index = rng.choice(len(q), count, p=q / q.sum())
+        return judged(world, optimum, index, log_ratio[index], 0.0)
+
+    return draw
+
+
+def judged(
+    world: World,
+    optimum: Optimum,
+    index: np.ndarray,
+    log_ratio: np.ndarray,
+    alpha: float,
+) -> Rollouts:
+    """Sequences number `index` [N] as rollouts of alpha p + (1 - alpha) q, log q / p [N, T-1]."""
+    rows = world.rows
+    log_base = optimum.log_p[index].astype(np.float32)
+    return Rollouts(
+        tokens=rows.tokens[index],
+        prompt_length=rows.prompt_length[index],
+        length=rows.length[index],
+        label=optimum.label[index],
+        log_base=log_base,
+        log_proposal=log_base - mixture_weight(log_ratio.sum(1), alpha),
+        log_prefix=mixture_weight(before(log_ratio), alpha),
+        prompt_id=np.zeros(len(index), np.int32),
+        finished=np.ones(len(index), bool),
+    )
+
+
+@functools.lru_cache(64)
+def _trainer(control: Control, train: Train, coefficient: float | None):
+    """Steps over stacked batches as one program; coefficient None is the warm-up."""
+    transform = optimizer(train, train.steps)
+    objective = (
+        Warmup(control) if coefficient is None else make_objective(train, control, coefficient)
+    )
+    step = make_step(objective.terms, transform)
+
+    @jax.jit
+    def steps(state, base_params, stacked):
+        return jax.lax.scan(lambda state, batch: step(state, base_params, batch), state, stacked)
+
+    return steps
+
+
+def learn(
+    setting: Setting, train: Train, budget: int, norm_bias: str, seed: int
+) -> tuple[dict, list[dict]]:
+    """Trains for train.steps, in train.rounds that draw an equal part of `budget` rollouts each.
+
+    Rounds after the first draw a share train.mixture from the base and the rest from the current q.
+    Until the oracle has said yes and no the objectives have nothing to learn from, and wait.
+
+    Returns the parameters and, for each round's end, steps, rollouts and the figures of `measure`.
+    """
+    world, optimum, control, base_params = (
+        setting.world,
+        setting.optimum,
+        setting.control,
+        setting.base_params,
+    )
+    ends = np.linspace(0, train.steps, train.rounds + 1).round().astype(int).tolist()
+    sizes = np.diff(np.linspace(0, budget, train.rounds + 1).round().astype(int))
+    state, rollouts, curve = None, None, []
+    for number, (begin, end) in enumerate(itertools.pairwise(ends)):
+        params = state.trainable if state is not None and number else None
+        new = _drawn(setting, params, int(sizes[number]), train.mixture, number)
+        rollouts = new if rollouts is None else join([rollouts, new], 0)
+        if state is None and 0 < rollouts.label.mean() < 1:
+            prior = float(rollouts.label.mean()) if norm_bias == "success_rate" else 0.5
+            params = control.init(jax.random.key(seed), base_params, prior)
+            state = start(params, optimizer(train, train.steps))
+        if state is None:
+            continue
+        state, metrics = _round(setting, train, rollouts, state, begin, end, seed)
+        figures = measure(world, optimum, control, base_params, state.trainable)
+        curve.append({"steps": end, "rollouts": len(rollouts), **figures, **metrics})
+    if state is None:
+        params = control.init(jax.random.key(seed), base_params, 0.5)
+        figures = measure(world, optimum, control, base_params, params)
+        return params, [{"steps": 0, "rollouts": budget, **figures}]
+    return state.trainable, curve
+
+
+def _drawn(setting: Setting, params: dict | None, count: int, alpha: float, number: int):
+    """New rollouts: of the base in the first round, of the mixture later."""
+    if params is None:
+        return setting.draw(None, count, number)
+    of_base = round(alpha * count)
+    parts = [(None, of_base), (params, count - of_base)]
+    parts = [setting.draw(source, n, number) for source, n in parts if n]
+    rows = join(parts, 0)
+    if len(parts) == 1:
+        return rows
+    log_ratio = along(setting.world, setting.control, setting.base_params, params)[1]
+    index = setting.world.index(rows.tokens)
+    return judged(setting.world, setting.optimum, index, log_ratio[index], alpha)
+
+
+def _round(setting, train, rollouts, state, begin, end, seed):
+    """The steps begin .. end - 1 on these rollouts; returns the state and the last metrics."""
+    weight = importance(rollouts, train.weights, train.weight_clip, 0.0)
+    data = rollouts, weight, train, seed
+    phases = (
+        (train.warmup_direction, None, batches.successes),
+        (train.bellman_start, 0.0, batches.BATCHES[train.objective]),
+        (end, train.bellman, batches.BATCHES[train.objective]),
+    )
+    metrics = {}
+    for until, coefficient, make in phases:
+        until = min(until, end)
+        if until <= begin:
+            continue
+        batch_at = make(*data)
+        each = [split(batch_at(step), 1) for step in range(begin, until)]
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
+        trainer = _trainer(setting.control, train, coefficient)
+        state, along_steps = trainer(state, setting.base_params, stacked)
+        metrics = {f"loss_{k}": float(v[-1]) for k, v in along_steps.items()}
+        if not all(map(math.isfinite, metrics.values())):
+            raise Diverged(f"a loss is not finite at step {until}; lower train.learning_rate")
+        begin = until
+    return state, metrics

@@ -1,0 +1,83 @@
+"""A control against the optimum, over all sequences of a world."""
+
+import functools
+
+import jax
+import numpy as np
+
+from dinado_jax.controls.base import Control
+from dinado_jax.data import take
+from dinado_jax.exact.world import Optimum, World
+from dinado_jax.metrics import kl_floor
+from dinado_jax.ops import bernoulli
+from dinado_jax.ops.masks import target_mask
+
+_ROWS = 4096  # sequences evaluated at once
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _along(control: Control, base_params, params, batch):
+    """log p and log q / p of every token, log V before it and log R after it: [B, T-1]."""
+    evidence = control.evidence(base_params, params, batch["tokens"])
+    values = control.unroll(evidence, batch)
+    residual = values.linked * bernoulli.kl(values.log_value, values.log_before)
+    inside = target_mask(batch)
+    of_tokens = (inside * evidence.scalars.log_base, inside * values.log_ratio)
+    return *of_tokens, values.log_value, values.log_after, residual
+
+
+def along(world: World, control: Control, base_params: dict, params: dict) -> list[np.ndarray]:
+    """`_along` for all sequences: float64 [S, T-1] each."""
+    parts, count = [], len(world.rows)
+    for start in range(0, count, _ROWS):
+        index = np.arange(start, start + min(_ROWS, count)) % count
+        out = jax.device_get(_along(control, base_params, params, take(world.rows, index)))
+        parts.append([np.asarray(x, np.float64)[: count - start] for x in out])
+    return [np.concatenate(column) for column in zip(*parts)]
+
+
+def _inconsistency(world, p, value, after) -> float:
+    """max |sum_v p(v | prefix) R(prefix, v) - R(prefix)|, the prompt's R being its V."""
+    worst = 0.0
+    for t in range(world.length):
+        rows = np.flatnonzero(world.inside[:, t])
+        pair = world.prefix[rows, t].astype(np.int64) * world.vocabulary
+        _, first = np.unique(pair + world.rows.tokens[rows, t + 1], return_index=True)
+        one = rows[first]
+        number = world.prefix[one, t]
+        total = np.bincount(number, p[one, t] * after[one, t])
+        before = value[one, t] if t == 0 else after[one, t - 1]
+        worst = max(worst, float(np.abs(total[number] - before).max()))
+    return worst
+
+
+def measure(
+    world: World, optimum: Optimum, control: Control, base_params: dict, params: dict
+) -> dict[str, float]:
+    """What a control is worth, by enumeration; KL in nats a sequence.
+
+    max_error is max |R - R*| over prefixes, told by R and by V; consistency max |sum_v p R - R|;
+    bellman the mean of KL(V_{i+1} || R_i) over the positions of q's samples.
+    """
+    log_base, ratios, log_value, log_after, residual = along(world, control, base_params, params)
+    inside, p = world.inside, np.exp(optimum.log_p)
+    log_ratio = ratios.sum(1)
+    q = p * np.exp(log_ratio)
+    good = optimum.q > 0
+    satisfaction = float(min(1.0, (q * optimum.label).sum()))
+    kl_base = float((q * log_ratio).sum())
+    floor = kl_floor(satisfaction, optimum.rate)
+    value, after = np.exp(log_value), np.exp(log_after)
+    error = np.maximum(np.abs(value - optimum.value), np.abs(after - optimum.after))
+    gap = _inconsistency(world, np.exp(log_base), value, after)
+    return {
+        "satisfaction": satisfaction,
+        "total_variation": float(np.abs(q - optimum.q).sum() / 2),
+        "kl_optimum": float((optimum.q[good] * np.log(optimum.q[good] / q[good])).sum()),
+        "kl_to_base": kl_base,
+        "kl_floor": floor,
+        "efficiency": floor / kl_base if kl_base > 1e-9 else float("nan"),
+        "max_error": float(error[inside].max()),
+        "consistency": gap,
+        "bellman": float((q * residual.sum(1)).sum() / max((q * (inside.sum(1) - 1)).sum(), 1e-9)),
+    }

@@ -1,0 +1,99 @@
+"""A world whose base is a tiny GPT-2: model, deltas, controls and decoding are those of a run."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+
+from dinado_jax.config import Optim
+from dinado_jax.controls.base import Control
+from dinado_jax.data import Epochs
+from dinado_jax.decoding.methods import Method
+from dinado_jax.decoding.policy import Trunk
+from dinado_jax.decoding.sampler import Sampler, sample_prompts
+from dinado_jax.decoding.score import score
+from dinado_jax.exact.world import Optimum, World
+from dinado_jax.models.gpt2 import GPT2, GPT2Config, init_params
+from dinado_jax.objectives.sft import likelihood
+from dinado_jax.optim import optimizer
+from dinado_jax.rollouts import Rollouts, along_targets, before
+from dinado_jax.text import Sequences
+from dinado_jax.train import make_step, split, start
+
+_SFT = Optim(steps=600, batch=128, learning_rate=5e-3)
+_ROWS = 4096  # decoded or scored at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Neural:
+    """The base of a world: p is what this model says, not what it was trained on."""
+
+    world: World
+    model: GPT2
+    params: dict
+    log_base: np.ndarray  # float32 [S, T-1] of every token of every sequence
+
+    @property
+    def log_p(self) -> np.ndarray:
+        return self.log_base.sum(1)
+
+
+@functools.lru_cache(8)
+def train_base(world: World) -> Neural:
+    """A GPT-2 of 2 layers of width 32, trained on samples of the world's tables."""
+    model = GPT2(
+        GPT2Config(
+            vocab_size=world.vocabulary,
+            n_positions=world.length + 1,
+            n_embd=32,
+            n_layer=2,
+            n_head=2,
+        )
+    )
+    p = np.exp(world.log_tabled())
+    rng = np.random.default_rng((world.seed, 3))
+    index = rng.choice(len(p), 20_000, p=p / p.sum())
+    rows = Sequences(*(getattr(world.rows, f.name)[index] for f in dataclasses.fields(Sequences)))
+    transform = optimizer(_SFT, _SFT.steps)
+    step = make_step(lambda params, _, batch: likelihood(model, params, batch), transform)
+    state = start(init_params(model.config, world.seed), transform)
+    batches = Epochs(rows, _SFT.batch, world.seed)
+    for number in range(_SFT.steps):
+        state, _ = step(state, None, split(batches.at(number), 1))
+    variables = {"params": state.trainable}
+    return Neural(world, model, state.trainable, score(Trunk(model), variables, world.rows, _ROWS))
+
+
+def decoded(base: Neural, optimum: Optimum, control: Control, seed: int):
+    """A `Draw` by the decoding loop, plain."""
+    world = base.world
+
+    def draw(params, count, number):
+        policy, variables = Trunk(base.model), {"params": base.params}
+        if params is not None:
+            policy, variables = control.policy, control.composed(base.params, params)
+        eos = 0 if world.ends else -1
+        sampler = Sampler(policy, Method(), eos, world.length)
+        key = jax.random.key(seed)
+        for part in (world.seed, number, params is None):
+            key = jax.random.fold_in(key, part)
+        new = sample_prompts(sampler, variables, [[0]] * count, key, min(count, _ROWS))
+        tokens = np.pad(new.tokens, ((0, 0), (1, 0)))
+        index = world.index(tokens)
+        rows = Sequences(tokens, np.ones(count, np.int32), 1 + new.length)
+        log_proposal = along_targets(rows, new.log_probs)
+        log_base = base.log_base[index]
+        return Rollouts(
+            tokens=tokens,
+            prompt_length=rows.prompt_length,
+            length=rows.length,
+            label=optimum.label[index],
+            log_base=log_base.sum(1),
+            log_proposal=log_proposal.sum(1),
+            log_prefix=before(log_base - log_proposal),
+            prompt_id=np.zeros(count, np.int32),
+            finished=new.finished,
+        )
+
+    return draw

@@ -1,0 +1,66 @@
+"""Tables in the place of networks: one free number for every prefix and token.
+
+A table reads a prefix as a one-hot state, so its logits are factored like any model's, and
+everything built on a model (controls, recursion, objectives) runs unchanged.
+
+P prefixes, V vocabulary, T tokens a row.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from dinado_jax.controls.base import Control
+from dinado_jax.exact.world import World, prefix_numbers
+from dinado_jax.models.gpt2 import Output
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A language model; its parameters are {"table": [V, P]} log-probabilities."""
+
+    vocabulary: int
+    prefixes: int
+
+    def apply(self, variables: dict, tokens: jax.Array) -> Output:
+        states = jax.nn.one_hot(prefix_numbers(tokens, self.vocabulary), self.prefixes)
+        return Output(states, variables["params"]["table"], ())
+
+
+@dataclasses.dataclass(frozen=True)
+class TableDirection:
+    """r as a table [V, P]; with link "policy" it is added to the base's logits."""
+
+    model: Table
+    link: str
+    own_states = False
+
+    def init(self, key, base_params):
+        return jnp.zeros_like(base_params["table"])
+
+    def forward(self, base_params, params, base, tokens, positions=None, cache=None):
+        base = self.model.apply({"params": base_params}, tokens)
+        vocabulary = params + base.vocabulary if self.link == "policy" else params
+        return base.replace(vocabulary=vocabulary)
+
+
+@dataclasses.dataclass(frozen=True)
+class TableNorm:
+    """The log-odds of beta as a table [P]."""
+
+    def init(self, key, base_params, success_rate):
+        table = base_params["table"]
+        return jnp.full(table.shape[1], jnp.log(success_rate) - jnp.log1p(-success_rate))
+
+    def log_beta(self, params, states):
+        return jax.nn.log_sigmoid(states @ params)
+
+
+def table_control(world: World, kind: str, form: str, link: str = "policy") -> Control:
+    """The tabular form of a parameterisation. kind: nado | soft | merge | hard; `form` and `link`
+    are hard's."""
+    model = Table(world.vocabulary, world.prefixes)
+    links = {"nado": "sigmoid", "soft": "plain", "merge": "policy", "hard": link}
+    direction = TableDirection(model, links[kind])
+    return Control(model, direction, TableNorm(), form if kind == "hard" else "split")

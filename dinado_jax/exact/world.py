@@ -1,0 +1,155 @@
+"""An enumerable world: every sequence of a few tokens, a random oracle over them, and the optimum.
+
+S sequences, T = 1 + length tokens a row: the first is the prompt, one token 0. Where a world
+`ends`, a later 0 is the end of a sequence, and rows are padded with it.
+"""
+
+import dataclasses
+import functools
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+
+from dinado_jax.errors import InputError
+from dinado_jax.text import Sequences
+
+_MOST = 300_000  # sequences
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """What is random in it follows from the seed."""
+
+    vocabulary: int = 6
+    length: int = 4  # new tokens at most
+    ends: bool = False  # sequences may end early, by token 0
+    concentration: float = 1.0  # of the Dirichlet distributions of next tokens
+    rarity: float = 0.02  # about the success rate R0 of the base
+    seed: int = 0
+
+    def __post_init__(self):
+        for name, least in (("vocabulary", 2), ("length", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} = {getattr(self, name)}: it must be at least {least}")
+        for name, most in (("concentration", np.inf), ("rarity", 1)):
+            if not 0 < getattr(self, name) < most:
+                raise InputError(f"{name} = {getattr(self, name)}: it must lie in (0, {most})")
+        if self.vocabulary**self.length > _MOST:
+            raise InputError(
+                f"vocabulary {self.vocabulary} and length {self.length} make "
+                f"{self.vocabulary**self.length} sequences: at most {_MOST} are enumerated"
+            )
+
+    @functools.cached_property
+    def rows(self) -> Sequences:
+        """All sequences."""
+        count = self.vocabulary**self.length
+        digits = self.vocabulary ** np.arange(self.length)[::-1]
+        tokens = (np.arange(count)[:, None] // digits % self.vocabulary).astype(np.int32)
+        new = np.full(count, self.length)
+        if self.ends:
+            ended = np.cumsum(tokens == 0, axis=1) > 0
+            # Of all rows with one beginning up to the end, keep the one padded with zeros.
+            keep = ~(ended & (tokens != 0)).any(1)
+            tokens, ended = tokens[keep], ended[keep]
+            new = np.minimum((~ended).sum(1) + 1, self.length)
+        tokens = np.pad(tokens, ((0, 0), (1, 0)))
+        ones = np.ones(len(tokens), np.int32)
+        return Sequences(tokens, ones, (1 + new).astype(np.int32))
+
+    def index(self, tokens: np.ndarray) -> np.ndarray:
+        """Which sequences given rows [N, T] are."""
+        digits = self.vocabulary ** np.arange(self.length)[::-1]
+        codes = self.rows.tokens[:, 1:] @ digits
+        return np.searchsorted(codes, tokens[:, 1:] @ digits)
+
+    @property
+    def inside(self) -> np.ndarray:
+        """bool [S, T-1]: where column t's token t + 1 belongs to the sequence."""
+        return np.arange(self.length) < self.rows.length[:, None] - 1
+
+    @property
+    def prefixes(self) -> int:
+        """How many prefixes there are, complete sequences aside."""
+        return sum(self.vocabulary**k for k in range(self.length))
+
+    @functools.cached_property
+    def prefix(self) -> np.ndarray:
+        """int32 [S, T-1]: the number of the prefix that column t's token t + 1 follows."""
+        return prefix_numbers(self.rows.tokens, self.vocabulary)[:, :-1]
+
+    def tables(self) -> np.ndarray:
+        """Random log p of next tokens: float32 [V, prefixes]."""
+        rng = np.random.default_rng((self.seed, 0))
+        p = rng.dirichlet(np.full(self.vocabulary, self.concentration), self.prefixes)
+        p = np.maximum(p, 1e-6)
+        return np.log(p / p.sum(1, keepdims=True)).T.astype(np.float32)
+
+    def log_tabled(self) -> np.ndarray:
+        """log p of every sequence by those tables: float64 [S]."""
+        log_p = self.tables()[self.rows.tokens[:, 1:], self.prefix]
+        return (self.inside * log_p).sum(1, dtype=np.float64)
+
+    def scattered(self, log_p: np.ndarray) -> np.ndarray:
+        """A random oracle: sequences in random order succeed while their mass is within the rarity.
+        float32 [S] from log p [S]."""
+        p = np.exp(np.asarray(log_p, np.float64))
+        label, mass = np.zeros(len(p), np.float32), 0.0
+        for i in np.random.default_rng((self.seed, 1)).permutation(len(p)):
+            if mass + p[i] <= 1.05 * self.rarity:
+                label[i], mass = 1.0, mass + p[i]
+            if mass >= 0.95 * self.rarity:
+                break
+        return label
+
+    def keywords(self, log_p: np.ndarray) -> np.ndarray:
+        """An oracle that can be generalised: sequences with every token of a set succeed. Of all
+        sets of 2 to 4 tokens, the one whose success rate is nearest the rarity.
+        float32 [S] from log p [S]."""
+        p, tokens = np.exp(np.asarray(log_p, np.float64)), self.rows.tokens[:, 1:]
+        has = np.stack([(tokens == v).any(1) for v in range(self.vocabulary)])
+        sets = [
+            list(chosen)
+            for size in range(2, min(4, self.length) + 1)
+            for chosen in itertools.combinations(range(int(self.ends), self.vocabulary), size)
+        ]
+        rates = np.array([p[has[chosen].all(0)].sum() for chosen in sets])
+        best = sets[int(np.abs(np.log(np.maximum(rates, 1e-12) / self.rarity)).argmin())]
+        return has[best].all(0).astype(np.float32)
+
+
+def prefix_numbers(tokens: np.ndarray, vocabulary: int) -> np.ndarray:
+    """The number of the prefix that ends with each token, the prompt alone being 0: [B, T] int32 ->
+    [B, T]. For NumPy and JAX arrays."""
+    numbers = [0 * tokens[:, :1]]
+    for t in range(1, tokens.shape[1]):
+        numbers.append(numbers[-1] * vocabulary + tokens[:, t : t + 1] + 1)
+    return np.concatenate(numbers, 1) if isinstance(tokens, np.ndarray) else jnp.hstack(numbers)
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimum:
+    """What is known of a world with a base p and an oracle C."""
+
+    log_p: np.ndarray  # float64 [S]
+    label: np.ndarray  # float32 [S]
+    rate: float  # R0
+    q: np.ndarray  # float64 [S], q*
+    value: np.ndarray  # float64 [S, T-1], R* of the prefix before each column's token
+    after: np.ndarray  # float64 [S, T-1], R* after it; C at the end
+
+    @classmethod
+    def of(cls, world: World, log_p: np.ndarray, label: np.ndarray) -> "Optimum":
+        """From log p [S] of all sequences and their labels, by enumeration."""
+        p = np.exp(np.asarray(log_p, np.float64))
+        value = np.zeros((len(p), world.length))
+        for t in range(world.length):
+            inside, number = world.inside[:, t], world.prefix[:, t]
+            mass = np.bincount(number[inside], p[inside], number.max() + 1)
+            good = np.bincount(number[inside], (p * label)[inside], number.max() + 1)
+            value[inside, t] = (good / np.maximum(mass, 1e-300))[number[inside]]
+        last = np.arange(world.length) == world.rows.length[:, None] - 2
+        after = np.where(last, label[:, None], np.roll(value, -1, axis=1))
+        rate = float((p * label).sum())
+        return cls(np.log(p), label, rate, p * label / rate, value, after)
