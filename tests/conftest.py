@@ -6,7 +6,16 @@ os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import jax
+import pytest
+import tiny_run
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="module")
+def compiled_quickly(tmp_path_factory):
+    """For modules whose programs are compiled more often than they are run."""
+    with tiny_run.quick_compilation(tmp_path_factory):
+        yield

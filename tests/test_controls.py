@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-import tiny_run
 import world
 from world import MODEL, N, V, control
 
@@ -16,16 +15,12 @@ from dinado_jax.controls.recursion import FLOOR
 from dinado_jax.decoding.guided import Guided, Tilt
 from dinado_jax.ops.masks import target_mask
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 PROMPT = world.PROMPTS[0]
 EVERY = world.batch(PROMPT)
 TARGETS = world.targets(PROMPT)
 kinds = pytest.mark.parametrize("kind", world.DISTINCT)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_quickly(tmp_path_factory):
-    with tiny_run.quick_compilation(tmp_path_factory):
-        yield
 
 
 @functools.partial(jax.jit, static_argnums=0)

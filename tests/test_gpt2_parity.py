@@ -11,6 +11,8 @@ from flax.traverse_util import flatten_dict
 from dinado_jax.models.gpt2 import GPT2, GPT2Config, empty_cache
 from dinado_jax.weights import names, read_config, read_params
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 GOLDEN = Path(__file__).parent / "golden"
 FOLDERS = ("heads", "odd_vocab", "inner", "deep", "bare", "sharded")
 

@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import pytest
 import tiny
-import tiny_run
 import world
 from world import DISTINCT, EOS, MODEL, PROMPTS, N, V
 
@@ -18,14 +17,10 @@ from dinado_jax.decoding.sampler import Sampler
 from dinado_jax.errors import InputError
 from dinado_jax.text import pad
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 DRAWS = 34_000  # of each of the three prompts
 TOKENS, LENGTHS = pad(PROMPTS, EOS, 4), np.int32([len(prompt) for prompt in PROMPTS])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_quickly(tmp_path_factory):
-    with tiny_run.quick_compilation(tmp_path_factory):
-        yield
 
 
 def controlled(kind, seed=0, params=None, of=None, **tilt):
@@ -62,9 +57,9 @@ def outcomes(tokens):
     return [tuple(row[: row.index(EOS) + 1] if EOS in row else row) for row in rows]
 
 
-def assert_draws_follow(model, tables):
+def assert_draws_follow(model, tables, samples=DRAWS):
     """And carry the log-probability they were drawn with."""
-    tokens, log_probs = drawn(model)
+    tokens, log_probs = drawn(model, samples=samples)
     for table, rows, scores in zip(tables, tokens, log_probs, strict=True):
         probs, found = world.sequence_probs(table), outcomes(rows)
         assert world.p_value(found, probs) > 1e-4
@@ -98,11 +93,10 @@ def test_samples_of_every_kind(kind):
     assert_draws_follow(model, tables)
 
 
-@pytest.mark.parametrize("tilt", TILTS, ids=str)
-@pytest.mark.parametrize("kind", ["merge", "projected-nado"])
+@pytest.mark.parametrize("kind, tilt", list(zip(["merge", "projected-nado"] * 3, TILTS)), ids=str)
 def test_samples_of_tilted_controls(kind, tilt):
     model = controlled(kind, **tilt)
-    assert_draws_follow(model, exact_tables(model))
+    assert_draws_follow(model, exact_tables(model), 12_000)
 
 
 @pytest.mark.parametrize(
@@ -137,8 +131,9 @@ def taken(table):
 
 
 # Zeros of a rejected token come as -inf on both sides.
-@pytest.mark.parametrize("tilt", TILTS, ids=str)
-@pytest.mark.parametrize("kind", ["soft-low_rank", "clamped-merge"])
+@pytest.mark.parametrize(
+    "kind, tilt", list(zip(["soft-low_rank", "clamped-merge"] * 3, TILTS[::-1]))
+)
 def test_scores_of_tilted_controls(kind, tilt):
     model = controlled(kind, **tilt)
     found, wanted = scored(model), taken(exact_tables(model)[0])

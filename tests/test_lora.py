@@ -15,6 +15,8 @@ from dinado_jax.models.gpt2 import init_params
 from dinado_jax.objectives.control import direction
 from dinado_jax.train import make_step, split, start
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 ATTENTION, MLP = r"h_\d+/attn/c_\w+/kernel", r"h_\d+/mlp/c_\w+/kernel"
 # (low_rank, full) rules: each kind of parameter alone, then all together.
 RULES = {

@@ -9,6 +9,8 @@ import tiny
 
 from dinado_jax.ops.vocab import Scalars
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 BASE = tiny.base_params
 CONTROL = tiny.control()
 BATCH = tiny.batch([1, 1, 1], [12, 12, 12])

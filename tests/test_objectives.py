@@ -13,6 +13,8 @@ from dinado_jax.objectives import sft
 from dinado_jax.objectives.control import Matching, Published, Warmup, divergence
 from dinado_jax.ops import bernoulli
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 # Bernoulli losses
 
 PROBABILITIES = np.concatenate(

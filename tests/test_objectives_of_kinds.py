@@ -7,14 +7,22 @@ import jax
 import numpy as np
 import pytest
 import tiny
-import tiny_run
 import world
 
-from dinado_jax.objectives.control import Matching, Published, Warmup, direction, divergence
+from dinado_jax.objectives.control import (
+    Matching,
+    Published,
+    Warmup,
+    direction,
+    divergence,
+    regression,
+)
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 LAMBDA = 0.7
 CASES = {
-    **{f"published {kind}": (Published, kind, ()) for kind in world.KINDS},
+    **{f"published {kind}": (Published, kind, ()) for kind in world.DISTINCT},
     "likelihood detached nado": (Matching, "nado", (direction, True)),
     "likelihood detached soft": (Matching, "soft-low_rank", (direction, True)),
     "likelihood soft": (Matching, "soft-small", (direction, False)),
@@ -22,20 +30,17 @@ CASES = {
     "likelihood detached projected": (Matching, "projected-nado", (direction, True)),
     "ratio merge": (Matching, "merge", (divergence, False)),
     "ratio detached projected": (Matching, "projected-soft", (divergence, True)),
+    "regression detached soft": (Matching, "soft-small", (regression, True)),
+    "regression projected": (Matching, "projected-merge", (regression, False)),
     "labels nado": (Matching, "nado", (None, False)),
     "labels projected": (Matching, "projected-merge", (None, False)),
     "warm-up projected": (Warmup, "projected-merge", ()),
 }
 cases = pytest.mark.parametrize("case", CASES)
 # Targets of many tokens, of one, an eos alone after the prompt, no target, and a row of one token.
+TARGET = np.float32([-14, -3, -4, -1, -2, 0])
 STARTS, ENDS = [1, 2, 4, 3, 1, 1], [8, 6, 5, 3, 2, 1]
 B, WIDTH = len(STARTS), 8
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_quickly(tmp_path_factory):
-    with tiny_run.quick_compilation(tmp_path_factory):
-        yield
 
 
 def objective(case):
@@ -61,7 +66,10 @@ def batch(case, label):
     proposal = np.float32([-9, -5, -1, 0, np.inf, 0])
     share = np.float32([1, 0, 2, 0.5, 1, 0])
     part = rows(np.maximum(label, 0.2), seed=2)
-    return {"norm": norm, "direction": {**part, "share": share, "log_proposal": proposal}}
+    return {
+        "norm": norm,
+        "direction": {**part, "share": share, "log_proposal": proposal, "target": TARGET},
+    }
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -128,7 +136,7 @@ def test_nothing_is_ever_nan_or_infinite(case):
             chex.assert_tree_all_finite(out)
 
 
-@pytest.mark.parametrize("kind", world.KINDS)
+@pytest.mark.parametrize("kind", world.DISTINCT)
 def test_published_is_at_rest_where_r_is_right(kind):
     """An oracle that says one number to every text: R* is that number everywhere, q* = p."""
     rate = 0.5 if kind == "nado" else tiny.SUCCESS_RATE

@@ -346,6 +346,7 @@ def test_sft_stopped_and_continued(tmp_path, monkeypatch):
     [
         (["train.objective=published", "train.accumulate=2"], ["train round 0", "train round 1"]),
         (["train.warmup_direction=4"], ["warm-up", "train round 1"]),
+        (["train.objective=regression", "train.mixture=0.5"], ["train round 0", "train round 1"]),
         (
             ["train.objective=ratio", "rollout.references=true", "train.reference_weight=1.0"],
             ["train round 0", "train round 1"],

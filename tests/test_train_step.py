@@ -20,6 +20,8 @@ from dinado_jax.optim import optimizer
 from dinado_jax.progress import MetricsLog
 from dinado_jax.train import Diverged, fit, make_step, split, start
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 # Plain gradient descent: where a gradient is zero but for rounding, Adam would blow the noise up.
 SGD = optax.sgd(0.1)
 FEW = Delta(rank=2, low_rank=(r"h_0/\w+/c_proj/kernel",), full=(r"ln_f/\w+",))

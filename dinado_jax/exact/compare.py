@@ -36,7 +36,7 @@ ROLLOUTS = {"table": 192_000, "ends": 192_000, "neural": 100_000}
 _TABLE = config.Train(
     steps=1500,
     batch=128,
-    learning_rate=0.1,
+    learning_rate=0.03,
     warmup=0,
     clip=0.0,
     objective="matching",
@@ -178,6 +178,9 @@ def exact(args: argparse.Namespace) -> None:
         raise InputError(
             f"--rollouts {rollouts} in train.rounds = {whole.train.rounds}: give at least one each"
         )
+    for path in (args.out, args.plot):
+        if path and not path.parent.is_dir():
+            raise InputError(f"no folder {str(path.parent)!r} for {path.name}: make it first")
     variants, bias = args.variant or list(VARIANTS), whole.control.norm_bias
     records = []
     with Progress("exact", len(variants), "variant") as progress:

@@ -1,0 +1,134 @@
+"""Sample efficiency in exact worlds: every variant, technique and budget of rollouts, seed by seed.
+
+    python benchmarks/exact_study.py --out study.jsonl [--seeds 10 11 12 13 14] [--plot study.svg]
+
+Prints and writes a JSON line a run; runs that the file already holds are not done again. At the
+end, a table of the mean satisfaction and its standard deviation over seeds. About 30 minutes on a
+core.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from dinado_jax.exact.compare import TRAIN, WORLDS, setting
+from dinado_jax.exact.learn import learn
+
+LEARNERS = {
+    "nado, published": ("nado", "published"),
+    "soft, published": ("soft", "published"),
+    "merge, published": ("merge", "published"),
+    "hard, published": ("hard", "published"),
+    "merge, matching": ("merge", "matching"),
+    "hard, matching": ("hard", "matching"),
+}
+# Rounds, the share of later rounds that is drawn from p, and the norm's first bias.
+TECHNIQUES = {
+    "plain": (1, 1.0, "zero"),
+    "norm bias": (1, 1.0, "success_rate"),
+    "mixture": (5, 0.5, "success_rate"),
+    "refresh": (5, 0.0, "success_rate"),
+}
+RATES = (0.2, 0.02, 0.002)
+BUDGETS = (64, 256, 1024, 4096, 16384)
+KEYS = ("learner", "technique", "rate", "budget", "seed")
+FIGURES = ("satisfaction", "total_variation", "kl_optimum", "kl_to_base", "bellman")
+
+
+def run(learner: str, technique: str, rate: float, budget: int, seed: int) -> dict:
+    variant, objective = LEARNERS[learner]
+    rounds, mixture, bias = TECHNIQUES[technique]
+    world = dataclasses.replace(WORLDS["table"], rarity=rate, seed=seed)
+    train = dataclasses.replace(TRAIN["table"], objective=objective, rounds=rounds, mixture=mixture)
+    _, curve = learn(setting("table", world, variant, seed), train, budget, bias, seed)
+    return {key: curve[-1][key] for key in FIGURES}
+
+
+def table(records: list[dict], rate: float) -> str:
+    """Rows learner x technique, columns budgets: mean and standard deviation of satisfaction."""
+    lines = [
+        f"| R0 {rate} | technique | " + " | ".join(str(n) for n in BUDGETS) + " |",
+        "| --- " * (2 + len(BUDGETS)) + "|",
+    ]
+    for learner, technique in itertools.product(LEARNERS, TECHNIQUES):
+        cells = []
+        for budget in BUDGETS:
+            found = [
+                r["satisfaction"]
+                for r in records
+                if (r["learner"], r["technique"], r["rate"], r["budget"])
+                == (learner, technique, rate, budget)
+            ]
+            cells.append(f"{np.mean(found):.2f} ± {np.std(found, ddof=1):.2f}" if found else "")
+        lines.append(f"| {learner} | {technique} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def plot(records: list[dict], path: str) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 7), layout="constrained")
+    axes = figure.subplots(2, len(RATES), sharex=True, sharey="row")
+    for column, rate in enumerate(RATES):
+        for learner, technique in (
+            ("nado, published", "plain"),
+            ("merge, published", "plain"),
+            ("merge, published", "norm bias"),
+            ("merge, published", "refresh"),
+            ("merge, matching", "plain"),
+            ("merge, matching", "mixture"),
+            ("hard, matching", "mixture"),
+        ):
+            for axis, key in zip(axes[:, column], ("satisfaction", "total_variation"), strict=True):
+                points = [
+                    [
+                        r[key]
+                        for r in records
+                        if (r["learner"], r["technique"], r["rate"], r["budget"])
+                        == (learner, technique, rate, budget)
+                    ]
+                    for budget in BUDGETS
+                ]
+                axis.errorbar(
+                    BUDGETS,
+                    [np.mean(p) for p in points],
+                    [np.std(p, ddof=1) for p in points],
+                    label=f"{learner}, {technique}",
+                    capsize=2,
+                )
+        axes[0, column].set(title=f"R0 = {rate}", xscale="log")
+        axes[1, column].set(xlabel="rollouts", xscale="log")
+    axes[0, 0].set_ylabel("satisfaction")
+    axes[1, 0].set_ylabel("total variation to q*")
+    axes[0, -1].legend(fontsize=7)
+    figure.savefig(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[10, 11, 12, 13, 14])
+    parser.add_argument("--plot")
+    args = parser.parse_args()
+    lines = args.out.read_text().splitlines() if args.out.exists() else []
+    records = [json.loads(line) for line in lines]
+    done = {tuple(record[key] for key in KEYS) for record in records}
+    with args.out.open("a") as file:
+        for case in itertools.product(LEARNERS, TECHNIQUES, RATES, BUDGETS, args.seeds):
+            if case not in done:
+                records.append(dict(zip(KEYS, case, strict=True)) | run(*case))
+                print(json.dumps(records[-1]), file=file, flush=True)
+                print(json.dumps(records[-1]), file=sys.stderr)
+    for rate in RATES:
+        print(table(records, rate), end="\n\n")
+    if args.plot:
+        plot(records, args.plot)
+
+
+if __name__ == "__main__":
+    main()
