@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from dinado_jax import config, weights
 from dinado_jax.adapters import lora
 from dinado_jax.controls.base import Control
-from dinado_jax.decoding.guided import NEUTRAL, Guided, Tilt
+from dinado_jax.controls.guided import NEUTRAL, Guided, Tilt
 from dinado_jax.decoding.policy import Policy, Trunk
 from dinado_jax.errors import InputError
 from dinado_jax.models.gpt2 import GPT2, GPT2Config

@@ -11,8 +11,8 @@ import tiny
 import world
 from world import MODEL, N, V, control
 
+from dinado_jax.controls.guided import Guided, Tilt
 from dinado_jax.controls.recursion import FLOOR
-from dinado_jax.decoding.guided import Guided, Tilt
 from dinado_jax.ops.masks import target_mask
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")

@@ -11,7 +11,7 @@ import world
 from world import DISTINCT, EOS, MODEL, PROMPTS, N, V
 
 from dinado_jax import base
-from dinado_jax.decoding.guided import Tilt
+from dinado_jax.controls.guided import Tilt
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.sampler import Sampler
 from dinado_jax.errors import InputError

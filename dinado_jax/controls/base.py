@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
+from dinado_jax.controls.guided import NEUTRAL, Guided
 from dinado_jax.controls.recursion import Values, advance, unroll
-from dinado_jax.decoding.guided import NEUTRAL, Guided
 from dinado_jax.decoding.policy import Policy, Trunk
 from dinado_jax.models.gpt2 import GPT2, Cache, Output, logits
 from dinado_jax.ops import vocab

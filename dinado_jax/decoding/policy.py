@@ -2,7 +2,7 @@
 
 A policy is static (hashable) and pure; its arrays travel beside it. The composed distribution of a
 control is a policy like any other: `merge` is one trunk; controls that need two put both into the
-carry and add their log R to the base's (guided.py).
+carry and add their log R to the base's (controls/guided.py).
 """
 
 import dataclasses
