@@ -1,9 +1,9 @@
 """Sample efficiency in exact worlds: every variant, technique and budget of rollouts, seed by seed.
 
-    python benchmarks/exact_study.py --out study.jsonl [--seeds 10 11 12 13 14] [--plot study.svg]
+    python benchmarks/exact_study.py --out study.jsonl [--seeds 10 ..] [--plot study.svg]
 
 Prints and writes a JSON line a run; runs that the file already holds are not done again. At the
-end, a table of the mean satisfaction and its standard deviation over seeds. About 30 minutes on a
+end, tables of mean and standard deviation over seeds. About 30 minutes on a
 core.
 """
 
@@ -49,17 +49,19 @@ def run(learner: str, technique: str, rate: float, budget: int, seed: int) -> di
     return {key: curve[-1][key] for key in FIGURES}
 
 
-def table(records: list[dict], rate: float) -> str:
-    """Rows learner x technique, columns budgets: mean and standard deviation of satisfaction."""
+def table(records: list[dict], rate: float, key: str) -> str:
+    """Rows learner x technique, columns budgets: mean and standard deviation of a figure."""
     lines = [
-        f"| R0 {rate} | technique | " + " | ".join(str(n) for n in BUDGETS) + " |",
+        f"| {key.replace('_', ' ')}, R0 {rate} | technique | "
+        + " | ".join(str(n) for n in BUDGETS)
+        + " |",
         "| --- " * (2 + len(BUDGETS)) + "|",
     ]
     for learner, technique in itertools.product(LEARNERS, TECHNIQUES):
         cells = []
         for budget in BUDGETS:
             found = [
-                r["satisfaction"]
+                r[key]
                 for r in records
                 if (r["learner"], r["technique"], r["rate"], r["budget"])
                 == (learner, technique, rate, budget)
@@ -124,8 +126,8 @@ def main() -> None:
                 records.append(dict(zip(KEYS, case, strict=True)) | run(*case))
                 print(json.dumps(records[-1]), file=file, flush=True)
                 print(json.dumps(records[-1]), file=sys.stderr)
-    for rate in RATES:
-        print(table(records, rate), end="\n\n")
+    for key, rate in itertools.product(("satisfaction", "total_variation"), RATES):
+        print(table(records, rate, key), end="\n\n")
     if args.plot:
         plot(records, args.plot)
 
