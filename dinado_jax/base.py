@@ -37,6 +37,10 @@ class Base:
     def base(self) -> "Base":
         return self
 
+    def save(self, folder: str | Path) -> None:
+        """Writes a folder that `load_gpt2` and transformers both load."""
+        save_base(Path(folder), self.model, self.params, self.codec)
+
     @property
     def policy(self) -> Trunk:
         return Trunk(self.model)
@@ -76,6 +80,8 @@ class Controlled:
         oracles. InputError unless q is one trunk."""
         if not self.control.one_trunk or self.tilt != NEUTRAL:
             raise InputError("only a merge control, untilted, is a base of its own: train one")
+        if self.base.model.config.param_dtype != "float32":
+            raise InputError("the base's parameters are not float32: load the run in float32")
         params = lora.merge(
             self.base.params, self.params["direction"], self.control.direction.delta.scale
         )
@@ -112,12 +118,13 @@ def compose(*parts: Controlled) -> Composed:
 
     InputError if there are none, or if their bases differ.
     """
-    if not parts:
-        raise InputError("compose needs at least one controlled model")
-    bases = [jax.tree.leaves(part.base.params) for part in parts]
-    for other in bases[1:]:
-        same = len(other) == len(bases[0]) and all(
-            a.shape == b.shape and bool((a == b).all()) for a, b in zip(bases[0], other)
+    if not parts or not all(isinstance(part, Controlled) for part in parts):
+        raise InputError("compose needs controlled models, one or more: give what load_run returns")
+    first = parts[0].base
+    for other in (part.base for part in parts[1:]):
+        same = other.model == first.model and all(
+            bool((a == b).all())
+            for a, b in zip(jax.tree.leaves(first.params), jax.tree.leaves(other.params))
         )
         if not same:
             raise InputError("these controls have different bases: train them on the same one")

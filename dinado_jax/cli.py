@@ -90,6 +90,7 @@ def _run(args: argparse.Namespace) -> None:
     if args.command == "exact":
         from dinado_jax.exact.compare import exact
 
+        signals.listen()
         with _diverging():
             exact(args)
         return

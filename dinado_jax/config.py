@@ -115,7 +115,7 @@ class Train(Optim):
     batch: int = 256
     learning_rate: float = 5e-3
     objective: str = "regression"  # matching | regression | ratio | prefixes | published
-    warmup_direction: int = 180  # first steps: likelihood on successes, norm untouched
+    warmup_direction: int = 180  # first steps: likelihood on successes
     rounds: int = 5  # steps are divided evenly among them; each but the first samples anew from q
     refresh_prompts: int = 2500
     refresh_samples: int = 8

@@ -44,11 +44,12 @@ _BOUNDS = (
         """
         sft.steps sft.pretrain_steps sft.learning_rate sft.warmup sft.weight_decay sft.clip
         train.learning_rate train.warmup train.weight_decay train.clip train.warmup_direction
-        train.reference_weight train.bellman train.bellman_start train.margin
+        train.reference_weight train.bellman train.bellman_start
         rollout.temperature rollout.top_k decode.temperature decode.top_k
         decode.strength
         """,
     ),
+    ("above 0", lambda x: x > 0, "train.margin"),
     ("in (0, 1]", lambda x: 0 < x <= 1, "rollout.top_p decode.top_p train.weight_clip"),
     ("in [0, 1)", lambda x: 0 <= x < 1, "sft.beta2 train.beta2 decode.reject"),
     ("in [0, 1]", lambda x: 0 <= x <= 1, "train.mixture decode.target_rate"),
@@ -96,6 +97,11 @@ def contradictions(config: "Config") -> Iterator[str]:
         yield (
             "train.objective = ratio compares the samples of a prompt: set rollout.samples and "
             "train.refresh_samples to 2 or more"
+        )
+    if train.warmup_direction > train.steps:
+        yield (
+            f"train.warmup_direction = {train.warmup_direction} is more than train.steps = "
+            f"{train.steps}: lower it, 0 is no warm-up"
         )
     share = train.mixture * train.refresh_samples
     if abs(share - round(share)) > 1e-6:

@@ -18,15 +18,16 @@ def make_control(settings: config.Config, model: GPT2) -> Control:
     control = settings.control
     kind = control.direction if control.kind == "hard" else control.kind
     direction = _direction(kind, control, settings.delta, model)
-    width = direction.trunk.config.n_embd if kind == "soft" else model.config.n_embd
     form = control.form if control.kind == "hard" else "split"
-    return Control(model, direction, MLP(width), form)
+    return Control(model, direction, MLP(model.config.n_embd), form)
 
 
 def _direction(kind: str, control: config.Control, delta: config.Delta, model: GPT2) -> Direction:
     if kind == "merge":
         return Merge(model, delta)
-    small = dataclasses.replace(model.config, n_layer=control.layers, n_inner=None)
+    small = dataclasses.replace(
+        model.config, n_layer=control.layers, n_inner=None, param_dtype="float32"
+    )
     if kind == "nado":
         return Nado(Head(small))
     return {

@@ -157,7 +157,8 @@ class Control:
         log_p_BV = jax.nn.log_softmax(logits(*base))
         r_BV = vocab.direction(self.direction.link, logits(*out), log_p_BV)
         top_B = r_BV.max(-1)
-        peak_B = -jax.nn.logsumexp(log_p_BV + r_BV - top_B[:, None], axis=-1)
+        below_BV = r_BV - top_B[:, None]
+        peak_B = -jax.nn.logsumexp(log_p_BV + below_BV, axis=-1)
         if self.entangled:
             log_beta_B = top_B
         else:
@@ -168,7 +169,7 @@ class Control:
             self.form,
             prev_B[:, None],
             log_beta_B[:, None],
-            r_BV - top_B[:, None],
+            below_BV,
             peak_B[:, None],
         )
         return log_v_B1[:, 0], log_r_BV

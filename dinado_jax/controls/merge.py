@@ -30,7 +30,7 @@ class Merge:
     def trunk(self, base_params: dict, params: dict) -> dict:
         """pi as the variables of one trunk: the delta merged in float32; applied on the fly in
         lower precision, which would round a small delta away."""
-        if self.model.config.dtype != "float32":
+        if {self.model.config.dtype, self.model.config.param_dtype} != {"float32"}:
             return self._adapted(base_params, params)
         return {"params": lora.merge(base_params, params, self.delta.scale)}
 

@@ -4,6 +4,7 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dinado_jax.data import take
@@ -14,7 +15,7 @@ from dinado_jax.text import Sequences
 
 @functools.partial(jax.jit, static_argnums=0)
 def _score_batch(policy: Policy, variables, batch):
-    return policy.log_probs(variables, batch) * target_mask(batch)
+    return jnp.where(target_mask(batch) > 0, policy.log_probs(variables, batch), 0.0)
 
 
 def score(policy: Policy, variables: Any, rows: Sequences, batch: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from dinado_jax import batches
+from dinado_jax import batches, signals
 from dinado_jax.config import Train
 from dinado_jax.controls.base import Control
 from dinado_jax.exact.measure import along, measure
@@ -107,6 +107,7 @@ def learn(
     sizes = np.diff(np.linspace(0, budget, train.rounds + 1).round().astype(int))
     state, rollouts, curve = None, None, []
     for number, (begin, end) in enumerate(itertools.pairwise(ends)):
+        signals.stop_here()
         params = state.trainable if state is not None and number else None
         new = _drawn(setting, params, int(sizes[number]), train.mixture, number)
         rollouts = new if rollouts is None else join([rollouts, new], 0)

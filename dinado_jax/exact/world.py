@@ -15,6 +15,7 @@ from dinado_jax.errors import InputError
 from dinado_jax.text import Sequences
 
 _MOST = 300_000  # sequences
+_LONGEST = 7  # new tokens: with the prompt 8, one width of batches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,10 @@ class World:
         for name, most in (("concentration", np.inf), ("rarity", 1)):
             if not 0 < getattr(self, name) < most:
                 raise InputError(f"{name} = {getattr(self, name)}: it must lie in (0, {most})")
+        if self.seed < 0:
+            raise InputError(f"seed = {self.seed}: it must be 0 or more")
+        if self.length > _LONGEST:
+            raise InputError(f"length = {self.length}: it must be at most {_LONGEST}")
         if self.vocabulary**self.length > _MOST:
             raise InputError(
                 f"vocabulary {self.vocabulary} and length {self.length} make "
@@ -114,6 +119,8 @@ class World:
             for size in range(2, min(4, self.length) + 1)
             for chosen in itertools.combinations(range(int(self.ends), self.vocabulary), size)
         ]
+        if not sets:
+            raise InputError("two tokens and two places are needed for keywords: raise both")
         rates = np.array([p[has[chosen].all(0)].sum() for chosen in sets])
         best = sets[int(np.abs(np.log(np.maximum(rates, 1e-12) / self.rarity)).argmin())]
         return has[best].all(0).astype(np.float32)
@@ -152,4 +159,9 @@ class Optimum:
         last = np.arange(world.length) == world.rows.length[:, None] - 2
         after = np.where(last, label[:, None], np.roll(value, -1, axis=1))
         rate = float((p * label).sum())
+        if not 0 < rate < 1:
+            raise InputError(
+                f"in this world p satisfies the oracle with probability {rate:.3g}: give another "
+                "rarity or seed"
+            )
         return cls(np.log(p), label, rate, p * label / rate, value, after)

@@ -1,9 +1,9 @@
-"""What trains a control: the published objectives, and distribution matching, by the likelihood of
-successes (the default) or by the ratio of q to each rollout's proposal.
+"""What trains a control: the published objectives, and losses of q itself beside the norm's: the
+likelihood of successes, the ratio of q to a rollout's proposal, regression on a row's optimum.
 
 All read a control's scalars only. Batches: tokens [B, T] int32, prompt_length [B], length [B], and
 float32 as each asks for: label [B] in [0, 1], shift [B], suffix [B, T-1], share [B], log_proposal
-[B].
+[B], target [B].
 """
 
 import dataclasses
@@ -138,7 +138,10 @@ class Matching:
 
 @dataclasses.dataclass(frozen=True)
 class Warmup:
-    """Likelihood on successes for the direction; a norm of its own gets no gradient."""
+    """Likelihood on successes for the direction; a norm that q does not depend on gets no gradient.
+
+    It does where R0 bends the direction (projected), or is one with it (nado).
+    """
 
     control: Control
 
