@@ -17,13 +17,8 @@ from dinado_jax.objectives.sft import likelihood
 from dinado_jax.optim import optimizer
 from dinado_jax.train import make_step, start
 
-_SCALARS = (
-    "label",
-    "shift",
-    "share",
-    "log_proposal",
-    "target",
-)  # what objectives ask for, a row each
+# What objectives ask for, a row each.
+_SCALARS = ("label", "shift", "share", "log_proposal", "target")
 
 
 def _shape(*shape: int, dtype=jnp.int32) -> jax.ShapeDtypeStruct:

@@ -21,9 +21,7 @@ class Rollouts(Sequences):
     label: np.ndarray  # float32 [N], the oracle's judgement in [0, 1]
     log_base: np.ndarray  # float32 [N]
     log_proposal: np.ndarray  # float32 [N]
-    log_prefix: (
-        np.ndarray
-    )  # float32 [N, T-1], log p / d of the prefix that column t's token follows
+    log_prefix: np.ndarray  # float32 [N, T-1], log p / d of the prefix before column t's token
     prompt_id: np.ndarray  # int32 [N]
     finished: np.ndarray  # bool [N], false for rows cut at the length limit
 

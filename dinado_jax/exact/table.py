@@ -57,10 +57,9 @@ class TableNorm:
         return jax.nn.log_sigmoid(states @ params)
 
 
-def table_control(world: World, kind: str, form: str, link: str = "policy") -> Control:
-    """The tabular form of a parameterisation. kind: nado | soft | merge | hard; `form` and `link`
-    are hard's."""
+def table_control(world: World, kind: str, form: str) -> Control:
+    """The tabular form of a kind: nado | soft | merge | hard, which has merge's direction."""
     model = Table(world.vocabulary, world.prefixes)
-    links = {"nado": "sigmoid", "soft": "plain", "merge": "policy", "hard": link}
+    links = {"nado": "sigmoid", "soft": "plain", "merge": "policy", "hard": "policy"}
     direction = TableDirection(model, links[kind])
-    return Control(model, direction, TableNorm(), form if kind == "hard" else "split")
+    return Control(model, direction, TableNorm(), form)
