@@ -52,10 +52,12 @@ def run(out: Path, seed: int, recipe: str) -> dict:
     folder = out / f"seed{seed}" / recipe.replace(" ", "_").replace(",", "").replace(".", "")
     shared = out / f"seed{seed}" / "default"
     if not folder.exists() and shared.exists():
-        folder.mkdir(parents=True)
         same = "rollout.prompts=12500" not in settings
+        partial = folder.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
         for stage in ("sft", "rollout") if same else ("sft",):
-            shutil.copytree(shared / stage, folder / stage)
+            shutil.copytree(shared / stage, partial / stage)
+        partial.rename(folder)
     command = [sys.executable, "-m", "dinado_jax", "demo", "--out", str(folder), f"seed={seed}"]
     done = subprocess.run([*command, *settings], capture_output=True, text=True)
     if done.returncode:

@@ -65,7 +65,7 @@ def ratio(rollouts: Rollouts, weight: np.ndarray, train: Train, seed: int) -> Ba
 def regression(rollouts: Rollouts, weight: np.ndarray, train: Train, seed: int) -> BatchAt:
     """Half a batch for the direction, all rows alike, each with its log-probability at the optimum,
     a failure's C being e^-margin; half of it for the norm."""
-    draws = Draws(weight > 0, rollouts.length, seed)
+    draws = Draws(_counted(rollouts, weight), rollouts.length, seed)
     least = np.exp(-train.margin)
     rate = prompt_rates(rollouts) * (1 - least) + least
     target = rollouts.log_base + np.log(np.maximum(rollouts.label, least) / rate)
@@ -113,20 +113,28 @@ def _shares(rollouts, weight, seed) -> Rows:
     return at
 
 
+def _counted(rollouts, weight) -> np.ndarray:
+    """Samples count alike, references as their weight says."""
+    return np.where(rollouts.reference, weight, 1.0)
+
+
 def _judged(rollouts, weight, train, seed) -> Rows:
-    """Rows with label, shift and suffix weights; as many successes as failures if balanced.
+    """Rows with label, shift, suffix weights and the rate of their prompt; as many successes as
+    failures if balanced.
 
     A prefix may come from anywhere, only what follows it is weighed: suffix = p / proposal of the
-    rest of the row. Drawing by label multiplies the odds of every prefix alike: shift undoes it.
+    rest of the row. References, most of them successes, are left out where nothing balances them.
+    Drawing by label multiplies the odds of every prefix alike: shift undoes it.
     """
     label = rollouts.label
-    known = np.where(rollouts.reference, weight, 1.0)
     suffix = suffix_importance(rollouts, train.weights, train.weight_clip)
-    groups = [known * label, known * (1 - label)] if train.balance else [known]
+    rate = prompt_rates(rollouts).astype(np.float32)
+    drawn = ~rollouts.reference
+    known = _counted(rollouts, weight)
+    groups = [known * label, known * (1 - label)] if train.balance else [drawn]
     draws = [
         Draws(group, rollouts.length, seed + 1 + number) for number, group in enumerate(groups)
     ]
-    drawn = ~rollouts.reference
     shift = np.log(groups[1][drawn].sum() / groups[0][drawn].sum()) if train.balance else 0.0
 
     def at(step, count):
@@ -137,6 +145,7 @@ def _judged(rollouts, weight, train, seed) -> Rows:
             **rows,
             "label": np.repeat(np.float32([1, 0]), count // 2) if train.balance else label[index],
             "shift": np.full(count, shift, np.float32),
+            "rate": rate[index],
             "suffix": suffix[index, :columns],
         }
 

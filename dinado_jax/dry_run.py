@@ -18,7 +18,7 @@ from dinado_jax.optim import optimizer
 from dinado_jax.train import make_step, start
 
 # What objectives ask for, a row each.
-_SCALARS = ("label", "shift", "share", "log_proposal", "target")
+_SCALARS = ("label", "shift", "rate", "share", "log_proposal", "target")
 
 
 def _shape(*shape: int, dtype=jnp.int32) -> jax.ShapeDtypeStruct:

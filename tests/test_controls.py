@@ -1,5 +1,6 @@
 """What every control promises, whatever its direction, norm and form: by enumeration."""
 
+import dataclasses
 import functools
 
 import chex
@@ -146,6 +147,19 @@ def test_q_is_a_distribution_and_the_same_in_parallel_and_token_by_token(kind):
         beside = Guided(MODEL, (which,), (Tilt(),))
         decoded = along(forced(beside, {"base": base, "controls": (params,)}, EVERY))
         np.testing.assert_allclose(log_policy, decoded, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["projected-merge", "projected-soft"])
+def test_the_direction_alone_is_q_where_nothing_bends_it(kind):
+    """A clamped R bends nothing: its q is that of the same direction projected, before the bend."""
+    which, params, base = control(kind), world.params(kind), world.base_params()
+    alone = jax.jit(which.log_direction)(base, params, EVERY)
+    unbent = dataclasses.replace(which, form="clamped")
+    np.testing.assert_allclose(
+        along(alone), along(jax.jit(unbent.log_policy)(base, params, EVERY)), rtol=0, atol=1e-5
+    )
+    _, bent, _ = along(parallel(which, params, EVERY))
+    assert np.abs(along(alone) - bent).max() > 0.05
 
 
 @kinds

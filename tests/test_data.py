@@ -410,6 +410,17 @@ def test_the_norm_sees_the_suffix_weights_of_its_rows():
         assert share == pytest.approx(0.5 if balance else 11 / 30, abs=0.01)
 
 
+def test_references_teach_the_norm_only_beside_as_many_failures():
+    """Most are successes: unbalanced, they would raise the rate."""
+    rows = three_prompts()
+    last = np.arange(30) >= 25
+    rows = dataclasses.replace(rows, log_proposal=np.where(last, np.nan, rows.log_base))
+    for balance, expected in ((True, True), (False, False)):
+        at = batches.prefixes(rows, np.ones(30, np.float32), Train(batch=40, balance=balance), 0)
+        seen = np.concatenate([at(step)["norm"]["length"] - 10 for step in range(10)])
+        assert (seen >= 25).any() == expected
+
+
 def test_extreme_ratios_stay_finite():
     rows = weighted(np.ones(3), np.ones(3))
     rows = dataclasses.replace(rows, log_proposal=rows.log_base + np.float32([-1e4, 0, 1e4]))

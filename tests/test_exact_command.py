@@ -65,6 +65,10 @@ def test_slips_are_one_line(capsys, argv, told):
     assert told in refused(capsys, *argv)
 
 
+def test_a_figure_of_no_known_kind_is_refused_before_training(tmp_path, capsys):
+    assert ".svg" in refused(capsys, "--plot", str(tmp_path / "figure.jpgx"))
+
+
 def test_a_figure_needs_matplotlib(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)

@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from dinado_jax.objectives import sft
-from dinado_jax.objectives.control import Matching, Published, Warmup, divergence
+from dinado_jax.objectives.control import Disentangled, Published, Warmup, divergence
 from dinado_jax.ops import bernoulli
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -120,8 +120,8 @@ LAMBDA = 0.7
 ROWS = {"prompt_length": [1, 3, 2, 6, 9, 4], "length": [10, 7, 3, 10, 10, 5], "seed": 3}
 OBJECTIVES = {
     "published": Published(CONTROL, LAMBDA),
-    "matching": Matching(CONTROL, LAMBDA),
-    "ratio": Matching(CONTROL, LAMBDA, divergence),
+    "matching": Disentangled(CONTROL, LAMBDA),
+    "ratio": Disentangled(CONTROL, LAMBDA, divergence),
     "warmup": Warmup(CONTROL),
 }
 

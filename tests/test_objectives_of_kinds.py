@@ -10,7 +10,7 @@ import tiny
 import world
 
 from dinado_jax.objectives.control import (
-    Matching,
+    Disentangled,
     Published,
     Warmup,
     direction,
@@ -23,17 +23,18 @@ pytestmark = pytest.mark.usefixtures("compiled_quickly")
 LAMBDA = 0.7
 CASES = {
     **{f"published {kind}": (Published, kind, ()) for kind in world.DISTINCT},
-    "likelihood detached nado": (Matching, "nado", (direction, True)),
-    "likelihood detached soft": (Matching, "soft-low_rank", (direction, True)),
-    "likelihood soft": (Matching, "soft-small", (direction, False)),
-    "likelihood clamped": (Matching, "clamped-merge", (direction, False)),
-    "likelihood detached projected": (Matching, "projected-nado", (direction, True)),
-    "ratio merge": (Matching, "merge", (divergence, False)),
-    "ratio detached projected": (Matching, "projected-soft", (divergence, True)),
-    "regression detached soft": (Matching, "soft-small", (regression, True)),
-    "regression projected": (Matching, "projected-merge", (regression, False)),
-    "labels nado": (Matching, "nado", (None, False)),
-    "labels projected": (Matching, "projected-merge", (None, False)),
+    "likelihood detached nado": (Disentangled, "nado", (direction, True)),
+    "likelihood detached soft": (Disentangled, "soft-low_rank", (direction, True)),
+    "likelihood soft": (Disentangled, "soft-small", (direction, False)),
+    "likelihood clamped": (Disentangled, "clamped-merge", (direction, False)),
+    "likelihood detached projected": (Disentangled, "projected-nado", (direction, True)),
+    "ratio merge": (Disentangled, "merge", (divergence, False)),
+    "ratio detached projected": (Disentangled, "projected-soft", (divergence, True)),
+    "regression detached soft": (Disentangled, "soft-small", (regression, True)),
+    "regression detached clamped": (Disentangled, "clamped-soft", (regression, True)),
+    "regression projected": (Disentangled, "projected-merge", (regression, False)),
+    "labels nado": (Disentangled, "nado", (None, False)),
+    "labels projected": (Disentangled, "projected-merge", (None, False)),
     "warm-up projected": (Warmup, "projected-merge", ()),
 }
 cases = pytest.mark.parametrize("case", CASES)
@@ -60,9 +61,10 @@ def rows(label, seed=0):
 
 def batch(case, label):
     part = rows(label)
-    if CASES[case][0] is not Matching:
+    if CASES[case][0] is not Disentangled:
         return part
-    norm = {**part, "shift": np.full(B, 1.5, np.float32)}
+    rate = np.float32([0.2, 0.01, 0.9, 0.5, 0, 1])
+    norm = {**part, "shift": np.full(B, 1.5, np.float32), "rate": rate}
     proposal = np.float32([-9, -5, -1, 0, np.inf, 0])
     share = np.float32([1, 0, 2, 0.5, 1, 0])
     part = rows(np.maximum(label, 0.2), seed=2)

@@ -104,23 +104,30 @@ def test_rates_are_unbiased_whatever_was_drawn(proposal):
 
 
 def test_batches_hold_what_the_optimum_says_of_every_row():
-    rows = rollouts(
-        np.log([0.1, 0.2, 0.1, 0.4]), np.log([0.2, 0.1, 0.1, 0.8]), [1, 0, 0, 0.5], [0, 0, 1, 1]
-    )
-    weight = np.float32([1, 1, 0, 1])
+    """The third row is a reference: left out at weight 0, three times as often at weight 3."""
+    log_proposal = np.log([0.2, 0.1, np.nan, 0.8])
+    rows = rollouts(np.log([0.1, 0.2, 0.1, 0.4]), log_proposal, [1, 0, 1, 0.5], [0, 0, 1, 1])
+    weight = np.float32([0.2, 0.5, 0, 1.7])
     batch = batches.regression(rows, weight, TRAIN, 0)(0)
     assert set(batch) == {"direction", "norm"}
     assert len(batch["direction"]["label"]) == len(batch["norm"]["label"]) == 8
-    pooled = (0.5 + 0.25) / 4
-    rates = np.array([0.5 + 8 * pooled, 0.5 + 8 * pooled, 0, 0.25 + 8 * pooled]) / 10
+    pooled = (0.5 + 0.25) / 3
+    own, other = (0.5 + 8 * pooled) / 10, (0.25 + 8 * pooled) / 9
+    rates = np.array([own, own, other, other])
+    np.testing.assert_allclose(batch["norm"]["rate"], rates[batch["norm"]["length"] - 2], rtol=1e-5)
     least = np.exp(-3.0)
     rates = rates * (1 - least) + least
-    target = np.log([0.1, 0.2, 1, 0.4]) + np.log([1, least, 1, 0.5]) - np.log(rates)
+    target = np.log([0.1, 0.2, 0.1, 0.4]) + np.log([1, least, 1, 0.5]) - np.log(rates)
     part = drawn(rows, weight, TRAIN)
     index = part["length"] - 2
     assert set(index) == {0, 1, 3}
     np.testing.assert_allclose(part["target"], target[index], rtol=1e-5)
     np.testing.assert_array_equal(part["label"], rows.label[index])
+    index = drawn(rows, np.float32([0.2, 0.5, 3, 1.7]), TRAIN)["length"] - 2
+    assert (index == 2).mean() == pytest.approx(0.5, abs=0.02)
+    np.testing.assert_allclose(
+        drawn(rows, np.float32([1, 1, 3, 1]), TRAIN)["target"], target[index], rtol=1e-5
+    )
 
 
 # Forces

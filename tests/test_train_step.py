@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dinado_jax.checkpoint import Checkpoints
 from dinado_jax.config import Delta, Optim, Run
-from dinado_jax.objectives.control import Matching
+from dinado_jax.objectives.control import Disentangled
 from dinado_jax.objectives.sft import likelihood
 from dinado_jax.objectives.terms import Term
 from dinado_jax.optim import optimizer
@@ -71,7 +71,7 @@ def test_micro_batches_make_the_same_step():
 
 
 def test_eight_devices_make_the_same_step_as_one():
-    step = make_step(Matching(tiny.control(FEW), 0.5).terms, SGD)
+    step = make_step(Disentangled(tiny.control(FEW), 0.5).terms, SGD)
     trainable, batch = tiny.random_params(FEW), split(matching_batch(), 1)
     alone, figures = step(begin(trainable), tiny.base_params(), batch)
     mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))

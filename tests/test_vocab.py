@@ -17,7 +17,7 @@ from dinado_jax.controls.base import Control
 from dinado_jax.controls.merge import Merge
 from dinado_jax.controls.norm import MLP
 from dinado_jax.models.gpt2 import GPT2, GPT2Config, init_params
-from dinado_jax.objectives.control import Matching, Published
+from dinado_jax.objectives.control import Disentangled, Published
 from dinado_jax.ops.vocab import CHUNK, Scalars, direction_scalars, token_log_probs
 from dinado_jax.train import make_step, start
 
@@ -176,7 +176,7 @@ def compiled_step(request):
         "label": array(dtype=jnp.float32),
     }
     if request.param == "matching":
-        objective = Matching(control)
+        objective = Disentangled(control)
         norm = {"shift": array(dtype=jnp.float32), "suffix": array(T - 1, dtype=jnp.float32)}
         rows = {"direction": rows, "norm": {**rows, **norm}}
     else:

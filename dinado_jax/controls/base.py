@@ -7,8 +7,9 @@ The four parameterisations differ in these three alone:
     merge    log pi - log p, pi the base with a delta; norm; split
     hard     any of these directions; norm of the prompt alone; clamped or projected
 
-Training asks for `values`, or `log_policy` where only q matters; decoding for `log_values`, token
-by token. All are pure functions over the parameters {"direction": .., ["norm": ..]}.
+Training asks for `values`, or `log_policy` or `log_direction` where only q matters; decoding for
+`log_values`, token by token. All are pure functions over the parameters {"direction": ..,
+["norm": ..]}.
 """
 
 import dataclasses
@@ -109,14 +110,18 @@ class Control:
 
     def log_policy(self, base_params: dict, params: dict, batch: Batch) -> jax.Array:
         """log q of each next token: batch of [B, T] tokens -> [B, T-1] float32 nats."""
-        if self.one_trunk:
-            tokens = batch["tokens"]
-            out = self.direction.forward(base_params, params["direction"], None, tokens)
-            return vocab.token_log_probs(out.hidden[:, :-1], out.vocabulary, tokens[:, 1:])
-        evidence = self.evidence(base_params, params, batch["tokens"])
         if self.form != "projected":
-            return evidence.scalars.log_policy
+            return self.log_direction(base_params, params, batch)
+        evidence = self.evidence(base_params, params, batch["tokens"])
         return evidence.scalars.log_base + self.unroll(evidence, batch).log_ratio
+
+    def log_direction(self, base_params: dict, params: dict, batch: Batch) -> jax.Array:
+        """The same under p e^r, normalised: what q is wherever R <= 1 does not bend it."""
+        tokens = batch["tokens"]
+        if self.direction.link != "policy":
+            return self.evidence(base_params, params, tokens).scalars.log_policy
+        out = self.direction.forward(base_params, params["direction"], None, tokens)
+        return vocab.token_log_probs(out.hidden[:, :-1], out.vocabulary, tokens[:, 1:])
 
     def values(self, base_params: dict, params: dict, batch: Batch) -> Values:
         """V and R of every prefix of the rows; gradients reach the parameters, never the base."""

@@ -6,6 +6,7 @@ for oracles independent under p. The exact way trains the second control on the 
 """
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 class Tilt:
     """How much of a control is wanted: f(R) = rho(R)^strength.
 
-    strength: 0 is the base, 1 the control as trained; above 1 it is exaggerated.
+    strength: 0 is the base (but for `reject`), 1 the control as trained; above 1 it is exaggerated.
     target_rate: the success rate r to aim for, by rho(R) = R r / R0 + (1 - R) (1 - r) / (1 - R0)
       with R0 the value of the prompt; 1 leaves rho(R) = R / R0.
     reject: tokens with R(x, v) < reject R(x), which the control makes that much rarer than the base
@@ -37,8 +38,8 @@ class Tilt:
     reject: float = 0.0
 
     def __post_init__(self):
-        if not self.strength >= 0:
-            raise InputError(f"strength = {self.strength}: it must be 0 (the base) or more")
+        if not 0 <= self.strength < math.inf:
+            raise InputError(f"strength = {self.strength}: it must be 0 (the base) or more, finite")
         if not 0 <= self.target_rate <= 1:
             raise InputError(f"target_rate = {self.target_rate}: it must lie in [0, 1]")
         if not 0 <= self.reject < 1:

@@ -57,7 +57,10 @@ TRAIN = {"table": _TABLE, "ends": _TABLE, "neural": _NEURAL}
 
 
 def setting(kind: str, world: World, variant: str, seed: int) -> Setting:
-    """A variant in a world; `seed` numbers the draws. kind: table | ends | neural."""
+    """A variant in a world; `seed` numbers the draws. kind: table | ends | neural.
+
+    hard has merge's direction in tables; in neural worlds soft's, which comes closer to q* there.
+    """
     name, form = VARIANTS[variant]
     if kind != "neural":
         control = table_control(world, name, form)
@@ -67,7 +70,7 @@ def setting(kind: str, world: World, variant: str, seed: int) -> Setting:
         draw = enumerated(world, optimum, control, base_params, seed)
         return Setting(world, optimum, control, base_params, draw)
     base = train_base(world)
-    chosen = config.Control(kind=name, form=form, layers=2)
+    chosen = config.Control(kind=name, direction="soft", form=form, layers=2)
     free = config.Delta(low_rank=(), full=(".*",))
     control = make_control(config.Config(control=chosen, delta=free), base.model)
     optimum = Optimum.of(world, base.log_p, world.keywords(base.log_p))
@@ -130,6 +133,9 @@ def table(records: list[dict]) -> str:
     return "\n".join([f"R0 = {rate:.4f}", *lines])
 
 
+_SUFFIXES = (".png", ".svg", ".pdf")
+
+
 def _figure_class():
     try:
         from matplotlib.figure import Figure
@@ -140,7 +146,7 @@ def _figure_class():
 
 def plot(records: list[dict], path: Path) -> None:
     """Satisfaction and KL(q* || q) against rollouts, a line a variant; the suffix says the format.
-    InputError without matplotlib, or for a suffix it does not know."""
+    InputError without matplotlib."""
     figure = _figure_class()(figsize=(9, 3.5), layout="constrained")
     axes = figure.subplots(1, 2)
     for axis, key, label in zip(
@@ -154,10 +160,7 @@ def plot(records: list[dict], path: Path) -> None:
         axis.set(xlabel="rollouts", ylabel=label)
     axes[1].set_yscale("log")
     axes[0].legend()
-    try:
-        figure.savefig(path)
-    except ValueError as error:
-        raise InputError(f"cannot write {path} ({error}): name it .png, .svg or .pdf") from None
+    figure.savefig(path)
 
 
 def exact(args: argparse.Namespace) -> None:
@@ -182,6 +185,8 @@ def exact(args: argparse.Namespace) -> None:
             raise InputError(f"no folder {str(path.parent)!r} for {path.name}: make it first")
         if path and path.is_dir():
             raise InputError(f"{path} is a folder: name a file in it")
+    if args.plot and args.plot.suffix not in _SUFFIXES:
+        raise InputError(f"cannot draw {str(args.plot)!r}: end it in {', '.join(_SUFFIXES)}")
     if args.plot:
         _figure_class()
     variants, bias = args.variant or list(VARIANTS), whole.control.norm_bias

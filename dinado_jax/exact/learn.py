@@ -139,7 +139,7 @@ def _drawn(setting: Setting, params: dict | None, count: int, alpha: float, numb
         return rows
     log_ratio = along(setting.world, setting.control, setting.base_params, params)[1]
     index = setting.world.index(rows.tokens)
-    return judged(setting.world, setting.optimum, index, log_ratio[index], alpha)
+    return judged(setting.world, setting.optimum, index, log_ratio[index], of_base / count)
 
 
 def _round(setting, train, rollouts, state, begin, end, seed):

@@ -2,8 +2,8 @@
 likelihood of successes, the ratio of q to a rollout's proposal, regression on a row's optimum.
 
 All read a control's scalars only. Batches: tokens [B, T] int32, prompt_length [B], length [B], and
-float32 as each asks for: label [B] in [0, 1], shift [B], suffix [B, T-1], share [B], log_proposal
-[B], target [B].
+float32 as each asks for: label [B] in [0, 1], shift [B], suffix [B, T-1], rate [B], share [B],
+log_proposal [B], target [B].
 """
 
 import dataclasses
@@ -29,8 +29,11 @@ def direction(control: Control, base_params: dict, params: dict, batch: Batch) -
 
     With rows drawn from p given C = 1 this is KL(q* || q) up to a constant (distribution matching).
     """
-    log_policy = control.log_policy(base_params, params, batch)
-    log_row = (target_mask(batch) * log_policy).sum(-1)
+    return _likelihood(control.log_policy(base_params, params, batch), batch)
+
+
+def _likelihood(log_probs: jax.Array, batch: Batch) -> Term:
+    log_row = (target_mask(batch) * log_probs).sum(-1)
     return Term(-(batch["label"] * log_row).sum(), batch["label"].sum())
 
 
@@ -59,12 +62,14 @@ def regression(control: Control, base_params: dict, params: dict, batch: Batch) 
         log q(y) = log p(y) + log C(y) - log R0(prompt) = target [B],   C > 0
 
     which holds for every success, whatever drew it: once q is right no draw is noise any more, as
-    it is for a likelihood. Failures are pushed down to their target, and let be below it. (The
-    recursion of R told at its end alone: the path consistency of Nachum et al., arXiv 1702.08892,
-    and trajectory balance, Malkin et al., arXiv 2201.13259.)
+    it is for a likelihood. Failures are pushed down to their target, and let be below it. A
+    projected R bends nothing at the optimum, so the direction is held to it unbent, where its
+    gradient is that of any other form. (The recursion of R told at its end alone: the path
+    consistency of Nachum et al., arXiv 1702.08892, and trajectory balance, Malkin et al., arXiv
+    2201.13259.)
     """
-    log_policy = control.log_policy(base_params, params, batch)
-    error = (target_mask(batch) * log_policy).sum(-1) - batch["target"]
+    log_direction = control.log_direction(base_params, params, batch)
+    error = (target_mask(batch) * log_direction).sum(-1) - batch["target"]
     error = jnp.where(batch["label"] > 0, error, jnp.maximum(error, 0.0))
     return Term(optax.losses.huber_loss(error, delta=_HUBER).sum(), jnp.ones_like(error).sum())
 
@@ -104,14 +109,16 @@ class Published:
 
 
 @dataclasses.dataclass(frozen=True)
-class Matching:
+class Disentangled:
     """A loss of q for the direction, on batch["direction"]; labels and consistency for the norm, on
     batch["norm"].
 
     The norm's rows may be drawn by label: `shift` is what that added to the log-odds; `suffix`
     weighs a position by p / proposal of what follows it. With `detach`, direction and norm are
     disentangled in the gradient too: the norm's losses see A and M as constants, and need no
-    backward pass through the trunk. Where both are one (nado), nothing is detached.
+    backward pass through the trunk; where R recurs from the prompt, the norm learns nothing but
+    the prompt's value, from `rate`, its share of successes. Where both are one (nado), nothing is
+    detached.
     """
 
     control: Control
@@ -125,6 +132,8 @@ class Matching:
             out["direction"] = self.direction(control, base_params, params, batch["direction"])
         if self.detach and not control.entangled:
             params = {**params, "direction": jax.lax.stop_gradient(params["direction"])}
+        if self.detach and control.recursive:
+            return {**out, "rate": self._rate(base_params, params, rows)}
         values, mask = control.values(base_params, params, rows), target_mask(rows)
         label, shift, weight = rows["label"], rows["shift"], mask * rows["suffix"]
         value = bernoulli.cross_entropy(values.log_value, label[:, None], shift[:, None])
@@ -135,21 +144,27 @@ class Matching:
             out["bellman"] = bellman(values)._replace(coefficient=self.coefficient)
         return out
 
+    def _rate(self, base_params, params, rows) -> Term:
+        log_beta = self.control.evidence(base_params, params, rows["tokens"]).log_beta
+        end = rows["prompt_length"][:, None] - 1
+        log_value = jnp.take_along_axis(log_beta, end, axis=1, mode="clip")[:, 0]
+        entropy = bernoulli.cross_entropy(log_value, rows["rate"])
+        return Term(entropy.sum(), jnp.ones_like(entropy).sum())
+
 
 @dataclasses.dataclass(frozen=True)
 class Warmup:
-    """Likelihood on successes for the direction; a norm that q does not depend on gets no gradient.
-
-    It does where R0 bends the direction (projected), or is one with it (nado).
-    """
+    """Likelihood on successes for the direction, unbent; the norm gets no gradient, unless it is
+    one with the direction (nado)."""
 
     control: Control
 
     def terms(self, params: dict, base_params: dict, batch: Batch) -> dict[str, Term]:
-        return {"direction": direction(self.control, base_params, params, batch)}
+        log_direction = self.control.log_direction(base_params, params, batch)
+        return {"direction": _likelihood(log_direction, batch)}
 
 
-def make_objective(train: Train, control: Control, coefficient: float) -> Published | Matching:
+def make_objective(train: Train, control: Control, coefficient: float) -> Published | Disentangled:
     """The objective that `train.objective` names, with this lambda."""
     if train.objective == "published":
         return Published(control, coefficient)
@@ -159,4 +174,4 @@ def make_objective(train: Train, control: Control, coefficient: float) -> Publis
         "regression": regression,
         "prefixes": None,
     }[train.objective]
-    return Matching(control, coefficient, loss, train.detach and loss is not None)
+    return Disentangled(control, coefficient, loss, train.detach and loss is not None)
