@@ -1,6 +1,6 @@
 """The demo's task under other objectives, controls and settings, at equal rollouts and steps.
 
-    python benchmarks/toy_study.py --out FOLDER [--seeds 3 4 5] [--recipes NAME ..]
+    python benchmarks/toy_study.py --out FOLDER [--seeds 3 4 5] [--recipes NAME ..] [--per-prompt N]
 
 Each run is `dinado demo` with a few settings changed; runs of one seed share the base and, where
 they draw the same ones, its first rollouts. Runs that are done are not done again. Prints a JSON
@@ -47,12 +47,15 @@ RECIPES = {
 }
 
 
-def run(out: Path, seed: int, recipe: str) -> dict:
-    settings = RECIPES[recipe]
-    folder = out / f"seed{seed}" / recipe.replace(" ", "_").replace(",", "").replace(".", "")
-    shared = out / f"seed{seed}" / "default"
+def run(out: Path, seed: int, recipe: str, per_prompt: int) -> dict:
+    settings, name = RECIPES[recipe], recipe.replace(" ", "_").replace(",", "").replace(".", "")
+    if per_prompt != 8:
+        name += f"_{per_prompt}"
+        samples = f"rollout.samples={per_prompt}", f"train.refresh_samples={per_prompt}"
+        settings = (*settings, *samples)
+    folder, shared = out / f"seed{seed}" / name, out / f"seed{seed}" / "default"
     if not folder.exists() and shared.exists():
-        same = "rollout.prompts=12500" not in settings
+        same = per_prompt == 8 and "rollout.prompts=12500" not in settings
         partial = folder.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         for stage in ("sft", "rollout") if same else ("sft",):
@@ -69,6 +72,7 @@ def run(out: Path, seed: int, recipe: str) -> dict:
     return {
         "recipe": recipe,
         "seed": seed,
+        "per_prompt": per_prompt,
         "base": summary["base"]["success_rate"],
         "success": control["success_rate"],
         "success_error": control["success_rate_error"],
@@ -87,10 +91,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5])
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
+    parser.add_argument("--per-prompt", type=int, default=8, help="rollouts of each prompt")
     args = parser.parse_args()
     for recipe in args.recipes:
         for seed in args.seeds:
-            print(json.dumps(run(args.out, seed, recipe)), flush=True)
+            print(json.dumps(run(args.out, seed, recipe, args.per_prompt)), flush=True)
 
 
 if __name__ == "__main__":
