@@ -44,7 +44,13 @@ def run(learner: str, technique: str, rate: float, budget: int, seed: int) -> di
     variant, objective = LEARNERS[learner]
     rounds, mixture, bias = TECHNIQUES[technique]
     world = dataclasses.replace(WORLDS["table"], rarity=rate, seed=seed)
-    train = dataclasses.replace(TRAIN["table"], objective=objective, rounds=rounds, mixture=mixture)
+    train = dataclasses.replace(
+        TRAIN["table"],
+        learning_rate=0.1,
+        objective=objective,
+        rounds=rounds,
+        mixture=mixture,
+    )
     _, curve = learn(setting("table", world, variant, seed), train, budget, bias, seed)
     return {key: curve[-1][key] for key in FIGURES}
 

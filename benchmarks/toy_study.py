@@ -44,6 +44,7 @@ RECIPES = {
     "ratio": ("train.objective=ratio", "train.warmup_direction=0"),
     "nado, published": ("control.kind=nado", *PUBLISHED),
     "hard, matching": ("control.kind=hard", *MATCHING),
+    "hard, clamped": ("control.kind=hard", "control.form=clamped"),
 }
 
 

@@ -25,23 +25,25 @@ kinds = pytest.mark.parametrize("kind", world.DISTINCT)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def parallel(control, params, batch):
-    """Values, log q and M of the target positions [rows, N], from one pass over whole rows."""
+def with_gradient(control, params, batch):
+    """Values, log q and M of the target positions [rows, N], from one pass over whole rows, and the
+    gradient of the sum of all that a loss may read."""
     base = world.base_params()
-    peak = control.evidence(base, params, batch["tokens"]).scalars.peak
-    return control.values(base, params, batch), control.log_policy(base, params, batch), peak
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def gradient(control, params):
-    """Of the sum of all that a loss may read."""
 
     def total(params):
-        values, log_policy, _ = parallel(control, params, EVERY)
-        inside = target_mask(EVERY)
-        return (inside * (values.log_value + values.log_after + log_policy)).sum()
+        values = control.values(base, params, batch)
+        log_policy = control.log_policy(base, params, batch)
+        peak = control.evidence(base, params, batch["tokens"]).scalars.peak
+        inside = target_mask(batch)
+        read = (inside * (values.log_value + values.log_after + log_policy)).sum()
+        return read, (values, log_policy, peak)
 
-    return jax.grad(total)(params)
+    gradient, told = jax.grad(total, has_aux=True)(params)
+    return *told, gradient
+
+
+def parallel(control, params, batch):
+    return with_gradient(control, params, batch)[:3]
 
 
 def along(tree):
@@ -124,14 +126,14 @@ def test_however_large_the_parameters(kind, scale):
     which = control(kind)
     params = {**world.params(kind, seed=3)}
     params["direction"] = world.params(kind, scale, seed=3)["direction"]
-    values, log_policy, _ = along(parallel(which, params, EVERY))
-    chex.assert_tree_all_finite((values, log_policy))
+    *told, gradient = with_gradient(which, params, EVERY)
+    values, log_policy, _ = along(told)
+    chex.assert_tree_all_finite((values, log_policy, gradient))
     assert (values.log_after >= FLOOR).all() and (log_policy <= 1e-5).all()
     if which.form != "clamped":
         assert values.log_after.max() <= 0 and values.log_value.max() <= 0
         rounding = 1e-5 if scale < 30 else 1e-4  # of logits in the thousands
         assert worst_inconsistency(log_base(), values) < (1e-6 if which.recursive else rounding)
-    chex.assert_tree_all_finite(gradient(which, params))
 
 
 @kinds

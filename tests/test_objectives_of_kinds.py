@@ -80,12 +80,12 @@ def value_and_gradient(objective, params, frozen, batch):
 
     def loss(params):
         terms = objective.terms(params, world.base_params(), batch)
-        return {name: term.coefficient * term.sum for name, term in terms.items()}
+        parts = {name: term.coefficient * term.sum for name, term in terms.items()}
+        return sum(parts.values()), parts
 
-    gradient = jax.grad(lambda params: sum(loss(params).values()))(params)
-    moving = loss(params)
+    gradient, moving = jax.grad(loss, has_aux=True)(params)
     if getattr(objective, "detach", False) and not objective.control.entangled:
-        still = loss({**params, "direction": frozen["direction"]})
+        _, still = loss({**params, "direction": frozen["direction"]})
         moving = {**still, **{k: v for k, v in moving.items() if k == "direction"}}
     return sum(moving.values()), gradient
 
