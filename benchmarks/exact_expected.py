@@ -1,6 +1,6 @@
 """The published objective's expected loss over a whole world, under a random full-support proposal.
 
-    python benchmarks/exact_expected.py [--seeds 10 11 12 13 14] [--steps 20000]
+    python benchmarks/exact_expected.py [--variants merge soft] [--seeds 20 21 ..] [--steps 15000]
 
 No sampling and no importance weights: terminal cross entropy and exact Bellman residuals have R* as
 their only solution whatever the proposal. Prints a JSON line a control and seed, with max |R - R*|.
@@ -59,10 +59,11 @@ def run(variant: str, seed: int, steps: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[10, 11, 12, 13, 14])
-    parser.add_argument("--steps", type=int, default=20_000)
+    parser.add_argument("--variants", nargs="+", default=["merge", "soft"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[20, 21, 22, 23, 24])
+    parser.add_argument("--steps", type=int, default=15_000)
     args = parser.parse_args()
-    for variant in ("merge", "soft"):
+    for variant in args.variants:
         for seed in args.seeds:
             print(json.dumps(run(variant, seed, args.steps)), flush=True)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 MATCHING = ("train.objective=matching", "train.warmup_direction=0")
 PREFIXES = ("train.objective=prefixes", "train.warmup_direction=0")
 PUBLISHED = ("train.objective=published", "train.warmup_direction=0")
+PROJECTED = ("control.kind=hard", "control.form=projected")
 ONE_ROUND = ("train.rounds=1", "rollout.prompts=12500")
 RECIPES = {
     "default": (),
@@ -43,8 +44,8 @@ RECIPES = {
     "matching, mixture 0.25": (*MATCHING, "train.mixture=0.25"),
     "ratio": ("train.objective=ratio", "train.warmup_direction=0"),
     "nado, published": ("control.kind=nado", *PUBLISHED),
-    "hard, matching": ("control.kind=hard", *MATCHING),
-    "hard, clamped": ("control.kind=hard", "control.form=clamped"),
+    "hard, projected": PROJECTED,
+    "hard, projected, matching": (*PROJECTED, *MATCHING),
 }
 
 

@@ -79,7 +79,7 @@ class Delta:
 class Control:
     kind: str = "merge"  # nado | soft | merge | hard
     direction: str = "merge"  # hard: nado | soft | merge
-    form: str = "projected"  # hard: projected | clamped
+    form: str = "clamped"  # hard: clamped | projected (R <= 1 always; bends q if tokens are many)
     trunk: str = "small"  # soft: small | copy | low_rank (a delta of the base)
     layers: int = 4  # of nado's head and of soft's small trunk
     norm_bias: str = "success_rate"  # success_rate | zero: the norm's initial bias
