@@ -59,7 +59,8 @@ def run(variant: str, seed: int, steps: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--variants", nargs="+", default=["merge", "soft"])
+    both = ["merge", "soft"]
+    parser.add_argument("--variants", nargs="+", choices=both, default=both)
     parser.add_argument("--seeds", type=int, nargs="+", default=[20, 21, 22, 23, 24])
     parser.add_argument("--steps", type=int, default=15_000)
     args = parser.parse_args()

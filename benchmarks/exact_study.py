@@ -71,6 +71,7 @@ def table(records: list[dict], rate: float, key: str, chosen: argparse.Namespace
                 for r in records
                 if (r["learner"], r["technique"], r["rate"], r["budget"])
                 == (learner, technique, rate, budget)
+                and r["seed"] in chosen.seeds
             ]
             cells.append(f"{np.mean(found):.2f} ± {np.std(found, ddof=1):.2f}" if found else "")
         lines.append(f"| {learner} | {technique} | " + " | ".join(cells) + " |")
@@ -127,6 +128,11 @@ def main() -> None:
     parser.add_argument("--budgets", type=int, nargs="+", default=BUDGETS)
     parser.add_argument("--plot", help="a figure of the whole study")
     args = parser.parse_args()
+    whole = (args.learners, args.techniques) == (list(LEARNERS), list(TECHNIQUES))
+    if args.plot and (not whole or args.rates != RATES or args.budgets != BUDGETS):
+        parser.error("--plot draws the whole study: leave out the options that choose a part")
+    if len(args.seeds) < 2:
+        parser.error("--seeds: a standard deviation needs two or more")
     lines = args.out.read_text().splitlines() if args.out.exists() else []
     records = [json.loads(line) for line in lines]
     done = {tuple(record[key] for key in KEYS) for record in records}

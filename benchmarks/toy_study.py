@@ -2,6 +2,7 @@
 
     python benchmarks/toy_study.py --out FOLDER [--seeds 3 4 5] [--recipes NAME ..] [--per-prompt N]
 
+Rollouts are 8 of each of 12,500 prompts, or N; steps are the same whatever N is.
 Each run is `dinado demo` with a few settings changed; runs of one seed share the base and, where
 they draw the same ones, its first rollouts. Runs that are done are not done again. Prints a JSON
 line a run: success, KL (nats a sequence), floor, efficiency, rollouts, seconds. A run takes 2 to 4
@@ -66,7 +67,8 @@ def run(out: Path, seed: int, recipe: str, per_prompt: int) -> dict:
     command = [sys.executable, "-m", "dinado_jax", "demo", "--out", str(folder), f"seed={seed}"]
     done = subprocess.run([*command, *settings], capture_output=True, text=True)
     if done.returncode:
-        return {"recipe": recipe, "seed": seed, "error": done.stderr.strip().splitlines()[-1]}
+        error = done.stderr.strip().splitlines()[-1]
+        return {"recipe": recipe, "seed": seed, "per_prompt": per_prompt, "error": error}
     summary = json.loads((folder / "summary.json").read_text())
     figures = json.loads((folder / "train" / "done.json").read_text())["figures"]
     rounds = [value for key, value in figures.items() if key.startswith("round_")]

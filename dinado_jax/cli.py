@@ -59,7 +59,7 @@ def _add_exact(commands) -> None:
         "--variant",
         action="append",
         choices=("nado", "soft", "merge", "hard", "hard_clamped"),
-        help="may be given several times (default: all)",
+        help="may be given several times (default: all); hard is the projected form",
     )
     command.add_argument("--seed", type=int, default=0, help="of world and draws (default: 0)")
     command.add_argument("--vocabulary", type=int, metavar="N", help="tokens")

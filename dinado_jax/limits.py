@@ -121,6 +121,11 @@ def contradictions(config: "Config") -> Iterator[str]:
             f"rollout.references = true, but objective {train.objective} draws no reference while "
             "train.reference_weight = 0: set train.reference_weight, or rollout.references=false"
         )
+    if train.objective == "prefixes" and not train.balance and config.rollout.references:
+        yield (
+            "rollout.references = true, but unbalanced labels draw no reference: set "
+            "train.balance=true, or rollout.references=false"
+        )
     if sft.pretrain_steps and not sft.pretrain_path:
         yield (
             "sft.pretrain_path is empty: give plain text, sft.pretrain_path=FILE, or leave it out "

@@ -164,6 +164,16 @@ def test_values_out_of_range(override):
         (["rollout.max_new_tokens=25"], "rollout.max_new_tokens = 25"),
         (["train.objective=ratio", "rollout.samples=1"], "set rollout.samples and .* to 2"),
         (["rollout.references=true"], "set train.reference_weight, or rollout.references=false"),
+        (
+            [
+                "rollout.references=true",
+                "train.reference_weight=1",
+                "train.objective=prefixes",
+                "train.warmup_direction=0",
+                "train.balance=false",
+            ],
+            "set train.balance=true, or rollout.references=false",
+        ),
         (["train.mixture=0.3"], "train.mixture = 0.3 of train.refresh_samples = 8 is no whole"),
         (["train.mixture=0.5", "train.refresh_samples=3"], "is no whole number of samples"),
         (["train.mixture=0.5", "rollout.top_p=0.9"], "train.mixture weighs plain samples"),

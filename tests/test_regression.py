@@ -1,5 +1,6 @@
 """Regression of log q on its value at the optimum: targets, rates, forces, all by hand."""
 
+import dataclasses
 import functools
 
 import jax
@@ -14,7 +15,7 @@ from dinado_jax.data import _STEPS_SHARED
 from dinado_jax.exact.compare import setting
 from dinado_jax.exact.learn import judged
 from dinado_jax.exact.world import Optimum, World
-from dinado_jax.objectives.control import regression
+from dinado_jax.objectives.control import Disentangled, regression
 from dinado_jax.rollouts import Rollouts, mixture_weight, prompt_rates
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -128,6 +129,26 @@ def test_batches_hold_what_the_optimum_says_of_every_row():
     np.testing.assert_allclose(
         drawn(rows, np.float32([1, 1, 3, 1]), TRAIN)["target"], target[index], rtol=1e-5
     )
+
+
+def test_the_rates_of_prompts_are_learned_without_selection():
+    """Rows drawn by label come from lucky prompts more often; their weights undo it."""
+    count = 1600
+    label = np.random.default_rng(0).random(count) < 0.1
+    rows = rollouts(np.zeros(count), np.zeros(count), label, np.repeat(np.arange(count // 4), 4))
+    narrow = {"tokens": rows.tokens[:, :2], "log_prefix": rows.log_prefix[:, :1]}
+    rows = dataclasses.replace(rows, **narrow, length=np.full(count, 2, np.int32))
+    batch_at = batches.regression(rows, np.ones(count), Train(batch=8000), 0)
+    steps = [batch_at(step) for step in range(_STEPS_SHARED)]
+    batch = jax.tree.map(lambda *parts: np.concatenate(parts), *steps)
+    hard = dataclasses.replace(case().control, form="clamped")
+    terms = Disentangled(hard, direction=regression).terms(fresh(), case().base_params, batch)
+    assert set(terms) == {"direction", "rate"}
+    value, rate = 0.3, prompt_rates(rows)  # under fresh parameters every prefix has this value
+    entropy = -(rate * np.log(value) + (1 - rate) * np.log1p(-value))
+    found = float(terms["rate"].sum / terms["rate"].weight)
+    assert found == pytest.approx(entropy.mean(), rel=2e-3)
+    assert batch["norm"]["rate"].mean() > 1.05 * rate.mean()
 
 
 # Forces

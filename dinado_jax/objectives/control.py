@@ -116,9 +116,8 @@ class Disentangled:
     The norm's rows may be drawn by label: `shift` is what that added to the log-odds; `suffix`
     weighs a position by p / proposal of what follows it. With `detach`, direction and norm are
     disentangled in the gradient too: the norm's losses see A and M as constants, and need no
-    backward pass through the trunk; where R recurs from the prompt, the norm learns nothing but
-    the prompt's value, from `rate`, its share of successes. Where both are one (nado), nothing is
-    detached.
+    backward pass through the trunk; where R recurs from the prompt, its value is all they teach,
+    from `rate`, the prompt's share of successes. Where both are one (nado), nothing is detached.
     """
 
     control: Control
@@ -149,7 +148,9 @@ class Disentangled:
         end = rows["prompt_length"][:, None] - 1
         log_value = jnp.take_along_axis(log_beta, end, axis=1, mode="clip")[:, 0]
         entropy = bernoulli.cross_entropy(log_value, rows["rate"])
-        return Term(entropy.sum(), jnp.ones_like(entropy).sum())
+        # Rows drawn by label favour prompts whose rate came out high: undone here.
+        weight = rows["label"] + (1 - rows["label"]) * jnp.exp(rows["shift"])
+        return Term((weight * entropy).sum(), weight.sum())
 
 
 @dataclasses.dataclass(frozen=True)
