@@ -262,24 +262,37 @@ def expected_divergence(params, batch):
     return total, B
 
 
+def expected_at_prefixes(steps, batch, which):
+    """Cross entropies of V (1) or R (2) at every position, weighted by the suffixes."""
+    weighted = [
+        (float(suffix[t]), cross_entropy64(step[which], label, 2.2))
+        for row, label, suffix, start in zip(steps, MIXED, batch["suffix"], batch["prompt_length"])
+        for t, step in enumerate(row, start=start - 1)
+    ]
+    return sum(w * entropy for w, entropy in weighted), sum(w for w, _ in weighted)
+
+
+def test_labels_alone_judge_every_prefix_as_its_last_token_leaves_it():
+    params, batch = tiny.random_params(), halved_batch(rows(MIXED))
+    steps = reference(params, batch["norm"])
+    labels = Disentangled(CONTROL, LAMBDA, None, False)
+    expected = {
+        "value": expected_at_prefixes(steps, batch["norm"], 2),
+        "bellman": expected_bellman(steps),
+    }
+    assert_terms(terms_of(labels, params, {"norm": batch["norm"]}), expected)
+
+
 @pytest.mark.parametrize("name", ["matching", "ratio"])
 def test_halved_objectives_against_the_reference(name):
     params, batch = tiny.random_params(), halved_batch(rows(MIXED))
     steps = reference(params, batch["norm"])
-    weighted = [
-        (float(suffix[t]), cross_entropy64(log_v, label, 2.2))
-        for row, label, suffix, start in zip(
-            steps, MIXED, batch["norm"]["suffix"], batch["norm"]["prompt_length"]
-        )
-        for t, (_, log_v, _) in enumerate(row, start=start - 1)
-    ]
-    values = [w * value for w, value in weighted]
     expected = {"matching": expected_direction, "ratio": expected_divergence}[name]
     assert_terms(
         terms_of(OBJECTIVES[name], params, batch),
         {
             "direction": expected(params, batch["direction"]),
-            "value": (sum(values), sum(w for w, _ in weighted)),
+            "value": expected_at_prefixes(steps, batch["norm"], 1),
             "terminal": expected_terminal(steps, MIXED, 2.2),
             "bellman": expected_bellman(steps),
         },

@@ -122,7 +122,7 @@ class Disentangled:
 
     control: Control
     coefficient: float = 1.0
-    direction: Callable | None = direction  # None: the norm's losses teach the direction alone
+    direction: Callable | None = direction  # None: labels after every token teach both
     detach: bool = True
 
     def terms(self, params: dict, base_params: dict, batch: Batch) -> dict[str, Term]:
@@ -135,10 +135,13 @@ class Disentangled:
             return {**out, "rate": self._rate(base_params, params, rows)}
         values, mask = control.values(base_params, params, rows), target_mask(rows)
         label, shift, weight = rows["label"], rows["shift"], mask * rows["suffix"]
-        value = bernoulli.cross_entropy(values.log_value, label[:, None], shift[:, None])
-        terminal = bernoulli.cross_entropy(values.log_terminal, label, shift)
-        out["value"] = Term((weight * value).sum(), weight.sum())
-        out["terminal"] = Term(terminal.sum(), jnp.ones_like(terminal).sum())
+        # The labels teach the direction through the A of every token, the norm by V before it.
+        at = values.log_after if self.direction is None else values.log_value
+        entropy = bernoulli.cross_entropy(at, label[:, None], shift[:, None])
+        out["value"] = Term((weight * entropy).sum(), weight.sum())
+        if self.direction is not None:
+            terminal = bernoulli.cross_entropy(values.log_terminal, label, shift)
+            out["terminal"] = Term(terminal.sum(), jnp.ones_like(terminal).sum())
         if not control.recursive:
             out["bellman"] = bellman(values)._replace(coefficient=self.coefficient)
         return out
