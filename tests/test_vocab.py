@@ -48,10 +48,18 @@ def pick(log_probs, tokens):
     return module.take_along_axis(log_probs, module.asarray(tokens)[..., None], -1)[..., 0]
 
 
-def naive_scalars(policy, base, tokens):
-    log_q, log_p = naive_log_probs(*policy), naive_log_probs(*base)
-    peak = (log_q - log_p).max(-1)
-    return Scalars(pick(log_q, tokens), pick(log_p, tokens), peak, peak)
+def naive_scalars(link, factors, base, tokens, log_probs=naive_log_probs):
+    module = np if log_probs is float64_log_probs else jnp
+    hidden, matrix = (module.asarray(x, module.float64 if module is np else None) for x in factors)
+    log_p = log_probs(*base)
+    r = {
+        "policy": lambda: log_probs(hidden, matrix) - log_p,
+        "plain": lambda: hidden @ matrix.T,
+        "sigmoid": lambda: -module.logaddexp(0, -(hidden @ matrix.T)),
+    }[link]()
+    joint = log_p + r
+    log_q = joint - module.log(module.exp(joint).sum(-1, keepdims=True))
+    return Scalars(pick(log_q, tokens), pick(log_p, tokens), (log_q - log_p).max(-1), r.max(-1))
 
 
 def float64_log_probs(hidden, matrix):
@@ -86,29 +94,42 @@ def test_token_log_probs(shape, chunk):
     chex.assert_trees_all_close(gradients, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("link", ["policy", "plain", "sigmoid"])
 @pytest.mark.parametrize(("shape", "chunk"), CASES)
-def test_policy_scalars(shape, chunk):
-    policy, base, tokens = factors(shape, 0), factors(shape, 1), tokens_of(shape)
+def test_direction_scalars(link, shape, chunk):
+    own, base, tokens = factors(shape, 0), factors(shape, 1), tokens_of(shape)
     cotangents = Scalars(*(factors(shape, seed)[0][..., 0] for seed in (2, 3, 4, 5)))
 
-    def fused(policy, base):
-        return policy_scalars(policy, base, tokens, chunk)
+    def fused(own, base):
+        return direction_scalars(link, own, base, tokens, chunk)
 
-    def naive(policy, base):
-        return naive_scalars(policy, base, tokens)
+    def naive(own, base):
+        return naive_scalars(link, own, base, tokens)
 
-    out, gradients = value_and_gradients(fused, cotangents, policy, base)
-    log_q, log_p = float64_log_probs(*policy), float64_log_probs(*base)
-    peak = (log_q - log_p).max(-1)
-    exact = Scalars(pick(log_q, tokens), pick(log_p, tokens), peak, peak)
+    out, gradients = value_and_gradients(fused, cotangents, own, base)
+    exact = naive_scalars(link, own, base, tokens, float64_log_probs)
     for name, value in out._asdict().items():
         chex.assert_shape(value, shape)
         assert value.dtype == jnp.float32
         np.testing.assert_allclose(value, getattr(exact, name), rtol=0, atol=1e-5, err_msg=name)
     np.testing.assert_allclose(out.log_ratio, exact.log_policy - exact.log_base, rtol=0, atol=1e-5)
     assert (out.peak > 0).all()
-    _, expected = value_and_gradients(naive, cotangents, policy, base)
-    chex.assert_trees_all_close(gradients, expected, rtol=0, atol=1e-5)
+    _, expected = value_and_gradients(naive, cotangents, own, base)
+    chex.assert_trees_all_close(gradients[0], expected[0], rtol=0, atol=2e-5)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(gradients[1])), "the base is frozen"
+
+
+@pytest.mark.parametrize("trained, products", [((0,), 3), ((0, 1), 5)])
+def test_the_backward_pass_of_a_frozen_matrix_has_no_product_over_the_vocabulary(trained, products):
+    """Two for the logits and one for E; a trained matrix needs its own logits again and its sum."""
+    (hidden, matrix), base, tokens = factors((9,), 0), factors((9,), 1), tokens_of((9,))
+
+    def loss(hidden, matrix):
+        scalars = policy_scalars((hidden, matrix), base, tokens, 4)
+        return scalars.log_ratio.sum() + scalars.peak.sum()
+
+    text = jax.jit(jax.grad(loss, trained)).lower(hidden, matrix).compile().as_text()
+    assert len(re.findall(r"= \S+ dot\(", text)) == products
 
 
 @pytest.mark.parametrize("jit", [False, True])
@@ -134,7 +155,9 @@ def test_bfloat16_factors_are_reduced_in_float32():
     exact = jax.tree.map(lambda x: x.astype(jnp.float32), rounded)
     out = policy_scalars(*rounded, tokens_of((9,)), 4)
     chex.assert_trees_all_equal_dtypes(out, Scalars(*4 * [jnp.zeros(9)]))
-    chex.assert_trees_all_close(out, naive_scalars(*exact, tokens_of((9,))), rtol=0, atol=1e-5)
+    chex.assert_trees_all_close(
+        out, naive_scalars("policy", *exact, tokens_of((9,))), rtol=0, atol=1e-5
+    )
 
 
 def test_no_tokens_at_all():
