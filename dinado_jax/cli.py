@@ -42,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
             help="compile from shapes, print parameters, FLOPs and memory; load nothing",
         )
     _add_exact(commands)
+    _add_bench(commands)
     return parser
 
 
@@ -72,6 +73,21 @@ def _add_exact(commands) -> None:
     command.add_argument("overrides", nargs="*", metavar="train.key=value")
 
 
+def _add_bench(commands) -> None:
+    command = commands.add_parser("bench", help="throughput and memory, beside other ways")
+    command.add_argument(
+        "what", choices=("vocab",), help="vocab: scalars of a control and gradient"
+    )
+    command.add_argument("--size", choices=("tiny", "gpt2", "gpt2-large"), default="gpt2")
+    command.add_argument("--variant", choices=("merge", "soft", "nado"), default="merge")
+    command.add_argument("--batch", type=int, default=64, metavar="N", help="rows (default: 64)")
+    command.add_argument("--length", type=int, default=64, metavar="N", help="tokens of a row")
+    command.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    command.add_argument("--trained", action="store_true", help="the vocabulary matrix is trained")
+    command.add_argument("--repeats", type=int, default=5, metavar="N", help="runs of each way")
+    command.set_defaults(overrides=[])
+
+
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
@@ -94,6 +110,10 @@ def _run(args: argparse.Namespace) -> None:
         with _diverging():
             exact(args)
         return
+    if args.command == "bench":
+        from dinado_jax.bench.command import bench
+
+        return bench(args)
     if args.command == "demo":
         config, path, names = load(None, args.overrides), args.out, tuple(_STAGE_HELP)
     else:

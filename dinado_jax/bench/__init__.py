@@ -1,0 +1,1 @@
+"""`dinado bench`: how fast, how much memory, beside what."""

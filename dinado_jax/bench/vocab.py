@@ -1,0 +1,53 @@
+"""The scalars of a control and their gradient: ops/vocab.py beside the formulas written out.
+
+N tokens, D width, V vocabulary.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from dinado_jax.bench.measure import Program, program
+from dinado_jax.models.gpt2 import GPT2Config
+from dinado_jax.ops import vocab
+
+LINKS = {"merge": "policy", "soft": "plain", "nado": "sigmoid"}
+
+
+def naive_scalars(link: str, factors, base, tokens) -> vocab.Scalars:
+    """As `vocab.direction_scalars`, by whole arrays [N, V]."""
+    logits, base_logits = (
+        jnp.einsum("ND,VD->NV", *pair, preferred_element_type=jnp.float32)
+        for pair in (factors, base)
+    )
+    log_p = jax.nn.log_softmax(base_logits)
+    r = vocab.direction(link, logits, log_p)
+    log_q = jax.nn.log_softmax(log_p + r)
+    log_ratio = log_q - log_p
+
+    def drawn(x):
+        return jnp.take_along_axis(x, tokens[:, None], 1)[:, 0]
+
+    return vocab.Scalars(drawn(log_q), drawn(log_p), log_ratio.max(-1), r.max(-1))
+
+
+def programs(sizes: GPT2Config, variant: str, tokens: int, trained: bool) -> dict[str, Program]:
+    """Both ways, for a matrix that is frozen or `trained` too."""
+    keys = jax.random.split(jax.random.key(0), 5)
+    shapes = 2 * [(tokens, sizes.n_embd), (sizes.vocab_size, sizes.n_embd)]
+    hidden, matrix, base_hidden, base_matrix = (
+        jax.random.normal(key, shape, sizes.dtype) / (1 if shape[0] == tokens else 16)
+        for key, shape in zip(keys, shapes)
+    )
+    drawn = jax.random.randint(keys[4], (tokens,), 0, sizes.vocab_size)
+    link = LINKS[variant]
+
+    def gradient(scalars):
+        def loss(hidden, matrix, base, drawn):
+            out = scalars(link, (hidden, matrix), base, drawn)
+            return (out.log_ratio + out.peak).sum()
+
+        return jax.value_and_grad(loss, (0, 1) if trained else 0)
+
+    args = hidden, matrix, (base_hidden, base_matrix), drawn
+    ways = {"fused": vocab.direction_scalars, "naive": naive_scalars}
+    return {name: program(gradient(scalars), *args) for name, scalars in ways.items()}
