@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 
 _SIDE = {"cpu": 2048, "gpu": 8192, "tpu": 8192}  # of the matrices whose product sets the rate
-_COPIED = {"cpu": 2**26, "gpu": 2**30, "tpu": 2**30}  # float32 values
 
 
 class Program(NamedTuple):
@@ -57,9 +56,3 @@ def matrix_product(dtype: str) -> tuple[Program, float]:
     side = _SIDE[jax.default_backend()]
     a = jax.random.normal(jax.random.key(0), (side, side), dtype)
     return program(jnp.dot, a, a), 2.0 * side**3
-
-
-def copy() -> tuple[Program, float]:
-    """A large copy, and the bytes it reads and writes."""
-    x = jnp.ones(_COPIED[jax.default_backend()], jnp.float32)
-    return program(lambda x: x + 1, x), 8.0 * x.size

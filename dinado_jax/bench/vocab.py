@@ -21,7 +21,7 @@ def naive_scalars(link: str, factors, base, tokens) -> vocab.Scalars:
     )
     log_p = jax.nn.log_softmax(base_logits)
     r = vocab.direction(link, logits, log_p)
-    log_q = jax.nn.log_softmax(log_p + r)
+    log_q = log_p + r if link == "policy" else jax.nn.log_softmax(log_p + r)
     log_ratio = log_q - log_p
 
     def drawn(x):

@@ -1,14 +1,16 @@
 """Reductions over the vocabulary: the only place in training that sees arrays of [.., V].
 
-Logits stay factored, a hidden state and a vocabulary matrix, and are multiplied out for one chunk
-of tokens at a time. With w the probabilities of q (times sigmoid' where a sigmoid links), m the
-token of the peak and E = sum_v w_v W_v,
+Logits stay factored, a hidden state h and a vocabulary matrix W, and are multiplied out for one
+chunk of tokens at a time. With x the token drawn, m that of the peak (the first, if several tie),
+s = dr/dl (1, or the slope of a log-sigmoid), w = s q and E = sum_v w_v W_v,
 
-    d log q(x) / d h = s_x W[x] - E       d M / d h = s_m W[m] - E
+    d log q(x) / dh = s_x W_x - E      dM / dh = s_m W_m - E      d max r / dh = s_m W_m
 
 so the forward pass leaves E, one more product while the chunk's w is at hand, and the backward pass
 gathers and adds [N, D] arrays: it never touches the vocabulary, and recomputes nothing. Only a
 trained matrix needs the chunks again, for its own gradient. All arithmetic on logits is float32.
+In E itself x and m are left out: next to q(x) = 1 the difference s_x W_x - E would drown in the
+rounding of w to the matrix's precision.
 
 N tokens, n of them a chunk, D width, V vocabulary.
 """
@@ -19,7 +21,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-CHUNK = 512  # tokens whose logits are alive at once
+CHUNK = 256  # tokens whose logits are alive at once
 
 Factors = tuple[jax.Array, jax.Array]  # hidden [.., D] and matrix [V, D]
 
@@ -94,25 +96,47 @@ def direction_scalars(
     return jax.tree.map(lambda x: x.reshape(tokens.shape), out)
 
 
+class _Kept(NamedTuple):
+    """What the backward pass needs of the forward one: [N], but for mean [N, D]."""
+
+    mean: jax.Array  # E without x and m
+    weight: jax.Array  # w of x
+    slope: jax.Array  # s of x
+    peak: jax.Array | None  # m
+    peak_weight: jax.Array | None  # w of m; 0 where m is x
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _reduced(link, chunk, hidden_ND, matrix, base, tokens_N):
-    """Scalars of N tokens; without a base the log-probability of the token alone."""
+    """Scalars of N tokens; without a base the log-probability of the token alone. Under vmap the
+    gradient of a trained matrix is as many matrices: flatten rows instead."""
     scalars, _ = _forward(link, chunk, False, hidden_ND, matrix, base, tokens_N)
     return scalars
 
 
 def _reduced_forward(link, chunk, hidden_ND, matrix, base, tokens_N):
-    scalars, left = _forward(link, chunk, True, hidden_ND, matrix, base, tokens_N)
-    return scalars, (hidden_ND, matrix, base, tokens_N, scalars, left)
+    scalars, kept = _forward(link, chunk, True, hidden_ND, matrix, base, tokens_N)
+    return scalars, (hidden_ND, matrix, base, tokens_N, scalars.top, kept)
 
 
-def _reduced_backward(link, chunk, kept, given):
-    hidden_ND, matrix, base, tokens_N, scalars, (mean_ND, peak_N) = kept
-    of_token, of_peak, of_mean = _weights(link, scalars, given)
-    hidden = of_token[:, None] * matrix[tokens_N] - of_mean[:, None] * mean_ND
+def _reduced_backward(link, chunk, left, given):
+    hidden_ND, matrix, base, tokens_N, top_N, kept = left
+    of_token, of_peak, of_mean = given.log_policy, None, given.log_policy
     if base is not None:
-        hidden += of_peak[:, None] * matrix[peak_N]
-    arrays = hidden_ND, base and base[0], tokens_N, peak_N, of_token, of_peak, of_mean
+        of_peak, of_mean = given.peak + given.top, given.log_policy + given.peak
+        if link == "policy":  # its top is its peak
+            of_mean += given.top
+        if link == "sigmoid":  # sigmoid(-l) = 1 - e^r
+            of_peak *= -jnp.expm1(top_N)
+    of_token *= kept.slope
+
+    def pull(weight, at):
+        return weight[:, None] * matrix[at]
+
+    hidden = pull(of_token - of_mean * kept.weight, tokens_N) - of_mean[:, None] * kept.mean
+    if base is not None:
+        hidden += pull(of_peak - of_mean * kept.peak_weight, kept.peak)
+    arrays = hidden_ND, base and base[0], tokens_N, kept.peak, of_token, of_peak, of_mean
 
     def tile(total, arrays):
         hidden_nD, base_nD, tokens_n, peak_n, of_token, of_peak, of_mean = arrays
@@ -135,37 +159,31 @@ def _reduced_backward(link, chunk, kept, given):
 _reduced.defvjp(_reduced_forward, _reduced_backward)
 
 
-def _weights(link, scalars, given):
-    """What the gradients of a token's scalars weigh W[x], W[m] and -E with: [N] each."""
-    if scalars.peak is None:
-        return given.log_policy, None, given.log_policy
-    of_mean = given.log_policy + given.peak
-    if link == "policy":  # top is the peak
-        of_mean += given.top
-    slope_token, slope_peak = 1.0, 1.0
-    if link == "sigmoid":  # sigmoid(-l) = 1 - e^r
-        slope_token = -jnp.expm1(scalars.top + scalars.log_ratio - scalars.peak)
-        slope_peak = -jnp.expm1(scalars.top)
-    return slope_token * given.log_policy, slope_peak * (given.peak + given.top), of_mean
-
-
 def _forward(link, chunk, differentiated, hidden_ND, matrix, base, tokens_N):
-    """Scalars, and of a differentiated call (E [N, D], m [N])."""
+    """Scalars, and of a differentiated call what to keep."""
 
     def tile(_, arrays):
         hidden_nD, base_nD, tokens_n = arrays
         frozen = base and (base_nD, base[1])
         log_p_nV, r_nV, top_n, peak_n, weight_nV = _over_vocabulary(link, hidden_nD, matrix, frozen)
-        left = None
-        if differentiated:
-            mean_nD = _product("nV,VD->nD", weight_nV.astype(matrix.dtype), matrix)
-            left = mean_nD, r_nV.argmax(-1)
-        drawn_n = jnp.take_along_axis(r_nV, tokens_n[:, None], 1)[:, 0]
-        if base is None:
-            return None, (Scalars(drawn_n, None, None, None), left)
-        log_p_n = jnp.take_along_axis(log_p_nV, tokens_n[:, None], 1)[:, 0]
-        log_q_n = log_p_n + (drawn_n - top_n) + peak_n
-        return None, (Scalars(log_q_n, log_p_n, peak_n, top_n), left)
+        rows = jnp.arange(len(tokens_n))
+        drawn_n = r_nV[rows, tokens_n]
+        scalars = Scalars(drawn_n, None, None, None)
+        if base is not None:
+            log_p_n = log_p_nV[rows, tokens_n]
+            scalars = Scalars(log_p_n + (drawn_n - top_n) + peak_n, log_p_n, peak_n, top_n)
+        if not differentiated:
+            return None, (scalars, None)
+        slope_n = -jnp.expm1(drawn_n) if link == "sigmoid" else jnp.ones_like(drawn_n)
+        kept = _Kept(None, weight_nV[rows, tokens_n], slope_n, None, None)
+        column = jax.lax.broadcasted_iota(jnp.int32, weight_nV.shape, 1)
+        weight_nV = jnp.where(column == tokens_n[:, None], 0, weight_nV)
+        if base is not None:
+            highest_n = r_nV.argmax(-1)
+            kept = kept._replace(peak=highest_n, peak_weight=weight_nV[rows, highest_n])
+            weight_nV = jnp.where(column == highest_n[:, None], 0, weight_nV)
+        mean_nD = _product("nV,VD->nD", weight_nV.astype(matrix.dtype), matrix)
+        return None, (scalars, kept._replace(mean=mean_nD))
 
     arrays = hidden_ND, base and base[0], tokens_N
     _, out = jax.lax.scan(tile, None, _tiles(arrays, chunk))
