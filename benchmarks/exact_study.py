@@ -3,8 +3,8 @@
     python benchmarks/exact_study.py --out study.jsonl [--plot study.svg]
 
 Prints and writes a JSON line a run; runs that the file already holds are not done again. At the
-end, tables of mean and standard deviation over seeds. About 2 hours on a core; --learners,
---techniques, --rates, --budgets and --seeds choose a part.
+end, tables of mean and standard deviation over seeds. About half an hour on a core;
+--learners, --techniques, --rates, --budgets and --seeds choose a part.
 """
 
 import argparse

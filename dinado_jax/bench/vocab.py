@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from dinado_jax.bench.measure import Program, program
+from dinado_jax.controls import Merge, Nado, Soft
 from dinado_jax.models.gpt2 import GPT2Config
 from dinado_jax.ops import vocab
 
-LINKS = {"merge": "policy", "soft": "plain", "nado": "sigmoid"}
+LINKS = {"merge": Merge.link, "soft": Soft.link, "nado": Nado.link}
 
 
 def naive_scalars(link: str, factors, base, tokens) -> vocab.Scalars:

@@ -220,8 +220,8 @@ def _tiles(arrays, chunk):
     would compile twice."""
 
     def cut(x):
-        chunk_ = max(1, min(chunk, x.shape[0]))  # N is 0 for rows of a single token
-        padded = jnp.pad(x, [(0, -x.shape[0] % chunk_)] + [(0, 0)] * (x.ndim - 1))
-        return padded.reshape(-1, chunk_, *x.shape[1:])
+        size = max(1, min(chunk, x.shape[0]))  # N is 0 for rows of a single token
+        padded = jnp.pad(x, [(0, -x.shape[0] % size)] + [(0, 0)] * (x.ndim - 1))
+        return padded.reshape(-1, size, *x.shape[1:])
 
     return jax.tree.map(cut, arrays)
