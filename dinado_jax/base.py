@@ -132,7 +132,11 @@ def compose(*parts: Controlled) -> Composed:
 
 
 def load_gpt2(
-    path_or_name: str | Path, *, dtype: str = "float32", param_dtype: str = "float32"
+    path_or_name: str | Path,
+    *,
+    dtype: str = "float32",
+    param_dtype: str = "float32",
+    remat: bool = False,
 ) -> Base:
     """Loads a GPT-2 from a Hugging Face folder or hub name; safetensors only.
 
@@ -141,12 +145,13 @@ def load_gpt2(
         name such as "gpt2".
       dtype: of activations; logits and control arithmetic are float32 whatever it is.
       param_dtype: of the parameters in memory.
+      remat: gradients recompute each block's activations instead of keeping them.
 
     InputError in one line for anything missing, unused, misshapen, damaged or pickled.
     """
     folder = weights.locate(str(path_or_name))
     sizes = GPT2Config.from_hf(weights.read_config(folder))
-    sizes = dataclasses.replace(sizes, dtype=dtype, param_dtype=param_dtype)
+    sizes = dataclasses.replace(sizes, dtype=dtype, param_dtype=param_dtype, remat=remat)
     params = weights.read_params(folder, sizes)
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, param_dtype), params)
     return Base(GPT2(sizes), params, folder)
@@ -154,8 +159,9 @@ def load_gpt2(
 
 def new_config(settings: config.Base) -> GPT2Config:
     """The sizes and precision of a model made from nothing."""
-    names = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "param_dtype", "dtype")
-    return GPT2Config(**{name: getattr(settings, name) for name in names})
+    values = dataclasses.asdict(settings)
+    del values["path"]
+    return GPT2Config(**values)
 
 
 def save_base(folder: Path, model: GPT2, params: dict, codec: Codec) -> None:

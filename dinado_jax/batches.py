@@ -1,7 +1,8 @@
 """Which rollouts a training step sees, as pure functions of the step.
 
 Every batch is a dict of arrays with a row per sequence: tokens [B, T], prompt_length and length
-[B], and what the objective asks for besides, or one such dict for each of its parts.
+[B], number [B] (which rollout it is), and what the objective asks for besides, or one such dict for
+each of its parts.
 """
 
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from dinado_jax.rollouts import (
     prompt_totals,
     suffix_importance,
 )
+from dinado_jax.states import States
 
 BatchAt = Callable[[int], dict]  # of a step
 Rows = Callable[[int, int], dict]  # of a step and how many rows
@@ -31,7 +33,7 @@ def uniform(rollouts: Rollouts, weight: np.ndarray, train: Train, seed: int) -> 
 
     def at(step):
         index = draws.at(step, train.batch)
-        rows = take(rollouts, index)
+        rows = _rows(rollouts, index)
         columns = rows["tokens"].shape[1] - 1
         return {**rows, "label": rollouts.label[index], "suffix": suffix[index, :columns]}
 
@@ -74,7 +76,7 @@ def regression(rollouts: Rollouts, weight: np.ndarray, train: Train, seed: int) 
     def direction(step, count):
         index = draws.at(step, count)
         scalars = {"label": rollouts.label[index], "target": target[index]}
-        return {**take(rollouts, index), **scalars}
+        return {**_rows(rollouts, index), **scalars}
 
     return _halves(direction, _judged(rollouts, weight, train, seed), train)
 
@@ -83,6 +85,21 @@ def prefixes(rollouts: Rollouts, weight: np.ndarray, train: Train, seed: int) ->
     """Rows with labels alone."""
     rows = _judged(rollouts, weight, train, seed)
     return lambda step: {"norm": rows(step, train.batch)}
+
+
+def with_states(batch_at: BatchAt, states: States) -> BatchAt:
+    """Every part of the batches with the base's last hidden states of its rows, [B, T, D]."""
+
+    def given(batch):
+        if "tokens" not in batch:
+            return {name: given(part) for name, part in batch.items()}
+        return {**batch, "states": states.take(batch["number"], batch["tokens"].shape[1])}
+
+    return lambda step: given(batch_at(step))
+
+
+def _rows(rollouts: Rollouts, index: np.ndarray) -> dict:
+    return {**take(rollouts, index), "number": index.astype(np.int32)}
 
 
 def _halves(direction: Rows, norm: Rows, train: Train) -> BatchAt:
@@ -94,7 +111,7 @@ def _successes(rollouts, weight, seed) -> Rows:
     draws = Draws(per_prompt(weight * rollouts.label, rollouts.prompt_id), rollouts.length, seed)
 
     def at(step, count):
-        return {**take(rollouts, draws.at(step, count)), "label": np.ones(count, np.float32)}
+        return {**_rows(rollouts, draws.at(step, count)), "label": np.ones(count, np.float32)}
 
     return at
 
@@ -108,7 +125,7 @@ def _shares(rollouts, weight, seed) -> Rows:
     def at(step, count):
         index = draws.at(step, count)
         scalars = {"share": share[index], "log_proposal": log_proposal[index]}
-        return {**take(rollouts, index), **scalars}
+        return {**_rows(rollouts, index), **scalars}
 
     return at
 
@@ -139,7 +156,7 @@ def _judged(rollouts, weight, train, seed) -> Rows:
 
     def at(step, count):
         index = np.concatenate([each.at(step, count // len(draws)) for each in draws])
-        rows = take(rollouts, index)
+        rows = _rows(rollouts, index)
         columns = rows["tokens"].shape[1] - 1
         return {
             **rows,

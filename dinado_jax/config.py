@@ -35,6 +35,7 @@ class Base:
     n_head: int = 4
     param_dtype: str = "float32"
     dtype: str = "float32"  # of activations
+    remat: bool = False  # training recomputes blocks: less memory (GPU, TPU), a third more time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +130,7 @@ class Train(Optim):
     reference_weight: float = 0.0  # a successful reference's share relative to a sample's
     balance: bool = True  # as many successes as failures for the norm, log-odds corrected
     detach: bool = True  # the norm's losses do not move the direction
+    base_states: str = "recompute"  # recompute | float32 | bfloat16: on disk, once for all epochs
 
 
 @dataclasses.dataclass(frozen=True)

@@ -52,7 +52,8 @@ def _sizes(settings: config.Base) -> GPT2Config:
     if not settings.path:
         return new_config(settings)
     sizes = GPT2Config.from_hf(weights.read_config(weights.locate(settings.path, [weights.CONFIG])))
-    return dataclasses.replace(sizes, dtype=settings.dtype, param_dtype=settings.param_dtype)
+    precision = {name: getattr(settings, name) for name in ("dtype", "param_dtype", "remat")}
+    return dataclasses.replace(sizes, **precision)
 
 
 def _zeros(tree):
@@ -61,7 +62,7 @@ def _zeros(tree):
 
 
 def dry_run(settings: config.Config) -> dict[str, Any]:
-    """Parameters, FLOPs and bytes of one sft step, one training step and one decoding call.
+    """Parameters, FLOPs and bytes of one sft step, one training step, and one call that decodes.
 
     Bytes are XLA's own and exact. Its count of FLOPs takes the body of a loop once, hence
     flops_at_least; forward_flops_per_token counts the matrix products of one pass by hand.
@@ -113,8 +114,9 @@ def dry_run(settings: config.Config) -> dict[str, Any]:
         decode.samples,
     )
     key = jax.eval_shape(lambda: jax.random.key(0))
-    call = jax.jit(lambda variables, *rest: sampler(variables, *rest))
-    arrays = (_shape(per_call, prompt), _shape(per_call), _shape(per_call))
+    arrays = _shape(per_call, prompt), _shape(per_call), _shape(per_call), key
     variables = jax.eval_shape(control.composed, params, control_params)
-    out["decode_call"] = _cost(call, variables, *arrays, key)
+    out["prefill_call"] = _cost(Sampler.prefill, sampler, variables, *arrays)
+    state = jax.eval_shape(sampler.prefill, variables, *arrays)
+    out["decode_call"] = _cost(Sampler.decode, sampler, variables, state)
     return out

@@ -19,6 +19,7 @@ _CHOICES = {
     "control.norm_bias": ("success_rate", "zero"),
     "train.objective": ("matching", "regression", "ratio", "prefixes", "published"),
     "train.weights": ("importance", "none"),
+    "train.base_states": ("recompute", "float32", "bfloat16"),
     "sft.decay": ("cosine", "constant"),
     "train.decay": ("cosine", "constant"),
     "evaluate.split": ("train", "dev", "test"),

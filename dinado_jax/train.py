@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import flax
@@ -101,27 +102,50 @@ def fit(
         return state
     with Progress(what, stop, "step", done) as progress:
         began, tokens = time.monotonic(), 0
-        for index in range(done, stop):
-            batch = batch_at(index)
-            tokens += sum(x.size for x in jax.tree.leaves(batch) if x.ndim == 2)
-            state, metrics = step(state, frozen, split(batch, accumulate))
-            now = index + 1
+
+        def told(now, metrics):
+            """The figures of a step, on the host and in the log."""
+            figures = {name: float(value) for name, value in metrics.items()}
+            if not np.isfinite(list(figures.values())).all():
+                raise Diverged(
+                    f"{what}: the loss is {figures['loss']}, the norm of its gradient "
+                    f"{figures['grad_norm']}, at step {now}; lower the learning rate and run "
+                    "again, the last checkpoint is kept"
+                )
+            rate = tokens / (time.monotonic() - began)
+            log.write(now, stage=what, tokens_per_s=round(rate), **figures)
+            return {"loss": figures["loss"]}
+
+        untold = None
+        for now, (size, batch) in enumerate(_ahead(batch_at, accumulate, done, stop), done + 1):
+            state, metrics = step(state, frozen, batch)
+            shown = told(*untold) if untold else {}  # while the device makes this step
+            untold = (now, metrics) if now % run.log_every == 0 else None
+            tokens += size
             stopping = signals.pending()
-            save = now % run.save_every == 0 or now == stop or stopping
-            figures = {}
-            if save or now % run.log_every == 0:
-                figures = {name: float(value) for name, value in metrics.items()}
-                if not np.isfinite(list(figures.values())).all():
-                    raise Diverged(
-                        f"{what}: the loss is {figures['loss']}, the norm of its gradient "
-                        f"{figures['grad_norm']}, at step {now}; lower the learning rate and run "
-                        "again, the last checkpoint is kept"
-                    )
-                rate = tokens / (time.monotonic() - began)
-                log.write(now, stage=what, tokens_per_s=round(rate), **figures)
-            progress.advance(**({"loss": figures["loss"]} if figures else {}))
-            if save:
+            if now % run.save_every == 0 or now == stop or stopping:
+                shown, untold = told(now, metrics), None
                 checkpoints.save(now, state)
+            progress.advance(**shown)
             if stopping:
                 signals.stop_here()
     return state
+
+
+def _ahead(batch_at: Callable[[int], Batch], accumulate: int, start: int, stop: int):
+    """Yields the tokens and the micro-batches of each step, on the device; a thread makes the next
+    ones meanwhile."""
+
+    def made(index):
+        batch = batch_at(index)
+        leaves = jax.tree.leaves(batch)
+        tokens = sum(x.size for x in leaves if x.ndim == 2 and x.dtype.kind == "i")
+        return tokens, jax.device_put(split(batch, accumulate))
+
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(made, start)
+        for index in range(start, stop):
+            ready = coming.result()
+            if index + 1 < stop:
+                coming = pool.submit(made, index + 1)
+            yield ready

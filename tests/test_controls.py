@@ -33,7 +33,7 @@ def with_gradient(control, params, batch):
     def total(params):
         values = control.values(base, params, batch)
         log_policy = control.log_policy(base, params, batch)
-        peak = control.evidence(base, params, batch["tokens"]).scalars.peak
+        peak = control.evidence(base, params, batch).scalars.peak
         inside = target_mask(batch)
         read = (inside * (values.log_value + values.log_after + log_policy)).sum()
         return read, (values, log_policy, peak)

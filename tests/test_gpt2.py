@@ -2,22 +2,25 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_run
 
+from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.policy import Trunk
+from dinado_jax.decoding.sampler import Sampler
 from dinado_jax.errors import InputError
-from dinado_jax.models.gpt2 import GPT2, GPT2Config, empty_cache, init_params
+from dinado_jax.models import cache
+from dinado_jax.models.gpt2 import GPT2, GPT2Config, attention_kernel, init_params
 from dinado_jax.weights import shapes
 
 CONFIG = GPT2Config(vocab_size=11, n_positions=12, n_embd=16, n_layer=2, n_head=4, n_inner=24)
 MODEL = GPT2(CONFIG)
 B, T = 3, 9
 TOKENS = np.random.default_rng(0).integers(0, CONFIG.vocab_size, (B, T)).astype(np.int32)
-POSITIONS = np.broadcast_to(np.arange(T, dtype=np.int32), (B, T))
 HF = CONFIG.to_hf()
 
 
@@ -43,43 +46,71 @@ def full(apply, variables):
     return np.asarray(apply(variables, TOKENS).logits)
 
 
-@pytest.mark.parametrize("prompt", [0, 4])
-def test_cached_decoding_is_the_full_forward(apply, variables, full, prompt):
-    """Token by token from an empty cache, and a prefill followed by single tokens."""
-    cache = empty_cache(CONFIG, B, T + 2)
-    pieces = [slice(0, prompt)] if prompt else []
-    for piece in [*pieces, *(slice(t, t + 1) for t in range(prompt, T))]:
-        out = apply(variables, TOKENS[:, piece], POSITIONS[:, piece], cache)
-        cache = out.cache
-        np.testing.assert_allclose(out.logits, full[:, piece], rtol=0, atol=1e-5)
+def decoded(variables, prompts, lengths, later, samples=1):
+    """Logits [N, R, V] at the prompts' ends and after each but the last of later [R, N] tokens."""
+    trunk, steps = Trunk(MODEL), later.shape[1] - 1
+
+    @jax.jit
+    def run(variables, later):
+        logits, carry = trunk.prefill(variables, prompts, lengths, samples, steps)
+
+        def step(carry, index):
+            logits, carry = trunk.step(variables, carry, later[:, index])
+            return carry, logits
+
+        _, rest = cache.scan(step, carry, steps)
+        return jnp.concatenate([logits[None], rest])
+
+    return run(variables, later)
 
 
-def test_ragged_prompts_decode_as_each_row_alone(apply, variables, full):
-    """The padding of a short row is never seen, and is overwritten as the row grows."""
-    trunk, lengths = Trunk(MODEL), np.array([2, 6, 4], np.int32)
-    steps = T - lengths.max()
+@pytest.mark.parametrize("segment", [2, 3, 64])
+@pytest.mark.parametrize("prompt", [1, 4])
+def test_cached_decoding_is_the_full_forward(monkeypatch, variables, full, prompt, segment):
+    """A prefill followed by single tokens, in one segment of the cache or in several."""
+    monkeypatch.setattr(cache, "_SEGMENT", segment)
+    lengths = np.full(B, prompt, np.int32)
+    logits = decoded(variables, TOKENS[:, :prompt], lengths, TOKENS[:, prompt:])
+    assert len(logits) == T - prompt
+    wanted = full[:, prompt - 1 : T - 1].swapaxes(0, 1)
+    np.testing.assert_allclose(logits, wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_ragged_prompts_decode_as_each_row_alone(apply, variables, samples):
+    """The padding of a short prompt is never seen, and samples of one prompt share its cache."""
+    lengths, steps = np.array([2, 6, 4], np.int32), 3
     padded = np.where(np.arange(6) < lengths[:, None], TOKENS[:, :6], 7)
-    prefill = jax.jit(trunk.prefill, static_argnums=3)
-    logits, cache = prefill(variables, padded, lengths, 6 + steps)
-    step = jax.jit(trunk.step)
-    for n in range(steps):
-        place = lengths + n
-        np.testing.assert_allclose(logits, full[np.arange(B), place - 1], rtol=0, atol=1e-5)
-        logits, cache = step(variables, cache, TOKENS[np.arange(B), place], place)
-    for row, length in enumerate(lengths + steps):
-        alone = apply(variables, TOKENS[row : row + 1]).logits[0, length - 1]
-        np.testing.assert_allclose(logits[row], alone, rtol=0, atol=1e-5)
+    later = np.random.default_rng(1).integers(0, 11, (B * samples, steps)).astype(np.int32)
+    logits = decoded(variables, padded, lengths, later, samples)
+    for row, tokens in enumerate(later):
+        prompt = padded[row // samples, : lengths[row // samples]]
+        alone = apply(variables, np.concatenate([prompt, tokens])[None]).logits[0]
+        wanted = alone[len(prompt) - 1 : len(prompt) - 1 + steps]
+        np.testing.assert_allclose(logits[:, row], wanted, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("cached", [False, True])
-def test_no_position_sees_a_later_one(variables, cached):
+def test_a_decoding_loop_writes_its_caches_in_place(variables):
+    """Whole caches aliased; what else is alive is no more than logits and two layers' caches."""
+    vocabulary = 4096
+    config = dataclasses.replace(CONFIG, vocab_size=vocabulary, n_embd=64, n_positions=200)
+    sampler = Sampler(Trunk(GPT2(config)), Method(), 0, 120, samples=2)
+    params = jax.eval_shape(lambda: {"params": init_params(config, 0)})
+    tokens, row = jnp.zeros((4, 8), jnp.int32), jnp.zeros(4, jnp.int32)
+    state = jax.eval_shape(sampler.prefill, params, tokens, row, row, jax.random.key(0))
+    memory = Sampler.decode.lower(sampler, params, state).compile().memory_analysis()
+    caches = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.carry))
+    assert memory.alias_size_in_bytes >= caches
+    assert memory.temp_size_in_bytes <= 8 * vocabulary * 4 + 2 * caches / config.n_layer
+
+
+def test_no_position_sees_a_later_one(variables):
     """By gradient, with respect to the embedding of every position: exactly zero where later."""
-    cache = empty_cache(CONFIG, B, T) if cached else None
 
     def logits_sum(table):
         """[T], because gradients of a sum over the vocabulary vanish: a fixed mix of logits."""
         params = {**variables["params"], "wpe": {"embedding": table}}
-        logits = MODEL.apply({"params": params}, TOKENS, POSITIONS, cache).logits
+        logits = MODEL.apply({"params": params}, TOKENS).logits
         return jnp.einsum("btv,v->t", logits, jnp.arange(CONFIG.vocab_size) ** 0.5)
 
     table = variables["params"]["wpe"]["embedding"]
@@ -88,11 +119,44 @@ def test_no_position_sees_a_later_one(variables, cached):
     assert (moved[np.tril_indices(T)] > 1e-4).all()
 
 
+def test_rematerialised_blocks_are_computed_twice_for_the_same_gradient():
+    config = dataclasses.replace(CONFIG, n_layer=4, n_positions=64)
+    params = init_params(config, 1)
+    tokens = np.random.default_rng(0).integers(0, 11, (8, 64)).astype(np.int32)
+
+    def compiled(remat):
+        model = GPT2(dataclasses.replace(config, remat=remat))
+
+        def loss(params):
+            return (model.apply({"params": params}, tokens).hidden ** 3).sum()
+
+        return jax.jit(jax.grad(loss)).lower(params).compile()
+
+    kept, recomputed = compiled(False), compiled(True)
+    chex.assert_trees_all_close(kept(params), recomputed(params), rtol=1e-4, atol=1e-4)
+    kept, recomputed = (one.cost_analysis()["flops"] for one in (kept, recomputed))
+    assert recomputed > 1.1 * kept
+
+
 def test_bfloat16_activations_leave_logits_float32(variables, full):
     model = GPT2(dataclasses.replace(CONFIG, dtype="bfloat16"))
     out = jax.jit(model.apply)(variables, TOKENS)
     assert out.hidden.dtype == jnp.bfloat16 and out.logits.dtype == jnp.float32
     assert 0 < np.abs(out.logits - full).max() < 0.05 * np.abs(full).max()
+
+
+@pytest.mark.parametrize(
+    "backend, dtype, width, kernel",
+    [
+        ("gpu", "bfloat16", 64, "cudnn"),
+        ("gpu", "float32", 64, "xla"),
+        ("gpu", "bfloat16", 20, "xla"),
+        ("gpu", "bfloat16", 160, "xla"),
+        ("cpu", "bfloat16", 64, "xla"),
+    ],
+)
+def test_attention_is_fused_where_cudnn_can(backend, dtype, width, kernel):
+    assert attention_kernel(backend, dtype, width) == kernel
 
 
 def test_inner_width(variables):

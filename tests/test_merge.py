@@ -20,7 +20,7 @@ B, T = TOKENS.shape
 
 @jax.jit
 def evidence(params, tokens):
-    return CONTROL.evidence(BASE(), params, tokens)
+    return CONTROL.evidence(BASE(), params, {"tokens": tokens})
 
 
 @jax.jit
@@ -125,7 +125,7 @@ def test_no_gradient_comes_from_later_positions():
 
     def scalars(positions):
         base = {**BASE(), "wpe": {"embedding": positions}}
-        out = CONTROL.evidence(base, params, TOKENS[:1]).scalars
+        out = CONTROL.evidence(base, params, {"tokens": TOKENS[:1]}).scalars
         return out.log_ratio[0], out.peak[0]
 
     for jacobian in jax.jit(jax.jacrev(scalars))(BASE()["wpe"]["embedding"]):
@@ -138,7 +138,7 @@ def test_the_norm_moves_neither_base_nor_delta():
     params = tiny.random_params()
 
     def total(base, params):
-        return CONTROL.evidence(base, params, TOKENS).log_beta.sum()
+        return CONTROL.evidence(base, params, {"tokens": TOKENS}).log_beta.sum()
 
     of_base, of_params = jax.jit(jax.grad(total, (0, 1)))(BASE(), params)
     zeros = jax.tree.map(jnp.zeros_like, (of_base, of_params["direction"]))
@@ -150,7 +150,7 @@ def test_the_direction_moves_the_delta_alone():
     params = tiny.random_params()
 
     def total(params):
-        scalars = CONTROL.evidence(BASE(), params, TOKENS).scalars
+        scalars = CONTROL.evidence(BASE(), params, {"tokens": TOKENS}).scalars
         return (scalars.log_ratio - scalars.peak).sum()
 
     gradients = jax.jit(jax.grad(total))(params)

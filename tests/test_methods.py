@@ -22,7 +22,13 @@ METHODS = [
 
 draw = jax.jit(Method.draw, static_argnums=0)
 threshold = jax.jit(nucleus_threshold)
-pick = jax.jit(inverse_cdf)
+_inverse_cdf = jax.jit(inverse_cdf)
+
+
+def pick(probs, uniform):
+    """The index alone, of probabilities up to a factor."""
+    with np.errstate(divide="ignore"):
+        return _inverse_cdf(np.log(probs), uniform)[0]
 
 
 def softmax(scores):

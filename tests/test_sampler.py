@@ -3,13 +3,14 @@
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_run
 
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.policy import Trunk
-from dinado_jax.decoding.sampler import Sampler, Samples, sample_prompts
+from dinado_jax.decoding.sampler import Sampler, Samples, sample_prompts, sampled
 from dinado_jax.decoding.score import score
 from dinado_jax.errors import InputError
 from dinado_jax.models.gpt2 import GPT2, GPT2Config, init_params
@@ -138,22 +139,47 @@ def test_one_compilation_a_bucket(variables):
     traced = []
 
     class Counting(Trunk):
-        def prefill(self, variables, tokens, lengths, slots):
+        def prefill(self, variables, tokens, lengths, samples, steps):
             traced.append(tokens.shape)
-            return super().prefill(variables, tokens, lengths, slots)
+            return super().prefill(variables, tokens, lengths, samples, steps)
+
+        def step(self, variables, carry, tokens):
+            traced.append("step")
+            return super().step(variables, carry, tokens)
 
     counting = sampler(new=2, policy=Counting(POLICY.model))
     for length in range(1, 9):
         sample_prompts(counting, variables, [[1] * length] * (1 + length % 3), KEY, 4)
-    assert traced == [(2, 8)]
+    assert traced == [(2, 8), "step"]
     sample_prompts(counting, variables, PROMPTS, KEY, 4)
-    assert traced == [(2, 8), (2, 16)]
+    assert traced == [(2, 8), "step", (2, 16), "step"]
 
 
-def test_progress_counts_every_row_once(variables, together):
-    rows = []
-    sample_prompts(sampler(), variables, PROMPTS, KEY, 16, advance=rows.append)
-    assert sum(rows) == 16
+def test_batches_come_as_they_are_drawn(variables, together):
+    """Every row once, whatever fills the last batch of a bucket."""
+    seen = []
+    for rows, part in sampled(sampler(), variables, PROMPTS[:5], KEY, 4):
+        assert len(rows) <= 4
+        assert_same(part, Samples(*(x[rows] for x in together)))
+        seen += rows.tolist()
+    assert sorted(seen) == list(range(10))
+
+
+def test_a_batch_stops_when_all_its_rows_have_ended(variables):
+    """The caches count the steps that were really made."""
+
+    class Ending(Trunk):
+        """Draws nothing but eos from the second token on."""
+
+        def step(self, variables, carry, tokens):
+            logits, carry = super().step(variables, carry, tokens)
+            only_eos = jnp.where(jnp.arange(CONFIG.vocab_size) == EOS, 0.0, -jnp.inf)
+            return logits + only_eos[None], carry
+
+    stopping = sampler(policy=Ending(POLICY.model))
+    arrays = pad(PROMPTS, EOS, 16), np.int32([len(p) for p in PROMPTS]), np.arange(8), KEY
+    state, drawn = stopping.decode(variables, stopping.prefill(variables, *arrays))
+    assert drawn.finished.all() and (drawn.length <= 2).all() and state.carry.count == 1
 
 
 def test_a_prompt_may_fill_the_context(variables):

@@ -20,7 +20,8 @@ import jax
 from dinado_jax.controls.guided import NEUTRAL, Guided
 from dinado_jax.controls.recursion import Values, advance, unroll
 from dinado_jax.decoding.policy import Policy, Trunk
-from dinado_jax.models.gpt2 import GPT2, Cache, Output, logits
+from dinado_jax.models.cache import Cache
+from dinado_jax.models.gpt2 import GPT2, Output, logits, of_states
 from dinado_jax.ops import vocab
 from dinado_jax.ops.masks import target_mask
 
@@ -43,7 +44,6 @@ class Direction(Protocol):
         params: dict,
         base: Output,
         tokens: jax.Array,
-        positions: jax.Array | None = None,
         cache: Cache | None = None,
     ) -> Output:
         """Factored logits [B, T] for the tokens [B, T] whose `base` output is given."""
@@ -112,23 +112,29 @@ class Control:
         """log q of each next token: batch of [B, T] tokens -> [B, T-1] float32 nats."""
         if self.form != "projected":
             return self.log_direction(base_params, params, batch)
-        evidence = self.evidence(base_params, params, batch["tokens"])
+        evidence = self.evidence(base_params, params, batch)
         return evidence.scalars.log_base + self.unroll(evidence, batch).log_ratio
 
     def log_direction(self, base_params: dict, params: dict, batch: Batch) -> jax.Array:
         """The same under p e^r, normalised: what q is wherever R <= 1 does not bend it."""
         tokens = batch["tokens"]
         if self.direction.link != "policy":
-            return self.evidence(base_params, params, tokens).scalars.log_policy
+            return self.evidence(base_params, params, batch).scalars.log_policy
         out = self.direction.forward(base_params, params["direction"], None, tokens)
         return vocab.token_log_probs(out.hidden[:, :-1], out.vocabulary, tokens[:, 1:])
 
     def values(self, base_params: dict, params: dict, batch: Batch) -> Values:
         """V and R of every prefix of the rows; gradients reach the parameters, never the base."""
-        return self.unroll(self.evidence(base_params, params, batch["tokens"]), batch)
+        return self.unroll(self.evidence(base_params, params, batch), batch)
 
-    def evidence(self, base_params: dict, params: dict, tokens: jax.Array) -> Evidence:
-        base = self.model.apply({"params": base_params}, tokens)
+    def evidence(self, base_params: dict, params: dict, batch: Batch) -> Evidence:
+        """Of all positions. Where the batch holds the base's last hidden states, its trunk is
+        skipped: states [B, T, D]."""
+        tokens = batch["tokens"]
+        if "states" in batch:
+            base = of_states(self.model.config, base_params, batch["states"])
+        else:
+            base = self.model.apply({"params": base_params}, tokens)
         out = self.direction.forward(base_params, params["direction"], base, tokens)
         scalars = vocab.direction_scalars(
             self.direction.link,

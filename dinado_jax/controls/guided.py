@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from dinado_jax.controls.recursion import FLOOR
-from dinado_jax.decoding.policy import grown, last
+from dinado_jax.decoding.policy import last
 from dinado_jax.errors import InputError
-from dinado_jax.models.gpt2 import GPT2, Cache, logits
+from dinado_jax.models.cache import Cache, prepared, scan
+from dinado_jax.models.gpt2 import GPT2, logits
 from dinado_jax.ops.bernoulli import log1mexp
 
 if TYPE_CHECKING:
@@ -70,8 +71,8 @@ class Guide(NamedTuple):
     """What one control carries from token to token."""
 
     cache: Cache
-    log_start: jax.Array  # [B] log R of the prompt
-    log_r: jax.Array | None  # [B, V] log R after each next token, for controls that recur on it
+    log_start: jax.Array  # [R] log R of the prompt
+    log_r: jax.Array | None  # [R, V] log R after each next token, for controls that recur on it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +91,10 @@ class Guided:
     def n_positions(self) -> int:
         return self.model.config.n_positions
 
-    def prefill(self, variables, tokens, lengths, slots):
+    def prefill(self, variables, tokens, lengths, samples, steps):
+        def per_row(x):
+            return jnp.repeat(x, samples, 0)
+
         base = self.model.apply({"params": variables["base"]}, tokens)
         state = last(base.hidden, lengths), base.vocabulary
         scores, guides = jax.nn.log_softmax(logits(*state)), []
@@ -99,19 +103,21 @@ class Guided:
             own = last(out.hidden, lengths), out.vocabulary
             log_v, log_r = control.log_values(params, state, own, None)
             scores += tilt(log_r, log_v, log_v)
-            kept = log_r if control.recursive else None
-            guides.append(Guide(grown(out.cache, slots), log_v, kept))
-        return scores, (grown(base.cache, slots), tuple(guides))
+            kept = per_row(log_r) if control.recursive else None
+            cache = prepared(out.cache, lengths, samples, steps)
+            guides.append(Guide(cache, per_row(log_v), kept))
+        cache = prepared(base.cache, lengths, samples, steps)
+        return per_row(scores), (cache, tuple(guides))
 
-    def step(self, variables, carry, tokens, positions):
+    def step(self, variables, carry, tokens):
         cache, guides = carry
-        new = tokens[:, None], positions[:, None]
-        base = self.model.apply({"params": variables["base"]}, *new, cache)
+        new = tokens[:, None]
+        base = self.model.apply({"params": variables["base"]}, new, cache)
         state = base.hidden[:, 0], base.vocabulary
         scores, after = jax.nn.log_softmax(logits(*state)), []
         for (control, params, tilt), guide in zip(self._parts(variables), guides, strict=True):
             out = control.direction.forward(
-                variables["base"], params["direction"], base, *new, guide.cache
+                variables["base"], params["direction"], base, new, guide.cache
             )
             prev = None
             if control.recursive:
@@ -136,10 +142,10 @@ class Guided:
             at = jnp.minimum(start + index, T - 1)
             token = tokens[rows, at]
             log_prob = jax.nn.log_softmax(scores)[rows, token]
-            return self.step(variables, carry, token, at), (at - 1, log_prob)
+            return self.step(variables, carry, token), (at - 1, log_prob)
 
-        state = self.prefill(variables, tokens, start, T)
-        _, (columns, log_probs) = jax.lax.scan(position, state, jnp.arange(T - 1))
+        state = self.prefill(variables, tokens, start, 1, T - 1)
+        _, (columns, log_probs) = scan(position, state, T - 1)
         # Once a row is at its end its last token comes again and again: the first time stands.
         order = jnp.arange(T - 1)[:, None]
         inside = order < T - start[None]

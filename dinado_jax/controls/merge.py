@@ -24,8 +24,8 @@ class Merge:
     def init(self, key: jax.Array, base_params: dict) -> dict:
         return lora.init(key, base_params, self.delta.rank, self.delta.low_rank, self.delta.full)
 
-    def forward(self, base_params, params, base, tokens, positions=None, cache=None):
-        return self.model.apply(self._adapted(base_params, params), tokens, positions, cache)
+    def forward(self, base_params, params, base, tokens, cache=None):
+        return self.model.apply(self._adapted(base_params, params), tokens, cache)
 
     def trunk(self, base_params: dict, params: dict) -> dict:
         """pi as the variables of one trunk: the delta merged in float32; applied on the fly in

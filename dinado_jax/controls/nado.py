@@ -23,5 +23,5 @@ class Nado:
         width = base_params["wte"]["embedding"].shape[1]
         return self.head.init(key, jnp.zeros((1, 1, width)))["params"]
 
-    def forward(self, base_params, params, base, tokens, positions=None, cache=None):
-        return self.head.apply({"params": params}, base.hidden, positions, cache)
+    def forward(self, base_params, params, base, tokens, cache=None):
+        return self.head.apply({"params": params}, base.hidden, cache)

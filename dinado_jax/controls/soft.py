@@ -33,10 +33,10 @@ class Soft:
             )
         return {"trunk": trunk, "vocabulary": jnp.zeros((sizes.vocab_size, sizes.n_embd))}
 
-    def forward(self, base_params, params, base, tokens, positions=None, cache=None):
+    def forward(self, base_params, params, base, tokens, cache=None):
         variables = {"params": params["trunk"]}
         if self.delta is not None:
             delta = lora.variables(params["trunk"], self.delta.scale)
             variables = {"params": base_params, "delta": delta}
-        out = self.trunk.apply(variables, tokens, positions, cache)
+        out = self.trunk.apply(variables, tokens, cache)
         return out.replace(vocabulary=params["vocabulary"].astype(out.hidden.dtype))

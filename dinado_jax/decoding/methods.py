@@ -45,15 +45,13 @@ class Method:
         index = None
         if 0 < self.top_k < logits.shape[-1]:
             scores, index = jax.lax.top_k(scores, self.top_k)
-        probs = jax.nn.softmax(scores)
         if self.top_p < 1:
-            probs = jnp.where(probs >= nucleus_threshold(probs, self.top_p), probs, 0)
-            probs /= probs.sum(-1, keepdims=True)
-        chosen = inverse_cdf(probs, uniform)[:, None]
-        log_prob = jnp.log(jnp.take_along_axis(probs, chosen, 1)[:, 0])
+            probs = jax.nn.softmax(scores)
+            scores = jnp.where(probs >= nucleus_threshold(probs, self.top_p), scores, -jnp.inf)
+        chosen, log_prob = inverse_cdf(scores, uniform)
         if index is not None:
-            chosen = jnp.take_along_axis(index, chosen, 1)
-        return chosen[:, 0].astype(jnp.int32), log_prob
+            chosen = jnp.take_along_axis(index, chosen[:, None], 1)[:, 0]
+        return chosen.astype(jnp.int32), log_prob
 
 
 def nucleus_threshold(probs: jax.Array, top_p: float) -> jax.Array:
@@ -76,23 +74,29 @@ def nucleus_threshold(probs: jax.Array, top_p: float) -> jax.Array:
     return jax.lax.bitcast_convert_type(low, jnp.float32)
 
 
-def inverse_cdf(probs: jax.Array, uniform: jax.Array) -> jax.Array:
-    """The first index whose cumulative probability exceeds uniform * total: [B, K], [B] -> [B].
+def inverse_cdf(scores: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Of softmax(scores) the first index whose cumulative probability exceeds uniform, and its
+    log-probability: [B, K], [B] -> [B], [B].
 
-    One random number a row instead of one a token. Cumulative sums run inside blocks and over
-    blocks, which is fast and keeps rounding small; an index of probability 0 is never chosen.
+    One random number a row instead of one a token, and no array of probabilities: sums of blocks,
+    then cumulative sums inside the chosen one, which also keeps rounding small. An index of
+    probability 0 is never chosen.
     """
-    B, K = probs.shape
+    K = scores.shape[-1]
     block = min(_BLOCK, K)
-    padded = jnp.pad(probs, ((0, 0), (0, -K % block))).reshape(B, -1, block)
-    within = jnp.cumsum(padded, axis=-1)
-    sums = within[:, :, -1]
+    most = scores.max(-1, keepdims=True)
+    window, rest = (1, block), ((0, 0), (0, -K % block))
+    sums = jax.lax.reduce_window(jnp.exp(scores - most), 0.0, jax.lax.add, window, window, rest)
     upto = jnp.cumsum(sums, axis=-1)
     below_one = 1 - 2**-23
     target = jnp.minimum(uniform, below_one)[:, None] * upto[:, -1:]
     which = (upto <= target).sum(-1)[:, None]
     before = jnp.take_along_axis(upto - sums, which, 1)
-    chosen = jnp.take_along_axis(within, which[:, :, None], 1)[:, 0]
+    column = which * block + jnp.arange(block)[None]
+    inner = jnp.take_along_axis(scores, jnp.minimum(column, K - 1), 1)
+    within = jnp.cumsum(jnp.where(column < K, jnp.exp(inner - most), 0), axis=-1)
     # Rounding may put the target a little outside its block.
-    inside = jnp.clip(target - before, 0, chosen[:, -1:] * below_one)
-    return which[:, 0] * block + (chosen <= inside).sum(-1)
+    inside = jnp.clip(target - before, 0, within[:, -1:] * below_one)
+    place = (within <= inside).sum(-1)[:, None]
+    score = jnp.take_along_axis(inner, place, 1) - most
+    return (which * block + place)[:, 0], (score - jnp.log(upto[:, -1:]))[:, 0]

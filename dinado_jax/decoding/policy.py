@@ -11,28 +11,29 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from dinado_jax.models.gpt2 import GPT2, KV, Cache, logits
+from dinado_jax.models.cache import prepared
+from dinado_jax.models.gpt2 import GPT2, logits
 from dinado_jax.ops.vocab import token_log_probs
 
 Carry = Any
 
 
 class Policy(Protocol):
-    """Shapes: B rows, T prompt tokens, V vocabulary."""
+    """Shapes: B prompts, R rows (samples of one prompt together), T prompt tokens, V vocabulary."""
 
     vocab_size: int
     n_positions: int
 
     def prefill(
-        self, variables: Any, tokens: jax.Array, lengths: jax.Array, slots: int
+        self, variables: Any, tokens: jax.Array, lengths: jax.Array, samples: int, steps: int
     ) -> tuple[jax.Array, Carry]:
-        """Logits [B, V] after right-padded prompts [B, T] of `lengths` [B] tokens."""
+        """Logits [R, V] after right-padded prompts [B, T] of `lengths` [B] tokens, and a carry
+        for `steps` more tokens of each row: its caches are to be opened (models/cache.py), its
+        other arrays have a leading axis R."""
         ...
 
-    def step(
-        self, variables: Any, carry: Carry, tokens: jax.Array, positions: jax.Array
-    ) -> tuple[jax.Array, Carry]:
-        """Logits [B, V] after one more token [B] at `positions` [B] of each row."""
+    def step(self, variables: Any, carry: Carry, tokens: jax.Array) -> tuple[jax.Array, Carry]:
+        """Logits [R, V] after one more token [R]."""
         ...
 
     def log_probs(self, variables: Any, batch: dict[str, jax.Array]) -> jax.Array:
@@ -55,27 +56,19 @@ class Trunk:
     def n_positions(self) -> int:
         return self.model.config.n_positions
 
-    def prefill(self, variables, tokens, lengths, slots):
+    def prefill(self, variables, tokens, lengths, samples, steps):
         out = self.model.apply(variables, tokens)
-        return logits(last(out.hidden, lengths), out.vocabulary), grown(out.cache, slots)
+        scores = logits(last(out.hidden, lengths), out.vocabulary)
+        return jnp.repeat(scores, samples, 0), prepared(out.cache, lengths, samples, steps)
 
-    def step(self, variables, carry, tokens, positions):
-        out = self.model.apply(variables, tokens[:, None], positions[:, None], carry)
+    def step(self, variables, carry, tokens):
+        out = self.model.apply(variables, tokens[:, None], carry)
         return logits(out.hidden[:, 0], out.vocabulary), out.cache
 
     def log_probs(self, variables, batch):
         tokens = batch["tokens"]
         out = self.model.apply(variables, tokens)
         return token_log_probs(out.hidden[:, :-1], out.vocabulary, tokens[:, 1:])
-
-
-def grown(cache: Cache, slots: int) -> Cache:
-    """The cache of a prefill with room for `slots` tokens in all."""
-
-    def grow(x):
-        return jnp.pad(x, ((0, 0), (0, slots - x.shape[1]), (0, 0), (0, 0)))
-
-    return tuple(KV(grow(layer.k), grow(layer.v)) for layer in cache)
 
 
 def last(hidden: jax.Array, lengths: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Sampling as one compiled program: prefill, then a `lax.scan` over new tokens.
+"""Sampling as two compiled programs: prefill, then a `lax.scan` over new tokens in donated caches.
 
 A row's sample depends on its own prompt, id and the key, never on the rows beside it: the random
 number of sample s of prompt id at step i comes from key folded with id, then s, then i.
@@ -8,7 +8,7 @@ B prompts, S samples of each, R = B S rows, N new tokens.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import flax
@@ -20,17 +20,19 @@ from dinado_jax.data import bucket
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.policy import Carry, Policy
 from dinado_jax.errors import InputError
+from dinado_jax.models.cache import scan
 from dinado_jax.text import check_tokens, pad
 
 
 @flax.struct.dataclass
 class SamplingState:
-    """What one step hands to the next; all [R]."""
+    """What one step hands to the next."""
 
-    token: jax.Array  # int32, the newest token
-    position: jax.Array  # int32, where it stands in its row
-    done: jax.Array  # bool, the row has ended
-    carry: Carry  # the policy's cache
+    token: jax.Array  # int32 [R], the newest token
+    log_prob: jax.Array  # float32 [R] nats, its own
+    done: jax.Array  # bool [R], the row has ended
+    streams: jax.Array  # [R] keys
+    carry: Carry  # the policy's caches
 
 
 class Samples(NamedTuple):
@@ -57,7 +59,6 @@ class Sampler:
             if getattr(self, name) < 1:
                 raise InputError(f"{name} = {getattr(self, name)}: it must be at least 1")
 
-    @functools.partial(jax.jit, static_argnums=0)
     def __call__(
         self, variables: Any, prompts: jax.Array, lengths: jax.Array, ids: jax.Array, key: jax.Array
     ) -> Samples:
@@ -70,55 +71,73 @@ class Sampler:
           ids: [B] int32; their rows draw from streams of their own.
           key: typed PRNG key.
         """
-        S, N = self.samples, self.max_new_tokens
-        logits, carry = self.policy.prefill(variables, prompts, lengths, prompts.shape[1] + N)
-        logits, carry, lengths, ids = jax.tree.map(
-            lambda x: jnp.repeat(x, S, 0), (logits, carry, lengths, ids)
-        )
-        numbers = jnp.arange(ids.shape[0]) % S
-        keys = jax.vmap(lambda i, s: jax.random.fold_in(jax.random.fold_in(key, i), s))(
+        return self.decode(variables, self.prefill(variables, prompts, lengths, ids, key))[1]
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def prefill(self, variables, prompts, lengths, ids, key) -> SamplingState:
+        """Reads the prompts once and draws the first token of every row."""
+        S = self.samples
+        logits, carry = self.policy.prefill(variables, prompts, lengths, S, self.max_new_tokens - 1)
+        ids = jnp.repeat(ids, S)
+        numbers = jnp.arange(len(ids)) % S
+        streams = jax.vmap(lambda i, s: jax.random.fold_in(jax.random.fold_in(key, i), s))(
             ids, numbers
         )
+        return self._drawn(logits, streams, 0, jnp.zeros(len(ids), bool), carry)
 
-        def draw(logits, done, index):
-            uniform = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, index)))(keys)
-            token, log_prob = self.method.draw(logits, uniform)
-            token = jnp.where(done, self.eos_id, token)
-            return token, jnp.where(done, 0.0, log_prob), done | (token == self.eos_id)
+    @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+    def decode(self, variables, state: SamplingState) -> tuple[SamplingState, Samples]:
+        """All further tokens. The state is donated: its caches are written in place."""
 
-        def step(state: SamplingState, index):
-            logits, carry = self.policy.step(variables, state.carry, state.token, state.position)
-            token, log_prob, done = draw(logits, state.done, index)
-            position = state.position + jnp.where(state.done, 0, 1)
-            return SamplingState(token, position, done, carry), (token, log_prob, state.done)
+        def advance(state, index):
+            logits, carry = self.policy.step(variables, state.carry, state.token)
+            return self._drawn(logits, state.streams, index + 1, state.done, carry)
 
-        token, log_prob, done = draw(logits, jnp.zeros(ids.shape, bool), 0)
-        state = SamplingState(token, lengths, done, carry)
-        state, later = jax.lax.scan(step, state, jnp.arange(1, N))
-        first = (token, log_prob, jnp.zeros_like(done))
+        def step(state, index):
+            ended = state.done
+            state = _when(~ended.all(), lambda state: advance(state, index), state)
+            return state, (state.token, state.log_prob, ended)
+
+        first = state.token, state.log_prob, jnp.zeros_like(state.done)
+        state, later = scan(step, state, self.max_new_tokens - 1)
         tokens, log_probs, ended = jax.tree.map(
             lambda x, xs: jnp.concatenate([x[None], xs]).T, first, later
         )
-        return Samples(tokens, log_probs, (~ended).sum(1), state.done)
+        log_probs = jnp.where(ended, 0.0, log_probs)
+        return state, Samples(tokens, log_probs, (~ended).sum(1), state.done)
+
+    def _drawn(self, logits, streams, index, done, carry) -> SamplingState:
+        uniform = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, index)))(streams)
+        token, log_prob = self.method.draw(logits, uniform)
+        token = jnp.where(done, self.eos_id, token)
+        return SamplingState(token, log_prob, done | (token == self.eos_id), streams, carry)
 
 
-def sample_prompts(
+def _when(wanted: jax.Array, change: Callable, state: Any) -> Any:
+    """change(state) if wanted, else state. A loop of at most one round: in place, as `lax.cond`,
+    which copies the caches, is not."""
+    begun = wanted, state
+    return jax.lax.while_loop(
+        lambda it: it[0], lambda it: (jnp.bool_(False), change(it[1])), begun
+    )[1]
+
+
+def sampled(
     sampler: Sampler,
     variables: Any,
     prompts: Sequence[Sequence[int]],
     key: jax.Array,
     batch: int,
     ids: Sequence[int] | None = None,
-    advance: Callable[[int], None] = lambda rows: None,
-) -> Samples:
+) -> Iterator[tuple[np.ndarray, Samples]]:
     """Samples any number of prompts, `batch` rows at a time, prompts of similar length together.
 
     Args:
       prompts: token ids; checked against vocabulary and context.
       ids: what numbers the rows' random streams; 0, 1, 2, .. when absent.
-      advance: told the number of rows after each batch.
 
-    Returns host arrays in the order of the prompts. InputError for bad prompts or batch.
+    Yields host arrays as they come: row numbers, counted prompt by prompt, and the samples. The
+    device draws the next ones while the caller reads these. InputError for bad prompts or batch.
     """
     S, N = sampler.samples, sampler.max_new_tokens
     if batch < 1:
@@ -138,12 +157,7 @@ def sample_prompts(
     ids = np.arange(len(prompts)) if ids is None else np.asarray(ids)
     per_call = max(1, batch // S)
     widths = np.array([bucket(len(prompt), limit) for prompt in prompts])
-    out = Samples(
-        np.full((len(prompts), S, N), sampler.eos_id, np.int32),
-        np.zeros((len(prompts), S, N), np.float32),
-        np.zeros((len(prompts), S), np.int32),
-        np.zeros((len(prompts), S), bool),
-    )
+    waiting = None
     for width in np.unique(widths):
         members = np.flatnonzero(widths == width)
         for start in range(0, len(members), per_call):
@@ -153,7 +167,31 @@ def sample_prompts(
             tokens = pad([prompts[i] for i in filled], sampler.eos_id, int(width))
             lengths = np.array([len(prompts[i]) for i in filled], np.int32)
             drawn = sampler(variables, tokens, lengths, ids[filled].astype(np.int32), key)
-            for whole, piece in zip(out, jax.device_get(drawn)):
-                whole[part] = piece.reshape(per_call, S, *piece.shape[1:])[: len(part)]
-            advance(len(part) * S)
-    return Samples(*(x.reshape(len(prompts) * S, *x.shape[2:]) for x in out))
+            if waiting:
+                yield _on_host(*waiting)
+            waiting = part, S, drawn
+    yield _on_host(*waiting)
+
+
+def _on_host(part: np.ndarray, samples: int, drawn: Samples) -> tuple[np.ndarray, Samples]:
+    """Row numbers and samples of the prompts in `part`, without what filled the batch."""
+    rows = (part[:, None] * samples + np.arange(samples)).ravel()
+    return rows, Samples(*(x[: len(rows)] for x in jax.device_get(drawn)))
+
+
+def sample_prompts(
+    sampler: Sampler,
+    variables: Any,
+    prompts: Sequence[Sequence[int]],
+    key: jax.Array,
+    batch: int,
+    ids: Sequence[int] | None = None,
+) -> Samples:
+    """All that `sampled` yields, as host arrays in the order of the prompts."""
+    return in_order(*zip(*sampled(sampler, variables, prompts, key, batch, ids)))
+
+
+def in_order(rows: Sequence[np.ndarray], parts: Sequence[NamedTuple]) -> NamedTuple:
+    """Tuples of arrays, a part of the rows each, as one in the order of the row numbers."""
+    order = np.argsort(np.concatenate(rows))
+    return type(parts[0])(*(np.concatenate(column)[order] for column in zip(*parts)))

@@ -18,7 +18,7 @@ _ROWS = 4096  # sequences evaluated at once
 @functools.partial(jax.jit, static_argnums=0)
 def _along(control: Control, base_params, params, batch):
     """log p and log q / p of every token, log V before it and log R after it: [B, T-1]."""
-    evidence = control.evidence(base_params, params, batch["tokens"])
+    evidence = control.evidence(base_params, params, batch)
     values = control.unroll(evidence, batch)
     residual = values.linked * bernoulli.kl(values.log_value, values.log_before)
     inside = target_mask(batch)

@@ -39,7 +39,7 @@ class TableDirection:
     def init(self, key, base_params):
         return jnp.zeros_like(base_params["table"])
 
-    def forward(self, base_params, params, base, tokens, positions=None, cache=None):
+    def forward(self, base_params, params, base, tokens, cache=None):
         base = self.model.apply({"params": base_params}, tokens)
         vocabulary = params + base.vocabulary if self.link == "policy" else params
         return base.replace(vocabulary=vocabulary)

@@ -1,16 +1,14 @@
 """GPT-2 in Flax Linen: a pure function of parameters, tokens and a cache.
 
-Shapes: B batch, T tokens in, S cache slots, L layers, H heads, K head width, D model width,
-V vocabulary.
+Shapes: B batch, T tokens in, H heads, K head width, D model width, V vocabulary.
 
 Parameters carry Hugging Face's names (`h_0/attn/c_attn/kernel`, kernels as (in, out)). A second
 collection, "delta", may hold a change of any of them (see adapters/lora.py); where it is present it
-is applied on the fly. Rows are right-padded: a query at position i sees the cache slots up to i, so
-whatever padding wrote beyond is never seen and is overwritten when the row grows.
+is applied on the fly. Rows are right-padded: no position sees a later one, so none sees padding.
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax
 import flax.linen as nn
@@ -18,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from dinado_jax.errors import InputError
+from dinado_jax.models.cache import KV, Cache, Past, attend, flat
 
 _ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh")
 # config.json options that change the function computed; anything but the GPT-2 value is refused.
@@ -42,6 +41,7 @@ class GPT2Config:
     layer_norm_epsilon: float = 1e-5
     param_dtype: str = "float32"
     dtype: str = "float32"
+    remat: bool = False  # gradients recompute each block's activations instead of keeping them
 
     def __post_init__(self):
         for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"):
@@ -107,35 +107,24 @@ class GPT2Config:
         }
 
 
-class KV(NamedTuple):
-    """One layer's keys and values, each [B, S, H, K]."""
-
-    k: jax.Array
-    v: jax.Array
-
-
-Cache = tuple[KV, ...]
-
-
-def empty_cache(config: GPT2Config, batch: int, slots: int) -> Cache:
-    """Zeros for every layer: KV of [batch, slots, H, K] in the activation dtype."""
-    shape = (batch, slots, config.n_head, config.n_embd // config.n_head)
-    zeros = jnp.zeros(shape, config.dtype)
-    return tuple(KV(zeros, zeros) for _ in range(config.n_layer))
-
-
 @flax.struct.dataclass
 class Output:
     """What a forward pass leaves: states, the matrix that turns them into logits, and the cache."""
 
     hidden: jax.Array  # [B, T, D] after the final LayerNorm, activation dtype
     vocabulary: jax.Array  # [V, D] the tied head, with its delta, activation dtype
-    cache: Cache
+    cache: Cache | None
 
     @property
     def logits(self) -> jax.Array:
         """[B, T, V] float32. Long sequences: use ops/vocab.py, which never holds this array."""
         return logits(self.hidden, self.vocabulary)
+
+
+def of_states(config: GPT2Config, params: dict, states: jax.Array) -> Output:
+    """The output of a model without a delta whose last hidden states [B, T, D] are given."""
+    vocabulary = params["wte"]["embedding"].astype(config.dtype)
+    return Output(states.astype(config.dtype), vocabulary, None)
 
 
 def logits(hidden: jax.Array, vocabulary: jax.Array) -> jax.Array:
@@ -231,22 +220,25 @@ class Attention(nn.Module):
     config: GPT2Config
 
     @nn.compact
-    def __call__(self, x_BTD, positions_BT, cache: KV | None):
+    def __call__(self, x_BTD, past: Past | None):
         config = self.config
         B, T, D = x_BTD.shape
         heads = (B, T, config.n_head, D // config.n_head)
         qkv = Dense(config, 3 * D, name="c_attn")(x_BTD)
         q, k, v = (part.reshape(heads) for part in jnp.split(qkv, 3, axis=-1))
-        if cache is None:
-            cache = KV(k, v)
-            out = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+        present = KV(flat(k), flat(v))
+        if past is None:
+            kernel = attention_kernel(jax.default_backend(), q.dtype, heads[-1])
+            out = jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation=kernel)
         else:
-            rows = jnp.broadcast_to(jnp.arange(B)[:, None], (B, T))
-            cache = KV(cache.k.at[rows, positions_BT].set(k), cache.v.at[rows, positions_BT].set(v))
-            slots = jax.lax.broadcasted_iota(jnp.int32, (B, 1, T, cache.k.shape[1]), 3)
-            visible = slots <= positions_BT[:, None, :, None]
-            out = jax.nn.dot_product_attention(q, cache.k, cache.v, mask=visible)
-        return Dense(config, D, 0.5 / config.n_layer, name="c_proj")(out.reshape(B, T, D)), cache
+            out, present = attend(flat(q), present, past)
+        return Dense(config, D, 0.5 / config.n_layer, name="c_proj")(out.reshape(B, T, D)), present
+
+
+def attention_kernel(backend: str, dtype: Any, width: int) -> str:
+    """cuDNN's fused attention where it applies: 16-bit heads of up to 128 in eights, on a GPU."""
+    fits = jnp.dtype(dtype).itemsize == 2 and width % 8 == 0 and width <= 128
+    return "cudnn" if backend == "gpu" and fits else "xla"
 
 
 class MLP(nn.Module):
@@ -263,69 +255,74 @@ class Block(nn.Module):
     config: GPT2Config
 
     @nn.compact
-    def __call__(self, x_BTD, positions_BT, cache: KV | None):
-        attended, cache = Attention(self.config, name="attn")(
-            LayerNorm(self.config, name="ln_1")(x_BTD), positions_BT, cache
+    def __call__(self, x_BTD, past: Past | None):
+        attended, present = Attention(self.config, name="attn")(
+            LayerNorm(self.config, name="ln_1")(x_BTD), past
         )
         x_BTD = x_BTD + attended
         x_BTD = x_BTD + MLP(self.config, name="mlp")(LayerNorm(self.config, name="ln_2")(x_BTD))
-        return x_BTD, cache
+        return x_BTD, present
 
 
 class GPT2(nn.Module):
-    """`GPT2(config).apply({"params": p[, "delta": d]}, tokens[, positions, cache]) -> Output`.
+    """`GPT2(config).apply({"params": p[, "delta": d]}, tokens[, cache]) -> Output`.
 
-    tokens: [B, T] int32. positions: [B, T] int32, 0..T-1 when absent. cache: one KV per layer; the
-    T tokens are written into the slots their positions name. Without a cache in, the cache out
-    holds the T slots of this call, which is what a prefill wants. Indices are not checked on the
-    device (JAX clamps them): see text.check_tokens for the host's check.
+    tokens: [B, T] int32, from position 0 on; with a cache [R, 1], one more token of every row.
+    Without a cache in, the cache out holds the T slots of this call as prompts, which is what a
+    prefill wants. Indices are not checked on the device (JAX clamps them): see text.check_tokens
+    for the host's check.
     """
 
     config: GPT2Config
 
     @nn.compact
-    def __call__(self, tokens_BT, positions_BT=None, cache: Cache | None = None) -> Output:
+    def __call__(self, tokens_BT, cache: Cache | None = None) -> Output:
         config = self.config
-        if positions_BT is None:
-            positions_BT = jax.lax.broadcasted_iota(jnp.int32, tokens_BT.shape, 1)
         wte = Embed(config, config.vocab_size, name="wte")
         wpe = Embed(config, config.n_positions, name="wpe")
-        x_BTD = wte(tokens_BT) + wpe(positions_BT)
-        hidden_BTD, cache = _blocks(config, x_BTD, positions_BT, cache)
+        x_BTD = wte(tokens_BT) + wpe(_positions(tokens_BT, cache))
+        hidden_BTD, cache = _blocks(config, x_BTD, cache)
         return Output(hidden_BTD, wte.whole(), cache)
 
 
 class Head(nn.Module):
     """GPT-2 blocks on the states of another model, with positions and a vocabulary of their own.
 
-    `Head(config).apply({"params": p}, states[, positions, cache]) -> Output`, states [B, T, any
-    width]. The vocabulary starts at zero, and with it every logit.
+    `Head(config).apply({"params": p}, states[, cache]) -> Output`, states [B, T, any width]. The
+    vocabulary starts at zero, and with it every logit.
     """
 
     config: GPT2Config
 
     @nn.compact
-    def __call__(self, states_BTS, positions_BT=None, cache: Cache | None = None) -> Output:
+    def __call__(self, states_BTS, cache: Cache | None = None) -> Output:
         config = self.config
-        if positions_BT is None:
-            positions_BT = jax.lax.broadcasted_iota(jnp.int32, states_BTS.shape[:2], 1)
-        states_BTS = states_BTS.astype(config.dtype)
-        x_BTD = Dense(config, config.n_embd, name="c_in")(states_BTS)
-        x_BTD += Embed(config, config.n_positions, name="wpe")(positions_BT)
-        hidden_BTD, cache = _blocks(config, x_BTD, positions_BT, cache)
+        x_BTD = Dense(config, config.n_embd, name="c_in")(states_BTS.astype(config.dtype))
+        x_BTD += Embed(config, config.n_positions, name="wpe")(_positions(x_BTD, cache))
+        hidden_BTD, cache = _blocks(config, x_BTD, cache)
         shape = (config.vocab_size, config.n_embd)
         vocabulary = self.param("vocabulary", nn.initializers.zeros, shape, config.param_dtype)
         return Output(hidden_BTD, vocabulary.astype(config.dtype), cache)
 
 
-def _blocks(config, x_BTD, positions_BT, cache):
+def _positions(x_BT, cache):
+    """[B, T] int32 of x [B, T, ..]."""
+    if cache is not None:
+        return cache.positions
+    return jax.lax.broadcasted_iota(jnp.int32, x_BT.shape[:2], 1)
+
+
+def _blocks(config, x_BTD, cache):
     """Blocks h_0, h_1, .. and the final LayerNorm, as parts of the module that calls."""
-    caches = []
+    presents, block = [], nn.remat(Block) if config.remat else Block
     for layer in range(config.n_layer):
-        past = None if cache is None else cache[layer]
-        x_BTD, present = Block(config, name=f"h_{layer}")(x_BTD, positions_BT, past)
-        caches.append(present)
-    return LayerNorm(config, name="ln_f")(x_BTD), tuple(caches)
+        past = None if cache is None else cache.layer(layer)
+        x_BTD, present = block(config, name=f"h_{layer}")(x_BTD, past)
+        presents.append(present)
+    hidden_BTD = LayerNorm(config, name="ln_f")(x_BTD)
+    if cache is None:
+        return hidden_BTD, Cache(tuple(presents), jnp.full(len(x_BTD), x_BTD.shape[1]))
+    return hidden_BTD, cache.written(tuple(presents))
 
 
 def init_params(config: GPT2Config, seed: int) -> dict:

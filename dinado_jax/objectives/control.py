@@ -147,7 +147,7 @@ class Disentangled:
         return out
 
     def _rate(self, base_params, params, rows) -> Term:
-        log_beta = self.control.evidence(base_params, params, rows["tokens"]).log_beta
+        log_beta = self.control.evidence(base_params, params, rows).log_beta
         end = rows["prompt_length"][:, None] - 1
         log_value = jnp.take_along_axis(log_beta, end, axis=1, mode="clip")[:, 0]
         entropy = bernoulli.cross_entropy(log_value, rows["rate"])

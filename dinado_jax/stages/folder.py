@@ -19,7 +19,13 @@ _SECTIONS = {
     "evaluate": (),
 }
 # These change memory and speed alone: what ran out of memory goes on with less at once.
-_FREE = {"sft": "accumulate", "train": "accumulate", "rollout": "batch", "decode": "batch"}
+_FREE = {
+    "base": ("remat",),
+    "sft": ("accumulate",),
+    "train": ("accumulate", "base_states"),
+    "rollout": ("batch",),
+    "decode": ("batch",),
+}
 _ANEW = "delete the stage's folder and run it again"
 
 
@@ -27,7 +33,7 @@ def _counts(section: str, value):
     """What of a section a stage's result depends on."""
     if not isinstance(value, dict):
         return value
-    return {key: inner for key, inner in value.items() if key != _FREE.get(section)}
+    return {key: inner for key, inner in value.items() if key not in _FREE.get(section, ())}
 
 
 @dataclasses.dataclass(frozen=True)

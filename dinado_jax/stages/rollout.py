@@ -10,10 +10,10 @@ from dinado_jax import signals, tasks, text
 from dinado_jax.base import Base, LanguageModel
 from dinado_jax.config import Config, Sampling
 from dinado_jax.decoding.methods import Method
-from dinado_jax.decoding.sampler import Sampler, sample_prompts
+from dinado_jax.decoding.sampler import Sampler, in_order, sampled
 from dinado_jax.decoding.score import score
 from dinado_jax.errors import InputError
-from dinado_jax.oracles.judge import Verdict, judge, resolve
+from dinado_jax.oracles.judge import judge, resolve
 from dinado_jax.progress import Progress
 from dinado_jax.rollouts import (
     Rollouts,
@@ -59,28 +59,30 @@ def collect(
     key: jax.Array,
     first_id: int = 0,
 ) -> Collected:
-    """Samples a model on prompts, judges the texts, and scores them under the base."""
+    """Samples a model on prompts, judges the texts of each batch while the device draws the next,
+    and scores all under the base."""
     base, codec = model.base, model.base.codec
     prompt_ids = codec.prompts(prompts)
     method = Method(decode.temperature, decode.top_k, decode.top_p)
     sampler = Sampler(model.policy, method, codec.eos_id, decode.max_new_tokens, samples)
     ids = first_id + np.arange(len(prompts))
-    with Progress(what, len(prompts) * samples, "sample") as progress:
-
-        def advance(rows):
-            progress.advance(rows)
-            signals.stop_here()
-
-        drawn = sample_prompts(
-            sampler, model.variables, prompt_ids, key, decode.batch, ids, advance
-        )
-    new = [row[:n] for row, n in zip(drawn.tokens, drawn.length)]
-    texts = codec.decode(new)
     repeated = [prompt for prompt in prompts for _ in range(samples)]
-    verdict = _judged(oracle, repeated, texts, decode.batch)
+    texts, numbers, parts, verdicts = [""] * len(repeated), [], [], []
+    with Progress(what, len(repeated), "sample") as progress:
+        batches = sampled(sampler, model.variables, prompt_ids, key, decode.batch, ids)
+        for rows, part in batches:
+            said = codec.decode([row[:n] for row, n in zip(part.tokens, part.length)])
+            verdicts.append(judge(resolve(oracle), [repeated[i] for i in rows], said))
+            for row, one in zip(rows, said):
+                texts[row] = one
+            numbers.append(rows)
+            parts.append(part)
+            progress.advance(len(rows))
+            signals.stop_here()
+    drawn, verdict = in_order(numbers, parts), in_order(numbers, verdicts)
     rows = text.sequences(
         [ids for ids in prompt_ids for _ in range(samples)],
-        new,
+        [row[:n] for row, n in zip(drawn.tokens, drawn.length)],
         codec.eos_id,
         base.model.config.n_positions,
     )
@@ -118,16 +120,6 @@ def as_mixture(rollouts: Rollouts, q: LanguageModel, alpha: float, batch: int) -
     )
 
 
-def _judged(oracle: str, prompts: list[str], texts: list[str], batch: int) -> Verdict:
-    """The oracle's verdict, `batch` texts a call."""
-    parts = []
-    for start in range(0, len(texts), batch):
-        signals.stop_here()
-        chunk = slice(start, start + batch)
-        parts.append(judge(resolve(oracle), prompts[chunk], texts[chunk]))
-    return Verdict(*map(np.concatenate, zip(*parts)))
-
-
 def judged_references(
     base: Base, prompts: Sequence[str], examples: Sequence[Example], oracle: str, batch: int
 ) -> Rollouts:
@@ -138,7 +130,7 @@ def judged_references(
     codec, limit = base.codec, base.model.config.n_positions
     number = {prompt: i for i, prompt in reversed(list(enumerate(prompts)))}
     pairs = [(e.prompt, ref) for e in examples if e.prompt in number for ref in e.references]
-    verdict = _judged(oracle, [p for p, _ in pairs], [ref for _, ref in pairs], batch)
+    verdict = judge(resolve(oracle), [p for p, _ in pairs], [ref for _, ref in pairs])
     prompt_ids = codec.prompts([prompt for prompt, _ in pairs])
     targets = codec.targets([reference for _, reference in pairs])
     kept = [

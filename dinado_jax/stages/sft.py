@@ -29,9 +29,7 @@ _BPE_LINES = 100_000  # lines a new tokenizer is trained on
 def _initial(config: Config, folder: Path, corpus: list[str], examples: list[Example]) -> tuple:
     """Model, parameters and tokenizer to start from; a new tokenizer is made once and kept."""
     if config.base.path:
-        base = load_gpt2(
-            config.base.path, dtype=config.base.dtype, param_dtype=config.base.param_dtype
-        )
+        base = _loaded(config, config.base.path)
         return base.model, base.params, base.codec
     made = folder / "tokenizer"
     if not made.exists():
@@ -103,6 +101,11 @@ def sft(config: Config, run: RunFolder) -> dict:
 
 def trained_base(config: Config, run: RunFolder) -> Base:
     """The base the sft stage left, in the configured precision."""
+    return _loaded(config, run.path / "sft" / "base")
+
+
+def _loaded(config: Config, path: str | Path) -> Base:
+    settings = config.base
     return load_gpt2(
-        run.path / "sft" / "base", dtype=config.base.dtype, param_dtype=config.base.param_dtype
+        path, dtype=settings.dtype, param_dtype=settings.param_dtype, remat=settings.remat
     )

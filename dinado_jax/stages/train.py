@@ -27,6 +27,7 @@ from dinado_jax.rollouts import (
 from dinado_jax.stages.folder import RunFolder
 from dinado_jax.stages.rollout import as_mixture, collect, training_prompts
 from dinado_jax.stages.sft import trained_base
+from dinado_jax.states import PREFIX, States, base_states
 from dinado_jax.train import TrainState, fit, make_step, start
 
 
@@ -40,15 +41,21 @@ class Rounds:
     folder: Path
     first: Rollouts
 
-    def upto(self, number: int, params: dict) -> Rollouts:
-        """All rollouts of rounds 0 .. number; the newest is sampled now unless it is on disk."""
+    def upto(self, number: int, params: dict) -> list[Rollouts]:
+        """The rollouts of rounds 0 .. number; the newest are sampled now unless on disk."""
         parts = [self.first]
         for earlier in range(1, number + 1):
             path = self.folder / f"round_{earlier}.npz"
             if not path.exists():
                 self._sample(earlier, params).save(path)
             parts.append(Rollouts.load(path))
-        return join(parts, self.base.codec.eos_id)
+        return parts
+
+    def states(self, parts: list[Rollouts]) -> States:
+        """The base's last hidden states on all rows of these rounds, on disk."""
+        dtype, rows = self.config.train.base_states, self.config.rollout.batch
+        sets = (base_states(self.folder, self.base, part, dtype, rows) for part in parts)
+        return sum(sets, States(self.base.model.config.n_embd))
 
     def figures(self, number: int, rollouts: Rollouts, weight: np.ndarray) -> dict:
         """What round `number` begins with, given all rollouts so far."""
@@ -146,20 +153,27 @@ def train(config: Config, run: RunFolder) -> dict:
             )
 
         for number, end in enumerate(ends):
-            rollouts = rounds.upto(number, state.trainable)
+            parts = rounds.upto(number, state.trainable)
+            rollouts = join(parts, base.codec.eos_id)
             weight = importance(
                 rollouts, settings.weights, settings.weight_clip, settings.reference_weight
             )
             figures[f"round_{number}"] = rounds.figures(number, rollouts, weight)
             data = rollouts, weight, settings, config.seed
-            warm_end = min(end, settings.warmup_direction)
-            state = fit_to(warm_end, "warm-up", warm_step, batches.successes(*data), state)
+            warm_at = batches.successes(*data)
             batch_at = batches.BATCHES[settings.objective](*data)
+            if settings.base_states != "recompute":
+                states = rounds.states(parts)
+                warm_at, batch_at = (batches.with_states(at, states) for at in (warm_at, batch_at))
+            warm_end = min(end, settings.warmup_direction)
+            state = fit_to(warm_end, "warm-up", warm_step, warm_at, state)
             what, early_end = f"train round {number}", min(end, settings.bellman_start)
             state = fit_to(early_end, what, early, batch_at, state)
             state = fit_to(end, what, late, batch_at, state)
     with Checkpoints(folder / "control") as final:
         final.save(settings.steps, state.trainable)
+    for scratch in folder.glob(f"{PREFIX}*"):
+        scratch.unlink()
     return figures
 
 

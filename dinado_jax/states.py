@@ -1,0 +1,84 @@
+"""Last hidden states of the frozen base on rollouts, kept on disk: training then skips its trunk.
+
+N rows, T tokens, D width.
+"""
+
+import dataclasses
+import functools
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import ml_dtypes
+import numpy as np
+
+from dinado_jax.base import Base
+from dinado_jax.data import take
+from dinado_jax.progress import Progress
+from dinado_jax.text import Sequences
+
+PREFIX = "base_states_"  # of the files' names
+_DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+
+
+@dataclasses.dataclass(frozen=True)
+class States:
+    """States of some rows, by sets of rows that were added one after another."""
+
+    width: int
+    values: tuple[np.ndarray, ...] = ()  # [tokens, D] of each set, row after row, memory-mapped
+    starts: tuple[np.ndarray, ...] = ()  # int64 [N + 1] of each set: where its rows begin
+
+    def __add__(self, other: "States") -> "States":
+        return States(self.width, self.values + other.values, self.starts + other.starts)
+
+    def take(self, index: np.ndarray, columns: int) -> np.ndarray:
+        """[B, columns, D] of the rows numbered `index` [B], zeros beyond a row's end."""
+        ends = np.cumsum([len(starts) - 1 for starts in self.starts])
+        out = np.zeros((len(index), columns, self.width), self.values[0].dtype)
+        for place, row, of in zip(out, index, np.searchsorted(ends, index, side="right")):
+            starts = self.starts[of]
+            number = row - (ends[of] - len(starts) + 1)
+            found = self.values[of][starts[number] : starts[number + 1]]
+            place[: len(found)] = found
+        return out
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _hidden(model, params, tokens, dtype):
+    return model.apply({"params": params}, tokens).hidden.astype(dtype)
+
+
+def base_states(folder: Path, base: Base, rows: Sequences, dtype: str, batch: int) -> States:
+    """The states of these rows, from a file in `folder`, which is made if it is not there.
+
+    Args:
+      rows: the file is named after their tokens.
+      dtype: float32 | bfloat16, of the file; half of the bytes, rounded to 8 bits.
+      batch: rows computed at once.
+    """
+    width, kind = base.model.config.n_embd, _DTYPES[dtype]
+    starts = np.concatenate([[0], np.cumsum(rows.length, dtype=np.int64)])
+    shape = int(starts[-1]), width
+    mark = zlib.crc32(rows.length.tobytes(), zlib.crc32(rows.tokens.tobytes()))
+    path = folder / f"{PREFIX}{dtype}_{mark:08x}.bin"
+    if not path.exists():
+        partial = path.with_name(path.name + ".partial")
+        values = np.memmap(partial, kind, "w+", shape=shape)
+        with Progress("states of the base", len(rows), "row") as progress:
+            _compute(values, starts, base, rows, kind, batch, progress.advance)
+        values.flush()
+        partial.replace(path)
+    return States(width, (np.memmap(path, kind, "r", shape=shape),), (starts,))
+
+
+def _compute(values, starts, base, rows, kind, batch, advance: Callable[[int], None]):
+    order = np.argsort(rows.length, kind="stable")
+    for first in range(0, len(rows), batch):
+        part = order[first : first + batch]
+        tokens = take(rows, np.resize(part, batch))["tokens"]
+        found = np.asarray(_hidden(base.model, base.params, tokens, kind))
+        for row, states in zip(part, found):
+            values[starts[row] : starts[row + 1]] = states[: rows.length[row]]
+        advance(len(part))
