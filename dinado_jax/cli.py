@@ -73,19 +73,46 @@ def _add_exact(commands) -> None:
     command.add_argument("overrides", nargs="*", metavar="train.key=value")
 
 
+_BENCH = {
+    "vocab": "scalars of a control and their gradient, fused and written out",
+    "train": "a training step of the published objective",
+    "decode": "sampling under a control",
+    "rollout": "samples of prompts, judged by an oracle on the host",
+}
+
+
 def _add_bench(commands) -> None:
-    command = commands.add_parser("bench", help="throughput and memory, beside other ways")
-    command.add_argument(
-        "what", choices=("vocab",), help="vocab: scalars of a control and gradient"
-    )
+    bench = commands.add_parser("bench", help="throughput and memory, beside other ways")
+    bench.set_defaults(overrides=[])
+    kinds = bench.add_subparsers(dest="what", required=True, metavar="WHAT")
+    for what, text in _BENCH.items():
+        _add_bench_options(what, kinds.add_parser(what, help=text, description=text))
+
+
+def _add_bench_options(what: str, command: argparse.ArgumentParser) -> None:
+    def number(name, default, text, kind=int):
+        value = {"default": default, "metavar": "N" if kind is int else "P"}
+        command.add_argument(f"--{name}", type=kind, help=f"{text} (default: {default})", **value)
+
+    rows = what in ("vocab", "train")
     command.add_argument("--size", choices=("tiny", "gpt2", "gpt2-large"), default="gpt2")
-    command.add_argument("--variant", choices=("merge", "soft", "nado"), default="merge")
-    command.add_argument("--batch", type=int, default=64, metavar="N", help="rows (default: 64)")
-    command.add_argument("--length", type=int, default=64, metavar="N", help="tokens of a row")
+    variants = ("merge", "soft", "nado") if rows else ("base", "merge", "soft", "nado")
+    command.add_argument("--variant", choices=variants, default="merge")
     command.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    command.add_argument("--trained", action="store_true", help="the vocabulary matrix is trained")
-    command.add_argument("--repeats", type=int, default=5, metavar="N", help="runs of each way")
-    command.set_defaults(overrides=[])
+    number("batch", 64, "rows")
+    number("length", 64, "tokens of a row" if rows else "new tokens of a row")
+    number("repeats", 5, "timed runs of each way")
+    if what == "vocab":
+        command.add_argument("--trained", action="store_true", help="the matrix is trained too")
+        return
+    number("prompt", 16, "prompt tokens")
+    number("layers", 4, "of nado's head, and of soft's trunk")
+    command.add_argument("--peer", action="store_true", help="PyTorch programs beside ours")
+    if what == "rollout":
+        number("samples", 8, "rows that share a prompt")
+    if what in ("decode", "rollout"):
+        number("top-k", 0, "0 is off")
+        number("top-p", 1.0, "1 is off", float)
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
@@ -112,8 +139,12 @@ def _run(args: argparse.Namespace) -> None:
         return
     if args.command == "bench":
         from dinado_jax.bench.command import bench
+        from dinado_jax.bench.measure import Failed
 
-        return bench(args)
+        try:
+            return bench(args)
+        except Failed as error:
+            sys.exit(_say(error, 1))
     if args.command == "demo":
         config, path, names = load(None, args.overrides), args.out, tuple(_STAGE_HELP)
     else:

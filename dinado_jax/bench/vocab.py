@@ -6,9 +6,9 @@ N tokens, D width, V vocabulary.
 import jax
 import jax.numpy as jnp
 
-from dinado_jax.bench.measure import Program, program
+from dinado_jax.bench.compiled import base_model, pure
+from dinado_jax.bench.measure import Program, Request
 from dinado_jax.controls import Merge, Nado, Soft
-from dinado_jax.models.gpt2 import GPT2Config
 from dinado_jax.ops import vocab
 
 LINKS = {"merge": Merge.link, "soft": Soft.link, "nado": Nado.link}
@@ -31,8 +31,12 @@ def naive_scalars(link: str, factors, base, tokens) -> vocab.Scalars:
     return vocab.Scalars(drawn(log_q), drawn(log_p), log_ratio.max(-1), r.max(-1))
 
 
-def programs(sizes: GPT2Config, variant: str, tokens: int, trained: bool) -> dict[str, Program]:
-    """Both ways, for a matrix that is frozen or `trained` too."""
+WAYS = {"fused": vocab.direction_scalars, "naive": naive_scalars}
+
+
+def program(request: Request) -> Program:
+    """One way, for a matrix that is frozen or `trained` too."""
+    sizes, tokens = base_model(request).config, request.batch * request.length
     keys = jax.random.split(jax.random.key(0), 5)
     shapes = 2 * [(tokens, sizes.n_embd), (sizes.vocab_size, sizes.n_embd)]
     hidden, matrix, base_hidden, base_matrix = (
@@ -40,15 +44,10 @@ def programs(sizes: GPT2Config, variant: str, tokens: int, trained: bool) -> dic
         for key, shape in zip(keys, shapes)
     )
     drawn = jax.random.randint(keys[4], (tokens,), 0, sizes.vocab_size)
-    link = LINKS[variant]
 
-    def gradient(scalars):
-        def loss(hidden, matrix, base, drawn):
-            out = scalars(link, (hidden, matrix), base, drawn)
-            return (out.log_ratio + out.peak).sum()
+    def loss(hidden, matrix, base, drawn):
+        out = WAYS[request.way](LINKS[request.variant], (hidden, matrix), base, drawn)
+        return (out.log_ratio + out.peak).sum()
 
-        return jax.value_and_grad(loss, (0, 1) if trained else 0)
-
-    args = hidden, matrix, (base_hidden, base_matrix), drawn
-    ways = {"fused": vocab.direction_scalars, "naive": naive_scalars}
-    return {name: program(gradient(scalars), *args) for name, scalars in ways.items()}
+    gradient = jax.value_and_grad(loss, (0, 1) if request.trained else 0)
+    return pure(gradient, hidden, matrix, (base_hidden, base_matrix), drawn)

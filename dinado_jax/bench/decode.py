@@ -1,0 +1,77 @@
+"""Decoding loops: sampling under a control, and rollouts judged by an oracle on the host."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dinado_jax.bench.compiled import base_model, compiled, device_peak
+from dinado_jax.bench.measure import Program, Request, oracle
+from dinado_jax.bench.train import control_of
+from dinado_jax.decoding.methods import Method
+from dinado_jax.decoding.policy import Policy, Trunk
+from dinado_jax.decoding.sampler import Sampler, sample_prompts
+from dinado_jax.models.gpt2 import init_params
+from dinado_jax.oracles.judge import judge
+
+NEVER = -1  # as eos: every row runs to its full length
+
+
+def policy_of(request: Request) -> tuple[Policy, dict]:
+    """A fresh model's policy and variables: decoding costs what it costs with a trained one."""
+    model = base_model(request)
+    base = init_params(model.config, 0)
+    if request.variant == "base":
+        return Trunk(model), {"params": base}
+    control = control_of(request, model)
+    params = jax.jit(lambda: control.init(jax.random.key(1), base, 0.5))()
+    return control.policy, jax.jit(control.composed)(base, params)
+
+
+def prompts_of(request: Request) -> np.ndarray:
+    """Random tokens, int32 [rows / samples, prompt]."""
+    shape = request.batch // request.samples, request.prompt
+    return np.random.default_rng(0).integers(0, request.model["vocab_size"], shape, np.int32)
+
+
+def sizes(request: Request, policy: Policy, variables: dict) -> dict[str, int]:
+    """Bytes: that a step reads at least (all parameters, and the caches as full as they are
+    halfway), of the logits, and of one layer's whole cache."""
+    tokens = jax.ShapeDtypeStruct((request.batch, request.prompt), jnp.int32)
+    ends = jax.ShapeDtypeStruct((request.batch,), jnp.int32)
+    halfway = request.prompt + request.length // 2
+    _, carry = jax.eval_shape(
+        lambda *given: policy.prefill(*given, halfway), variables, tokens, ends
+    )
+    width = request.model["n_embd"] * jnp.dtype(request.dtype).itemsize
+    return {
+        "step_bytes": sum(
+            math.prod(leaf.shape) * leaf.dtype.itemsize
+            for leaf in jax.tree.leaves((variables, carry))
+        ),
+        "logits_bytes": 4 * request.batch * request.model["vocab_size"],
+        "cache_layer_bytes": 2 * request.batch * (request.prompt + request.length) * width,
+    }
+
+
+def program(request: Request) -> Program:
+    """decode: one call of the sampler. rollout: all of it, from lists of prompts to labels."""
+    policy, variables = policy_of(request)
+    method = Method(top_k=request.top_k, top_p=request.top_p)
+    sampler = Sampler(policy, method, NEVER, request.length, request.samples)
+    prompts, key = prompts_of(request), jax.random.key(0)
+    count = len(prompts)
+    rest = prompts, np.full(count, request.prompt, np.int32), np.arange(count, dtype=np.int32), key
+    call, figures = compiled(Sampler.__call__, sampler, variables, *rest)
+
+    def decode():
+        return jax.block_until_ready(call(variables, *rest)).tokens
+
+    def rollout():
+        drawn = sample_prompts(sampler, variables, prompts.tolist(), key, request.batch)
+        rows = np.repeat(prompts, request.samples, 0).tolist()
+        return judge(oracle, rows, drawn.tokens.tolist()).labels
+
+    run = decode if request.what == "decode" else rollout
+    return Program(run, figures | sizes(request, policy, variables), device_peak)

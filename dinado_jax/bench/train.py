@@ -1,0 +1,51 @@
+"""A training step of the published objective: the package's own step, control and optimiser."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dinado_jax import config
+from dinado_jax.bench.compiled import base_model, compiled, device_peak
+from dinado_jax.bench.measure import Program, Request
+from dinado_jax.controls import Control, make_control
+from dinado_jax.models.gpt2 import GPT2, init_params
+from dinado_jax.objectives.control import Published
+from dinado_jax.optim import optimizer
+from dinado_jax.train import make_step, split, start
+
+
+def control_of(request: Request, model: GPT2) -> Control:
+    settings = config.Control(kind=request.variant, layers=request.layers)
+    return make_control(config.Config(control=settings), model)
+
+
+def rows(request: Request) -> dict[str, np.ndarray]:
+    """A batch of full rows of random tokens, every other one a success."""
+    rng = np.random.default_rng(0)
+    shape = request.batch, request.length
+    return {
+        "tokens": rng.integers(0, request.model["vocab_size"], shape).astype(np.int32),
+        "prompt_length": np.full(request.batch, request.prompt, np.int32),
+        "length": np.full(request.batch, request.length, np.int32),
+        "label": (np.arange(request.batch) % 2).astype(np.float32),
+        "suffix": np.ones((request.batch, request.length - 1), np.float32),
+    }
+
+
+def program(request: Request) -> Program:
+    model, settings = base_model(request), config.Train()
+    control = control_of(request, model)
+    transform = optimizer(settings, settings.steps)
+    base = init_params(model.config, 0)
+    state = jax.jit(lambda: start(control.init(jax.random.key(1), base, 0.5), transform))()
+    batch = jax.tree.map(jnp.asarray, split(rows(request), 1))
+    step = make_step(Published(control).terms, transform)
+    call, figures = compiled(step, state, base, batch)
+
+    def run():
+        nonlocal state
+        state, metrics = jax.block_until_ready(call(state, base, batch))
+        return metrics
+
+    trained = sum(leaf.size for leaf in jax.tree.leaves(state.trainable))
+    return Program(run, figures | {"trained_values": trained}, device_peak)
