@@ -26,7 +26,8 @@ def policy_of(request: Request) -> tuple[Policy, dict]:
         return Trunk(model), {"params": base}
     control = control_of(request, model)
     params = jax.jit(lambda: control.init(jax.random.key(1), base, 0.5))()
-    return control.policy, jax.jit(control.composed)(base, params)
+    compose = jax.jit(control.composed, donate_argnums=0)  # never two of the base at once
+    return control.policy, compose(base, params)
 
 
 def prompts_of(request: Request) -> np.ndarray:
