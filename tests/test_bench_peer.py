@@ -64,6 +64,7 @@ def ours(variant):
 def test_the_loss_is_ours(variant):
     request, base, control, params = ours(variant)
     batch = train.rows(dataclasses.replace(request, what="train"))
+    batch["states"] = control.model.apply({"params": base}, batch["tokens"]).hidden
     terms = jax.jit(Published(control).terms)(params, base, batch)
     expected = sum(term.coefficient * term.sum / term.weight for term in terms.values())
 

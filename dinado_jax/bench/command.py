@@ -99,16 +99,15 @@ def _derived(request: Request, figures: dict[str, Any], rate: float) -> dict[str
 
 def needed_flops(request: Request) -> float:
     """Of the fewest matrix products that the result can be had with, in trunks and over the
-    vocabulary; attention's own and the norm's are left out."""
+    vocabulary, the base's states being given; attention's own and the norm's are left out."""
     sizes, tokens = request.model, request.batch * request.length
     logits = 2.0 * tokens * sizes["n_embd"] * sizes["vocab_size"]
     if request.what == "vocab":
         return logits * (4 if request.trained else 3)
     layer = 2.0 * tokens * 12 * sizes["n_embd"] ** 2
-    base = sizes["n_layer"] * layer
-    if request.variant == "merge":  # back through pi to a small delta; its matrix is frozen
-        return base + 2 * base + 3 * logits
-    return base + 3 * request.layers * layer + 4 * logits
+    if request.variant == "merge":  # forward, and back to a small delta; its matrix is frozen
+        return 2 * sizes["n_layer"] * layer + 3 * logits
+    return 3 * request.layers * layer + 4 * logits
 
 
 def _table(records: list[dict]) -> str:

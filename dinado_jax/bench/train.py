@@ -20,15 +20,18 @@ def control_of(request: Request, model: GPT2) -> Control:
 
 
 def rows(request: Request) -> dict[str, np.ndarray]:
-    """A batch of full rows of random tokens, every other one a success."""
+    """A batch of full rows of random tokens, every other one a success; with the base's last states,
+    as training has them from disk."""
     rng = np.random.default_rng(0)
     shape = request.batch, request.length
+    states = rng.standard_normal((*shape, request.model["n_embd"]), np.float32)
     return {
         "tokens": rng.integers(0, request.model["vocab_size"], shape).astype(np.int32),
         "prompt_length": np.full(request.batch, request.prompt, np.int32),
         "length": np.full(request.batch, request.length, np.int32),
         "label": (np.arange(request.batch) % 2).astype(np.float32),
         "suffix": np.ones((request.batch, request.length - 1), np.float32),
+        "states": states.astype(jnp.dtype(request.dtype)),
     }
 
 
