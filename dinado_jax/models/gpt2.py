@@ -247,8 +247,13 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x_BTD):
         config = self.config
-        inner = nn.gelu(Dense(config, config.inner, name="c_fc")(x_BTD), approximate=True)
+        inner = _gelu(Dense(config, config.inner, name="c_fc")(x_BTD))
         return Dense(config, config.n_embd, 0.5 / config.n_layer, name="c_proj")(inner)
+
+
+@jax.checkpoint  # what its gradient needs is cheaper to compute again than to keep
+def _gelu(x):
+    return nn.gelu(x, approximate=True)
 
 
 class Block(nn.Module):
