@@ -69,7 +69,7 @@ class Controlled:
     def variables(self) -> dict:
         if self.tilt == NEUTRAL:
             return self.control.composed(self.base.params, self.params)
-        return {"base": self.base.params, "controls": (self.params,)}
+        return {"base": self.base.params, "controls": (self.control.decoding(self.params),)}
 
     def tilted(self, **changes: float) -> "Controlled":
         """The same control with another `Tilt`: strength, target_rate, reject."""
@@ -103,9 +103,9 @@ class Composed:
         controls = tuple(part.control for part in self.parts)
         return Guided(self.base.model, controls, tuple(part.tilt for part in self.parts))
 
-    @property
+    @functools.cached_property
     def variables(self) -> dict:
-        controls = tuple(part.params for part in self.parts)
+        controls = tuple(part.control.decoding(part.params) for part in self.parts)
         return {"base": self.base.params, "controls": controls}
 
 

@@ -38,6 +38,10 @@ class Direction(Protocol):
         """Parameters with which r is the same for every token."""
         ...
 
+    def decoding(self, params: dict) -> dict:
+        """The parameters as a decoding loop is to have them: the same function, fewer bytes."""
+        ...
+
     def forward(
         self,
         base_params: dict,
@@ -98,7 +102,11 @@ class Control:
         """The variables of `policy`."""
         if self.one_trunk:
             return self.direction.trunk(base_params, params["direction"])
-        return {"base": base_params, "controls": (params,)}
+        return {"base": base_params, "controls": (self.decoding(params),)}
+
+    def decoding(self, params: dict) -> dict:
+        """What `Guided` reads of this control."""
+        return {**params, "direction": self.direction.decoding(params["direction"])}
 
     def init(self, key: jax.Array, base_params: dict, success_rate: float) -> dict:
         """Parameters with q = p, and R = success_rate everywhere (entangled: 1/2)."""

@@ -8,7 +8,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from dinado_jax.models.gpt2 import Head
+from dinado_jax.models.gpt2 import Head, rounded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +22,9 @@ class Nado:
     def init(self, key: jax.Array, base_params: dict) -> dict:
         width = base_params["wte"]["embedding"].shape[1]
         return self.head.init(key, jnp.zeros((1, 1, width)))["params"]
+
+    def decoding(self, params):
+        return rounded(params, self.head.config)
 
     def forward(self, base_params, params, base, tokens, cache=None):
         return self.head.apply({"params": params}, base.hidden, cache)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from dinado_jax.adapters import lora
 from dinado_jax.config import Delta
-from dinado_jax.models.gpt2 import GPT2
+from dinado_jax.models.gpt2 import GPT2, rounded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +32,10 @@ class Soft:
                 key, base_params, self.delta.rank, self.delta.low_rank, self.delta.full
             )
         return {"trunk": trunk, "vocabulary": jnp.zeros((sizes.vocab_size, sizes.n_embd))}
+
+    def decoding(self, params):
+        # A delta is added to the base first.
+        return params if self.delta else rounded(params, self.trunk.config)
 
     def forward(self, base_params, params, base, tokens, cache=None):
         variables = {"params": params["trunk"]}

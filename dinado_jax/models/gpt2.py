@@ -132,6 +132,12 @@ def logits(hidden: jax.Array, vocabulary: jax.Array) -> jax.Array:
     return jnp.einsum("...D,VD->...V", hidden, vocabulary, preferred_element_type=jnp.float32)
 
 
+def rounded(params: Any, config: GPT2Config) -> Any:
+    """Parameters of a module here with matrices in the activation dtype, to which every use of them
+    rounds them anyway: a decoding loop would at every token."""
+    return jax.tree.map(lambda x: x.astype(config.dtype) if x.ndim == 2 else x, params)
+
+
 def _adapted(module: nn.Module, name: str, value: jax.Array) -> jax.Array:
     """`value` plus its delta, written out; for vectors, full-rank changes and the tied head."""
     if not module.has_variable("delta", name):
