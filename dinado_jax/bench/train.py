@@ -20,7 +20,7 @@ def control_of(request: Request, model: GPT2) -> Control:
 
 
 def rows(request: Request) -> dict[str, np.ndarray]:
-    """A batch of full rows of random tokens, every other one a success; with the base's last states,
+    """Full rows of random tokens, every other one a success; with the base's last states,
     as training has them from disk."""
     rng = np.random.default_rng(0)
     shape = request.batch, request.length

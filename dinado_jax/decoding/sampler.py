@@ -8,7 +8,7 @@ B prompts, S samples of each, R = B S rows, N new tokens.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import flax
@@ -20,7 +20,7 @@ from dinado_jax.data import bucket
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.policy import Carry, Policy
 from dinado_jax.errors import InputError
-from dinado_jax.models.cache import scan
+from dinado_jax.models.cache import scan, when
 from dinado_jax.text import check_tokens, pad
 
 
@@ -95,7 +95,7 @@ class Sampler:
 
         def step(state, index):
             ended = state.done
-            state = _when(~ended.all(), lambda state: advance(state, index), state)
+            state = when(~ended.all(), lambda state: advance(state, index), state)
             return state, (state.token, state.log_prob, ended)
 
         first = state.token, state.log_prob, jnp.zeros_like(state.done)
@@ -113,13 +113,35 @@ class Sampler:
         return SamplingState(token, log_prob, done | (token == self.eos_id), streams, carry)
 
 
-def _when(wanted: jax.Array, change: Callable, state: Any) -> Any:
-    """change(state) if wanted, else state. A loop of at most one round: in place, as `lax.cond`,
-    which copies the caches, is not."""
-    begun = wanted, state
-    return jax.lax.while_loop(
-        lambda it: it[0], lambda it: (jnp.bool_(False), change(it[1])), begun
-    )[1]
+def batches_of(
+    policy: Policy, prompts: Sequence[Sequence[int]], max_new_tokens: int, count: int, fill: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    """Any number of prompts, `count` at a time, those of similar length together.
+
+    Yields numbers of prompts, the same filled up to `count` so that nothing recompiles,
+    and of those right-padded tokens [count, T] and lengths [count]. InputError for prompts that do
+    not fit vocabulary or context.
+    """
+    check_tokens(prompts, policy.vocab_size, "prompt")
+    limit = policy.n_positions - max_new_tokens
+    for index, prompt in enumerate(prompts):
+        if not prompt:
+            raise InputError(f"prompt {index} is empty: begin it with the end-of-text token")
+        if len(prompt) > limit:
+            raise InputError(
+                f"prompt {index} has {len(prompt)} tokens and max_new_tokens is {max_new_tokens}: "
+                f"the context holds {policy.n_positions}, shorten one of them"
+            )
+    if not len(prompts):
+        raise InputError("there are no prompts: give at least one")
+    widths = np.array([bucket(len(prompt), limit) for prompt in prompts])
+    for width in np.unique(widths):
+        members = np.flatnonzero(widths == width)
+        for start in range(0, len(members), count):
+            part = members[start : start + count]
+            filled = np.resize(part, count)
+            tokens = pad([prompts[i] for i in filled], fill, int(width))
+            yield part, filled, tokens, np.array([len(prompts[i]) for i in filled], np.int32)
 
 
 def sampled(
@@ -130,7 +152,7 @@ def sampled(
     batch: int,
     ids: Sequence[int] | None = None,
 ) -> Iterator[tuple[np.ndarray, Samples]]:
-    """Samples any number of prompts, `batch` rows at a time, prompts of similar length together.
+    """Samples any number of prompts, `batch` rows at a time.
 
     Args:
       prompts: token ids; checked against vocabulary and context.
@@ -139,37 +161,18 @@ def sampled(
     Yields host arrays as they come: row numbers, counted prompt by prompt, and the samples. The
     device draws the next ones while the caller reads these. InputError for bad prompts or batch.
     """
-    S, N = sampler.samples, sampler.max_new_tokens
+    S = sampler.samples
     if batch < 1:
         raise InputError(f"batch = {batch}: it must be at least 1")
-    check_tokens(prompts, sampler.policy.vocab_size, "prompt")
-    limit = sampler.policy.n_positions - N
-    for index, prompt in enumerate(prompts):
-        if not prompt:
-            raise InputError(f"prompt {index} is empty: begin it with the end-of-text token")
-        if len(prompt) > limit:
-            raise InputError(
-                f"prompt {index} has {len(prompt)} tokens and max_new_tokens is {N}: the context "
-                f"holds {sampler.policy.n_positions}, shorten one of them"
-            )
-    if not len(prompts):
-        raise InputError("there are no prompts: give at least one")
     ids = np.arange(len(prompts)) if ids is None else np.asarray(ids)
-    per_call = max(1, batch // S)
-    widths = np.array([bucket(len(prompt), limit) for prompt in prompts])
     waiting = None
-    for width in np.unique(widths):
-        members = np.flatnonzero(widths == width)
-        for start in range(0, len(members), per_call):
-            part = members[start : start + per_call]
-            # A short last batch is filled up with its own rows, so that nothing recompiles.
-            filled = np.resize(part, per_call)
-            tokens = pad([prompts[i] for i in filled], sampler.eos_id, int(width))
-            lengths = np.array([len(prompts[i]) for i in filled], np.int32)
-            drawn = sampler(variables, tokens, lengths, ids[filled].astype(np.int32), key)
-            if waiting:
-                yield _on_host(*waiting)
-            waiting = part, S, drawn
+    for part, filled, tokens, lengths in batches_of(
+        sampler.policy, prompts, sampler.max_new_tokens, max(1, batch // S), sampler.eos_id
+    ):
+        drawn = sampler(variables, tokens, lengths, ids[filled].astype(np.int32), key)
+        if waiting:
+            yield _on_host(*waiting)
+        waiting = part, S, drawn
     yield _on_host(*waiting)
 
 

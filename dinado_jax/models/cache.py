@@ -103,6 +103,15 @@ def scan(step: Callable, state: Any, steps: int) -> tuple[Any, Any]:
     return state, jax.tree.map(lambda *parts: jnp.concatenate(parts), *outs)
 
 
+def when(wanted: jax.Array, change: Callable, state: Any) -> Any:
+    """change(state) if wanted, else state. A loop of at most one round: in place, as `lax.cond`,
+    which copies the caches, is not."""
+    begun = wanted, state
+    return jax.lax.while_loop(
+        lambda it: it[0], lambda it: (jnp.bool_(False), change(it[1])), begun
+    )[1]
+
+
 def chosen(tree: Any, rows: jax.Array) -> Any:
     """A tree of arrays [R, ..] and caches, each row replaced by the one `rows` [R] names: another
     of the same prompt."""

@@ -1,0 +1,231 @@
+"""Beam search as two compiled programs: prefill, then a `lax.scan` over tokens in donated caches.
+
+The search is that of transformers' `generate(num_beams=K, do_sample=False, early_stopping=False)`:
+finished hypotheses are kept apart from the running beams, K of each.
+
+B prompts, K beams of each, R = B K rows, T prompt tokens, N new tokens, V vocabulary.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import flax
+import jax
+import jax.numpy as jnp
+
+from dinado_jax.decoding.policy import Carry, Policy
+from dinado_jax.decoding.sampler import batches_of, in_order
+from dinado_jax.errors import InputError
+from dinado_jax.models.cache import chosen, scan, when
+
+_BLOCK = 128
+
+
+class Hypotheses(NamedTuple):
+    """The best of every prompt, best first, H of them. Where a prompt has fewer of probability
+    above 0, the rest have no tokens and a score of -inf."""
+
+    tokens: jax.Array  # int32 [B, H, N]; eos, where found, is kept, and what follows it is eos too
+    log_probs: jax.Array  # float32 [B, H] nats: log q of all new tokens together
+    scores: jax.Array  # float32 [B, H]: log_probs / length^penalty
+    length: jax.Array  # int32 [B, H] new tokens, eos included
+    finished: jax.Array  # bool [B, H]: ended by eos, not cut at N
+
+
+@flax.struct.dataclass
+class BeamState:
+    """What one step hands to the next; V stands where there is no token."""
+
+    tokens: jax.Array  # int32 [B, K, N] of the running beams, best first
+    log_probs: jax.Array  # float32 [B, K] nats, their own; -inf: no beam
+    rows: jax.Array  # int32 [R], whose caches they continue
+    kept: Hypotheses  # [B, K]
+    settled: jax.Array  # bool [B], nothing better is to come
+    past: jax.Array  # int32 [B, T + n - 1] right-aligned prompts, to find n-grams; or [B, 0]
+    carry: Carry  # the policy's caches
+
+
+@dataclasses.dataclass(frozen=True)
+class Beam:
+    """Everything static about a search; calls with equal shapes compile once."""
+
+    policy: Policy
+    eos_id: int
+    max_new_tokens: int
+    beams: int
+    hypotheses: int = 1  # per prompt, of the `beams` found
+    length_penalty: float = 1.0  # score = log q / length^penalty: 0 sums, 1 averages
+    no_repeat_ngram: int = 0  # no n-gram occurs twice in prompt and new tokens; 0 is off
+
+    def __post_init__(self):
+        for name in ("max_new_tokens", "beams", "hypotheses"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} = {getattr(self, name)}: it must be at least 1")
+        if self.hypotheses > self.beams:
+            raise InputError(
+                f"hypotheses = {self.hypotheses}: there are {self.beams} beams, ask for no more"
+            )
+        if not math.isfinite(self.length_penalty):
+            raise InputError(f"length_penalty = {self.length_penalty}: it must be finite")
+        if self.no_repeat_ngram < 0:
+            raise InputError(
+                f"no_repeat_ngram = {self.no_repeat_ngram}: it must be 0 (off) or more"
+            )
+
+    def __call__(self, variables: Any, prompts: jax.Array, lengths: jax.Array) -> Hypotheses:
+        """Continues right-padded prompts.
+
+        Args:
+          variables: the policy's arrays.
+          prompts: [B, T] int32.
+          lengths: [B] int32, tokens of each prompt, >= 1.
+        """
+        return self.decode(variables, self.prefill(variables, prompts, lengths))[1]
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def prefill(self, variables, prompts, lengths) -> BeamState:
+        """Reads the prompts once and takes the first token of every beam."""
+        (B, T), K, N, n = prompts.shape, self.beams, self.max_new_tokens, self.no_repeat_ngram
+        logits, carry = self.policy.prefill(variables, prompts, lengths, K, N - 1)
+        nothing = self.policy.vocab_size
+        past = jnp.zeros((B, 0), jnp.int32)
+        if n:
+            column = jnp.arange(1 - n, T)[None] - T + lengths[:, None]
+            shifted = jnp.take_along_axis(prompts, jnp.maximum(column, 0), 1)
+            past = jnp.where(column < 0, nothing, shifted)
+        tokens = jnp.full((B, K, N), nothing, jnp.int32)
+        none = jnp.full((B, K), -jnp.inf)
+        state = BeamState(
+            tokens=tokens,
+            log_probs=none.at[:, 0].set(0),  # the beams of a prompt are still the same
+            rows=jnp.arange(B * K),
+            kept=Hypotheses(
+                tokens, none, none, jnp.zeros((B, K), jnp.int32), jnp.zeros((B, K), bool)
+            ),
+            settled=jnp.zeros(B, bool),
+            past=past,
+            carry=carry,
+        )
+        return self._advanced(state, logits, 0)
+
+    @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+    def decode(self, variables, state: BeamState) -> tuple[BeamState, Hypotheses]:
+        """All further tokens. The state is donated: its caches are written in place."""
+
+        def advance(state, index):
+            newest = jax.lax.dynamic_index_in_dim(state.tokens, index, 2, keepdims=False)
+            carry = chosen(state.carry, state.rows)
+            logits, carry = self.policy.step(variables, carry, newest.reshape(-1))
+            return self._advanced(state.replace(carry=carry), logits, index + 1)
+
+        def step(state, index):
+            return when(~state.settled.all(), lambda s: advance(s, index), state), None
+
+        state, _ = scan(step, state, self.max_new_tokens - 1)
+        best = jax.tree.map(lambda x: x[:, : self.hypotheses], state.kept)
+        tokens = jnp.where(best.tokens < self.policy.vocab_size, best.tokens, self.eos_id)
+        return state, best._replace(tokens=tokens)
+
+    def _advanced(self, state: BeamState, logits: jax.Array, index) -> BeamState:
+        """After token `index` of every beam, of which these are the logits [R, V]."""
+        (B, K), N = state.log_probs.shape, self.max_new_tokens
+        logits = logits.reshape(B, K, -1)
+        most = _tops(logits).max(-1)
+        total = jnp.exp(logits - most[..., None]).sum(-1)
+        added = state.log_probs - most - jnp.log(total)
+        if self.no_repeat_ngram:
+            logits = self._unrepeated(state, logits, index)
+        log_probs, beams, new = best_next(logits, added, 2 * K)
+        here = jnp.arange(N)[None, None] == index
+        tokens = jnp.where(here, new[..., None], _taken(state.tokens, beams))
+        length, ends = jnp.int32(index + 1), new == self.eos_id
+        per = length.astype(jnp.float32) ** self.length_penalty
+
+        running, which = jax.lax.top_k(jnp.where(ends, -jnp.inf, log_probs), K)
+        joins = (ends | (length == N)) & ~state.settled[:, None]
+        scores = jnp.where(joins, log_probs / per, -jnp.inf)
+        found = Hypotheses(tokens, log_probs, scores, jnp.full_like(new, length), ends)
+        # Candidates after the first K only stand in for those that ended.
+        both = jax.tree.map(lambda x, y: jnp.concatenate([x, y[:, :K]], 1), state.kept, found)
+        kept = _taken(both, jax.lax.top_k(both.scores, K)[1])
+        hopeless = running[:, 0] / per <= kept.scores[:, -1]
+        rows = jnp.arange(B)[:, None] * K + _taken(beams, which)
+        return state.replace(
+            tokens=_taken(tokens, which),
+            log_probs=running,
+            rows=rows.reshape(-1),
+            kept=kept,
+            settled=state.settled | hopeless,
+        )
+
+    def _unrepeated(self, state: BeamState, logits: jax.Array, index) -> jax.Array:
+        """The logits [B, K, V] with -inf at tokens that would end an n-gram a second time."""
+        B, K, V = logits.shape
+        past = jnp.broadcast_to(state.past[:, None], (B, K, state.past.shape[1]))
+        history = jnp.concatenate([past, state.tokens], -1)
+        m = self.no_repeat_ngram - 1
+        newest = jax.lax.dynamic_slice_in_dim(history, past.shape[-1] + index - m, m, 2)
+        after = history[..., m:]
+        same = jnp.ones(after.shape, bool)
+        for i in range(m):
+            same &= history[..., i : i + after.shape[-1]] == newest[..., i : i + 1]
+        banned = jnp.where(same, after, V).reshape(B * K, -1)
+        rows = jnp.broadcast_to(jnp.arange(B * K)[:, None], banned.shape)
+        flat = logits.reshape(B * K, V)
+        return flat.at[rows, banned].set(-jnp.inf, mode="drop").reshape(B, K, V)
+
+
+def beam_prompts(
+    beam: Beam, variables: Any, prompts: Sequence[Sequence[int]], batch: int
+) -> Hypotheses:
+    """Searches any number of prompts, `batch` beams at a time; host arrays in their order.
+
+    InputError for bad prompts or batch.
+    """
+    if batch < 1:
+        raise InputError(f"batch = {batch}: it must be at least 1")
+    numbers, parts = [], []
+    for part, _, tokens, lengths in batches_of(
+        beam.policy, prompts, beam.max_new_tokens, max(1, batch // beam.beams), beam.eos_id
+    ):
+        found = jax.device_get(beam(variables, tokens, lengths))
+        numbers.append(part)
+        parts.append(Hypotheses(*(x[: len(part)] for x in found)))
+    return in_order(numbers, parts)
+
+
+def best_next(
+    logits: jax.Array, added: jax.Array, count: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The `count` largest of logits [B, K, V] + added [B, K] of each prompt, in order (all K V, if
+    fewer): scores [B, count], beams [B, count] and tokens [B, count] int32.
+
+    They lie in the `count` blocks of tokens with the largest maxima: nothing else is sorted.
+    """
+    B, K, V = logits.shape
+    tops = _tops(logits) + added[..., None]
+    blocks = tops.shape[-1]
+    _, block = jax.lax.top_k(tops.reshape(B, -1), min(count, K * blocks))
+    beams, first = block // blocks, block % blocks * _BLOCK
+    column = first[..., None] + jnp.arange(_BLOCK)[None, None]
+    tokens = jnp.minimum(column, V - 1)
+    places = (beams[..., None] * V + tokens).reshape(B, -1)
+    scores = jnp.take_along_axis(logits.reshape(B, -1), places, 1).reshape(tokens.shape)
+    scores += jnp.take_along_axis(added, beams, 1)[..., None]
+    scores = jnp.where(column < V, scores, -jnp.inf).reshape(B, -1)
+    scores, place = jax.lax.top_k(scores, min(count, K * V))
+    return scores, _taken(beams, place // _BLOCK), _taken(tokens.reshape(B, -1), place)
+
+
+def _tops(logits: jax.Array) -> jax.Array:
+    """The largest of every block of tokens: [B, K, V] -> [B, K, blocks]."""
+    window, rest = (1, 1, _BLOCK), ((0, 0), (0, 0), (0, -logits.shape[-1] % _BLOCK))
+    return jax.lax.reduce_window(logits, -jnp.inf, jax.lax.max, window, window, rest)
+
+
+def _taken(tree: Any, index: jax.Array) -> Any:
+    """Entries index [B, n] of each prompt's, of every array [B, .., ..]."""
+    return jax.tree.map(lambda x: jax.vmap(lambda own, at: own[at])(x, index), tree)
