@@ -78,6 +78,7 @@ _BENCH = {
     "train": "a training step of the published objective",
     "decode": "sampling under a control",
     "rollout": "samples of prompts, judged by an oracle on the host",
+    "beam": "beam search under a control",
 }
 
 
@@ -110,6 +111,8 @@ def _add_bench_options(what: str, command: argparse.ArgumentParser) -> None:
     command.add_argument("--peer", action="store_true", help="PyTorch programs beside ours")
     if what == "rollout":
         number("samples", 8, "rows that share a prompt")
+    if what == "beam":
+        number("beams", 4, "hypotheses kept of a row")
     if what in ("decode", "rollout"):
         number("top-k", 0, "0 is off")
         number("top-p", 1.0, "1 is off", float)

@@ -91,6 +91,13 @@ def test_a_step_of_decoding_reads_parameters_and_cache():
     assert figures["step_bytes"] == 4 * (values + 2 * (3 + 4) * 2 * 16 + counters)
 
 
+@pytest.mark.parametrize("variant", ["base", "nado"])
+def test_beams(variant):
+    program = decode.program(request_of("beam", variant=variant, beams=3))
+    assert program.run().shape == (4, 1, 7)
+    assert program.figures["logits_bytes"] == 4 * 12 * 41
+
+
 def test_rollouts_are_judged():
     labels = decode.program(request_of("rollout", samples=2)).run()
     assert labels.shape == (4,)
@@ -196,6 +203,8 @@ def test_records_of_decoding(small, capsys):
     (record,), table = bench(capsys, "rollout", *options, "--samples", "2")
     assert record["rollouts_per_s"] == 4 / 0.25
     assert "rollouts/s" in table[0]
+    (record,), _ = bench(capsys, "beam", *options[:-2], "--beams", "3")
+    assert record["tokens_per_s"] == 24 / 0.25 and record["beams"] == 3
 
 
 @pytest.mark.parametrize(
@@ -205,6 +214,7 @@ def test_records_of_decoding(small, capsys):
         (["vocab", "--length", "0"], "--length 0: it must be at least 1"),
         (["vocab", "--repeats", "0"], "--repeats 0: it must be at least 1"),
         (["decode", "--prompt", "0"], "--prompt 0: it must be at least 1"),
+        (["beam", "--beams", "0"], "--beams 0: it must be at least 1"),
         (["train", "--length", "16"], "--prompt 16: it must be less than --length, 16"),
         (["decode", "--length", "1020"], "rows of 1036 tokens: the context holds 1024"),
         (["rollout", "--batch", "6", "--samples", "4"], "must be a multiple of --samples, 4"),
@@ -237,12 +247,14 @@ def test_a_control_is_as_deep_as_a_run_has_it():
     assert cli._parse(["bench", "train"]).layers == Control().layers
 
 
+WITH_PEERS = (("train", "merge"), ("decode", "base"), ("rollout", "nado"), ("beam", "nado"))
+
+
 def test_peers_stand_beside_ours():
     ways = {
-        what: command._ways(request_of(what, variant=variant), True)
-        for what, variant in (("train", "merge"), ("decode", "base"), ("rollout", "nado"))
+        what: command._ways(request_of(what, variant=variant), True) for what, variant in WITH_PEERS
     }
     assert ways["train"] == ["ours", "torch"]
-    assert ways["decode"] == ["ours", "generate"]
+    assert ways["decode"] == ways["beam"] == ["ours", "generate"]
     assert ways["rollout"] == ["ours", "generate", "cached head", "recomputed head"]
     assert {way for each in ways.values() for way in each[1:]} == set(worker.PEERS)

@@ -123,17 +123,18 @@ def test_greedy_continuations_are_ours(variant, way):
         ("decode", "generate", "base"),
         ("decode", "cached head", "nado"),
         ("rollout", "recomputed head", "soft"),
+        ("beam", "generate", "base"),
     ],
 )
 def test_programs_run(what, way, variant, dtype):
-    options = {"samples": 2} if what == "rollout" else {}
+    options = {"rollout": {"samples": 2}, "beam": {"beams": 3}}.get(what, {})
     request = dataclasses.replace(
         REQUEST, what=what, way=way, variant=variant, dtype=dtype, **options
     )
     program = peer.program(request)
     out = program.run()
     assert program.figures["device"]
-    if what == "decode":
+    if what in ("decode", "beam"):
         assert out.shape == (4, 12)
     if what == "rollout":
         assert len(out) == 4

@@ -58,7 +58,7 @@ def bench(args: argparse.Namespace) -> None:
 
 
 def _check(what: str, options: dict[str, Any]) -> None:
-    for name in ("batch", "length", "repeats", "prompt", "layers", "samples"):
+    for name in ("batch", "length", "repeats", "prompt", "layers", "samples", "beams"):
         if options.get(name, 1) < 1:
             raise InputError(f"--{name} {options[name]}: it must be at least 1")
     batch, length, prompt = options["batch"], options["length"], options.get("prompt", 0)
@@ -80,7 +80,7 @@ def _ways(request: Request, peer: bool) -> list[str]:
         return ["ours"]
     if request.what == "train":
         return ["ours", "torch"]
-    if request.variant == "base":
+    if request.variant == "base" or request.what == "beam":
         return ["ours", "generate"]
     return ["ours", "generate", "cached head", "recomputed head"]
 

@@ -1,4 +1,4 @@
-"""Decoding loops: sampling under a control, and rollouts judged by an oracle on the host."""
+"""Decoding loops: sampling under a control, rollouts judged by an oracle on the host, beams."""
 
 import math
 
@@ -9,6 +9,7 @@ import numpy as np
 from dinado_jax.bench.compiled import base_model, compiled, device_peak
 from dinado_jax.bench.measure import Program, Request, oracle
 from dinado_jax.bench.train import control_of
+from dinado_jax.decoding.beam import Beam
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.policy import Policy, Trunk
 from dinado_jax.decoding.sampler import Sampler, sample_prompts
@@ -39,46 +40,51 @@ def prompts_of(request: Request) -> np.ndarray:
 def sizes(request: Request, policy: Policy, variables: dict) -> dict[str, int]:
     """Bytes: that a step reads at least (all parameters, and the caches as full as they are
     halfway), of the logits, and of one layer's whole cache."""
-    count = request.batch // request.samples
+    count, rows = request.batch // request.samples, request.batch * request.beams
     tokens = jax.ShapeDtypeStruct((count, request.prompt), jnp.int32)
     ends = jax.ShapeDtypeStruct((count,), jnp.int32)
-    halfway = request.samples, request.length // 2
+    halfway = rows // count, request.length // 2
     _, carry = jax.eval_shape(
         lambda *given: policy.prefill(*given, *halfway), variables, tokens, ends
     )
     width = request.model["n_embd"] * jnp.dtype(request.dtype).itemsize
-    slots = count * request.prompt + request.batch * (request.length - 1)
+    slots = count * request.prompt + rows * (request.length - 1)
     return {
         "step_bytes": sum(
             math.prod(leaf.shape) * leaf.dtype.itemsize
             for leaf in jax.tree.leaves((variables, carry))
         ),
-        "logits_bytes": 4 * request.batch * request.model["vocab_size"],
+        "logits_bytes": 4 * rows * request.model["vocab_size"],
         "cache_layer_bytes": 2 * slots * width,
     }
 
 
 def program(request: Request) -> Program:
-    """decode: one call of the sampler. rollout: all of it, from lists of prompts to labels. XLA's
-    figures are the decoding loop's, without the prefill."""
+    """decode, beam: one call. rollout: all of it, from lists of prompts to labels. XLA's figures
+    are the decoding loop's, without the prefill."""
     policy, variables = policy_of(request)
-    method = Method(top_k=request.top_k, top_p=request.top_p)
-    sampler = Sampler(policy, method, NEVER, request.length, request.samples)
     prompts, key = prompts_of(request), jax.random.key(0)
     count = len(prompts)
-    rest = prompts, np.full(count, request.prompt, np.int32), np.arange(count, dtype=np.int32), key
-    prefill, first = compiled(Sampler.prefill, sampler, variables, *rest)
-    loop, figures = compiled(Sampler.decode, sampler, variables, prefill(variables, *rest))
+    rest = prompts, np.full(count, request.prompt, np.int32)
+    if request.what == "beam":
+        loop = Beam(policy, NEVER, request.length, request.beams)
+    else:
+        method = Method(top_k=request.top_k, top_p=request.top_p)
+        loop = Sampler(policy, method, NEVER, request.length, request.samples)
+        rest = *rest, np.arange(count, dtype=np.int32), key
+    kind = type(loop)
+    begin, first = compiled(kind.prefill, loop, variables, *rest)
+    go_on, figures = compiled(kind.decode, loop, variables, begin(variables, *rest))
     figures["compile_s"] = round(figures["compile_s"] + first["compile_s"], 2)
 
     def decode():
-        _, drawn = loop(variables, prefill(variables, *rest))
-        return jax.block_until_ready(drawn).tokens
+        _, out = go_on(variables, begin(variables, *rest))
+        return jax.block_until_ready(out).tokens
 
     def rollout():
-        drawn = sample_prompts(sampler, variables, prompts.tolist(), key, request.batch)
+        drawn = sample_prompts(loop, variables, prompts.tolist(), key, request.batch)
         rows = np.repeat(prompts, request.samples, 0).tolist()
         return judge(oracle, rows, drawn.tokens.tolist()).labels
 
-    run = decode if request.what == "decode" else rollout
+    run = rollout if request.what == "rollout" else decode
     return Program(run, figures | sizes(request, policy, variables), device_peak)
