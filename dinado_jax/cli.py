@@ -114,6 +114,9 @@ def _add_bench_options(what: str, command: argparse.ArgumentParser) -> None:
     if what == "beam":
         number("beams", 4, "hypotheses kept of a row")
     if what in ("decode", "rollout"):
+        command.add_argument(
+            "--recomputed", action="store_true", help="among the peers the slow one without caches"
+        )
         number("top-k", 0, "0 is off")
         number("top-p", 1.0, "1 is off", float)
 

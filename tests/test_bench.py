@@ -218,6 +218,7 @@ def test_records_of_decoding(small, capsys):
         (["train", "--length", "16"], "--prompt 16: it must be less than --length, 16"),
         (["decode", "--length", "1020"], "rows of 1036 tokens: the context holds 1024"),
         (["rollout", "--batch", "6", "--samples", "4"], "must be a multiple of --samples, 4"),
+        (["decode", "--recomputed"], "--recomputed is one of the peers: give --peer too"),
         (["train", "--peer"], "--peer needs torch: pip install 'dinado-jax[peer]'"),
         (["vocab", "--prompt", "3"], "unrecognized arguments: --prompt"),
         (["train", "--variant", "base"], "invalid choice: 'base'"),
@@ -252,7 +253,8 @@ WITH_PEERS = (("train", "merge"), ("decode", "base"), ("rollout", "nado"), ("bea
 
 def test_peers_stand_beside_ours():
     ways = {
-        what: command._ways(request_of(what, variant=variant), True) for what, variant in WITH_PEERS
+        what: command._ways(request_of(what, variant=variant), True, True)
+        for what, variant in WITH_PEERS
     }
     assert ways["train"] == ["ours", "torch"]
     assert ways["decode"] == ways["beam"] == ["ours", "generate"]

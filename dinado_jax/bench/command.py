@@ -31,10 +31,11 @@ def bench(args: argparse.Namespace) -> None:
     products (vocab, train) or of copying (all else). InputError for a number that is none."""
     options = {k: v for k, v in vars(args).items() if k not in ("command", "overrides")}
     _check(args.what, options)
-    peer, repeats, size = options.pop("peer", False), options.pop("repeats"), options.pop("size")
+    peer, recomputed = options.pop("peer", False), options.pop("recomputed", False)
+    repeats, size = options.pop("repeats"), options.pop("size")
     request = Request(way="", model=SIZES[size], **options)
     probe = "matmul" if args.what in ("vocab", "train") else "copy"
-    requests = [dataclasses.replace(request, way=way) for way in _ways(request, peer)]
+    requests = [dataclasses.replace(request, way=way) for way in _ways(request, peer, recomputed)]
     requests.append(dataclasses.replace(request, what=probe, way=probe))
     with measure.workers(requests) as started:
         found = measure.in_turns(started, repeats)
@@ -69,11 +70,13 @@ def _check(what: str, options: dict[str, Any]) -> None:
         raise InputError(f"rows of {total} tokens: the context holds {context}, take --length less")
     if batch % (samples := options.get("samples", 1)):
         raise InputError(f"--batch {batch}: it must be a multiple of --samples, {samples}")
+    if options.get("recomputed") and not options["peer"]:
+        raise InputError("--recomputed is one of the peers: give --peer too")
     if options.get("peer") and not importlib.util.find_spec("torch"):
         raise InputError("--peer needs torch: pip install 'dinado-jax[peer]'")
 
 
-def _ways(request: Request, peer: bool) -> list[str]:
+def _ways(request: Request, peer: bool, recomputed: bool = False) -> list[str]:
     if request.what == "vocab":
         return ["fused", "naive"]
     if not peer:
@@ -82,7 +85,7 @@ def _ways(request: Request, peer: bool) -> list[str]:
         return ["ours", "torch"]
     if request.variant == "base" or request.what == "beam":
         return ["ours", "generate"]
-    return ["ours", "generate", "cached head", "recomputed head"]
+    return ["ours", "generate", "cached head", *(["recomputed head"] if recomputed else [])]
 
 
 def _derived(request: Request, figures: dict[str, Any], rate: float) -> dict[str, float]:
