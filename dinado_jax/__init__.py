@@ -17,6 +17,7 @@ _HOMES = {
     "load_run": "dinado_jax.pipeline",
     "Completion": "dinado_jax.completions",
     "generate": "dinado_jax.completions",
+    "beam_search": "dinado_jax.completions",
     "InputError": "dinado_jax.errors",
 }
 __all__ = list(_HOMES)

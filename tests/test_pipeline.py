@@ -223,6 +223,17 @@ def test_the_base_alone_is_q_and_p(model):
         np.testing.assert_array_equal(one.log_probs, one.log_probs_base)
 
 
+def test_beam_search_gives_completions_best_first(model):
+    prompts = ["dog chase kite =", "cat ="]
+    found = dinado_jax.beam_search(model, prompts, max_new_tokens=8, beams=4, hypotheses=2)
+    assert [one.prompt for one in found] == [prompts[0]] * 2 + [prompts[1]] * 2
+    for best, second in (found[:2], found[2:]):
+        assert best.log_probs.mean() >= second.log_probs.mean() - 1e-5
+        assert best.text == model.base.codec.decode([best.tokens])[0]
+    refused("beams = 0", lambda: dinado_jax.beam_search(model, prompts, beams=0))
+    refused("give a list", dinado_jax.beam_search, model, "dog =")
+
+
 def test_what_cannot_be_generated(model):
     refused("no prompts", dinado_jax.generate, model, [])
     refused("top_p", lambda: dinado_jax.generate(model, ["dog ="], top_p=1.5))
