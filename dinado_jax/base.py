@@ -122,13 +122,18 @@ def compose(*parts: Controlled) -> Composed:
         raise InputError("compose needs controlled models, one or more: give what load_run returns")
     first = parts[0].base
     for other in (part.base for part in parts[1:]):
-        same = other.model == first.model and all(
+        same = _function(other.model) == _function(first.model) and all(
             bool((a == b).all())
             for a, b in zip(jax.tree.leaves(first.params), jax.tree.leaves(other.params))
         )
         if not same:
             raise InputError("these controls have different bases: train them on the same one")
     return Composed(parts)
+
+
+def _function(model: GPT2) -> GPT2Config:
+    """What of a model's configuration changes what it computes."""
+    return dataclasses.replace(model.config, remat=False)
 
 
 def load_gpt2(

@@ -73,6 +73,7 @@ def beam_search(
     fewer hypotheses of probability above 0 has fewer completions. InputError as for `generate`.
     """
     codec, prompt_ids = _begun(model, prompts)
+    batch = min(batch, max(1, len(prompts) * beams))
     search = Beam(
         model.policy,
         codec.eos_id,

@@ -5,6 +5,7 @@ N rows, T tokens, D width.
 
 import dataclasses
 import functools
+import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import jax
 import ml_dtypes
 import numpy as np
 
+from dinado_jax import signals
 from dinado_jax.base import Base
 from dinado_jax.data import take
 from dinado_jax.progress import Progress
@@ -63,9 +65,12 @@ def base_states(folder: Path, base: Base, rows: Sequences, dtype: str, batch: in
     shape = int(starts[-1]), width
     mark = zlib.crc32(rows.length.tobytes(), zlib.crc32(rows.tokens.tobytes()))
     path = folder / f"{PREFIX}{dtype}_{mark:08x}.bin"
-    if not path.exists():
+    size = shape[0] * width * kind.itemsize
+    if not path.exists() or path.stat().st_size != size:
         partial = path.with_name(path.name + ".partial")
-        values = np.memmap(partial, kind, "w+", shape=shape)
+        with partial.open("wb") as file:  # a full disk is told now, not in the middle
+            os.posix_fallocate(file.fileno(), 0, size)
+        values = np.memmap(partial, kind, "r+", shape=shape)
         with Progress("states of the base", len(rows), "row") as progress:
             _compute(values, starts, base, rows, kind, batch, progress.advance)
         values.flush()
@@ -82,3 +87,4 @@ def _compute(values, starts, base, rows, kind, batch, advance: Callable[[int], N
         for row, states in zip(part, found):
             values[starts[row] : starts[row + 1]] = states[: rows.length[row]]
         advance(len(part))
+        signals.stop_here()

@@ -185,12 +185,13 @@ def test_records_of_vocab(small, capsys):
 @pytest.mark.parametrize("variant", ["merge", "soft", "nado"])
 def test_records_of_train(small, capsys, variant):
     options = ("--batch", "2", "--length", "6", "--prompt", "2", "--layers", "1")
-    (record,), table = bench(capsys, "train", *options, "--variant", variant)
+    (record, other), table = bench(capsys, "train", *options, "--variant", variant)
+    assert other["way"] == "trunk too" and other["counted_flops"] > record["counted_flops"]
     assert (record["way"], record["layers"], record["peak_bytes"]) == ("ours", 1, 5)
     assert record["tokens_per_s"] == 12 / 0.25
     layers, products = {"merge": (2, 3), "soft": (3, 4), "nado": (3, 4)}[variant]
     assert record["flops"] == 2 * 12 * (layers * 12 * 16**2 + products * 16 * 41)
-    assert len(table) == 2
+    assert len(table) == 3
 
 
 def test_records_of_decoding(small, capsys):
@@ -218,7 +219,7 @@ def test_records_of_decoding(small, capsys):
         (["train", "--length", "16"], "--prompt 16: it must be less than --length, 16"),
         (["decode", "--length", "1020"], "rows of 1036 tokens: the context holds 1024"),
         (["rollout", "--batch", "6", "--samples", "4"], "must be a multiple of --samples, 4"),
-        (["decode", "--recomputed"], "--recomputed is one of the peers: give --peer too"),
+        (["decode", "--recomputed"], "--recomputed is a peer of controls: give --peer"),
         (["train", "--peer"], "--peer needs torch: pip install 'dinado-jax[peer]'"),
         (["vocab", "--prompt", "3"], "unrecognized arguments: --prompt"),
         (["train", "--variant", "base"], "invalid choice: 'base'"),
@@ -256,7 +257,8 @@ def test_peers_stand_beside_ours():
         what: command._ways(request_of(what, variant=variant), True, True)
         for what, variant in WITH_PEERS
     }
-    assert ways["train"] == ["ours", "torch"]
+    assert ways["train"] == ["ours", "trunk too", "torch"]
     assert ways["decode"] == ways["beam"] == ["ours", "generate"]
     assert ways["rollout"] == ["ours", "generate", "cached head", "recomputed head"]
-    assert {way for each in ways.values() for way in each[1:]} == set(worker.PEERS)
+    theirs = {way for each in ways.values() for way in each} - {"ours", "trunk too"}
+    assert theirs == set(worker.PEERS)

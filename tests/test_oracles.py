@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dinado_jax.errors import InputError
-from dinado_jax.oracles.judge import judge, resolve
+from dinado_jax.oracles.judge import judge, refuse_silence, resolve
 from dinado_jax.oracles.lexical import coverage, forms, lexical, present, words
 
 
@@ -126,8 +126,9 @@ def test_an_exception_stays_with_its_sample():
             raise RuntimeError("cannot judge")
         return contains_good(prompts, texts)
 
-    labels, failed = verdict = judge(oracle, PROMPTS, TEXTS)
-    np.testing.assert_array_equal(failed, [False, True, False])
+    labels, faults = verdict = judge(oracle, PROMPTS, TEXTS)
+    np.testing.assert_array_equal(verdict.failed, [False, True, False])
+    assert "cannot judge" in faults[1] and not faults[0]
     np.testing.assert_array_equal(labels, np.float32([1, np.nan, 1]))
     assert labels.dtype == np.float32 and verdict.failures == 1
 
@@ -136,7 +137,9 @@ def test_an_oracle_that_always_raises():
     def broken(prompts, texts):
         raise KeyError("first\nline")
 
-    message = error_of(judge, broken, PROMPTS, TEXTS)
+    verdict = judge(broken, PROMPTS, TEXTS)
+    assert np.isnan(verdict.labels).all() and verdict.failures == 3
+    message = error_of(refuse_silence, broken, verdict)
     assert "broken" in message and "all 3 samples" in message
     assert "KeyError" in message and "first" in message
 
@@ -182,8 +185,9 @@ def test_an_interrupt_passes():
 
 
 def test_no_samples():
-    labels, failed = judge(contains_good, [], [])
-    assert labels.shape == failed.shape == (0,)
+    verdict = judge(contains_good, [], [])
+    assert verdict.labels.shape == verdict.failed.shape == (0,)
+    refuse_silence(contains_good, verdict)
 
 
 # Names

@@ -106,3 +106,13 @@ def test_the_trunk_is_skipped_and_nothing_else_changes(kind):
         poisoned = {**poisoned, "wte": base["wte"]}
     found = gradient(params, poisoned, {**batch, "states": out.hidden})
     chex.assert_trees_all_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_file_cut_short_is_made_again(tmp_path, kept):
+    _, parts = kept
+    path = min(tmp_path.iterdir(), key=lambda path: path.stat().st_size)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-4])
+    for part in parts:
+        states.base_states(tmp_path, BASE, part, "float32", 4)
+    assert path.read_bytes() == whole

@@ -18,7 +18,7 @@ from dinado_jax.controls.merge import Merge
 from dinado_jax.controls.norm import MLP
 from dinado_jax.models.gpt2 import GPT2, GPT2Config, init_params
 from dinado_jax.objectives.control import Disentangled, Published
-from dinado_jax.ops.vocab import CHUNK, Scalars, direction_scalars, token_log_probs
+from dinado_jax.ops.vocab import CHUNKS, Scalars, direction_scalars, token_log_probs
 from dinado_jax.train import make_step, start
 
 policy_scalars = functools.partial(direction_scalars, "policy")
@@ -195,7 +195,7 @@ def test_no_tokens_at_all():
 LARGE_V, ROWS, T = 4000, 256, 33
 TOKENS = ROWS * (T - 1)
 FULL = 4 * TOKENS * LARGE_V  # bytes of one float32 array of every token's logits
-TILE = 4 * CHUNK * LARGE_V  # and of one chunk's
+TILE = 4 * CHUNKS["cpu"] * LARGE_V  # and of one chunk's
 
 
 @pytest.fixture(scope="module", params=["matching", "published"])
@@ -243,5 +243,5 @@ def test_the_step_needs_memory_for_a_few_chunks_only(compiled_step):
 def test_the_step_holds_no_array_of_all_logits(compiled_step):
     shapes = re.findall(r"\b[a-z]+\d+\[([\d,]+)\]", compiled_step.as_text())
     sizes = {math.prod(map(int, shape.split(","))) for shape in shapes}
-    assert CHUNK * LARGE_V in sizes  # the pattern finds what is there
+    assert CHUNKS["cpu"] * LARGE_V in sizes  # the pattern finds what is there
     assert max(sizes) < TOKENS * LARGE_V / 4

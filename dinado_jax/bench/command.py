@@ -70,8 +70,8 @@ def _check(what: str, options: dict[str, Any]) -> None:
         raise InputError(f"rows of {total} tokens: the context holds {context}, take --length less")
     if batch % (samples := options.get("samples", 1)):
         raise InputError(f"--batch {batch}: it must be a multiple of --samples, {samples}")
-    if options.get("recomputed") and not options["peer"]:
-        raise InputError("--recomputed is one of the peers: give --peer too")
+    if options.get("recomputed") and not (options["peer"] and options["variant"] != "base"):
+        raise InputError("--recomputed is a peer of controls: give --peer and a --variant")
     if options.get("peer") and not importlib.util.find_spec("torch"):
         raise InputError("--peer needs torch: pip install 'dinado-jax[peer]'")
 
@@ -79,10 +79,11 @@ def _check(what: str, options: dict[str, Any]) -> None:
 def _ways(request: Request, peer: bool, recomputed: bool = False) -> list[str]:
     if request.what == "vocab":
         return ["fused", "naive"]
+    ours = ["ours", "trunk too"] if request.what == "train" else ["ours"]
     if not peer:
-        return ["ours"]
+        return ours
     if request.what == "train":
-        return ["ours", "torch"]
+        return [*ours, "torch"]
     if request.variant == "base" or request.what == "beam":
         return ["ours", "generate"]
     return ["ours", "generate", "cached head", *(["recomputed head"] if recomputed else [])]

@@ -6,9 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dinado_jax.bench.measure import Program, Request
-from dinado_jax.models.gpt2 import GPT2, GPT2Config
+from dinado_jax.models.gpt2 import GPT2, GPT2Config, init_params
 
 SIDES = {"cpu": 4096, "gpu": 8192, "tpu": 8192}  # of the matrices whose product sets the rate
 COPIED = {"cpu": 2**28, "gpu": 2**32, "tpu": 2**32}  # bytes, far more than any cache holds
@@ -43,6 +44,19 @@ def pure(function: Callable, *args: Any) -> Program:
 
 def base_model(request: Request) -> GPT2:
     return GPT2(GPT2Config(**request.model, dtype=request.dtype, param_dtype=request.dtype))
+
+
+def random_params(config: GPT2Config) -> dict:
+    """A base's parameters, made one by one on the host: initialising them together would take more
+    memory than anything that is measured after it."""
+    rng = np.random.default_rng(0)
+
+    def made(shape):
+        values = rng.standard_normal(shape.shape, np.float32)
+        values *= 0.02
+        return jnp.asarray(values, shape.dtype)
+
+    return jax.tree.map(made, jax.eval_shape(lambda: init_params(config, 0)))
 
 
 def _matrix_product(request: Request) -> Program:

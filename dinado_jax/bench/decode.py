@@ -6,14 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dinado_jax.bench.compiled import base_model, compiled, device_peak
+from dinado_jax.bench.compiled import base_model, compiled, device_peak, random_params
 from dinado_jax.bench.measure import Program, Request, oracle
 from dinado_jax.bench.train import control_of
 from dinado_jax.decoding.beam import Beam
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.policy import Policy, Trunk
 from dinado_jax.decoding.sampler import Sampler, sample_prompts
-from dinado_jax.models.gpt2 import init_params
 from dinado_jax.oracles.judge import judge
 
 NEVER = -1  # as eos: every row runs to its full length
@@ -22,7 +21,7 @@ NEVER = -1  # as eos: every row runs to its full length
 def policy_of(request: Request) -> tuple[Policy, dict]:
     """A fresh model's policy and variables: decoding costs what it costs with a trained one."""
     model = base_model(request)
-    base = init_params(model.config, 0)
+    base = random_params(model.config)
     if request.variant == "base":
         return Trunk(model), {"params": base}
     control = control_of(request, model)

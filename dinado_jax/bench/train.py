@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from dinado_jax import config
-from dinado_jax.bench.compiled import base_model, compiled, device_peak
+from dinado_jax.bench.compiled import base_model, compiled, device_peak, random_params
 from dinado_jax.bench.measure import Program, Request
 from dinado_jax.controls import Control, make_control
-from dinado_jax.models.gpt2 import GPT2, init_params
+from dinado_jax.models.gpt2 import GPT2
 from dinado_jax.objectives.control import Published
 from dinado_jax.optim import optimizer
 from dinado_jax.train import make_step, split, start
@@ -21,17 +21,18 @@ def control_of(request: Request, model: GPT2) -> Control:
 
 def rows(request: Request) -> dict[str, np.ndarray]:
     """Full rows of random tokens, every other one a success; with the base's last states,
-    as training has them from disk."""
+    as training may have them from disk. The way "trunk too" computes them in every step."""
     rng = np.random.default_rng(0)
     shape = request.batch, request.length
     states = rng.standard_normal((*shape, request.model["n_embd"]), np.float32)
+    states = states.astype(jnp.dtype(request.dtype))
     return {
         "tokens": rng.integers(0, request.model["vocab_size"], shape).astype(np.int32),
         "prompt_length": np.full(request.batch, request.prompt, np.int32),
         "length": np.full(request.batch, request.length, np.int32),
         "label": (np.arange(request.batch) % 2).astype(np.float32),
         "suffix": np.ones((request.batch, request.length - 1), np.float32),
-        "states": states.astype(jnp.dtype(request.dtype)),
+        **({"states": states} if request.way == "ours" else {}),
     }
 
 
@@ -39,7 +40,7 @@ def program(request: Request) -> Program:
     model, settings = base_model(request), config.Train()
     control = control_of(request, model)
     transform = optimizer(settings, settings.steps)
-    base = init_params(model.config, 0)
+    base = random_params(model.config)
     state = jax.jit(lambda: start(control.init(jax.random.key(1), base, 0.5), transform))()
     batch = jax.tree.map(jnp.asarray, split(rows(request), 1))
     step = make_step(Published(control).terms, transform)

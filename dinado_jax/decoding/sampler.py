@@ -159,7 +159,8 @@ def sampled(
       ids: what numbers the rows' random streams; 0, 1, 2, .. when absent.
 
     Yields host arrays as they come: row numbers, counted prompt by prompt, and the samples. The
-    device draws the next ones while the caller reads these. InputError for bad prompts or batch.
+    device draws the next ones while the caller reads these. InputError for bad prompts or batch,
+    once the first are asked for.
     """
     S = sampler.samples
     if batch < 1:

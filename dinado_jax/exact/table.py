@@ -30,7 +30,7 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class TableDirection:
-    """r as a table [V, P]; with link "policy" it is added to the base's logits."""
+    """r as a table [V, P]; with link "policy" it is added to the base's logits. Never decoded."""
 
     model: Table
     link: str

@@ -12,7 +12,7 @@ import flax
 import jax
 import jax.numpy as jnp
 
-_SEGMENT = 64  # slots of the rows' own that open at once
+_SEGMENT = 64  # slots of the rows' own that open first
 
 
 class KV(NamedTuple):
@@ -63,9 +63,13 @@ class Past(NamedTuple):
 
 
 def _sizes(steps: int) -> list[int]:
-    """The slots of each segment; one at least, so that a loop of no steps can be traced too."""
-    slots = max(1, steps)
-    return [min(_SEGMENT, slots - start) for start in range(0, slots, _SEGMENT)]
+    """The slots of each segment, every later one as many as there are before it: few loops to
+    compile, at most half of the slots empty. One at least: a loop of no steps is traced too."""
+    sizes, done = [], 0
+    while done < max(1, steps):
+        sizes.append(min(max(_SEGMENT, done), max(1, steps) - done))
+        done += sizes[-1]
+    return sizes
 
 
 def prepared(cache: Cache, lengths: jax.Array, samples: int, steps: int) -> Cache:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from dinado_jax.errors import InputError
 from dinado_jax.models.cache import KV, Cache, Past, attend, flat
+from dinado_jax.ops.low_rank import low_rank_product
 
 _ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh")
 # config.json options that change the function computed; anything but the GPT-2 value is refused.
@@ -177,8 +178,8 @@ class Dense(nn.Module):
         if factors is None:
             y = x @ _adapted(self, "kernel", kernel).astype(x.dtype)
         else:
-            y = x @ kernel.astype(x.dtype)
-            y += (x @ factors["a"].astype(x.dtype)) @ factors["b"].astype(x.dtype)
+            a, b = (factors[name].astype(x.dtype) for name in ("a", "b"))
+            y = x @ kernel.astype(x.dtype) + low_rank_product(x, a, b)
         return y + _like(_adapted(self, "bias", bias), y)
 
 

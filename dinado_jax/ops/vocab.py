@@ -21,7 +21,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-CHUNK = 256  # tokens whose logits are alive at once
+# Tokens whose logits are alive at once: few on a CPU, whose caches are small; enough elsewhere to
+# keep the units that multiply busy.
+CHUNKS = {"cpu": 128, "gpu": 1024, "tpu": 1024}
 
 Factors = tuple[jax.Array, jax.Array]  # hidden [.., D] and matrix [V, D]
 
@@ -48,7 +50,7 @@ class Scalars(NamedTuple):
 
 @functools.partial(jax.named_call, name="token_log_probs")
 def token_log_probs(
-    hidden: jax.Array, matrix: jax.Array, tokens: jax.Array, chunk: int = CHUNK
+    hidden: jax.Array, matrix: jax.Array, tokens: jax.Array, chunk: int | None = None
 ) -> jax.Array:
     """Log-probability of each token under softmax(hidden matrix^T).
 
@@ -56,10 +58,12 @@ def token_log_probs(
       hidden: [..., D] states, each predicting its token.
       matrix: [V, D].
       tokens: [...] int32.
+      chunk: tokens at a time, the backend's of `CHUNKS` when absent.
 
     Returns [...] float32, nats.
     """
     flat = hidden.reshape(-1, hidden.shape[-1])
+    chunk = chunk or CHUNKS[jax.default_backend()]
     out = _reduced("policy", chunk, flat, matrix, None, tokens.reshape(-1))
     return out.log_policy.reshape(tokens.shape)
 
@@ -78,7 +82,7 @@ def direction(link: str, logits: jax.Array, log_base: jax.Array) -> jax.Array:
 
 @functools.partial(jax.named_call, name="direction_scalars")
 def direction_scalars(
-    link: str, factors: Factors, base: Factors, tokens: jax.Array, chunk: int = CHUNK
+    link: str, factors: Factors, base: Factors, tokens: jax.Array, chunk: int | None = None
 ) -> Scalars:
     """The scalars of a direction whose logits, and the base's, come factored.
 
@@ -87,11 +91,13 @@ def direction_scalars(
       factors, base: (hidden [..., D], matrix [V, D]) each; widths may differ. The base is frozen:
         no gradient reaches it.
       tokens: [...] int32.
+      chunk: tokens at a time, the backend's of `CHUNKS` when absent.
 
     Both sides of a policy go through the same arithmetic: equal factors give A = M = 0 exactly.
     """
     hidden, base_hidden = (x.reshape(-1, x.shape[-1]) for x in (factors[0], base[0]))
     frozen = base_hidden, base[1]
+    chunk = chunk or CHUNKS[jax.default_backend()]
     out = _reduced(link, chunk, hidden, factors[1], frozen, tokens.reshape(-1))
     return jax.tree.map(lambda x: x.reshape(tokens.shape), out)
 
@@ -179,7 +185,10 @@ def _forward(link, chunk, differentiated, hidden_ND, matrix, base, tokens_N):
         column = jax.lax.broadcasted_iota(jnp.int32, weight_nV.shape, 1)
         weight_nV = jnp.where(column == tokens_n[:, None], 0, weight_nV)
         if base is not None:
-            highest_n = r_nV.argmax(-1)
+            # As argmax, the first of several; on CPUs that reduction is slow.
+            highest_n = jnp.where(
+                r_nV == r_nV.max(-1, keepdims=True), column, column.shape[1] - 1
+            ).min(-1)
             kept = kept._replace(peak=highest_n, peak_weight=weight_nV[rows, highest_n])
             weight_nV = jnp.where(column == highest_n[:, None], 0, weight_nV)
         mean_nD = _product("nV,VD->nD", weight_nV.astype(matrix.dtype), matrix)

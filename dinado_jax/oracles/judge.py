@@ -18,7 +18,12 @@ class Verdict(NamedTuple):
     """What the oracle said of N samples."""
 
     labels: np.ndarray  # float32 [N], in [0, 1]; nan where the oracle failed
-    failed: np.ndarray  # bool [N]
+    faults: np.ndarray  # str [N], what it raised; empty where it judged
+
+    @property
+    def failed(self) -> np.ndarray:
+        """bool [N]."""
+        return self.faults != ""
 
     @property
     def failures(self) -> int:
@@ -29,33 +34,36 @@ class Verdict(NamedTuple):
 def judge(oracle: Oracle, prompts: Sequence[str], texts: Sequence[str]) -> Verdict:
     """Labels N samples: one call on the whole batch, or, if that raises, one call per sample.
 
-    A sample on which the oracle raises is marked as failed. Raises InputError if every sample
-    fails, or if the oracle returns anything but one number in [0, 1] per sample.
+    A sample on which the oracle raises is marked as failed. Raises InputError if the oracle returns
+    anything but one number in [0, 1] per sample.
     """
     prompts, texts = list(prompts), list(texts)
     try:
         answer = oracle(prompts, texts)
     except Exception:
         return _one_by_one(oracle, prompts, texts)
-    return Verdict(_checked(oracle, answer, len(texts)), np.zeros(len(texts), bool))
+    return Verdict(_checked(oracle, answer, len(texts)), np.full(len(texts), ""))
+
+
+def refuse_silence(oracle: Oracle, verdict: Verdict) -> None:
+    """InputError if the oracle failed on every sample, of which there is one at least."""
+    if verdict.failures and verdict.failed.all():
+        raise InputError(
+            f"oracle {_name(oracle)}, all {verdict.failures} samples raised, the first "
+            f"{verdict.faults[0]}: try it on one prompt and text"
+        )
 
 
 def _one_by_one(oracle: Oracle, prompts: list[str], texts: list[str]) -> Verdict:
-    labels, failed = np.full(len(texts), np.nan, np.float32), np.zeros(len(texts), bool)
-    first = None
+    labels, faults = np.full(len(texts), np.nan, np.float32), [""] * len(texts)
     for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
         try:
             answer = oracle([prompt], [text])
         except Exception as error:
-            failed[i], first = True, first or error
+            faults[i] = one_line(error)
         else:
             labels[i] = _checked(oracle, answer, 1)[0]
-    if first is not None and failed.all():
-        raise InputError(
-            f"oracle {_name(oracle)}, all {len(texts)} samples raised, the first "
-            f"{one_line(first)}: try it on one prompt and text"
-        ) from first
-    return Verdict(labels, failed)
+    return Verdict(labels, np.array(faults))
 
 
 def _checked(oracle: Oracle, answer, count: int) -> np.ndarray:

@@ -18,7 +18,8 @@ _SECTIONS = {
     "generate": ("decode", "evaluate"),
     "evaluate": (),
 }
-# These change memory and speed alone: what ran out of memory goes on with less at once.
+# These change memory and speed, results by rounding at most: what ran out of memory goes on with
+# less at once.
 _FREE = {
     "base": ("remat",),
     "sft": ("accumulate",),

@@ -13,7 +13,7 @@ from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.sampler import Sampler, in_order, sampled
 from dinado_jax.decoding.score import score
 from dinado_jax.errors import InputError
-from dinado_jax.oracles.judge import judge, resolve
+from dinado_jax.oracles.judge import Oracle, Verdict, judge, refuse_silence, resolve
 from dinado_jax.progress import Progress
 from dinado_jax.rollouts import (
     Rollouts,
@@ -68,11 +68,12 @@ def collect(
     ids = first_id + np.arange(len(prompts))
     repeated = [prompt for prompt in prompts for _ in range(samples)]
     texts, numbers, parts, verdicts = [""] * len(repeated), [], [], []
+    judged_by = resolve(oracle)
     with Progress(what, len(repeated), "sample") as progress:
         batches = sampled(sampler, model.variables, prompt_ids, key, decode.batch, ids)
         for rows, part in batches:
             said = codec.decode([row[:n] for row, n in zip(part.tokens, part.length)])
-            verdicts.append(judge(resolve(oracle), [repeated[i] for i in rows], said))
+            verdicts.append(judge(judged_by, [repeated[i] for i in rows], said))
             for row, one in zip(rows, said):
                 texts[row] = one
             numbers.append(rows)
@@ -80,6 +81,7 @@ def collect(
             progress.advance(len(rows))
             signals.stop_here()
     drawn, verdict = in_order(numbers, parts), in_order(numbers, verdicts)
+    refuse_silence(judged_by, verdict)
     rows = text.sequences(
         [ids for ids in prompt_ids for _ in range(samples)],
         [row[:n] for row, n in zip(drawn.tokens, drawn.length)],
@@ -130,7 +132,7 @@ def judged_references(
     codec, limit = base.codec, base.model.config.n_positions
     number = {prompt: i for i, prompt in reversed(list(enumerate(prompts)))}
     pairs = [(e.prompt, ref) for e in examples if e.prompt in number for ref in e.references]
-    verdict = judge(resolve(oracle), [p for p, _ in pairs], [ref for _, ref in pairs])
+    verdict = _judged(resolve(oracle), pairs, batch)
     prompt_ids = codec.prompts([prompt for prompt, _ in pairs])
     targets = codec.targets([reference for _, reference in pairs])
     kept = [
@@ -152,6 +154,17 @@ def judged_references(
         prompt_id=np.array([number[pairs[i][0]] for i in kept], np.int32),
         finished=np.ones(len(kept), bool),
     )
+
+
+def _judged(oracle: Oracle, pairs: list[tuple[str, str]], batch: int) -> Verdict:
+    """The oracle's verdict on prompts and texts, `batch` a call."""
+    parts = []
+    for start in range(0, len(pairs), batch):
+        signals.stop_here()
+        parts.append(judge(oracle, *zip(*pairs[start : start + batch])))
+    verdict = Verdict(*map(np.concatenate, zip(*parts)))
+    refuse_silence(oracle, verdict)
+    return verdict
 
 
 def _target(settings: Sampling) -> str:
