@@ -158,11 +158,6 @@ def assert_controlled(model, **settings):
     assert_equal(found(search, model.variables, world.PROMPTS, 4), search, wanted)
 
 
-def test_a_control():
-    model = test_guided.controlled("projected-merge")
-    assert_controlled(model, beams=4, hypotheses=3, length_penalty=0.5)
-
-
 def test_tilted_and_composed_controls():
     """Rejected tokens and repeated ones are in no hypothesis, even where too few are left."""
     tilted = test_guided.controlled("projected-nado", reject=0.7, strength=2.0)

@@ -120,7 +120,7 @@ def test_no_position_sees_a_later_one(variables):
 
 
 def test_rematerialised_blocks_are_computed_twice_for_the_same_gradient():
-    config = dataclasses.replace(CONFIG, n_layer=4, n_positions=64)
+    config = dataclasses.replace(CONFIG, n_positions=64)
     params = init_params(config, 1)
     tokens = np.random.default_rng(0).integers(0, 11, (8, 64)).astype(np.int32)
 

