@@ -87,12 +87,13 @@ def prefixes(rollouts: Rollouts, weight: np.ndarray, train: Train, seed: int) ->
     return lambda step: {"norm": rows(step, train.batch)}
 
 
-def with_states(batch_at: BatchAt, states: States) -> BatchAt:
-    """Every part of the batches with the base's last hidden states of its rows, [B, T, D]."""
+def with_states(batch_at: BatchAt, states: States, without: str = "") -> BatchAt:
+    """Every part of the batches with the base's last hidden states of its rows, [B, T, D]; but for
+    the part `without`, which does not read them."""
 
     def given(batch):
         if "tokens" not in batch:
-            return {name: given(part) for name, part in batch.items()}
+            return {n: part if n == without else given(part) for n, part in batch.items()}
         return {**batch, "states": states.take(batch["number"], batch["tokens"].shape[1])}
 
     return lambda step: given(batch_at(step))

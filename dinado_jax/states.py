@@ -5,13 +5,13 @@ N rows, T tokens, D width.
 
 import dataclasses
 import functools
-import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import jax
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 
 from dinado_jax import signals
@@ -21,7 +21,6 @@ from dinado_jax.progress import Progress
 from dinado_jax.text import Sequences
 
 PREFIX = "base_states_"  # of the files' names
-_DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,31 +59,31 @@ def base_states(folder: Path, base: Base, rows: Sequences, dtype: str, batch: in
       dtype: float32 | bfloat16, of the file; half of the bytes, rounded to 8 bits.
       batch: rows computed at once.
     """
-    width, kind = base.model.config.n_embd, _DTYPES[dtype]
+    width, kind = base.model.config.n_embd, jnp.dtype(dtype)
     starts = np.concatenate([[0], np.cumsum(rows.length, dtype=np.int64)])
     shape = int(starts[-1]), width
     mark = zlib.crc32(rows.length.tobytes(), zlib.crc32(rows.tokens.tobytes()))
     path = folder / f"{PREFIX}{dtype}_{mark:08x}.bin"
-    size = shape[0] * width * kind.itemsize
-    if not path.exists() or path.stat().st_size != size:
+    if not path.exists() or path.stat().st_size != shape[0] * width * kind.itemsize:
         partial = path.with_name(path.name + ".partial")
-        with partial.open("wb") as file:  # a full disk is told now, not in the middle
-            os.posix_fallocate(file.fileno(), 0, size)
-        values = np.memmap(partial, kind, "r+", shape=shape)
-        with Progress("states of the base", len(rows), "row") as progress:
-            _compute(values, starts, base, rows, kind, batch, progress.advance)
-        values.flush()
+        with (
+            Progress("states of the base", len(rows), "row") as progress,
+            partial.open("wb") as file,
+        ):
+            _write(file, starts, base, rows, kind, batch, progress.advance)
         partial.replace(path)
     return States(width, (np.memmap(path, kind, "r", shape=shape),), (starts,))
 
 
-def _compute(values, starts, base, rows, kind, batch, advance: Callable[[int], None]):
+def _write(file: BinaryIO, starts, base, rows, kind, batch, advance: Callable[[int], None]):
+    """By ordinary writes: through a memory map a full disk would end the process without a word."""
     order = np.argsort(rows.length, kind="stable")
     for first in range(0, len(rows), batch):
         part = order[first : first + batch]
         tokens = take(rows, np.resize(part, batch))["tokens"]
         found = np.asarray(_hidden(base.model, base.params, tokens, kind))
         for row, states in zip(part, found):
-            values[starts[row] : starts[row + 1]] = states[: rows.length[row]]
+            file.seek(int(starts[row]) * states[0].nbytes)
+            file.write(states[: rows.length[row]].tobytes())
         advance(len(part))
         signals.stop_here()

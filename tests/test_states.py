@@ -46,7 +46,7 @@ def test_states_are_those_of_a_forward_pass(kept):
 
 def test_a_file_is_made_once(tmp_path, kept, monkeypatch):
     found, parts = kept
-    monkeypatch.setattr(states, "_compute", None)
+    monkeypatch.setattr(states, "_write", None)
     again = states.base_states(tmp_path, BASE, parts[0], "float32", 4)
     np.testing.assert_array_equal(again.values[0], found.values[0])
     with pytest.raises(TypeError):  # other rows, other file
@@ -64,12 +64,12 @@ def test_bfloat16_takes_half_the_bytes_and_rounds_to_8_bits(tmp_path, kept):
 
 
 def test_an_interrupted_file_is_not_taken_for_a_whole_one(tmp_path, monkeypatch):
-    def interrupted(values, *_):
-        values[:3] = 1.0
+    def interrupted(file, *_):
+        file.write(bytes(100))
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(states, "_compute", interrupted)
+        patched.setattr(states, "_write", interrupted)
         with pytest.raises(KeyboardInterrupt):
             states.base_states(tmp_path, BASE, rows(0), "float32", 4)
     found = states.base_states(tmp_path, BASE, rows(0), "float32", 4)
@@ -81,9 +81,11 @@ def test_an_interrupted_file_is_not_taken_for_a_whole_one(tmp_path, monkeypatch)
 def test_every_part_of_a_batch_gets_its_rows_states(kept):
     found, _ = kept
     part = {"tokens": np.zeros((2, 8), np.int32), "number": np.array([3, 9])}
-    at = batches.with_states(lambda step: {"direction": part, "norm": part}, found)
-    for given in at(0).values():
+    both = {"direction": part, "norm": part}
+    for given in batches.with_states(lambda step: both, found)(0).values():
         np.testing.assert_array_equal(given["states"], found.take(part["number"], 8))
+    some = batches.with_states(lambda step: both, found, without="direction")(0)
+    assert "states" in some["norm"] and "states" not in some["direction"]
 
 
 @pytest.mark.parametrize("kind", ["nado", "soft-small", "merge"])

@@ -185,11 +185,9 @@ def beam_prompts(
 
     InputError for bad prompts or batch.
     """
-    if batch < 1:
-        raise InputError(f"batch = {batch}: it must be at least 1")
     numbers, parts = [], []
     for part, _, tokens, lengths in batches_of(
-        beam.policy, prompts, beam.max_new_tokens, max(1, batch // beam.beams), beam.eos_id
+        beam.policy, prompts, beam.max_new_tokens, beam.eos_id, batch, beam.beams
     ):
         found = jax.device_get(beam(variables, tokens, lengths))
         numbers.append(part)

@@ -114,14 +114,23 @@ class Sampler:
 
 
 def batches_of(
-    policy: Policy, prompts: Sequence[Sequence[int]], max_new_tokens: int, count: int, fill: int
+    policy: Policy,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    fill: int,
+    batch: int,
+    each: int,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-    """Any number of prompts, `count` at a time, those of similar length together.
+    """Any number of prompts, as many at a time as make `batch` rows of `each` a prompt (one prompt
+    at least), those of similar length together.
 
-    Yields numbers of prompts, the same filled up to `count` so that nothing recompiles,
-    and of those right-padded tokens [count, T] and lengths [count]. InputError for prompts that do
-    not fit vocabulary or context.
+    Yields numbers of prompts, the same filled up to that count so that nothing recompiles, and of
+    those right-padded tokens [count, T] and lengths [count]. InputError for a batch below 1, and
+    for prompts that do not fit vocabulary or context.
     """
+    if batch < 1:
+        raise InputError(f"batch = {batch}: it must be at least 1")
+    count = max(1, batch // each)
     check_tokens(prompts, policy.vocab_size, "prompt")
     limit = policy.n_positions - max_new_tokens
     for index, prompt in enumerate(prompts):
@@ -163,21 +172,19 @@ def sampled(
     once the first are asked for.
     """
     S = sampler.samples
-    if batch < 1:
-        raise InputError(f"batch = {batch}: it must be at least 1")
     ids = np.arange(len(prompts)) if ids is None else np.asarray(ids)
     waiting = None
     for part, filled, tokens, lengths in batches_of(
-        sampler.policy, prompts, sampler.max_new_tokens, max(1, batch // S), sampler.eos_id
+        sampler.policy, prompts, sampler.max_new_tokens, sampler.eos_id, batch, S
     ):
         drawn = sampler(variables, tokens, lengths, ids[filled].astype(np.int32), key)
         if waiting:
-            yield _on_host(*waiting)
-        waiting = part, S, drawn
-    yield _on_host(*waiting)
+            yield _on_host(S, *waiting)
+        waiting = part, drawn
+    yield _on_host(S, *waiting)
 
 
-def _on_host(part: np.ndarray, samples: int, drawn: Samples) -> tuple[np.ndarray, Samples]:
+def _on_host(samples: int, part: np.ndarray, drawn: Samples) -> tuple[np.ndarray, Samples]:
     """Row numbers and samples of the prompts in `part`, without what filled the batch."""
     rows = (part[:, None] * samples + np.arange(samples)).ravel()
     return rows, Samples(*(x[: len(rows)] for x in jax.device_get(drawn)))

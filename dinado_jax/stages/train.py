@@ -164,7 +164,11 @@ def train(config: Config, run: RunFolder) -> dict:
             batch_at = batches.BATCHES[settings.objective](*data)
             if settings.base_states != "recompute":
                 states = rounds.states(parts)
-                warm_at, batch_at = (batches.with_states(at, states) for at in (warm_at, batch_at))
+                batch_at = batches.with_states(
+                    batch_at, states, "direction" if control.one_trunk else ""
+                )
+                if not control.one_trunk:
+                    warm_at = batches.with_states(warm_at, states)
             warm_end = min(end, settings.warmup_direction)
             state = fit_to(warm_end, "warm-up", warm_step, warm_at, state)
             what, early_end = f"train round {number}", min(end, settings.bellman_start)
