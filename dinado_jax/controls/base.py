@@ -175,14 +175,12 @@ class Control:
         """
         log_p_BV = jax.nn.log_softmax(logits(*base))
         r_BV = vocab.direction(self.direction.link, logits(*out), log_p_BV)
-        top_B = r_BV.max(-1)
-        below_BV = r_BV - top_B[:, None]
-        peak_B = -jax.nn.logsumexp(log_p_BV + below_BV, axis=-1)
         if self.entangled:
-            log_beta_B = top_B
-        else:
-            state_BD = (out if self.direction.own_states else base)[0]
-            log_beta_B = self.norm.log_beta(params["norm"], state_BD)
+            return jax.nn.logsumexp(log_p_BV + r_BV, axis=-1), r_BV
+        below_BV = r_BV - r_BV.max(-1, keepdims=True)
+        peak_B = -jax.nn.logsumexp(log_p_BV + below_BV, axis=-1)
+        state_BD = (out if self.direction.own_states else base)[0]
+        log_beta_B = self.norm.log_beta(params["norm"], state_BD)
         prev_B = log_beta_B if log_prev is None else log_prev
         log_v_B1, log_r_BV = advance(
             self.form,

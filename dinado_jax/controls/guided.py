@@ -97,7 +97,7 @@ class Guided:
 
         base = self.model.apply({"params": variables["base"]}, tokens)
         state = last(base.hidden, lengths), base.vocabulary
-        scores, guides = jax.nn.log_softmax(logits(*state)), []
+        scores, guides = logits(*state), []
         for control, params, tilt in self._parts(variables):
             out = control.direction.forward(variables["base"], params["direction"], base, tokens)
             own = last(out.hidden, lengths), out.vocabulary
@@ -114,7 +114,7 @@ class Guided:
         new = tokens[:, None]
         base = self.model.apply({"params": variables["base"]}, new, cache)
         state = base.hidden[:, 0], base.vocabulary
-        scores, after = jax.nn.log_softmax(logits(*state)), []
+        scores, after = logits(*state), []
         for (control, params, tilt), guide in zip(self._parts(variables), guides, strict=True):
             out = control.direction.forward(
                 variables["base"], params["direction"], base, new, guide.cache

@@ -77,7 +77,9 @@ def direction(link: str, logits: jax.Array, log_base: jax.Array) -> jax.Array:
     """
     if link == "policy":
         return jax.nn.log_softmax(logits) - log_base
-    return jax.nn.log_sigmoid(logits) if link == "sigmoid" else logits
+    if link == "sigmoid":  # one use of every array: XLA then keeps none
+        return jnp.minimum(logits, 0) - jnp.log1p(jnp.exp(-jnp.abs(logits)))
+    return logits
 
 
 @functools.partial(jax.named_call, name="direction_scalars")
