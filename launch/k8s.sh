@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# A run on Kubernetes, as a JobSet of one pod a host.
+#
+#   launch/k8s.sh apply CONFIG section.key=value ...    starts it, or continues it
+#   launch/k8s.sh status
+#   launch/k8s.sh logs     follows pod 0 (WORKER=N: another)
+#   launch/k8s.sh delete   the run saves and ends; its folder is kept
+#
+# Environment: NAME; to apply DEVICE, IMAGE, CLAIM, HOSTS and what the device needs
+# (launch/README.md). DRY_RUN=1 prints the commands.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+. "$here/lib.sh"
+
+# The words as a YAML list. Kubernetes reads $$ as $, and would replace $(WORD).
+yaml_list() {
+  local word list=''
+  for word in "$@"; do
+    case $word in *[[:cntrl:]]*) fail 'no line breaks or tabs in what dinado is given' ;; esac
+    word=${word//\\/\\\\}
+    word=${word//\"/\\\"}
+    word=${word//\$/\$\$}
+    list="${list:+$list, }\"$word\""
+  done
+  printf '[%s]' "$list"
+}
+
+# filled FILE NAME...: the file, each ${NAME} in it replaced by the variable's value.
+filled() {
+  local text name value
+  text=$(<"$1")
+  shift
+  for name in "$@"; do
+    value=${!name}
+    text=${text//"\${$name}"/"$value"}
+  done
+  printf '%s\n' "$text"
+}
+
+verb=${1:-}
+[ $# -eq 0 ] || shift
+need NAME 'what the JobSet is called'
+pods="jobset.sigs.k8s.io/jobset-name=$NAME"
+case $verb in
+  apply)
+    [ $# -ge 1 ] || fail 'a config is missing: launch/k8s.sh apply CONFIG section.key=value ...'
+    need IMAGE 'a container image with dinado_jax (launch/k8s/Dockerfile)'
+    need CLAIM 'a persistent volume claim that many pods can write (ReadWriteMany)'
+    need HOSTS 'how many hosts'
+    names=(NAME IMAGE CLAIM HOSTS MAX_RESTARTS ARGS)
+    case ${DEVICE:-} in
+      tpu)
+        need TPU_ACCELERATOR 'for example tpu-v5-lite-podslice'
+        need TPU_TOPOLOGY 'for example 4x4'
+        CHIPS=${CHIPS:-4}
+        names+=(TPU_ACCELERATOR TPU_TOPOLOGY CHIPS)
+        ;;
+      gpu)
+        GPUS=${GPUS:-8}
+        names+=(GPUS)
+        ;;
+      *) fail 'set DEVICE in the environment: tpu or gpu' ;;
+    esac
+    MAX_RESTARTS=${MAX_RESTARTS:-20}
+    # shellcheck disable=SC2034 # read by name
+    ARGS=$(yaml_list "$@")
+    manifest=$(filled "$here/k8s/$DEVICE.yaml" "${names[@]}")
+    if [ "${DRY_RUN:-}" = 1 ]; then
+      printf "kubectl apply --filename=- <<'END'\n%s\nEND\n" "$manifest"
+    else
+      kubectl apply --filename=- <<<"$manifest"
+    fi
+    ;;
+  status)
+    perform kubectl get jobset "$NAME"
+    perform kubectl get pods --output=wide --selector="$pods"
+    ;;
+  logs)
+    perform kubectl logs --follow --tail=100 \
+      --selector="$pods,batch.kubernetes.io/job-completion-index=${WORKER:-0}"
+    ;;
+  delete) perform kubectl delete jobset "$NAME" ;;
+  *) fail 'which of apply, status, logs, delete?' ;;
+esac
