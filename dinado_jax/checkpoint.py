@@ -1,22 +1,56 @@
-"""Training state on disk: a thin wrapper over Orbax, with one way to save and one to restore."""
+"""Training state on disk: Orbax underneath, and with every checkpoint a manifest of what it holds.
 
+Orbax commits a checkpoint as a whole but reads a damaged one without a word. The manifest, part of
+the checkpoint before it is committed, has the SHA-256 of every file, and of the base it belongs to.
+"""
+
+import hashlib
+import json
 import logging
+import os
+import shutil
 from pathlib import Path
 
-import jax
 import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
 
-from dinado_jax.errors import writing
+from dinado_jax.errors import InputError, writing
+from dinado_jax.files import digest, read_json, write_json
+from dinado_jax.processes import first, told
+from dinado_jax.progress import say
+
+_MANIFEST = "manifest.json"
+_LATER = (_MANIFEST, "_CHECKPOINT_METADATA", "commit_success.txt")
+_PATIENCE = 300  # seconds that processes wait for each other's part of a checkpoint
+_NONE, _DAMAGED, _FOREIGN = -1, -2, -3
 
 
 class Checkpoints:
-    """The newest two states of one training run, by step. Use as a context manager."""
+    """The newest two states of one training run, and the one with the lowest loss, by step. All
+    processes make the same calls. Use as a context manager.
 
-    def __init__(self, folder: Path):
+    Args:
+      base: the fingerprint of the base that the states belong to; empty if to none.
+    """
+
+    def __init__(self, folder: Path, base: str = ""):
         # What it has to say of a failure comes as an exception too.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
-        self._folder = folder
-        options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True)
+        self._folder, self._base = folder, base
+        lowest = policies.BestN(
+            get_metric_fn=lambda metrics: metrics["loss"],
+            reverse=True,
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
+        options = ocp.CheckpointManagerOptions(
+            create=True,
+            cleanup_tmp_directories=True,  # what a killed process left
+            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(2), lowest]),
+            async_options=ocp.AsyncOptions(
+                post_finalization_callback=self._seal, timeout_secs=_PATIENCE
+            ),
+        )
         self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
 
     def __enter__(self) -> "Checkpoints":
@@ -27,19 +61,93 @@ class Checkpoints:
             self._manager.wait_until_finished()
             self._manager.close()
 
-    def save(self, step: int, state) -> None:
+    def save(self, step: int, state, loss: float | None = None) -> None:
         """Writes `state` (a pytree of arrays) in the background; an existing step is kept.
 
         InputError, here or on leaving, if the disk is full.
         """
         if step not in self._manager.all_steps():
+            metrics = None if loss is None else {"loss": loss}
             with writing(self._folder):
-                self._manager.save(step, args=ocp.args.StandardSave(state))
+                self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+
+    def newest(self) -> Path | None:
+        """The newest checkpoint that is written."""
+        self._manager.wait_until_finished()
+        step = self._manager.latest_step()
+        return None if step is None else self._folder / str(step)
 
     def restore(self, like):
-        """The newest state, with the structure, dtypes and shardings of `like`; None if none."""
-        step = self._manager.latest_step()
-        if step is None:
+        """The newest whole state, with the structure, dtypes and shardings of `like`, a tree of
+        shapes; None if nothing has been saved.
+
+        What is damaged is told of and put aside. InputError if everything is, or if the newest
+        whole state belongs to another base.
+        """
+        faults = {}
+        step = told(self._newest_whole(faults) if first() else _NONE)
+        if step in (_DAMAGED, _FOREIGN):
+            what = "is whole" if step == _DAMAGED else "is of this base"
+            found = "; ".join(f"{step}, {fault}" for step, fault in faults.items())
+            raise InputError(
+                f"no checkpoint in {self._folder} {what} ({found or 'see process 0'}): put what "
+                f"was there back, or delete that folder, and done.json beside it if it is there"
+            )
+        self._manager.reload()
+        if step == _NONE:
             return None
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        return self._manager.restore(step, args=ocp.args.StandardRestore(like))
+
+    def _newest_whole(self, faults: dict[int, str]) -> int:
+        """Its step, or what there is instead. Notes faults by step, and puts aside what has any,
+        if there is something to go back to."""
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            folder = self._folder / str(step)
+            base, fault = _examined(folder)
+            if fault:
+                faults[step] = fault
+                continue
+            if base != self._base:
+                faults[step] = f"of the base {base[:12]}, this is {self._base[:12]}"
+                return _FOREIGN
+            for damaged, fault in faults.items():
+                aside = self._folder / f"damaged_{damaged}"
+                shutil.rmtree(aside, ignore_errors=True)
+                (self._folder / str(damaged)).rename(aside)
+                say(f"checkpoint {damaged} in {self._folder}: {fault}; going back to {step}")
+            return step
+        return _DAMAGED if faults else _NONE
+
+    def _seal(self) -> None:
+        """Writes the manifest of the checkpoint that is about to be committed."""
+        if first():
+            for folder in self._folder.glob("*.orbax-checkpoint-tmp*"):
+                manifest = {"base": self._base, "files": _digests(folder)}
+                write_json(folder / _MANIFEST, {**manifest, "digest": _own_digest(manifest)})
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below, by its path; but for what Orbax writes as it commits."""
+    paths = (Path(where) / name for where, _, names in os.walk(folder) for name in names)
+    found = {path.relative_to(folder).as_posix(): path for path in paths}
+    return {name: digest(found[name]) for name in sorted(found) if name not in _LATER}
+
+
+def _own_digest(manifest: dict) -> str:
+    content = json.dumps({name: manifest[name] for name in ("base", "files")}, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _examined(folder: Path) -> tuple[str, str]:
+    """The base that a checkpoint belongs to, and what is wrong with it in a few words, if any."""
+    try:
+        manifest = read_json(folder / _MANIFEST, "")
+        if manifest["digest"] != _own_digest(manifest):
+            return "", f"its {_MANIFEST} is not as it was written"
+        there = _digests(folder)
+    except (InputError, KeyError, OSError):
+        return "", f"its {_MANIFEST} or a file in it cannot be read"
+    for name, mark in manifest["files"].items():
+        if there.get(name) != mark:
+            return "", f"{name} is {'not as it was written' if name in there else 'missing'}"
+    return manifest["base"], ""

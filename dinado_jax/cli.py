@@ -4,7 +4,9 @@ import argparse
 import contextlib
 import errno
 import sys
+import traceback
 from pathlib import Path
+from typing import NoReturn
 
 from dinado_jax import signals
 from dinado_jax.errors import ELSEWHERE, InputError
@@ -150,7 +152,7 @@ def _run(args: argparse.Namespace) -> None:
         try:
             return bench(args)
         except Failed as error:
-            sys.exit(_say(error, 1))
+            _fail(error, 1)
     if args.command == "demo":
         config, path, names = load(None, args.overrides), args.out, tuple(_STAGE_HELP)
     else:
@@ -164,13 +166,15 @@ def _run(args: argparse.Namespace) -> None:
 
             print(json.dumps(dry_run(config), indent=1))
             return
-    from dinado_jax import pipeline
+    from dinado_jax import pipeline, processes
+    from dinado_jax.progress import say
 
-    signals.listen()
-    print(json.dumps(config.as_dict()), file=sys.stderr)
+    processes.connect()
+    signals.listen()  # after JAX has set handlers of its own
+    say(json.dumps(config.as_dict()))
     with _diverging():
         pipeline.run_stages(config, names, path)
-    if names[-1] == "evaluate":
+    if names[-1] == "evaluate" and processes.first():
         pipeline.show_report(config, path)
 
 
@@ -182,7 +186,7 @@ def _diverging():
     try:
         yield
     except Diverged as error:
-        sys.exit(_say(error, 1))
+        _fail(error, 1)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -191,18 +195,25 @@ def main(argv: list[str] | None = None) -> None:
     try:
         _run(args)
     except InputError as error:
-        sys.exit(_say(error, 2))
-    except OSError as error:
-        if error.errno not in _DISK:
-            raise
-        where = error.filename or "the run folder"
-        what = f"cannot {_DISK[error.errno]} {where} ({error.strerror})"
-        sys.exit(_say(f"{what}: {ELSEWHERE}", 2))
+        _fail(error, 2)
     except signals.Stopped as stop:
         print(f"stopped by {stop}; run the same command again to continue", file=sys.stderr)
         sys.exit(stop.exit_code)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _DISK:
+            where = error.filename or "the run folder"
+            what = f"cannot {_DISK[error.errno]} {where} ({error.strerror})"
+            _fail(f"{what}: {ELSEWHERE}", 2)
+        traceback.print_exc()
+        _leave(1)
 
 
-def _say(message: object, code: int) -> int:
-    print(f"dinado: error: {message}", file=sys.stderr)
-    return code
+def _fail(message: object, code: int) -> NoReturn:
+    print(f"dinado: error: {message}", file=sys.stderr, flush=True)
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    if "dinado_jax.processes" in sys.modules:  # only then can there be several
+        sys.modules["dinado_jax.processes"].leave(code)
+    sys.exit(code)

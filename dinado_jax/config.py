@@ -142,6 +142,13 @@ class Evaluate:
 
 
 @dataclasses.dataclass(frozen=True)
+class Parallel:
+    mode: str = "jit"  # jit | shard_map | pmap: how a training step is spread over devices
+    fsdp: int = 1  # devices that share one copy of base, trained values and optimiser state (jit)
+    devices: int = 0  # of each process; 0 is all
+
+
+@dataclasses.dataclass(frozen=True)
 class Run:
     folder: str = "runs"
     log_every: int = 20  # steps
@@ -161,6 +168,7 @@ class Config:
     train: Train = Train()
     decode: Decode = Decode()
     evaluate: Evaluate = Evaluate()
+    parallel: Parallel = Parallel()
     run: Run = Run()
 
     def as_dict(self) -> dict[str, Any]:

@@ -60,8 +60,10 @@ class Epochs:
         return rng.permutation(order.reshape(self.per_epoch, self.batch))
 
     def at(self, step: int) -> dict[str, np.ndarray]:
+        """The batch of a step, with `number` [B]: which rows it holds."""
         epoch, place = divmod(step, self.per_epoch)
-        return take(self.rows, self._order(epoch)[place])
+        index = self._order(epoch)[place]
+        return {**take(self.rows, index), "number": index.astype(np.int32)}
 
 
 @dataclasses.dataclass(frozen=True)

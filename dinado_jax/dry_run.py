@@ -5,17 +5,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from dinado_jax import config, weights
 from dinado_jax.base import new_config
-from dinado_jax.controls import make_control
+from dinado_jax.controls import Control, make_control
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.sampler import Sampler
 from dinado_jax.models.gpt2 import GPT2, GPT2Config, init_params
 from dinado_jax.objectives.control import make_objective
 from dinado_jax.objectives.sft import likelihood
 from dinado_jax.optim import optimizer
-from dinado_jax.train import make_step, start
+from dinado_jax.train import Batch, Terms, TrainState, make_step, start
 
 # What objectives ask for, a row each.
 _SCALARS = ("label", "shift", "rate", "share", "log_proposal", "target")
@@ -61,6 +62,25 @@ def _zeros(tree):
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)
 
 
+def training(
+    settings: config.Config, control: Control, params: Any, length: int
+) -> tuple[tuple[Terms, optax.GradientTransformation], TrainState, Batch]:
+    """What `make_step` takes for the train stage, and the shapes of its step's state and batch."""
+    control_params = jax.eval_shape(lambda: control.init(jax.random.key(0), params, 0.5))
+    transform = optimizer(settings.train, settings.train.steps)
+    state = jax.eval_shape(lambda: start(_zeros(control_params), transform))
+    accumulate, batch = settings.train.accumulate, settings.train.batch
+    rows = {
+        "published": _rows(accumulate, batch, length),
+        "prefixes": {"norm": _rows(accumulate, batch, length)},
+    }.get(
+        settings.train.objective,
+        {part: _rows(accumulate, batch // 2, length) for part in ("direction", "norm")},
+    )
+    objective = make_objective(settings.train, control, settings.train.bellman)
+    return (objective.terms, transform), state, rows
+
+
 def dry_run(settings: config.Config) -> dict[str, Any]:
     """Parameters, FLOPs and bytes of one sft step, one training step, and one call that decodes.
 
@@ -92,18 +112,8 @@ def dry_run(settings: config.Config) -> dict[str, Any]:
 
     rows = _rows(settings.sft.accumulate, settings.sft.batch, length)
     out["sft_step"] = _cost(make_step(sft_terms, transform), state, None, rows)
-    transform = optimizer(settings.train, settings.train.steps)
-    state = jax.eval_shape(lambda: start(_zeros(control_params), transform))
-    accumulate, batch = settings.train.accumulate, settings.train.batch
-    rows = {
-        "published": _rows(accumulate, batch, length),
-        "prefixes": {"norm": _rows(accumulate, batch, length)},
-    }.get(
-        settings.train.objective,
-        {part: _rows(accumulate, batch // 2, length) for part in ("direction", "norm")},
-    )
-    objective = make_objective(settings.train, control, settings.train.bellman)
-    out["train_step"] = _cost(make_step(objective.terms, transform), state, params, rows)
+    step, state, rows = training(settings, control, params, length)
+    out["train_step"] = _cost(make_step(*step), state, params, rows)
     per_call = max(1, decode.batch // decode.samples)
     prompt = max(1, length - decode.max_new_tokens)
     sampler = Sampler(

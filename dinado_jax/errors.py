@@ -21,12 +21,17 @@ def one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
+def _story(error: BaseException | None) -> str:
+    """The messages of an error and of those that led to it."""
+    return f"{error} {_story(error.__cause__ or error.__context__)}" if error else ""
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """While `path` is written: a full disk is an InputError, whatever the library raises."""
     try:
         yield
     except Exception as error:
-        if isinstance(error, InputError) or not any(sign in str(error) for sign in _FULL):
+        if isinstance(error, InputError) or not any(sign in _story(error) for sign in _FULL):
             raise
         raise InputError(f"cannot write {path} (no space left on device): {ELSEWHERE}") from error

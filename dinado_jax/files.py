@@ -1,5 +1,6 @@
-"""JSON files, written whole or not at all and read with faults told in one line."""
+"""Files: JSON, written whole or not at all and read with faults told in one line; checksums."""
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -23,6 +24,12 @@ def read_json(path: Path, mend: str) -> dict:
     if not isinstance(content, dict):
         raise InputError(f"{path}, not a JSON object: {mend}")
     return content
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _finite(value):

@@ -23,6 +23,7 @@ _CHOICES = {
     "sft.decay": ("cosine", "constant"),
     "train.decay": ("cosine", "constant"),
     "evaluate.split": ("train", "dev", "test"),
+    "parallel.mode": ("jit", "shard_map", "pmap"),
     "base.dtype": ("float32", "bfloat16"),
     "base.param_dtype": ("float32", "bfloat16"),
 }
@@ -36,7 +37,7 @@ _BOUNDS = (
         rollout.max_new_tokens rollout.batch rollout.prompts rollout.samples
         train.batch train.accumulate train.rounds train.steps train.refresh_prompts
         train.refresh_samples decode.max_new_tokens decode.batch
-        evaluate.prompts evaluate.samples run.log_every run.save_every
+        evaluate.prompts evaluate.samples parallel.fsdp run.log_every run.save_every
         """,
     ),
     (
@@ -47,7 +48,7 @@ _BOUNDS = (
         train.learning_rate train.warmup train.weight_decay train.clip train.warmup_direction
         train.reference_weight train.bellman train.bellman_start
         rollout.temperature rollout.top_k decode.temperature decode.top_k
-        decode.strength
+        decode.strength parallel.devices
         """,
     ),
     ("above 0", lambda x: x > 0, "train.margin"),
@@ -126,6 +127,11 @@ def contradictions(config: "Config") -> Iterator[str]:
         yield (
             "rollout.references = true, but unbalanced labels draw no reference: set "
             "train.balance=true, or rollout.references=false"
+        )
+    if config.parallel.fsdp > 1 and config.parallel.mode != "jit":
+        yield (
+            f"parallel.fsdp = {config.parallel.fsdp} is for parallel.mode=jit alone: set it, or "
+            "parallel.fsdp=1"
         )
     if sft.pretrain_steps and not sft.pretrain_path:
         yield (

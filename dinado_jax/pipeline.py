@@ -2,14 +2,16 @@
 
 import importlib.util
 import json
-import sys
 from pathlib import Path
 
 from dinado_jax.base import Controlled
-from dinado_jax.config import Config, from_dict
+from dinado_jax.config import Config, Parallel, from_dict
 from dinado_jax.errors import InputError
 from dinado_jax.files import read_json, write_json
 from dinado_jax.oracles.judge import resolve
+from dinado_jax.parallel import make_plan
+from dinado_jax.processes import agree_on, first
+from dinado_jax.progress import say
 from dinado_jax.report import plain
 from dinado_jax.stages.evaluate import evaluate, read_samples
 from dinado_jax.stages.folder import STAGES, RunFolder
@@ -24,6 +26,12 @@ _WORK = dict(zip(STAGES, (sft, rollout, train, generate, evaluate), strict=True)
 def _check(config: Config, names: set[str]) -> None:
     """Fails now, in one line, for what would otherwise fail after hours of training."""
     resolve(config.rollout.oracle)
+    plan, sft, train = make_plan(config.parallel), config.sft, config.train
+    if "sft" in names and sft.steps + sft.pretrain_steps:
+        plan.check("sft", sft.batch, sft.accumulate)
+    if "train" in names:
+        parts = 1 if train.objective in ("published", "prefixes") else 2
+        plan.check("train", train.batch, train.accumulate * parts)
     if names & {"generate", "evaluate"}:
         held_out(config)
     bleu = "evaluate" in names and config.task.name == "commongen"
@@ -42,23 +50,31 @@ def run_stages(config: Config, names: tuple[str, ...], path: Path | None = None)
 
     InputError if a stage's predecessor is missing or was done with another configuration.
     """
+    agree_on("settings", json.dumps([config.as_dict(), names]))
     run = run_folder(config, path)
     _check(config, {name for name in names if run.finished(name) is None})
     for name in names:
         for earlier in STAGES[: STAGES.index(name)]:
-            if run.finished(earlier) is None:
+            if earlier not in names and run.finished(earlier) is None:
                 raise InputError(
                     f"stage {name} needs stage {earlier}, which is not done in {run.path}: "
                     f"run `dinado {earlier}` or `dinado run` first"
                 )
-        fresh = run.finished(name) is None
-        if fresh:
-            run.stage(name)
-            write_json(run.path / "config.json", config.as_dict())
-        record = run.run(name, _WORK[name])
-        figures = {k: v for k, v in record["figures"].items() if not isinstance(v, dict)}
-        done = f"done in {record['seconds']:.0f} s" if fresh else "already done"
-        print(f"{name}: {done}  {json.dumps(figures)}", file=sys.stderr, flush=True)
+    with run.locked():
+        for name in names:
+            _done(run, name)
+
+
+def _done(run: RunFolder, name: str) -> None:
+    """Does a stage unless it is done, and says so."""
+    fresh = run.finished(name) is None
+    if fresh and first():
+        run.stage(name)
+        write_json(run.path / "config.json", run.config.as_dict())
+    record = run.run(name, _WORK[name])
+    figures = {k: v for k, v in record["figures"].items() if not isinstance(v, dict)}
+    done = f"done in {record['seconds']:.0f} s" if fresh else "already done"
+    say(f"{name}: {done}  {json.dumps(figures)}")
 
 
 def show_report(config: Config, path: Path | None = None) -> None:
@@ -87,4 +103,5 @@ def load_run(path: str | Path) -> Controlled:
     if not saved.exists():
         raise InputError(f"{path} is no run folder (it has no config.json): give runs/NAME")
     config = from_dict(read_json(saved, mend), str(saved))
-    return trained_model(config, RunFolder(path, config))
+    plan = make_plan(Parallel(devices=1))
+    return trained_model(config, RunFolder(path, config), plan)

@@ -7,8 +7,17 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
+
+from dinado_jax.processes import first
 
 _SECONDS_BETWEEN_LINES = 15.0
+
+
+def say(line: str) -> None:
+    """A line for people, once, however many processes there are."""
+    if first():
+        print(line, file=sys.stderr, flush=True)
 
 
 def _clock(seconds: float) -> str:
@@ -30,7 +39,7 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         self._began = self._shown = time.monotonic()
-        if sys.stderr.isatty():
+        if first() and sys.stderr.isatty():
             from tqdm import tqdm
 
             self._bar = tqdm(
@@ -55,11 +64,9 @@ class Progress:
         rate = (self._done - self._start) / elapsed
         left = _clock((self._total - self._done) / rate) if rate else "?"
         shown = "".join(f", {key} {value:.4g}" for key, value in figures.items())
-        print(
+        say(
             f"{self._what}: {self._done}/{self._total} {self._unit}s, "
-            f"{rate:.3g} {self._unit}s/s, {left} left{shown}",
-            file=sys.stderr,
-            flush=True,
+            f"{rate:.3g} {self._unit}s/s, {left} left{shown}"
         )
 
     def __exit__(self, kind, *_):
@@ -67,11 +74,7 @@ class Progress:
             self._bar.close()
         elif kind is None and self._done > self._start:
             elapsed = time.monotonic() - self._began
-            print(
-                f"{self._what}: {self._done}/{self._total} {self._unit}s in {_clock(elapsed)}",
-                file=sys.stderr,
-                flush=True,
-            )
+            say(f"{self._what}: {self._done}/{self._total} {self._unit}s in {_clock(elapsed)}")
 
 
 def _whole_lines(path: Path) -> list[dict]:
@@ -86,15 +89,20 @@ def _whole_lines(path: Path) -> list[dict]:
 
 
 class MetricsLog:
-    """A JSON-lines file of figures by step; reopening at a step drops what came after it."""
+    """A JSON-lines file of figures by step; reopening at a step drops what came after it. Process 0
+    writes it."""
 
     def __init__(self, path: Path, resume_step: int = 0):
+        self._path = path
+        if not first():
+            return
         kept = [line for line in _whole_lines(path) if line["step"] <= resume_step]
         partial = path.with_name(path.name + ".partial")
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
         partial.replace(path)
-        self._path = path
 
-    def write(self, step: int, **figures: float) -> None:
+    def write(self, step: int, **figures: Any) -> None:
+        if not first():
+            return
         with self._path.open("a") as file:
             file.write(json.dumps({"step": step, **figures}) + "\n")

@@ -52,8 +52,16 @@ class Rollouts(Sequences):
             ) from None
 
 
+@dataclasses.dataclass(frozen=True)
+class Part(Rollouts):
+    """Some of the rows that are being collected, as one batch left them."""
+
+    row: np.ndarray  # int64 [N], their numbers among all
+    fault: np.ndarray  # str [N], what the oracle raised; the label is nan then
+
+
 def join(parts: list[Rollouts], fill: int) -> Rollouts:
-    """One set of several; narrower token arrays are padded with `fill`."""
+    """One set of several of a kind; narrower token arrays are padded with `fill`."""
     width = max(part.tokens.shape[1] for part in parts)
 
     def column(name):
@@ -66,7 +74,8 @@ def join(parts: list[Rollouts], fill: int) -> Rollouts:
             ]
         return np.concatenate(arrays)
 
-    return Rollouts(**{f.name: column(f.name) for f in dataclasses.fields(Rollouts)})
+    kind = type(parts[0])
+    return kind(**{f.name: column(f.name) for f in dataclasses.fields(kind)})
 
 
 def along_targets(rows: Sequences, log_probs: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Stopping cleanly: the first SIGINT or SIGTERM asks, and work ends at its next safe point."""
 
 import signal
+import time
 
 _received: list[int] = []
 
@@ -14,21 +15,29 @@ class Stopped(Exception):
 
 
 def listen() -> None:
-    """From now on the first SIGINT or SIGTERM is remembered; a second one ends at once."""
+    """From now on the first SIGINT or SIGTERM is remembered; another one ends at once, unless it
+    follows within a second: whoever stops a process often tells its group and its parents too."""
 
     def remember(signum, frame):
-        _received.append(signum)
-        signal.signal(signum, signal.SIG_DFL)
+        nonlocal first
+        if not _received:
+            _received.append(signum)
+            first = time.monotonic()
+        elif time.monotonic() - first > 1:
+            signal.signal(signum, signal.SIG_DFL)
+            signal.raise_signal(signum)
 
+    first = 0.0
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, remember)
 
 
-def pending() -> bool:
-    return bool(_received)
+def received() -> int:
+    """The first signal's number, 0 before there is one."""
+    return _received[0] if _received else 0
 
 
 def stop_here() -> None:
     """Raises Stopped if a signal has come."""
-    if _received:
-        raise Stopped(_received[0])
+    if signum := received():
+        raise Stopped(signum)

@@ -13,10 +13,13 @@ from typing import BinaryIO
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from dinado_jax import signals
 from dinado_jax.base import Base
 from dinado_jax.data import take
+from dinado_jax.parallel import over_rows, spread
+from dinado_jax.processes import count, first, meet
 from dinado_jax.progress import Progress
 from dinado_jax.text import Sequences
 
@@ -46,44 +49,54 @@ class States:
         return out
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def _hidden(model, params, tokens, dtype):
-    return model.apply({"params": params}, tokens).hidden.astype(dtype)
+@functools.partial(jax.jit, static_argnums=(0, 1, 4))
+def _hidden(model, mesh, params, tokens, dtype):
+    def states(params, tokens):
+        return model.apply({"params": params}, tokens).hidden.astype(dtype)
+
+    return over_rows(mesh, states, (params,), (tokens,))
 
 
-def base_states(folder: Path, base: Base, rows: Sequences, dtype: str, batch: int) -> States:
-    """The states of these rows, from a file in `folder`, which is made if it is not there.
+def base_states(
+    folder: Path, base: Base, rows: Sequences, dtype: str, batch: int, mesh: Mesh | None = None
+) -> States:
+    """The states of these rows, from a file in `folder`, which process 0 makes if it is not there.
 
     Args:
       rows: the file is named after their tokens.
       dtype: float32 | bfloat16, of the file; half of the bytes, rounded to 8 bits.
-      batch: rows computed at once.
+      batch: rows computed at once, shared out to the devices of a mesh.
     """
     width, kind = base.model.config.n_embd, jnp.dtype(dtype)
     starts = np.concatenate([[0], np.cumsum(rows.length, dtype=np.int64)])
     shape = int(starts[-1]), width
     mark = zlib.crc32(rows.length.tobytes(), zlib.crc32(rows.tokens.tobytes()))
     path = folder / f"{PREFIX}{dtype}_{mark:08x}.bin"
-    if not path.exists() or path.stat().st_size != shape[0] * width * kind.itemsize:
+    size = shape[0] * width * kind.itemsize
+    if first() and not (path.exists() and path.stat().st_size == size):
         partial = path.with_name(path.name + ".partial")
         with (
             Progress("states of the base", len(rows), "row") as progress,
             partial.open("wb") as file,
         ):
-            _write(file, starts, base, rows, kind, batch, progress.advance)
+            _write(file, starts, base, rows, kind, batch, mesh, progress.advance)
         partial.replace(path)
+    meet(f"{path.name} is made")
     return States(width, (np.memmap(path, kind, "r", shape=shape),), (starts,))
 
 
-def _write(file: BinaryIO, starts, base, rows, kind, batch, advance: Callable[[int], None]):
+def _write(file: BinaryIO, starts, base, rows, kind, batch, mesh, advance: Callable[[int], None]):
     """By ordinary writes: through a memory map a full disk would end the process without a word."""
+    devices, params = mesh.size if mesh else 1, spread(mesh, base.params)
+    batch = max(1, batch // devices) * devices
     order = np.argsort(rows.length, kind="stable")
-    for first in range(0, len(rows), batch):
-        part = order[first : first + batch]
+    for start in range(0, len(rows), batch):
+        part = order[start : start + batch]
         tokens = take(rows, np.resize(part, batch))["tokens"]
-        found = np.asarray(_hidden(base.model, base.params, tokens, kind))
+        found = np.asarray(_hidden(base.model, mesh, params, tokens, kind))
         for row, states in zip(part, found):
             file.seek(int(starts[row]) * states[0].nbytes)
             file.write(states[: rows.length[row]].tobytes())
         advance(len(part))
-        signals.stop_here()
+        if count() == 1:  # others would wait for what never comes
+            signals.stop_here()

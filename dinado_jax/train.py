@@ -1,9 +1,10 @@
 """The training loop, the same for sft and control: read it top to bottom."""
 
+import functools
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NoReturn
 
 import flax
 import jax
@@ -15,6 +16,8 @@ from dinado_jax import signals
 from dinado_jax.checkpoint import Checkpoints
 from dinado_jax.config import Run
 from dinado_jax.objectives.terms import Term
+from dinado_jax.parallel import Plan, total
+from dinado_jax.processes import Agreement
 from dinado_jax.progress import MetricsLog, Progress
 
 Batch = Any  # a pytree of arrays whose leading axis is the row
@@ -38,40 +41,46 @@ def start(trainable: Any, optimizer: optax.GradientTransformation) -> TrainState
     return TrainState(jnp.zeros((), jnp.int32), trainable, optimizer.init(trainable))
 
 
-def make_step(terms: Terms, optimizer: optax.GradientTransformation):
-    """A jitted step(state, frozen, batch) -> (state, metrics); the state is donated.
+def make_step(terms: Terms, optimizer: optax.GradientTransformation, plan: Plan | None = None):
+    """A compiled step(state, frozen, batch) -> (state, metrics); the state is donated. Without a
+    plan it runs where its arrays are.
 
     `terms(trainable, frozen, micro_batch)` gives the loss as sums and weights. Every leaf of the
     batch is [micro-batches, rows, ...]; gradients are accumulated over the leading axis.
     """
 
-    def step(state: TrainState, frozen: Any, batch: Batch):
+    def step(state: TrainState, frozen: Any, batch: Batch, axis):
         def weights_of(micro):
             out = terms(state.trainable, frozen, micro)
             return {name: term.weight for name, term in out.items()}
 
         # Weights do not depend on parameters, so the compiler drops the rest of this pass.
-        weights = jax.tree.map(lambda w: jnp.maximum(w.sum(), 1e-9), jax.vmap(weights_of)(batch))
+        weights = jax.tree.map(jnp.sum, jax.vmap(weights_of)(batch))
+        weights = jax.tree.map(lambda w: jnp.maximum(w, 1e-9), total(weights, axis))
 
         def loss_of(trainable, micro):
             out = terms(trainable, frozen, micro)
             parts = {name: term.sum / weights[name] for name, term in out.items()}
             return sum(term.coefficient * parts[name] for name, term in out.items()), parts
 
-        def accumulate(total, micro):
+        def accumulate(sums, micro):
             (loss, parts), grads = jax.value_and_grad(loss_of, has_aux=True)(state.trainable, micro)
-            return jax.tree.map(jnp.add, total, ({"loss": loss, **parts}, grads)), None
+            return jax.tree.map(jnp.add, sums, ({"loss": loss, **parts}, grads)), None
 
         zero = {name: jnp.zeros(()) for name in ("loss", *weights)}
-        (metrics, grads), _ = jax.lax.scan(
+        sums, _ = jax.lax.scan(
             accumulate, (zero, jax.tree.map(jnp.zeros_like, state.trainable)), batch
         )
+        # Each device's loss is differentiated by itself, and only then added up.
+        metrics, grads = total(sums, axis)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
         metrics["grad_norm"] = optax.tree.norm(grads)
         return TrainState(state.step + 1, trainable, opt_state), metrics
 
-    return jax.jit(step, donate_argnums=0)
+    if plan is None:
+        return jax.jit(functools.partial(step, axis=None), donate_argnums=0)
+    return plan.compiled(step)
 
 
 def split(batch: Batch, accumulate: int) -> Batch:
@@ -87,6 +96,7 @@ def fit(
     batch_at: Callable[[int], Batch],
     stop: int,
     *,
+    plan: Plan,
     accumulate: int,
     run: Run,
     checkpoints: Checkpoints,
@@ -94,53 +104,76 @@ def fit(
 ) -> TrainState:
     """Runs steps state.step .. stop-1 and saves on the way and at the end.
 
-    `batch_at(step)` is a pure function of the step. Diverged names the step if the loss or its
-    gradient is not finite there; no such state is saved, the last checkpoint stands untouched.
+    `state` and `frozen` lie where the plan wants them; `batch_at(step)` is a pure function of the
+    step and gives the whole batch of all processes, which stop at the same step after a signal to
+    any of them. Diverged names the first step whose loss or gradient is not finite; no later state
+    is saved, the last checkpoint stands untouched.
     """
     done = int(state.step)
     if done >= stop:
         return state
+    agreed = Agreement()
     with Progress(what, stop, "step", done) as progress:
         began, tokens = time.monotonic(), 0
 
-        def told(now, metrics):
-            """The figures of a step, on the host and in the log."""
-            figures = {name: float(value) for name, value in metrics.items()}
-            if not np.isfinite(list(figures.values())).all():
-                raise Diverged(
-                    f"{what}: the loss is {figures['loss']}, the norm of its gradient "
-                    f"{figures['grad_norm']}, at step {now}; lower the learning rate and run "
-                    "again, the last checkpoint is kept"
-                )
+        def told(steps):
+            """Figures of the newest of these steps, on the host and in the log."""
+            for now, figures in jax.device_get(steps):
+                if not np.isfinite(list(figures.values())).all():
+                    _diverged(what, now, figures, batch_at(now - 1), checkpoints, log)
+            figures = {name: float(value) for name, value in figures.items()}
             rate = tokens / (time.monotonic() - began)
             log.write(now, stage=what, tokens_per_s=round(rate), **figures)
             return {"loss": figures["loss"]}
 
-        untold = None
-        for now, (size, batch) in enumerate(_ahead(batch_at, accumulate, done, stop), done + 1):
+        untold, due = [], False
+        batches = _ahead(batch_at, plan, accumulate, done, stop)
+        for now, (size, batch) in enumerate(batches, done + 1):
             state, metrics = step(state, frozen, batch)
-            shown = told(*untold) if untold else {}  # while the device makes this step
-            untold = (now, metrics) if now % run.log_every == 0 else None
+            shown = {}
+            if due:  # while the device makes this step
+                shown, untold = told(untold), []
+            untold.append((now, metrics))
             tokens += size
-            stopping = signals.pending()
-            if now % run.save_every == 0 or now == stop or stopping:
-                shown, untold = told(now, metrics), None
-                checkpoints.save(now, state)
+            due = now % run.log_every == 0
+            signum = (agreed(signals.received()) or [0])[0]
+            if now % run.save_every == 0 or now == stop or signum:
+                shown, untold, due = told(untold), [], False
+                checkpoints.save(now, plan.kept(state), **shown)
             progress.advance(**shown)
-            if stopping:
-                signals.stop_here()
+            if signum:
+                raise signals.Stopped(signum)
     return state
 
 
-def _ahead(batch_at: Callable[[int], Batch], accumulate: int, start: int, stop: int):
-    """Yields the tokens and the micro-batches of each step, on the device; a thread makes the next
+def _diverged(what, step, figures, batch, checkpoints, log) -> NoReturn:
+    numbers = _numbers(batch)
+    log.write(step, stage=what, diverged=True, rows=numbers)
+    last = checkpoints.newest()
+    kept = f"its last good checkpoint is {last}" if last else "there is no checkpoint before it"
+    raise Diverged(
+        f"{what}: the loss is {figures['loss']}, the norm of its gradient {figures['grad_norm']}, "
+        f"at step {step}, on rows {str(numbers)[:60]}..; {kept}: lower the learning rate and run "
+        "again"
+    )
+
+
+def _numbers(batch):
+    """Which rows a batch holds, or each of its parts."""
+    if "number" in batch:
+        return batch["number"].tolist()
+    return {name: _numbers(part) for name, part in batch.items()}
+
+
+def _ahead(batch_at: Callable[[int], Batch], plan: Plan, accumulate: int, start: int, stop: int):
+    """Yields the tokens and the micro-batches of each step, on the devices; a thread makes the next
     ones meanwhile."""
 
     def made(index):
         batch = batch_at(index)
         leaves = jax.tree.leaves(batch)
         tokens = sum(x.size for x in leaves if x.ndim == 2 and x.dtype.kind == "i")
-        return tokens, jax.device_put(split(batch, accumulate))
+        return tokens, plan.place_batch(split(batch, accumulate))
 
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(made, start)

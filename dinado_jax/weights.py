@@ -4,6 +4,7 @@ Both directions read one table, `names` with `shapes`. Kernels keep the (in, out
 Hugging Face stores them, so nothing is transposed. Only safetensors is read: nothing is unpickled.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from dinado_jax.errors import InputError, one_line, writing
-from dinado_jax.files import read_json
+from dinado_jax.files import digest, read_json
 from dinado_jax.models.gpt2 import GPT2Config
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -74,6 +75,12 @@ def shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
     for i in range(config.n_layer):
         expected |= {f"h_{i}/{path}": block.get(path, (D,)) for _, path in _BLOCK}
     return expected
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 of sizes and weights in a folder, in hexadecimal."""
+    parts = [digest(path) for path in sorted([folder / CONFIG, *folder.glob("*.safetensors")])]
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
 def locate(name_or_path: str, patterns: Sequence[str] = HUB_FILES) -> Path:

@@ -1,12 +1,9 @@
 """The command: what it prints, and that every slip is one line and exit code 2."""
 
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -252,53 +249,3 @@ def test_tokenizer_far_smaller_than_the_model(tmp_path, spare, fits):
     else:
         with pytest.raises(InputError, match=f"has {size} tokens, the model {size + spare}"):
             load_codec(tmp_path, size + spare)
-
-
-# Signals
-
-
-def wait_for_lines(path, count, process):
-    """Waits until a metrics file has so many lines; the process must live."""
-    limit = time.monotonic() + 120
-    while time.monotonic() < limit:
-        if path.exists() and path.read_bytes().count(b"\n") >= count:
-            return
-        assert process.poll() is None, "the command ended early"
-        time.sleep(0.05)
-    raise AssertionError("the command logs no steps")
-
-
-def test_a_signal_stops_cleanly_and_the_same_command_continues(tmp_path):
-    """Both stops leave a checkpoint of the very last step that was logged."""
-    argv = command("sft", tmp_path, "sft.steps=1000000")
-    settings = {
-        "PYTHONPATH": f"{TESTS}:{TESTS.parent}",
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    }
-    metrics, lines = tmp_path / "tiny" / "sft" / "sft.jsonl", 0
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        with (tmp_path / "stderr").open("w") as stderr:
-            process = subprocess.Popen(
-                [sys.executable, "-W", "error", "-m", "dinado_jax", *argv],
-                stderr=stderr,
-                env=os.environ | settings,
-            )
-            try:
-                wait_for_lines(metrics, lines + 3, process)
-                process.send_signal(signum)
-                code = process.wait(timeout=60)
-            finally:
-                process.kill()
-        said = (tmp_path / "stderr").read_text().splitlines()
-        assert code == 128 + signum, said[-5:]
-        assert said[-1].startswith(f"stopped by {signal.Signals(signum).name}")
-        assert not any("Traceback" in line for line in said)
-        steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
-        assert steps == list(range(1, len(steps) + 1)) and len(steps) > lines
-        lines = len(steps)
-        saved = tmp_path / "tiny" / "sft" / "checkpoints_sft"
-        assert str(lines) in [path.name for path in saved.iterdir()]
-    assert not (tmp_path / "tiny" / "sft" / "done.json").exists()

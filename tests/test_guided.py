@@ -94,15 +94,15 @@ def test_samples_of_every_kind(kind):
         assert_draws_follow(model, tables, seed=seed)
 
 
-@pytest.mark.parametrize("kind, tilt", list(zip(["merge", "projected-nado"] * 3, TILTS)), ids=str)
+@pytest.mark.parametrize(
+    "kind, tilt", list(zip(["merge", "projected-nado"] * 2, TILTS[::2])), ids=str
+)
 def test_samples_of_tilted_controls(kind, tilt):
     model = controlled(kind, **tilt)
     assert_draws_follow(model, exact_tables(model), 12_000)
 
 
-@pytest.mark.parametrize(
-    "kind", ["nado", "soft-low_rank", "merge", "clamped-soft", "projected-merge"]
-)
+@pytest.mark.parametrize("kind", ["nado", "merge", "projected-merge"])
 def test_greedy_takes_the_likeliest_token(kind):
     model = controlled(kind)
     tokens, log_probs = drawn(model, Method(temperature=0), samples=2)
@@ -133,7 +133,7 @@ def taken(table):
 
 # Zeros of a rejected token come as -inf on both sides.
 @pytest.mark.parametrize(
-    "kind, tilt", list(zip(["soft-low_rank", "clamped-merge"] * 3, TILTS[::-1]))
+    "kind, tilt", list(zip(["soft-low_rank", "clamped-merge"] * 2, TILTS[::-2]))
 )
 def test_scores_of_tilted_controls(kind, tilt):
     model = controlled(kind, **tilt)

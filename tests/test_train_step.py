@@ -1,4 +1,4 @@
-"""The training step and loop: micro-batches, devices, donation, and stopping at a bad loss."""
+"""The training step and loop: sums by hand, donation, resuming, and stopping at a bad loss."""
 
 from itertools import pairwise
 
@@ -9,83 +9,29 @@ import numpy as np
 import optax
 import pytest
 import tiny
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dinado_jax.checkpoint import Checkpoints
-from dinado_jax.config import Delta, Optim, Run
-from dinado_jax.objectives.control import Disentangled
+from dinado_jax.config import Optim, Parallel, Run
 from dinado_jax.objectives.sft import likelihood
 from dinado_jax.objectives.terms import Term
 from dinado_jax.optim import optimizer
+from dinado_jax.parallel import make_plan
 from dinado_jax.progress import MetricsLog
 from dinado_jax.train import Diverged, fit, make_step, split, start
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
-# Plain gradient descent: where a gradient is zero but for rounding, Adam would blow the noise up.
 SGD = optax.sgd(0.1)
-FEW = Delta(rank=2, low_rank=(r"h_0/\w+/c_proj/kernel",), full=(r"ln_f/\w+",))
-ROWS = 16
+PLAN = make_plan(Parallel(devices=1))
 
 
 def likelihood_terms(params, _, batch):
     return likelihood(tiny.model(), params, batch)
 
 
-def rows(**given):
-    """Targets of 1 to 9 tokens, the short ones together: micro-batches differ much in tokens."""
-    length = np.sort(np.resize(np.arange(3, 12), ROWS))
-    return tiny.batch([2] * ROWS, length, **given)
-
-
-def matching_batch():
-    norm = rows(label=np.resize([1, 1, 0], ROWS), seed=1)
-    return {
-        "direction": rows(label=np.linspace(0, 1, ROWS), seed=2),
-        "norm": {
-            **norm,
-            "shift": np.full(ROWS, 1.5, np.float32),
-            "suffix": np.ones((ROWS, norm["tokens"].shape[1] - 1), np.float32),
-        },
-    }
-
-
 def begin(trainable, transform=SGD):
     """A state of its own arrays: a step takes its state's away."""
     return start(jax.tree.map(jnp.array, trainable), transform)
-
-
-def assert_moved(before, after):
-    moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), before, after)
-    assert max(map(float, jax.tree.leaves(moved))) > 1e-3
-
-
-def test_micro_batches_make_the_same_step():
-    step, trainable, batch = make_step(likelihood_terms, SGD), tiny.base_params(), rows()
-    states, metrics = zip(*(step(begin(trainable), None, split(batch, n)) for n in (1, 2, 4)))
-    assert_moved(trainable, states[0].trainable)
-    for state, figures in zip(states[1:], metrics[1:]):
-        chex.assert_trees_all_close(state.trainable, states[0].trainable, rtol=0, atol=1e-6)
-        chex.assert_trees_all_close(figures, metrics[0], rtol=1e-5)
-        assert state.step == 1
-
-
-def test_eight_devices_make_the_same_step_as_one():
-    step = make_step(Disentangled(tiny.control(FEW), 0.5).terms, SGD)
-    trainable, batch = tiny.random_params(FEW), split(matching_batch(), 1)
-    alone, figures = step(begin(trainable), tiny.base_params(), batch)
-    mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    by_row = NamedSharding(mesh, PartitionSpec(None, "batch"))
-    state, frozen = jax.device_put((begin(trainable), tiny.base_params()), everywhere)
-    sharded = jax.device_put(batch, by_row)
-    assert {shard.data.shape[1] for shard in sharded["norm"]["tokens"].addressable_shards} == {2}
-    together, shared_figures = step(state, frozen, sharded)
-    assert_moved(trainable, together.trainable)
-    chex.assert_trees_all_close(
-        jax.device_get(together.trainable), alone.trainable, rtol=0, atol=1e-5
-    )
-    chex.assert_trees_all_close(jax.device_get(shared_figures), figures, rtol=1e-5)
 
 
 # A problem without a model: the mean of (x - target)^2 over the rows that count.
@@ -101,7 +47,7 @@ def squares(trainable, offset, batch):
 
 
 def squares_batch(target=(1.0, 2.0, 3.0, 100.0), weight=(1.0, 1.0, 2.0, 0.0)):
-    return {"target": np.float32(target), "weight": np.float32(weight)}
+    return {"target": np.float32(target), "weight": np.float32(weight), "number": np.arange(4)}
 
 
 def squares_state(transform=SGD):
@@ -147,7 +93,8 @@ def test_the_loss_falls():
 
     transform = optimizer(Optim(learning_rate=1e-2, warmup=3), 20)
     step, state = make_step(likelihood_terms, transform), begin(tiny.base_params(), transform)
-    batch, losses = split(rows(), 2), []
+    rows = tiny.batch([2] * 16, np.resize(np.arange(3, 12), 16))
+    batch, losses = split(rows, 2), []
     for _ in range(20):
         state, metrics = step(state, None, batch)
         losses.append(float(metrics["loss"]))
@@ -173,7 +120,7 @@ class Bench:
             return squares_batch(targets, np.ones(4))
 
         with Checkpoints(self.folder / "checkpoints") as checkpoints:
-            state = checkpoints.restore(squares_state()) or squares_state()
+            state = checkpoints.restore(PLAN.shaped(squares_state())) or squares_state()
             log = MetricsLog(self.folder / "log.jsonl", int(state.step))
             return fit(
                 "toy",
@@ -182,6 +129,7 @@ class Bench:
                 jnp.float32(0.0),
                 batch_at,
                 stop,
+                plan=PLAN,
                 accumulate=2,
                 run=Run(log_every=log_every, save_every=save_every),
                 checkpoints=checkpoints,
@@ -190,7 +138,7 @@ class Bench:
 
     def saved(self):
         with Checkpoints(self.folder / "checkpoints") as checkpoints:
-            return checkpoints.restore(squares_state())
+            return checkpoints.restore(PLAN.shaped(squares_state()))
 
 
 @pytest.fixture
@@ -225,8 +173,8 @@ def test_what_is_saved_survives_the_steps_after_it(bench, tmp_path):
         (4, np.nan, 1, 2, 5, 4),
         (4, np.inf, 1, 2, 5, 4),
         # Between two lines of the log a checkpoint is due: it must not be written either.
-        (4, np.nan, 100, 2, 6, 4),
-        (4, np.nan, 3, 2, 6, 4),
+        (4, np.nan, 100, 2, 5, 4),
+        (4, np.nan, 3, 2, 5, 4),
         (8, np.nan, 100, 4, 9, 8),
         (0, np.nan, 1, 2, 1, None),
     ],
@@ -234,9 +182,12 @@ def test_what_is_saved_survives_the_steps_after_it(bench, tmp_path):
 def test_a_loss_that_is_no_number_stops_the_run(
     bench, spoilt, target, log_every, save_every, named, kept
 ):
-    with pytest.raises(Diverged, match=rf"^toy: .*at step {named}; [^\n]*$"):
+    with pytest.raises(Diverged, match=rf"^toy: .*at step {named}, on [^\n]*$") as caught:
         bench.run(9, spoilt=spoilt, target=target, log_every=log_every, save_every=save_every)
     saved = bench.saved()
+    assert "rows [0, 1, 2, 3]" in str(caught.value)
+    where = "no checkpoint before it" if kept is None else f"checkpoints/{kept}:"
+    assert where in str(caught.value)
     if kept is None:
         assert saved is None
     else:
@@ -252,6 +203,6 @@ def test_a_gradient_that_is_no_number_stops_the_run(bench):
         return {"root": Term(root, jnp.float32(1)), **squares(trainable, offset, batch)}
 
     bench.step = make_step(terms, SGD)
-    with pytest.raises(Diverged, match="at step 1;"):
+    with pytest.raises(Diverged, match="at step 1,"):
         bench.run(2, log_every=1, save_every=1)
     assert bench.saved() is None

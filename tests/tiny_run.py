@@ -36,6 +36,7 @@ SETTINGS = (
     "decode.max_new_tokens=8",
     "evaluate.prompts=8",
     "evaluate.samples=4",
+    "parallel.devices=1",
     "run.log_every=1",
     "run.save_every=100",
 )

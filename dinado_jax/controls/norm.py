@@ -10,6 +10,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from dinado_jax.ops.spread import gathered
+
 
 @dataclasses.dataclass(frozen=True)
 class MLP:
@@ -30,7 +32,7 @@ class MLP:
 
     def log_beta(self, params: dict, states: jax.Array) -> jax.Array:
         """[..., D] -> [...] float32, log beta (nats), < 0."""
-        states = states.astype(jnp.float32)
+        states, params = states.astype(jnp.float32), jax.tree.map(gathered, params)
         bias = jnp.expand_dims(params["hidden_bias"], tuple(range(states.ndim - 1)))
         inner = jax.nn.relu(states @ params["hidden"] + bias)
         return jax.nn.log_sigmoid(inner @ params["out"] + params["out_bias"])

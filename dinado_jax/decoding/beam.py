@@ -15,11 +15,14 @@ from typing import Any, NamedTuple
 import flax
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from dinado_jax.decoding.policy import Carry, Policy
 from dinado_jax.decoding.sampler import batches_of, in_order
 from dinado_jax.errors import InputError
 from dinado_jax.models.cache import chosen, scan, when
+from dinado_jax.ops.blocks import by_blocks
+from dinado_jax.parallel import over_rows, spread
 
 _BLOCK = 128
 
@@ -44,7 +47,7 @@ class BeamState:
     rows: jax.Array  # int32 [R], whose caches they continue
     kept: Hypotheses  # [B, K]
     settled: jax.Array  # bool [B], nothing better is to come
-    past: jax.Array  # int32 [B, T + n - 1] right-aligned prompts, to find n-grams; or [B, 0]
+    past: jax.Array | None  # int32 [B, T + n - 1] right-aligned prompts, to find n-grams
     carry: Carry  # the policy's caches
 
 
@@ -59,6 +62,7 @@ class Beam:
     hypotheses: int = 1  # per prompt, of the `beams` found
     length_penalty: float = 1.0  # score = log q / length^penalty: 0 sums, 1 averages
     no_repeat_ngram: int = 0  # no n-gram occurs twice in prompt and new tokens; 0 is off
+    mesh: Mesh | None = None  # devices that share the prompts out, a multiple of their number
 
     def __post_init__(self):
         for name in ("max_new_tokens", "beams", "hypotheses"):
@@ -88,10 +92,13 @@ class Beam:
     @functools.partial(jax.jit, static_argnums=0)
     def prefill(self, variables, prompts, lengths) -> BeamState:
         """Reads the prompts once and takes the first token of every beam."""
+        return over_rows(self.mesh, self._prefill, (variables,), (prompts, lengths))
+
+    def _prefill(self, variables, prompts, lengths):
         (B, T), K, N, n = prompts.shape, self.beams, self.max_new_tokens, self.no_repeat_ngram
         logits, carry = self.policy.prefill(variables, prompts, lengths, K, N - 1)
         nothing = self.policy.vocab_size
-        past = jnp.zeros((B, 0), jnp.int32)
+        past = None
         if n:
             column = jnp.arange(1 - n, T)[None] - T + lengths[:, None]
             shifted = jnp.take_along_axis(prompts, jnp.maximum(column, 0), 1)
@@ -114,7 +121,9 @@ class Beam:
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
     def decode(self, variables, state: BeamState) -> tuple[BeamState, Hypotheses]:
         """All further tokens. The state is donated: its caches are written in place."""
+        return over_rows(self.mesh, self._decode, (variables,), (state,))
 
+    def _decode(self, variables, state):
         def advance(state, index):
             newest = jax.lax.dynamic_index_in_dim(state.tokens, index, 2, keepdims=False)
             carry = chosen(state.carry, state.rows)
@@ -185,9 +194,9 @@ def beam_prompts(
 
     InputError for bad prompts or batch.
     """
-    numbers, parts = [], []
+    numbers, parts, variables = [], [], spread(beam.mesh, variables)
     for part, _, tokens, lengths in batches_of(
-        beam.policy, prompts, beam.max_new_tokens, beam.eos_id, batch, beam.beams
+        beam.policy, prompts, beam.max_new_tokens, beam.eos_id, batch, beam.beams, beam.mesh
     ):
         found = jax.device_get(beam(variables, tokens, lengths))
         numbers.append(part)
@@ -220,8 +229,7 @@ def best_next(
 
 def _tops(logits: jax.Array) -> jax.Array:
     """The largest of every block of tokens: [B, K, V] -> [B, K, blocks]."""
-    window, rest = (1, 1, _BLOCK), ((0, 0), (0, 0), (0, -logits.shape[-1] % _BLOCK))
-    return jax.lax.reduce_window(logits, -jnp.inf, jax.lax.max, window, window, rest)
+    return by_blocks(logits, _BLOCK, jax.lax.max, -jnp.inf)
 
 
 def _taken(tree: Any, index: jax.Array) -> Any:

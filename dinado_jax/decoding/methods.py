@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from dinado_jax.errors import InputError
+from dinado_jax.ops.blocks import by_blocks
 
 _BLOCK = 256
 
@@ -85,8 +86,7 @@ def inverse_cdf(scores: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.A
     K = scores.shape[-1]
     block = min(_BLOCK, K)
     most = scores.max(-1, keepdims=True)
-    window, rest = (1, block), ((0, 0), (0, -K % block))
-    sums = jax.lax.reduce_window(jnp.exp(scores - most), 0.0, jax.lax.add, window, window, rest)
+    sums = by_blocks(jnp.exp(scores - most), block, jax.lax.add, 0.0)
     upto = jnp.cumsum(sums, axis=-1)
     below_one = 1 - 2**-23
     target = jnp.minimum(uniform, below_one)[:, None] * upto[:, -1:]

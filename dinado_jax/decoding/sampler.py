@@ -15,12 +15,14 @@ import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from dinado_jax.data import bucket
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.policy import Carry, Policy
 from dinado_jax.errors import InputError
 from dinado_jax.models.cache import scan, when
+from dinado_jax.parallel import over_rows, spread
 from dinado_jax.text import check_tokens, pad
 
 
@@ -53,6 +55,7 @@ class Sampler:
     eos_id: int
     max_new_tokens: int
     samples: int = 1  # per prompt, from one prefill
+    mesh: Mesh | None = None  # devices that share the prompts out, a multiple of their number
 
     def __post_init__(self):
         for name in ("max_new_tokens", "samples"):
@@ -76,6 +79,9 @@ class Sampler:
     @functools.partial(jax.jit, static_argnums=0)
     def prefill(self, variables, prompts, lengths, ids, key) -> SamplingState:
         """Reads the prompts once and draws the first token of every row."""
+        return over_rows(self.mesh, self._prefill, (variables, key), (prompts, lengths, ids))
+
+    def _prefill(self, variables, key, prompts, lengths, ids):
         S = self.samples
         logits, carry = self.policy.prefill(variables, prompts, lengths, S, self.max_new_tokens - 1)
         ids = jnp.repeat(ids, S)
@@ -88,7 +94,9 @@ class Sampler:
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
     def decode(self, variables, state: SamplingState) -> tuple[SamplingState, Samples]:
         """All further tokens. The state is donated: its caches are written in place."""
+        return over_rows(self.mesh, self._decode, (variables,), (state,))
 
+    def _decode(self, variables, state):
         def advance(state, index):
             logits, carry = self.policy.step(variables, state.carry, state.token)
             return self._drawn(logits, state.streams, index + 1, state.done, carry)
@@ -120,9 +128,10 @@ def batches_of(
     fill: int,
     batch: int,
     each: int,
+    mesh: Mesh | None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-    """Any number of prompts, as many at a time as make `batch` rows of `each` a prompt (one prompt
-    at least), those of similar length together.
+    """Any number of prompts, as many at a time as make `batch` rows of `each` a prompt (one for
+    each device at least), those of similar length together.
 
     Yields numbers of prompts, the same filled up to that count so that nothing recompiles, and of
     those right-padded tokens [count, T] and lengths [count]. InputError for a batch below 1, and
@@ -130,19 +139,10 @@ def batches_of(
     """
     if batch < 1:
         raise InputError(f"batch = {batch}: it must be at least 1")
-    count = max(1, batch // each)
-    check_tokens(prompts, policy.vocab_size, "prompt")
+    devices = mesh.size if mesh else 1
+    count = max(1, batch // each // devices) * devices
+    check_prompts(policy, prompts, max_new_tokens)
     limit = policy.n_positions - max_new_tokens
-    for index, prompt in enumerate(prompts):
-        if not prompt:
-            raise InputError(f"prompt {index} is empty: begin it with the end-of-text token")
-        if len(prompt) > limit:
-            raise InputError(
-                f"prompt {index} has {len(prompt)} tokens and max_new_tokens is {max_new_tokens}: "
-                f"the context holds {policy.n_positions}, shorten one of them"
-            )
-    if not len(prompts):
-        raise InputError("there are no prompts: give at least one")
     widths = np.array([bucket(len(prompt), limit) for prompt in prompts])
     for width in np.unique(widths):
         members = np.flatnonzero(widths == width)
@@ -151,6 +151,21 @@ def batches_of(
             filled = np.resize(part, count)
             tokens = pad([prompts[i] for i in filled], fill, int(width))
             yield part, filled, tokens, np.array([len(prompts[i]) for i in filled], np.int32)
+
+
+def check_prompts(policy: Policy, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    """InputError if there are none, or for one that does not fit vocabulary or context."""
+    if not len(prompts):
+        raise InputError("there are no prompts: give at least one")
+    check_tokens(prompts, policy.vocab_size, "prompt")
+    for index, prompt in enumerate(prompts):
+        if not prompt:
+            raise InputError(f"prompt {index} is empty: begin it with the end-of-text token")
+        if len(prompt) + max_new_tokens > policy.n_positions:
+            raise InputError(
+                f"prompt {index} has {len(prompt)} tokens and max_new_tokens is {max_new_tokens}: "
+                f"the context holds {policy.n_positions}, shorten one of them"
+            )
 
 
 def sampled(
@@ -172,10 +187,11 @@ def sampled(
     once the first are asked for.
     """
     S = sampler.samples
+    variables = spread(sampler.mesh, variables)
     ids = np.arange(len(prompts)) if ids is None else np.asarray(ids)
     waiting = None
     for part, filled, tokens, lengths in batches_of(
-        sampler.policy, prompts, sampler.max_new_tokens, sampler.eos_id, batch, S
+        sampler.policy, prompts, sampler.max_new_tokens, sampler.eos_id, batch, S, sampler.mesh
     ):
         drawn = sampler(variables, tokens, lengths, ids[filled].astype(np.int32), key)
         if waiting:

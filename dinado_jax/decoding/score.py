@@ -6,28 +6,40 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from dinado_jax.data import take
 from dinado_jax.decoding.policy import Policy
 from dinado_jax.ops.masks import target_mask
+from dinado_jax.parallel import over_rows, spread
 from dinado_jax.text import Sequences
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _score_batch(policy: Policy, variables, batch):
-    return jnp.where(target_mask(batch) > 0, policy.log_probs(variables, batch), 0.0)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _score_batch(policy: Policy, mesh: Mesh | None, variables, batch):
+    def scores(variables, batch):
+        return jnp.where(target_mask(batch) > 0, policy.log_probs(variables, batch), 0.0)
+
+    return over_rows(mesh, scores, (variables,), (batch,))
 
 
-def score(policy: Policy, variables: Any, rows: Sequences, batch: int) -> np.ndarray:
-    """Log-probability of every target token, `batch` rows at a time.
+def score(
+    policy: Policy, variables: Any, rows: Sequences, batch: int, mesh: Mesh | None = None
+) -> np.ndarray:
+    """Log-probability of every target token, `batch` rows at a time, shared out to the devices of a
+    mesh.
 
     Returns float32 [N, T-1] nats: column t scores token t + 1; prompt and padding score 0. Summed
     over a row it is the log-probability of the target given the prompt, eos included.
     """
     out = np.zeros((len(rows), rows.tokens.shape[1] - 1), np.float32)
     order = np.argsort(rows.length, kind="stable")
+    variables = spread(mesh, variables)
+    devices = mesh.size if mesh else 1
+    batch = max(1, batch // devices) * devices
     for start in range(0, len(rows), batch):
         part = order[start : start + batch]
-        scores = np.asarray(_score_batch(policy, variables, take(rows, np.resize(part, batch))))
+        filled = take(rows, np.resize(part, batch))
+        scores = np.asarray(_score_batch(policy, mesh, variables, filled))
         out[part, : scores.shape[1]] = scores[: len(part)]
     return out

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from dinado_jax.errors import InputError
 from dinado_jax.models.cache import KV, Cache, Past, attend, flat
 from dinado_jax.ops.low_rank import low_rank_product
+from dinado_jax.ops.spread import gathered, product
 
 _ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh")
 # config.json options that change the function computed; anything but the GPT-2 value is refused.
@@ -144,7 +145,9 @@ def _adapted(module: nn.Module, name: str, value: jax.Array) -> jax.Array:
     if not module.has_variable("delta", name):
         return value
     delta = module.get_variable("delta", name)
-    return value + (delta["full"] if "full" in delta else delta["a"] @ delta["b"])
+    if "full" in delta:  # shared out as the value is
+        return value + delta["full"]
+    return value + gathered(delta["a"]) @ gathered(delta["b"])
 
 
 def _low_rank(module: nn.Module, name: str) -> dict[str, jax.Array] | None:
@@ -152,12 +155,14 @@ def _low_rank(module: nn.Module, name: str) -> dict[str, jax.Array] | None:
     if not module.has_variable("delta", name):
         return None
     delta = module.get_variable("delta", name)
-    return delta if "a" in delta else None
+    return jax.tree.map(gathered, delta) if "a" in delta else None
 
 
-def _like(vector: jax.Array, x: jax.Array) -> jax.Array:
-    """A [D] vector with x's dtype and as many axes, so that nothing is broadcast by accident."""
-    return jnp.expand_dims(vector.astype(x.dtype), tuple(range(x.ndim - 1)))
+def _vector(module: nn.Module, name: str, value: jax.Array, x: jax.Array) -> jax.Array:
+    """A [D] parameter with its delta, in x's dtype and with as many axes, so that nothing is
+    broadcast by accident."""
+    vector = gathered(_adapted(module, name, value)).astype(x.dtype)
+    return jnp.expand_dims(vector, tuple(range(x.ndim - 1)))
 
 
 class Dense(nn.Module):
@@ -176,11 +181,10 @@ class Dense(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.features,), dtype)
         factors = _low_rank(self, "kernel")
         if factors is None:
-            y = x @ _adapted(self, "kernel", kernel).astype(x.dtype)
+            y = product(x, _adapted(self, "kernel", kernel))
         else:
-            a, b = (factors[name].astype(x.dtype) for name in ("a", "b"))
-            y = x @ kernel.astype(x.dtype) + low_rank_product(x, a, b)
-        return y + _like(_adapted(self, "bias", bias), y)
+            y = product(x, kernel) + low_rank_product(x, factors["a"], factors["b"])
+        return y + _vector(self, "bias", bias, y)
 
 
 class LayerNorm(nn.Module):
@@ -196,7 +200,7 @@ class LayerNorm(nn.Module):
         y = x.astype(jnp.float32)
         y = y - y.mean(-1, keepdims=True)
         y *= jax.lax.rsqrt((y * y).mean(-1, keepdims=True) + self.config.layer_norm_epsilon)
-        y = y * _like(_adapted(self, "scale", scale), y) + _like(_adapted(self, "bias", bias), y)
+        y = y * _vector(self, "scale", scale, y) + _vector(self, "bias", bias, y)
         return y.astype(x.dtype)
 
 
@@ -214,13 +218,13 @@ class Embed(nn.Module):
     def __call__(self, index):
         factors = _low_rank(self, "embedding")
         if factors is None:
-            found = _adapted(self, "embedding", self.embedding)[index]
+            found = gathered(_adapted(self, "embedding", self.embedding))[index]
         else:
-            found = self.embedding[index] + factors["a"][index] @ factors["b"]
+            found = gathered(self.embedding)[index] + factors["a"][index] @ factors["b"]
         return found.astype(self.config.dtype)
 
     def whole(self):
-        return _adapted(self, "embedding", self.embedding).astype(self.config.dtype)
+        return gathered(_adapted(self, "embedding", self.embedding)).astype(self.config.dtype)
 
 
 class Attention(nn.Module):
@@ -314,6 +318,7 @@ class Head(nn.Module):
         hidden_BTD, cache = _blocks(config, x_BTD, cache)
         shape = (config.vocab_size, config.n_embd)
         vocabulary = self.param("vocabulary", nn.initializers.zeros, shape, config.param_dtype)
+        vocabulary = gathered(vocabulary)
         return Output(hidden_BTD, vocabulary.astype(config.dtype), cache)
 
 

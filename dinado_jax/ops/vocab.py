@@ -21,6 +21,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dinado_jax.ops.spread import parts
+
 # Tokens whose logits are alive at once: few on a CPU, whose caches are small; enough elsewhere to
 # keep the units that multiply busy.
 CHUNKS = {"cpu": 128, "gpu": 1024, "tpu": 1024}
@@ -151,17 +153,19 @@ def _reduced_backward(link, chunk, left, given):
         frozen = base and (base_nD, base[1])
         *_, weight_nV = _over_vocabulary(link, hidden_nD, matrix, frozen)
         slope_nV = -of_mean[:, None] * weight_nV
-        rows = jnp.arange(len(tokens_n))
-        slope_nV = slope_nV.at[rows, tokens_n].add(of_token)
+        slope_nV = _added(slope_nV, tokens_n, of_token)
         if base is not None:
-            slope_nV = slope_nV.at[rows, peak_n].add(of_peak)
-        part = _product("nV,nD->VD", slope_nV.astype(matrix.dtype), hidden_nD)
+            slope_nV = _added(slope_nV, peak_n, of_peak)
+        own = (x.reshape(devices, -1, x.shape[1]) for x in (slope_nV, hidden_nD))
+        part = _product("knV,knD->kVD", *(x.astype(matrix.dtype) for x in own))
         return total + part, None
 
-    # Dead code, and removed as such, unless the matrix is trained.
-    zeros = jnp.zeros(matrix.shape, jnp.float32)
+    # Dead code, and removed as such, unless the matrix is trained. Each of k devices adds up its
+    # own; they meet once.
+    devices = parts(len(tokens_N))
+    zeros = jnp.zeros((devices, *matrix.shape), jnp.float32)
     of_matrix, _ = jax.lax.scan(tile, zeros, _tiles(arrays, chunk))
-    return hidden.astype(hidden_ND.dtype), of_matrix.astype(matrix.dtype), None, None
+    return hidden.astype(hidden_ND.dtype), of_matrix.sum(0).astype(matrix.dtype), None, None
 
 
 _reduced.defvjp(_reduced_forward, _reduced_backward)
@@ -174,16 +178,15 @@ def _forward(link, chunk, differentiated, hidden_ND, matrix, base, tokens_N):
         hidden_nD, base_nD, tokens_n = arrays
         frozen = base and (base_nD, base[1])
         log_p_nV, r_nV, top_n, peak_n, weight_nV = _over_vocabulary(link, hidden_nD, matrix, frozen)
-        rows = jnp.arange(len(tokens_n))
-        drawn_n = r_nV[rows, tokens_n]
+        drawn_n = _at(r_nV, tokens_n)
         scalars = Scalars(drawn_n, None, None, None)
         if base is not None:
-            log_p_n = log_p_nV[rows, tokens_n]
+            log_p_n = _at(log_p_nV, tokens_n)
             scalars = Scalars(log_p_n + (drawn_n - top_n) + peak_n, log_p_n, peak_n, top_n)
         if not differentiated:
             return None, (scalars, None)
         slope_n = -jnp.expm1(drawn_n) if link == "sigmoid" else jnp.ones_like(drawn_n)
-        kept = _Kept(None, weight_nV[rows, tokens_n], slope_n, None, None)
+        kept = _Kept(None, _at(weight_nV, tokens_n), slope_n, None, None)
         column = jax.lax.broadcasted_iota(jnp.int32, weight_nV.shape, 1)
         weight_nV = jnp.where(column == tokens_n[:, None], 0, weight_nV)
         if base is not None:
@@ -191,15 +194,14 @@ def _forward(link, chunk, differentiated, hidden_ND, matrix, base, tokens_N):
             highest_n = jnp.where(
                 r_nV == r_nV.max(-1, keepdims=True), column, column.shape[1] - 1
             ).min(-1)
-            kept = kept._replace(peak=highest_n, peak_weight=weight_nV[rows, highest_n])
+            kept = kept._replace(peak=highest_n, peak_weight=_at(weight_nV, highest_n))
             weight_nV = jnp.where(column == highest_n[:, None], 0, weight_nV)
         mean_nD = _product("nV,VD->nD", weight_nV.astype(matrix.dtype), matrix)
         return None, (scalars, kept._replace(mean=mean_nD))
 
     arrays = hidden_ND, base and base[0], tokens_N
     _, out = jax.lax.scan(tile, None, _tiles(arrays, chunk))
-    count = len(tokens_N)
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], out)
+    return jax.tree.map(lambda x: _untiled(x, len(tokens_N)), out)
 
 
 def _over_vocabulary(link, hidden_nD, matrix, base):
@@ -222,17 +224,39 @@ def _over_vocabulary(link, hidden_nD, matrix, base):
     return log_p_nV, r_nV, top_n, peak_n, weight_nV
 
 
+def _at(x_nV, tokens_n):
+    """[n]: a token's value in each row. By rows: on several devices nothing is sent."""
+    return jnp.take_along_axis(x_nV, tokens_n[:, None], 1)[:, 0]
+
+
+def _added(x_nV, tokens_n, values_n):
+    """With a value added at a token of each row."""
+    return jax.vmap(lambda x, token, value: x.at[token].add(value))(x_nV, tokens_n, values_n)
+
+
 def _product(axes, a, b):
     return jnp.einsum(axes, a, b, preferred_element_type=jnp.float32)
 
 
 def _tiles(arrays, chunk):
-    """[N, ..] -> [chunks, n, ..]. N is rounded up to whole chunks, with zeros: a lone remainder
-    would compile twice."""
+    """[N, ..] -> [chunks, n, ..], n at most `chunk` on each device, whose rows are in every chunk:
+    none is sent. N is rounded up to whole chunks, with zeros: a lone remainder would compile
+    twice."""
 
     def cut(x):
-        size = max(1, min(chunk, x.shape[0]))  # N is 0 for rows of a single token
-        padded = jnp.pad(x, [(0, -x.shape[0] % size)] + [(0, 0)] * (x.ndim - 1))
-        return padded.reshape(-1, size, *x.shape[1:])
+        devices = parts(x.shape[0])
+        x = x.reshape(devices, -1, *x.shape[1:])
+        size = max(1, min(chunk, x.shape[1]))  # N is 0 for rows of a single token
+        padded = jnp.pad(x, [(0, 0), (0, -x.shape[1] % size)] + [(0, 0)] * (x.ndim - 2))
+        chunks = padded.reshape(devices, -1, size, *x.shape[2:]).swapaxes(0, 1)
+        return chunks.reshape(-1, devices * size, *x.shape[2:])
 
     return jax.tree.map(cut, arrays)
+
+
+def _untiled(x, count):
+    """The inverse of `_tiles`."""
+    devices, (chunks, n) = parts(count), x.shape[:2]
+    x = x.reshape(chunks, devices, n // devices, *x.shape[2:]).swapaxes(0, 1)
+    x = x.reshape(devices, chunks * n // devices, *x.shape[3:])[:, : count // devices]
+    return x.reshape(count, *x.shape[2:])

@@ -14,6 +14,7 @@ from dinado_jax.config import Config
 from dinado_jax.errors import InputError
 from dinado_jax.files import write_json
 from dinado_jax.oracles.lexical import coverage
+from dinado_jax.processes import first
 from dinado_jax.report import write_report
 from dinado_jax.stages.folder import STAGES, RunFolder
 from dinado_jax.stages.generate import held_out
@@ -71,9 +72,12 @@ def _figures(samples: list[dict], references: list[tuple[str, ...]]) -> dict:
 
 
 def evaluate(config: Config, run: RunFolder) -> dict:
-    """Reads the generate stage's samples; leaves summary.json and report.html in the run folder."""
+    """Reads the generate stage's samples; process 0 leaves summary.json and report.html in the run
+    folder."""
     began = time.monotonic()
     run.stage("evaluate")
+    if not first():
+        return {}
     base, control = (
         read_samples(run.path / "generate" / f"{name}.jsonl") for name in ("base", "control")
     )

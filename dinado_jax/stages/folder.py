@@ -1,13 +1,17 @@
 """A run's folder: one subfolder a stage, a record of what is done, and refusals in one line."""
 
+import contextlib
 import dataclasses
+import fcntl
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from dinado_jax.config import Config
 from dinado_jax.errors import ELSEWHERE, InputError
 from dinado_jax.files import read_json, write_json
+from dinado_jax.processes import first, meet, told
 
 STAGES = ("sft", "rollout", "train", "generate", "evaluate")
 # What each stage's result depends on; a finished stage is reused only while these stand.
@@ -30,11 +34,12 @@ _FREE = {
 _ANEW = "delete the stage's folder and run it again"
 
 
-def _counts(section: str, value):
+def _counts(section: str, value, free: tuple[str, ...]):
     """What of a section a stage's result depends on."""
     if not isinstance(value, dict):
         return value
-    return {key: inner for key, inner in value.items() if key not in _FREE.get(section, ())}
+    free = (*free, *_FREE.get(section, ()))
+    return {key: inner for key, inner in value.items() if key not in free}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,13 +67,16 @@ class RunFolder:
         return {key: everything[key] for key in keys}
 
     def _check_inputs(self, name: str) -> None:
-        """InputError if the stage holds work that was begun with another configuration."""
+        """InputError if the stage holds work that was begun with another configuration. While it is
+        not done its learning rate may change: a loss that diverged goes on from a checkpoint."""
         begun = self.path / name / "config.json"
         if not begun.exists() or len(list(begun.parent.iterdir())) == 1:
             return
+        free = () if (self.path / name / "done.json").exists() else ("learning_rate",)
         before = read_json(begun, _ANEW)
         for section, value in self._inputs(name).items():
-            if _counts(section, before.get(section)) != _counts(section, value):
+            rates = free if section == name else ()
+            if _counts(section, before.get(section), rates) != _counts(section, value, rates):
                 raise InputError(
                     f"stage {name} in {self.path} was begun with another [{section}]: "
                     "give this run its own name=..., or delete that stage's folder"
@@ -81,12 +89,39 @@ class RunFolder:
         return read_json(done, _ANEW) if done.exists() else None
 
     def run(self, name: str, work: Callable[[Config, "RunFolder"], dict]) -> dict:
-        """Does a stage unless it is done; returns its figures and the seconds it took."""
+        """Does a stage unless it is done, in all processes together; returns its figures and the
+        seconds it took, as process 0 has them on disk."""
         record = self.finished(name)
         if record is None:
-            write_json(self.stage(name) / "config.json", self._inputs(name))
+            meet(f"{name} begins")
+            folder = self.stage(name)
+            if first():
+                write_json(folder / "config.json", self._inputs(name))
             began = time.monotonic()
             figures = work(self.config, self)
             record = {"figures": figures, "seconds": round(time.monotonic() - began, 2)}
-            write_json(self.path / name / "done.json", record)
+            if first():
+                write_json(folder / "done.json", record)
+                for parts in folder.glob("*parts"):  # what it was collected from
+                    shutil.rmtree(parts)
+            meet(f"{name} is done")
         return record
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """While stages are done. InputError if another command does stages of this run."""
+        with contextlib.ExitStack() as stack:
+            free = True
+            if first():
+                self.stage("")
+                file = stack.enter_context((self.path / "lock").open("a"))
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    free = False
+            if not told(free):
+                raise InputError(
+                    f"another command is at work in {self.path}: wait for it, stop it, or give "
+                    "this run its own name=..."
+                )
+            yield

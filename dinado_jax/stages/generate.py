@@ -9,6 +9,8 @@ from dinado_jax import tasks
 from dinado_jax.config import Config
 from dinado_jax.errors import InputError
 from dinado_jax.oracles.lexical import lexical
+from dinado_jax.parallel import make_plan, own_devices
+from dinado_jax.processes import first
 from dinado_jax.stages.folder import RunFolder
 from dinado_jax.stages.rollout import Collected, collect
 from dinado_jax.stages.train import trained_model
@@ -59,7 +61,9 @@ def _write(path: Path, collected: Collected) -> None:
         )
         for i in range(len(rollouts))
     ]
-    path.write_text("\n".join(lines) + "\n")
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text("\n".join(lines) + "\n")
+    partial.replace(path)
 
 
 def generate(config: Config, run: RunFolder) -> dict:
@@ -71,7 +75,8 @@ def generate(config: Config, run: RunFolder) -> dict:
     folder = run.stage("generate")
     prompts = [example.prompt for example in held_out(config)]
     decode = config.decode
-    controlled = trained_model(config, run).tilted(
+    plan = make_plan(config.parallel)
+    controlled = trained_model(config, run, plan).tilted(
         strength=decode.strength, target_rate=decode.target_rate, reject=decode.reject
     )
     figures = {"prompts": len(prompts)}
@@ -84,7 +89,10 @@ def generate(config: Config, run: RunFolder) -> dict:
             samples=config.evaluate.samples,
             oracle=config.rollout.oracle,
             key=jax.random.key(config.seed + 1),
+            folder=folder / f"{name}_parts",
+            mesh=own_devices(plan),
         )
-        _write(folder / f"{name}.jsonl", collected)
+        if first():
+            _write(folder / f"{name}.jsonl", collected)
         figures[f"{name}_oracle_failures"] = collected.failures
     return figures

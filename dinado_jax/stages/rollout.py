@@ -1,21 +1,28 @@
 """Stage rollout: samples of the base, judged by the oracle, with the task's references."""
 
+import contextlib
 import dataclasses
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from dinado_jax import signals, tasks, text
 from dinado_jax.base import Base, LanguageModel
 from dinado_jax.config import Config, Sampling
 from dinado_jax.decoding.methods import Method
-from dinado_jax.decoding.sampler import Sampler, in_order, sampled
+from dinado_jax.decoding.sampler import Sampler, check_prompts, sampled
 from dinado_jax.decoding.score import score
 from dinado_jax.errors import InputError
 from dinado_jax.oracles.judge import Oracle, Verdict, judge, refuse_silence, resolve
+from dinado_jax.parallel import make_plan, own_devices
+from dinado_jax.processes import count, first, index, meet, together
 from dinado_jax.progress import Progress
 from dinado_jax.rollouts import (
+    Part,
     Rollouts,
     along_targets,
     before,
@@ -24,7 +31,7 @@ from dinado_jax.rollouts import (
     success_rate,
 )
 from dinado_jax.stages.folder import RunFolder
-from dinado_jax.stages.sft import trained_base
+from dinado_jax.stages.sft import base_mark, trained_base
 from dinado_jax.tasks.keywords import Example
 
 
@@ -57,63 +64,109 @@ def collect(
     samples: int,
     oracle: str,
     key: jax.Array,
+    folder: Path,
+    mesh: Mesh | None,
     first_id: int = 0,
 ) -> Collected:
-    """Samples a model on prompts, judges the texts of each batch while the device draws the next,
-    and scores all under the base."""
-    base, codec = model.base, model.base.codec
+    """Samples a model on prompts, judges the texts of each batch while the devices draw the next,
+    and scores all under the base. All processes call it together, share the prompts, and get all.
+
+    Args:
+      folder: keeps what is judged, a batch a file: a call that was stopped goes on from there.
+      mesh: the devices of this process to decode on.
+      first_id: the first prompt's number, which its random stream hangs on.
+    """
+    codec, judged_by = model.base.codec, resolve(oracle)
     prompt_ids = codec.prompts(prompts)
     method = Method(decode.temperature, decode.top_k, decode.top_p)
-    sampler = Sampler(model.policy, method, codec.eos_id, decode.max_new_tokens, samples)
+    new = decode.max_new_tokens
+    sampler = Sampler(model.policy, method, codec.eos_id, new, samples, mesh)
+    check_prompts(model.policy, prompt_ids, new)
     ids = first_id + np.arange(len(prompts))
-    repeated = [prompt for prompt in prompts for _ in range(samples)]
-    texts, numbers, parts, verdicts = [""] * len(repeated), [], [], []
-    judged_by = resolve(oracle)
-    with Progress(what, len(repeated), "sample") as progress:
-        batches = sampled(sampler, model.variables, prompt_ids, key, decode.batch, ids)
-        for rows, part in batches:
-            said = codec.decode([row[:n] for row, n in zip(part.tokens, part.length)])
-            verdicts.append(judge(judged_by, [repeated[i] for i in rows], said))
-            for row, one in zip(rows, said):
-                texts[row] = one
-            numbers.append(rows)
-            parts.append(part)
-            progress.advance(len(rows))
-            signals.stop_here()
-    drawn, verdict = in_order(numbers, parts), in_order(numbers, verdicts)
-    refuse_silence(judged_by, verdict)
-    rows = text.sequences(
-        [ids for ids in prompt_ids for _ in range(samples)],
-        [row[:n] for row, n in zip(drawn.tokens, drawn.length)],
-        codec.eos_id,
-        base.model.config.n_positions,
-    )
-    log_base = score(base.policy, base.variables, rows, decode.batch)
+    folder.mkdir(parents=True, exist_ok=True)
+    own = np.argsort([len(prompt) for prompt in prompt_ids], kind="stable")[index() :: count()]
+    there = [part.row // samples for part in _parts(folder)]
+    left = own[~np.isin(own, np.concatenate(there))] if there else own
+    batches = iter(())
+    if len(left):
+        mine = [prompt_ids[i] for i in left]
+        batches = sampled(sampler, model.variables, mine, key, decode.batch, ids[left])
+    begun = (len(own) - len(left)) * samples
+    with Progress(what, len(own) * samples, "sample", begun) as progress:
+        for numbers, drawn in together(batches):
+            prompt = left[numbers // samples]
+            said = codec.decode([row[:n] for row, n in zip(drawn.tokens, drawn.length)])
+            verdict = judge(judged_by, [prompts[i] for i in prompt], said)
+            row = prompt * samples + numbers % samples
+            begin = [prompt_ids[i] for i in prompt]
+            part = _part(model.base, begin, drawn, verdict, ids[prompt], row, decode.batch, mesh)
+            part.save(folder / f"{prompt.min():08d}.npz")
+            progress.advance(len(row))
+    meet(what)
+    parts = _parts(folder)
+    if all((part.fault != "").all() for part in parts):
+        discard(folder)  # an oracle that is mended judges all of them
+    return _whole(parts, prompts, samples, codec, judged_by)
+
+
+def _part(base, prompts, drawn, verdict, ids, row, batch, mesh) -> Part:
+    """One batch, scored under the base."""
+    new = [tokens[:n] for tokens, n in zip(drawn.tokens, drawn.length)]
+    rows = text.sequences(prompts, new, base.codec.eos_id, base.model.config.n_positions)
+    log_base = score(base.policy, base.variables, rows, batch, mesh)
     log_proposal = along_targets(rows, drawn.log_probs)
-    kept = ~verdict.failed
+    return Part(
+        **vars(rows),
+        label=verdict.labels,
+        log_base=log_base.sum(1),
+        log_proposal=log_proposal.sum(1),
+        log_prefix=before(log_base - log_proposal),
+        prompt_id=ids.astype(np.int32),
+        finished=drawn.finished,
+        row=row,
+        fault=verdict.faults,
+    )
+
+
+def _parts(folder: Path) -> list[Part]:
+    """What is in the folder; a damaged file is as good as none."""
+    found = []
+    for path in sorted(folder.glob("*.npz")):
+        with contextlib.suppress(InputError):
+            found.append(Part.load(path))
+    return found
+
+
+def _whole(parts: list[Part], prompts, samples, codec, oracle: Oracle) -> Collected:
+    """All parts in the order of their rows, without those that the oracle failed on."""
+    rows = join(parts, codec.eos_id)
+    order = np.argsort(rows.row)
+    if not np.array_equal(rows.row[order], np.arange(len(prompts) * samples)):
+        raise InputError(
+            f"{len(rows)} samples are here, {len(prompts) * samples} were to be drawn: all "
+            "processes must see one run folder, put run.folder on a file system they share"
+        )
+    refuse_silence(oracle, Verdict(rows.label, rows.fault))
+    kept = order[rows.fault[order] == ""]
     rollouts = Rollouts(
-        tokens=rows.tokens[kept],
-        prompt_length=rows.prompt_length[kept],
-        length=rows.length[kept],
-        label=verdict.labels[kept],
-        log_base=log_base.sum(1)[kept],
-        log_proposal=log_proposal.sum(1)[kept],
-        log_prefix=before(log_base - log_proposal)[kept],
-        prompt_id=np.repeat(ids, samples).astype(np.int32)[kept],
-        finished=drawn.finished[kept],
+        **{f.name: getattr(rows, f.name)[kept] for f in dataclasses.fields(Rollouts)}
     )
-    good = np.flatnonzero(kept)
-    return Collected(
-        rollouts, [repeated[i] for i in good], [texts[i] for i in good], verdict.failures
-    )
+    new = [
+        tokens[start:end]
+        for tokens, start, end in zip(rollouts.tokens, rollouts.prompt_length, rollouts.length)
+    ]
+    asked = [prompts[i] for i in rows.row[kept] // samples]
+    return Collected(rollouts, asked, codec.decode(new), len(rows) - len(kept))
 
 
-def as_mixture(rollouts: Rollouts, q: LanguageModel, alpha: float, batch: int) -> Rollouts:
+def as_mixture(
+    rollouts: Rollouts, q: LanguageModel, alpha: float, batch: int, mesh: Mesh | None = None
+) -> Rollouts:
     """Plain samples of base and q, a share `alpha` of them the base's, as draws of the mixture
     alpha p + (1 - alpha) q: p / proposal is then at most 1 / alpha (defensive importance
     sampling)."""
     base = q.base
-    under_p, under_q = (score(m.policy, m.variables, rollouts, batch) for m in (base, q))
+    under_p, under_q = (score(m.policy, m.variables, rollouts, batch, mesh) for m in (base, q))
     log_ratio = under_q - under_p
     return dataclasses.replace(
         rollouts,
@@ -123,7 +176,12 @@ def as_mixture(rollouts: Rollouts, q: LanguageModel, alpha: float, batch: int) -
 
 
 def judged_references(
-    base: Base, prompts: Sequence[str], examples: Sequence[Example], oracle: str, batch: int
+    base: Base,
+    prompts: Sequence[str],
+    examples: Sequence[Example],
+    oracle: str,
+    batch: int,
+    mesh: Mesh | None,
 ) -> Rollouts:
     """The references of the prompts' examples as rollouts without a proposal, judged alike.
 
@@ -148,7 +206,7 @@ def judged_references(
         prompt_length=rows.prompt_length,
         length=rows.length,
         label=verdict.labels[kept],
-        log_base=score(base.policy, base.variables, rows, batch).sum(1),
+        log_base=score(base.policy, base.variables, rows, batch, mesh).sum(1),
         log_proposal=np.full(len(kept), np.nan, np.float32),
         log_prefix=np.zeros((len(kept), rows.tokens.shape[1] - 1), np.float32),
         prompt_id=np.array([number[pairs[i][0]] for i in kept], np.int32),
@@ -160,7 +218,8 @@ def _judged(oracle: Oracle, pairs: list[tuple[str, str]], batch: int) -> Verdict
     """The oracle's verdict on prompts and texts, `batch` a call."""
     parts = []
     for start in range(0, len(pairs), batch):
-        signals.stop_here()
+        if count() == 1:  # others would wait for what never comes
+            signals.stop_here()
         parts.append(judge(oracle, *zip(*pairs[start : start + batch])))
     verdict = Verdict(*map(np.concatenate, zip(*parts)))
     refuse_silence(oracle, verdict)
@@ -180,7 +239,8 @@ def rollout(config: Config, run: RunFolder) -> dict:
     InputError when no sample succeeds: there is nothing to learn from.
     """
     folder = run.stage("rollout")
-    base = trained_base(config, run)
+    mesh = own_devices(make_plan(config.parallel))
+    base = trained_base(config, run, mesh)
     settings = config.rollout
     prompts = training_prompts(config, 0, settings.prompts)
     collected = collect(
@@ -191,6 +251,8 @@ def rollout(config: Config, run: RunFolder) -> dict:
         samples=settings.samples,
         oracle=config.rollout.oracle,
         key=jax.random.key(config.seed),
+        folder=folder / "parts",
+        mesh=mesh,
     )
     rollouts = collected.rollouts
     figures = {
@@ -201,17 +263,32 @@ def rollout(config: Config, run: RunFolder) -> dict:
         "oracle_failures": collected.failures,
         "target": _target(settings),
     }
-    if settings.references:
-        examples = tasks.examples(config.task, "train", config.seed)
-        oracle, batch = settings.oracle, settings.batch
-        references = judged_references(base, prompts, examples, oracle, batch)
-        figures["references"] = len(references)
-        figures["references_success_rate"] = float(references.label.mean())
-        rollouts = join([rollouts, references], base.codec.eos_id)
     if not figures["successes"]:
+        discard(folder / "parts")  # other settings draw others
         raise InputError(
             f"none of the {figures['samples']} rollouts satisfies the oracle: draw more with "
             "rollout.samples, train the base on the task with sft.steps, or ease the oracle"
         )
-    rollouts.save(folder / "rollouts.npz")
-    return figures
+    if settings.references and first():
+        examples = tasks.examples(config.task, "train", config.seed)
+        oracle, batch = settings.oracle, settings.batch
+        references = judged_references(base, prompts, examples, oracle, batch, mesh)
+        figures["references"] = len(references)
+        figures["references_success_rate"] = float(references.label.mean())
+        rollouts = join([rollouts, references], base.codec.eos_id)
+    keep(rollouts, folder / "rollouts.npz")
+    return {**figures, "base": base_mark(run)}
+
+
+def keep(rollouts: Rollouts, path: Path) -> None:
+    """What process 0 has collected, for all."""
+    if first():
+        rollouts.save(path)
+    meet(f"{path.name} is kept")
+
+
+def discard(parts: Path) -> None:
+    """Forgets parts, once all processes have read them."""
+    meet(f"{parts.name} are read")
+    if first():
+        shutil.rmtree(parts)

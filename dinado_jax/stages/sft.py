@@ -6,22 +6,26 @@ from itertools import islice
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from dinado_jax import tasks, text
 from dinado_jax.base import Base, load_gpt2, new_config, save_base
 from dinado_jax.checkpoint import Checkpoints
 from dinado_jax.config import Config
 from dinado_jax.data import Epochs
+from dinado_jax.errors import InputError
 from dinado_jax.models.gpt2 import GPT2, init_params
 from dinado_jax.objectives.sft import likelihood
 from dinado_jax.optim import optimizer
+from dinado_jax.parallel import make_plan, spread
+from dinado_jax.processes import first, meet
 from dinado_jax.progress import MetricsLog
 from dinado_jax.stages.folder import RunFolder
 from dinado_jax.tasks.keywords import Example
 from dinado_jax.tasks.mined import mine
 from dinado_jax.tasks.text import lines as read_lines
 from dinado_jax.train import fit, make_step, start
+from dinado_jax.weights import fingerprint
 
 _BPE_LINES = 100_000  # lines a new tokenizer is trained on
 
@@ -32,12 +36,13 @@ def _initial(config: Config, folder: Path, corpus: list[str], examples: list[Exa
         base = _loaded(config, config.base.path)
         return base.model, base.params, base.codec
     made = folder / "tokenizer"
-    if not made.exists():
+    if first() and not made.exists():
         pairs = (f"{example.prompt} {ref}" for example in examples for ref in example.references)
         lines = [*islice(pairs, _BPE_LINES), *corpus[:_BPE_LINES]]
         partial = folder / "tokenizer.partial"
         text.train_codec(lines, config.base.vocab_size).save(partial)
         partial.replace(made)
+    meet("the tokenizer is made")
     codec = text.load_codec(made)
     gpt2 = dataclasses.replace(new_config(config.base), vocab_size=len(codec.tokenizer))
     return GPT2(gpt2), init_params(gpt2, config.seed), codec
@@ -55,7 +60,7 @@ def sft(config: Config, run: RunFolder) -> dict:
 
     Returns the stage's figures.
     """
-    folder = run.stage("sft")
+    folder, plan = run.stage("sft"), make_plan(config.parallel)
     corpus = read_lines(config.sft.pretrain_path) if config.sft.pretrain_path else []
     examples = tasks.examples(config.task, "train", config.seed)
     model, params, codec = _initial(config, folder, corpus, examples)
@@ -78,30 +83,52 @@ def sft(config: Config, run: RunFolder) -> dict:
             continue
         transform = optimizer(config.sft, steps)
         state = jax.jit(partial(start, optimizer=transform))(params)
+        state = plan.place(state)
         batches = Epochs(rows(), config.sft.batch, config.seed)
         with Checkpoints(folder / f"checkpoints_{name}") as checkpoints:
-            state = checkpoints.restore(state) or state
+            state = plan.place(checkpoints.restore(plan.shaped(state)) or state)
             state = fit(
                 name,
-                make_step(terms, transform),
+                make_step(terms, transform, plan),
                 state,
                 None,
                 batches.at,
                 steps,
+                plan=plan,
                 accumulate=config.sft.accumulate,
                 run=config.run,
                 checkpoints=checkpoints,
                 log=MetricsLog(folder / f"{name}.jsonl", int(state.step)),
             )
-        params = state.trainable
+        params = plan.whole(state.trainable)
         figures[f"{name}_rows"] = len(batches.rows)
-    save_base(folder / "base", model, jax.tree.map(jnp.asarray, params), codec)
-    return figures
+    if first():
+        save_base(folder / "base", model, params, codec)
+    meet("the base is saved")
+    return {**figures, "base": fingerprint(folder / "base")}
 
 
-def trained_base(config: Config, run: RunFolder) -> Base:
-    """The base the sft stage left, in the configured precision."""
-    return _loaded(config, run.path / "sft" / "base")
+def trained_base(config: Config, run: RunFolder, mesh: Mesh | None = None) -> Base:
+    """The base the sft stage left, in the configured precision, whole on each device of a mesh.
+
+    InputError if it is not the one that stage left.
+    """
+    folder = run.path / "sft" / "base"
+    base = _loaded(config, folder)
+    if fingerprint(folder) != base_mark(run):
+        raise InputError(
+            f"the base in {folder} is not the one that the sft stage left: put that one back, or "
+            f"delete {folder.parent} to begin anew"
+        )
+    return dataclasses.replace(base, params=spread(mesh, base.params))
+
+
+def base_mark(run: RunFolder) -> str:
+    """The fingerprint of the base that the sft stage left. InputError if it is not done."""
+    record = run.finished("sft")
+    if record is None:
+        raise InputError(f"stage sft is not done in {run.path}: run `dinado sft` or `dinado run`")
+    return record["figures"]["base"]
 
 
 def _loaded(config: Config, path: str | Path) -> Base:

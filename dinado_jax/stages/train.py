@@ -14,6 +14,8 @@ from dinado_jax.controls import Control, make_control
 from dinado_jax.errors import InputError
 from dinado_jax.objectives.control import Warmup, make_objective
 from dinado_jax.optim import optimizer
+from dinado_jax.parallel import Plan, make_plan, own_devices
+from dinado_jax.processes import first, meet, told
 from dinado_jax.progress import MetricsLog
 from dinado_jax.rollouts import (
     Rollouts,
@@ -25,8 +27,8 @@ from dinado_jax.rollouts import (
     success_rate,
 )
 from dinado_jax.stages.folder import RunFolder
-from dinado_jax.stages.rollout import as_mixture, collect, training_prompts
-from dinado_jax.stages.sft import trained_base
+from dinado_jax.stages.rollout import as_mixture, collect, keep, training_prompts
+from dinado_jax.stages.sft import base_mark, trained_base
 from dinado_jax.states import PREFIX, States, base_states
 from dinado_jax.train import TrainState, fit, make_step, start
 
@@ -36,26 +38,33 @@ class Rounds:
     """The rollouts of each round on disk: round 0 is the rollout stage's, later ones sample q."""
 
     config: Config
-    base: Base
+    base: Base  # placed by the plan
     control: Control
     folder: Path
-    first: Rollouts
+    zeroth: Rollouts
+    plan: Plan
 
     def upto(self, number: int, params: dict) -> list[Rollouts]:
         """The rollouts of rounds 0 .. number; the newest are sampled now unless on disk."""
-        parts = [self.first]
+        parts = [self.zeroth]
         for earlier in range(1, number + 1):
             path = self.folder / f"round_{earlier}.npz"
-            if not path.exists():
-                self._sample(earlier, params).save(path)
+            if not told(path.exists()):
+                kept = self.folder / f"round_{earlier}_parts"
+                keep(self._sample(earlier, params, kept), path)
             parts.append(Rollouts.load(path))
         return parts
+
+    def _whole_base(self) -> Base:
+        """The base to decode from."""
+        return dataclasses.replace(self.base, params=self.plan.whole(self.base.params))
 
     def states(self, parts: list[Rollouts]) -> States:
         """The base's last hidden states on all rows of these rounds, on disk."""
         dtype, rows = self.config.train.base_states, self.config.rollout.batch
-        sets = (base_states(self.folder, self.base, part, dtype, rows) for part in parts)
-        return sum(sets, States(self.base.model.config.n_embd))
+        base, mesh = self._whole_base(), own_devices(self.plan)
+        sets = (base_states(self.folder, base, part, dtype, rows, mesh) for part in parts)
+        return sum(sets, States(base.model.config.n_embd))
 
     def figures(self, number: int, rollouts: Rollouts, weight: np.ndarray) -> dict:
         """What round `number` begins with, given all rollouts so far."""
@@ -79,14 +88,15 @@ class Rounds:
         refresh = self.config.train.refresh_prompts
         return self.config.rollout.prompts + (number - 1) * refresh if number else 0
 
-    def _sample(self, number: int, params: dict) -> Rollouts:
+    def _sample(self, number: int, params: dict, folder: Path) -> Rollouts:
         """Of q, or of the mixture of base and q, as many samples of each a prompt as it says."""
         first_id, train, rollout = self._first_id(number), self.config.train, self.config.rollout
         prompts = training_prompts(self.config, first_id, train.refresh_prompts)
         key = jax.random.key(self.config.seed)
-        q = Controlled(self.base, self.control, params)
+        q = Controlled(self._whole_base(), self.control, self.plan.whole(params))
+        mesh = own_devices(self.plan)
 
-        def sampled(what, model, samples, key):
+        def sampled(what, model, samples, key, folder):
             return collect(
                 f"round {number} {what}",
                 model,
@@ -95,28 +105,35 @@ class Rounds:
                 samples=samples,
                 oracle=rollout.oracle,
                 key=key,
+                folder=folder,
+                mesh=mesh,
                 first_id=first_id,
             ).rollouts
 
         plain = round(train.mixture * train.refresh_samples)
         base_key = jax.random.fold_in(key, 1)
         if plain == train.refresh_samples:
-            return sampled("rollout of the base", self.base, plain, base_key)
-        rows = sampled("rollout", q, train.refresh_samples - plain, key)
+            return sampled("rollout of the base", q.base, plain, base_key, folder)
+        rows = sampled("rollout", q, train.refresh_samples - plain, key, folder)
         if not plain:
             return rows
-        of_base = sampled("rollout of the base", self.base, plain, base_key)
-        rows = join([rows, of_base], self.base.codec.eos_id)
-        return as_mixture(rows, q, train.mixture, rollout.batch)
+        of_base = sampled("rollout of the base", q.base, plain, base_key, folder / "base")
+        rows = join([rows, of_base], q.base.codec.eos_id)
+        return as_mixture(rows, q, train.mixture, rollout.batch, mesh)
 
 
 def train(config: Config, run: RunFolder) -> dict:
     """Trains the control; leaves train/control, checkpoints on the way and the rounds' rollouts."""
-    folder = run.stage("train")
+    folder, plan = run.stage("train"), make_plan(config.parallel)
     settings = config.train
-    base = trained_base(config, run)
-    first = Rollouts.load(run.path / "rollout" / "rollouts.npz")
-    rate = success_rate(first)
+    base, mark = trained_base(config, run), base_mark(run)
+    if run.finished("rollout")["figures"]["base"] != mark:
+        raise InputError(
+            f"the rollouts in {run.path / 'rollout'} are of another base: delete that folder and "
+            "run again"
+        )
+    zeroth = Rollouts.load(run.path / "rollout" / "rollouts.npz")
+    rate = success_rate(zeroth)
     if not 0 < rate < 1:
         raise InputError(
             f"the base satisfies the oracle in {rate:.0%} of its samples: there is nothing to "
@@ -124,18 +141,19 @@ def train(config: Config, run: RunFolder) -> dict:
         )
     control = make_control(config, base.model)
     transform = optimizer(settings, settings.steps)
-    warm_step = make_step(Warmup(control).terms, transform)
+    warm_step = make_step(Warmup(control).terms, transform, plan)
     early, late = (
-        make_step(make_objective(settings, control, coefficient).terms, transform)
+        make_step(make_objective(settings, control, coefficient).terms, transform, plan)
         for coefficient in (0.0, settings.bellman)
     )
     prior = rate if config.control.norm_bias == "success_rate" else 0.5
-    state = jax.jit(lambda: _fresh(control, config, base, prior, transform))()
-    rounds = Rounds(config, base, control, folder, first)
+    state = plan.place(jax.jit(lambda: _fresh(control, config, base, prior, transform))())
+    base = dataclasses.replace(base, params=plan.place(base.params))
+    rounds = Rounds(config, base, control, folder, zeroth, plan)
     ends = np.linspace(0, settings.steps, settings.rounds + 1).round().astype(int)[1:].tolist()
     figures = {"trained_values": sum(leaf.size for leaf in jax.tree.leaves(state.trainable))}
-    with Checkpoints(folder / "checkpoints") as checkpoints:
-        state = checkpoints.restore(state) or state
+    with Checkpoints(folder / "checkpoints", mark) as checkpoints:
+        state = plan.place(checkpoints.restore(plan.shaped(state)) or state)
         log = MetricsLog(folder / "train.jsonl", int(state.step))
 
         def fit_to(stop, what, step, batch_at, state):
@@ -146,6 +164,7 @@ def train(config: Config, run: RunFolder) -> dict:
                 base.params,
                 batch_at,
                 stop,
+                plan=plan,
                 accumulate=settings.accumulate,
                 run=config.run,
                 checkpoints=checkpoints,
@@ -174,10 +193,12 @@ def train(config: Config, run: RunFolder) -> dict:
             what, early_end = f"train round {number}", min(end, settings.bellman_start)
             state = fit_to(early_end, what, early, batch_at, state)
             state = fit_to(end, what, late, batch_at, state)
-    with Checkpoints(folder / "control") as final:
-        final.save(settings.steps, state.trainable)
-    for scratch in folder.glob(f"{PREFIX}*"):
-        scratch.unlink()
+    with Checkpoints(folder / "control", mark) as final:
+        final.save(settings.steps, plan.kept(state.trainable))
+    meet("the control is saved")
+    if first():
+        for scratch in folder.glob(f"{PREFIX}*"):
+            scratch.unlink()
     return figures
 
 
@@ -186,16 +207,16 @@ def _fresh(control, config, base, prior, transform) -> TrainState:
     return start(params, optimizer=transform)
 
 
-def trained_model(config: Config, run: RunFolder) -> Controlled:
-    """The base under the control that the train stage left."""
-    base = trained_base(config, run)
+def trained_model(config: Config, run: RunFolder, plan: Plan) -> Controlled:
+    """The base under the control that the train stage left, whole on this process's devices."""
+    base = trained_base(config, run, own_devices(plan))
     control = make_control(config, base.model)
     like = jax.eval_shape(lambda: control.init(jax.random.key(0), base.params, 0.5))
     folder = run.path / "train" / "control"
     params = None
-    if folder.exists():
-        with Checkpoints(folder) as final:
-            params = final.restore(like)
+    if told(folder.exists()):
+        with Checkpoints(folder, base_mark(run)) as final:
+            params = final.restore(plan.shaped(like))
     if params is None:
         raise InputError(f"no trained control in {run.path}: run the train stage first")
-    return Controlled(base, control, params)
+    return Controlled(base, control, plan.whole(plan.place(params)))

@@ -1,0 +1,36 @@
+"""What programs say to a compiler that spreads them over devices; nothing to any other.
+
+Under `parallel.Plan`, mode jit, rows are cut into as many parts as there are devices.
+"""
+
+import jax
+from jax.sharding import PartitionSpec
+
+
+def _devices() -> int:
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty or not mesh.are_all_axes_auto else mesh.size
+
+
+def parts(rows: int) -> int:
+    """How many devices share an axis of so many rows."""
+    devices = _devices()
+    return devices if rows % devices == 0 else 1
+
+
+def gathered(parameter: jax.Array) -> jax.Array:
+    """A parameter whole on every device: one that is shared out is fetched where it is used, and
+    forgotten after; the rows stay where they are."""
+    if _devices() == 1:
+        return parameter
+    return jax.lax.with_sharding_constraint(parameter, PartitionSpec())
+
+
+def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x times a parameter in x's dtype. Where it is shared out its gradient fetches it once more:
+    what was fetched for the forward pass would otherwise stay until then, the whole base of it."""
+
+    def whole(x, kernel):
+        return x @ gathered(kernel).astype(x.dtype)
+
+    return whole(x, kernel) if _devices() == 1 else jax.checkpoint(whole)(x, kernel)

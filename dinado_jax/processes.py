@@ -1,0 +1,167 @@
+"""The processes of one run: how they find each other, meet, and agree.
+
+DINADO_DISTRIBUTED in the environment says how: `off` or unset, one process; `auto`, as JAX finds
+out on TPU pods, SLURM, Kubernetes and Open MPI; or HOST:PORT,N,I, process I of N meets the others
+at process 0's address. They all see one run folder: process 0 writes what is common, each of them
+its own parts.
+"""
+
+import functools
+import os
+import re
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from dinado_jax import signals
+from dinado_jax.errors import InputError
+
+_HOW, _PATIENCE = "DINADO_DISTRIBUTED", "DINADO_DISTRIBUTED_TIMEOUT"
+
+
+def connect() -> None:
+    """Finds the other processes; to be called before JAX touches a device.
+
+    InputError for an environment that cannot be read. If some process does not come within
+    DINADO_DISTRIBUTED_TIMEOUT seconds (300), a line says so and the program ends with 1.
+    """
+    how = os.environ.get(_HOW, "off")
+    if how == "off":
+        return
+    patience = os.environ.get(_PATIENCE, "300")
+    if not patience.isdecimal():
+        raise InputError(f"{_PATIENCE} = {patience!r}: give a whole number of seconds")
+    place = _place(how)
+    # Left to itself, JAX would abort with the stack of its C++ library.
+    watch = threading.Timer(int(patience), _give_up, (patience,))
+    watch.start()
+    try:
+        jax.distributed.initialize(**place, initialization_timeout=int(patience) + 60)
+    except ValueError as error:  # what JAX says where it finds no cluster
+        raise InputError(
+            f"{_HOW} = {how}, but no cluster is to be seen here ({error}): set it to "
+            "HOST:PORT,N,I or off"
+        ) from None
+    finally:
+        watch.cancel()
+    meet("all are here")
+
+
+def _give_up(patience: str) -> None:
+    line = (
+        f"dinado: error: not all processes came within {patience} s: start the command on every "
+        f"host, with one {_HOW}, or raise {_PATIENCE}\n"
+    )
+    os.write(2, line.encode())
+    os._exit(1)
+
+
+def _place(how: str) -> dict[str, Any]:
+    if how == "auto":
+        return {}
+    found = re.fullmatch(r"(.+:\d+),(\d+),(\d+)", how)
+    if not found:
+        raise InputError(f"{_HOW} = {how!r}: give off, auto, or HOST:PORT,N,I for process I of N")
+    address, number, index = found[1], int(found[2]), int(found[3])
+    if index >= number:
+        raise InputError(f"{_HOW} = {how!r}: of {number} processes the last is {number - 1}")
+    return {"coordinator_address": address, "num_processes": number, "process_id": index}
+
+
+def count() -> int:
+    return jax.process_count()
+
+
+def index() -> int:
+    return jax.process_index()
+
+
+def first() -> bool:
+    """Whether this is process 0, which writes what all have in common."""
+    return index() == 0
+
+
+def meet(place: str) -> None:
+    """Returns once all processes have come to this place of the program."""
+    if count() > 1:
+        multihost_utils.sync_global_devices(place)
+
+
+def told(number: int | bool) -> int:
+    """What process 0 says, in all processes."""
+    return number if count() == 1 else int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+
+
+def leave(code: int) -> NoReturn:
+    """Ends this process after a failure, which others need not share: JAX would have them wait for
+    each other. Process 0, through whom they all hear of it, goes last."""
+    if jax.distributed.is_initialized():
+        if first():
+            time.sleep(2)
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def agree_on(what: str, value: str) -> None:
+    """InputError in all processes unless they hold the same text."""
+    mark = zlib.crc32(value.encode()) & 0x7FFFFFFF
+    if count() > 1 and len(set(multihost_utils.process_allgather(np.int32(mark)).tolist())) > 1:
+        raise InputError(f"the processes have different {what}: give all of them the same command")
+
+
+class Agreement:
+    """The largest of the numbers that the processes give, alike in all of them.
+
+    One process has its answer at once. Several have each answer a call late, the first of them
+    None, so that nobody waits for the devices.
+    """
+
+    def __init__(self):
+        self._asked = None
+
+    def __call__(self, *numbers: int) -> list[int] | None:
+        if count() == 1:
+            return list(numbers)
+        before, self._asked = self._asked, _largest(numbers)
+        return None if before is None else before.addressable_data(0).tolist()
+
+
+def _largest(numbers: tuple[int, ...]) -> jax.Array:
+    mesh, highest = _everywhere()
+    mine = np.tile(np.int32(numbers), (jax.local_device_count(), 1))
+    spread = NamedSharding(mesh, PartitionSpec("device"))
+    return highest(jax.make_array_from_process_local_data(spread, mine))
+
+
+@functools.cache
+def _everywhere():
+    mesh = Mesh(np.array(jax.devices()), ("device",), axis_types=(AxisType.Auto,))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return mesh, jax.jit(lambda numbers: numbers.max(0), out_shardings=everywhere)
+
+
+def together(work: Iterator) -> Iterator:
+    """Yields what is there for this process to do, until no process has any left.
+
+    All processes raise Stopped after as many rounds if one of them has received a signal.
+    """
+    agreed, item = Agreement(), next(work, None)
+    while True:
+        answer = agreed(signals.received(), item is not None)
+        signum, busy = answer or (0, True)
+        if signum:
+            raise signals.Stopped(signum)
+        if not busy:
+            return
+        if item is not None:
+            yield item
+            item = next(work, None)
