@@ -1,0 +1,388 @@
+"""What a training step or a decoding call needs on many chips, and how long it may take: compiled
+from shapes alone. No array is made and no chip is needed.
+
+    pip install '.[tpu]'      # the TPU's compiler; --target cpu does without
+    python benchmarks/scale.py CONFIG --base gpt2-large --fsdp 8 base.remat=true
+    python benchmarks/scale.py CONFIG --base gpt2-large --decode
+
+It prints a JSON line. Memory, collectives and their bytes are the compiler's, FLOPs and bytes
+moved through memory are counted by hand, seconds follow from them and from assumed shares of a
+chip's rates. docs/scale.md says what each of them is worth.
+
+Layers are alike: a base is compiled with two numbers of layers (--depths), and what its whole depth
+needs lies on the line through both.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import re
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from dinado_jax import config
+from dinado_jax.base import new_config
+from dinado_jax.controls import make_control
+from dinado_jax.decoding.methods import Method
+from dinado_jax.decoding.sampler import Sampler
+from dinado_jax.dry_run import training
+from dinado_jax.models.gpt2 import GPT2, init_params
+from dinado_jax.ops import blocks, vocab
+from dinado_jax.parallel import AXES, Plan, own_devices
+from dinado_jax.train import make_step
+
+BASES = {  # layers, width, heads
+    "gpt2": (12, 768, 12),
+    "gpt2-medium": (24, 1024, 16),
+    "gpt2-large": (36, 1280, 20),
+    "gpt2-xl": (48, 1600, 25),
+    "7b": (32, 4096, 32),
+}
+# Tori that hold as many chips: of the smallest one only some may be used.
+TOPOLOGIES = {
+    "v5e": {4: "2x2", 8: "2x4", 64: "8x8", 256: "16x16"},
+    "v5p": {4: "2x2x1", 8: "2x2x2", 64: "4x4x4", 256: "4x8x8"},
+}
+
+
+class Chip(NamedTuple):
+    """What vendors say a chip does at best; sources in docs/scale.md."""
+
+    flops: float  # bfloat16, a second
+    memory: float  # bytes
+    memory_rate: float  # bytes a second
+    link_rate: dict[int, float]  # bytes a second into each of so many chips
+
+
+CHIPS = {
+    # Both directions of an axis serve where it closes: at 16 (v5e), at multiples of 4 (v5p).
+    "v5e": Chip(197e12, 16e9, 819e9, {8: 100e9, 64: 100e9, 256: 200e9}),
+    "v5p": Chip(459e12, 95e9, 2765e9, {8: 300e9, 64: 600e9, 256: 600e9}),
+    # NVLink inside a node of 8; beyond it the node's 8 x 400 Gb/s, of which every chip wants all.
+    "h100": Chip(989e12, 80e9, 3350e9, {8: 450e9, 64: 400e9, 256: 400e9}),
+}
+ATTAINED = {"flops": 0.45, "memory_rate": 0.7, "link_rate": 0.7}  # assumed
+
+
+# Compiled programs
+
+
+def devices(target: str, count: int) -> list:
+    """Simulated CPU devices, or the TPU chips of a topology that nobody need own."""
+    if target == "cpu":
+        return jax.devices()[:count]
+    from jax.experimental import topologies
+
+    # Without these libtpu looks for the machine it runs on.
+    os.environ.update(TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost", TPU_WORKER_ID="0")
+    shape = min(size for size in TOPOLOGIES[target] if size >= count)
+    name = f"{target}:{TOPOLOGIES[target][shape]}"
+    return topologies.get_topology_desc(name, platform="tpu").devices[:count]
+
+
+def make_plan(settings: config.Parallel, target: str, data: int) -> Plan:
+    grid = np.array(devices(target, data * settings.fsdp)).reshape(data, settings.fsdp)
+    return Plan(settings.mode, Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 2))
+
+
+def training_step(settings: config.Config, plan: Plan, length: int):
+    """The compiled step, and what it is given: state, base, batch."""
+    model = GPT2(new_config(settings.base))
+    params = jax.eval_shape(lambda: init_params(model.config, 0))
+    step, state, batch = training(settings, make_control(settings, model), params, length)
+    rows = NamedSharding(plan.mesh, PartitionSpec(None, AXES))
+    given = plan.shaped(state), plan.shaped(params), _placed(batch, rows)
+    return make_step(*step, plan).lower(*given).compile(), given
+
+
+def decoding_call(settings: config.Config, plan: Plan, length: int):
+    """The compiled loop over `length` new tokens after prompts as long, one sample each, and what
+    it is given: variables and a state."""
+    mesh = own_devices(plan)
+    model = GPT2(new_config(settings.base))
+    control = make_control(settings, model)
+    params = jax.eval_shape(lambda: init_params(model.config, 0))
+    trained = jax.eval_shape(lambda: control.init(jax.random.key(0), params, 0.5))
+    variables = jax.eval_shape(control.composed, params, trained)
+    sampler = Sampler(control.policy, Method(1.0, 0, 1.0), 0, length, mesh=mesh)
+    rows = settings.decode.batch
+    tokens = jax.ShapeDtypeStruct((rows, length), jnp.int32)
+    each = jax.ShapeDtypeStruct((rows,), jnp.int32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state = jax.eval_shape(sampler.prefill, variables, tokens, each, each, key)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+
+    def by_row(x):
+        parts = PartitionSpec(*mesh.axis_names) if x.ndim else PartitionSpec()
+        return _placed(x, NamedSharding(mesh, parts))
+
+    given = _placed(variables, everywhere), jax.tree.map(by_row, state)
+    return Sampler.decode.lower(sampler, *given).compile(), given
+
+
+def _placed(tree, sharding):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
+def device_bytes(tree) -> int:
+    """Of placed shapes, on each device."""
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+    )
+
+
+def memory(compiled) -> dict[str, int]:
+    """Bytes of each device."""
+    found = compiled.memory_analysis()
+    out = {
+        "argument_bytes": found.argument_size_in_bytes,
+        "temp_bytes": found.temp_size_in_bytes,
+        "output_bytes": found.output_size_in_bytes,
+        "aliased_bytes": found.alias_size_in_bytes,
+    }
+    return out | {"peak_bytes": sum(out.values()) - 2 * out["aliased_bytes"]}
+
+
+# Collectives in compiled text
+
+_WIDTHS = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}
+_KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
+
+
+class Collective(NamedTuple):
+    kind: str
+    bytes: int  # of the result on each device
+    times: float  # a call
+    origin: str  # what the source calls it
+
+
+def collectives(text: str) -> list[Collective]:
+    """All that one call of a compiled program does. What lies in loops counts as often as they run;
+    the parts of an asynchronous one, which share a channel, count once."""
+    bodies, entry = _computations(text)
+    found = {}
+
+    def visit(name, times):
+        for line in bodies[name]:
+            op = re.search(rf" = (.*?) ({_KINDS})(-start)?\(", line)
+            if op:
+                channel = re.search(r"channel_id=(\d+)", line)
+                origin = re.search(r'op_name="([^"]*)"', line)
+                found[channel[1] if channel else line] = Collective(
+                    op[2], _result_bytes(op[1], op[3]), times, origin[1] if origin else ""
+                )
+            loop = re.search(r" while\(.*condition=%([\w.-]+), body=%([\w.-]+)", line)
+            if loop:
+                visit(loop[2], times * _trips(line, bodies[loop[1]]))
+            for callee in re.findall(r"(?:calls|to_apply|_computations?)=\{?%([\w.-]+)", line):
+                visit(callee, times)
+
+    visit(entry, 1)
+    return list(found.values())
+
+
+def _computations(text):
+    """{name: lines} of a compiled program, and the name of the one it begins with."""
+    bodies, entry, name = {}, None, None
+    for line in text.splitlines():
+        head = re.match(r"(ENTRY )?%([\w.-]+) \(.*\{$", line)
+        if head:
+            name = head[2]
+            bodies[name] = []
+            entry = name if head[1] else entry
+        elif name:
+            bodies[name].append(line)
+    return bodies, entry
+
+
+def _trips(line, condition):
+    """How often a loop runs; nan where the text does not say, and then so is all it would send."""
+    known = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
+    if known:
+        return int(known[1])
+    limits = re.findall(r" [su]32\[\]\S* constant\((\d+)\)", "\n".join(condition))
+    return int(limits[0]) if len(limits) == 1 else math.nan
+
+
+def _result_bytes(shapes, begins):
+    sizes = [
+        _WIDTHS[kind] * math.prod(map(int, filter(None, dims.split(","))))
+        for kind, dims in re.findall(r"\b([a-z]+\d+|pred)\[([\d,]*)\]", shapes)
+    ]
+    return sizes[1] if begins and len(sizes) > 1 else sum(sizes)  # (operand, result, flags ..)
+
+
+def volume(found: list[Collective]) -> dict[str, int]:
+    """Bytes a call of each kind."""
+    out = {}
+    for one in found:
+        out[one.kind] = out.get(one.kind, 0) + one.bytes * one.times
+    return out
+
+
+# Counted by hand
+
+
+def work(settings: config.Config, rows: int, length: int) -> dict[str, float]:
+    """FLOPs of a training step's matrix products on one device, and bytes it must at least move
+    through memory, for a base under `merge` with a low-rank delta.
+
+    `published` takes all tokens through base and policy, and back through the policy to the delta;
+    `regression` half of them through the policy and back, half through base and policy. Over the
+    vocabulary each such pass makes its logits, one with a gradient also the mean it needs.
+    """
+    gpt2, rank = new_config(settings.base), settings.delta.rank
+    D, V, width = gpt2.n_embd, gpt2.vocab_size, jnp.dtype(gpt2.dtype).itemsize
+    published = settings.train.objective == "published"
+    tokens = rows * length * (1 if published else 0.5)
+    forward, adapted, products = (2, 1, 3) if published else (3, 2, 4)
+    forward, adapted = forward + gpt2.remat, adapted + gpt2.remat
+    shapes = [(D, 3 * D), (D, D), (D, gpt2.inner), (gpt2.inner, D)]
+    kernels = gpt2.n_layer * sum(i * o for i, o in shapes)
+    factors = gpt2.n_layer * rank * sum(i + o for i, o in shapes)
+    attention = gpt2.n_layer * 2 * length * D  # scores, and values mixed
+    norm = 4 * D * D
+    trained = factors + (4 * gpt2.n_layer + 2) * D + norm + 8 * D + 1
+    products_of = {  # multiplied by a token
+        "trunk": kernels * (forward + 1) + attention * (forward + 2),
+        "factors": factors * (adapted + 2),
+        "vocabulary": V * D * products,
+        "norm": norm * 2,
+    }
+    chunks = -(-tokens // vocab.CHUNKS["tpu"])
+    moved = (forward + 1) * kernels * width + products * chunks * V * D * width
+    moved += 2 * tokens * products * V * 4  # logits, written and read
+    moved += 2 * tokens * kept_bytes(gpt2, length)
+    micro = settings.train.accumulate
+    return {
+        "flops": micro * 2 * tokens * sum(products_of.values()),
+        "moved_bytes": micro * moved + 32 * trained,  # value, moments and gradient, there and back
+        "trained_values": trained,
+        "kept_bytes": tokens * kept_bytes(gpt2, length),
+    }
+
+
+def kept_bytes(gpt2, length: int) -> int:
+    """Of a token, between the policy's forward and backward passes: with remat each block's input;
+    without it of each LayerNorm the normalised state in float32 and the result, queries, keys and
+    values, the attention's weights (float32, and rounded) and result, and the MLP's inner state
+    before and after its nonlinearity."""
+    width, D = jnp.dtype(gpt2.dtype).itemsize, gpt2.n_embd
+    if gpt2.remat:
+        return gpt2.n_layer * width * D
+    norms = 2 * (4 + width) * D
+    attention = 4 * width * D + (4 + width) * gpt2.n_head * length
+    return gpt2.n_layer * (norms + attention + 2 * width * gpt2.inner)
+
+
+def seconds(chip: Chip, chips: int, needs: dict, sent: dict[str, int]) -> dict[str, float]:
+    """The time of a step in seconds if all three overlap, and if communication hides behind
+    nothing. In a ring an all-reduce takes every byte around twice."""
+    out = {
+        "compute": needs["flops"] / (chip.flops * ATTAINED["flops"]),
+        "memory": needs["moved_bytes"] / (chip.memory_rate * ATTAINED["memory_rate"]),
+        "send": 0.0,
+    }
+    if chips > 1:
+        around = sum((2 if kind == "all-reduce" else 1) * size for kind, size in sent.items())
+        rate = chip.link_rate[chips] * ATTAINED["link_rate"]
+        out["send"] = around * (chips - 1) / chips / rate
+    alone = max(out["compute"], out["memory"])
+    return out | {"least": max(alone, out["send"]), "most": alone + out["send"]}
+
+
+# Records
+
+
+def sized(settings: config.Config, base: str, layers: int) -> config.Config:
+    _, width, heads = BASES[base]
+    sizes = {"path": "", "vocab_size": 50257, "n_positions": 1024, "n_layer": layers}
+    sizes |= {"n_embd": width, "n_head": heads}
+    return dataclasses.replace(settings, base=dataclasses.replace(settings.base, **sizes))
+
+
+def figures(program, given: tuple) -> dict:
+    found = collectives(program.as_text())
+    return {
+        "given_bytes": [device_bytes(tree) for tree in given],
+        **memory(program),
+        "sent_bytes": volume(found),
+        "collectives": sum(one.times for one in found),
+        "in_loops": sum(one.times > 1 for one in found),
+    }
+
+
+def carried_on(few: dict, many: dict, depths: list[int], depth: int) -> dict:
+    """Figures at `depth` on the line through those of two depths."""
+
+    def line(a, b):
+        if isinstance(a, dict):
+            return {name: line(a.get(name, 0), b.get(name, 0)) for name in a | b}
+        if isinstance(a, list):
+            return [line(*both) for both in zip(a, b)]
+        return round(a + (b - a) * (depth - depths[0]) / (depths[1] - depths[0]))
+
+    return line(few, many)
+
+
+def record(settings: config.Config, args: argparse.Namespace) -> dict:
+    plan = make_plan(settings.parallel, args.target, args.data)
+    depth = BASES[args.base][0]
+    program = decoding_call if args.decode else training_step
+    began, found = time.monotonic(), []
+    for layers in args.depths:
+        found.append(figures(*program(sized(settings, args.base, layers), plan, args.length)))
+    out = {"base": args.base, "target": args.target, "data": args.data, "fsdp": args.fsdp}
+    out |= {"rows": args.rows, "length": args.length, "remat": settings.base.remat}
+    out |= {"objective": "decode" if args.decode else settings.train.objective}
+    out |= {"control": settings.control.kind, "layers": depth, "compiled_layers": args.depths}
+    out |= {"compile_s": round(time.monotonic() - began)}
+    out |= carried_on(*found, args.depths, depth)
+    out["fits"] = [name for name, chip in CHIPS.items() if out["peak_bytes"] < chip.memory]
+    if args.decode or settings.control.kind != "merge":
+        return out
+    needs = work(sized(settings, args.base, depth), args.rows, args.length)
+    times = {
+        f"{name} x {chips}": {k: round(v, 5) for k, v in seconds(chip, chips, needs, sent).items()}
+        for name, chip in CHIPS.items()
+        for chips, sent in ((1, {}), *((n, out["sent_bytes"]) for n in chip.link_rate))
+    }
+    return out | needs | {"seconds": times}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("config", help="a .toml file; its sizes of the base are not used")
+    parser.add_argument("overrides", nargs="*", help="section.key=value")
+    parser.add_argument("--base", choices=BASES, default="gpt2-large")
+    parser.add_argument("--target", choices=["cpu", *TOPOLOGIES], default="v5e", help="compiler")
+    parser.add_argument("--data", type=int, default=1, help="groups of --fsdp devices")
+    parser.add_argument("--fsdp", type=int, default=1, help="devices that share one copy")
+    parser.add_argument("--rows", type=int, default=16, help="of each device and micro-batch")
+    parser.add_argument("--length", type=int, default=64, help="tokens")
+    parser.add_argument("--depths", type=int, nargs=2, default=[2, 4], help="layers compiled")
+    parser.add_argument("--decode", action="store_true", help="the decoding loop, not the step")
+    args = parser.parse_intermixed_args()
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", 256 if args.target == "cpu" else 1)
+    if args.target != "cpu":  # programs are traced here, for there
+        vocab.CHUNKS["cpu"], blocks.FOLDED["cpu"] = vocab.CHUNKS["tpu"], blocks.FOLDED["tpu"]
+    devices = args.data * args.fsdp
+    settings = config.load(args.config, ["task.source=none", *args.overrides])
+    rows = args.rows * devices * settings.train.accumulate
+    settings = config.changed(
+        settings,
+        [f"parallel.fsdp={args.fsdp}", f"train.batch={rows}", f"decode.batch={rows}"],
+    )
+    print(json.dumps(record(settings, args)))
+
+
+if __name__ == "__main__":
+    main()
