@@ -32,7 +32,8 @@ KINDS = {
     },
 }
 # Every direction, norm and form once; the rest differ from these in what others of them have.
-DISTINCT = [kind for kind in KINDS if kind not in ("soft-copy", "clamped-soft", "projected-nado")]
+_OTHERS = ("soft-copy", "soft-small", "clamped-soft", "projected-nado", "projected-soft")
+DISTINCT = [kind for kind in KINDS if kind not in _OTHERS]
 CONTINUATIONS = np.array(list(itertools.product(range(V), repeat=N)), np.int32)
 
 
