@@ -90,7 +90,7 @@ class RunFolder:
 
     def run(self, name: str, work: Callable[[Config, "RunFolder"], dict]) -> dict:
         """Does a stage unless it is done, in all processes together; returns its figures and the
-        seconds it took, as process 0 has them on disk."""
+        seconds it took. Process 0's are the ones on disk, others may lack what it alone does."""
         record = self.finished(name)
         if record is None:
             meet(f"{name} begins")

@@ -103,10 +103,7 @@ def collect(
             part.save(folder / f"{prompt.min():08d}.npz")
             progress.advance(len(row))
     meet(what)
-    parts = _parts(folder)
-    if all((part.fault != "").all() for part in parts):
-        discard(folder)  # an oracle that is mended judges all of them
-    return _whole(parts, prompts, samples, codec, judged_by)
+    return _whole(folder, prompts, samples, codec, judged_by)
 
 
 def _part(base, prompts, drawn, verdict, ids, row, batch, mesh) -> Part:
@@ -137,15 +134,17 @@ def _parts(folder: Path) -> list[Part]:
     return found
 
 
-def _whole(parts: list[Part], prompts, samples, codec, oracle: Oracle) -> Collected:
+def _whole(folder: Path, prompts, samples, codec, oracle: Oracle) -> Collected:
     """All parts in the order of their rows, without those that the oracle failed on."""
-    rows = join(parts, codec.eos_id)
+    rows = join(_parts(folder), codec.eos_id)
     order = np.argsort(rows.row)
     if not np.array_equal(rows.row[order], np.arange(len(prompts) * samples)):
         raise InputError(
             f"{len(rows)} samples are here, {len(prompts) * samples} were to be drawn: all "
             "processes must see one run folder, put run.folder on a file system they share"
         )
+    if (rows.fault != "").all():
+        discard(folder)  # an oracle that is mended judges all of them
     refuse_silence(oracle, Verdict(rows.label, rows.fault))
     kept = order[rows.fault[order] == ""]
     rollouts = Rollouts(
