@@ -5,10 +5,12 @@ All have `base`, `policy` and `variables`, which is all that decoding needs.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dinado_jax import config, weights
 from dinado_jax.adapters import lora
@@ -142,6 +144,7 @@ def load_gpt2(
     dtype: str = "float32",
     param_dtype: str = "float32",
     remat: bool = False,
+    place: Callable[[dict], dict] = jax.device_put,
 ) -> Base:
     """Loads a GPT-2 from a Hugging Face folder or hub name; safetensors only.
 
@@ -151,6 +154,7 @@ def load_gpt2(
       dtype: of activations; logits and control arithmetic are float32 whatever it is.
       param_dtype: of the parameters in memory.
       remat: gradients recompute each block's activations instead of keeping them.
+      place: puts the parameters, arrays on the host, on devices.
 
     InputError in one line for anything missing, unused, misshapen, damaged or pickled.
     """
@@ -158,8 +162,8 @@ def load_gpt2(
     sizes = GPT2Config.from_hf(weights.read_config(folder))
     sizes = dataclasses.replace(sizes, dtype=dtype, param_dtype=param_dtype, remat=remat)
     params = weights.read_params(folder, sizes)
-    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, param_dtype), params)
-    return Base(GPT2(sizes), params, folder)
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, jnp.dtype(param_dtype)), params)
+    return Base(GPT2(sizes), place(params), folder)
 
 
 def new_config(settings: config.Base) -> GPT2Config:

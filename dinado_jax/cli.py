@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from dinado_jax import signals
-from dinado_jax.errors import ELSEWHERE, InputError
+from dinado_jax.errors import ELSEWHERE, InputError, one_line
 
 _STAGE_HELP = {
     "sft": "train the base on the task",
@@ -205,15 +205,15 @@ def main(argv: list[str] | None = None) -> None:
             what = f"cannot {_DISK[error.errno]} {where} ({error.strerror})"
             _fail(f"{what}: {ELSEWHERE}", 2)
         traceback.print_exc()
-        _leave(1)
+        _leave(1, one_line(error))
 
 
 def _fail(message: object, code: int) -> NoReturn:
     print(f"dinado: error: {message}", file=sys.stderr, flush=True)
-    _leave(code)
+    _leave(code, str(message))
 
 
-def _leave(code: int) -> NoReturn:
+def _leave(code: int, why: str) -> NoReturn:
     if "dinado_jax.processes" in sys.modules:  # only then can there be several
-        sys.modules["dinado_jax.processes"].leave(code)
+        sys.modules["dinado_jax.processes"].leave(code, why)
     sys.exit(code)

@@ -96,8 +96,16 @@ class Plan:
 
         return jax.tree.map(of, tree)
 
+    def made(self, function: Callable, *args: Any) -> Any:
+        """What a function of placed arrays gives, each device making no more than its share."""
+        if self.mode == "pmap":
+            return spread(own_devices(self), jax.jit(function)(*args))
+        shardings = self.shardings(jax.eval_shape(function, *args))
+        return jax.jit(function, out_shardings=shardings)(*args)
+
     def place(self, tree: Any) -> Any:
-        """Base or state, as every process has it whole, where training wants it."""
+        """Base or state, as every process has it whole or as it was placed before, where training
+        wants it."""
         if self.mode == "pmap":
             return spread(own_devices(self), jax.tree.map(np.asarray, tree))
         return jax.tree.map(_put, tree, self.shardings(tree))
@@ -125,6 +133,10 @@ class Plan:
             tree,
             self.shardings(tree),
         )
+
+    def on_host(self, tree: Any) -> Any:
+        """Base or state in the memory of every process; on devices one array at a time is whole."""
+        return jax.tree.map(lambda leaf: np.asarray(self.whole(leaf)), tree)
 
     def whole(self, tree: Any) -> Any:
         """Base or state whole on every device of this process, as decoding wants it."""
@@ -172,6 +184,8 @@ def own_devices(plan: Plan) -> Mesh:
 
 
 def _put(x: Any, sharding: NamedSharding) -> jax.Array:
+    if isinstance(x, jax.Array) and x.sharding == sharding:
+        return x
     if jax.process_count() == 1:
         return jax.device_put(x, sharding)
     host = np.asarray(x)

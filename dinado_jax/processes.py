@@ -6,7 +6,10 @@ at process 0's address. They all see one run folder: process 0 writes what is co
 its own parts.
 """
 
+import atexit
+import contextlib
 import functools
+import json
 import os
 import re
 import sys
@@ -18,6 +21,7 @@ from typing import Any, NoReturn
 
 import jax
 import numpy as np
+from jax._src.distributed import global_state  # its client has no public name
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -25,6 +29,8 @@ from dinado_jax import signals
 from dinado_jax.errors import InputError
 
 _HOW, _PATIENCE = "DINADO_DISTRIBUTED", "DINADO_DISTRIBUTED_TIMEOUT"
+_FAILURES = "dinado/failures"
+_ending = threading.Event()
 
 
 def connect() -> None:
@@ -52,6 +58,8 @@ def connect() -> None:
         ) from None
     finally:
         watch.cancel()
+    atexit.register(_ending.set)
+    threading.Thread(target=_heed, daemon=True).start()
     meet("all are here")
 
 
@@ -100,15 +108,38 @@ def told(number: int | bool) -> int:
     return number if count() == 1 else int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
 
-def leave(code: int) -> NoReturn:
-    """Ends this process after a failure, which others need not share: JAX would have them wait for
-    each other. Process 0, through whom they all hear of it, goes last."""
-    if jax.distributed.is_initialized():
-        if first():
-            time.sleep(2)
-        sys.stdout.flush()
-        os._exit(code)
-    sys.exit(code)
+def leave(code: int, why: str) -> NoReturn:
+    """Ends this process after a failure. Others, who need not share it and would wait for this one,
+    are told, and end with the same code and a line that says why."""
+    if not jax.distributed.is_initialized():
+        sys.exit(code)
+    _ending.set()
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 is gone: they know
+        note = json.dumps({"process": index(), "code": code, "why": why})
+        global_state.client.key_value_set(f"{_FAILURES}/{index()}", note)
+    _end(code)
+
+
+def _heed() -> None:
+    """Ends this process, whatever it waits for, once another one has told of its failure."""
+    while not _ending.wait(1):
+        try:
+            notes = global_state.client.key_value_dir_get(_FAILURES)
+        except jax.errors.JaxRuntimeError:  # process 0 is gone
+            return
+        if notes and not _ending.is_set():
+            note = json.loads(notes[0][1])
+            line = f"dinado: error: process {note['process']} failed: {note['why']}\n"
+            os.write(2, line.encode())
+            _end(note["code"])
+
+
+def _end(code: int) -> NoReturn:
+    """Later than others hear of it: who is gone breaks what they are at. Process 0, through whom
+    they hear, goes last."""
+    sys.stdout.flush()
+    time.sleep(4 if first() else 2)
+    os._exit(code)
 
 
 def agree_on(what: str, value: str) -> None:

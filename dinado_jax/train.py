@@ -41,6 +41,12 @@ def start(trainable: Any, optimizer: optax.GradientTransformation) -> TrainState
     return TrainState(jnp.zeros((), jnp.int32), trainable, optimizer.init(trainable))
 
 
+def resumed(checkpoints: Checkpoints, plan: Plan, make: Callable, *args: Any) -> TrainState:
+    """The newest saved state, or a new one, make(*args), where the plan wants it."""
+    saved = checkpoints.restore(plan.shaped(jax.eval_shape(make, *args)))
+    return plan.made(make, *args) if saved is None else plan.place(saved)
+
+
 def make_step(terms: Terms, optimizer: optax.GradientTransformation, plan: Plan | None = None):
     """A compiled step(state, frozen, batch) -> (state, metrics); the state is donated. Without a
     plan it runs where its arrays are.

@@ -92,7 +92,7 @@ def alone():
 
 
 def test_twenty_steps_are_those_of_one_process(alone, tmp_path, compiled):
-    ways = ["pmap:1"]  # the default goes through a whole run below
+    ways = ["pmap:1"]  # fsdp goes through a whole run below
     argv = [str(TESTS / "twenty_steps.py"), str(tmp_path), *ways]
     with Pod(2, 2, argv, tmp_path, compiled) as pod:
         assert pod.codes() == [0, 0], pod.said()
@@ -112,7 +112,8 @@ def read_lines(path):
 
 
 def test_a_run_of_two_processes_is_that_of_one(tmp_path, compiled):
-    with Pod(2, 2, dinado("run", tmp_path / "two"), tmp_path, compiled) as pod:
+    argv = dinado("run", tmp_path / "two", "parallel.fsdp=4")
+    with Pod(2, 2, argv, tmp_path, compiled) as pod:
         assert pod.codes() == [0, 0], pod.said()
         told, silent = pod.said()
     assert sum("done in" in line for line in told) == len(STAGES)
@@ -148,7 +149,7 @@ def test_one_signal_stops_all_at_the_same_step(tmp_path, compiled):
     """And the same command goes on from there."""
     metrics, lines = tmp_path / "tiny" / "sft" / "sft.jsonl", 0
     for whom, signum in ((1, signal.SIGTERM), (0, signal.SIGINT)):
-        argv = dinado("sft", tmp_path, "sft.steps=1000000")
+        argv = dinado("sft", tmp_path, "sft.steps=1000000", "parallel.fsdp=2")
         with Pod(2, 1, argv, tmp_path, compiled) as pod:
             wait_for_lines(metrics, lines + 3, pod)
             pod.processes[whom].send_signal(signum)
@@ -177,6 +178,27 @@ def test_processes_with_different_settings_are_refused(tmp_path, compiled):
     with Pod(2, 1, argv, tmp_path, compiled, others=["seed=1"]) as pod:
         assert pod.codes() == [2, 2], pod.said()
         assert all("processes have different settings" in said[-1] for said in pod.said())
+
+
+def test_a_failure_of_one_ends_all(tmp_path, compiled):
+    """Each says why in a line, whatever it waits for."""
+    script = tmp_path / "one_fails.py"
+    script.write_text(
+        "from dinado_jax import cli, pipeline, processes\n"
+        "from dinado_jax.errors import InputError\n"
+        "def run_stages(*_):\n"
+        "    if processes.index() == 1:\n"
+        "        raise InputError('bad oracle: mend it')\n"
+        "    processes.meet('where nobody comes')\n"
+        "pipeline.run_stages = run_stages\n"
+        "cli.main()\n"
+    )
+    argv = [str(script), *dinado("run", tmp_path)[2:]]
+    with Pod(3, 1, argv, tmp_path, compiled) as pod:
+        assert pod.codes() == [2, 2, 2], pod.said()
+        told = [[line for line in said if "error" in line] for said in pod.said()]
+    others = ["dinado: error: process 1 failed: bad oracle: mend it"]
+    assert told == [others, ["dinado: error: bad oracle: mend it"], others]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -18,7 +19,7 @@ from dinado_jax.decoding.sampler import Sampler, check_prompts, sampled
 from dinado_jax.decoding.score import score
 from dinado_jax.errors import InputError
 from dinado_jax.oracles.judge import Oracle, Verdict, judge, refuse_silence, resolve
-from dinado_jax.parallel import make_plan, own_devices
+from dinado_jax.parallel import make_plan, own_devices, spread
 from dinado_jax.processes import count, first, index, meet, together
 from dinado_jax.progress import Progress
 from dinado_jax.rollouts import (
@@ -239,7 +240,7 @@ def rollout(config: Config, run: RunFolder) -> dict:
     """
     folder = run.stage("rollout")
     mesh = own_devices(make_plan(config.parallel))
-    base = trained_base(config, run, mesh)
+    base = trained_base(config, run, partial(spread, mesh))
     settings = config.rollout
     prompts = training_prompts(config, 0, settings.prompts)
     collected = collect(

@@ -1,12 +1,12 @@
 """Stage sft: a base that speaks the task's language, from a checkpoint or from nothing."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import jax
-from jax.sharding import Mesh
 
 from dinado_jax import tasks, text
 from dinado_jax.base import Base, load_gpt2, new_config, save_base
@@ -17,35 +17,37 @@ from dinado_jax.errors import InputError
 from dinado_jax.models.gpt2 import GPT2, init_params
 from dinado_jax.objectives.sft import likelihood
 from dinado_jax.optim import optimizer
-from dinado_jax.parallel import make_plan, spread
+from dinado_jax.parallel import Plan, make_plan
 from dinado_jax.processes import first, meet
 from dinado_jax.progress import MetricsLog
 from dinado_jax.stages.folder import RunFolder
 from dinado_jax.tasks.keywords import Example
 from dinado_jax.tasks.mined import mine
 from dinado_jax.tasks.text import lines as read_lines
-from dinado_jax.train import fit, make_step, start
+from dinado_jax.train import fit, make_step, resumed, start
 from dinado_jax.weights import fingerprint
 
 _BPE_LINES = 100_000  # lines a new tokenizer is trained on
 
 
-def _initial(config: Config, folder: Path, corpus: list[str], examples: list[Example]) -> tuple:
-    """Model, parameters and tokenizer to start from; a new tokenizer is made once and kept."""
+def _initial(
+    config: Config, folder: Path, corpus: list[str], examples: list[Example], plan: Plan
+) -> tuple:
+    """Model, placed parameters and tokenizer to begin with; a tokenizer is made once."""
     if config.base.path:
-        base = _loaded(config, config.base.path)
+        base = _loaded(config, config.base.path, plan.place)
         return base.model, base.params, base.codec
     made = folder / "tokenizer"
     if first() and not made.exists():
         pairs = (f"{example.prompt} {ref}" for example in examples for ref in example.references)
         lines = [*islice(pairs, _BPE_LINES), *corpus[:_BPE_LINES]]
-        partial = folder / "tokenizer.partial"
-        text.train_codec(lines, config.base.vocab_size).save(partial)
-        partial.replace(made)
+        unfinished = folder / "tokenizer.partial"
+        text.train_codec(lines, config.base.vocab_size).save(unfinished)
+        unfinished.replace(made)
     meet("the tokenizer is made")
     codec = text.load_codec(made)
     gpt2 = dataclasses.replace(new_config(config.base), vocab_size=len(codec.tokenizer))
-    return GPT2(gpt2), init_params(gpt2, config.seed), codec
+    return GPT2(gpt2), plan.made(partial(init_params, gpt2, config.seed)), codec
 
 
 def _pairs(codec: text.Codec, examples: list[Example], max_length: int) -> text.Sequences:
@@ -63,7 +65,7 @@ def sft(config: Config, run: RunFolder) -> dict:
     folder, plan = run.stage("sft"), make_plan(config.parallel)
     corpus = read_lines(config.sft.pretrain_path) if config.sft.pretrain_path else []
     examples = tasks.examples(config.task, "train", config.seed)
-    model, params, codec = _initial(config, folder, corpus, examples)
+    model, params, codec = _initial(config, folder, corpus, examples, plan)
     length = min(config.sft.max_length, model.config.n_positions)
     phases = [
         (
@@ -82,11 +84,9 @@ def sft(config: Config, run: RunFolder) -> dict:
         if not steps:
             continue
         transform = optimizer(config.sft, steps)
-        state = jax.jit(partial(start, optimizer=transform))(params)
-        state = plan.place(state)
         batches = Epochs(rows(), config.sft.batch, config.seed)
         with Checkpoints(folder / f"checkpoints_{name}") as checkpoints:
-            state = plan.place(checkpoints.restore(plan.shaped(state)) or state)
+            state = resumed(checkpoints, plan, partial(start, optimizer=transform), params)
             state = fit(
                 name,
                 make_step(terms, transform, plan),
@@ -100,27 +100,28 @@ def sft(config: Config, run: RunFolder) -> dict:
                 checkpoints=checkpoints,
                 log=MetricsLog(folder / f"{name}.jsonl", int(state.step)),
             )
-        params = plan.whole(state.trainable)
+        params = state.trainable
         figures[f"{name}_rows"] = len(batches.rows)
+    params = plan.on_host(params)
     if first():
         save_base(folder / "base", model, params, codec)
     meet("the base is saved")
     return {**figures, "base": fingerprint(folder / "base")}
 
 
-def trained_base(config: Config, run: RunFolder, mesh: Mesh | None = None) -> Base:
-    """The base the sft stage left, in the configured precision, whole on each device of a mesh.
+def trained_base(config: Config, run: RunFolder, place: Callable[[dict], dict]) -> Base:
+    """The base the sft stage left, in the configured precision, placed from the host.
 
     InputError if it is not the one that stage left.
     """
     folder = run.path / "sft" / "base"
-    base = _loaded(config, folder)
+    base = _loaded(config, folder, place)
     if fingerprint(folder) != base_mark(run):
         raise InputError(
             f"the base in {folder} is not the one that the sft stage left: put that one back, or "
             f"delete {folder.parent} to begin anew"
         )
-    return dataclasses.replace(base, params=spread(mesh, base.params))
+    return base
 
 
 def base_mark(run: RunFolder) -> str:
@@ -131,8 +132,12 @@ def base_mark(run: RunFolder) -> str:
     return record["figures"]["base"]
 
 
-def _loaded(config: Config, path: str | Path) -> Base:
+def _loaded(config: Config, path: str | Path, place: Callable[[dict], dict]) -> Base:
     settings = config.base
     return load_gpt2(
-        path, dtype=settings.dtype, param_dtype=settings.param_dtype, remat=settings.remat
+        path,
+        dtype=settings.dtype,
+        param_dtype=settings.param_dtype,
+        remat=settings.remat,
+        place=place,
     )

@@ -1,6 +1,7 @@
 """Stage train: rounds of {sample the current q, judge, weigh, learn} on growing rollouts."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -14,7 +15,7 @@ from dinado_jax.controls import Control, make_control
 from dinado_jax.errors import InputError
 from dinado_jax.objectives.control import Warmup, make_objective
 from dinado_jax.optim import optimizer
-from dinado_jax.parallel import Plan, make_plan, own_devices
+from dinado_jax.parallel import Plan, make_plan, own_devices, spread
 from dinado_jax.processes import first, meet, told
 from dinado_jax.progress import MetricsLog
 from dinado_jax.rollouts import (
@@ -30,7 +31,7 @@ from dinado_jax.stages.folder import RunFolder
 from dinado_jax.stages.rollout import as_mixture, collect, keep, training_prompts
 from dinado_jax.stages.sft import base_mark, trained_base
 from dinado_jax.states import PREFIX, States, base_states
-from dinado_jax.train import TrainState, fit, make_step, start
+from dinado_jax.train import TrainState, fit, make_step, resumed, start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +127,7 @@ def train(config: Config, run: RunFolder) -> dict:
     """Trains the control; leaves train/control, checkpoints on the way and the rounds' rollouts."""
     folder, plan = run.stage("train"), make_plan(config.parallel)
     settings = config.train
-    base, mark = trained_base(config, run), base_mark(run)
+    base, mark = trained_base(config, run, plan.place), base_mark(run)
     if run.finished("rollout")["figures"]["base"] != mark:
         raise InputError(
             f"the rollouts in {run.path / 'rollout'} are of another base: delete that folder and "
@@ -147,13 +148,13 @@ def train(config: Config, run: RunFolder) -> dict:
         for coefficient in (0.0, settings.bellman)
     )
     prior = rate if config.control.norm_bias == "success_rate" else 0.5
-    state = plan.place(jax.jit(lambda: _fresh(control, config, base, prior, transform))())
-    base = dataclasses.replace(base, params=plan.place(base.params))
+    fresh = partial(_fresh, control, transform, config.seed, prior)
     rounds = Rounds(config, base, control, folder, zeroth, plan)
     ends = np.linspace(0, settings.steps, settings.rounds + 1).round().astype(int)[1:].tolist()
-    figures = {"trained_values": sum(leaf.size for leaf in jax.tree.leaves(state.trainable))}
+    figures = {}
     with Checkpoints(folder / "checkpoints", mark) as checkpoints:
-        state = plan.place(checkpoints.restore(plan.shaped(state)) or state)
+        state = resumed(checkpoints, plan, fresh, base.params)
+        figures["trained_values"] = sum(leaf.size for leaf in jax.tree.leaves(state.trainable))
         log = MetricsLog(folder / "train.jsonl", int(state.step))
 
         def fit_to(stop, what, step, batch_at, state):
@@ -202,14 +203,13 @@ def train(config: Config, run: RunFolder) -> dict:
     return figures
 
 
-def _fresh(control, config, base, prior, transform) -> TrainState:
-    params = control.init(jax.random.key(config.seed), base.params, prior)
-    return start(params, optimizer=transform)
+def _fresh(control: Control, transform, seed: int, prior: float, base_params: dict) -> TrainState:
+    return start(control.init(jax.random.key(seed), base_params, prior), transform)
 
 
 def trained_model(config: Config, run: RunFolder, plan: Plan) -> Controlled:
     """The base under the control that the train stage left, whole on this process's devices."""
-    base = trained_base(config, run, own_devices(plan))
+    base = trained_base(config, run, partial(spread, own_devices(plan)))
     control = make_control(config, base.model)
     like = jax.eval_shape(lambda: control.init(jax.random.key(0), base.params, 0.5))
     folder = run.path / "train" / "control"
