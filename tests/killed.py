@@ -3,9 +3,9 @@
     python tests/killed.py OUT --kills 50          one process, SIGKILL, a JSON line each
     python tests/killed.py OUT --stops 20          two processes, SIGTERM to one of them
 
-Whatever the moment, the same command goes on: the same rollouts, samples and steps, none lost or
-counted twice, and with one process the same control bit for bit. Takes half a minute a run; the
-suite holds the same by few, chosen moments.
+One stage after the other is hit, each at a random moment. Whatever it was, the same command goes
+on: the same rollouts, samples and steps, none lost or counted twice, and with one process the same
+control bit for bit. Takes half a minute a run; the suite holds the same by few, chosen moments.
 """
 
 import argparse
@@ -26,6 +26,7 @@ import tiny_run
 from safetensors.numpy import load_file
 
 from dinado_jax.rollouts import Rollouts
+from dinado_jax.stages.folder import STAGES
 
 TESTS = Path(__file__).parent
 # Many checkpoints and many parts: there is always something being written.
@@ -112,8 +113,7 @@ def control(folder: Path):
 
 def where(folder: Path) -> dict:
     """What a run was at when it ended."""
-    stages = ("sft", "rollout", "train", "generate", "evaluate")
-    open_stages = [name for name in stages if not (folder / name / "done.json").exists()]
+    open_stages = [name for name in STAGES if not (folder / name / "done.json").exists()]
     being_written = [*folder.rglob("*.orbax-checkpoint-tmp*"), *folder.rglob("*.partial")]
     return {
         "stage": open_stages[0] if open_stages else "done",
@@ -121,36 +121,57 @@ def where(folder: Path) -> dict:
     }
 
 
-def killed(out: Path, whole: Path, seconds: float, number: int, rng: random.Random) -> dict:
-    folder = out / f"kill_{number}"
-    (process,) = begin(folder, 1)
-    moment = rng.uniform(0.3, 1.0) * seconds
+def wait_into(stage: str, folder: Path, whole: Path, process, rng: random.Random) -> float:
+    """Until a random moment of a stage, as long as it took in a whole run; returns its seconds."""
+    while not (folder / stage / "config.json").exists() and process.poll() is None:
+        time.sleep(0.005)
+    record = json.loads((whole / stage / "done.json").read_text())
+    moment = rng.uniform(0, record["seconds"])
     time.sleep(moment)
+    return round(moment, 3)
+
+
+def continued(folder: Path, whole: Path, processes: int) -> dict:
+    """What becomes of a run that goes on, which is then forgotten."""
+    codes = finish(folder, processes)
+    found = ["unfinished"]
+    if not any(codes):
+        found = differences(whole / "tiny", folder / "tiny", processes == 1)
+    shutil.rmtree(folder)
+    return {"codes": codes, "differences": found}
+
+
+def killed(folder: Path, whole: Path, stage: str, rng: random.Random) -> dict:
+    (process,) = begin(folder, 1)
+    moment = wait_into(stage, folder / "tiny", whole / "tiny", process, rng)
     process.kill()
     process.wait()
     was = where(folder / "tiny")
-    codes = finish(folder, 1)
-    found = differences(whole / "tiny", folder / "tiny", True) if codes == [0] else ["unfinished"]
-    shutil.rmtree(folder)
-    return {"killed_after": round(moment, 2), **was, "codes": codes, "differences": found}
+    return {"meant": stage, "after": moment, **was, **continued(folder, whole, 1)}
 
 
-def stopped(out: Path, whole: Path, seconds: float, number: int, rng: random.Random) -> dict:
-    folder = out / f"stop_{number}"
+def stopped(folder: Path, whole: Path, stage: str, rng: random.Random) -> dict:
     processes = begin(folder, 2)
-    while not (folder / "tiny" / "config.json").exists() and processes[0].poll() is None:
-        time.sleep(0.05)
-    moment = rng.uniform(0, 0.6) * seconds
-    time.sleep(moment)
-    processes[rng.randrange(2)].send_signal(signal.SIGTERM)
+    moment = wait_into(stage, folder / "tiny", whole / "tiny", processes[0], rng)
+    whom = rng.randrange(2)
+    processes[whom].send_signal(signal.SIGTERM)
     stops = [process.wait() for process in processes]
-    was = where(folder / "tiny")
-    codes = finish(folder, 2)
-    found = ["unfinished"]
-    if codes == [0, 0]:
-        found = differences(whole / "tiny", folder / "tiny", False)
-    shutil.rmtree(folder)
-    return {"after": round(moment, 2), **was, "stops": stops, "codes": codes, "differences": found}
+    was, faults = where(folder / "tiny"), []
+    if stops not in ([143, 143], [0, 0]):
+        faults.append("ends")
+    if was["stage"] in ("sft", "train"):
+        was["steps"] = told_and_kept(folder / "tiny" / was["stage"], was["stage"])
+        faults += ["steps"] if len(set(was["steps"])) > 1 else []
+    outcome = continued(folder, whole, 2)
+    outcome["differences"] += faults
+    return {"meant": stage, "after": moment, "whom": whom, "stops": stops, **was, **outcome}
+
+
+def told_and_kept(folder: Path, stage: str) -> list[int]:
+    """The last step in a stage's metrics, and the newest of its checkpoints."""
+    path = folder / f"{stage}.jsonl"
+    kept = [int(path.name) for path in folder.glob("checkpoints*/*") if path.name.isdecimal()]
+    return [(steps(path) or [0])[-1] if path.exists() else 0, max(kept, default=0)]
 
 
 def main() -> None:
@@ -163,17 +184,18 @@ def main() -> None:
     jax.config.update("jax_platforms", "cpu")
     args.out.mkdir(parents=True, exist_ok=True)
     rng, bad = random.Random(args.seed), 0
-    for what, count, processes in ((killed, args.kills, 1), (stopped, args.stops, 2)):
+    # evaluate is process 0's alone, and over at once: nothing stops it.
+    kinds = ((killed, args.kills, 1, STAGES), (stopped, args.stops, 2, STAGES[:-1]))
+    for what, count, processes, stages in kinds:
         if not count:
             continue
         whole = args.out / f"whole_{processes}"
         finish(args.out / "warm", processes)  # its programs are compiled
         shutil.rmtree(args.out / "warm")
-        began = time.monotonic()
         finish(whole, processes)
-        seconds = time.monotonic() - began
         for number in range(count):
-            outcome = what(args.out, whole, seconds, number, rng)
+            folder = args.out / f"{what.__name__}_{number}"
+            outcome = what(folder, whole, stages[number % len(stages)], rng)
             bad += bool(outcome["differences"])
             print(json.dumps({"run": number, **outcome}), flush=True)
     sys.exit(bad > 0)

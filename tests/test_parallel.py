@@ -2,7 +2,9 @@
 be; decoding shared by devices draws the same samples."""
 
 import re
+from functools import partial
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -106,6 +108,21 @@ def test_fsdp_shares_out_what_is_large():
     assert params["ln_f"]["scale"].sharding.is_fully_replicated
     whole = plan.whole(params)
     assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(whole))
+
+
+def test_what_is_made_or_placed_is_shared_out_from_the_start():
+    """No device ever has more than its share, and the values are those of one device."""
+    _, transform, params, *_ = twenty_steps._sft()
+    plan, make = make_plan(Parallel(fsdp=4)), partial(start, optimizer=transform)
+    placed = plan.place(jax.device_get(params))
+    state = plan.made(make, placed)
+    chex.assert_trees_all_equal(plan.on_host(state), jax.device_get(make(params)))
+    for tree in (placed, state):
+        assert all(jax.tree.leaves(jax.tree.map(shared_as, tree, plan.shardings(tree))))
+
+
+def shared_as(leaf, sharding):
+    return leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
 
 
 def refused(match, function, *args):
