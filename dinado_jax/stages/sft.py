@@ -87,6 +87,7 @@ def sft(config: Config, run: RunFolder) -> dict:
         batches = Epochs(rows(), config.sft.batch, config.seed)
         with Checkpoints(folder / f"checkpoints_{name}") as checkpoints:
             state = resumed(checkpoints, plan, partial(start, optimizer=transform), params)
+            del params  # the state has its own
             state = fit(
                 name,
                 make_step(terms, transform, plan),
