@@ -158,25 +158,28 @@ _KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 
 class Collective(NamedTuple):
     kind: str
-    bytes: int  # of the result on each device
+    bytes: int  # of the result on each device; of a reduce-scatter before it is cut
     times: float  # a call
     origin: str  # what the source calls it
 
 
 def collectives(text: str) -> list[Collective]:
     """All that one call of a compiled program does. What lies in loops counts as often as they run;
-    the parts of an asynchronous one, which share a channel, count once."""
+    the parts of an asynchronous one, which share a channel, count once. A TPU's reduce-scatter is a
+    computation of that name, around an all-reduce whose channel means nothing."""
     bodies, entry = _computations(text)
     found = {}
 
     def visit(name, times):
+        scatters = name.startswith("all-reduce-scatter")
         for line in bodies[name]:
             op = re.search(rf" = (.*?) ({_KINDS})(-start)?\(", line)
             if op:
                 channel = re.search(r"channel_id=(\d+)", line)
                 origin = re.search(r'op_name="([^"]*)"', line)
-                found[channel[1] if channel else line] = Collective(
-                    op[2], _result_bytes(op[1], op[3]), times, origin[1] if origin else ""
+                kind = "reduce-scatter" if scatters else op[2]
+                found[(kind, channel[1]) if channel and not scatters else line] = Collective(
+                    kind, _result_bytes(op[1], op[3]), times, origin[1] if origin else ""
                 )
             loop = re.search(r" while\(.*condition=%([\w.-]+), body=%([\w.-]+)", line)
             if loop:

@@ -13,7 +13,6 @@ Decoding sends nothing between devices: `over_rows` gives each of them prompts o
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -23,10 +22,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dinado_jax.config import Parallel
 from dinado_jax.errors import InputError
+from dinado_jax.ops.spread import share
 
 AXES = ("data", "fsdp")
 _ROWS = "rows"
-_SMALL = 2**12  # values; smaller arrays are not worth sharing out
 
 
 def total(tree: Any, axis: str | tuple[str, ...] | None) -> Any:
@@ -83,18 +82,9 @@ class Plan:
         )
 
     def shardings(self, tree: Any) -> Any:
-        """Of base, trained values and optimiser state: the longest axis that `fsdp` divides is
-        shared out."""
-
-        def of(leaf):
-            parts = self.mesh.shape["fsdp"]
-            spec = [None] * leaf.ndim
-            axes = [i for i in range(leaf.ndim) if leaf.shape[i] % parts == 0]
-            if parts > 1 and axes and math.prod(leaf.shape) >= _SMALL:
-                spec[max(axes, key=lambda i: leaf.shape[i])] = "fsdp"
-            return NamedSharding(self.mesh, PartitionSpec(*spec))
-
-        return jax.tree.map(of, tree)
+        """Of base, trained values and optimiser state: what is large is shared out by `fsdp`."""
+        parts = self.mesh.shape["fsdp"]
+        return jax.tree.map(lambda x: NamedSharding(self.mesh, share(x.shape, parts)), tree)
 
     def made(self, function: Callable, *args: Any) -> Any:
         """What a function of placed arrays gives, each device making no more than its share."""

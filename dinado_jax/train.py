@@ -16,6 +16,7 @@ from dinado_jax import signals
 from dinado_jax.checkpoint import Checkpoints
 from dinado_jax.config import Run
 from dinado_jax.objectives.terms import Term
+from dinado_jax.ops.spread import scattered
 from dinado_jax.parallel import Plan, total
 from dinado_jax.processes import Agreement
 from dinado_jax.progress import MetricsLog, Progress
@@ -71,6 +72,7 @@ def make_step(terms: Terms, optimizer: optax.GradientTransformation, plan: Plan 
 
         def accumulate(sums, micro):
             (loss, parts), grads = jax.value_and_grad(loss_of, has_aux=True)(state.trainable, micro)
+            grads = jax.tree.map(scattered, grads)
             return jax.tree.map(jnp.add, sums, ({"loss": loss, **parts}, grads)), None
 
         zero = {name: jnp.zeros(()) for name in ("loss", *weights)}

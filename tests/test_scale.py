@@ -106,6 +106,23 @@ def test_what_loops_send_counts_as_often_as_they_run():
     assert [(one.kind, one.bytes, one.times) for one in found] == [("all-reduce", 12, 5)]
 
 
+def test_a_tpu_s_reduce_scatters_share_a_channel_with_others():
+    scatter = """%all-reduce-scatter.{0} (x: f32[8,4]) -> f32[1,4] {{
+  %all-reduce.{0} = f32[8,4] all-reduce(%x), channel_id=1, to_apply=%add
+}}
+"""
+    entry = """ENTRY %main (x: f32[8,4]) -> f32[1,4] {
+  %all-gather.1 = bf16[8,2] all-gather(%y), channel_id=1
+  %fusion.1 = f32[1,4] fusion(%x), kind=kCustom, calls=%all-reduce-scatter.1
+  %fusion.2 = f32[1,4] fusion(%x), kind=kCustom, calls=%all-reduce-scatter.2
+}
+"""
+    add = "%add (a: f32[], b: f32[]) -> f32[] {\n}\n"
+    text = add + scatter.format(1) + scatter.format(2) + entry
+    sent = scale.volume(scale.collectives(text))
+    assert sent == {"all-gather": 32, "reduce-scatter": 2 * 128}
+
+
 def test_values_counted_by_hand_are_those_trained():
     _, (state, _, _) = step(1, 8)
     counted = scale.work(deep(1), 2, LENGTH)["trained_values"]

@@ -3,8 +3,12 @@
 Under `parallel.Plan`, mode jit, rows are cut into as many parts as there are devices.
 """
 
+import math
+
 import jax
 from jax.sharding import PartitionSpec
+
+_SMALL = 2**12  # values; smaller arrays are not worth sharing out
 
 
 def _devices() -> int:
@@ -16,6 +20,24 @@ def parts(rows: int) -> int:
     """How many devices share an axis of so many rows."""
     devices = _devices()
     return devices if rows % devices == 0 else 1
+
+
+def share(shape: tuple[int, ...], devices: int) -> PartitionSpec:
+    """How an array is cut by devices that share one copy of it: along the first axis that they
+    divide. (Where it is a later one, TPUs' compilers add up the whole of its gradient.)"""
+    spec = [None] * len(shape)
+    axes = [i for i, size in enumerate(shape) if size % devices == 0]
+    if devices > 1 and axes and math.prod(shape) >= _SMALL:
+        spec[axes[0]] = "fsdp"
+    return PartitionSpec(*spec)
+
+
+def scattered(gradient: jax.Array) -> jax.Array:
+    """A gradient cut as its parameter is: no device needs the sum of more than its own part."""
+    devices = 1 if _devices() == 1 else jax.sharding.get_abstract_mesh().shape["fsdp"]
+    if devices == 1:
+        return gradient
+    return jax.lax.with_sharding_constraint(gradient, share(gradient.shape, devices))
 
 
 def gathered(parameter: jax.Array) -> jax.Array:
