@@ -13,6 +13,7 @@ import pytest
 import tiny_run
 
 import dinado_jax
+import dinado_jax.stages.folder
 import dinado_jax.stages.rollout
 import dinado_jax.stages.train
 import dinado_jax.train
@@ -386,6 +387,14 @@ def test_generation_stopped_and_continued_is_that_of_one_go(run, copy, monkeypat
     for name in ("base", "control"):
         one, other = (read_lines(each / "generate" / f"{name}.jsonl") for each in (run, path))
         assert [line["text"] for line in one] == [line["text"] for line in other]
+
+
+def test_parts_are_forgotten_once_every_process_has_read_them(tmp_path, monkeypatch):
+    """Another process may be late: all must meet between its work and what follows it."""
+    parts, seen = tmp_path / "rollout" / "parts", []
+    monkeypatch.setattr(dinado_jax.stages.folder, "meet", lambda _: seen.append(parts.exists()))
+    run_folder(tiny_run.config(), tmp_path).run("rollout", lambda *_: parts.mkdir() or {})
+    assert seen == [False, True, False]
 
 
 def test_a_base_that_was_swapped_is_refused(copy):

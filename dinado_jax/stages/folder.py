@@ -99,6 +99,7 @@ class RunFolder:
                 write_json(folder / "config.json", self._inputs(name))
             began = time.monotonic()
             figures = work(self.config, self)
+            meet(f"{name} has been worked on")  # nobody reads its parts any more
             record = {"figures": figures, "seconds": round(time.monotonic() - began, 2)}
             if first():
                 write_json(folder / "done.json", record)
