@@ -170,12 +170,14 @@ def _run(args: argparse.Namespace) -> None:
     from dinado_jax.progress import say
 
     processes.connect()
-    signals.listen()  # after JAX has set handlers of its own
+    signals.listen()
+    processes.meet("all are here")
     say(json.dumps(config.as_dict()))
     with _diverging():
         pipeline.run_stages(config, names, path)
     if names[-1] == "evaluate" and processes.first():
         pipeline.show_report(config, path)
+    processes.meet("all is shown")
 
 
 @contextlib.contextmanager

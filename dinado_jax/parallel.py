@@ -133,8 +133,7 @@ class Plan:
         if self.mode == "pmap":
             return tree
         if self.mesh.shape["fsdp"] > 1:
-            everywhere = NamedSharding(self.mesh, PartitionSpec())
-            tree = jax.jit(lambda tree: tree, out_shardings=everywhere)(tree)
+            tree = _everywhere(self.mesh)(tree)
         if jax.process_count() == 1:
             return tree
         mesh = own_devices(self)
@@ -171,6 +170,11 @@ def own_devices(plan: Plan) -> Mesh:
     """Those of the plan's devices that are this process's, to decode on."""
     own = [d for d in plan.mesh.devices.flat if d.process_index == jax.process_index()]
     return Mesh(np.array(own), (_ROWS,), axis_types=(AxisType.Auto,))
+
+
+@functools.cache
+def _everywhere(mesh: Mesh) -> Callable:
+    return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
 def _put(x: Any, sharding: NamedSharding) -> jax.Array:

@@ -46,6 +46,8 @@ def connect() -> None:
     if not patience.isdecimal():
         raise InputError(f"{_PATIENCE} = {patience!r}: give a whole number of seconds")
     place = _place(how)
+    # It would take the signal to stop, which is for us to hear.
+    jax.config.update("jax_enable_preemption_service", False)
     # Left to itself, JAX would abort with the stack of its C++ library.
     watch = threading.Timer(int(patience), _give_up, (patience,))
     watch.start()
@@ -60,7 +62,6 @@ def connect() -> None:
         watch.cancel()
     atexit.register(_ending.set)
     threading.Thread(target=_heed, daemon=True).start()
-    meet("all are here")
 
 
 def _give_up(patience: str) -> None:
@@ -123,30 +124,38 @@ def leave(code: int, why: str) -> NoReturn:
 def _heed() -> None:
     """Ends this process, whatever it waits for, once another one has told of its failure."""
     while not _ending.wait(1):
-        try:
-            notes = global_state.client.key_value_dir_get(_FAILURES)
-        except jax.errors.JaxRuntimeError:  # process 0 is gone
-            return
-        if notes and not _ending.is_set():
-            note = json.loads(notes[0][1])
+        note = _worst_failure()
+        if note and not _ending.is_set():
             line = f"dinado: error: process {note['process']} failed: {note['why']}\n"
             os.write(2, line.encode())
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what now breaks here is its echo
             _end(note["code"])
+
+
+def _worst_failure() -> dict | None:
+    """Of those told so far: bad input, or what else there is."""
+    notes = []
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 cannot be reached
+        notes = [json.loads(n) for _, n in global_state.client.key_value_dir_get(_FAILURES)]
+    return max(notes, key=lambda note: note["code"], default=None)
 
 
 def _end(code: int) -> NoReturn:
     """Later than others hear of it: who is gone breaks what they are at. Process 0, through whom
-    they hear, goes last."""
+    they hear, goes last. What failed meanwhile may be the cause: bad input is said to all."""
     sys.stdout.flush()
     time.sleep(4 if first() else 2)
-    os._exit(code)
+    worst = _worst_failure()
+    os._exit(max(code, worst["code"]) if worst else code)
 
 
 def agree_on(what: str, value: str) -> None:
     """InputError in all processes unless they hold the same text."""
     mark = zlib.crc32(value.encode()) & 0x7FFFFFFF
     if count() > 1 and len(set(multihost_utils.process_allgather(np.int32(mark)).tolist())) > 1:
-        raise InputError(f"the processes have different {what}: give all of them the same command")
+        raise InputError(
+            f"the processes have different {what}: give all of them the same command and files"
+        )
 
 
 class Agreement:

@@ -6,20 +6,19 @@ N rows, T tokens, D width.
 import dataclasses
 import functools
 import zlib
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from dinado_jax import signals
 from dinado_jax.base import Base
 from dinado_jax.data import take
-from dinado_jax.parallel import over_rows, spread
-from dinado_jax.processes import count, first, meet
+from dinado_jax.models.gpt2 import GPT2
+from dinado_jax.parallel import Plan, over_rows, own_devices
+from dinado_jax.processes import count, index, meet, together, told
 from dinado_jax.progress import Progress
 from dinado_jax.text import Sequences
 
@@ -57,46 +56,85 @@ def _hidden(model, mesh, params, tokens, dtype):
     return over_rows(mesh, states, (params,), (tokens,))
 
 
+@dataclasses.dataclass(frozen=True)
+class _Share:
+    """The rows whose states one process makes, and the file that holds them, row after row."""
+
+    rows: Sequences
+    starts: np.ndarray  # int64 [N + 1], where each row's tokens begin
+    path: Path
+    dtype: np.dtype
+    width: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return int(self.starts[-1]), self.width
+
+    @property
+    def made(self) -> bool:
+        size = self.shape[0] * self.width * self.dtype.itemsize
+        return self.path.exists() and self.path.stat().st_size == size
+
+
+def _shares(folder: Path, rows: Sequences, dtype: str, width: int) -> list[_Share]:
+    """One for each process, in their order; fewer where there are fewer rows. A file is named after
+    its rows' tokens."""
+    shares = []
+    for part in np.array_split(np.arange(len(rows)), min(count(), len(rows))):
+        tokens, prompt_length, length = (
+            values[part] for values in (rows.tokens, rows.prompt_length, rows.length)
+        )
+        mark = zlib.crc32(length.tobytes(), zlib.crc32(tokens.tobytes()))
+        starts = np.concatenate([[0], np.cumsum(length, dtype=np.int64)])
+        path = folder / f"{PREFIX}{dtype}_{mark:08x}.bin"
+        own = Sequences(tokens, prompt_length, length)
+        shares.append(_Share(own, starts, path, jnp.dtype(dtype), width))
+    return shares
+
+
 def base_states(
-    folder: Path, base: Base, rows: Sequences, dtype: str, batch: int, mesh: Mesh | None = None
+    folder: Path, base: Base, rows: Sequences, dtype: str, batch: int, plan: Plan
 ) -> States:
-    """The states of these rows, from a file in `folder`, which process 0 makes if it is not there.
+    """The states of these rows, from files in `folder`, a share of the rows each. All processes
+    call it together; each makes its own file if that is not there.
 
     Args:
-      rows: the file is named after their tokens.
-      dtype: float32 | bfloat16, of the file; half of the bytes, rounded to 8 bits.
-      batch: rows computed at once, shared out to the devices of a mesh.
+      base: placed by the plan.
+      dtype: float32 | bfloat16, of the files; half of the bytes, rounded to 8 bits.
+      batch: rows that a process computes at once, shared out to its devices.
     """
-    width, kind = base.model.config.n_embd, jnp.dtype(dtype)
-    starts = np.concatenate([[0], np.cumsum(rows.length, dtype=np.int64)])
-    shape = int(starts[-1]), width
-    mark = zlib.crc32(rows.length.tobytes(), zlib.crc32(rows.tokens.tobytes()))
-    path = folder / f"{PREFIX}{dtype}_{mark:08x}.bin"
-    size = shape[0] * width * kind.itemsize
-    if first() and not (path.exists() and path.stat().st_size == size):
-        partial = path.with_name(path.name + ".partial")
-        with (
-            Progress("states of the base", len(rows), "row") as progress,
-            partial.open("wb") as file,
-        ):
-            _write(file, starts, base, rows, kind, batch, mesh, progress.advance)
-        partial.replace(path)
-    meet(f"{path.name} is made")
-    return States(width, (np.memmap(path, kind, "r", shape=shape),), (starts,))
+    width = base.model.config.n_embd
+    shares = _shares(folder, rows, dtype, width)
+    if not told(all(share.made for share in shares)):
+        params = plan.whole(base.params)
+        mine = [share for share in shares[index() : index() + 1] if not share.made]
+        with Progress("states of the base", sum(len(s.rows) for s in mine), "row") as progress:
+            for size in together(
+                size
+                for share in mine
+                for size in _made(share, base.model, params, batch, own_devices(plan))
+            ):
+                progress.advance(size)
+        meet("the states of the base are made")
+    values = tuple(np.memmap(s.path, s.dtype, "r", shape=s.shape) for s in shares)
+    return States(width, values, tuple(share.starts for share in shares))
 
 
-def _write(file: BinaryIO, starts, base, rows, kind, batch, mesh, advance: Callable[[int], None]):
-    """By ordinary writes: through a memory map a full disk would end the process without a word."""
-    devices, params = mesh.size if mesh else 1, spread(mesh, base.params)
-    batch = max(1, batch // devices) * devices
+def _made(share: _Share, model: GPT2, params: dict, batch: int, mesh: Mesh) -> Iterator[int]:
+    """Makes a share's file, whole or not at all; yields the rows of each batch that is written.
+
+    By ordinary writes: through a memory map a full disk would end the process without a word.
+    """
+    rows, batch = share.rows, max(1, batch // mesh.size) * mesh.size
     order = np.argsort(rows.length, kind="stable")
-    for start in range(0, len(rows), batch):
-        part = order[start : start + batch]
-        tokens = take(rows, np.resize(part, batch))["tokens"]
-        found = np.asarray(_hidden(base.model, mesh, params, tokens, kind))
-        for row, states in zip(part, found):
-            file.seek(int(starts[row]) * states[0].nbytes)
-            file.write(states[: rows.length[row]].tobytes())
-        advance(len(part))
-        if count() == 1:  # others would wait for what never comes
-            signals.stop_here()
+    partial = share.path.with_name(share.path.name + ".partial")
+    with partial.open("wb") as file:
+        for start in range(0, len(rows), batch):
+            part = order[start : start + batch]
+            tokens = take(rows, np.resize(part, batch))["tokens"]
+            found = np.asarray(_hidden(model, mesh, params, tokens, share.dtype))
+            for row, states in zip(part, found):
+                file.seek(int(share.starts[row]) * states[0].nbytes)
+                file.write(states[: rows.length[row]].tobytes())
+            yield len(part)
+    partial.replace(share.path)

@@ -112,14 +112,15 @@ def read_lines(path):
 
 
 def test_a_run_of_two_processes_is_that_of_one(tmp_path, compiled):
-    argv = dinado("run", tmp_path / "two", "parallel.fsdp=4")
+    given = ("rollout.references=true", "train.reference_weight=1.0", "train.base_states=float32")
+    argv = dinado("run", tmp_path / "two", "parallel.fsdp=4", *given)
     with Pod(2, 2, argv, tmp_path, compiled) as pod:
         assert pod.codes() == [0, 0], pod.said()
         told, silent = pod.said()
     assert sum("done in" in line for line in told) == len(STAGES)
     assert not any("done in" in line or "dinado" in line for line in silent)
     one, two = tmp_path / "one", tmp_path / "two" / "tiny"
-    run_stages(tiny_run.config(*SETTINGS, "parallel.devices=1"), STAGES, one)
+    run_stages(tiny_run.config(*SETTINGS, *given, "parallel.devices=1"), STAGES, one)
     for name in ("rollout/rollouts.npz", "train/round_1.npz"):
         wanted, found = (Rollouts.load(folder / name) for folder in (one, two))
         for field in ("tokens", "length", "label", "prompt_id", "finished"):
@@ -171,6 +172,19 @@ def test_a_missing_process_is_told_in_a_line(tmp_path, compiled):
         assert pod.processes[0].wait(timeout=60) == 1
         (line,) = pod.said()[0]
     assert line.startswith("dinado: error: not all processes came within 2 s")
+
+
+def test_a_signal_before_anything_is_done_ends_at_once(tmp_path, compiled):
+    script = tmp_path / "signalled.py"
+    script.write_text(
+        "import signal, time\n"
+        "from dinado_jax import processes\n"
+        "processes.connect()\n"
+        "signal.raise_signal(signal.SIGTERM)\n"
+        "time.sleep(100)\n"
+    )
+    with Pod(2, 1, [str(script)], tmp_path, compiled) as pod:
+        assert pod.codes() == [-signal.SIGTERM] * 2, pod.said()
 
 
 def test_processes_with_different_settings_are_refused(tmp_path, compiled):

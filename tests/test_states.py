@@ -10,11 +10,14 @@ import world
 
 from dinado_jax import batches, states
 from dinado_jax.base import Base
+from dinado_jax.config import Parallel
+from dinado_jax.parallel import make_plan
 from dinado_jax.text import Sequences
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 BASE = Base(tiny.model(), tiny.base_params(), None)
+PLAN = make_plan(Parallel(devices=1))
 
 
 def rows(seed, count=5):
@@ -31,7 +34,7 @@ def hidden(part):
 def kept(tmp_path):
     """The states of two sets of rows, and those rows."""
     parts = [rows(0), rows(1, 7)]
-    sets = [states.base_states(tmp_path, BASE, part, "float32", 4) for part in parts]
+    sets = [states.base_states(tmp_path, BASE, part, "float32", 4, PLAN) for part in parts]
     return sum(sets, states.States(BASE.model.config.n_embd)), parts
 
 
@@ -46,16 +49,16 @@ def test_states_are_those_of_a_forward_pass(kept):
 
 def test_a_file_is_made_once(tmp_path, kept, monkeypatch):
     found, parts = kept
-    monkeypatch.setattr(states, "_write", None)
-    again = states.base_states(tmp_path, BASE, parts[0], "float32", 4)
+    monkeypatch.setattr(states, "_made", None)
+    again = states.base_states(tmp_path, BASE, parts[0], "float32", 4, PLAN)
     np.testing.assert_array_equal(again.values[0], found.values[0])
     with pytest.raises(TypeError):  # other rows, other file
-        states.base_states(tmp_path, BASE, rows(2), "float32", 4)
+        states.base_states(tmp_path, BASE, rows(2), "float32", 4, PLAN)
 
 
 def test_bfloat16_takes_half_the_bytes_and_rounds_to_8_bits(tmp_path, kept):
     found, parts = kept
-    half = states.base_states(tmp_path, BASE, parts[0], "bfloat16", 4)
+    half = states.base_states(tmp_path, BASE, parts[0], "bfloat16", 4, PLAN)
     sizes = sorted(path.stat().st_size for path in tmp_path.iterdir())
     assert sizes[0] * 2 == found.values[0].nbytes
     np.testing.assert_allclose(
@@ -64,15 +67,19 @@ def test_bfloat16_takes_half_the_bytes_and_rounds_to_8_bits(tmp_path, kept):
 
 
 def test_an_interrupted_file_is_not_taken_for_a_whole_one(tmp_path, monkeypatch):
-    def interrupted(file, *_):
-        file.write(bytes(100))
-        raise KeyboardInterrupt
+    calls, compute = [], states._hidden
+
+    def interrupted(*args):
+        calls.append(None)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return compute(*args)
 
     with monkeypatch.context() as patched:
-        patched.setattr(states, "_write", interrupted)
+        patched.setattr(states, "_hidden", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            states.base_states(tmp_path, BASE, rows(0), "float32", 4)
-    found = states.base_states(tmp_path, BASE, rows(0), "float32", 4)
+            states.base_states(tmp_path, BASE, rows(0), "float32", 4, PLAN)
+    found = states.base_states(tmp_path, BASE, rows(0), "float32", 4, PLAN)
     np.testing.assert_allclose(
         found.take(np.arange(5), 12)[0, :3], hidden(rows(0))[0, :3], rtol=0, atol=1e-5
     )
@@ -116,5 +123,5 @@ def test_a_file_cut_short_is_made_again(tmp_path, kept):
     whole = path.read_bytes()
     path.write_bytes(whole[:-4])
     for part in parts:
-        states.base_states(tmp_path, BASE, part, "float32", 4)
+        states.base_states(tmp_path, BASE, part, "float32", 4, PLAN)
     assert path.read_bytes() == whole

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import shutil
 from collections.abc import Sequence
 from functools import partial
@@ -11,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from dinado_jax import signals, tasks, text
+from dinado_jax import tasks, text
 from dinado_jax.base import Base, LanguageModel
 from dinado_jax.config import Config, Sampling
 from dinado_jax.decoding.methods import Method
@@ -20,7 +21,7 @@ from dinado_jax.decoding.score import score
 from dinado_jax.errors import InputError
 from dinado_jax.oracles.judge import Oracle, Verdict, judge, refuse_silence, resolve
 from dinado_jax.parallel import make_plan, own_devices, spread
-from dinado_jax.processes import count, first, index, meet, together
+from dinado_jax.processes import agree_on, count, first, index, meet, together
 from dinado_jax.progress import Progress
 from dinado_jax.rollouts import (
     Part,
@@ -78,6 +79,7 @@ def collect(
       first_id: the first prompt's number, which its random stream hangs on.
     """
     codec, judged_by = model.base.codec, resolve(oracle)
+    agree_on("prompts", json.dumps(prompts))
     prompt_ids = codec.prompts(prompts)
     method = Method(decode.temperature, decode.top_k, decode.top_p)
     new = decode.max_new_tokens
@@ -86,8 +88,7 @@ def collect(
     ids = first_id + np.arange(len(prompts))
     folder.mkdir(parents=True, exist_ok=True)
     own = np.argsort([len(prompt) for prompt in prompt_ids], kind="stable")[index() :: count()]
-    there = [part.row // samples for part in _parts(folder)]
-    left = own[~np.isin(own, np.concatenate(there))] if there else own
+    left = own[~np.isin(own, _judged(folder) // samples)]
     batches = iter(())
     if len(left):
         mine = [prompt_ids[i] for i in left]
@@ -104,7 +105,16 @@ def collect(
             part.save(folder / f"{prompt.min():08d}.npz")
             progress.advance(len(row))
     meet(what)
-    return _whole(folder, prompts, samples, codec, judged_by)
+    number = len(prompts) * samples
+    rows = _whole(folder, number, codec.eos_id, judged_by)
+    said = codec.decode(
+        [
+            tokens[start:end]
+            for tokens, start, end in zip(rows.tokens, rows.prompt_length, rows.length)
+        ]
+    )
+    asked = [prompts[i] for i in rows.row // samples]
+    return Collected(_rollouts(rows), asked, said, number - len(rows))
 
 
 def _part(base, prompts, drawn, verdict, ids, row, batch, mesh) -> Part:
@@ -126,6 +136,11 @@ def _part(base, prompts, drawn, verdict, ids, row, batch, mesh) -> Part:
     )
 
 
+def _judged(folder: Path) -> np.ndarray:
+    """The numbers of the rows that are there."""
+    return np.concatenate([np.array([], int), *(part.row for part in _parts(folder))])
+
+
 def _parts(folder: Path) -> list[Part]:
     """What is in the folder; a damaged file is as good as none."""
     found = []
@@ -135,28 +150,24 @@ def _parts(folder: Path) -> list[Part]:
     return found
 
 
-def _whole(folder: Path, prompts, samples, codec, oracle: Oracle) -> Collected:
+def _whole(folder: Path, number: int, fill: int, oracle: Oracle) -> Part:
     """All parts in the order of their rows, without those that the oracle failed on."""
-    rows = join(_parts(folder), codec.eos_id)
+    rows = join(_parts(folder), fill)
     order = np.argsort(rows.row)
-    if not np.array_equal(rows.row[order], np.arange(len(prompts) * samples)):
+    if not np.array_equal(rows.row[order], np.arange(number)):
         raise InputError(
-            f"{len(rows)} samples are here, {len(prompts) * samples} were to be drawn: all "
-            "processes must see one run folder, put run.folder on a file system they share"
+            f"{len(rows)} rows are here, {number} were to be judged: all processes must see one "
+            "run folder, put run.folder on a file system they share"
         )
     if (rows.fault != "").all():
         discard(folder)  # an oracle that is mended judges all of them
     refuse_silence(oracle, Verdict(rows.label, rows.fault))
     kept = order[rows.fault[order] == ""]
-    rollouts = Rollouts(
-        **{f.name: getattr(rows, f.name)[kept] for f in dataclasses.fields(Rollouts)}
-    )
-    new = [
-        tokens[start:end]
-        for tokens, start, end in zip(rollouts.tokens, rollouts.prompt_length, rollouts.length)
-    ]
-    asked = [prompts[i] for i in rows.row[kept] // samples]
-    return Collected(rollouts, asked, codec.decode(new), len(rows) - len(kept))
+    return Part(**{f.name: getattr(rows, f.name)[kept] for f in dataclasses.fields(Part)})
+
+
+def _rollouts(rows: Part) -> Rollouts:
+    return Rollouts(**{f.name: getattr(rows, f.name) for f in dataclasses.fields(Rollouts)})
 
 
 def as_mixture(
@@ -181,49 +192,51 @@ def judged_references(
     examples: Sequence[Example],
     oracle: str,
     batch: int,
+    folder: Path,
     mesh: Mesh | None,
 ) -> Rollouts:
-    """The references of the prompts' examples as rollouts without a proposal, judged alike.
+    """The references of the prompts' examples as rollouts without a proposal, judged alike. All
+    processes call it together, share them, and get all; `folder` and `mesh` as in `collect`.
 
-    References too long for the base, and those on which the oracle fails, are left out.
+    References too long for the base, and those on which the oracle fails, are left out. InputError
+    if none are left.
     """
-    codec, limit = base.codec, base.model.config.n_positions
+    codec, limit, judged_by = base.codec, base.model.config.n_positions, resolve(oracle)
     number = {prompt: i for i, prompt in reversed(list(enumerate(prompts)))}
     pairs = [(e.prompt, ref) for e in examples if e.prompt in number for ref in e.references]
-    verdict = _judged(resolve(oracle), pairs, batch)
-    prompt_ids = codec.prompts([prompt for prompt, _ in pairs])
-    targets = codec.targets([reference for _, reference in pairs])
-    kept = [
-        i
-        for i, (p, t) in enumerate(zip(prompt_ids, targets))
-        if len(p) + len(t) <= limit and not verdict.failed[i]
-    ]
-    rows = text.sequences(
-        [prompt_ids[i] for i in kept], [targets[i] for i in kept], codec.eos_id, limit
-    )
-    return Rollouts(
-        tokens=rows.tokens,
-        prompt_length=rows.prompt_length,
-        length=rows.length,
-        label=verdict.labels[kept],
-        log_base=score(base.policy, base.variables, rows, batch, mesh).sum(1),
-        log_proposal=np.full(len(kept), np.nan, np.float32),
-        log_prefix=np.zeros((len(kept), rows.tokens.shape[1] - 1), np.float32),
-        prompt_id=np.array([number[pairs[i][0]] for i in kept], np.int32),
-        finished=np.ones(len(kept), bool),
-    )
-
-
-def _judged(oracle: Oracle, pairs: list[tuple[str, str]], batch: int) -> Verdict:
-    """The oracle's verdict on prompts and texts, `batch` a call."""
-    parts = []
-    for start in range(0, len(pairs), batch):
-        if count() == 1:  # others would wait for what never comes
-            signals.stop_here()
-        parts.append(judge(oracle, *zip(*pairs[start : start + batch])))
-    verdict = Verdict(*map(np.concatenate, zip(*parts)))
-    refuse_silence(oracle, verdict)
-    return verdict
+    asked = codec.prompts([prompt for prompt, _ in pairs])
+    given = codec.targets([reference for _, reference in pairs])
+    fit = [i for i, (p, t) in enumerate(zip(asked, given)) if len(p) + len(t) <= limit]
+    if not fit:
+        raise InputError(
+            f"no reference fits in {limit} tokens: raise base.n_positions, or set "
+            "rollout.references=false"
+        )
+    pairs, asked, given = ([values[i] for i in fit] for values in (pairs, asked, given))
+    folder.mkdir(parents=True, exist_ok=True)
+    own = np.arange(len(fit))[index() :: count()]
+    left = own[~np.isin(own, _judged(folder))]
+    batches = (left[start : start + batch] for start in range(0, len(left), batch))
+    with Progress("references", len(own), "row", len(own) - len(left)) as progress:
+        for row in together(batches):
+            verdict = judge(judged_by, *zip(*(pairs[i] for i in row)))
+            rows = text.sequences(
+                [asked[i] for i in row], [given[i] for i in row], codec.eos_id, limit
+            )
+            Part(
+                **vars(rows),
+                label=verdict.labels,
+                log_base=score(base.policy, base.variables, rows, batch, mesh).sum(1),
+                log_proposal=np.full(len(row), np.nan, np.float32),
+                log_prefix=np.zeros((len(row), rows.tokens.shape[1] - 1), np.float32),
+                prompt_id=np.array([number[pairs[i][0]] for i in row], np.int32),
+                finished=np.ones(len(row), bool),
+                row=row,
+                fault=verdict.faults,
+            ).save(folder / f"{row.min():08d}.npz")
+            progress.advance(len(row))
+    meet("references")
+    return _rollouts(_whole(folder, len(fit), codec.eos_id, judged_by))
 
 
 def _target(settings: Sampling) -> str:
@@ -269,10 +282,10 @@ def rollout(config: Config, run: RunFolder) -> dict:
             f"none of the {figures['samples']} rollouts satisfies the oracle: draw more with "
             "rollout.samples, train the base on the task with sft.steps, or ease the oracle"
         )
-    if settings.references and first():
+    if settings.references:
         examples = tasks.examples(config.task, "train", config.seed)
-        oracle, batch = settings.oracle, settings.batch
-        references = judged_references(base, prompts, examples, oracle, batch, mesh)
+        oracle, batch, parts = settings.oracle, settings.batch, folder / "references_parts"
+        references = judged_references(base, prompts, examples, oracle, batch, parts, mesh)
         figures["references"] = len(references)
         figures["references_success_rate"] = float(references.label.mean())
         rollouts = join([rollouts, references], base.codec.eos_id)
@@ -288,7 +301,10 @@ def keep(rollouts: Rollouts, path: Path) -> None:
 
 
 def discard(parts: Path) -> None:
-    """Forgets parts, once all processes have read them."""
+    """Forgets parts, once all processes have read them: all at once, whatever comes between."""
     meet(f"{parts.name} are read")
     if first():
-        shutil.rmtree(parts)
+        forgotten = parts.with_name(f"forgotten_{parts.name}")
+        shutil.rmtree(forgotten, ignore_errors=True)
+        parts.rename(forgotten)
+        shutil.rmtree(forgotten)

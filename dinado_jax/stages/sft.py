@@ -1,6 +1,7 @@
 """Stage sft: a base that speaks the task's language, from a checkpoint or from nothing."""
 
 import dataclasses
+import zlib
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
@@ -18,7 +19,7 @@ from dinado_jax.models.gpt2 import GPT2, init_params
 from dinado_jax.objectives.sft import likelihood
 from dinado_jax.optim import optimizer
 from dinado_jax.parallel import Plan, make_plan
-from dinado_jax.processes import first, meet
+from dinado_jax.processes import agree_on, count, first, meet
 from dinado_jax.progress import MetricsLog
 from dinado_jax.stages.folder import RunFolder
 from dinado_jax.tasks.keywords import Example
@@ -36,6 +37,8 @@ def _initial(
     """Model, placed parameters and tokenizer to begin with; a tokenizer is made once."""
     if config.base.path:
         base = _loaded(config, config.base.path, plan.place)
+        if count() > 1:
+            agree_on("bases", fingerprint(base.folder))
         return base.model, base.params, base.codec
     made = folder / "tokenizer"
     if first() and not made.exists():
@@ -85,6 +88,7 @@ def sft(config: Config, run: RunFolder) -> dict:
             continue
         transform = optimizer(config.sft, steps)
         batches = Epochs(rows(), config.sft.batch, config.seed)
+        agree_on(f"rows of {name}", str(zlib.crc32(batches.rows.tokens)))
         with Checkpoints(folder / f"checkpoints_{name}") as checkpoints:
             state = resumed(checkpoints, plan, partial(start, optimizer=transform), params)
             del params  # the state has its own

@@ -56,16 +56,11 @@ class Rounds:
             parts.append(Rollouts.load(path))
         return parts
 
-    def _whole_base(self) -> Base:
-        """The base to decode from."""
-        return dataclasses.replace(self.base, params=self.plan.whole(self.base.params))
-
     def states(self, parts: list[Rollouts]) -> States:
         """The base's last hidden states on all rows of these rounds, on disk."""
         dtype, rows = self.config.train.base_states, self.config.rollout.batch
-        base, mesh = self._whole_base(), own_devices(self.plan)
-        sets = (base_states(self.folder, base, part, dtype, rows, mesh) for part in parts)
-        return sum(sets, States(base.model.config.n_embd))
+        sets = (base_states(self.folder, self.base, part, dtype, rows, self.plan) for part in parts)
+        return sum(sets, States(self.base.model.config.n_embd))
 
     def figures(self, number: int, rollouts: Rollouts, weight: np.ndarray) -> dict:
         """What round `number` begins with, given all rollouts so far."""
@@ -94,7 +89,8 @@ class Rounds:
         first_id, train, rollout = self._first_id(number), self.config.train, self.config.rollout
         prompts = training_prompts(self.config, first_id, train.refresh_prompts)
         key = jax.random.key(self.config.seed)
-        q = Controlled(self._whole_base(), self.control, self.plan.whole(params))
+        base = dataclasses.replace(self.base, params=self.plan.whole(self.base.params))
+        q = Controlled(base, self.control, self.plan.whole(params))
         mesh = own_devices(self.plan)
 
         def sampled(what, model, samples, key, folder):
@@ -214,7 +210,7 @@ def trained_model(config: Config, run: RunFolder, plan: Plan) -> Controlled:
     like = jax.eval_shape(lambda: control.init(jax.random.key(0), base.params, 0.5))
     folder = run.path / "train" / "control"
     params = None
-    if told(folder.exists()):
+    if told(run.finished("train") is not None):
         with Checkpoints(folder, base_mark(run)) as final:
             params = final.restore(plan.shaped(like))
     if params is None:
