@@ -1,6 +1,8 @@
 """The one exception that means "your input": the command line prints it and exits with 2."""
 
 import contextlib
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,15 +12,61 @@ ELSEWHERE = (
 )
 # How safetensors, tokenizers and Orbax say it, each with an exception of its own.
 _FULL = ("No space left", "os error 28", "RESOURCE_EXHAUSTED")
+_FIXES = {
+    errno.ENOENT: "correct the path",
+    errno.EISDIR: "name a file, not a folder",
+    errno.ENOTDIR: "a part of this path is a file, correct it",
+    errno.EACCES: "change its permissions",
+    errno.EPERM: "change its permissions",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "its links lead back to themselves, remove them",
+    errno.EEXIST: "a file stands where a folder belongs, move it away",
+    errno.ENOTEMPTY: "a folder stands where a file belongs, move it away",
+    errno.EROFS: ELSEWHERE,
+    errno.ENOSPC: ELSEWHERE,
+    errno.EDQUOT: ELSEWHERE,
+}
+_SHOWN = 120  # characters of a value that a message repeats
 
 
 class InputError(Exception):
-    """Bad input, told in one line: what is wrong, where, and how to mend it."""
+    """Bad input, told in one line: what is wrong, where, and how to fix it."""
+
+
+def shown(value: object) -> str:
+    """A value as a message repeats it: its repr without control characters, cut in the middle."""
+    try:
+        text = printable(repr(value))
+    except Exception:  # foreign objects may raise on repr
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 40]}...{text[-30:]}"
+
+
+def printable(text: str) -> str:
+    """Text with what a terminal would obey, or could not encode, written as escapes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def one_line(error: BaseException) -> str:
-    """The kind of an error and its message, without line breaks, at most 200 characters."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    """The kind of an error and its message, printable, in one line of at most 200 characters."""
+    try:
+        message = str(error)
+    except BaseException:  # foreign exceptions may raise anything when they are read
+        message = "its message cannot be read"
+    return printable(" ".join(f"{type(error).__name__}: {message[:2000]}".split()))[:200]
+
+
+def os_fault(path: object, error: OSError | ValueError) -> InputError:
+    """What the operating system said of a path, with the fix that fits it.
+
+    ValueError stands for a path that holds a NUL character.
+    """
+    if not isinstance(error, OSError):
+        return InputError(f"{shown(os.fspath(path))}, not a path ({one_line(error)}): correct it")
+    fix = _FIXES.get(error.errno, "check the path and the device it is on")
+    said = error.strerror or one_line(error)
+    said = said[:1].lower() + said[1:]
+    return InputError(f"{printable(str(path))[: _SHOWN * 2]}, {said}: {fix}")
 
 
 def _story(error: BaseException | None) -> str:

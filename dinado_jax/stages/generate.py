@@ -8,6 +8,7 @@ import jax
 from dinado_jax import tasks
 from dinado_jax.config import Config
 from dinado_jax.errors import InputError
+from dinado_jax.files import read_lines
 from dinado_jax.oracles.lexical import lexical
 from dinado_jax.parallel import make_plan, own_devices
 from dinado_jax.processes import first
@@ -15,7 +16,6 @@ from dinado_jax.stages.folder import RunFolder
 from dinado_jax.stages.rollout import Collected, collect
 from dinado_jax.stages.train import trained_model
 from dinado_jax.tasks.keywords import Example
-from dinado_jax.tasks.text import read_lines
 
 
 def held_out(config: Config) -> list[Example]:

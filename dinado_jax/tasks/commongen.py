@@ -1,14 +1,13 @@
 """CommonGen and data like it: sets of concepts with sentences that use all of them."""
 
-import json
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from dinado_jax.errors import InputError, one_line
+from dinado_jax.files import parse_json, read_lines
 from dinado_jax.tasks.keywords import Example, format_prompt
-from dinado_jax.tasks.text import read_lines
 
 # What files call each split.
 _ALIASES = {"train": ("train",), "dev": ("dev", "valid", "validation"), "test": ("test",)}
@@ -83,10 +82,7 @@ def _json_rows(path: Path) -> Iterator[Row]:
         if not line.strip():
             continue
         where = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{where}, malformed JSON ({error.msg}): one object a line") from error
+        row = parse_json(line, where, "one object a line")
         if not isinstance(row, dict):
             raise InputError(f"{where}, not a JSON object: one object a line")
         concepts = row.get("concepts", row.get("concept_set"))

@@ -1,25 +1,12 @@
 """Plain text from files: one line, one text."""
 
-import gzip
-import lzma
-import zlib
 from pathlib import Path
 
-from dinado_jax.errors import InputError, one_line
+from dinado_jax.errors import InputError, os_fault
+from dinado_jax.files import read_lines
 
-_OPENERS = {".gz": gzip.open, ".xz": lzma.open}
+_SUFFIXES = (".txt", ".gz", ".xz")
 _ABOUT = ("SOURCE", "README", "LICENSE")
-
-
-def read_lines(path: Path) -> list[str]:
-    """All lines of a UTF-8 text file, plain or compressed by its suffix (.gz, .xz), blank ones
-    too, without their ends. Raises InputError if the file cannot be read."""
-    try:
-        # Not str.splitlines: it also cuts at form feeds and U+2028, and pairs would shift.
-        with _OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8") as handle:
-            return [line.rstrip("\n") for line in handle]
-    except (OSError, EOFError, UnicodeDecodeError, lzma.LZMAError, zlib.error) as error:
-        raise InputError(f"{path}, cannot be read ({one_line(error)}): give UTF-8 text") from error
 
 
 def lines(path: str | Path) -> list[str]:
@@ -29,15 +16,16 @@ def lines(path: str | Path) -> list[str]:
     Raises InputError if there is no such path, no such file in the folder, or no text.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path}, no such file or folder: correct the path")
     files = [path]
-    if path.is_dir():
-        files = sorted(
-            file
-            for file in path.iterdir()
-            if file.suffix in {".txt", *_OPENERS} and not file.name.startswith(_ABOUT)
-        )
+    try:
+        if path.is_dir():
+            files = sorted(
+                file
+                for file in path.iterdir()
+                if file.suffix in _SUFFIXES and not file.name.startswith(_ABOUT)
+            )
+    except (OSError, ValueError) as error:
+        raise os_fault(path, error) from error
     texts = [line for file in files for line in read_lines(file) if line.strip()]
     if not texts:
         raise InputError(f"{path}, no text there: put lines into .txt, .gz or .xz files")
