@@ -59,7 +59,7 @@ def test_a_file_is_made_once(tmp_path, kept, monkeypatch):
 def test_bfloat16_takes_half_the_bytes_and_rounds_to_8_bits(tmp_path, kept):
     found, parts = kept
     half = states.base_states(tmp_path, BASE, parts[0], "bfloat16", 4, PLAN)
-    (size,) = (path.stat().st_size for path in tmp_path.glob("*.bin"))
+    size = min(path.stat().st_size for path in tmp_path.glob("*.bin"))
     assert size * 2 == found.values[0].nbytes
     np.testing.assert_allclose(
         half.values[0].astype(np.float32), found.values[0], rtol=2**-8, atol=1e-6
