@@ -27,10 +27,19 @@ _FIXES = {
     errno.EDQUOT: ELSEWHERE,
 }
 _SHOWN = 120  # characters of a value that a message repeats
+_LINE = 1600  # characters of a message
 
 
 class InputError(Exception):
-    """Bad input, told in one line: what is wrong, where, and how to fix it."""
+    """Bad input, in one line: what is wrong, where, and how to fix it.
+
+    The line may quote any input, so that it is bounded, and has nothing that a terminal would obey.
+    """
+
+    def __init__(self, message: str):
+        line = printable(str(message)[: 2 * _LINE])
+        middle = "" if len(line) <= _LINE else " ... "
+        super().__init__(f"{line[: _LINE // 2]}{middle}{line[-_LINE // 2 :]}" if middle else line)
 
 
 def shown(value: object) -> str:

@@ -4,11 +4,12 @@ import importlib.util
 import json
 from pathlib import Path
 
+from dinado_jax import tasks
 from dinado_jax.base import Controlled
 from dinado_jax.config import Config, Parallel, from_dict
 from dinado_jax.errors import InputError
 from dinado_jax.files import read_json, write_json
-from dinado_jax.oracles.judge import resolve
+from dinado_jax.oracles.judge import rehearse, resolve
 from dinado_jax.parallel import make_plan
 from dinado_jax.processes import agree_on, first
 from dinado_jax.progress import say
@@ -26,7 +27,7 @@ _WORK = dict(zip(STAGES, (sft, rollout, train, generate, evaluate), strict=True)
 
 def _check(config: Config, names: set[str]) -> None:
     """Fails now, in one line, for what would otherwise fail after hours of training."""
-    resolve(config.rollout.oracle)
+    _rehearse(config, names)
     plan, sft, train = make_plan(config.parallel), config.sft, config.train
     if "sft" in names and sft.steps + sft.pretrain_steps:
         plan.check("sft", sft.batch, sft.accumulate)
@@ -40,6 +41,16 @@ def _check(config: Config, names: set[str]) -> None:
         raise InputError(
             "task commongen reports BLEU-4, and sacrebleu is not installed: pip install '.[eval]'"
         )
+
+
+def _rehearse(config: Config, names: set[str]) -> None:
+    """Asks an oracle of the user's own about two rows, if stages are to do that ask it."""
+    oracle = resolve(config.rollout.oracle)
+    if config.rollout.oracle == "lexical" or not names & {"rollout", "train", "generate"}:
+        return
+    rows = tasks.examples(config.task, "train", config.seed, 2)
+    # References are texts as the oracle will see them.
+    rehearse(oracle, [row.prompt for row in rows], [row.references[0] for row in rows])
 
 
 def run_folder(config: Config, path: Path | None = None) -> RunFolder:

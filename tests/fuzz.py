@@ -368,7 +368,7 @@ BAD = [
 RAISED = [
     ValueError("x" * 100_000), KeyError("\x1b[31m"), SystemExit(0), SystemExit("bye"),
     KeyboardInterrupt(), GeneratorExit(), MemoryError(), RecursionError(), StopIteration(),
-    Silent(), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "\x00"), OSError(28, "No space left"), Warning(),
+    Silent(), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "\x00"), OSError(28, "full"), Warning(),
 ]  # fmt: skip
 
 

@@ -1,5 +1,7 @@
 """Oracles: the lexical one, judging with failures isolated, and finding oracles by name."""
 
+import os
+import signal
 import subprocess
 import sys
 
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 
 from dinado_jax.errors import InputError
-from dinado_jax.oracles.judge import judge, refuse_silence, resolve
+from dinado_jax.oracles.judge import judge, refuse_silence, rehearse, resolve
 from dinado_jax.oracles.lexical import coverage, forms, lexical, present, words
 
 
@@ -126,9 +128,9 @@ def test_an_exception_stays_with_its_sample():
             raise RuntimeError("cannot judge")
         return contains_good(prompts, texts)
 
-    labels, faults = verdict = judge(oracle, PROMPTS, TEXTS)
+    labels, faults, message = verdict = judge(oracle, PROMPTS, TEXTS)
     np.testing.assert_array_equal(verdict.failed, [False, True, False])
-    assert "cannot judge" in faults[1] and not faults[0]
+    assert faults.tolist() == ["", "RuntimeError", ""] and "cannot judge" in message
     np.testing.assert_array_equal(labels, np.float32([1, np.nan, 1]))
     assert labels.dtype == np.float32 and verdict.failures == 1
 
@@ -182,6 +184,141 @@ def test_an_interrupt_passes():
 
     with pytest.raises(KeyboardInterrupt):
         judge(interrupted, PROMPTS, TEXTS)
+
+
+def test_what_an_oracle_does_to_its_lists_is_its_own_affair():
+    """The retry, and whoever called, see what they gave."""
+    prompts, texts, seen = list(PROMPTS), list(TEXTS), []
+
+    def careless(prompts, texts):
+        seen.append((tuple(prompts), tuple(texts)))
+        prompts.clear()
+        texts.sort()
+        if len(texts) > 1:
+            raise RuntimeError("after it has changed them")
+        return [texts.pop() == "good"]
+
+    verdict = judge(careless, prompts, texts)
+    np.testing.assert_array_equal(verdict.labels, [1, 0, 1])
+    assert (prompts, texts) == (PROMPTS, TEXTS)
+    assert seen == [(tuple(PROMPTS), tuple(TEXTS)), *[(("p =",), (text,)) for text in TEXTS]]
+
+
+def test_an_answer_that_is_changed_later_stays_as_it_was():
+    kept = np.zeros(3, np.float32)
+
+    def reusing(prompts, texts):
+        kept[:] = contains_good(prompts, texts)
+        return kept
+
+    first = judge(reusing, PROMPTS, TEXTS)
+    judge(reusing, PROMPTS, ["bad"] * 3)
+    np.testing.assert_array_equal(first.labels, [1, 0, 1])
+
+
+def test_masked_answers_are_failures_and_the_others_stand():
+    answer = np.ma.masked_array([1.0, 7.0, 0.0], [False, True, False])
+    verdict = judge(lambda prompts, texts: answer, PROMPTS, TEXTS)
+    np.testing.assert_array_equal(verdict.labels, [1, np.nan, 0])
+    np.testing.assert_array_equal(verdict.failed, [False, True, False])
+
+
+def test_labels_that_rounding_put_outside_are_clipped():
+    verdict = judge(lambda prompts, texts: np.float32([1 + 1e-7, -1e-9, 0.5]), PROMPTS, TEXTS)
+    np.testing.assert_array_equal(verdict.labels, np.float32([1, 0, 0.5]))
+
+
+class Hostile:
+    """Every use of it raises, with an escape sequence in the message."""
+
+    def _raise(self, *_, **__):
+        raise ValueError("\x1b[2Jsecret")
+
+    __array__ = __len__ = __iter__ = __bool__ = __str__ = __repr__ = _raise
+
+
+@pytest.mark.parametrize(
+    "answer, said",
+    [
+        (None, "returned None"),
+        ({0: True}, "returned dict"),
+        ({True, False}, "returned set"),
+        ("yes", "returned str"),
+        ((x for x in [True, False, True]), "returned generator"),
+        (Hostile(), "cannot become an array"),
+        ([Hostile()] * 3, "cannot become an array"),
+        ([10**400] * 3, "answer"),
+        ([1j] * 3, "complex"),
+        (["\x1b[31m" + "x" * 100_000] * 3, "answer of type"),
+    ],
+)
+def test_answers_are_described_in_one_printable_line(answer, said):
+    message = error_of(judge, lambda prompts, texts: answer, PROMPTS, TEXTS)
+    assert said in message and message.isprintable() and len(message) < 600
+
+
+class Unreadable(Exception):
+    def __str__(self):
+        raise RuntimeError("no message")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SystemExit(0),
+        SystemExit("bye"),
+        GeneratorExit(),
+        MemoryError(),
+        RecursionError(),
+        StopIteration(),
+        Unreadable(),
+        Warning("a warning made an error"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_nothing_that_an_oracle_raises_ends_the_program(error):
+    def raising(prompts, texts):
+        if "bad" in texts:
+            raise error
+        return contains_good(prompts, texts)
+
+    verdict = judge(raising, PROMPTS, TEXTS)
+    assert verdict.faults.tolist() == ["", type(error).__name__, ""]
+
+
+def test_an_interrupt_of_the_oracles_own_is_a_failure_where_runs_hear_signals(monkeypatch):
+    def interrupted(prompts, texts):
+        raise KeyboardInterrupt
+
+    handler = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        assert judge(interrupted, PROMPTS, TEXTS).faults.tolist() == ["KeyboardInterrupt"] * 3
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def test_the_process_is_afterwards_as_it_was(tmp_path):
+    before = os.getcwd(), sys.stdout, signal.getsignal(signal.SIGTERM)
+
+    def meddling(prompts, texts):
+        os.chdir(tmp_path)
+        sys.stdout = None
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        return contains_good(prompts, texts)
+
+    judge(meddling, PROMPTS, TEXTS)
+    assert (os.getcwd(), sys.stdout, signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_rehearsal_finds_what_would_fail_later():
+    for oracle, said in (
+        (lambda texts: [True], "cannot take two lists"),
+        (lambda prompts, texts, reference: [True], "reference"),
+        (lambda prompts, texts: 1 / 0, "all 3 samples raised, the first ZeroDivisionError"),
+        (lambda prompts, texts: None, "returned None"),
+    ):
+        assert said in error_of(rehearse, oracle, PROMPTS, TEXTS)
+    rehearse(contains_good, PROMPTS, TEXTS)
 
 
 def test_no_samples():

@@ -1,24 +1,29 @@
 """Calling an oracle, any Python callable, so that its failures stay with the samples they hit."""
 
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from dinado_jax.errors import InputError, one_line
+from dinado_jax.errors import InputError, shown
+from dinado_jax.oracles.foreign import ForeignError, guarded
 from dinado_jax.oracles.lexical import lexical
 
 Oracle = Callable[[list[str], list[str]], Sequence[bool] | Sequence[float]]
+_ROUNDING = 1e-6  # by which a label may miss [0, 1]: float32 arithmetic of the oracle's own
+_FORM = "write it as function(prompts, texts) and return one bool or float in [0, 1] per text"
 
 
 class Verdict(NamedTuple):
     """What the oracle said of N samples."""
 
     labels: np.ndarray  # float32 [N], in [0, 1]; nan where the oracle failed
-    faults: np.ndarray  # str [N], what it raised; empty where it judged
+    faults: np.ndarray  # str [N], the type of what it raised; empty where it judged
+    message: str = ""  # of the first exception; may hold secrets, so it is kept nowhere
 
     @property
     def failed(self) -> np.ndarray:
@@ -34,15 +39,37 @@ class Verdict(NamedTuple):
 def judge(oracle: Oracle, prompts: Sequence[str], texts: Sequence[str]) -> Verdict:
     """Labels N samples: one call on the whole batch, or, if that raises, one call per sample.
 
-    A sample on which the oracle raises is marked as failed. Raises InputError if the oracle returns
-    anything but one number in [0, 1] per sample.
+    Every call gets lists of its own, which it may change. A sample on which the oracle raises, or
+    whose answer a masked array masks, is marked as failed. InputError if the oracle returns
+    anything but a list, tuple or array of one number in [0, 1] (to within 1e-6) per sample.
     """
-    prompts, texts = list(prompts), list(texts)
     try:
-        answer = oracle(prompts, texts)
-    except Exception:
+        labels, masked = _asked(oracle, prompts, texts)
+    except ForeignError:
         return _one_by_one(oracle, prompts, texts)
-    return Verdict(_checked(oracle, answer, len(texts)), np.full(len(texts), ""))
+    message = "a masked answer" if masked.any() else ""
+    return Verdict(labels, np.where(masked, "masked", ""), message)
+
+
+def rehearse(oracle: Oracle, prompts: Sequence[str], texts: Sequence[str]) -> None:
+    """Asks the oracle about a few rows before anything is computed, and drops its answers.
+
+    InputError if it cannot be called with two lists, answers anything but labels, or raises on
+    every row.
+    """
+    with guarded():
+        try:
+            takes = inspect.signature(oracle)
+        except (TypeError, ValueError):  # built in
+            takes = None
+    if takes:
+        try:
+            takes.bind([], [])
+        except TypeError as error:
+            raise InputError(
+                f"oracle {_name(oracle)}{takes}, cannot take two lists ({error}): {_FORM}"
+            ) from None
+    refuse_silence(oracle, judge(oracle, prompts, texts))
 
 
 def refuse_silence(oracle: Oracle, verdict: Verdict) -> None:
@@ -50,39 +77,66 @@ def refuse_silence(oracle: Oracle, verdict: Verdict) -> None:
     if verdict.failures and verdict.failed.all():
         raise InputError(
             f"oracle {_name(oracle)}, all {verdict.failures} samples raised, the first "
-            f"{verdict.faults[0]}: try it on one prompt and text"
+            f"{verdict.message or verdict.faults[0]}: try it on one prompt and text"
         )
 
 
-def _one_by_one(oracle: Oracle, prompts: list[str], texts: list[str]) -> Verdict:
-    labels, faults = np.full(len(texts), np.nan, np.float32), [""] * len(texts)
+def _one_by_one(oracle: Oracle, prompts: Sequence[str], texts: Sequence[str]) -> Verdict:
+    labels, faults, message = np.full(len(texts), np.nan, np.float32), [""] * len(texts), ""
     for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
         try:
-            answer = oracle([prompt], [text])
-        except Exception as error:
-            faults[i] = one_line(error)
-        else:
-            labels[i] = _checked(oracle, answer, 1)[0]
-    return Verdict(labels, np.array(faults))
+            (labels[i],), (masked,) = _asked(oracle, [prompt], [text])
+            faults[i] = "masked" if masked else ""
+        except ForeignError as error:
+            faults[i], message = error.kind, message or str(error)
+    return Verdict(labels, np.array(faults), message)
 
 
-def _checked(oracle: Oracle, answer, count: int) -> np.ndarray:
-    def refuse(what: str) -> InputError:
-        mend = "return one bool or float in [0, 1] per text"
-        return InputError(f"oracle {_name(oracle)}, {what} for {count} texts: {mend}")
+def _asked(
+    oracle: Oracle, prompts: Sequence[str], texts: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Labels float32 [N], and which of them the answer masks, bool [N], from one call.
 
+    ForeignError for what the oracle raises, InputError for an answer that is no labels.
+    """
+    count = len(texts)
+    with guarded():
+        answer = oracle(list(prompts), list(texts))
     try:
-        values = np.asarray(answer)
-    except ValueError:
-        raise refuse("ragged answer") from None
+        with guarded():
+            values, fault = _labels(answer, count)
+    except ForeignError as error:
+        values, fault = None, f"an answer that cannot become an array ({error})"
+    if fault:
+        raise InputError(f"oracle {_name(oracle)}, {fault} for {count} texts: {_FORM}")
+    masked = np.ma.getmaskarray(values)
+    return np.where(masked, np.nan, np.ma.getdata(values)).astype(np.float32), masked
+
+
+def _labels(answer: Any, count: int) -> tuple[np.ndarray | None, str]:
+    """The answer as float64 [N] of our own, or what is wrong with it."""
+    if not isinstance(answer, (list, tuple)) and not hasattr(answer, "__array__"):
+        return None, f"returned {shown(answer) if answer is None else type(answer).__name__}"
+    try:
+        values = np.ma.array(answer, copy=True) if np.ma.isMA(answer) else np.array(answer)
+    except ValueError as error:
+        if "inhomogeneous" not in str(error):
+            raise
+        return None, "ragged answer"
     if values.shape != (count,):
-        raise refuse(f"answer of shape {values.shape}")
+        return None, f"answer of shape {values.shape}"
+    if values.dtype.kind == "O" and all(type(x) in (bool, int, float) for x in values):
+        values = values.astype(np.float64)
     if count and values.dtype.kind not in "biuf":
-        raise refuse(f"answer of type {values.dtype}")
-    wrong = ~((values >= 0) & (values <= 1))  # also true of nan
-    if wrong.any():
-        raise refuse(f"answer holds {values[wrong][0]}")
-    return values.astype(np.float32)
+        odd = next((x for x in values.tolist() if type(x) not in (bool, int, float)), None)
+        return None, f"answer of type {values.dtype}, with {shown(odd)},"
+    values = values.astype(np.float64)
+    numbers = np.ma.getdata(values)
+    # `not` of the inside: also true of nan
+    outside = ~((numbers >= -_ROUNDING) & (numbers <= 1 + _ROUNDING)) & ~np.ma.getmaskarray(values)
+    if outside.any():
+        return None, f"answer holds {numbers[outside][0]}"
+    return np.clip(values, 0.0, 1.0), ""
 
 
 def resolve(name: str) -> Oracle:
@@ -93,26 +147,35 @@ def resolve(name: str) -> Oracle:
     module_name, _, function = name.partition(":")
     if not module_name or not function:
         raise InputError(
-            f'oracle {name!r}, no such oracle: give "lexical" or "package.module:function"'
+            f'oracle {shown(name)}, no such oracle: give "lexical" or "package.module:function"'
         )
     # The console script, unlike python -m, does not look for modules where it is run.
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.insert(0, os.getcwd())
     importlib.invalidate_caches()
     try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
+        with guarded():
+            module = importlib.import_module(module_name)
+    except ForeignError as error:
         raise InputError(
-            f"oracle {name!r}, importing {module_name} raised {one_line(error)}: "
+            f"oracle {shown(name)}, importing {module_name} raised {error}: "
             "correct the name or install the module"
-        ) from error
-    oracle = getattr(module, function, None)
-    if not callable(oracle):
+        ) from None
+    try:
+        with guarded():
+            oracle = getattr(module, function, None)
+            found = callable(oracle)
+    except ForeignError as error:
         raise InputError(
-            f"oracle {name!r}, {module_name} has no function {function}: correct the name"
+            f"oracle {shown(name)}, looking up {function} raised {error}: correct the module"
+        ) from None
+    if not found:
+        raise InputError(
+            f"oracle {shown(name)}, {module_name} has no function {function}: correct the name"
         )
     return oracle
 
 
 def _name(oracle: Oracle) -> str:
-    return getattr(oracle, "__qualname__", type(oracle).__qualname__)
+    with guarded():
+        return str(getattr(oracle, "__qualname__", type(oracle).__qualname__))

@@ -22,7 +22,7 @@ from dinado_jax.errors import InputError
 from dinado_jax.oracles.judge import Oracle, Verdict, judge, refuse_silence, resolve
 from dinado_jax.parallel import make_plan, own_devices, spread
 from dinado_jax.processes import agree_on, count, first, index, meet, together
-from dinado_jax.progress import Progress
+from dinado_jax.progress import Progress, say
 from dinado_jax.rollouts import (
     Part,
     Rollouts,
@@ -96,12 +96,13 @@ def collect(
     if len(left):
         mine = [prompt_ids[i] for i in left]
         batches = sampled(sampler, model.variables, mine, key, decode.batch, ids[left])
-    begun = (len(own) - len(left)) * samples
+    begun, complaint = (len(own) - len(left)) * samples, ""
     with Progress(what, len(own) * samples, "sample", begun) as progress:
         for numbers, drawn in together(batches):
             prompt = left[numbers // samples]
             said = codec.decode([row[:n] for row, n in zip(drawn.tokens, drawn.length)])
             verdict = judge(judged_by, [prompts[i] for i in prompt], said)
+            complaint = _complained(complaint, verdict)
             row = prompt * samples + numbers % samples
             begin = [prompt_ids[i] for i in prompt]
             part = _part(model.base, begin, drawn, verdict, ids[prompt], row, decode.batch, mesh)
@@ -118,6 +119,13 @@ def collect(
     )
     asked = [prompts[i] for i in rows.row // samples]
     return Collected(_rollouts(rows), asked, said, number - len(rows))
+
+
+def _complained(before: str, verdict: Verdict) -> str:
+    """Shows the first message of an oracle that raised; files keep its type alone."""
+    if verdict.message and not before:
+        say(f"the oracle failed on {verdict.failures} samples of a batch: {verdict.message}")
+    return before or verdict.message
 
 
 def _part(base, prompts, drawn, verdict, ids, row, batch, mesh) -> Part:
@@ -220,10 +228,11 @@ def judged_references(
     folder.mkdir(parents=True, exist_ok=True)
     own = np.arange(len(fit))[index() :: count()]
     left = own[~np.isin(own, _judged(folder, mark))]
-    batches = (left[start : start + batch] for start in range(0, len(left), batch))
+    batches, complaint = (left[i : i + batch] for i in range(0, len(left), batch)), ""
     with Progress("references", len(own), "row", len(own) - len(left)) as progress:
         for row in together(batches):
             verdict = judge(judged_by, *zip(*(pairs[i] for i in row)))
+            complaint = _complained(complaint, verdict)
             rows = text.sequences(
                 [asked[i] for i in row], [given[i] for i in row], codec.eos_id, limit
             )
