@@ -1,11 +1,12 @@
 """Readers of files: odd input of every kind is told in one line, and nothing hangs."""
 
+import errno
 import json
 import os
 
 import pytest
 
-from dinado_jax.errors import InputError
+from dinado_jax.errors import InputError, os_fault
 from dinado_jax.files import (
     checked,
     digest,
@@ -105,10 +106,26 @@ def test_a_whole_surrogate_pair_is_text():
     ],
 )
 def test_toml(text, told):
-    refused(f"^here, .*{told}.*: again$", parse_toml, text, "here", "again")
+    refused(f"^here.* {told}.*: again$", parse_toml, text, "here", "again")
 
 
 # Paths that are no file
+
+
+@pytest.mark.parametrize(
+    "number, fix",
+    [
+        (errno.EACCES, "change its permissions"),
+        (errno.EPERM, "change its permissions"),
+        (errno.EROFS, "choose another folder"),
+        (errno.ENOSPC, "make room"),
+        (errno.EIO, "check the path and the device it is on"),
+    ],
+)
+def test_what_the_system_says_has_its_fix(number, fix):
+    error = OSError(number, os.strerror(number), "x")
+    said = str(os_fault("a\nb\udcff", error))
+    assert fix in said and said.isprintable() and said.startswith(r"a\nb\udcff, ")
 
 
 def paths(folder):
