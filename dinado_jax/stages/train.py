@@ -53,7 +53,7 @@ class Rounds:
             if not told(path.exists()):
                 kept = self.folder / f"round_{earlier}_parts"
                 keep(self._sample(earlier, params, kept), path)
-            parts.append(Rollouts.load(path))
+            parts.append(Rollouts.load(path, self.base.model.config.vocab_size))
         return parts
 
     def states(self, parts: list[Rollouts]) -> States:
@@ -129,7 +129,8 @@ def train(config: Config, run: RunFolder) -> dict:
             f"the rollouts in {run.path / 'rollout'} are of another base: delete that folder and "
             "run again"
         )
-    zeroth = Rollouts.load(run.path / "rollout" / "rollouts.npz")
+    path = run.path / "rollout" / "rollouts.npz"
+    zeroth = Rollouts.load(path, base.model.config.vocab_size)
     rate = success_rate(zeroth)
     if not 0 < rate < 1:
         raise InputError(
