@@ -2,12 +2,15 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
+from dinado_jax import tasks
 from dinado_jax.base import Controlled
 from dinado_jax.config import Config, Parallel, from_dict
+from dinado_jax.dry_run import base_sizes, check_sizes
 from dinado_jax.errors import InputError
-from dinado_jax.files import read_json, write_json
+from dinado_jax.files import exists, read_json, write_json
 from dinado_jax.oracles.judge import resolve
 from dinado_jax.parallel import make_plan
 from dinado_jax.processes import agree_on, first
@@ -19,6 +22,8 @@ from dinado_jax.stages.generate import generate, held_out
 from dinado_jax.stages.rollout import rollout
 from dinado_jax.stages.sft import sft
 from dinado_jax.stages.train import train, trained_model
+from dinado_jax.tasks.text import lines as read_lines
+from dinado_jax.weights import CONFIG
 
 _WORK = dict(zip(STAGES, (sft, rollout, train, generate, evaluate), strict=True))
 
@@ -41,6 +46,19 @@ def _check(config: Config, names: set[str]) -> None:
         )
 
 
+def _check_inputs(config: Config, names: set[str], run: RunFolder) -> None:
+    """The same of what the stages read: the base's sizes, the task's data."""
+    made = run.path / "sft" / "base"
+    if "sft" in names:
+        check_sizes(config, base_sizes(config.base))
+        if config.sft.pretrain_path:
+            read_lines(config.sft.pretrain_path)
+    elif names and exists(made / CONFIG):
+        check_sizes(config, base_sizes(replace(config.base, path=str(made))))
+    if names & {"sft", "rollout", "train"} and config.task.name != "toy":
+        tasks.examples(config.task, "train", config.seed)
+
+
 def run_folder(config: Config, path: Path | None = None) -> RunFolder:
     return RunFolder(path or Path(config.run.folder) / config.name, config)
 
@@ -52,7 +70,9 @@ def run_stages(config: Config, names: tuple[str, ...], path: Path | None = None)
     """
     agree_on("settings", json.dumps([config.as_dict(), names]))
     run = run_folder(config, path)
-    _check(config, {name for name in names if run.finished(name) is None})
+    left = {name for name in names if run.finished(name) is None}
+    _check(config, left)
+    _check_inputs(config, left, run)
     for name in names:
         for earlier in STAGES[: STAGES.index(name)]:
             if earlier not in names and run.finished(earlier) is None:
