@@ -1,6 +1,7 @@
 """Rollouts: sampled sequences with labels and proposal log-probabilities, as fixed-shape arrays."""
 
 import dataclasses
+import hashlib
 import math
 import zipfile
 from pathlib import Path
@@ -35,17 +36,18 @@ class Rollouts(Sequences):
         """bool [N]."""
         return np.isnan(self.log_proposal)
 
-    def save(self, path: Path) -> None:
-        """Writes an .npz, whole or not at all."""
+    def save(self, path: Path, mark: str = "") -> None:
+        """Writes an .npz, whole or not at all, sealed with `mark`: what the rows are samples of."""
+        arrays = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         partial = path.with_name(path.name + ".partial")
         with partial.open("wb") as file:
-            np.savez(file, **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
+            np.savez(file, **arrays, seal=_seal(arrays, mark))
         partial.replace(path)
 
     @classmethod
-    def load(cls, path: Path, vocab_size: int = 2**31) -> "Rollouts":
-        """InputError if the file is missing or damaged, or if its rows cannot have been collected
-        for a model of so many tokens."""
+    def load(cls, path: Path, mark: str = "", vocab_size: int = 2**31) -> "Rollouts":
+        """InputError if the file is missing, damaged, changed, or was saved with another mark, or
+        if its rows cannot have been collected for a model of so many tokens."""
         if not exists(path) or path.is_dir():
             raise InputError(f"no rollouts in {path}: {_AGAIN}")
         check_regular(path)
@@ -56,16 +58,32 @@ class Rollouts(Sequences):
                 _check_headers(cls, file)
                 file.seek(0)
                 with np.load(file, allow_pickle=False) as arrays:
-                    rows = cls(**{f.name: arrays[f.name] for f in dataclasses.fields(cls)})
+                    found = {field.name: arrays[field.name] for field in dataclasses.fields(cls)}
+                    whole = str(arrays["seal"]) == _seal(found, mark)
         except PermissionError as error:
             raise os_fault(path, error) from error
         except (*damage, OSError, zipfile.BadZipFile, NotImplementedError) as error:
             raise InputError(
                 f"cannot read the rollouts in {path} ({one_line(error)[:80]}): {_AGAIN}"
             ) from error
+        if not whole:
+            raise InputError(
+                f"the rollouts in {path} are not as they were written, or belong to another run: "
+                f"put the file back, or {_AGAIN}"
+            )
+        rows = cls(**found)
         if fault := _fault(rows, vocab_size):
-            raise InputError(f"the rollouts in {path} are not as written ({fault}): {_AGAIN}")
+            raise InputError(f"the rollouts in {path} are none ({fault}): {_AGAIN}")
         return rows
+
+
+def _seal(arrays: dict[str, np.ndarray], mark: str) -> str:
+    """SHA-256 of named arrays and a mark."""
+    total = hashlib.sha256(mark.encode())
+    for name, array in sorted(arrays.items()):
+        total.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        total.update(np.ascontiguousarray(array).data)
+    return total.hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -297,9 +297,7 @@ def test_other_files_than_rollouts(tmp_path):
 
 def altered(path, **arrays):
     """Writes nine rows with some arrays replaced."""
-    stored = rollouts(9, references=2)
-    plain = {field.name: getattr(stored, field.name) for field in dataclasses.fields(stored)}
-    np.savez(path, **plain | arrays)
+    dataclasses.replace(rollouts(9, references=2), **arrays).save(path)
 
 
 def with_one(name, value):
@@ -311,7 +309,7 @@ def with_one(name, value):
 
 def test_unaltered_rows_load(tmp_path):
     altered(tmp_path / "rollouts.npz")
-    loaded = Rollouts.load(tmp_path / "rollouts.npz", 2000)
+    loaded = Rollouts.load(tmp_path / "rollouts.npz", vocab_size=2000)
     assert_equal_rollouts(loaded, rollouts(9, references=2))
 
 
@@ -358,9 +356,9 @@ def test_tokens_of_another_vocabulary(tmp_path):
     stored = rollouts(9)
     stored.save(path)
     largest = int(stored.tokens.max())
-    assert_equal_rollouts(Rollouts.load(path, largest + 1), stored)
+    assert_equal_rollouts(Rollouts.load(path, vocab_size=largest + 1), stored)
     with pytest.raises(InputError, match="token ids outside the vocabulary"):
-        Rollouts.load(path, largest)
+        Rollouts.load(path, vocab_size=largest)
 
 
 @pytest.mark.parametrize("shape", ["(35184372088832,)", "(1099511627776, 32)", "(-9,)", "(9.5,)"])
