@@ -15,7 +15,7 @@ from dinado_jax.oracles.judge import resolve
 from dinado_jax.parallel import make_plan
 from dinado_jax.processes import agree_on, first
 from dinado_jax.progress import say
-from dinado_jax.report import plain
+from dinado_jax.report import check_summary, plain
 from dinado_jax.stages.evaluate import evaluate, read_samples
 from dinado_jax.stages.folder import STAGES, RunFolder
 from dinado_jax.stages.generate import generate, held_out
@@ -112,9 +112,10 @@ def show_report(config: Config, path: Path | None = None) -> None:
     """
     folder = run_folder(config, path).path
     again = "delete its evaluate folder, if any, and run `dinado evaluate`"
-    if not (folder / "summary.json").exists():
+    if not exists(folder / "summary.json"):
         raise InputError(f"no summary.json in {folder}: {again}")
     summary = read_json(folder / "summary.json", again)
+    check_summary(summary, str(folder / "summary.json"), again)
     samples = [read_samples(folder / "generate" / f"{n}.jsonl") for n in ("base", "control")]
     print(plain(summary, *samples))
     print(f"\n{folder / 'summary.json'}\n{folder / 'report.html'}")
@@ -128,7 +129,7 @@ def load_run(path: str | Path) -> Controlled:
     path = Path(path)
     saved = path / "config.json"
     mend = "write it anew, `dinado run CONFIG --print-config` prints it"
-    if not saved.exists():
+    if not exists(saved):
         raise InputError(f"{path} is no run folder (it has no config.json): give runs/NAME")
     config = from_dict(read_json(saved, mend), str(saved))
     plan = make_plan(Parallel(devices=1))

@@ -258,6 +258,11 @@ def test_overrides_hold_one_value_each(override, told):
     assert len(refused(told, load, None, [override])) < 500
 
 
+def test_no_text_holds_nul():
+    for key in ("run.folder", "base.path", "task.source", "evaluate.prompt_file", "name"):
+        refused(f"{key} = ", load, None, [f'{key}="a\\u0000b"'])
+
+
 def test_of_two_overrides_of_a_key_the_last_counts():
     assert load(None, ["sft.steps=3", "sft.batch=8", "sft.steps=4"]).sft.steps == 4
 
