@@ -4,6 +4,7 @@ Orbax commits a checkpoint as a whole but reads a damaged one without a word. Th
 the checkpoint before it is committed, has the SHA-256 of every file, and of the base it belongs to.
 """
 
+import errno
 import hashlib
 import json
 import logging
@@ -11,11 +12,13 @@ import os
 import shutil
 from pathlib import Path
 
+import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from dinado_jax.errors import InputError, writing
-from dinado_jax.files import digest, read_json, write_json
+from dinado_jax.errors import InputError, one_line, os_fault, printable, writing
+from dinado_jax.files import digest, exists, read_json, write_json
+from dinado_jax.limits import LARGEST
 from dinado_jax.processes import first, told
 from dinado_jax.progress import say
 
@@ -23,6 +26,7 @@ _MANIFEST = "manifest.json"
 _LATER = (_MANIFEST, "_CHECKPOINT_METADATA", "commit_success.txt")
 _PATIENCE = 300  # seconds that processes wait for each other's part of a checkpoint
 _NONE, _DAMAGED, _FOREIGN = -1, -2, -3
+_FIX = "put what was there back, or delete that folder, and done.json beside it if it is there"
 
 
 class Checkpoints:
@@ -31,6 +35,8 @@ class Checkpoints:
 
     Args:
       base: the fingerprint of the base that the states belong to; empty if to none.
+
+    InputError where `folder` cannot be one.
     """
 
     def __init__(self, folder: Path, base: str = ""):
@@ -51,7 +57,18 @@ class Checkpoints:
                 post_finalization_callback=self._seal, timeout_secs=_PATIENCE
             ),
         )
-        self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
+        if exists(folder) and not folder.is_dir():
+            raise os_fault(folder, NotADirectoryError(errno.ENOTDIR, "not a directory"))
+        try:
+            self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
+        except OSError as error:
+            raise os_fault(folder, error) from error
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+            # What it reads of each checkpoint to tell when it was written.
+            raise InputError(
+                f"checkpoints in {folder}, a _CHECKPOINT_METADATA is none ({one_line(error)}): "
+                "delete that file"
+            ) from error
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -82,7 +99,7 @@ class Checkpoints:
         shapes; None if nothing has been saved.
 
         What is damaged is told of and put aside. InputError if everything is, or if the newest
-        whole state belongs to another base.
+        whole state belongs to another base or has another structure, shapes or dtypes.
         """
         faults = {}
         step = told(self._newest_whole(faults) if first() else _NONE)
@@ -90,20 +107,25 @@ class Checkpoints:
             what = "is whole" if step == _DAMAGED else "is of this base"
             found = "; ".join(f"{step}, {fault}" for step, fault in faults.items())
             raise InputError(
-                f"no checkpoint in {self._folder} {what} ({found or 'see process 0'}): put what "
-                f"was there back, or delete that folder, and done.json beside it if it is there"
+                f"no checkpoint in {self._folder} {what} ({found or 'see process 0'}): {_FIX}"
             )
         self._manager.reload()
         if step == _NONE:
             return None
+        if fault := _misfit(self._folder / str(step), like):
+            raise InputError(
+                f"checkpoint {step} in {self._folder} is not of this model and optimiser "
+                f"({fault}): {_FIX}"
+            )
         return self._manager.restore(step, args=ocp.args.StandardRestore(like))
 
     def _newest_whole(self, faults: dict[int, str]) -> int:
         """Its step, or what there is instead. Notes faults by step, and puts aside what has any,
         if there is something to go back to."""
         for step in sorted(self._manager.all_steps(), reverse=True):
-            folder = self._folder / str(step)
-            base, fault = _examined(folder)
+            base, fault = _examined(self._folder / str(step))
+            if step > LARGEST["train.steps"]:
+                fault = "no step of a training"
             if fault:
                 faults[step] = fault
                 continue
@@ -141,13 +163,38 @@ def _own_digest(manifest: dict) -> str:
 def _examined(folder: Path) -> tuple[str, str]:
     """The base that a checkpoint belongs to, and what is wrong with it in a few words, if any."""
     try:
-        manifest = read_json(folder / _MANIFEST, "")
+        manifest = read_json(folder / _MANIFEST, "", {"base": str, "files": dict, "digest": str})
         if manifest["digest"] != _own_digest(manifest):
             return "", f"its {_MANIFEST} is not as it was written"
         there = _digests(folder)
-    except (InputError, KeyError, OSError):
+    except (InputError, OSError):
         return "", f"its {_MANIFEST} or a file in it cannot be read"
     for name, mark in manifest["files"].items():
         if there.get(name) != mark:
             return "", f"{name} is {'not as it was written' if name in there else 'missing'}"
     return manifest["base"], ""
+
+
+def _misfit(folder: Path, like) -> str:
+    """How the arrays of a checkpoint differ from those of `like`, in a few words, if they do."""
+    try:
+        found = _arrays(ocp.StandardCheckpointHandler().metadata(folder / "default").tree)
+    except Exception as error:  # whatever Orbax raises for metadata that are none
+        return f"its metadata cannot be read, {one_line(error)}"
+    wanted = _arrays(like)
+    for name in [*wanted, *found]:
+        if found.get(name) != wanted.get(name):
+            there, asked = (side.get(name, "nothing") for side in (found, wanted))
+            return f"{printable(name)[:200]} is {there}, not {asked}"
+    return ""
+
+
+def _arrays(tree) -> dict[str, str]:
+    """dtype and shape of every array, by its path."""
+
+    def name(path):
+        parts = (getattr(key, "name", getattr(key, "key", getattr(key, "idx", ""))) for key in path)
+        return "/".join(map(str, parts))
+
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {name(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}

@@ -18,6 +18,7 @@ _STAGE_HELP = {
     "generate": "continue held-out prompts, with and without control",
     "evaluate": "measure success, KL to the base and efficiency",
 }
+_CHANGES = "changes a value of the configuration; the last counts where a key comes twice"
 _DISK = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EROFS), "write")
 _DISK |= dict.fromkeys((errno.EACCES, errno.EPERM), "open")
 
@@ -29,12 +30,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     demo = commands.add_parser("demo", help="the whole pipeline on the embedded toy task")
     demo.add_argument("--out", type=Path, default=Path("demo"), help="folder (default: demo)")
-    demo.add_argument("overrides", nargs="*", metavar="section.key=value")
+    demo.add_argument("overrides", nargs="*", metavar="section.key=value", help=_CHANGES)
     everything = {"run": "all stages in order, resuming what is done", **_STAGE_HELP}
     for name, text in everything.items():
         command = commands.add_parser(name, help=text)
         command.add_argument("config", metavar="CONFIG", help="a .toml file, see configs/")
-        command.add_argument("overrides", nargs="*", metavar="section.key=value")
+        command.add_argument("overrides", nargs="*", metavar="section.key=value", help=_CHANGES)
         command.add_argument(
             "--print-config", action="store_true", help="print the resolved configuration and stop"
         )

@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import itertools
 import json
+import math
 import tomllib
 import types
 import typing
@@ -15,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from dinado_jax import limits
-from dinado_jax.errors import InputError
+from dinado_jax.errors import InputError, printable, shown
+from dinado_jax.files import exists, parse_toml, read_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,30 +203,45 @@ def _typed(key: str, value: Any, kind: Any, where: str) -> Any:
         wanted = "a list of strings"
     else:
         if kind is float and type(value) is int:
-            return float(value)
+            return _float(value)
         if type(value) is kind:
             return value
         wanted = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}[
             kind
         ]
-    raise InputError(f"{key} = {value!r} in {where}: it must be {wanted}")
+    raise InputError(f"{key} = {shown(value)} in {where}: it must be {wanted}")
+
+
+def _float(value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # hundreds of digits
+        return math.inf if value > 0 else -math.inf
 
 
 def _unknown(key: str, keys: list[str], where: str) -> InputError:
     close = difflib.get_close_matches(key, keys, 1, 0.5)
     hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(keys)}"
-    return InputError(f"unknown config key {key!r} in {where}: {hint}")
+    return InputError(f"unknown config key {shown(key)} in {where}: {hint}")
 
 
 def _override(text: str, kinds: dict[str, Any]) -> tuple[str, Any]:
     key, equals, raw = text.partition("=")
+    where = f"override {shown(text)} on the command line"
     if not equals:
-        raise InputError(f"override {text!r} on the command line: write it as section.key=value")
+        raise InputError(f"{where}: write it as section.key=value")
+    if not text.isprintable() and any("\ud800" <= char <= "\udfff" for char in text):
+        raise InputError(f"{where}, not UTF-8 text: write it in UTF-8")
     key = key.strip()
     try:
-        value = tomllib.loads(f"value = {raw}")["value"]
-    except tomllib.TOMLDecodeError:
+        parsed = tomllib.loads(f"value = {raw}")
+    except RecursionError:
+        raise InputError(f"{where}, nested too deep: write it as section.key=value") from None
+    except ValueError:  # integers of thousands of digits are no TOMLDecodeError
         return key, raw
+    if len(parsed) > 1:
+        raise InputError(f"{where}, several lines: give each value an argument of its own")
+    value = parsed["value"]
     # 1e3 and true are fine names for a run: where text is wanted, it needs no quotes.
     return key, raw if kinds.get(key) is str and not isinstance(value, str) else value
 
@@ -259,8 +276,11 @@ def _replace(config: Config, given: dict[str, tuple[Any, str]]) -> Config:
 
 
 def _leaves(tree: dict[str, Any], where: str) -> dict[str, tuple[Any, str]]:
+    sections = [f.name for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.type)]
     given = {}
     for key, value in tree.items():
+        if "." in key or (value == {} and key not in sections):
+            raise _unknown(key, [*sections, *_flat(Config())], where)
         if isinstance(value, dict):
             given |= {f"{key}.{name}": (inner, where) for name, inner in value.items()}
         else:
@@ -281,17 +301,11 @@ def load(path: str | Path | None, overrides: list[str] | tuple[str, ...] = ()) -
     """
     given: dict[str, tuple[Any, str]] = {}
     if path is not None:
-        path = Path(path)
-        try:
-            given = _leaves(tomllib.loads(path.read_text(encoding="utf-8")), str(path))
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            raise InputError(
-                f"no config file {str(path)!r}: give the path of a .toml file"
-            ) from None
-        except OSError as error:
-            raise InputError(f"cannot read config {path} ({error.strerror}): allow it") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"config {path} is not TOML: {error}") from None
+        path, fix = Path(path), "correct it, see configs/"
+        if not exists(path) or path.is_dir():
+            raise InputError(f"no config file {shown(str(path))}: give the path of a .toml file")
+        name = printable(str(path))
+        given = _leaves(parse_toml(read_text(path, fix), f"config {name}", fix), name)
     return _replace(Config(), given | _overrides(overrides))
 
 

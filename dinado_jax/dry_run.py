@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import optax
 
 from dinado_jax import config, weights
+from dinado_jax.adapters import lora
 from dinado_jax.base import new_config
 from dinado_jax.controls import Control, make_control
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.sampler import Sampler
+from dinado_jax.errors import InputError
 from dinado_jax.models.gpt2 import GPT2, GPT2Config, init_params
 from dinado_jax.objectives.control import make_objective
 from dinado_jax.objectives.sft import likelihood
@@ -48,13 +50,29 @@ def _cost(function, *args) -> dict[str, float]:
     }
 
 
-def _sizes(settings: config.Base) -> GPT2Config:
-    """Of the base's config.json, the only file read, or of a new model."""
+def base_sizes(settings: config.Base) -> GPT2Config:
+    """Of the base's config.json, the only file read, or of a new model. InputError if it is none
+    that we have."""
     if not settings.path:
         return new_config(settings)
     sizes = GPT2Config.from_hf(weights.read_config(weights.locate(settings.path, [weights.CONFIG])))
     precision = {name: getattr(settings, name) for name in ("dtype", "param_dtype", "remat")}
     return dataclasses.replace(sizes, **precision)
+
+
+def check_sizes(settings: config.Config, sizes: GPT2Config) -> None:
+    """InputError if the configuration asks for what a base of these sizes does not have: room for
+    new tokens, parameters that rules name."""
+    for name, section in (("rollout", settings.rollout), ("decode", settings.decode)):
+        if section.max_new_tokens >= sizes.n_positions:
+            raise InputError(
+                f"{name}.max_new_tokens = {section.max_new_tokens} leaves no room for a prompt in "
+                f"the base's {sizes.n_positions} positions: lower it"
+            )
+    control, delta = settings.control, settings.delta
+    kind = control.direction if control.kind == "hard" else control.kind
+    if kind == "merge" or (kind == "soft" and control.trunk == "low_rank"):
+        lora.check_rules(weights.shapes(sizes), delta.rank, delta.low_rank, delta.full)
 
 
 def _zeros(tree):
@@ -87,7 +105,8 @@ def dry_run(settings: config.Config) -> dict[str, Any]:
     Bytes are XLA's own and exact. Its count of FLOPs takes the body of a loop once, hence
     flops_at_least; forward_flops_per_token counts the matrix products of one pass by hand.
     """
-    gpt2 = _sizes(settings.base)
+    gpt2 = base_sizes(settings.base)
+    check_sizes(settings, gpt2)
     model = GPT2(gpt2)
     params = jax.eval_shape(lambda: init_params(gpt2, 0))
     control = make_control(settings, model)

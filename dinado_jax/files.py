@@ -89,13 +89,13 @@ def parse_json(text: str, where: str, fix: str) -> Any:
 
 
 def parse_toml(text: str, where: str, fix: str) -> dict:
-    """The tables of a TOML text. InputError as `parse_json`."""
+    """The tables of a TOML text. InputError, in one line, for malformed or unbounded text."""
     try:
         return tomllib.loads(text)
     except RecursionError:
         raise InputError(f"{where}, nested too deep: {fix}") from None
     except ValueError as error:  # integers of thousands of digits are no TOMLDecodeError
-        raise InputError(f"{where}, not TOML ({one_line(error)}): {fix}") from error
+        raise InputError(f"{where} is not TOML ({one_line(error)}): {fix}") from error
 
 
 def checked(content: Any, schema: Schema, where: str, fix: str) -> Any:

@@ -108,6 +108,8 @@ def out_of_range(values: dict[str, Any]) -> Iterator[str]:
     for key, value in values.items():
         if isinstance(value, float) and not math.isfinite(value):
             yield f"{key} = {value}: it must be finite"
+        if isinstance(value, str) and "\0" in value:
+            yield f"{key} = {shown(value)}: remove the NUL character"
     for wanted, holds, keys in _BOUNDS:
         for key in keys.split():
             if not holds(values[key]):

@@ -147,12 +147,16 @@ class Plan:
 
 
 def make_plan(settings: Parallel) -> Plan:
-    """The plan of a configuration. InputError if `fsdp` does not divide the number of devices."""
-    devices = [
-        device
-        for process in range(jax.process_count())
-        for device in _of(process)[: settings.devices or None]
-    ]
+    """The plan of a configuration. InputError if there are fewer devices than it names, or if
+    `fsdp` does not divide their number."""
+    of_processes = [_of(process) for process in range(jax.process_count())]
+    fewest = min(map(len, of_processes))
+    if settings.devices > fewest:
+        raise InputError(
+            f"parallel.devices = {settings.devices}, a process has {fewest}: choose at most that, "
+            "or 0 for all"
+        )
+    devices = [device for own in of_processes for device in own[: settings.devices or None]]
     if len(devices) % settings.fsdp:
         raise InputError(
             f"parallel.fsdp = {settings.fsdp} does not divide the {len(devices)} devices: choose "

@@ -2,18 +2,20 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from dinado_jax import tasks
 from dinado_jax.base import Controlled
 from dinado_jax.config import Config, Parallel, from_dict
+from dinado_jax.dry_run import base_sizes, check_sizes
 from dinado_jax.errors import InputError
-from dinado_jax.files import read_json, write_json
+from dinado_jax.files import exists, read_json, write_json
 from dinado_jax.oracles.judge import rehearse, resolve
 from dinado_jax.parallel import make_plan
 from dinado_jax.processes import agree_on, first
 from dinado_jax.progress import say
-from dinado_jax.report import plain
+from dinado_jax.report import check_summary, plain
 from dinado_jax.stages.evaluate import evaluate, read_samples
 from dinado_jax.stages.folder import STAGES, RunFolder
 from dinado_jax.stages.generate import generate, held_out
@@ -21,6 +23,8 @@ from dinado_jax.stages.inputs import from_stages, read_by
 from dinado_jax.stages.rollout import rollout
 from dinado_jax.stages.sft import sft
 from dinado_jax.stages.train import train, trained_model
+from dinado_jax.tasks.text import lines as read_lines
+from dinado_jax.weights import CONFIG
 
 _WORK = dict(zip(STAGES, (sft, rollout, train, generate, evaluate), strict=True))
 
@@ -53,6 +57,19 @@ def _rehearse(config: Config, names: set[str]) -> None:
     rehearse(oracle, [row.prompt for row in rows], [row.references[0] for row in rows])
 
 
+def _check_data(config: Config, names: set[str], run: RunFolder) -> None:
+    """The same of what the stages read: the base's sizes, the task's data."""
+    made = run.path / "sft" / "base"
+    if "sft" in names:
+        check_sizes(config, base_sizes(config.base))
+        if config.sft.pretrain_path:
+            read_lines(config.sft.pretrain_path)
+    elif names and exists(made / CONFIG):
+        check_sizes(config, base_sizes(replace(config.base, path=str(made))))
+    if names & {"sft", "rollout", "train"} and config.task.name != "toy":
+        tasks.examples(config.task, "train", config.seed)
+
+
 def run_folder(config: Config, path: Path | None = None) -> RunFolder:
     return RunFolder(path or Path(config.run.folder) / config.name, config)
 
@@ -64,7 +81,9 @@ def run_stages(config: Config, names: tuple[str, ...], path: Path | None = None)
     """
     agree_on("settings", json.dumps([config.as_dict(), names]))
     run = run_folder(config, path)
-    _check(config, {name for name in names if run.finished(name) is None})
+    left = {name for name in names if run.finished(name) is None}
+    _check(config, left)
+    _check_data(config, left, run)
     for name in names:
         for earlier in STAGES[: STAGES.index(name)]:
             if earlier not in names and run.finished(earlier) is None:
@@ -103,9 +122,10 @@ def show_report(config: Config, path: Path | None = None) -> None:
     """
     folder = run_folder(config, path).path
     again = "delete its evaluate folder, if any, and run `dinado evaluate`"
-    if not (folder / "summary.json").exists():
+    if not exists(folder / "summary.json"):
         raise InputError(f"no summary.json in {folder}: {again}")
     summary = read_json(folder / "summary.json", again)
+    check_summary(summary, str(folder / "summary.json"), again)
     samples = [read_samples(folder / "generate" / f"{n}.jsonl") for n in ("base", "control")]
     print(plain(summary, *samples))
     print(f"\n{folder / 'summary.json'}\n{folder / 'report.html'}")
@@ -119,7 +139,7 @@ def load_run(path: str | Path) -> Controlled:
     path = Path(path)
     saved = path / "config.json"
     mend = "write it anew, `dinado run CONFIG --print-config` prints it"
-    if not saved.exists():
+    if not exists(saved):
         raise InputError(f"{path} is no run folder (it has no config.json): give runs/NAME")
     config = from_dict(read_json(saved, mend), str(saved))
     plan = make_plan(Parallel(devices=1))

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from dinado_jax.errors import InputError
+from dinado_jax.files import check_regular, checked, exists, parse_json
 from dinado_jax.processes import first
 
 _SECONDS_BETWEEN_LINES = 15.0
@@ -78,12 +80,16 @@ class Progress:
 
 
 def _whole_lines(path: Path) -> list[dict]:
-    """The lines of a log up to the first that a killed process left torn."""
+    """The lines of a log up to the first that a killed process left torn, or that is none."""
     whole = []
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
+    if not exists(path):
+        return whole
+    check_regular(path)
+    for line in path.read_text(errors="replace").split("\n"):
         try:
-            whole.append(json.loads(line))
-        except json.JSONDecodeError:
+            record = parse_json(line, "", "")
+            whole.append(checked(record, {"step": int}, "", ""))
+        except InputError:
             break
     return whole
 

@@ -3,6 +3,8 @@
 import html
 from pathlib import Path
 
+from dinado_jax.files import checked
+
 _ROWS = (
     ("success rate", "success_rate", "{:.1%}"),
     ("keyword coverage", "coverage", "{:.1%}"),
@@ -20,6 +22,17 @@ _LIMITS = (
     ("the floor, prompts differing (estimate)", "kl_floor_by_prompt"),
     ("efficiency by that floor", "efficiency_by_prompt"),
 )
+
+
+_NUMBER = (float, type(None))
+
+
+def check_summary(summary: dict, where: str, fix: str) -> None:
+    """InputError unless all that a report shows of a summary are numbers, or null."""
+    checked(summary, {"base": dict, "control": dict}, where, fix)
+    numbers = {side: dict.fromkeys(summary[side], _NUMBER) for side in ("base", "control")}
+    shown = {key: _NUMBER for _, key in _LIMITS if key in summary}
+    checked(summary, {**numbers, **shown}, where, fix)
 
 
 def _table(summary: dict) -> list[tuple[str, str, str]]:

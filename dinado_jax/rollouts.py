@@ -2,13 +2,18 @@
 
 import dataclasses
 import hashlib
+import math
 import zipfile
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from dinado_jax.errors import InputError
+from dinado_jax.errors import InputError, one_line, os_fault
+from dinado_jax.files import check_regular, exists
 from dinado_jax.text import Sequences
+
+_AGAIN = "delete the stage's folder and run it again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,25 +45,36 @@ class Rollouts(Sequences):
         partial.replace(path)
 
     @classmethod
-    def load(cls, path: Path, mark: str = "") -> "Rollouts":
-        """InputError if the file is missing, damaged, changed, or was saved with another mark."""
+    def load(cls, path: Path, mark: str = "", vocab_size: int = 2**31) -> "Rollouts":
+        """InputError if the file is missing, damaged, changed, or was saved with another mark, or
+        if its rows cannot have been collected for a model of so many tokens."""
+        if not exists(path) or path.is_dir():
+            raise InputError(f"no rollouts in {path}: {_AGAIN}")
+        check_regular(path)
         # All that zipfile and NumPy raise for wrong bytes; RuntimeError where they look encrypted.
-        damage = (OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError)
+        damage = (EOFError, KeyError, TypeError, ValueError, RuntimeError, MemoryError)
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                found = {field.name: arrays[field.name] for field in dataclasses.fields(cls)}
-                whole = str(arrays["seal"]) == _seal(found, mark)
-        except (*damage, zipfile.BadZipFile) as error:
+            with path.open("rb") as file:
+                _check_headers(cls, file)
+                file.seek(0)
+                with np.load(file, allow_pickle=False) as arrays:
+                    found = {field.name: arrays[field.name] for field in dataclasses.fields(cls)}
+                    whole = str(arrays["seal"]) == _seal(found, mark)
+        except PermissionError as error:
+            raise os_fault(path, error) from error
+        except (*damage, OSError, zipfile.BadZipFile, NotImplementedError) as error:
             raise InputError(
-                f"cannot read the rollouts in {path} ({type(error).__name__}): delete the stage's "
-                "folder and run it again"
-            ) from None
+                f"cannot read the rollouts in {path} ({one_line(error)[:80]}): {_AGAIN}"
+            ) from error
         if not whole:
             raise InputError(
                 f"the rollouts in {path} are not as they were written, or belong to another run: "
-                "put the file back, or delete the stage's folder and run it again"
+                f"put the file back, or {_AGAIN}"
             )
-        return cls(**found)
+        rows = cls(**found)
+        if fault := _fault(rows, vocab_size):
+            raise InputError(f"the rollouts in {path} are none ({fault}): {_AGAIN}")
+        return rows
 
 
 def _seal(arrays: dict[str, np.ndarray], mark: str) -> str:
@@ -76,6 +92,64 @@ class Part(Rollouts):
 
     row: np.ndarray  # int64 [N], their numbers among all
     fault: np.ndarray  # str [N], what the oracle raised; the label is nan then
+
+
+# Kind of dtype and number of axes of each array in a file.
+_LAYOUT = {
+    "tokens": ("int32", 2),
+    "prompt_length": ("int32", 1),
+    "length": ("int32", 1),
+    "label": ("float32", 1),
+    "log_base": ("float32", 1),
+    "log_proposal": ("float32", 1),
+    "log_prefix": ("float32", 2),
+    "prompt_id": ("int32", 1),
+    "finished": ("bool", 1),
+    "row": ("int64", 1),
+    "fault": ("str", 1),
+}
+
+
+def _check_headers(kind: type, file: BinaryIO) -> None:
+    """ValueError unless the arrays in a file have the layout of this kind of rows and the sizes
+    that they claim, found out before memory for them is taken."""
+    with zipfile.ZipFile(file) as archive:
+        for name in (field.name for field in dataclasses.fields(kind)):
+            member = archive.getinfo(f"{name}.npy")
+            with archive.open(member) as array:
+                if np.lib.format.read_magic(array) != (1, 0):
+                    raise ValueError(f"{name} has another format")
+                shape, _, dtype = np.lib.format.read_array_header_1_0(array)
+                there = member.file_size - array.tell()
+            wanted, axes = _LAYOUT[name]
+            if dtype != wanted and not (wanted == "str" and dtype.kind == "U"):
+                raise ValueError(f"{name} is {dtype}, not {wanted}")
+            if len(shape) != axes or math.prod(shape) * dtype.itemsize != there:
+                raise ValueError(f"{name} of shape {shape} in {there} bytes")
+
+
+def _fault(rows: Rollouts, vocab_size: int) -> str:
+    """What collected rows cannot be, if these are it."""
+    count, width = rows.tokens.shape
+    for field in dataclasses.fields(rows):
+        shape = getattr(rows, field.name).shape
+        wanted = {"tokens": (count, width), "log_prefix": (count, width - 1)}
+        if shape != wanted.get(field.name, (count,)):
+            return f"{field.name} of shape {shape} beside tokens of {count, width}"
+    judged = rows.fault == "" if isinstance(rows, Part) else np.ones(count, bool)
+    checks = {
+        "no rows": count > 0,
+        "token ids outside the vocabulary": (rows.tokens >= 0) & (rows.tokens < vocab_size),
+        "prompts without a token": rows.prompt_length >= 1,
+        "rows without a target": rows.prompt_length < rows.length,
+        "rows longer than their tokens": rows.length <= width,
+        "labels outside [0, 1]": (rows.label[judged] >= 0) & (rows.label[judged] <= 1),
+        "log_base that is not finite": np.isfinite(rows.log_base),
+        "log_proposal that is infinite": ~np.isinf(rows.log_proposal),
+        "log_prefix that is not finite": np.isfinite(rows.log_prefix),
+        "negative numbers of prompts": rows.prompt_id >= 0,
+    }
+    return next((what for what, holds in checks.items() if not np.all(holds)), "")
 
 
 def join(parts: list[Rollouts], fill: int) -> Rollouts:

@@ -115,6 +115,82 @@ def test_another_base_is_refused(saved):
     refused("of this base .4, of the base one, this is two", saved, base="two")
 
 
+DELTA = {"a": jnp.zeros((64, 8)), "b": jnp.zeros(33)}
+
+
+@pytest.mark.parametrize(
+    "other, told",
+    [
+        ({"step": jnp.int32(0)}, r"delta/a is float32\[64, 8\], not nothing"),
+        (state(0) | {"more": jnp.zeros(2)}, r"more is nothing, not float32\[2\]"),
+        (state(0) | {"step": jnp.float32(0)}, r"step is int32\[\], not float32\[\]"),
+        (state(0) | {"delta": DELTA | {"b": jnp.zeros(34)}}, r"delta/b is .*33\], not .*34\]"),
+        (state(0) | {"delta": DELTA | {"b": jnp.zeros((33, 1))}}, "delta/b is "),
+        (state(0) | {"delta": jnp.zeros(3)}, "delta is nothing, not "),
+        (state(0) | {"delta": [DELTA["a"], DELTA["b"]]}, "delta/0 is nothing, not "),
+        (state(0) | {"delta": {"A": DELTA["a"], "b": DELTA["b"]}}, "delta/A is nothing, not "),
+    ],
+)
+def test_another_tree_is_refused(saved, other, told):
+    with Checkpoints(saved, "one") as checkpoints:
+        like = PLAN.shaped(other)
+        with pytest.raises(
+            InputError, match=f"checkpoint 4 in .* of this model .*{told}"
+        ) as caught:
+            checkpoints.restore(like)
+    assert "\n" not in str(caught.value)
+    chex.assert_trees_all_equal(restored(saved), state(4))
+
+
+def test_aliens_do_no_harm(copy, capfd):
+    """A user's files and folders, and names that look like steps."""
+    (copy / "abc").mkdir()
+    (copy / "notes.txt").write_text("mine")
+    (copy / "007").mkdir()
+    (copy / "9").mkdir()
+    (copy / "11").write_text("a file")
+    shutil.copytree(copy / "4", copy / str(10**30))
+    chex.assert_trees_all_equal(restored(copy), state(4))
+    assert "no step of a training; going back to 4" in capfd.readouterr().err
+    assert (copy / "abc").is_dir() and (copy / "notes.txt").read_text() == "mine"
+    with Checkpoints(copy, "one") as checkpoints:
+        checkpoints.save(6, state(6))
+    chex.assert_trees_all_equal(restored(copy), state(6))
+
+
+def test_only_a_step_beyond_all_training_is_refused(copy):
+    shutil.rmtree(copy / "2")
+    (copy / "4").rename(copy / str(10**30))
+    refused("is whole .1000.*, no step of a training", copy)
+
+
+def test_a_folder_that_is_none(tmp_path):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "loop").symlink_to("loop")
+    refused("a part of this path is a file", tmp_path / "file")
+    refused("links lead back", tmp_path / "loop")
+
+
+DEEP = "[" * 10**5
+
+
+@pytest.mark.parametrize("text", ["", "3", "[1]", "{}", DEEP])
+def test_manifests_that_are_none(copy, text):
+    (copy / "4" / "manifest.json").write_text(text)
+    chex.assert_trees_all_equal(restored(copy), state(2))
+
+
+@pytest.mark.parametrize("text", ["", "3", "{}", "[1]", '{"a": ' + "9" * 5000 + "}", DEEP])
+def test_what_orbax_writes_last(copy, text):
+    """Is read past, or is to be deleted."""
+    damaged = copy / "4" / "_CHECKPOINT_METADATA"
+    damaged.write_text(text)
+    if text not in ("", "{}"):
+        refused("a _CHECKPOINT_METADATA is none .*: delete that file", copy)
+        damaged.unlink()
+    chex.assert_trees_all_equal(restored(copy), state(4))
+
+
 def test_a_step_put_aside_can_be_saved_again(copy):
     remove(files(copy / "4")[0], None)
     with Checkpoints(copy, "one") as checkpoints:

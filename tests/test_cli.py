@@ -120,10 +120,49 @@ def test_bad_settings(capsys, tmp_path, override, what):
     assert what in refused(capsys, command("sft", tmp_path, override))
 
 
+@pytest.mark.parametrize(
+    "overrides, what",
+    [
+        (["delta.low_rank=h_7/.*"], "delta.low_rank rule 'h_7/.*' matches no parameter"),
+        (["delta.full=h_("], "no regular expression"),
+        (["delta.low_rank=[]", "delta.full=[]"], "the delta is empty"),
+        (["delta.low_rank=ln_f/scale", "delta.full=[]"], "vectors have no rank"),
+        (["delta.rank=17"], "delta.rank = 17 is more than"),
+        (["control.kind=soft", "control.trunk=low_rank", "delta.rank=17"], "delta.rank = 17"),
+        (["control.kind=hard", "delta.rank=17"], "delta.rank = 17"),
+        (["parallel.devices=64"], "parallel.devices = 64, a process has 8"),
+        (["task.name=commongen", "task.source=./gone"], "./gone"),
+        (["sft.pretrain_path=gone.txt", "sft.pretrain_steps=1"], "gone.txt, no such file"),
+        (["base.path=./gone"], "no such folder, './gone'"),
+        (["base.path=loop"], "its links lead back to themselves"),
+        (["base.path=" + "x" * 300], "choose a shorter name"),
+        (["rollout.samples=1000000000"], "it must be at most 1,000,000, correct the typo"),
+    ],
+)
+def test_what_can_be_known_is_known_before_anything_is_done(
+    capsys, tmp_path, monkeypatch, overrides, what
+):
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    assert what in refused(capsys, command("run", tmp_path / "out", *overrides))
+    assert not (tmp_path / "out").exists()
+
+
+def test_rules_are_for_kinds_that_have_a_delta(capsys, tmp_path):
+    """The next fault is told of, then."""
+    argv = command("run", tmp_path, "control.kind=nado", "delta.rank=17", "parallel.devices=64")
+    assert "parallel.devices = 64" in refused(capsys, argv)
+
+
+def test_room_for_new_tokens_in_a_given_base(capsys, base, tmp_path):
+    argv = command("run", tmp_path / "out", f"base.path={base}", "decode.max_new_tokens=24")
+    assert "decode.max_new_tokens = 24 leaves no room" in refused(capsys, argv)
+
+
 def test_prompt_files_are_looked_at_first(capsys, tmp_path):
     path = tmp_path / "prompts.txt"
     argv = command("run", tmp_path, f"evaluate.prompt_file={path}")
-    assert f"{path}, cannot be read" in refused(capsys, argv)
+    assert f"{path}, no such file" in refused(capsys, argv)
     path.write_text("\n  \n")
     assert f"{path} holds no prompt" in refused(capsys, argv)
     assert list(tmp_path.iterdir()) == [path]
@@ -182,7 +221,7 @@ def test_a_stage_before_its_predecessor(capsys, tmp_path):
 def test_a_folder_that_cannot_be_written(capsys, tmp_path):
     (tmp_path / "file").write_text("")
     said = refused(capsys, command("sft", tmp_path / "file"))
-    assert "cannot write the run folder" in said and "run.folder=DIR" in said
+    assert "file/tiny/sft, not a directory: a part of this path is a file" in said
 
 
 # Bad models

@@ -7,6 +7,7 @@ import pytest
 
 from dinado_jax.config import Config, from_dict, load
 from dinado_jax.errors import InputError
+from dinado_jax.limits import LARGEST
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 # What the configs for outside data leave to the command line.
@@ -197,14 +198,6 @@ def test_sizes_of_a_new_model_do_not_matter_to_a_checkpoint():
     assert load(None, given).base.path == "somewhere"
 
 
-def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
-    def denied(*args, **kwargs):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "read_text", denied)
-    refused(r"cannot read config some.toml \(Permission denied\)", load, "some.toml")
-
-
 def test_files_that_are_refused(tmp_path):
     refused("no config file 'nowhere.toml'", load, "nowhere.toml")
     refused("no config file", load, tmp_path)
@@ -212,12 +205,101 @@ def test_files_that_are_refused(tmp_path):
     assert str(path) in refused("is not TOML", load, path)
     refused("is not TOML", load, written(tmp_path, "[sft]\nsteps = 3\nsteps = 4"))
     path.write_bytes(b"name = '\xff'")
-    refused("is not TOML", load, path)
+    refused("not UTF-8 text", load, path)
     path = written(tmp_path, "[sft]\nstepz = 3")
     assert str(path) in refused("did you mean 'sft.steps'", load, path)
     refused("sft.steps = '3' in .*some.toml: it must be", load, written(tmp_path, "sft.steps='3'"))
     refused("unknown config key 'sft'", load, written(tmp_path, "sft = 3"))
     refused("unknown config key 'sft.more'", load, written(tmp_path, "[sft.more]\na=1"))
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("[sfft]", "unknown config key 'sfft' in .*: did you mean 'sft'"),
+        ("[sft]\nsteps = 3\n[trian]", "unknown config key 'trian' in .*: did you mean 'train'"),
+        ("[sfft]\nsteps = 3", "did you mean 'sft.steps'"),
+        ("[sft.more]", "unknown config key 'sft.more'"),
+        ("[sft.steps]", "sft.steps = {} in .*: it must be an integer"),
+        ("[[sft]]", "unknown config key 'sft'"),
+        ("[name]", "name"),
+        ("nothing = {}", "unknown config key 'nothing'"),
+        ('"sft.steps" = 3\n[sft]\nsteps = 4', "unknown config key 'sft.steps'"),
+        ("a = " + "[" * 10**5, "nested too deep"),
+        ("[sft]\nsteps = " + "9" * 5000, "is not TOML"),
+        ("[sft]\nlearning_rate = " + "9" * 400, "sft.learning_rate = inf: it must be finite"),
+        ("[sft]\nsteps = " + "9" * 400, "sft.steps = 9+...9+: it must be at most 1,000,000,000"),
+    ],
+)
+def test_nothing_in_a_file_is_dropped(tmp_path, text, told):
+    assert len(refused(told, load, written(tmp_path, text))) < 500
+
+
+def test_an_empty_section_changes_nothing(tmp_path):
+    assert load(written(tmp_path, "[sft]\n[train]")) == Config()
+
+
+@pytest.mark.parametrize(
+    "override, told",
+    [
+        ("sft.steps=3\nsft.batch=4", "several lines: give each value an argument of its own"),
+        ("sft.steps=3\n[sft]", "several lines"),
+        ("name=3\nsft.batch=4", "several lines"),
+        ("sft.steps=3\nvalue.more=4", "it must be an integer"),
+        ("sft.steps=" + "[" * 10**5, "nested too deep"),
+        ("sft.steps=" + "9" * 5000, "it must be an integer"),
+        ("sft.learning_rate=" + "9" * 400, "must be finite"),
+        ("sft.learning_rate=-" + "9" * 400, "must be finite"),
+        ("run.folder=\udcff", "not UTF-8 text"),
+        ("\udcff=3", "not UTF-8 text"),
+    ],
+)
+def test_overrides_hold_one_value_each(override, told):
+    assert len(refused(told, load, None, [override])) < 500
+
+
+def test_no_text_holds_nul():
+    for key in ("run.folder", "base.path", "task.source", "evaluate.prompt_file", "name"):
+        refused(f"{key} = ", load, None, [f'{key}="a\\u0000b"'])
+
+
+def test_of_two_overrides_of_a_key_the_last_counts():
+    assert load(None, ["sft.steps=3", "sft.batch=8", "sft.steps=4"]).sft.steps == 4
+
+
+def test_a_list_may_stand_on_several_lines():
+    assert load(None, ['delta.low_rank=["a",\n"b"]']).delta.low_rank == ("a", "b")
+
+
+@pytest.mark.parametrize("key", sorted(LARGEST.keys() - {"base.n_inner"}))
+def test_every_number_has_a_bound(key):
+    kind = type(Config().as_dict()[key.partition(".")[0]][key.partition(".")[2]])
+    refused(f"{key} = ", load, None, [f"{key}={kind(LARGEST[key] * 10)}"])
+
+
+def test_all_numbers_are_bounded():
+    """None of the schema is left out: each is refused far beyond any use, or was before."""
+    tree = Config().as_dict()
+    for section, inner in tree.items():
+        values = inner if isinstance(inner, dict) else {"": inner}
+        for name, value in values.items():
+            if type(value) in (int, float):
+                key = f"{section}.{name}".rstrip(".")
+                refused(f"{key} = ", load, None, [f"{key}={type(value)(10**35)}"])
+
+
+@pytest.mark.parametrize(
+    "overrides, told",
+    [
+        (["base.n_layer=1000", "base.n_embd=100000"], "parameters: at most 100,000,000,000 fit"),
+        (["rollout.prompts=10000000", "rollout.samples=100000"], "rollout.samples = 100000 times"),
+        (["evaluate.samples=1000000", "evaluate.prompts=1000000"], "evaluate.samples = 1000000"),
+        (["sft.batch=1000000", "sft.max_length=1000000"], "sft.batch = 1000000 times"),
+        (["train.refresh_prompts=10000000", "train.refresh_samples=1000"], "train.refresh_samples"),
+    ],
+)
+def test_products_that_fit_nowhere(overrides, told):
+    refused(told, load, None, overrides)
 
 
 def test_as_dict_goes_round():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import os
 import zipfile
 
 import chex
@@ -13,6 +14,7 @@ from dinado_jax.config import Train
 from dinado_jax.data import Draws, Epochs, bucket, take
 from dinado_jax.errors import InputError
 from dinado_jax.rollouts import (
+    Part,
     Rollouts,
     along_targets,
     before,
@@ -291,6 +293,110 @@ def test_other_files_than_rollouts(tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("tokens.npy", "no array")
     refused(path)
+
+
+def altered(path, **arrays):
+    """Writes nine rows with some arrays replaced."""
+    dataclasses.replace(rollouts(9, references=2), **arrays).save(path)
+
+
+def with_one(name, value):
+    """An array of those rows, with one number replaced."""
+    array = getattr(rollouts(9, references=2), name).copy()
+    array.flat[3] = value
+    return {name: array}
+
+
+def test_unaltered_rows_load(tmp_path):
+    altered(tmp_path / "rollouts.npz")
+    loaded = Rollouts.load(tmp_path / "rollouts.npz", vocab_size=2000)
+    assert_equal_rollouts(loaded, rollouts(9, references=2))
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"label": np.zeros(8, np.float32)},
+        {"label": np.zeros((9, 1), np.float32)},
+        {"label": np.zeros(9)},
+        {"label": np.float32(0)},
+        {"tokens": np.zeros((9, WIDTH), np.int64)},
+        {"tokens": np.zeros((9, WIDTH), np.float32)},
+        {"tokens": np.zeros((9, WIDTH), ">i4")},
+        {"tokens": np.zeros((9, WIDTH - 1), np.int32)},
+        {"tokens": np.zeros((0, WIDTH), np.int32)},
+        {"finished": np.ones(9, np.int8)},
+        {"length": np.array(["3"] * 9)},
+        {"log_prefix": np.zeros((9, WIDTH), np.float32)},
+        {"log_prefix": np.zeros(9, np.float32)},
+        with_one("label", np.nan),
+        with_one("label", 1.5),
+        with_one("label", -0.5),
+        with_one("tokens", -1),
+        with_one("length", WIDTH + 1),
+        with_one("length", 0),
+        with_one("length", -3),
+        with_one("prompt_length", 0),
+        with_one("prompt_length", WIDTH),
+        with_one("log_base", np.nan),
+        with_one("log_base", -np.inf),
+        with_one("log_proposal", np.inf),
+        with_one("log_prefix", np.nan),
+        with_one("prompt_id", -1),
+    ],
+)
+def test_rows_that_were_never_collected(tmp_path, arrays):
+    path = tmp_path / "rollouts.npz"
+    altered(path, **arrays)
+    refused(path)
+
+
+def test_tokens_of_another_vocabulary(tmp_path):
+    path = tmp_path / "rollouts.npz"
+    stored = rollouts(9)
+    stored.save(path)
+    largest = int(stored.tokens.max())
+    assert_equal_rollouts(Rollouts.load(path, vocab_size=largest + 1), stored)
+    with pytest.raises(InputError, match="token ids outside the vocabulary"):
+        Rollouts.load(path, vocab_size=largest)
+
+
+@pytest.mark.parametrize("shape", ["(35184372088832,)", "(1099511627776, 32)", "(-9,)", "(9.5,)"])
+def test_headers_that_claim_more_than_there_is(tmp_path, shape):
+    """Before memory is taken for it."""
+    path = tmp_path / "rollouts.npz"
+    altered(path)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    name = "tokens.npy" if ", 3" in shape else "label.npy"
+    text = f"{{'descr': '<i4', 'fortran_order': False, 'shape': {shape}, }}"
+    text = text.replace("i4", "i4" if name == "tokens.npy" else "f4").ljust(117) + "\n"
+    members[name] = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for each, content in members.items():
+            archive.writestr(each, content)
+    refused(path)
+
+
+def test_rollouts_that_are_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for name, told in [("pipe", "a pipe"), ("zero", "a pipe"), ("loop", "links lead back")]:
+        with pytest.raises(InputError, match=told):
+            Rollouts.load(tmp_path / name)
+
+
+def test_parts_keep_rows_that_the_oracle_failed_on(tmp_path):
+    rows = rollouts(4)
+    label = np.float32([0, np.nan, 1, 0])
+    row, fault = np.arange(4), np.array(["", "broken", "", ""])
+    part = Part(**vars(rows) | {"label": label}, row=row, fault=fault)
+    part.save(tmp_path / "part.npz")
+    np.testing.assert_array_equal(Part.load(tmp_path / "part.npz").label, label)
+    dataclasses.replace(part, fault=np.full(4, "")).save(tmp_path / "part.npz")
+    with pytest.raises(InputError, match="labels outside"):
+        Part.load(tmp_path / "part.npz")
 
 
 def test_join_pads_narrower_rows():

@@ -1,11 +1,12 @@
 """Readers of files: odd input of every kind is told in one line, and nothing hangs."""
 
+import errno
 import json
 import os
 
 import pytest
 
-from dinado_jax.errors import InputError
+from dinado_jax.errors import InputError, os_fault
 from dinado_jax.files import (
     checked,
     digest,
@@ -16,6 +17,8 @@ from dinado_jax.files import (
     read_lines,
     read_text,
 )
+from dinado_jax.report import check_summary
+from dinado_jax.stages.evaluate import read_samples
 
 DEEP = 100_000
 
@@ -105,10 +108,26 @@ def test_a_whole_surrogate_pair_is_text():
     ],
 )
 def test_toml(text, told):
-    refused(f"^here, .*{told}.*: again$", parse_toml, text, "here", "again")
+    refused(f"^here.* {told}.*: again$", parse_toml, text, "here", "again")
 
 
 # Paths that are no file
+
+
+@pytest.mark.parametrize(
+    "number, fix",
+    [
+        (errno.EACCES, "change its permissions"),
+        (errno.EPERM, "change its permissions"),
+        (errno.EROFS, "choose another folder"),
+        (errno.ENOSPC, "make room"),
+        (errno.EIO, "check the path and the device it is on"),
+    ],
+)
+def test_what_the_system_says_has_its_fix(number, fix):
+    error = OSError(number, os.strerror(number), "x")
+    said = str(os_fault("a\nb\udcff", error))
+    assert fix in said and said.isprintable() and said.startswith(r"a\nb\udcff, ")
 
 
 def paths(folder):
@@ -156,3 +175,44 @@ def test_exists(tmp_path):
     assert not any(exists(tmp_path / name) for name in ("gone", "dangling", "file/inner"))
     for name, told in [("loop", "too many levels"), ("x" * 300, "too long"), ("a\0", "not a path")]:
         refused(told, exists, tmp_path / name)
+
+
+# What stages leave
+
+
+SAMPLE = {
+    "prompt_id": 0, "prompt": "dog =", "text": "a dog", "label": 1.0, "log_prob": -1.0,
+    "log_prob_base": -2.0, "tokens": 3, "finished": True,
+}  # fmt: skip
+
+
+def test_samples(tmp_path):
+    path = tmp_path / "base.jsonl"
+    path.write_text(json.dumps(SAMPLE) + "\n")
+    assert read_samples(path) == [SAMPLE]
+    broken = [SAMPLE | {key: [value]} for key, value in SAMPLE.items()]
+    broken += [{k: v for k, v in SAMPLE.items() if k != key} for key in SAMPLE]
+    lines = ["3", "[1]", "null", "", "[" * DEEP, "9" * 5000, *map(json.dumps, broken)]
+    for line in lines:
+        path.write_text(json.dumps(SAMPLE) + f"\n{line}\n")
+        refused("base.jsonl:2, .*: delete the generate stage's folder", read_samples, path)
+    path.write_text("")
+    refused("no samples in", read_samples, path)
+    path.unlink()
+    refused("run the generate stage first", read_samples, path)
+    path.mkdir()
+    refused("is a directory", read_samples, path)
+
+
+def test_summaries():
+    whole = {"base": {"tokens": 3, "kl": None}, "control": {}, "kl_floor": 0.5, "config": "any"}
+    check_summary(whole, "here", "again")
+    for change, told in [
+        ({"base": "text"}, "base is 'text', not an object"),
+        ({"base": {"tokens": "3"}}, "base.tokens is '3', not a number or null"),
+        ({"control": None}, "control is None"),
+        ({"kl_floor": {}}, "kl_floor is {}, not a number"),
+        ({"efficiency": "high"}, "efficiency is 'high'"),
+    ]:
+        refused(f"^here, {told}.*: again$", check_summary, whole | change, "here", "again")
+    refused("control is missing", check_summary, {"base": {}}, "here", "again")

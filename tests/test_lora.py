@@ -176,11 +176,24 @@ def test_training_a_delta_leaves_the_base_as_it_was():
         ((), ("*",), ["delta.full", "no regular expression"]),
         ((r"h_0/ln_1/scale",), (), ["h_0/ln_1/scale", "vectors have no rank", "delta.full"]),
         ((), (), ["delta is empty"]),
+        ((".*", ), (), ["delta.low_rank names", "vectors have no rank"]),
+        ((), ("h_0/" + "(" * 10**4,), ["delta.full", "no regular expression"]),
+        ((), ("\n\x1b2J",), ["delta.full", r"\\n\\x1b", "matches no parameter"]),
     ],
 )  # fmt: skip
 def test_bad_rules(low_rank, full, words):
     with refused(*words):
         init(low_rank, full)
+
+
+def test_a_rank_that_no_matrix_has():
+    shapes = {"h_0/attn/c_attn/kernel": (16, 48), "wte/embedding": (41, 16)}
+    factored, free = lora.check_rules(shapes, 16, (".*",), ())
+    assert factored == list(shapes) and not free
+    with refused("delta.rank = 17", "choose at most 16"):
+        lora.check_rules(shapes, 17, (".*",), ())
+    lora.check_rules(shapes, 17, (), (".*",))  # free changes have no rank
+    lora.check_rules(shapes, 17, (".*",), (".*",))
 
 
 def test_a_delta_of_another_base_is_refused_by_name():

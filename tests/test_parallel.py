@@ -134,6 +134,8 @@ def refused(match, function, *args):
 
 def test_what_cannot_be_shared():
     refused("fsdp = 3 does not divide the 8 devices", make_plan, Parallel(fsdp=3))
+    refused("devices = 9, a process has 8: choose at most that", make_plan, Parallel(devices=9))
+    assert make_plan(Parallel(devices=8)).mesh.size == 8
     plan = make_plan(Parallel())
     refused("choose a multiple of 16", plan.check, "train", 24, 2)
     plan.check("train", 32, 2)

@@ -3,6 +3,7 @@
 import gzip
 import json
 import lzma
+import os
 import sys
 from collections import Counter
 from itertools import pairwise
@@ -244,6 +245,71 @@ def test_hub_rows_are_grouped(monkeypatch):
     assert commongen.examples("some/data", "dev") == [
         Example("dog run =", ("A dog runs.", "Dogs run."))
     ]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"concepts": "dog#run", "target": "A dog runs."},
+        {"concepts": None, "target": "A dog runs."},
+        {"concepts": ["dog", 3], "target": "A dog runs."},
+        {"concepts": ["dog"], "target": 3},
+        {"concepts": ["dog"], "target": ["A dog runs."]},
+    ],
+)
+def test_hub_rows_of_another_type(monkeypatch, row):
+    fake = SimpleNamespace(load_dataset=lambda name, split: [row])
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    assert "common_gen row 0, no list of texts as" in error_of(
+        commongen.examples, "common_gen", "train"
+    )
+
+
+@pytest.mark.parametrize(
+    "source, told",
+    [
+        ("./gone", "no such folder"),
+        ("/gone/away", "no such folder"),
+        ("~/gone", "no such folder"),
+        ("file", "not a folder"),
+        ("pipe", "not a folder"),
+        ("loop", "links lead back"),
+        ("x" * 300, "choose a shorter name"),
+        ("nul\0", "not a path"),
+    ],
+)
+def test_sources_that_never_ask_the_hub(tmp_path, monkeypatch, source, told):
+    fake = SimpleNamespace(load_dataset=lambda *a, **k: pytest.fail("asked"))
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("x")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    assert told in error_of(commongen.examples, source, "train")
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "train_src.txt", "train.jsonl.gz"])
+def test_files_of_a_split_that_are_none(tmp_path, name):
+    (tmp_path / "train_trg.txt").write_text("x")
+    os.mkfifo(tmp_path / name)
+    assert "a pipe or a device" in error_of(commongen.examples, str(tmp_path), "train")
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    assert "is a directory" in error_of(commongen.examples, str(tmp_path), "train")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "3", "[1]", "null", "[" * 10**5, '{"concepts": ' + "9" * 5000 + "}",
+        '{"concepts": ["\\ud800"], "scene": "a"}', '{"concepts": {"dog": 1}, "scene": "a"}',
+        '{"concepts": ["dog"], "scene": [3]}', '{"concepts": ["' + "x" * 10**5 + ' y"]}',
+    ],
+)  # fmt: skip
+def test_lines_of_another_shape(tmp_path, line):
+    (tmp_path / "train.jsonl").write_text(line + "\n")
+    said = error_of(commongen.examples, str(tmp_path), "train")
+    assert "train.jsonl:1, " in said and len(said) < 500
 
 
 def test_hub_failures_are_told_in_one_line(monkeypatch):

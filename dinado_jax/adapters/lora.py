@@ -8,30 +8,59 @@ a @ b.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from dinado_jax.errors import InputError
+from dinado_jax.errors import InputError, shown
 
 Delta = dict[str, dict[str, jax.Array]]
 
 
-def _matching(shapes: dict, rules: Sequence[str], what: str) -> list[str]:
+def _matching(paths: Iterable[str], rules: Sequence[str], what: str) -> list[str]:
     chosen = []
     for rule in rules:
         try:
-            found = [path for path in shapes if re.fullmatch(rule, path)]
-        except re.error as error:
-            raise InputError(f"{what} rule {rule!r} is no regular expression: {error}") from None
+            found = [path for path in paths if re.fullmatch(rule, path)]
+        except (re.error, RecursionError, OverflowError) as error:
+            raise InputError(
+                f"{what} rule {shown(rule)} is no regular expression ({error}): correct it"
+            ) from None
         if not found:
             raise InputError(
-                f"{what} rule {rule!r} matches no parameter: paths look like {next(iter(shapes))!r}"
+                f"{what} rule {shown(rule)} matches no parameter: paths look like "
+                f"{next(iter(paths))!r}"
             )
         chosen += found
     return list(dict.fromkeys(chosen))
+
+
+def check_rules(
+    shapes: dict[str, tuple[int, ...]], rank: int, low_rank: Sequence[str], full: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """The paths that rules of either kind match; the second wins where both do.
+
+    InputError for a rule that is no regular expression or matches nothing, for vectors among the
+    former, for a rank above what a matrix can have, and for no path at all.
+    """
+    free = _matching(shapes, full, "delta.full")
+    factored = _matching(shapes, low_rank, "delta.low_rank")
+    for path in sorted(set(factored) - set(free)):
+        if len(shapes[path]) != 2:
+            raise InputError(
+                f"delta.low_rank names {path!r} of shape {shapes[path]}: vectors have no rank, "
+                "name it in delta.full"
+            )
+        if rank > min(shapes[path]):
+            raise InputError(
+                f"delta.rank = {rank} is more than {path!r} of shape {shapes[path]} can have: "
+                f"choose at most {min(shapes[path])}"
+            )
+    if not free and not factored:
+        raise InputError("the delta is empty: give delta.low_rank or delta.full at least one rule")
+    return factored, free
 
 
 def init(
@@ -46,27 +75,20 @@ def init(
       low_rank: rules for two-dimensional parameters.
       full: rules for parameters that change freely; they win where both match.
 
-    Returns float32 factors. InputError for a rule that matches nothing or a low-rank vector.
+    Returns float32 factors. InputError as `check_rules`.
     """
     shapes = {path: leaf.shape for path, leaf in flatten_dict(params, sep="/").items()}
-    free = _matching(shapes, full, "delta.full")
+    factored, free = check_rules(shapes, rank, low_rank, full)
     delta = {path: {"full": jnp.zeros(shapes[path], jnp.float32)} for path in free}
-    for index, path in enumerate(_matching(shapes, low_rank, "delta.low_rank")):
+    for index, path in enumerate(factored):
         if path in delta:
             continue
-        if len(shapes[path]) != 2:
-            raise InputError(
-                f"delta.low_rank names {path!r} of shape {shapes[path]}: vectors have no rank, "
-                "name it in delta.full"
-            )
         rows, columns = shapes[path]
         bound = rows**-0.5
         a = jax.random.uniform(
             jax.random.fold_in(key, index), (rows, rank), minval=-bound, maxval=bound
         )
         delta[path] = {"a": a, "b": jnp.zeros((rank, columns), jnp.float32)}
-    if not delta:
-        raise InputError("the delta is empty: give delta.low_rank or delta.full at least one rule")
     return delta
 
 

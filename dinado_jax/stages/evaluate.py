@@ -1,7 +1,6 @@
 """Stage evaluate: what control gained, what it cost, and what it could not have cost less than."""
 
 import importlib.metadata
-import json
 import platform
 import time
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from dinado_jax import metrics
 from dinado_jax.config import Config
 from dinado_jax.errors import InputError
-from dinado_jax.files import write_json
+from dinado_jax.files import checked, exists, parse_json, read_lines, write_json
 from dinado_jax.oracles.lexical import coverage
 from dinado_jax.processes import first
 from dinado_jax.report import write_report
@@ -22,10 +21,31 @@ from dinado_jax.stages.generate import held_out
 _PACKAGES = ("dinado-jax", "jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 
 
+# A line of generate's files.
+_SAMPLE = {
+    "prompt_id": int,
+    "prompt": str,
+    "text": str,
+    "label": float,
+    "log_prob": float,
+    "log_prob_base": float,
+    "tokens": int,
+    "finished": bool,
+}
+
+
 def read_samples(path: Path) -> list[dict]:
-    if not path.exists():
+    """The lines of one of generate's files. InputError if it is missing, empty or damaged."""
+    if not exists(path):
         raise InputError(f"no samples in {path}: run the generate stage first")
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    fix = "delete the generate stage's folder and run it again"
+    samples = [
+        checked(parse_json(line, f"{path}:{number}", fix), _SAMPLE, f"{path}:{number}", fix)
+        for number, line in enumerate(read_lines(path, fix), start=1)
+    ]
+    if not samples:
+        raise InputError(f"no samples in {path}: {fix}")
+    return samples
 
 
 def _distinct(samples: list[dict], count: int, seed: int) -> float:

@@ -55,7 +55,8 @@ class Rounds:
             if not told(path.exists()):
                 kept = self.folder / f"round_{earlier}_parts"
                 keep(self._sample(earlier, params, kept), path, self.mark + path.name)
-            parts.append(Rollouts.load(path, self.mark + path.name))
+            vocab_size = self.base.model.config.vocab_size
+            parts.append(Rollouts.load(path, self.mark + path.name, vocab_size))
         return parts
 
     def states(self, parts: list[Rollouts]) -> States:
@@ -127,7 +128,8 @@ def train(config: Config, run: RunFolder) -> dict:
     folder, plan = run.stage("train"), make_plan(config.parallel)
     settings = config.train
     base, mark = trained_base(config, run, plan.place), base_mark(run)
-    zeroth = Rollouts.load(run.path / "rollout" / "rollouts.npz")
+    path = run.path / "rollout" / "rollouts.npz"
+    zeroth = Rollouts.load(path, vocab_size=base.model.config.vocab_size)
     rate = success_rate(zeroth)
     if not 0 < rate < 1:
         raise InputError(

@@ -4,9 +4,10 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from dinado_jax.errors import InputError, one_line
-from dinado_jax.files import parse_json, read_lines
+from dinado_jax.errors import InputError, one_line, os_fault, shown
+from dinado_jax.files import exists, parse_json, read_lines
 from dinado_jax.tasks.keywords import Example, format_prompt
 
 # What files call each split.
@@ -30,8 +31,8 @@ def examples(source: str, split: str) -> list[Example]:
     Raises InputError, with file and line, for missing, empty, malformed or mismatched data.
     """
     if split not in _ALIASES:
-        raise InputError(f"split {split!r}, concept data: give one of {', '.join(_ALIASES)}")
-    rows = _folder(Path(source), split) if os.path.isdir(source) else _hub(source, split)
+        raise InputError(f"split {shown(split)}, concept data: give one of {', '.join(_ALIASES)}")
+    rows = _folder(_found(source), split) if _found(source) else _hub(source, split)
     groups: dict[tuple[str, ...], tuple[str, dict[str, None]]] = {}
     for where, concepts, references in rows:
         try:
@@ -48,12 +49,24 @@ def examples(source: str, split: str) -> list[Example]:
     return [Example(prompt, tuple(seen)) for prompt, seen in groups.values()]
 
 
+def _found(source: str) -> Path | None:
+    """The folder of that path; None for what may be a name on the hub."""
+    path = Path(os.path.expanduser(source))
+    if exists(path):
+        if not path.is_dir():
+            raise InputError(f"concept data {shown(source)}, not a folder: name the one it is in")
+        return path
+    if source.startswith((".", "/", "~")):
+        raise InputError(f"concept data {shown(source)}, no such folder: correct the path")
+    return None
+
+
 def _folder(folder: Path, split: str) -> Iterator[Row]:
     aliases = "|".join(_ALIASES[split])
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:
-        raise InputError(f"{folder}, cannot be read ({one_line(error)}): allow it") from error
+        raise os_fault(folder, error) from error
 
     def matching(pattern: str) -> list[Path]:
         return [folder / name for name in names if re.fullmatch(pattern + r"(\.gz)?", name)]
@@ -92,10 +105,14 @@ def _json_rows(path: Path) -> Iterator[Row]:
         references = next((row[key] for key in ("scene", "references", "target") if key in row), [])
         if isinstance(references, str):
             references = [references]
-        for name, value in (("concepts", concepts), ("references", references)):
-            if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-                raise InputError(f"{where}, no list of texts as {name}: see the format of the task")
-        yield where, concepts, references
+        yield _row(where, concepts, references)
+
+
+def _row(where: str, concepts: Any, references: Any) -> Row:
+    for name, value in (("concepts", concepts), ("references", references)):
+        if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+            raise InputError(f"{where}, no list of texts as {name}: see the format of the task")
+    return where, concepts, references
 
 
 def _paired_rows(source: Path, target: Path | None = None) -> Iterator[Row]:
@@ -111,13 +128,13 @@ def _paired_rows(source: Path, target: Path | None = None) -> Iterator[Row]:
 
 
 def _hub(name: str, split: str) -> Iterator[Row]:
-    import datasets
-
     try:
+        import datasets
+
         rows = datasets.load_dataset(name, split=_HUB_SPLITS[split])
     except Exception as error:
         raise InputError(
-            f"concept data {name!r}, neither a folder nor loaded from the hub "
+            f"concept data {shown(name)}, neither a folder nor loaded from the hub "
             f"({one_line(error)}): correct the name"
         ) from error
     for i, row in enumerate(rows):
@@ -125,4 +142,4 @@ def _hub(name: str, split: str) -> Iterator[Row]:
             raise InputError(
                 f"{name}, columns {', '.join(row)}: a dataset with concepts and target is needed"
             )
-        yield f"{name} row {i}", row["concepts"], [row["target"] or ""]
+        yield _row(f"{name} row {i}", row["concepts"], [row["target"] or ""])
