@@ -23,7 +23,7 @@ DEMO = TESTS.parent / "configs" / "demo.toml"
 
 
 def command(name, folder, *more):
-    return [name, str(DEMO), *tiny_run.SETTINGS, f"run.folder={folder}", *more]
+    return [name, str(tiny_run.CONFIG), f"run.folder={folder}", *more]
 
 
 def refused(capsys, argv):
@@ -123,7 +123,7 @@ def test_bad_settings(capsys, tmp_path, override, what):
 def test_prompt_files_are_looked_at_first(capsys, tmp_path):
     path = tmp_path / "prompts.txt"
     argv = command("run", tmp_path, f"evaluate.prompt_file={path}")
-    assert f"{path}, cannot be read" in refused(capsys, argv)
+    assert f"{path}, no such file or directory: correct the path" in refused(capsys, argv)
     path.write_text("\n  \n")
     assert f"{path} holds no prompt" in refused(capsys, argv)
     assert list(tmp_path.iterdir()) == [path]

@@ -484,7 +484,7 @@ def test_cached_states_of_the_base_train_the_same_control(run, copy):
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["control.kind=nado", "train.objective=published"],
+        ["control.kind=nado", "control.layers=1", "train.objective=published"],
         [
             "control.kind=soft",
             "control.trunk=low_rank",
@@ -496,7 +496,6 @@ def test_cached_states_of_the_base_train_the_same_control(run, copy):
         [
             "control.kind=hard",
             "control.form=projected",
-            "train.bellman_start=1",
             "decode.target_rate=0.8",
         ],
     ],
@@ -504,7 +503,7 @@ def test_cached_states_of_the_base_train_the_same_control(run, copy):
 )
 def test_every_kind_of_control_goes_through_all_stages(copy, overrides):
     path = copy(2)
-    config = tiny_run.config(*overrides, "control.layers=1", "train.steps=2")
+    config = tiny_run.config(*overrides, "train.steps=2")
     run_stages(config, STAGES, path)
     lines = read_lines(path / "train" / "train.jsonl")
     assert [line["step"] for line in lines] == [1, 2]
