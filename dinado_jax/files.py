@@ -1,5 +1,6 @@
 """Text and JSON files, written whole or not at all and read with errors in one line; checksums."""
 
+import functools
 import gzip
 import hashlib
 import json
@@ -85,13 +86,41 @@ def read_json(path: Path, fix: str) -> dict:
     return content
 
 
+def write_sealed(path: Path, content: dict) -> None:
+    """Writes a JSON object with the SHA-256 of its content, for `read_sealed`."""
+    write_json(path, {**content, "digest": _content_digest(content)})
+
+
+def read_sealed(path: Path, fix: str) -> dict:
+    """What `write_sealed` wrote, as JSON has it. InputError, ending in `fix`, if it cannot be read
+    or has changed since."""
+    content = read_json(path, fix)
+    if content.pop("digest", None) != _content_digest(content):
+        raise InputError(
+            f"{path}, changed since it was written, or written by another version: {fix}"
+        )
+    return content
+
+
+def _content_digest(content: dict) -> str:
+    text = json.dumps(_finite(content), sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def digest(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal. InputError if it cannot be read."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        stat = path.stat()
+        return _digest(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
     except (OSError, ValueError) as error:
         raise os_fault(path, error) from error
+
+
+@functools.lru_cache(1024)
+def _digest(path: Path, *_state: int) -> str:
+    """Read once while inode, size and time of the file stay the same: stages ask many times."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _finite(value):

@@ -16,6 +16,7 @@ from dinado_jax.report import plain
 from dinado_jax.stages.evaluate import evaluate, read_samples
 from dinado_jax.stages.folder import STAGES, RunFolder
 from dinado_jax.stages.generate import generate, held_out
+from dinado_jax.stages.inputs import from_stages, read_by
 from dinado_jax.stages.rollout import rollout
 from dinado_jax.stages.sft import sft
 from dinado_jax.stages.train import train, trained_model
@@ -60,6 +61,10 @@ def run_stages(config: Config, names: tuple[str, ...], path: Path | None = None)
                     f"stage {name} needs stage {earlier}, which is not done in {run.path}: "
                     f"run `dinado {earlier}` or `dinado run` first"
                 )
+    for name in STAGES[: STAGES.index(names[-1]) + 1]:
+        if run.begun(name) is not None:
+            inputs = read_by(name, config, run) if name in names else from_stages(name, run)
+            run.check_inputs(name, inputs)
     with run.locked():
         for name in names:
             _done(run, name)
@@ -67,11 +72,14 @@ def run_stages(config: Config, names: tuple[str, ...], path: Path | None = None)
 
 def _done(run: RunFolder, name: str) -> None:
     """Does a stage unless it is done, and says so."""
+    inputs = read_by(name, run.config, run)
+    agree_on(f"inputs of {name}", json.dumps(inputs))
+    run.check_inputs(name, inputs)
     fresh = run.finished(name) is None
     if fresh and first():
         run.stage(name)
         write_json(run.path / "config.json", run.config.as_dict())
-    record = run.run(name, _WORK[name])
+    record = run.run(name, _WORK[name], inputs)
     figures = {k: v for k, v in record["figures"].items() if not isinstance(v, dict)}
     done = f"done in {record['seconds']:.0f} s" if fresh else "already done"
     say(f"{name}: {done}  {json.dumps(figures)}")

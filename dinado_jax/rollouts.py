@@ -1,6 +1,7 @@
 """Rollouts: sampled sequences with labels and proposal log-probabilities, as fixed-shape arrays."""
 
 import dataclasses
+import hashlib
 import zipfile
 from pathlib import Path
 
@@ -30,26 +31,43 @@ class Rollouts(Sequences):
         """bool [N]."""
         return np.isnan(self.log_proposal)
 
-    def save(self, path: Path) -> None:
-        """Writes an .npz, whole or not at all."""
+    def save(self, path: Path, mark: str = "") -> None:
+        """Writes an .npz, whole or not at all, sealed with `mark`: what the rows are samples of."""
+        arrays = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         partial = path.with_name(path.name + ".partial")
         with partial.open("wb") as file:
-            np.savez(file, **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
+            np.savez(file, **arrays, seal=_seal(arrays, mark))
         partial.replace(path)
 
     @classmethod
-    def load(cls, path: Path) -> "Rollouts":
-        """InputError if the file is missing or damaged."""
+    def load(cls, path: Path, mark: str = "") -> "Rollouts":
+        """InputError if the file is missing, damaged, changed, or was saved with another mark."""
         # All that zipfile and NumPy raise for wrong bytes; RuntimeError where they look encrypted.
         damage = (OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError)
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return cls(**{field.name: arrays[field.name] for field in dataclasses.fields(cls)})
+                found = {field.name: arrays[field.name] for field in dataclasses.fields(cls)}
+                whole = str(arrays["seal"]) == _seal(found, mark)
         except (*damage, zipfile.BadZipFile) as error:
             raise InputError(
                 f"cannot read the rollouts in {path} ({type(error).__name__}): delete the stage's "
                 "folder and run it again"
             ) from None
+        if not whole:
+            raise InputError(
+                f"the rollouts in {path} are not as they were written, or belong to another run: "
+                "put the file back, or delete the stage's folder and run it again"
+            )
+        return cls(**found)
+
+
+def _seal(arrays: dict[str, np.ndarray], mark: str) -> str:
+    """SHA-256 of named arrays and a mark."""
+    total = hashlib.sha256(mark.encode())
+    for name, array in sorted(arrays.items()):
+        total.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        total.update(np.ascontiguousarray(array).data)
+    return total.hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ N rows, T tokens, D width.
 
 import dataclasses
 import functools
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,13 +17,15 @@ from jax.sharding import Mesh
 
 from dinado_jax.base import Base
 from dinado_jax.data import take
+from dinado_jax.files import digest, write_text
 from dinado_jax.models.gpt2 import GPT2
 from dinado_jax.parallel import Plan, over_rows, own_devices
 from dinado_jax.processes import count, index, meet, together, told
 from dinado_jax.progress import Progress
 from dinado_jax.text import Sequences
 
-PREFIX = "base_states_"  # of the files' names
+_PREFIX = "base_states_"  # of the files' names
+_OURS = re.compile(rf"{_PREFIX}(float32|bfloat16)_[0-9a-f]{{8}}\.(bin|sha256)(\.partial)?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +74,15 @@ class _Share:
         return int(self.starts[-1]), self.width
 
     @property
+    def seal(self) -> Path:
+        """Holds the SHA-256 of the file."""
+        return self.path.with_suffix(".sha256")
+
+    @property
     def made(self) -> bool:
         size = self.shape[0] * self.width * self.dtype.itemsize
-        return self.path.exists() and self.path.stat().st_size == size
+        there = self.path.exists() and self.seal.exists() and self.path.stat().st_size == size
+        return there and self.seal.read_text(encoding="utf-8") == digest(self.path)
 
 
 def _shares(folder: Path, rows: Sequences, dtype: str, width: int) -> list[_Share]:
@@ -86,7 +95,7 @@ def _shares(folder: Path, rows: Sequences, dtype: str, width: int) -> list[_Shar
         )
         mark = zlib.crc32(length.tobytes(), zlib.crc32(tokens.tobytes()))
         starts = np.concatenate([[0], np.cumsum(length, dtype=np.int64)])
-        path = folder / f"{PREFIX}{dtype}_{mark:08x}.bin"
+        path = folder / f"{_PREFIX}{dtype}_{mark:08x}.bin"
         own = Sequences(tokens, prompt_length, length)
         shares.append(_Share(own, starts, path, jnp.dtype(dtype), width))
     return shares
@@ -138,3 +147,11 @@ def _made(share: _Share, model: GPT2, params: dict, batch: int, mesh: Mesh) -> I
                 file.write(states[: rows.length[row]].tobytes())
             yield len(part)
     partial.replace(share.path)
+    write_text(share.seal, digest(share.path))
+
+
+def forget(folder: Path) -> None:
+    """Removes the files that `base_states` made."""
+    for path in folder.glob(f"{_PREFIX}*"):
+        if _OURS.fullmatch(path.name):
+            path.unlink()

@@ -78,9 +78,10 @@ def shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 of sizes and weights in a folder, in hexadecimal."""
-    parts = [digest(path) for path in sorted([folder / CONFIG, *folder.glob("*.safetensors")])]
-    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+    """SHA-256 of a folder's sizes, weights and tokenizer, in hexadecimal."""
+    files = {path for pattern in HUB_FILES for path in folder.glob(pattern)}
+    parts = [f"{path.name} {digest(path)}" for path in sorted(files)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def locate(name_or_path: str, patterns: Sequence[str] = HUB_FILES) -> Path:

@@ -23,7 +23,6 @@ from dinado_jax.metrics import kl_floor_by_prompt, rate_distribution
 from dinado_jax.pipeline import load_run, run_folder, run_stages, show_report
 from dinado_jax.rollouts import Rollouts
 from dinado_jax.stages.folder import STAGES
-from dinado_jax.weights import fingerprint
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -170,9 +169,9 @@ def test_a_second_call_does_nothing(run, capsys):
 )
 def test_another_configuration_is_refused(run, override):
     before = contents(run)
-    section = re.match(r"\w+", override)[0]
     config = tiny_run.config(override)
-    refused(rf"another \[{section}\]", run_stages, config, STAGES, run)
+    key = override.split("=")[0]
+    refused(rf"begun with another {key} \(.*, now ", run_stages, config, STAGES, run)
     assert contents(run) == before
 
 
@@ -393,22 +392,8 @@ def test_parts_are_forgotten_once_every_process_has_read_them(tmp_path, monkeypa
     """Another process may be late: all must meet between its work and what follows it."""
     parts, seen = tmp_path / "rollout" / "parts", []
     monkeypatch.setattr(dinado_jax.stages.folder, "meet", lambda _: seen.append(parts.exists()))
-    run_folder(tiny_run.config(), tmp_path).run("rollout", lambda *_: parts.mkdir() or {})
-    assert seen == [False, True, False]
-
-
-def test_a_base_that_was_swapped_is_refused(copy):
-    """Also where it has a record of its own, but the rollouts are of the one before."""
-    path = copy(2)
-    weights, done = (path / "sft" / name for name in ("base/model.safetensors", "done.json"))
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
-    refused("is not the one that the sft stage left", run_stages, tiny_run.config(), STAGES, path)
-    done.write_text(
-        done.read_text().replace(read(done)["figures"]["base"], fingerprint(weights.parent))
-    )
-    refused("are of another base: delete that folder", run_stages, tiny_run.config(), STAGES, path)
+    run_folder(tiny_run.config(), tmp_path).run("rollout", lambda *_: parts.mkdir() or {}, {})
+    assert seen == [False, False, True, False]
 
 
 def test_a_batch_that_cannot_be_shared_is_told_before_anything_is_done(tmp_path):
@@ -430,7 +415,7 @@ def test_a_learning_rate_may_change_until_the_stage_is_done(run, copy, monkeypat
         with pytest.raises(signals.Stopped):
             run_stages(tiny_run.config(), ("train",), path)
     assert run_folder(slower, path).finished("train") is None
-    refused(r"another \[train\]", run_stages, slower, STAGES, run)
+    refused("another train.learning_rate", run_stages, slower, STAGES, run)
 
 
 def test_sft_stopped_and_continued(tmp_path, monkeypatch):
@@ -614,5 +599,9 @@ def test_a_full_disk_is_told_in_one_line(copy, monkeypatch, capsys):
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     refused(
-        "cannot write the run folder", run_stages, tiny_run.config(), STAGES, tmp_path / "file/run"
+        "a part of this path is a file",
+        run_stages,
+        tiny_run.config(),
+        STAGES,
+        tmp_path / "file/run",
     )

@@ -59,8 +59,8 @@ def test_a_file_is_made_once(tmp_path, kept, monkeypatch):
 def test_bfloat16_takes_half_the_bytes_and_rounds_to_8_bits(tmp_path, kept):
     found, parts = kept
     half = states.base_states(tmp_path, BASE, parts[0], "bfloat16", 4, PLAN)
-    sizes = sorted(path.stat().st_size for path in tmp_path.iterdir())
-    assert sizes[0] * 2 == found.values[0].nbytes
+    size = min(path.stat().st_size for path in tmp_path.glob("*.bin"))
+    assert size * 2 == found.values[0].nbytes
     np.testing.assert_allclose(
         half.values[0].astype(np.float32), found.values[0], rtol=2**-8, atol=1e-6
     )
@@ -114,14 +114,25 @@ def test_the_trunk_is_skipped_and_nothing_else_changes(kind):
         poisoned = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), base)
         poisoned = {**poisoned, "wte": base["wte"]}
     found = gradient(params, poisoned, {**batch, "states": out.hidden})
-    chex.assert_trees_all_close(found, wanted, rtol=1e-4, atol=1e-5)
+    # The biases of keys have a gradient of 0 beside others of 60: what is left there is rounding.
+    chex.assert_trees_all_close(found, wanted, rtol=1e-4, atol=5e-5)
 
 
 def test_a_file_cut_short_is_made_again(tmp_path, kept):
     _, parts = kept
-    path = min(tmp_path.iterdir(), key=lambda path: path.stat().st_size)
+    path = min(tmp_path.glob("*.bin"), key=lambda path: path.stat().st_size)
     whole = path.read_bytes()
     path.write_bytes(whole[:-4])
+    for part in parts:
+        states.base_states(tmp_path, BASE, part, "float32", 4, PLAN)
+    assert path.read_bytes() == whole
+
+
+def test_a_file_with_other_numbers_is_made_again(tmp_path, kept):
+    _, parts = kept
+    path = min(tmp_path.glob("*.bin"), key=lambda path: path.stat().st_size)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-4] + b"\0\0\0\0")
     for part in parts:
         states.base_states(tmp_path, BASE, part, "float32", 4, PLAN)
     assert path.read_bytes() == whole

@@ -90,6 +90,7 @@ def generate(config: Config, run: RunFolder) -> dict:
             oracle=config.rollout.oracle,
             key=jax.random.key(config.seed + 1),
             folder=folder / f"{name}_parts",
+            mark=run.mark("generate"),
             mesh=own_devices(plan),
         )
         if first():

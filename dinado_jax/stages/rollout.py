@@ -32,8 +32,8 @@ from dinado_jax.rollouts import (
     mixture_weight,
     success_rate,
 )
-from dinado_jax.stages.folder import RunFolder
-from dinado_jax.stages.sft import base_mark, trained_base
+from dinado_jax.stages.folder import RunFolder, remove_parts
+from dinado_jax.stages.sft import trained_base
 from dinado_jax.tasks.keywords import Example
 
 
@@ -67,6 +67,7 @@ def collect(
     oracle: str,
     key: jax.Array,
     folder: Path,
+    mark: str,
     mesh: Mesh | None,
     first_id: int = 0,
 ) -> Collected:
@@ -74,7 +75,8 @@ def collect(
     and scores all under the base. All processes call it together, share the prompts, and get all.
 
     Args:
-      folder: keeps what is judged, a batch a file: a call that was stopped goes on from there.
+      folder: keeps what is judged, a file per batch: a call that was stopped goes on from there.
+      mark: what the samples depend on besides the prompts; files of another mark are not used.
       mesh: the devices of this process to decode on.
       first_id: the first prompt's number, which its random stream hangs on.
     """
@@ -85,10 +87,11 @@ def collect(
     new = decode.max_new_tokens
     sampler = Sampler(model.policy, method, codec.eos_id, new, samples, mesh)
     check_prompts(model.policy, prompt_ids, new)
+    mark = json.dumps([mark, what, list(prompts)])
     ids = first_id + np.arange(len(prompts))
     folder.mkdir(parents=True, exist_ok=True)
     own = np.argsort([len(prompt) for prompt in prompt_ids], kind="stable")[index() :: count()]
-    left = own[~np.isin(own, _judged(folder) // samples)]
+    left = own[~np.isin(own, _judged(folder, mark) // samples)]
     batches = iter(())
     if len(left):
         mine = [prompt_ids[i] for i in left]
@@ -102,11 +105,11 @@ def collect(
             row = prompt * samples + numbers % samples
             begin = [prompt_ids[i] for i in prompt]
             part = _part(model.base, begin, drawn, verdict, ids[prompt], row, decode.batch, mesh)
-            part.save(folder / f"{prompt.min():08d}.npz")
+            part.save(folder / f"{prompt.min():08d}.npz", mark)
             progress.advance(len(row))
     meet(what)
     number = len(prompts) * samples
-    rows = _whole(folder, number, codec.eos_id, judged_by)
+    rows = _whole(folder, mark, number, codec.eos_id, judged_by)
     said = codec.decode(
         [
             tokens[start:end]
@@ -136,23 +139,23 @@ def _part(base, prompts, drawn, verdict, ids, row, batch, mesh) -> Part:
     )
 
 
-def _judged(folder: Path) -> np.ndarray:
+def _judged(folder: Path, mark: str) -> np.ndarray:
     """The numbers of the rows that are there."""
-    return np.concatenate([np.array([], int), *(part.row for part in _parts(folder))])
+    return np.concatenate([np.array([], int), *(part.row for part in _parts(folder, mark))])
 
 
-def _parts(folder: Path) -> list[Part]:
-    """What is in the folder; a damaged file is as good as none."""
+def _parts(folder: Path, mark: str) -> list[Part]:
+    """What is in the folder; a damaged file, or one of another mark, is as good as none."""
     found = []
     for path in sorted(folder.glob("*.npz")):
         with contextlib.suppress(InputError):
-            found.append(Part.load(path))
+            found.append(Part.load(path, mark))
     return found
 
 
-def _whole(folder: Path, number: int, fill: int, oracle: Oracle) -> Part:
+def _whole(folder: Path, mark: str, number: int, fill: int, oracle: Oracle) -> Part:
     """All parts in the order of their rows, without those that the oracle failed on."""
-    rows = join(_parts(folder), fill)
+    rows = join(_parts(folder, mark), fill)
     order = np.argsort(rows.row)
     if not np.array_equal(rows.row[order], np.arange(number)):
         raise InputError(
@@ -193,10 +196,11 @@ def judged_references(
     oracle: str,
     batch: int,
     folder: Path,
+    mark: str,
     mesh: Mesh | None,
 ) -> Rollouts:
     """The references of the prompts' examples as rollouts without a proposal, judged alike. All
-    processes call it together, share them, and get all; `folder` and `mesh` as in `collect`.
+    processes call it together, share them, and get all; folder, mark and mesh as in `collect`.
 
     References too long for the base, and those on which the oracle fails, are left out. InputError
     if none are left.
@@ -215,7 +219,7 @@ def judged_references(
     pairs, asked, given = ([values[i] for i in fit] for values in (pairs, asked, given))
     folder.mkdir(parents=True, exist_ok=True)
     own = np.arange(len(fit))[index() :: count()]
-    left = own[~np.isin(own, _judged(folder))]
+    left = own[~np.isin(own, _judged(folder, mark))]
     batches = (left[start : start + batch] for start in range(0, len(left), batch))
     with Progress("references", len(own), "row", len(own) - len(left)) as progress:
         for row in together(batches):
@@ -233,10 +237,10 @@ def judged_references(
                 finished=np.ones(len(row), bool),
                 row=row,
                 fault=verdict.faults,
-            ).save(folder / f"{row.min():08d}.npz")
+            ).save(folder / f"{row.min():08d}.npz", mark)
             progress.advance(len(row))
     meet("references")
-    return _rollouts(_whole(folder, len(fit), codec.eos_id, judged_by))
+    return _rollouts(_whole(folder, mark, len(fit), codec.eos_id, judged_by))
 
 
 def _target(settings: Sampling) -> str:
@@ -265,6 +269,7 @@ def rollout(config: Config, run: RunFolder) -> dict:
         oracle=config.rollout.oracle,
         key=jax.random.key(config.seed),
         folder=folder / "parts",
+        mark=run.mark("rollout"),
         mesh=mesh,
     )
     rollouts = collected.rollouts
@@ -285,18 +290,19 @@ def rollout(config: Config, run: RunFolder) -> dict:
     if settings.references:
         examples = tasks.examples(config.task, "train", config.seed)
         oracle, batch, parts = settings.oracle, settings.batch, folder / "references_parts"
-        references = judged_references(base, prompts, examples, oracle, batch, parts, mesh)
+        mark = run.mark("rollout")
+        references = judged_references(base, prompts, examples, oracle, batch, parts, mark, mesh)
         figures["references"] = len(references)
         figures["references_success_rate"] = float(references.label.mean())
         rollouts = join([rollouts, references], base.codec.eos_id)
     keep(rollouts, folder / "rollouts.npz")
-    return {**figures, "base": base_mark(run)}
+    return figures
 
 
-def keep(rollouts: Rollouts, path: Path) -> None:
+def keep(rollouts: Rollouts, path: Path, mark: str = "") -> None:
     """What process 0 has collected, for all."""
     if first():
-        rollouts.save(path)
+        rollouts.save(path, mark)
     meet(f"{path.name} is kept")
 
 
@@ -307,4 +313,4 @@ def discard(parts: Path) -> None:
         forgotten = parts.with_name(f"forgotten_{parts.name}")
         shutil.rmtree(forgotten, ignore_errors=True)
         parts.rename(forgotten)
-        shutil.rmtree(forgotten)
+        remove_parts(forgotten)

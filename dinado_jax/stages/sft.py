@@ -15,11 +15,12 @@ from dinado_jax.checkpoint import Checkpoints
 from dinado_jax.config import Config
 from dinado_jax.data import Epochs
 from dinado_jax.errors import InputError
+from dinado_jax.files import read_sealed, write_sealed
 from dinado_jax.models.gpt2 import GPT2, init_params
 from dinado_jax.objectives.sft import likelihood
 from dinado_jax.optim import optimizer
 from dinado_jax.parallel import Plan, make_plan
-from dinado_jax.processes import agree_on, count, first, meet
+from dinado_jax.processes import agree_on, first, meet
 from dinado_jax.progress import MetricsLog
 from dinado_jax.stages.folder import RunFolder
 from dinado_jax.tasks.keywords import Example
@@ -28,6 +29,7 @@ from dinado_jax.tasks.text import lines as read_lines
 from dinado_jax.train import fit, make_step, resumed, start
 from dinado_jax.weights import fingerprint
 
+_SEAL = "seal.json"
 _BPE_LINES = 100_000  # lines a new tokenizer is trained on
 
 
@@ -37,8 +39,6 @@ def _initial(
     """Model, placed parameters and tokenizer to begin with; a tokenizer is made once."""
     if config.base.path:
         base = _loaded(config, config.base.path, plan.place)
-        if count() > 1:
-            agree_on("bases", fingerprint(base.folder))
         return base.model, base.params, base.codec
     made = folder / "tokenizer"
     if first() and not made.exists():
@@ -46,8 +46,12 @@ def _initial(
         lines = [*islice(pairs, _BPE_LINES), *corpus[:_BPE_LINES]]
         unfinished = folder / "tokenizer.partial"
         text.train_codec(lines, config.base.vocab_size).save(unfinished)
+        write_sealed(unfinished / _SEAL, {"tokenizer": fingerprint(unfinished)})
         unfinished.replace(made)
     meet("the tokenizer is made")
+    again = f"delete the folder {folder} and run again"
+    if read_sealed(made / _SEAL, again).get("tokenizer") != fingerprint(made):
+        raise InputError(f"{made} has changed since it was made: put it back, or {again}")
     codec = text.load_codec(made)
     gpt2 = dataclasses.replace(new_config(config.base), vocab_size=len(codec.tokenizer))
     return GPT2(gpt2), plan.made(partial(init_params, gpt2, config.seed)), codec
@@ -120,13 +124,8 @@ def trained_base(config: Config, run: RunFolder, place: Callable[[dict], dict]) 
     InputError if it is not the one that stage left.
     """
     folder = run.path / "sft" / "base"
-    base = _loaded(config, folder, place)
-    if fingerprint(folder) != base_mark(run):
-        raise InputError(
-            f"the base in {folder} is not the one that the sft stage left: put that one back, or "
-            f"delete {folder.parent} to begin anew"
-        )
-    return base
+    base_mark(run)  # refuses a base that has changed since
+    return _loaded(config, folder, place)
 
 
 def base_mark(run: RunFolder) -> str:

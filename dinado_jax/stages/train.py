@@ -1,6 +1,7 @@
 """Stage train: rounds of {sample the current q, judge, weigh, learn} on growing rollouts."""
 
 import dataclasses
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from dinado_jax.rollouts import (
 from dinado_jax.stages.folder import RunFolder
 from dinado_jax.stages.rollout import as_mixture, collect, keep, training_prompts
 from dinado_jax.stages.sft import base_mark, trained_base
-from dinado_jax.states import PREFIX, States, base_states
+from dinado_jax.states import States, base_states, forget
 from dinado_jax.train import TrainState, fit, make_step, resumed, start
 
 
@@ -42,6 +43,7 @@ class Rounds:
     base: Base  # placed by the plan
     control: Control
     folder: Path
+    mark: str  # what the stage's results depend on
     zeroth: Rollouts
     plan: Plan
 
@@ -52,8 +54,8 @@ class Rounds:
             path = self.folder / f"round_{earlier}.npz"
             if not told(path.exists()):
                 kept = self.folder / f"round_{earlier}_parts"
-                keep(self._sample(earlier, params, kept), path)
-            parts.append(Rollouts.load(path))
+                keep(self._sample(earlier, params, kept), path, self.mark + path.name)
+            parts.append(Rollouts.load(path, self.mark + path.name))
         return parts
 
     def states(self, parts: list[Rollouts]) -> States:
@@ -103,6 +105,7 @@ class Rounds:
                 oracle=rollout.oracle,
                 key=key,
                 folder=folder,
+                mark=self.mark,
                 mesh=mesh,
                 first_id=first_id,
             ).rollouts
@@ -124,11 +127,6 @@ def train(config: Config, run: RunFolder) -> dict:
     folder, plan = run.stage("train"), make_plan(config.parallel)
     settings = config.train
     base, mark = trained_base(config, run, plan.place), base_mark(run)
-    if run.finished("rollout")["figures"]["base"] != mark:
-        raise InputError(
-            f"the rollouts in {run.path / 'rollout'} are of another base: delete that folder and "
-            "run again"
-        )
     zeroth = Rollouts.load(run.path / "rollout" / "rollouts.npz")
     rate = success_rate(zeroth)
     if not 0 < rate < 1:
@@ -145,7 +143,7 @@ def train(config: Config, run: RunFolder) -> dict:
     )
     prior = rate if config.control.norm_bias == "success_rate" else 0.5
     fresh = partial(_fresh, control, transform, config.seed, prior)
-    rounds = Rounds(config, base, control, folder, zeroth, plan)
+    rounds = Rounds(config, base, control, folder, run.mark("train"), zeroth, plan)
     ends = np.linspace(0, settings.steps, settings.rounds + 1).round().astype(int)[1:].tolist()
     figures = {}
     with Checkpoints(folder / "checkpoints", mark) as checkpoints:
@@ -190,12 +188,14 @@ def train(config: Config, run: RunFolder) -> dict:
             what, early_end = f"train round {number}", min(end, settings.bellman_start)
             state = fit_to(early_end, what, early, batch_at, state)
             state = fit_to(end, what, late, batch_at, state)
+    if first():  # what a stop left between here and the stage's end may have changed since
+        shutil.rmtree(folder / "control", ignore_errors=True)
+    meet("the control is to be saved")
     with Checkpoints(folder / "control", mark) as final:
         final.save(settings.steps, plan.kept(state.trainable))
     meet("the control is saved")
     if first():
-        for scratch in folder.glob(f"{PREFIX}*"):
-            scratch.unlink()
+        forget(folder)
     return figures
 
 
