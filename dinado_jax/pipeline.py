@@ -2,11 +2,13 @@
 
 import importlib.util
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
+from dinado_jax import streams, tasks, weights
 from dinado_jax.base import Controlled
-from dinado_jax.config import Config, Parallel, from_dict
-from dinado_jax.errors import InputError
+from dinado_jax.config import Config, Parallel, differences, from_dict
+from dinado_jax.errors import InputError, os_fault
 from dinado_jax.files import read_json, write_json
 from dinado_jax.oracles.judge import resolve
 from dinado_jax.parallel import make_plan
@@ -24,9 +26,42 @@ from dinado_jax.stages.train import train, trained_model
 _WORK = dict(zip(STAGES, (sft, rollout, train, generate, evaluate), strict=True))
 
 
+def check(config: Config, names: Iterable[str]) -> None:
+    """InputError for what is wrong with the inputs of these stages, as far as that shows without
+    computation, devices and network."""
+    names, task = set(names), config.task
+    resolve(config.rollout.oracle)
+    if "sft" in names and config.sft.pretrain_path:
+        _check_there(Path(config.sft.pretrain_path))
+    if "sft" in names and config.base.path and not _on_the_hub(config.base.path):
+        weights.read_config(weights.locate(config.base.path))
+    data = task.name == "commongen" and Path(task.source).exists()
+    if names & {"sft", "rollout", "train"} and data:
+        tasks.examples(task, "train", config.seed)
+    if names & {"generate", "evaluate"} and (data or config.evaluate.prompt_file):
+        held_out(config)
+    bleu = "evaluate" in names and task.name == "commongen"
+    if bleu and importlib.util.find_spec("sacrebleu") is None:
+        raise InputError(
+            "task commongen reports BLEU-4, and sacrebleu is not installed: pip install '.[eval]'"
+        )
+
+
+def _check_there(path: Path) -> None:
+    try:
+        path.stat()
+    except (OSError, ValueError) as error:
+        raise os_fault(path, error) from None
+
+
+def _on_the_hub(name: str) -> bool:
+    """Whether a model's name can only be one of the hub."""
+    return not (name.startswith((".", "/", "~")) or Path(name).exists())
+
+
 def _check(config: Config, names: set[str]) -> None:
     """Fails now, in one line, for what would otherwise fail after hours of training."""
-    resolve(config.rollout.oracle)
+    check(config, names)
     plan, sft, train = make_plan(config.parallel), config.sft, config.train
     if "sft" in names and sft.steps + sft.pretrain_steps:
         plan.check("sft", sft.batch, sft.accumulate)
@@ -35,11 +70,6 @@ def _check(config: Config, names: set[str]) -> None:
         plan.check("train", train.batch, train.accumulate * parts)
     if names & {"generate", "evaluate"}:
         held_out(config)
-    bleu = "evaluate" in names and config.task.name == "commongen"
-    if bleu and importlib.util.find_spec("sacrebleu") is None:
-        raise InputError(
-            "task commongen reports BLEU-4, and sacrebleu is not installed: pip install '.[eval]'"
-        )
 
 
 def run_folder(config: Config, path: Path | None = None) -> RunFolder:
@@ -65,9 +95,19 @@ def run_stages(config: Config, names: tuple[str, ...], path: Path | None = None)
         if run.begun(name) is not None:
             inputs = read_by(name, config, run) if name in names else from_stages(name, run)
             run.check_inputs(name, inputs)
+    say(_told(run))
     with run.locked():
         for name in names:
             _done(run, name)
+
+
+def _told(run: RunFolder) -> str:
+    """What a run is about to do, for people: the settings that are its own."""
+    own = differences(run.config)
+    rest = "--print-config prints all of them, config.json keeps them"
+    if not own:
+        return f"{run.path}: all settings are the defaults ({rest})"
+    return "\n  ".join([f"{run.path}: other settings than the defaults ({rest})", *own])
 
 
 def _done(run: RunFolder, name: str) -> None:
@@ -96,8 +136,8 @@ def show_report(config: Config, path: Path | None = None) -> None:
         raise InputError(f"no summary.json in {folder}: {again}")
     summary = read_json(folder / "summary.json", again)
     samples = [read_samples(folder / "generate" / f"{n}.jsonl") for n in ("base", "control")]
-    print(plain(summary, *samples))
-    print(f"\n{folder / 'summary.json'}\n{folder / 'report.html'}")
+    streams.show(plain(summary, *samples))
+    streams.show(f"\n{folder / 'summary.json'}\n{folder / 'report.html'}")
 
 
 def load_run(path: str | Path) -> Controlled:
@@ -106,10 +146,31 @@ def load_run(path: str | Path) -> Controlled:
     InputError if the folder holds no such run, or a damaged one.
     """
     path = Path(path)
+    _check_there(path)
+    if not path.is_dir():
+        raise InputError(f"{path} is a file: give the folder of a run, such as runs/demo")
+    if not _is_run(path):
+        above = next((folder for folder in path.absolute().parents if _is_run(folder)), None)
+        inside = sorted(folder for folder in path.iterdir() if _is_run(folder))
+        if above:
+            raise InputError(f"{path} is part of the run {above}: give that folder")
+        if inside:
+            raise InputError(f"{path} holds {len(inside)} runs: give one of them, as {inside[0]}")
+        raise InputError(
+            f"{path} is no run folder (no config.json and stages in it): give one, as runs/demo"
+        )
     saved = path / "config.json"
-    mend = "write it anew, `dinado run CONFIG --print-config` prints it"
-    if not saved.exists():
-        raise InputError(f"{path} is no run folder (it has no config.json): give runs/NAME")
-    config = from_dict(read_json(saved, mend), str(saved))
-    plan = make_plan(Parallel(devices=1))
-    return trained_model(config, RunFolder(path, config), plan)
+    fix = "write it again, `dinado run CONFIG --print-config` prints it"
+    config = from_dict(read_json(saved, fix), str(saved))
+    for name in ("sft", "train"):
+        if not (path / name / "done.json").exists():
+            raise InputError(
+                f"stage {name} of {path} is not done: run the {name} stage first, or `dinado run`"
+            )
+    return trained_model(config, RunFolder(path, config), make_plan(Parallel(devices=1)))
+
+
+def _is_run(folder: Path) -> bool:
+    """A run's own configuration is beside the folders of its stages."""
+    stages = any((folder / name / "config.json").exists() for name in STAGES)
+    return stages and (folder / "config.json").exists()

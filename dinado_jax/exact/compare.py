@@ -9,7 +9,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from dinado_jax import config, relevance
+from dinado_jax import config, relevance, streams
 from dinado_jax.controls import make_control
 from dinado_jax.errors import InputError
 from dinado_jax.exact.learn import Setting, enumerated, learn
@@ -223,7 +223,7 @@ def exact(args: argparse.Namespace) -> None:
         for record in compare(args.world, world, whole.train, variants, rollouts, bias, args.seed):
             records.append(record)
             progress.advance()
-    print(table(records))
+    streams.show(table(records))
     if args.out:
         settings = {
             "world": {"kind": args.world, **dataclasses.asdict(world)},
