@@ -1,5 +1,6 @@
 """Text and JSON files, written whole or not at all and read with errors in one line; checksums."""
 
+import errno
 import functools
 import gzip
 import hashlib
@@ -7,14 +8,22 @@ import json
 import lzma
 import math
 import os
+import stat
+import tomllib
 import zlib
 from pathlib import Path
 from typing import Any
 
-from dinado_jax.errors import InputError, one_line, os_fault
+from dinado_jax.errors import InputError, one_line, os_fault, printable, shown
 
 _OPENERS = {".gz": gzip.open, ".xz": lzma.open}
 _BOM = "\ufeff"
+_KINDS = {
+    dict: "an object", list: "a list", str: "a text", int: "an integer", float: "a number",
+    bool: "true or false", type(None): "null",
+}  # fmt: skip
+# A type (float takes integers too), a tuple of types, {key: schema} or [schema].
+Schema = type | tuple | dict | list
 
 
 def write_json(path: Path, value) -> None:
@@ -40,6 +49,7 @@ def read_text(path: Path, fix: str = "") -> str:
     """
     opener = _OPENERS.get(path.suffix, open)
     fix = fix or "give UTF-8 text"
+    check_regular(path)
     try:
         with opener(path, "rt", encoding="utf-8") as file:
             text = file.read()
@@ -78,16 +88,87 @@ def parse_json(text: str, where: str, fix: str) -> Any:
     return value
 
 
-def read_json(path: Path, fix: str) -> dict:
-    """The object in a JSON file. InputError, ending in `fix`, if it cannot be read or is none."""
+def parse_toml(text: str, where: str, fix: str) -> dict:
+    """The tables of a TOML text. InputError as `parse_json`."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise InputError(f"{where}, nested too deep: {fix}") from None
+    except ValueError as error:  # integers of thousands of digits are no TOMLDecodeError
+        raise InputError(f"{where}, not TOML ({one_line(error)}): {fix}") from error
+
+
+def checked(content: Any, schema: Schema, where: str, fix: str) -> Any:
+    """`content`, a parsed JSON value, if it has the shape of `schema`; other keys may be there too.
+
+    A schema is a type (float takes integers too, and int no bools), a tuple of such, {key: schema}
+    or [schema], a list of any length: checked(record, {"figures": dict, "seconds": float}, ..).
+    InputError, "where, which part is what: fix", for the first part that has another.
+    """
+    if fault := _misfit(content, schema, ""):
+        raise InputError(f"{where}, {fault}: {fix}")
+    return content
+
+
+def _misfit(content: Any, schema: Schema, name: str) -> str:
+    """What is wrong with the part called `name`, if anything."""
+    if isinstance(schema, dict):
+        if fault := _misfit(content, dict, name):
+            return fault
+        for key, inner in schema.items():
+            part = f"{name}.{key}".lstrip(".")
+            if key not in content:
+                return f"{part} is missing"
+            if fault := _misfit(content[key], inner, part):
+                return fault
+        return ""
+    if isinstance(schema, list):
+        parts = enumerate(content) if type(content) is list else ()
+        faults = (_misfit(part, schema[0], f"{name}[{i}]") for i, part in parts)
+        return _misfit(content, list, name) or next(filter(None, faults), "")
+    kinds = schema if isinstance(schema, tuple) else (schema,)
+    if type(content) in kinds or (float in kinds and type(content) is int):
+        return ""
+    wanted = " or ".join(_KINDS[kind] for kind in kinds)
+    return f"{name or 'its content'} is {shown(content)}, not {wanted}"
+
+
+def read_json(path: Path, fix: str, schema: Schema = dict) -> dict:
+    """The object in a JSON file. InputError, ending in `fix`, if it cannot be read, is none, or
+    does not have the shape of `schema` (see `checked`)."""
     content = parse_json(read_text(path, fix), str(path), fix)
     if not isinstance(content, dict):
         raise InputError(f"{path}, not a JSON object: {fix}")
-    return content
+    return checked(content, schema, str(path), fix)
+
+
+def check_regular(path: Path) -> None:
+    """InputError unless there is a file, links followed: pipes and devices may never end."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as error:
+        raise os_fault(path, error) from error
+    if stat.S_ISDIR(mode):
+        raise os_fault(path, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{printable(str(path))}, a pipe or a device: give a file")
+
+
+def exists(path: Path) -> bool:
+    """Whether something is there, links followed. InputError for a path that cannot be one, or
+    that may not be looked at."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:
+        raise os_fault(path, error) from error
+    return True
 
 
 def write_sealed(path: Path, content: dict) -> None:
     """Writes a JSON object with the SHA-256 of its content, for `read_sealed`."""
+    content = _finite(content)
     write_json(path, {**content, "digest": _content_digest(content)})
 
 
@@ -103,15 +184,15 @@ def read_sealed(path: Path, fix: str) -> dict:
 
 
 def _content_digest(content: dict) -> str:
-    text = json.dumps(_finite(content), sort_keys=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def digest(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal. InputError if it cannot be read."""
+    check_regular(path)
     try:
-        stat = path.stat()
-        return _digest(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        now = path.stat()
+        return _digest(path, now.st_ino, now.st_size, now.st_mtime_ns)
     except (OSError, ValueError) as error:
         raise os_fault(path, error) from error
 

@@ -7,8 +7,10 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
+from dinado_jax.errors import shown
+
 if typing.TYPE_CHECKING:
-    from dinado_jax.config import Config
+    from dinado_jax.config import Base, Config
 
 _CHOICES = {
     "task.name": ("toy", "commongen"),
@@ -57,6 +59,43 @@ _BOUNDS = (
     ("in [0, 1]", lambda x: 0 <= x <= 1, "train.mixture decode.target_rate"),
     ("in [0, 2^32)", lambda x: 0 <= x < 2**32, "seed"),
 )
+# The most of each: more is a slip of the keyboard, and would overflow, hang or fill all memory.
+LARGEST = {
+    key: most
+    for most, keys in (
+        (
+            1_000_000_000,
+            """
+            sft.steps sft.pretrain_steps sft.warmup train.steps train.warmup
+            train.warmup_direction train.bellman_start run.log_every run.save_every
+            """,
+        ),
+        (
+            10_000_000,
+            """
+            task.train_examples base.vocab_size rollout.prompts train.refresh_prompts
+            evaluate.prompts rollout.top_k decode.top_k
+            """,
+        ),
+        (
+            1_000_000,
+            """
+            base.n_positions base.n_inner sft.batch sft.accumulate sft.max_length train.batch
+            train.accumulate train.rounds rollout.batch rollout.samples rollout.max_new_tokens
+            train.refresh_samples decode.batch decode.max_new_tokens evaluate.samples
+            parallel.fsdp parallel.devices sft.learning_rate train.learning_rate
+            sft.weight_decay train.weight_decay train.bellman train.reference_weight
+            rollout.temperature decode.temperature decode.strength delta.alpha train.margin
+            """,
+        ),
+        (100_000, "base.n_embd base.n_head delta.rank"),
+        (1_000, "base.n_layer control.layers"),
+        (1e30, "sft.clip train.clip"),
+    )
+    for key in keys.split()
+}
+_MOST_PARAMETERS = 10**11  # 400 GB in float32
+_MOST_TOKENS = 10**10  # of a batch, or of all rollouts of a round: 40 GB of ids alone
 
 
 def out_of_range(values: dict[str, Any]) -> Iterator[str]:
@@ -65,17 +104,21 @@ def out_of_range(values: dict[str, Any]) -> Iterator[str]:
         if values[key] not in choices:
             close = difflib.get_close_matches(values[key], choices, 1)
             hint = f"did you mean {close[0]!r}?" if close else f"one of {', '.join(choices)}"
-            yield f"{key} = {values[key]!r}: {hint}"
+            yield f"{key} = {shown(values[key])}: {hint}"
     for key, value in values.items():
         if isinstance(value, float) and not math.isfinite(value):
             yield f"{key} = {value}: it must be finite"
     for wanted, holds, keys in _BOUNDS:
         for key in keys.split():
             if not holds(values[key]):
-                yield f"{key} = {values[key]}: it must be {wanted}"
+                yield f"{key} = {shown(values[key])}: it must be {wanted}"
+    for key, most in LARGEST.items():
+        if key in values and abs(values[key]) > most:
+            yield f"{key} = {shown(values[key])}: it must be at most {most:,}, correct the typo"
     # It becomes a folder, and stays inside run.folder.
     if not re.fullmatch(r"[\w.-]+", values["name"]) or values["name"] in (".", ".."):
-        yield f"name = {values['name']!r}: a folder's name of letters, digits and . _ - is needed"
+        name = shown(values["name"])
+        yield f"name = {name}: a folder's name of letters, digits and . _ - is needed"
 
 
 def contradictions(config: "Config") -> Iterator[str]:
@@ -140,8 +183,15 @@ def contradictions(config: "Config") -> Iterator[str]:
         )
     if config.task.name == "commongen" and not config.task.source:
         yield "task.source is empty: give CommonGen's folder or hub name, task.source=FOLDER"
+    yield from _beyond_memory(config)
     if base.path:
         return  # the sizes are the checkpoint's
+    if (parameters := _parameters(base)) > _MOST_PARAMETERS:
+        yield (
+            f"base.n_layer = {base.n_layer}, base.n_embd = {base.n_embd} and base.vocab_size = "
+            f"{base.vocab_size} make {parameters:,} parameters: at most {_MOST_PARAMETERS:,} "
+            "fit, lower them"
+        )
     if base.n_embd % base.n_head:
         yield (
             f"base.n_embd = {base.n_embd} is not divisible by base.n_head = {base.n_head}: "
@@ -153,3 +203,37 @@ def contradictions(config: "Config") -> Iterator[str]:
                 f"{name}.max_new_tokens = {section.max_new_tokens} leaves no room for a prompt in "
                 f"base.n_positions = {base.n_positions}: lower one or raise the other"
             )
+
+
+def _parameters(base: "Base") -> int:
+    """Of a new model, biases and LayerNorms left out."""
+    rows = 12 * base.n_layer * base.n_embd + base.vocab_size + base.n_positions
+    return rows * base.n_embd
+
+
+def _beyond_memory(config: "Config") -> Iterator[str]:
+    """Products of values, each in its range, that no machine holds."""
+    sft, rollout, train, decode = config.sft, config.rollout, config.train, config.decode
+    for product in (
+        {"sft.batch": sft.batch, "sft.max_length": sft.max_length},
+        {
+            "rollout.prompts": rollout.prompts,
+            "rollout.samples": rollout.samples,
+            "rollout.max_new_tokens": rollout.max_new_tokens,
+        },
+        {
+            "train.refresh_prompts": train.refresh_prompts,
+            "train.refresh_samples": train.refresh_samples,
+            "rollout.max_new_tokens": rollout.max_new_tokens,
+        },
+        {
+            "evaluate.prompts": config.evaluate.prompts,
+            "evaluate.samples": config.evaluate.samples,
+            "decode.max_new_tokens": decode.max_new_tokens,
+        },
+        {"rollout.batch": rollout.batch, "rollout.max_new_tokens": rollout.max_new_tokens},
+        {"decode.batch": decode.batch, "decode.max_new_tokens": decode.max_new_tokens},
+    ):
+        if (tokens := math.prod(product.values())) > _MOST_TOKENS:
+            factors = " times ".join(f"{key} = {value}" for key, value in product.items())
+            yield f"{factors} is {tokens:,} tokens: at most {_MOST_TOKENS:,} fit, lower one"

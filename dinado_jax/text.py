@@ -11,9 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
-from dinado_jax.errors import InputError, one_line, writing
+from dinado_jax.errors import InputError, one_line, shown, writing
+from dinado_jax.files import check_regular, exists, read_json
 
 EOS = "<|endoftext|>"
+_FILES = (
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+    "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+)  # fmt: skip
+# Of both cases, with accents, numbers and spaces before punctuation: normalisers would show.
+_SAMPLE = " The dog caught 12 Kites , didn't it ? na\u00efve"
 _SPARE = 512  # rows a model may have beyond its tokenizer: vocabularies are rounded up for speed
 
 
@@ -33,13 +40,25 @@ class Codec:
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         if not texts:
             return []
+        for index, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise InputError(f"text {index} is {shown(text)}: give texts, of type str")
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise InputError(
+                    f"text {index}, {shown(text)}, holds half a surrogate pair (\\ud800), which is "
+                    "no character: remove it"
+                ) from None
         spaced = [f" {text.strip()}" if text.strip() else "" for text in texts]
         return self.tokenizer(spaced, add_special_tokens=False)["input_ids"]
 
     def decode(self, ids: Iterable[Sequence[int]]) -> list[str]:
         """Text of each row, special tokens dropped, outer spaces stripped."""
         rows = [list(map(int, row)) for row in ids]
-        texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+        texts = self.tokenizer.batch_decode(
+            rows, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
         return [text.strip() for text in texts]
 
     def save(self, folder: Path) -> None:
@@ -83,27 +102,72 @@ def train_codec(lines: Iterable[str], vocab_size: int) -> Codec:
 def load_codec(folder: Path, vocab_size: int | None = None) -> Codec:
     """The tokenizer of a Hugging Face folder.
 
-    InputError if there is none, or if it is not one for a model of `vocab_size` tokens: larger, or
-    much smaller.
+    InputError if there is none, if it is not one for a model of `vocab_size` tokens (larger, or
+    much smaller), if it does not give text back as it was, or if its end of text is not the one of
+    the folder's config.json.
     """
     transformers = _transformers()
-    mend = "put tokenizer.json, or vocab.json and merges.txt, there"
-    files = {path.name for path in folder.iterdir()}
+    fix = "put tokenizer.json, or vocab.json and merges.txt, there"
+    files = [name for name in _FILES if exists(folder / name)]
     # Without them transformers makes a tokenizer that knows no words.
-    if "tokenizer.json" not in files and not {"vocab.json", "merges.txt"} <= files:
-        raise InputError(f"no tokenizer in {folder}: {mend}")
+    if "tokenizer.json" not in files and not {"vocab.json", "merges.txt"} <= set(files):
+        raise InputError(f"no tokenizer in {folder}: {fix}")
+    for name in files:
+        check_regular(folder / name)
+    settings = folder / "tokenizer_config.json"
+    # transformers would ask on the terminal whether to run it.
+    if settings.name in files and read_json(settings, fix).get("auto_map"):
+        raise InputError(f"{settings} names code of its own (auto_map): remove that, or {fix}")
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
-    except Exception as error:
-        raise InputError(f"no tokenizer in {folder} ({one_line(error)}): {mend}") from None
-    if vocab_size is not None and not 0 <= vocab_size - len(tokenizer) <= _SPARE:
+        size, eos_id = 1 + max(tokenizer.get_vocab().values()), tokenizer.eos_token_id
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise  # the other is what a fault in Rust looks like
+        raise InputError(f"no tokenizer in {folder} ({one_line(error)}): {fix}") from None
+    if vocab_size is not None and not 0 <= vocab_size - size <= _SPARE:
         raise InputError(
-            f"the tokenizer in {folder} has {len(tokenizer)} tokens, the model {vocab_size}: "
+            f"the tokenizer in {folder} has {size} tokens, the model {vocab_size}: "
             "they belong to different models"
         )
-    if tokenizer.eos_token_id is None:
+    if eos_id is None:
         raise InputError(f"the tokenizer in {folder} has no end-of-text token: set eos_token")
-    return Codec(tokenizer, tokenizer.eos_token_id)
+    codec = Codec(tokenizer, eos_id)
+    _check_round_trip(codec, folder)
+    for name in ("config.json", "generation_config.json"):
+        if name in files:
+            _check_ends(
+                read_json(folder / name, "copy or download it again"), eos_id, folder / name
+            )
+    return codec
+
+
+def _check_round_trip(codec: Codec, folder: Path) -> None:
+    """InputError for a tokenizer that changes text (lower case, unknown words, ..): an oracle would
+    judge, and a model continue, other texts than those given."""
+    (ids,) = codec.prompts([_SAMPLE])
+    again = codec.tokenizer.decode(ids[1:], clean_up_tokenization_spaces=False)
+    model = getattr(codec.tokenizer.backend_tokenizer, "model", None)
+    if again == _SAMPLE and not getattr(model, "dropout", None):
+        return
+    what = f"makes {shown(again)} of {shown(_SAMPLE)}"
+    if again == _SAMPLE:
+        what = f"leaves out merges at random (dropout = {model.dropout})"
+    raise InputError(
+        f"the tokenizer in {folder} {what}: use one that keeps text as it is, such as GPT-2's "
+        "byte-level BPE"
+    )
+
+
+def _check_ends(settings: dict, eos_id: int, path: Path) -> None:
+    """InputError where a model's first or last token is not the tokenizer's: every row begins and
+    ends with the latter."""
+    for name in ("bos_token_id", "eos_token_id"):
+        if settings.get(name) not in (None, eos_id, [eos_id]):
+            raise InputError(
+                f"{path} has {name} = {shown(settings[name])}, the tokenizer's eos_token, which "
+                f"begins and ends every row, has id {eos_id}: correct one of them"
+            )
 
 
 def check_tokens(rows: Sequence[Sequence[int]], vocab_size: int, what: str) -> None:

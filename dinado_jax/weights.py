@@ -12,20 +12,22 @@ from pathlib import Path
 
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
-from dinado_jax.errors import InputError, one_line, writing
-from dinado_jax.files import digest, read_json
+from dinado_jax.errors import InputError, one_line, printable, shown, writing
+from dinado_jax.files import digest, exists, read_json
 from dinado_jax.models.gpt2 import GPT2Config
+from dinado_jax.models.options import check_generation
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+GENERATION, ADAPTER = "generation_config.json", "adapter_config.json"
 PREFIX = "transformer."
 FOREIGN = ("*.bin", "*.msgpack", "*.pt", "*.pth", "*.h5")
 _AGAIN = "copy or download it again"
 DTYPES = ("float32", "float16", "bfloat16")
 HUB_FILES = [
-    CONFIG, "*.safetensors", "*.safetensors.index.json",
+    CONFIG, GENERATION, ADAPTER, "*.safetensors", "*.safetensors.index.json",
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "merges.txt",
 ]  # fmt: skip
@@ -93,20 +95,20 @@ def locate(name_or_path: str, patterns: Sequence[str] = HUB_FILES) -> Path:
     if not name_or_path:
         raise InputError("no model named, '': give a folder or a name on the hub")
     path = Path(os.path.expanduser(name_or_path))
-    if path.is_dir():
+    if exists(path):
+        if not path.is_dir():
+            raise InputError(f"not a folder, {path}: name the folder that holds {CONFIG}")
         return path
-    if path.exists():
-        raise InputError(f"not a folder, {path}: name the folder that holds {CONFIG}")
     if name_or_path.startswith((".", "/", "~", os.sep)):
-        raise InputError(f"no such folder, {name_or_path!r}: check the path of the model")
+        raise InputError(f"no such folder, {shown(name_or_path)}: check the path of the model")
     try:
         from huggingface_hub import snapshot_download
 
         return Path(snapshot_download(name_or_path, allow_patterns=list(patterns)))
     except Exception as error:  # the hub client lets errors of several HTTP libraries through
         raise InputError(
-            f"neither a local folder nor reachable on the hub, {name_or_path!r}: check the name "
-            f"and the network, or give a folder ({one_line(error)})"
+            f"neither a local folder nor reachable on the hub, {shown(name_or_path)}: check the "
+            f"name and the network, or give a folder ({one_line(error)})"
         ) from error
 
 
@@ -114,29 +116,36 @@ def read_config(folder: Path) -> dict:
     """config.json of a GPT-2 folder as a dict.
 
     Raises InputError where the folder or the file is missing, is not a JSON object, or describes
-    another kind of model.
+    another kind of model; also for an adapter, or settings of generation, that would be ignored.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"no such folder, {folder}: check the path of the model")
-    if not (folder / CONFIG).exists():
+    if not exists(folder) or not folder.is_dir():
+        raise InputError(f"no such folder, {printable(str(folder))}: check the path of the model")
+    if not exists(folder / CONFIG):
         raise InputError(f"no {CONFIG}, {folder}: give a model's folder")
     config = read_json(folder / CONFIG, _AGAIN)
     if config.get("model_type") != "gpt2":
         raise InputError(
-            f"model_type is {config.get('model_type')!r}, {folder / CONFIG}: "
+            f"model_type is {shown(config.get('model_type'))}, {folder / CONFIG}: "
             'only "gpt2" models are supported'
         )
+    if exists(folder / ADAPTER):
+        raise InputError(
+            f"an adapter, {folder / ADAPTER}: merge it into the weights (peft: merge_and_unload), "
+            "or move it away to use the model without it"
+        )
+    if exists(folder / GENERATION):
+        check_generation(read_json(folder / GENERATION, _AGAIN), str(folder / GENERATION))
     return config
 
 
 def read_params(folder: Path, config: GPT2Config) -> dict:
     """Parameters of a GPT-2 folder as nested dicts of numpy arrays in their stored dtype.
 
-    Accepts keys with or without `transformer.`; drops the causal-mask buffers of older files, and
-    `lm_head.weight` where it repeats `wte.weight`. Paths and shapes are those of `shapes`.
-    Raises InputError for missing, foreign or damaged files, and for every missing, unused,
-    misshapen or non-float key.
+    Accepts keys with or without `transformer.`; drops the causal-mask buffers of older files.
+    `lm_head.weight` may repeat `wte.weight`, or stand for it. Paths and shapes are those of
+    `shapes`. Raises InputError for missing, foreign or damaged files, for every missing, unused,
+    misshapen or non-float key, and for values that are not finite.
     """
     folder = Path(folder)
     tensors = _without_prefix(_read_tensors(folder), folder)
@@ -144,7 +153,7 @@ def read_params(folder: Path, config: GPT2Config) -> dict:
         tensors.pop(f"h.{i}.attn.bias", None)
         tensors.pop(f"h.{i}.attn.masked_bias", None)
     head = tensors.pop("lm_head.weight", None)
-    if head is not None and not np.array_equal(head, tensors.get("wte.weight")):
+    if head is not None and not np.array_equal(head, tensors.setdefault("wte.weight", head)):
         raise InputError(
             f"lm_head.weight differs from wte.weight, {folder}: untied heads are not supported, "
             "use a model with tied embeddings"
@@ -152,6 +161,12 @@ def read_params(folder: Path, config: GPT2Config) -> dict:
     table = names(config.n_layer)
     expected = shapes(config)
     _check(tensors, {key: expected[path] for key, path in table}, folder)
+    for key, tensor in tensors.items():
+        if not np.isfinite(tensor).all():
+            raise InputError(
+                f"{key} holds values that are not finite, {folder}: {_AGAIN}, or use weights of "
+                "a training that did not diverge"
+            )
     return unflatten_dict({path: tensors[key] for key, path in table}, sep="/")
 
 
@@ -211,22 +226,36 @@ def _read_shards(folder: Path) -> dict[str, np.ndarray]:
     for shard in shards:
         # By name alone: resolving links would refuse the hub cache, which is made of links.
         if Path(shard).name != shard or shard == "..":
-            raise InputError(f"shard {shard!r} is outside the folder, {index}: name files in it")
-        if not (folder / shard).is_file():
-            raise InputError(f"missing shard {shard}, {index}: download the model again")
+            raise InputError(
+                f"shard {shown(shard)} is outside the folder, {index}: name files in it"
+            )
+        if not os.path.isfile(folder / shard):  # False for names that cannot be one, too
+            raise InputError(
+                f"missing shard {printable(shard)[:200]}, {index}: download the model again"
+            )
     tensors = {}
     for shard in shards:
         found = _load(folder / shard)
         listed = {key for key, file in weight_map.items() if file == shard}
         if odd := sorted(listed ^ found.keys()):
             where = "the index only" if odd[0] in listed else f"{shard} only"
-            raise InputError(f"{odd[0]} is in {where}, {index}: download the model again")
+            key = printable(odd[0])[:200]
+            raise InputError(f"{key} is in {where}, {index}: download the model again")
         tensors |= found
     return tensors
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
     try:
+        with safe_open(path, "np") as file:
+            keys = file.keys()
+            kinds = [file.get_slice(key).get_dtype() for key in keys]
+        for key, kind in zip(keys, kinds):
+            if kind.startswith(("F4", "F6_", "F8")):  # NumPy has no such thing
+                raise InputError(
+                    f"{printable(key)[:200]} is stored as {kind}, {path}: convert it to "
+                    f"{' or '.join(DTYPES)}"
+                )
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise InputError(

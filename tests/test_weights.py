@@ -1,6 +1,7 @@
 """Reading and writing Hugging Face GPT-2 folders: what goes round, and what is refused."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -205,6 +206,21 @@ def test_shards_behind_links(folder, tmp_path):
     assert_same(read_params(cache, CONFIG), random_params(CONFIG))
 
 
+def test_a_head_alone_stands_for_the_table(folder):
+    """safetensors.torch.save_model keeps one of two tied names, and that may be this one."""
+    edit(folder, lambda t: t.update({"lm_head.weight": t.pop("transformer.wte.weight")}))
+    assert_same(read_params(folder, CONFIG), random_params(CONFIG))
+
+
+def test_a_head_alone_of_another_shape_is_no_table(folder):
+    def transposed(tensors):
+        table = tensors.pop("transformer.wte.weight")
+        tensors["lm_head.weight"] = np.ascontiguousarray(table.T)
+
+    edit(folder, transposed)
+    refused(r"wte.weight expected \(11, 4\), found \(4, 11\)", read_params, folder, CONFIG)
+
+
 # What is refused: keys
 
 
@@ -256,6 +272,40 @@ def test_unsupported_dtype(folder, dtype):
     key = "transformer.wpe.weight"
     edit(folder, lambda t: t.update({key: t[key].astype(dtype)}))
     refused(f"wpe.weight expected float32 .* found {dtype.__name__}", read_params, folder, CONFIG)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_values_that_are_not_finite(tmp_path, value, dtype):
+    params = random_params(CONFIG, dtype)
+    params["h_1"]["mlp"]["c_fc"]["bias"][3] = value
+    write_folder(tmp_path, CONFIG, params)
+    refused("h.1.mlp.c_fc.bias holds values that are not finite", read_params, tmp_path, CONFIG)
+
+
+def test_a_mask_buffer_may_be_infinite(folder):
+    edit(folder, lambda t: t.update({"h.0.attn.masked_bias": np.array(-np.inf, np.float32)}))
+    assert_same(read_params(folder, CONFIG), random_params(CONFIG))
+
+
+@pytest.mark.parametrize("kind", ["F8_E4M3", "F8_E5M2", "C64", "BOOL", "I64", "U8"])
+def test_dtypes_that_are_no_weights(folder, kind):
+    """Written byte by byte: NumPy lacks some of them."""
+    path = folder / "model.safetensors"
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header, data = json.loads(content[8:end]), content[end:]
+    header["transformer.ln_f.bias"] = {
+        "dtype": kind,
+        "shape": [4],
+        "data_offsets": [len(data), len(data) + 4 * {"C64": 8, "I64": 8}.get(kind, 1)],
+    }
+    start, stop = json.loads(content[8:end])["transformer.ln_f.bias"]["data_offsets"]
+    header["transformer.spare"] = {"dtype": "U8", "shape": [16], "data_offsets": [start, stop]}
+    text = json.dumps(header).encode()
+    data += bytes(header["transformer.ln_f.bias"]["data_offsets"][1] - len(data))
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    refused(r"ln_f.bias (is stored as|expected float32 or)", read_params, folder, CONFIG)
 
 
 def test_key_twice(folder):
@@ -339,7 +389,7 @@ def test_config_missing(tmp_path):
 @pytest.mark.parametrize("text", [b"", b"{'a': 1}", b"[1]", b"\xff\xfe{}", b'{"a":\n\n'])
 def test_config_not_json(tmp_path, text):
     (tmp_path / "config.json").write_bytes(text)
-    refused("config.json, (cannot be read|not a JSON object)", read_config, tmp_path)
+    refused("config.json, (malformed JSON|not UTF-8|not a JSON object)", read_config, tmp_path)
 
 
 @pytest.mark.parametrize("config", [{}, {"model_type": "llama"}, {"model_type": None}])
@@ -348,7 +398,157 @@ def test_config_of_another_model(tmp_path, config):
     refused("model_type is .*config.json", read_config, tmp_path)
 
 
+PLAIN = CONFIG.to_hf()
+ALIASES = {
+    "hidden_size": "n_embd",
+    "max_position_embeddings": "n_positions",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}
+
+
+def without(name):
+    return {key: value for key, value in PLAIN.items() if key != name}
+
+
+@pytest.mark.parametrize("alias, name", ALIASES.items())
+def test_an_alias_is_the_size(alias, name):
+    """As transformers, which has the same table."""
+    from transformers import GPT2Config as Theirs
+
+    assert Theirs.attribute_map == ALIASES
+    assert GPT2Config.from_hf(without(name) | {alias: PLAIN[name]}) == CONFIG
+    assert GPT2Config.from_hf(PLAIN | {alias: PLAIN[name]}) == CONFIG
+
+
+@pytest.mark.parametrize(
+    "other, name, value",
+    [(alias, name, 12) for alias, name in ALIASES.items()]
+    + [
+        ("n_ctx", "n_positions", 6),
+        ("num_key_value_heads", "n_head", 1),
+        ("intermediate_size", "n_inner", 16),
+        ("hidden_act", "activation_function", "relu"),
+        ("layer_norm_eps", "layer_norm_epsilon", 1e-6),
+        ("num_attention_heads", "n_head", None),
+    ],
+)
+def test_two_names_that_differ(other, name, value):
+    refused(f"{other} = .* and {name} = ", GPT2Config.from_hf, PLAIN | {other: value})
+
+
+def test_a_name_transformers_reads_past_stands_for_nothing():
+    refused(
+        "n_ctx = 5 and n_positions = None",
+        GPT2Config.from_hf,
+        without("n_positions") | {"n_ctx": 5},
+    )
+    inner = without("n_inner")
+    refused(
+        "intermediate_size = 6 and n_inner = 16",
+        GPT2Config.from_hf,
+        inner | {"intermediate_size": 6},
+    )
+    assert GPT2Config.from_hf(inner | {"intermediate_size": 16}).inner == 16
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("quantization_config", {"quant_method": "gptq", "bits": 4}),
+        ("auto_map", {"AutoModelForCausalLM": "model.Mine"}),
+        ("architectures", ["GPT2DoubleHeadsModel"]),
+        ("architectures", ["GPT2ForSequenceClassification"]),
+        ("architectures", 3),
+        ("activation_function", "relu"),
+        ("scale_attn_weights", False),
+        ("scale_attn_by_inverse_layer_idx", True),
+        ("add_cross_attention", True),
+        ("tie_word_embeddings", False),
+        ("is_encoder_decoder", True),
+        ("pruned_heads", {"0": [1]}),
+        ("position_embedding_type", "rotary"),
+        ("rope_scaling", {"type": "linear", "factor": 2.0}),
+        ("rope_theta", 10000.0),
+        ("suppress_tokens", [3]),
+        ("bad_words_ids", [[3]]),
+        ("repetition_penalty", 1.2),
+        ("no_repeat_ngram_size", 2),
+        ("n_layer", 10**7),
+        ("n_layer", [2]),
+        ("n_embd", 10**4000),
+        ("vocab_size", {"a": 1}),
+        ("vocab_size", True),
+        ("n_inner", 0),
+        ("n_inner", 6.0),
+        ("layer_norm_epsilon", [1e-5]),
+        ("layer_norm_epsilon", 0),
+        ("layer_norm_epsilon", float("nan")),
+    ],
+)
+def test_an_option_that_would_be_ignored(name, value):
+    assert len(refused(name, GPT2Config.from_hf, PLAIN | {name: value})) < 400
+
+
+def test_options_that_change_nothing():
+    spare = {
+        "quantization_config": None,
+        "auto_map": {},
+        "architectures": None,
+        "pruned_heads": {},
+        "is_encoder_decoder": False,
+        "reorder_and_upcast_attn": True,
+        "resid_pdrop": 0.5,
+        "torch_dtype": "float16",
+        "repetition_penalty": 1.0,
+        "no_repeat_ngram_size": 0,
+        "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}},
+        "n_ctx": 5,
+    }
+    assert GPT2Config.from_hf(PLAIN | spare) == CONFIG
+    assert GPT2Config.from_hf(PLAIN | {"architectures": ["TFGPT2LMHeadModel"]}) == CONFIG
+
+
+def test_an_adapter_beside_the_weights(folder):
+    (folder / "adapter_config.json").write_text("{}")
+    refused("an adapter, .*merge_and_unload", read_config, folder)
+
+
+def test_settings_of_generation(folder):
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps({"do_sample": True, "temperature": 0.7, "eos_token_id": 3}))
+    assert read_config(folder)["n_embd"] == 4
+    path.write_text(json.dumps({"suppress_tokens": [3]}))
+    refused(r"generation_config.json has suppress_tokens = \[3\]", read_config, folder)
+    path.write_text("[" * 10**5)
+    refused("generation_config.json, nested too deep", read_config, folder)
+
+
+@pytest.mark.parametrize("text", ["[" * 10**5, '{"a": ' + "9" * 5000 + "}", '{"a": "\\ud800"}'])
+def test_config_without_bounds(folder, text):
+    (folder / "config.json").write_text(text)
+    refused("config.json, ", read_config, folder)
+
+
 # Finding a model
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "./" + "x" * 300, "nul\0", "loop", "\ud800"])
+def test_locate_no_path(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    refused("correct it|choose a shorter name|links lead back", locate, name)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "nul\0", "loop", "pipe", "dir"])
+def test_shards_that_are_no_files(folder, name):
+    index = shard(folder)
+    (folder / "loop").symlink_to("loop")
+    os.mkfifo(folder / "pipe")
+    (folder / "dir").mkdir()
+    index["weight_map"]["transformer.wte.weight"] = name
+    write_index(folder, index)
+    refused("missing shard", read_params, folder, CONFIG)
 
 
 def test_locate_folder(folder, monkeypatch):

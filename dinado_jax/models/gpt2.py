@@ -15,8 +15,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dinado_jax.errors import InputError
+from dinado_jax.errors import InputError, shown
+from dinado_jax.limits import LARGEST
 from dinado_jax.models.cache import KV, Cache, Past, attend, flat
+from dinado_jax.models.options import plain
 from dinado_jax.ops.low_rank import low_rank_product
 from dinado_jax.ops.spread import gathered, product
 
@@ -61,17 +63,22 @@ class GPT2Config:
 
     @classmethod
     def from_hf(cls, hf: dict[str, Any]) -> "GPT2Config":
-        """From the dict of a config.json; InputError for a missing size or unsupported option."""
+        """From the dict of a config.json; InputError for a missing size or unsupported option.
+
+        Sizes may have transformers' other names (hidden_size for n_embd).
+        """
+        activations = {"activation_function": "gelu_new"}
+        hf = plain(hf, activations | {"layer_norm_epsilon": cls.layer_norm_epsilon})
         for name, value in _FIXED.items():
             if hf.get(name, value) != value:
                 raise InputError(
-                    f"config.json has {name} = {hf[name]}: only {value} is supported, "
+                    f"config.json has {name} = {shown(hf[name])}: only {value} is supported, "
                     "choose a plain GPT-2 checkpoint"
                 )
         activation = hf.get("activation_function", "gelu_new")
         if activation not in _ACTIVATIONS:
             raise InputError(
-                f"config.json has activation_function = {activation}: "
+                f"config.json has activation_function = {shown(activation)}: "
                 f"only {' or '.join(_ACTIVATIONS)} is supported"
             )
         required = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
@@ -79,15 +86,16 @@ class GPT2Config:
         if hf.get("n_inner") is not None:
             sizes["n_inner"] = hf["n_inner"]
         for name, value in sizes.items():
-            if type(value) is not int or value < 1:  # type: a bool is an int too
+            most = LARGEST[f"base.{name}"]
+            if type(value) is not int or not 1 <= value <= most:  # type: a bool is an int too
                 raise InputError(
-                    f"config.json has {name} = {value!r}: it must be an integer of at least 1, "
-                    "copy the model's own config.json"
+                    f"config.json has {name} = {shown(value)}: it must be an integer of at least 1 "
+                    f"and at most {most:,}, copy the model's own config.json"
                 )
         epsilon = hf.get("layer_norm_epsilon", cls.layer_norm_epsilon)
         if type(epsilon) not in (int, float) or not 0 < epsilon < 1:
             raise InputError(
-                f"config.json has layer_norm_epsilon = {epsilon!r}: it must be a small number "
+                f"config.json has layer_norm_epsilon = {shown(epsilon)}: it must be a small number "
                 "above 0, copy the model's own config.json"
             )
         return cls(**sizes, layer_norm_epsilon=epsilon)

@@ -19,7 +19,7 @@ from typing import Any
 
 from dinado_jax.config import Config
 from dinado_jax.errors import InputError, os_fault, shown
-from dinado_jax.files import digest, read_sealed, write_sealed
+from dinado_jax.files import digest, exists, read_sealed, write_sealed
 from dinado_jax.processes import first, meet, told
 
 STAGES = ("sft", "rollout", "train", "generate", "evaluate")
@@ -237,7 +237,7 @@ def _is_work(entry: Path) -> bool:
 
 
 def _exists(path: Path) -> bool:
-    return path.is_symlink() or path.exists()
+    return path.is_symlink() or exists(path)
 
 
 def _digests(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
