@@ -47,7 +47,7 @@ def connect() -> None:
         return
     patience = os.environ.get(_PATIENCE, "").strip() or "300"
     if not re.fullmatch(r"0*[1-9]\d{0,5}", patience, re.ASCII):
-        raise InputError(f"{_PATIENCE} = {shown(patience)}: give seconds, a whole number above 0")
+        raise InputError(f"{_PATIENCE} = {shown(patience)}: give a whole number of seconds above 0")
     place = _place(how)
     if place.get("process_id") == 0:
         _check_own(place["coordinator_address"], place["num_processes"])
