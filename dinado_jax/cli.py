@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from dinado_jax import signals, streams
-from dinado_jax.errors import ELSEWHERE, InputError, one_line, shown
+from dinado_jax.errors import ELSEWHERE, InputError, one_line, printable, shown
 
 _STAGE_HELP = {
     "sft": "train the base on the task",
@@ -36,7 +36,7 @@ class _Parser(argparse.ArgumentParser):
         if found := re.fullmatch(r"(.*): invalid choice: '?(.*?)'? \(choose from (.*)\)", message):
             what, word, choices = found.groups()
             see = _near(word, re.findall(r"[\w-]+", choices))
-            message = f"no {what} {shown(word)}"
+            message = f"{what}: invalid choice: {shown(word)}"
         elif found := re.fullmatch(r"the following arguments are required: ([^,]*).*", message):
             message = f"`{self.prog}`, {found[1]} is missing"
         raise InputError(f"{message}: {see}")
@@ -166,7 +166,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     args, rest = parser.parse_known_args(argv)
     for flag in (word for word in rest if word.startswith("-")):
         near = _near(flag.partition("=")[0], _options(parser, args))
-        raise InputError(f"no option {shown(flag)}: {near}")
+        raise InputError(f"unrecognized arguments: {printable(flag)}: {near}")
     if args.command is None:
         raise InputError(f"no command given: one of {', '.join(_choices(parser))}")
     # What follows an option is left over: argparse has filled `overrides` by then.
