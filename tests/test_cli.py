@@ -143,7 +143,7 @@ def test_what_a_run_does_is_told_by_what_is_its_own(capsys, tmp_path):
         (["bench", "decod"], "WHAT: invalid choice: 'decod': did you mean decode?"),
         (
             ["run", str(DEMO), "--dryrun"],
-            "unrecognized arguments: --dryrun: did you mean --dry-run?",
+            "arguments: --dryrun: did you mean --dry-run?",
         ),
         (["run", str(DEMO), "--print-confg", "seed=3"], "did you mean --print-config?"),
         (["demo", "--otu=x"], "unrecognized arguments: --otu=x: did you mean --out?"),
