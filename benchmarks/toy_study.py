@@ -25,7 +25,7 @@ RECIPES = {
     "default": (),
     "matching": MATCHING,
     "published": PUBLISHED,
-    "plain fine-tuning": (*MATCHING, *ONE_ROUND, "train.warmup_direction=900"),
+    "plain fine-tuning": (*ONE_ROUND, "train.warmup_direction=900"),
     "soft": ("control.kind=soft",),
     "hard": ("control.kind=hard",),
     "nado": ("control.kind=nado",),
@@ -54,8 +54,9 @@ def run(out: Path, seed: int, recipe: str, per_prompt: int) -> dict:
     settings, name = RECIPES[recipe], recipe.replace(" ", "_").replace(",", "").replace(".", "")
     if per_prompt != 8:
         name += f"_{per_prompt}"
-        samples = f"rollout.samples={per_prompt}", f"train.refresh_samples={per_prompt}"
-        settings = (*settings, *samples)
+        settings = (*settings, f"rollout.samples={per_prompt}")
+        if "train.rounds=1" not in settings:
+            settings = (*settings, f"train.refresh_samples={per_prompt}")
     folder, shared = out / f"seed{seed}" / name, out / f"seed{seed}" / "default"
     if not folder.exists() and shared.exists():
         same = per_prompt == 8 and "rollout.prompts=12500" not in settings

@@ -2,14 +2,19 @@
 
 import argparse
 import contextlib
+import difflib
 import errno
+import importlib.metadata
+import json
+import re
 import sys
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
-from dinado_jax import signals
-from dinado_jax.errors import ELSEWHERE, InputError, one_line
+from dinado_jax import signals, streams
+from dinado_jax.errors import ELSEWHERE, InputError, one_line, printable, shown
 
 _STAGE_HELP = {
     "sft": "train the base on the task",
@@ -23,30 +28,62 @@ _DISK = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EROFS), "write")
 _DISK |= dict.fromkeys((errno.EACCES, errno.EPERM), "open")
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as all errors are said."""
+
+    def error(self, message: str) -> NoReturn:
+        message = message.removeprefix("argument ")
+        see = f"see `{self.prog} --help`"
+        if found := re.fullmatch(r"(.*): invalid choice: '?(.*?)'? \(choose from (.*)\)", message):
+            what, word, choices = found.groups()
+            see = _near(word, re.findall(r"[\w-]+", choices))
+            message = f"{what}: invalid choice: {shown(word)}"
+        elif found := re.fullmatch(r"the following arguments are required: ([^,]*).*", message):
+            message = f"`{self.prog}`, {found[1]} is missing"
+        raise InputError(f"{message}: {see}")
+
+
+def _version() -> str:
+    try:
+        return f"dinado {importlib.metadata.version('dinado-jax')}"
+    except importlib.metadata.PackageNotFoundError:
+        return "dinado, not installed"
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="dinado", description="Control of language models with NADO and DiNADO."
+    parser = _Parser(prog="dinado", description="Control of language models with NADO and DiNADO.")
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    common = _common_options()
+    demo = commands.add_parser(
+        "demo", parents=[common], help="the whole pipeline on the embedded toy task"
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    demo = commands.add_parser("demo", help="the whole pipeline on the embedded toy task")
-    demo.add_argument("--out", type=Path, default=Path("demo"), help="folder (default: demo)")
     demo.add_argument("overrides", nargs="*", metavar="section.key=value", help=_CHANGES)
     everything = {"run": "all stages in order, resuming what is done", **_STAGE_HELP}
     for name, text in everything.items():
-        command = commands.add_parser(name, help=text)
+        command = commands.add_parser(name, parents=[common], help=text)
         command.add_argument("config", metavar="CONFIG", help="a .toml file, see configs/")
         command.add_argument("overrides", nargs="*", metavar="section.key=value", help=_CHANGES)
-        command.add_argument(
-            "--print-config", action="store_true", help="print the resolved configuration and stop"
-        )
-        command.add_argument(
-            "--dry-run",
-            action="store_true",
-            help="compile from shapes, print parameters, FLOPs and memory; load nothing",
-        )
     _add_exact(commands)
     _add_bench(commands)
     return parser
+
+
+def _common_options() -> argparse.ArgumentParser:
+    """Of all commands that do stages."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--out", type=Path, metavar="DIR", help="the run's folder (default: run.folder/name)"
+    )
+    common.add_argument(
+        "--print-config", action="store_true", help="print the resolved configuration and stop"
+    )
+    common.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="compile from shapes, print parameters, FLOPs and memory; load nothing",
+    )
+    return common
 
 
 def _add_exact(commands) -> None:
@@ -125,59 +162,87 @@ def _add_bench_options(what: str, command: argparse.ArgumentParser) -> None:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
+    """InputError for words that are no command, option or value."""
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
-    if flags := [word for word in rest if word.startswith("-")]:
-        parser.error(f"unrecognized arguments: {' '.join(flags)}")
+    for flag in (word for word in rest if word.startswith("-")):
+        near = _near(flag.partition("=")[0], _options(parser, args))
+        raise InputError(f"unrecognized arguments: {printable(flag)}: {near}")
+    if args.command is None:
+        raise InputError(f"no command given: one of {', '.join(_choices(parser))}")
     # What follows an option is left over: argparse has filled `overrides` by then.
     args.overrides = [*args.overrides, *rest]
     return args
 
 
+def _choices(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    return parser._subparsers._group_actions[0].choices if parser._subparsers else {}
+
+
+def _options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[str]:
+    """The options of the command that was given."""
+    for name in (args.command, getattr(args, "what", None)):
+        parser = _choices(parser).get(name, parser)
+    return [option for option in parser._option_string_actions if option.startswith("--")]
+
+
+def _near(word: str, words: Iterable[str]) -> str:
+    """A hint at one of the words, or at all."""
+    words = list(words)
+    close = difflib.get_close_matches(word, words, 1)
+    return f"did you mean {close[0]}?" if close else f"one of {', '.join(words)}"
+
+
 def _run(args: argparse.Namespace) -> None:
-    import json
-
-    from dinado_jax.config import load
-
     if args.command == "exact":
         from dinado_jax.exact.compare import exact
 
         signals.listen()
         with _diverging():
             exact(args)
-        return
-    if args.command == "bench":
+    elif args.command == "bench":
         from dinado_jax.bench.command import bench
         from dinado_jax.bench.measure import Failed
 
         try:
-            return bench(args)
+            bench(args)
         except Failed as error:
             _fail(error, 1)
-    if args.command == "demo":
-        config, path, names = load(None, args.overrides), args.out, tuple(_STAGE_HELP)
     else:
-        config, path = load(args.config, args.overrides), None
-        names = tuple(_STAGE_HELP) if args.command == "run" else (args.command,)
-        if args.print_config:
-            print(json.dumps(config.as_dict(), indent=1))
-            return
+        _run_stages(args)
+
+
+def _run_stages(args: argparse.Namespace) -> None:
+    from dinado_jax.config import load
+
+    whole = args.command in ("demo", "run")
+    names = tuple(_STAGE_HELP) if whole else (args.command,)
+    if args.out and any(text.startswith("run.folder=") for text in args.overrides):
+        raise InputError("run.folder plays no part beside --out: leave out one of them")
+    config = load(getattr(args, "config", None), args.overrides)
+    from dinado_jax import pipeline
+
+    if args.print_config or args.dry_run:
+        pipeline.check(config, names)
+        made = config.as_dict()
         if args.dry_run:
             from dinado_jax.dry_run import dry_run
 
-            print(json.dumps(dry_run(config), indent=1))
-            return
-    from dinado_jax import pipeline, processes
-    from dinado_jax.progress import say
+            made = dry_run(config)
+        return streams.show(json.dumps(made, indent=1))
+    from dinado_jax import processes
 
     processes.connect()
     signals.listen()
     processes.meet("all are here")
-    say(json.dumps(config.as_dict()))
     with _diverging():
-        pipeline.run_stages(config, names, path)
-    if names[-1] == "evaluate" and processes.first():
-        pipeline.show_report(config, path)
+        pipeline.run_stages(config, names, args.out)
+    try:
+        if names[-1] == "evaluate" and processes.first():
+            pipeline.show_report(config, args.out)
+    except streams.Unread:  # which is no failure to tell the others of
+        processes.meet("all is shown")
+        raise
     processes.meet("all is shown")
 
 
@@ -193,26 +258,29 @@ def _diverging():
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Exit codes: 0 done, 2 bad input (one line), 1 anything else, 128 + signal after a stop."""
-    args = _parse(argv)
+    """Exit codes: 0 done, 2 bad input (one line), 1 anything else, 128 + signal after a stop, 141
+    if nobody reads the results."""
+    streams.prepare()
     try:
-        _run(args)
+        _run(_parse(argv))
     except InputError as error:
         _fail(error, 2)
+    except streams.Unread:
+        sys.exit(streams.UNREAD)
     except signals.Stopped as stop:
-        print(f"stopped by {stop}; run the same command again to continue", file=sys.stderr)
+        streams.note(f"stopped by {stop}; run the same command again to continue")
         sys.exit(stop.exit_code)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _DISK:
             where = error.filename or "the run folder"
             what = f"cannot {_DISK[error.errno]} {where} ({error.strerror})"
             _fail(f"{what}: {ELSEWHERE}", 2)
-        traceback.print_exc()
+        streams.note(traceback.format_exc().rstrip())
         _leave(1, one_line(error))
 
 
 def _fail(message: object, code: int) -> NoReturn:
-    print(f"dinado: error: {message}", file=sys.stderr, flush=True)
+    streams.note(f"dinado: error: {message}")
     _leave(code, str(message))
 
 

@@ -12,12 +12,16 @@ import math
 import tomllib
 import types
 import typing
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from dinado_jax import limits
+from dinado_jax import limits, relevance
 from dinado_jax.errors import InputError, printable, shown
 from dinado_jax.files import exists, parse_toml, read_text
+
+_LINE = "the command line"
+Given = dict[str, tuple[Any, str]]  # "section.key": (value, where it was written)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,9 +224,38 @@ def _float(value: int) -> float:
 
 
 def _unknown(key: str, keys: list[str], where: str) -> InputError:
-    close = difflib.get_close_matches(key, keys, 1, 0.5)
-    hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(keys)}"
-    return InputError(f"unknown config key {shown(key)} in {where}: {hint}")
+    return InputError(f"unknown config key {shown(key)} in {where}: {_hint(key, keys)}")
+
+
+def _hint(key: str, keys: list[str]) -> str:
+    """What may have been meant: section and name are matched each by itself."""
+    names: dict[str, list[str]] = {}
+    for known in keys:
+        section, _, name = known.rpartition(".")
+        names.setdefault(section, []).append(name)
+    section, _, name = key.rpartition(".")
+    if key and key in names:
+        return f"it is a section, write {key}.KEY with one of its keys: {' '.join(names[key])}"
+    near = [section] if section in names else _near(section, names)
+    elsewhere = [f"{other}.{name}" for other, inner in names.items() if other and name in inner]
+    if near and (found := _near(name, names[near[0]])):
+        meant = [f"{near[0]}.{one}".lstrip(".") for one in found]
+    elif elsewhere:
+        meant = elsewhere
+    elif near and near[0]:
+        return f"[{near[0]}] has {' '.join(names[near[0]])}"
+    else:
+        alike = {one: None for inner in names.values() for one in _near(name, inner)}
+        meant = [known for known in keys if known.rpartition(".")[2] in alike]
+        if section or not meant:
+            sections = " ".join(f"[{one}]" for one in names if one)
+            return f"the keys are {' '.join(names[''])} and those of {sections}"
+    return f"did you mean {' or '.join(map(repr, meant))}?"
+
+
+def _near(word: str, words: Iterable[str]) -> list[str]:
+    """The word itself, or the nearest one, if any is near."""
+    return difflib.get_close_matches(word, list(words), 1, 0.7)
 
 
 def _override(text: str, kinds: dict[str, Any]) -> tuple[str, Any]:
@@ -246,20 +279,44 @@ def _override(text: str, kinds: dict[str, Any]) -> tuple[str, Any]:
     return key, raw if kinds.get(key) is str and not isinstance(value, str) else value
 
 
-def _overrides(texts: list[str] | tuple[str, ...]) -> dict[str, tuple[Any, str]]:
+def _overrides(texts: list[str] | tuple[str, ...]) -> Given:
     kinds = {key: kind for key, (_, kind) in _flat(Config()).items()}
-    return {key: (value, "the command line") for key, value in (_override(t, kinds) for t in texts)}
+    return {key: (value, _LINE) for key, value in (_override(t, kinds) for t in texts)}
 
 
-def _validate(config: Config) -> None:
-    """InputError for the first fault; values are compared only once each is in its range."""
+def _validate(config: Config, idle: Iterable[str] = ()) -> None:
+    """InputError for the first fault; values are compared only once each is in its range, and
+    plays a part (`idle`: what does not)."""
     values = {key: value for key, (value, _) in _flat(config).items()}
-    for fault in itertools.chain(limits.out_of_range(values), limits.contradictions(config)):
+    wrong = limits.out_of_range(values)
+    for fault in itertools.chain(wrong, idle, limits.contradictions(config)):
         raise InputError(fault)
 
 
-def _replace(config: Config, given: dict[str, tuple[Any, str]]) -> Config:
-    """`config` with values changed: {"section.key": (value, where it was written)}, checked."""
+def _idle(config: Config, given: Given, file: Given) -> Iterator[str]:
+    """What is wrong with given values that play no part, the schema's defaults aside.
+
+    A file describes a whole run: where an override takes its part from one of its values, as
+    base.path does from the sizes of a new model, that value is left alone.
+    """
+    defaults, values = _flat(Config()), _flat(config)
+    before = dict(relevance.idle(_assigned(Config(), file), file))
+    for key, only in relevance.idle(config, given):
+        value, where = values[key][0], given[key][1]
+        if value != defaults[key][0] and (key in before or where == _LINE):
+            given_as = f"{key} = {shown(value)} in {where}"
+            yield f"{given_as} plays no part in this run, {only}: leave it out"
+
+
+def _replace(config: Config, given: Given) -> Config:
+    """`config` with values changed, checked."""
+    config = _assigned(config, given)
+    _validate(config)
+    return config
+
+
+def _assigned(config: Config, given: Given) -> Config:
+    """`config` with values changed, of the right types."""
     leaves = _flat(config)
     for key, (value, where) in given.items():
         if key not in leaves:
@@ -271,7 +328,6 @@ def _replace(config: Config, given: dict[str, tuple[Any, str]]) -> Config:
             config = dataclasses.replace(config, **{section: inner})
         else:
             config = dataclasses.replace(config, **{name: value})
-    _validate(config)
     return config
 
 
@@ -297,7 +353,7 @@ def load(path: str | Path | None, overrides: list[str] | tuple[str, ...] = ()) -
     """Reads a TOML file (None: the demo's defaults) and applies `section.key=value` overrides.
 
     InputError for a missing or malformed file, an unknown key (with the nearest known one), a value
-    of the wrong type, or values that contradict each other.
+    of the wrong type, one that plays no part, or values that contradict each other.
     """
     given: dict[str, tuple[Any, str]] = {}
     if path is not None:
@@ -306,9 +362,22 @@ def load(path: str | Path | None, overrides: list[str] | tuple[str, ...] = ()) -
             raise InputError(f"no config file {shown(str(path))}: give the path of a .toml file")
         name = printable(str(path))
         given = _leaves(parse_toml(read_text(path, fix), f"config {name}", fix), name)
-    return _replace(Config(), given | _overrides(overrides))
+    everything = given | _overrides(overrides)
+    config = _assigned(Config(), everything)
+    _validate(config, _idle(config, everything, given))
+    return config
 
 
 def changed(config: Config, overrides: list[str]) -> Config:
     """`config` with `section.key=value` overrides; InputError as for `load`."""
     return _replace(config, _overrides(overrides))
+
+
+def differences(config: Config) -> list[str]:
+    """What of a configuration differs from the defaults, as lines "section.key = value"."""
+    defaults = _flat(Config())
+    return [
+        f"{key} = {json.dumps(value, ensure_ascii=False)}"
+        for key, (value, _) in _flat(config).items()
+        if value != defaults[key][0]
+    ]

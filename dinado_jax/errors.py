@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ELSEWHERE = (
-    "make room or choose another folder with run.folder=DIR (dinado demo: --out DIR); "
-    "finished stages are kept"
+    "make room or choose another folder with run.folder=DIR or --out DIR; finished stages are kept"
 )
 # How safetensors, tokenizers and Orbax say it, each with an exception of its own.
 _FULL = ("No space left", "os error 28", "RESOURCE_EXHAUSTED")

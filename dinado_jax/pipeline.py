@@ -2,12 +2,13 @@
 
 import importlib.util
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from dinado_jax import tasks
+from dinado_jax import streams, tasks, weights
 from dinado_jax.base import Controlled
-from dinado_jax.config import Config, Parallel, from_dict
+from dinado_jax.config import Config, Parallel, differences, from_dict
 from dinado_jax.dry_run import base_sizes, check_sizes
 from dinado_jax.errors import InputError
 from dinado_jax.files import exists, read_json, write_json
@@ -24,13 +25,39 @@ from dinado_jax.stages.rollout import rollout
 from dinado_jax.stages.sft import sft
 from dinado_jax.stages.train import train, trained_model
 from dinado_jax.tasks.text import lines as read_lines
-from dinado_jax.weights import CONFIG
 
 _WORK = dict(zip(STAGES, (sft, rollout, train, generate, evaluate), strict=True))
 
 
-def _check(config: Config, names: set[str]) -> None:
+def check(config: Config, names: Iterable[str], hub: bool = False) -> None:
+    """InputError for what is wrong with the inputs of these stages, as far as that shows without
+    computation, devices and, unless `hub`, the network."""
+    names, task = set(names), config.task
+    resolve(config.rollout.oracle)
+    if "sft" in names and config.sft.pretrain_path:
+        read_lines(config.sft.pretrain_path)
+    if "sft" in names and config.base.path and not _on_the_hub(config.base.path):
+        weights.read_config(weights.locate(config.base.path))
+    data = task.name == "commongen" and (hub or not _on_the_hub(task.source))
+    if names & {"sft", "rollout", "train"} and data:
+        tasks.examples(task, "train", config.seed)
+    if names & {"generate", "evaluate"} and (data or config.evaluate.prompt_file):
+        held_out(config)
+    bleu = "evaluate" in names and task.name == "commongen"
+    if bleu and importlib.util.find_spec("sacrebleu") is None:
+        raise InputError(
+            "task commongen reports BLEU-4, and sacrebleu is not installed: pip install '.[eval]'"
+        )
+
+
+def _on_the_hub(name: str) -> bool:
+    """Whether a name can only be one of the hub."""
+    return not (name.startswith((".", "/", "~")) or exists(Path(name)))
+
+
+def _check(config: Config, names: set[str], run: RunFolder) -> None:
     """Fails now, in one line, for what would otherwise fail after hours of training."""
+    check(config, names, hub=True)
     _rehearse(config, names)
     plan, sft, train = make_plan(config.parallel), config.sft, config.train
     if "sft" in names and sft.steps + sft.pretrain_steps:
@@ -38,13 +65,11 @@ def _check(config: Config, names: set[str]) -> None:
     if "train" in names:
         parts = 1 if train.objective in ("published", "prefixes") else 2
         plan.check("train", train.batch, train.accumulate * parts)
-    if names & {"generate", "evaluate"}:
-        held_out(config)
-    bleu = "evaluate" in names and config.task.name == "commongen"
-    if bleu and importlib.util.find_spec("sacrebleu") is None:
-        raise InputError(
-            "task commongen reports BLEU-4, and sacrebleu is not installed: pip install '.[eval]'"
-        )
+    made = run.path / "sft" / "base"
+    if "sft" in names:
+        check_sizes(config, base_sizes(config.base))
+    elif names and exists(made / weights.CONFIG):
+        check_sizes(config, base_sizes(replace(config.base, path=str(made))))
 
 
 def _rehearse(config: Config, names: set[str]) -> None:
@@ -55,19 +80,6 @@ def _rehearse(config: Config, names: set[str]) -> None:
     rows = tasks.examples(config.task, "train", config.seed, 2)
     # References are texts as the oracle will see them.
     rehearse(oracle, [row.prompt for row in rows], [row.references[0] for row in rows])
-
-
-def _check_data(config: Config, names: set[str], run: RunFolder) -> None:
-    """The same of what the stages read: the base's sizes, the task's data."""
-    made = run.path / "sft" / "base"
-    if "sft" in names:
-        check_sizes(config, base_sizes(config.base))
-        if config.sft.pretrain_path:
-            read_lines(config.sft.pretrain_path)
-    elif names and exists(made / CONFIG):
-        check_sizes(config, base_sizes(replace(config.base, path=str(made))))
-    if names & {"sft", "rollout", "train"} and config.task.name != "toy":
-        tasks.examples(config.task, "train", config.seed)
 
 
 def run_folder(config: Config, path: Path | None = None) -> RunFolder:
@@ -82,8 +94,7 @@ def run_stages(config: Config, names: tuple[str, ...], path: Path | None = None)
     agree_on("settings", json.dumps([config.as_dict(), names]))
     run = run_folder(config, path)
     left = {name for name in names if run.finished(name) is None}
-    _check(config, left)
-    _check_data(config, left, run)
+    _check(config, left, run)
     for name in names:
         for earlier in STAGES[: STAGES.index(name)]:
             if earlier not in names and run.finished(earlier) is None:
@@ -95,9 +106,19 @@ def run_stages(config: Config, names: tuple[str, ...], path: Path | None = None)
         if run.begun(name) is not None:
             inputs = read_by(name, config, run) if name in names else from_stages(name, run)
             run.check_inputs(name, inputs)
+    say(_told(run))
     with run.locked():
         for name in names:
             _done(run, name)
+
+
+def _told(run: RunFolder) -> str:
+    """What a run is about to do, for people: the settings that are its own."""
+    own = differences(run.config)
+    rest = "--print-config prints all of them, config.json keeps them"
+    if not own:
+        return f"{run.path}: all settings are the defaults ({rest})"
+    return "\n  ".join([f"{run.path}: other settings than the defaults ({rest})", *own])
 
 
 def _done(run: RunFolder, name: str) -> None:
@@ -127,8 +148,8 @@ def show_report(config: Config, path: Path | None = None) -> None:
     summary = read_json(folder / "summary.json", again)
     check_summary(summary, str(folder / "summary.json"), again)
     samples = [read_samples(folder / "generate" / f"{n}.jsonl") for n in ("base", "control")]
-    print(plain(summary, *samples))
-    print(f"\n{folder / 'summary.json'}\n{folder / 'report.html'}")
+    streams.show(plain(summary, *samples))
+    streams.show(f"\n{folder / 'summary.json'}\n{folder / 'report.html'}")
 
 
 def load_run(path: str | Path) -> Controlled:
@@ -137,10 +158,32 @@ def load_run(path: str | Path) -> Controlled:
     InputError if the folder holds no such run, or a damaged one.
     """
     path = Path(path)
+    if not exists(path):
+        raise InputError(f"{path}, no such folder: give the folder of a run, such as runs/demo")
+    if not path.is_dir():
+        raise InputError(f"{path} is a file: give the folder of a run, such as runs/demo")
+    if not _is_run(path):
+        above = next((folder for folder in path.absolute().parents if _is_run(folder)), None)
+        inside = sorted(folder for folder in path.iterdir() if _is_run(folder))
+        if above:
+            raise InputError(f"{path} is part of the run {above}: give that folder")
+        if inside:
+            raise InputError(f"{path} holds {len(inside)} runs: give one of them, as {inside[0]}")
+        raise InputError(
+            f"{path} is no run folder (no config.json and stages in it): give one, as runs/demo"
+        )
     saved = path / "config.json"
-    mend = "write it anew, `dinado run CONFIG --print-config` prints it"
-    if not exists(saved):
-        raise InputError(f"{path} is no run folder (it has no config.json): give runs/NAME")
-    config = from_dict(read_json(saved, mend), str(saved))
-    plan = make_plan(Parallel(devices=1))
-    return trained_model(config, RunFolder(path, config), plan)
+    fix = "write it again, `dinado run CONFIG --print-config` prints it"
+    config = from_dict(read_json(saved, fix), str(saved))
+    for name in ("sft", "train"):
+        if not (path / name / "done.json").exists():
+            raise InputError(
+                f"stage {name} of {path} is not done: run the {name} stage first, or `dinado run`"
+            )
+    return trained_model(config, RunFolder(path, config), make_plan(Parallel(devices=1)))
+
+
+def _is_run(folder: Path) -> bool:
+    """A run's own configuration is beside the folders of its stages."""
+    stages = any(exists(folder / name / "config.json") for name in STAGES)
+    return stages and exists(folder / "config.json")

@@ -8,10 +8,12 @@ its own parts.
 
 import atexit
 import contextlib
+import errno
 import functools
 import json
 import os
 import re
+import socket
 import sys
 import threading
 import time
@@ -26,7 +28,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dinado_jax import signals
-from dinado_jax.errors import InputError
+from dinado_jax.errors import InputError, one_line, shown
 
 _HOW, _PATIENCE = "DINADO_DISTRIBUTED", "DINADO_DISTRIBUTED_TIMEOUT"
 _FAILURES = "dinado/failures"
@@ -36,26 +38,30 @@ _ending = threading.Event()
 def connect() -> None:
     """Finds the other processes; to be called before JAX touches a device.
 
-    InputError for an environment that cannot be read. If some process does not come within
-    DINADO_DISTRIBUTED_TIMEOUT seconds (300), a line says so and the program ends with 1.
+    InputError for an environment that cannot be read, or in which process 0 cannot be reached. If
+    some process does not come within DINADO_DISTRIBUTED_TIMEOUT seconds (300), a line says so and
+    the program ends with 1.
     """
-    how = os.environ.get(_HOW, "off")
+    how = os.environ.get(_HOW, "").strip() or "off"
     if how == "off":
         return
-    patience = os.environ.get(_PATIENCE, "300")
-    if not patience.isdecimal():
-        raise InputError(f"{_PATIENCE} = {patience!r}: give a whole number of seconds")
+    patience = os.environ.get(_PATIENCE, "").strip() or "300"
+    if not re.fullmatch(r"0*[1-9]\d{0,5}", patience, re.ASCII):
+        raise InputError(f"{_PATIENCE} = {shown(patience)}: give a whole number of seconds above 0")
     place = _place(how)
+    if place.get("process_id") == 0:
+        _check_own(place["coordinator_address"], place["num_processes"])
     # It would take the signal to stop, which is for us to hear.
     jax.config.update("jax_enable_preemption_service", False)
     # Left to itself, JAX would abort with the stack of its C++ library.
-    watch = threading.Timer(int(patience), _give_up, (patience,))
+    address = place.get("coordinator_address", "")
+    watch = threading.Timer(int(patience), _give_up, (patience, address))
     watch.start()
     try:
         jax.distributed.initialize(**place, initialization_timeout=int(patience) + 60)
     except ValueError as error:  # what JAX says where it finds no cluster
         raise InputError(
-            f"{_HOW} = {how}, but no cluster is to be seen here ({error}): set it to "
+            f"{_HOW} = {how}, but no cluster is to be seen here ({one_line(error)}): set it to "
             "HOST:PORT,N,I or off"
         ) from None
     finally:
@@ -64,25 +70,85 @@ def connect() -> None:
     threading.Thread(target=_heed, daemon=True).start()
 
 
-def _give_up(patience: str) -> None:
+def _give_up(patience: str, address: str) -> None:
+    why = f"not all processes came within {patience} s"
+    if address and not _addresses(*_split(address)):
+        why = f"{_HOW} = {address},..: no host has that name, even after {patience} s"
     line = (
-        f"dinado: error: not all processes came within {patience} s: start the command on every "
-        f"host, with one {_HOW}, or raise {_PATIENCE}\n"
+        f"dinado: error: {why}: start the command on every host, with one {_HOW}, or raise "
+        f"{_PATIENCE}\n"
     )
-    os.write(2, line.encode())
+    with contextlib.suppress(OSError):  # nobody listens
+        os.write(2, line.encode())
     os._exit(1)
 
 
+# HOST is a name, an IPv4 address, or an IPv6 address in brackets.
+_FORM = re.compile(
+    r"(\[[\da-fA-F:.]+(?:%\w+)?\]|[^\s:,\[\]]+) *: *(\d+) *, *(\d+) *, *(\d+)", re.ASCII
+)
+
+
 def _place(how: str) -> dict[str, Any]:
+    """What jax.distributed.initialize is to be told. InputError for what cannot be right."""
     if how == "auto":
         return {}
-    found = re.fullmatch(r"(.+:\d+),(\d+),(\d+)", how)
+    where = f"{_HOW} = {shown(how)}"
+    found = _FORM.fullmatch(how)
     if not found:
-        raise InputError(f"{_HOW} = {how!r}: give off, auto, or HOST:PORT,N,I for process I of N")
-    address, number, index = found[1], int(found[2]), int(found[3])
+        raise InputError(
+            f"{where}: give off, auto, or HOST:PORT,N,I for process I of N (IPv6: [HOST]:PORT,N,I)"
+        )
+    port, number, index = (int(digits) for digits in found.groups()[1:])
+    if not 0 < port < 2**16:
+        raise InputError(f"{where}: {port} is no port, give one from 1 to 65535")
+    if number < 1:
+        raise InputError(f"{where}: there is at least 1 process, raise N")
     if index >= number:
-        raise InputError(f"{_HOW} = {how!r}: of {number} processes the last is {number - 1}")
-    return {"coordinator_address": address, "num_processes": number, "process_id": index}
+        raise InputError(f"{where}: of {number} processes the last is {number - 1}, lower I")
+    return {
+        "coordinator_address": f"{found[1]}:{port}",
+        "num_processes": number,
+        "process_id": index,
+    }
+
+
+def _split(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _addresses(host: str, port: int) -> list:
+    """What the name stands for, none if nobody knows it."""
+    try:
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return []
+
+
+def _check_own(address: str, number: int) -> None:
+    """InputError unless the address of process 0, which is this one, leads here. The others cannot
+    know: their process 0 may come later, and its name with it."""
+    host, port = _split(address)
+    where, seconds = f"{_HOW} = {address},{number},0", 5.0
+    if not _addresses(host, port):
+        raise InputError(f"{where}: no host has that name, correct HOST")
+    every = {"family": socket.AF_INET6, "dualstack_ipv6": True}
+    every = every if socket.has_dualstack_ipv6() else {}
+    try:
+        with socket.create_server(("", port), **every) as server:
+            server.settimeout(seconds)
+            with socket.create_connection((host, port), seconds):
+                server.accept()[0].close()
+    except OSError as error:
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            raise InputError(
+                f"{where}: process 0 cannot listen there ({one_line(error)}), choose another PORT"
+            ) from None
+        raise InputError(
+            f"{where}: HOST does not lead to this machine ({one_line(error)}), where process 0 "
+            "listens: give its name or address"
+        ) from None
 
 
 def count() -> int:
@@ -127,7 +193,8 @@ def _heed() -> None:
         note = _worst_failure()
         if note and not _ending.is_set():
             line = f"dinado: error: process {note['process']} failed: {note['why']}\n"
-            os.write(2, line.encode())
+            with contextlib.suppress(OSError):  # nobody listens
+                os.write(2, line.encode())
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what now breaks here is its echo
             _end(note["code"])
 
@@ -143,7 +210,8 @@ def _worst_failure() -> dict | None:
 def _end(code: int) -> NoReturn:
     """Later than others hear of it: who is gone breaks what they are at. Process 0, through whom
     they hear, goes last. What failed meanwhile may be the cause: bad input is said to all."""
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
     time.sleep(4 if first() else 2)
     worst = _worst_failure()
     os._exit(max(code, worst["code"]) if worst else code)

@@ -109,8 +109,10 @@ def fit(
     run: Run,
     checkpoints: Checkpoints,
     log: MetricsLog,
+    begin: int = 0,
 ) -> TrainState:
-    """Runs steps state.step .. stop-1 and saves on the way and at the end.
+    """Runs steps state.step .. stop-1 and saves on the way and at the end; progress is shown of
+    this phase, steps begin .. stop-1.
 
     `state` and `frozen` lie where the plan wants them; `batch_at(step)` is a pure function of the
     step and gives the whole batch of all processes, which stop at the same step after a signal to
@@ -121,7 +123,7 @@ def fit(
     if done >= stop:
         return state
     agreed = Agreement()
-    with Progress(what, stop, "step", done) as progress:
+    with Progress(what, stop - begin, "step", done - begin) as progress:
         began, tokens = time.monotonic(), 0
 
         def told(steps):

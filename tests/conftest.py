@@ -22,3 +22,15 @@ def compiled_quickly(tmp_path_factory):
     """For modules whose programs are compiled more often than they are run."""
     with tiny_run.quick_compilation(tmp_path_factory):
         yield
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory):
+    """The folder of a finished run of tiny_run's configuration; not to be changed."""
+    from dinado_jax.pipeline import run_stages
+    from dinado_jax.stages.folder import STAGES
+
+    path = tmp_path_factory.mktemp("runs") / "tiny"
+    with tiny_run.quick_compilation(tmp_path_factory):
+        run_stages(tiny_run.config(), STAGES, path)
+    return path

@@ -12,6 +12,7 @@ import tiny_run
 from flax.traverse_util import unflatten_dict
 
 from dinado_jax import cli, pipeline, signals
+from dinado_jax.config import differences
 from dinado_jax.errors import InputError
 from dinado_jax.models.gpt2 import GPT2Config
 from dinado_jax.text import load_codec, train_codec
@@ -23,7 +24,7 @@ DEMO = TESTS.parent / "configs" / "demo.toml"
 
 
 def command(name, folder, *more):
-    return [name, str(DEMO), *tiny_run.SETTINGS, f"run.folder={folder}", *more]
+    return [name, str(tiny_run.CONFIG), f"run.folder={folder}", *more]
 
 
 def refused(capsys, argv):
@@ -31,11 +32,12 @@ def refused(capsys, argv):
     with pytest.raises(SystemExit) as caught:
         cli.main(argv)
     assert caught.value.code == 2
-    lines = capsys.readouterr().err.splitlines()
-    if lines[0].startswith("{"):  # the resolved configuration
-        json.loads(lines.pop(0))
-    (line,) = lines
+    *before, line = capsys.readouterr().err.splitlines()
     assert line.startswith("dinado: error: ")
+    if before:  # a stage had begun
+        head, *settings = before
+        assert head.endswith("config.json keeps them)")
+        assert all(re.match(r"  [a-z._0-9]+ = ", setting) for setting in settings)
     return line
 
 
@@ -75,9 +77,6 @@ def test_overrides_may_follow_options(capsys):
     cli.main(["run", str(DEMO), "seed=3", "--print-config", "sft.steps=7"])
     printed = json.loads(capsys.readouterr().out)
     assert (printed["seed"], printed["sft"]["steps"]) == (3, 7)
-    with pytest.raises(SystemExit) as caught:
-        cli.main(["run", str(DEMO), "--print-confg", "seed=3"])
-    assert caught.value.code == 2 and "--print-confg" in capsys.readouterr().err
 
 
 def test_dry_run(capsys, tmp_path, tmp_path_factory):
@@ -93,7 +92,99 @@ def test_dry_run(capsys, tmp_path, tmp_path_factory):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_demo_is_its_config(capsys):
+    cli.main(["demo", "--print-config"])
+    demo = capsys.readouterr().out
+    cli.main(["run", str(DEMO), "--print-config"])
+    assert capsys.readouterr().out == demo
+    assert pipeline.run_folder(tiny_run.config("name=demo")).path == Path("runs/demo")
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    assert re.fullmatch(r"dinado \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("stage", ["sft", "rollout", "train", "generate", "evaluate", "run"])
+def test_every_command_of_stages_takes_a_folder(capsys, tmp_path, stage):
+    """It is where the stage looks, and what is wrong there is told."""
+    out = tmp_path / "there"
+    (out / "sft").mkdir(parents=True)
+    (out / "sft" / "config.json").write_text("{")
+    (out / "sft" / "tokenizer").mkdir()
+    said = refused(capsys, [stage, str(tiny_run.CONFIG), "--out", str(out)])
+    assert str(out / "sft" / "config.json") in said
+
+
+def test_what_a_run_does_is_told_by_what_is_its_own(capsys, tmp_path):
+    cli.main(command("sft", tmp_path, "sft.steps=0", 'delta.full=[".*"]'))
+    head, *settings, done = capsys.readouterr().err.splitlines()
+    assert head.startswith(f"{tmp_path / 'tiny'}: other settings than the defaults (--print-config")
+    assert {"  sft.steps = 0", '  delta.full = [".*"]', '  name = "tiny"'} <= set(settings)
+    config = tiny_run.config(f"run.folder={tmp_path}", "sft.steps=0", 'delta.full=[".*"]')
+    assert settings == [f"  {line}" for line in differences(config)]
+    assert done.startswith("sft: done")
+
+
 # Bad input
+
+
+@pytest.mark.parametrize(
+    "argv, what",
+    [
+        ([], "no command given: one of demo, run, sft, "),
+        (["rnu"], "COMMAND: invalid choice: 'rnu': did you mean run?"),
+        (["evalute", "x.toml"], "did you mean evaluate?"),
+        (["xyzzy"], "COMMAND: invalid choice: 'xyzzy': one of demo, run, sft, "),
+        (["run"], "`dinado run`, CONFIG is missing: see `dinado run --help`"),
+        (["bench"], "`dinado bench`, WHAT is missing"),
+        (["bench", "decod"], "WHAT: invalid choice: 'decod': did you mean decode?"),
+        (
+            ["run", str(DEMO), "--dryrun"],
+            "arguments: --dryrun: did you mean --dry-run?",
+        ),
+        (["run", str(DEMO), "--print-confg", "seed=3"], "did you mean --print-config?"),
+        (["demo", "--otu=x"], "unrecognized arguments: --otu=x: did you mean --out?"),
+        (["demo", "-q"], "unrecognized arguments: -q: one of --help, --out, "),
+        (["bench", "decode", "--peeer"], "did you mean --peer?"),
+        (["bench", "decode", "--batch", "many"], "--batch: invalid int value: 'many': see "),
+        (["--hlep"], "did you mean --help?"),
+        (["run", str(DEMO), "--out"], "--out: expected one argument: see `dinado run --help`"),
+        (
+            ["demo", "a.toml"],
+            "override 'a.toml' on the command line: write it as section.key=value",
+        ),
+        (["run", str(DEMO), "--out", "x", "run.folder=y"], "run.folder plays no part beside --out"),
+    ],
+)
+def test_slips_of_the_command_line(capsys, argv, what):
+    assert what in refused(capsys, argv)
+
+
+@pytest.mark.parametrize("flag", ["--print-config", "--dry-run"])
+@pytest.mark.parametrize(
+    "override, what",
+    [
+        ("rollout.oracle=tiny_run.even", "oracle 'tiny_run.even', no such oracle: give "),
+        ("evaluate.prompt_file=nofile.txt", "nofile.txt, no such file or directory: correct "),
+        ("sft.pretrain_path=nofile.txt", "nofile.txt, no such file or directory: correct "),
+        ("base.path=./nowhere", "no such folder, './nowhere'"),
+        ("task.source=DATA", "DATA, no files of the train split"),
+    ],
+)
+def test_what_needs_no_computation_is_checked_first(capsys, tmp_path, flag, override, what):
+    more = ["task.name=commongen"] if override.startswith("task.source") else []
+    override, what = (text.replace("DATA", str(tmp_path)) for text in (override, what))
+    assert what in refused(capsys, command("run", tmp_path, override, *more, flag))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_hub_is_not_asked_for_a_configuration(capsys, tmp_path):
+    more = ("base.path=some/model", "task.name=commongen", "task.source=some/data")
+    cli.main(command("run", tmp_path, *more, "--print-config"))
+    assert json.loads(capsys.readouterr().out)["task"]["source"] == "some/data"
 
 
 def test_config_file_missing(capsys):
@@ -162,7 +253,7 @@ def test_room_for_new_tokens_in_a_given_base(capsys, base, tmp_path):
 def test_prompt_files_are_looked_at_first(capsys, tmp_path):
     path = tmp_path / "prompts.txt"
     argv = command("run", tmp_path, f"evaluate.prompt_file={path}")
-    assert f"{path}, no such file" in refused(capsys, argv)
+    assert f"{path}, no such file or directory: correct the path" in refused(capsys, argv)
     path.write_text("\n  \n")
     assert f"{path} holds no prompt" in refused(capsys, argv)
     assert list(tmp_path.iterdir()) == [path]
@@ -208,8 +299,8 @@ def test_how_a_run_may_end(capsys, monkeypatch, tmp_path, error, code, what):
     monkeypatch.setattr(pipeline, "run_stages", end)
     with pytest.raises(SystemExit) as caught:
         cli.main(command("run", tmp_path))
-    lines = capsys.readouterr().err.splitlines()
-    assert caught.value.code == code and len(lines) == 2 and re.search(what, lines[1])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert caught.value.code == code and re.search(what, line)
 
 
 def test_a_stage_before_its_predecessor(capsys, tmp_path):

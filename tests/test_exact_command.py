@@ -112,3 +112,25 @@ def test_a_figure_has_a_line_a_variant(tmp_path, monkeypatch):
     assert path.read_text() == "figure"
     assert [label for label, *_ in told] == ["merge", "soft"] * 2
     assert all(x == [150, 300] and y == 2 for _, x, y in told)
+
+
+@pytest.mark.parametrize(
+    "argv, key",
+    [
+        (["train.accumulate=2"], "train.accumulate"),
+        (["train.refresh_prompts=9"], "train.refresh_prompts"),
+        (["train.margin=3"], "train.margin"),  # tables are trained by matching
+        (["--variant", "nado", "train.detach=false"], "train.detach"),
+        (["--variant", "hard", "--variant", "hard_clamped", "train.bellman=0"], "train.bellman"),
+        (["--world", "neural", "--concentration", "2"], "--concentration"),
+    ],
+)
+def test_settings_that_play_no_part_are_refused(capsys, argv, key):
+    said = refused(capsys, *argv)
+    assert f"{key} " in said and said.endswith(": leave it out")
+
+
+def test_a_setting_may_be_for_one_of_the_variants(tmp_path):
+    out = tmp_path / "exact.json"
+    exact("--variant", "nado", "--variant", "merge", "train.detach=false", "--out", str(out))
+    assert json.loads(out.read_text())["settings"]["train"]["detach"] is False

@@ -32,11 +32,9 @@ def compiled_once(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(finished_run):
     """The folder of a finished run; not to be changed."""
-    path = tmp_path_factory.mktemp("runs") / "tiny"
-    run_stages(tiny_run.config(), STAGES, path)
-    return path
+    return finished_run
 
 
 @pytest.fixture(scope="module")
@@ -245,6 +243,14 @@ def test_what_cannot_be_generated(model):
     refused("batch = 0", lambda: dinado_jax.generate(model, ["dog ="], batch=0))
 
 
+def test_folders_that_are_no_run_are_told_apart(run, tmp_path):
+    refused("nowhere, no such file or directory: correct the path", load_run, tmp_path / "nowhere")
+    refused("done.json is a file: give the folder of a run", load_run, run / "sft" / "done.json")
+    for part in ("train", "sft/base", "generate"):
+        refused(f"{part} is part of the run .*{run.name}: give that folder", load_run, run / part)
+    refused(f"holds 1 runs: give one of them, as .*{run.name}", load_run, run.parent)
+
+
 def test_runs_that_cannot_be_loaded(tmp_path, copy):
     refused("no run folder", load_run, tmp_path)
     path = copy(2)
@@ -440,20 +446,27 @@ def test_sft_stopped_and_continued(tmp_path, monkeypatch):
     "overrides, stages",
     [
         (["train.objective=published", "train.accumulate=2"], ["train round 0", "train round 1"]),
-        (["train.warmup_direction=4"], ["warm-up", "train round 1"]),
+        (["train.warmup_direction=4", "train.bellman_start=5"], ["warm-up", "train round 1"]),
         (
             ["train.objective=ratio", "rollout.references=true", "train.reference_weight=1.0"],
             ["train round 0", "train round 1"],
         ),
     ],
 )
-def test_other_ways_to_train(copy, overrides, stages):
+def test_other_ways_to_train(copy, capsys, overrides, stages):
     path = copy(1 if any("rollout" in each for each in overrides) else 2)
-    run_stages(tiny_run.config(*overrides), ("rollout", "train"), path)
+    config = tiny_run.config(*overrides)
+    run_stages(config, ("rollout", "train"), path)
     lines = read_lines(path / "train" / "train.jsonl")
     assert list(dict.fromkeys(line["stage"] for line in lines)) == stages
     assert all(math.isfinite(line["loss"]) for line in lines)
     assert (path / "train" / "done.json").exists()
+    # Each phase counts its own steps.
+    told = re.findall(
+        r"^(warm-up|train round \d): (\d)/(\d) steps in", capsys.readouterr().err, re.M
+    )
+    assert all(done == total for _, done, total in told)
+    assert sum(int(total) for *_, total in told) == config.train.steps
 
 
 def test_cached_states_of_the_base_train_the_same_control(run, copy):
@@ -469,7 +482,7 @@ def test_cached_states_of_the_base_train_the_same_control(run, copy):
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["control.kind=nado", "train.objective=published"],
+        ["control.kind=nado", "control.layers=1", "train.objective=published"],
         [
             "control.kind=soft",
             "control.trunk=low_rank",
@@ -481,7 +494,6 @@ def test_cached_states_of_the_base_train_the_same_control(run, copy):
         [
             "control.kind=hard",
             "control.form=projected",
-            "train.bellman_start=1",
             "decode.target_rate=0.8",
         ],
     ],
@@ -489,7 +501,7 @@ def test_cached_states_of_the_base_train_the_same_control(run, copy):
 )
 def test_every_kind_of_control_goes_through_all_stages(copy, overrides):
     path = copy(2)
-    config = tiny_run.config(*overrides, "control.layers=1", "train.steps=2")
+    config = tiny_run.config(*overrides, "train.steps=2")
     run_stages(config, STAGES, path)
     lines = read_lines(path / "train" / "train.jsonl")
     assert [line["step"] for line in lines] == [1, 2]

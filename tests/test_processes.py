@@ -222,6 +222,18 @@ def test_a_failure_of_one_ends_all(tmp_path, compiled):
         ("host:1,2,2", "300", "of 2 processes the last is 1"),
         ("auto", "300", "no cluster is to be seen"),
         ("auto", "soon", "whole number of seconds"),
+        ("auto", "0", "whole number of seconds"),
+        ("auto", "9" * 20, "whole number of seconds"),
+        ("host:0,1,0", "300", "0 is no port, give one from 1 to 65535"),
+        ("host:65536,1,0", "300", "65536 is no port"),
+        ("host:1,0,0", "300", "at least 1 process"),
+        ("host:1,2", "300", "give off, auto, or HOST:PORT,N,I"),
+        ("host:1,2,-1", "300", "give off, auto, or HOST:PORT,N,I"),
+        ("::1:8476,2,0", "300", r"IPv6: \[HOST\]:PORT,N,I"),
+        ("two words:8476,2,0", "300", "give off, auto, or HOST:PORT,N,I"),
+        ("no.such.host.invalid:8476,2,0", "300", "no host has that name, correct HOST"),
+        ("192.0.2.1:8476,1,0", "300", "HOST does not lead to this machine"),  # of documentation
+        ("192.0.2.1 : 8476, 3, 0", "300", "HOST does not lead to this machine"),
     ],
 )
 def test_environments_that_cannot_be_read(monkeypatch, how, patience, match):
@@ -230,6 +242,42 @@ def test_environments_that_cannot_be_read(monkeypatch, how, patience, match):
     monkeypatch.setattr(processes.jax.distributed, "initialize", no_cluster)
     with pytest.raises(InputError, match=match):
         processes.connect()
+
+
+def test_a_port_in_use_is_told_at_once(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setenv("DINADO_DISTRIBUTED", f"127.0.0.1:{taken.getsockname()[1]},2,0")
+        with pytest.raises(InputError, match=r"cannot listen there .* choose another PORT"):
+            processes.connect()
+
+
+@pytest.mark.parametrize("host", ["localhost", "[::1]"])
+def test_addresses_of_this_machine_are_taken(host):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    script = "from dinado_jax import processes as p; p.connect(); print(p.count(), p.first())"
+    settings = {"DINADO_DISTRIBUTED": f" {host} :{port}, 1, 0 ", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=os.environ | settings, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "1 True\n"), done.stderr
+
+
+@pytest.mark.parametrize("how", ["", " off ", "off"])
+def test_off_is_one_process(monkeypatch, how):
+    monkeypatch.setenv("DINADO_DISTRIBUTED", how)
+    monkeypatch.setattr(processes.jax.distributed, "initialize", no_cluster)
+    processes.connect()
+
+
+def test_a_host_that_never_gets_its_name_is_told_of(tmp_path):
+    script = "from dinado_jax import processes; processes.connect()"
+    settings = {"DINADO_DISTRIBUTED_TIMEOUT": "1", "JAX_PLATFORMS": "cpu"}
+    settings["DINADO_DISTRIBUTED"] = "no.such.host.invalid:8476,2,1"
+    argv = [sys.executable, "-c", script]
+    done = subprocess.run(argv, env=os.environ | settings, capture_output=True, text=True)
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("dinado")]
+    assert done.returncode == 1 and "no host has that name, even after 1 s" in line
 
 
 def no_cluster(**_):

@@ -10,7 +10,13 @@ import tiny_run
 
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.policy import Trunk
-from dinado_jax.decoding.sampler import Sampler, Samples, sample_prompts, sampled
+from dinado_jax.decoding.sampler import (
+    Sampler,
+    Samples,
+    check_prompts,
+    sample_prompts,
+    sampled,
+)
 from dinado_jax.decoding.score import score
 from dinado_jax.errors import InputError
 from dinado_jax.models.gpt2 import GPT2, GPT2Config, init_params
@@ -202,6 +208,14 @@ def test_prompts_that_are_refused(variables, prompts, match):
     with pytest.raises(InputError, match=match) as caught:
         sample_prompts(sampler(), variables, prompts, KEY, 4)
     assert "\n" not in str(caught.value)
+
+
+def test_a_prompt_of_a_file_is_named_by_its_line():
+    where = ["prompts.txt:1", "prompts.txt:4"]
+    with pytest.raises(InputError, match=r"^prompts.txt:4 has 17 tokens and max_new_tokens is 6"):
+        check_prompts(sampler().policy, [[1], [1] * 17], 6, where)
+    with pytest.raises(InputError, match=r"^prompts.txt:4 is empty"):
+        check_prompts(sampler().policy, [[1], []], 6, where)
 
 
 def test_sizes_that_are_refused(variables):

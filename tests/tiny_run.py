@@ -2,48 +2,22 @@
 
 import contextlib
 import os
+from pathlib import Path
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from dinado_jax.config import Config, load
+from dinado_jax.config import Config, differences, load
 
-# One shape of batch everywhere: rows of 9 to 16 tokens, prompts of at most 8.
-SETTINGS = (
-    "name=tiny",
-    "task.train_examples=400",
-    "rollout.oracle=tiny_run:even",
-    "base.vocab_size=600",
-    "base.n_positions=24",
-    "base.n_embd=16",
-    "base.n_layer=1",
-    "base.n_head=2",
-    "sft.steps=4",
-    "sft.batch=8",
-    "sft.max_length=16",
-    "delta.rank=2",
-    "rollout.prompts=8",
-    "rollout.samples=4",
-    "rollout.batch=32",
-    "rollout.max_new_tokens=8",
-    "train.steps=6",
-    "train.rounds=2",
-    "train.warmup_direction=0",
-    "train.batch=8",
-    "train.refresh_prompts=8",
-    "train.refresh_samples=4",
-    "decode.batch=32",
-    "decode.max_new_tokens=8",
-    "evaluate.prompts=8",
-    "evaluate.samples=4",
-    "parallel.devices=1",
-    "run.log_every=1",
-    "run.save_every=100",
-)
+CONFIG = Path(__file__).with_suffix(".toml")
 
 
 def config(*overrides: str) -> Config:
-    return load(None, [*SETTINGS, *overrides])
+    return load(CONFIG, overrides)
+
+
+# The same as overrides of the demo.
+SETTINGS = tuple(line.replace(" = ", "=", 1) for line in differences(config()))
 
 
 def _set(settings: dict) -> None:

@@ -4,10 +4,10 @@ import argparse
 import dataclasses
 import importlib.util
 import json
-import sys
 from collections.abc import Callable
 from typing import Any
 
+from dinado_jax import streams
 from dinado_jax.bench import measure
 from dinado_jax.bench.measure import Request
 from dinado_jax.errors import InputError
@@ -54,8 +54,8 @@ def bench(args: argparse.Namespace) -> None:
             derived["time_to_ours"] = figures["seconds"] / first["seconds"]
         records.append({**common, "way": way, **figures, **derived})
     for record in records:
-        print(json.dumps(record), flush=True)
-    print(_table(records), file=sys.stderr)
+        streams.show(json.dumps(record))
+    streams.note(_table(records))
 
 
 def _check(what: str, options: dict[str, Any]) -> None:

@@ -153,17 +153,27 @@ def batches_of(
             yield part, filled, tokens, np.array([len(prompts[i]) for i in filled], np.int32)
 
 
-def check_prompts(policy: Policy, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
-    """InputError if there are none, or for one that does not fit vocabulary or context."""
+def check_prompts(
+    policy: Policy,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    where: Sequence[str] | None = None,
+) -> None:
+    """InputError if there are none, or for one that does not fit vocabulary or context.
+
+    where: what messages call each prompt, such as "prompts.txt:3"; "prompt 0" and so on when
+    absent.
+    """
     if not len(prompts):
         raise InputError("there are no prompts: give at least one")
     check_tokens(prompts, policy.vocab_size, "prompt")
     for index, prompt in enumerate(prompts):
+        name = where[index] if where else f"prompt {index}"
         if not prompt:
-            raise InputError(f"prompt {index} is empty: begin it with the end-of-text token")
+            raise InputError(f"{name} is empty: begin it with the end-of-text token")
         if len(prompt) + max_new_tokens > policy.n_positions:
             raise InputError(
-                f"prompt {index} has {len(prompt)} tokens and max_new_tokens is {max_new_tokens}: "
+                f"{name} has {len(prompt)} tokens and max_new_tokens is {max_new_tokens}: "
                 f"the context holds {policy.n_positions}, shorten one of them"
             )
 

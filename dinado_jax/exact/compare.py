@@ -9,7 +9,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from dinado_jax import config
+from dinado_jax import config, relevance, streams
 from dinado_jax.controls import make_control
 from dinado_jax.errors import InputError
 from dinado_jax.exact.learn import Setting, enumerated, learn
@@ -42,6 +42,7 @@ _TABLE = config.Train(
     objective="matching",
     warmup_direction=0,
     rounds=15,
+    refresh_samples=1000,  # of which train.mixture is a share; budgets are --rollouts
     mixture=0.5,
 )
 _NEURAL = config.Train(
@@ -51,6 +52,7 @@ _NEURAL = config.Train(
     warmup_direction=400,
     margin=8.0,
     rounds=5,
+    refresh_samples=1000,
     mixture=0.5,
 )
 TRAIN = {"table": _TABLE, "ends": _TABLE, "neural": _NEURAL}
@@ -163,6 +165,28 @@ def plot(records: list[dict], path: Path) -> None:
     figure.savefig(path)
 
 
+_ABSENT = ("train.accumulate", "train.refresh_prompts", "train.refresh_samples")
+_ABSENT += ("train.reference_weight", "train.base_states")
+
+
+def _refuse_idle(preset: config.Config, whole: config.Config, variants: list[str]) -> None:
+    """InputError for a changed setting that plays no part in a world, or for none of these
+    variants."""
+    keys = sorted(set(config.differences(whole)) - set(config.differences(preset)))
+    keys = [line.partition(" = ")[0] for line in keys]
+    for key in keys:
+        if key in _ABSENT:
+            raise InputError(f"{key} plays no part in these worlds: leave it out")
+    common = set(keys)
+    for kind, form in map(VARIANTS.get, variants):
+        control = dataclasses.replace(whole.control, kind=kind, form=form)
+        common &= dict(relevance.idle(dataclasses.replace(whole, control=control), keys)).keys()
+    for key in sorted(common):
+        raise InputError(
+            f"{key} plays no part for {', '.join(variants)} with these settings: leave it out"
+        )
+
+
 def exact(args: argparse.Namespace) -> None:
     """The command `dinado exact`: prints the table, and writes what --out and --plot ask for."""
     given = {
@@ -174,7 +198,12 @@ def exact(args: argparse.Namespace) -> None:
     for text in args.overrides:
         if not text.startswith(("train.", "control.norm_bias=")):
             raise InputError(f"override {text!r}: only train.* and control.norm_bias count here")
-    whole = config.changed(config.Config(train=TRAIN[args.world]), args.overrides)
+    if args.world == "neural" and args.concentration is not None:
+        raise InputError("--concentration is of tables, a neural world has none: leave it out")
+    preset = config.Config(train=TRAIN[args.world])
+    whole = config.changed(preset, args.overrides)
+    variants, bias = args.variant or list(VARIANTS), whole.control.norm_bias
+    _refuse_idle(preset, whole, variants)
     rollouts = ROLLOUTS[args.world] if args.rollouts is None else args.rollouts
     if rollouts < whole.train.rounds:
         raise InputError(
@@ -189,13 +218,12 @@ def exact(args: argparse.Namespace) -> None:
         raise InputError(f"cannot draw {str(args.plot)!r}: end it in {', '.join(_SUFFIXES)}")
     if args.plot:
         _figure_class()
-    variants, bias = args.variant or list(VARIANTS), whole.control.norm_bias
     records = []
     with Progress("exact", len(variants), "variant") as progress:
         for record in compare(args.world, world, whole.train, variants, rollouts, bias, args.seed):
             records.append(record)
             progress.advance()
-    print(table(records))
+    streams.show(table(records))
     if args.out:
         settings = {
             "world": {"kind": args.world, **dataclasses.asdict(world)},

@@ -1,6 +1,7 @@
 """Stage train: rounds of {sample the current q, judge, weigh, learn} on growing rollouts."""
 
 import dataclasses
+import itertools
 import shutil
 from functools import partial
 from pathlib import Path
@@ -153,7 +154,7 @@ def train(config: Config, run: RunFolder) -> dict:
         figures["trained_values"] = sum(leaf.size for leaf in jax.tree.leaves(state.trainable))
         log = MetricsLog(folder / "train.jsonl", int(state.step))
 
-        def fit_to(stop, what, step, batch_at, state):
+        def fit_to(begin, stop, what, step, batch_at, state):
             return fit(
                 what,
                 step,
@@ -166,9 +167,10 @@ def train(config: Config, run: RunFolder) -> dict:
                 run=config.run,
                 checkpoints=checkpoints,
                 log=log,
+                begin=begin,
             )
 
-        for number, end in enumerate(ends):
+        for number, (begin, end) in enumerate(itertools.pairwise([0, *ends])):
             parts = rounds.upto(number, state.trainable)
             rollouts = join(parts, base.codec.eos_id)
             weight = importance(
@@ -185,11 +187,12 @@ def train(config: Config, run: RunFolder) -> dict:
                 )
                 if not control.one_trunk:
                     warm_at = batches.with_states(warm_at, states)
-            warm_end = min(end, settings.warmup_direction)
-            state = fit_to(warm_end, "warm-up", warm_step, warm_at, state)
-            what, early_end = f"train round {number}", min(end, settings.bellman_start)
-            state = fit_to(early_end, what, early, batch_at, state)
-            state = fit_to(end, what, late, batch_at, state)
+            what = f"train round {number}"
+            warm_end = max(begin, min(end, settings.warmup_direction))
+            early_end = max(warm_end, min(end, settings.bellman_start))
+            state = fit_to(begin, warm_end, "warm-up", warm_step, warm_at, state)
+            state = fit_to(warm_end, early_end, what, early, batch_at, state)
+            state = fit_to(early_end, end, what, late, batch_at, state)
     if first():  # what a stop left between here and the stage's end may have changed since
         shutil.rmtree(folder / "control", ignore_errors=True)
     meet("the control is to be saved")
