@@ -11,10 +11,12 @@ import world
 from world import DISTINCT, EOS, MODEL, PROMPTS, N, V
 
 from dinado_jax import base
-from dinado_jax.controls.guided import Tilt
+from dinado_jax.controls.guided import Start, Tilt
+from dinado_jax.controls.recursion import NextValues
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.sampler import Sampler
 from dinado_jax.errors import InputError
+from dinado_jax.ops import bernoulli
 from dinado_jax.text import pad
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -183,13 +185,14 @@ def test_where_r_is_exact_the_rate_is_met_exactly(rate):
     start = log_v[:, 0]
     drawn_r = taken(log_r)[:, -1]
     tilt = Tilt(target_rate=rate)
-    added = np.stack(
-        [
-            np.asarray(tilt(np.float32(log_r[:, t]), np.float32(log_v[:, t]), np.float32(start)))
-            for t in range(N)
-        ],
-        axis=1,
-    )
+    start32 = Start(np.float32(start), bernoulli.logit(np.float32(start)))
+
+    def added(t):
+        logs = np.float32(log_v[:, t]), np.float32(log_r[:, t])
+        values = NextValues(*logs, *map(bernoulli.logit, logs))
+        return np.asarray(tilt.features(tilt.numbers, values, start32))
+
+    added = np.stack([added(t) for t in range(N)], axis=1)
     log_q = taken(world.log_softmax(log_p + np.maximum(added, -80)))
     success = np.exp(log_q.sum(1))[drawn_r > -1].sum()
     assert 0.2 < np.exp(start[0]) < 0.8
