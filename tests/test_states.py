@@ -114,7 +114,7 @@ def test_the_trunk_is_skipped_and_nothing_else_changes(kind):
         poisoned = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), base)
         poisoned = {**poisoned, "wte": base["wte"]}
     found = gradient(params, poisoned, {**batch, "states": out.hidden})
-    chex.assert_trees_all_close(found, wanted, rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(found, wanted, rtol=1e-4, atol=3e-5)  # of gradients up to 60
 
 
 def test_a_file_cut_short_is_made_again(tmp_path, kept):

@@ -1,4 +1,4 @@
-"""Probabilities as log-odds (nats), which float32 holds exactly up to both ends, and their losses."""
+"""Probabilities as log-odds (nats), which float32 holds to both ends, and losses of them."""
 
 import math
 
