@@ -150,8 +150,7 @@ def batches_of(
     those right-padded tokens [count, T] and lengths [count]. InputError for a batch below 1, and
     for prompts that do not fit vocabulary or context.
     """
-    if batch < 1:
-        raise InputError(f"batch = {batch}: it must be at least 1")
+    _check_batch(batch)
     devices = mesh.size if mesh else 1
     count = max(1, batch // each // devices) * devices
     check_prompts(policy, prompts, max_new_tokens)
@@ -164,6 +163,11 @@ def batches_of(
             filled = np.resize(part, count)
             tokens = pad([prompts[i] for i in filled], fill, int(width))
             yield part, filled, tokens, np.array([len(prompts[i]) for i in filled], np.int32)
+
+
+def _check_batch(batch: int) -> None:
+    if batch < 1:
+        raise InputError(f"batch = {batch}: it must be at least 1")
 
 
 def check_prompts(policy: Policy, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
@@ -244,7 +248,8 @@ def sample_in_groups(
 ) -> Samples:
     """The same samples, those of a prompt in groups of 8, 4, 2 or 1, each from a prefill of its
     own: no program depends on how many there are."""
-    check_prompts(sampler.policy, prompts, sampler.max_new_tokens)
+    _check_batch(batch)
+    check_prompts(sampler.policy, prompts, sampler.max_new_tokens)  # by their own numbers
     group = math.gcd(sampler.samples, _GROUP)
     each = sampler.samples // group
     grouped = dataclasses.replace(sampler, samples=group)
