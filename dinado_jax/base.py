@@ -65,13 +65,13 @@ class Controlled:
     def policy(self) -> Policy:
         if self.tilt == NEUTRAL:
             return self.control.policy
-        return Guided(self.base.model, (self.control,), (self.tilt,))
+        return Composed((self,)).policy
 
     @functools.cached_property
     def variables(self) -> dict:
         if self.tilt == NEUTRAL:
             return self.control.composed(self.base.params, self.params)
-        return {"base": self.base.params, "controls": (self.control.decoding(self.params),)}
+        return Composed((self,)).variables
 
     def tilted(self, **changes: float) -> "Controlled":
         """The same control with another `Tilt`: strength, target_rate, reject."""
@@ -103,12 +103,13 @@ class Composed:
     @property
     def policy(self) -> Guided:
         controls = tuple(part.control for part in self.parts)
-        return Guided(self.base.model, controls, tuple(part.tilt for part in self.parts))
+        return Guided(self.base.model, controls, tuple(part.tilt.features for part in self.parts))
 
     @functools.cached_property
     def variables(self) -> dict:
         controls = tuple(part.control.decoding(part.params) for part in self.parts)
-        return {"base": self.base.params, "controls": controls}
+        numbers = tuple(part.tilt.numbers for part in self.parts)
+        return {"base": self.base.params, "controls": controls, "tilts": numbers}
 
 
 LanguageModel = Base | Controlled | Composed

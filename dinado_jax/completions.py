@@ -10,7 +10,7 @@ from dinado_jax import text
 from dinado_jax.base import LanguageModel
 from dinado_jax.decoding.beam import Beam, beam_prompts
 from dinado_jax.decoding.methods import Method
-from dinado_jax.decoding.sampler import Sampler, sample_prompts
+from dinado_jax.decoding.sampler import Sampler, sample_in_groups
 from dinado_jax.decoding.score import score
 from dinado_jax.errors import InputError
 
@@ -46,10 +46,10 @@ def generate(
     InputError for bad settings, no or too long prompts, or one text instead of a list.
     """
     codec, prompt_ids = _begun(model, prompts)
-    batch = min(batch, max(1, len(prompts) * samples))
+    batch = _rows(len(prompts) * samples, batch)
     method = Method(temperature, top_k, top_p)
     sampler = Sampler(model.policy, method, codec.eos_id, max_new_tokens, samples)
-    drawn = sample_prompts(sampler, model.variables, prompt_ids, jax.random.key(seed), batch)
+    drawn = sample_in_groups(sampler, model.variables, prompt_ids, jax.random.key(seed), batch)
     new = [row[:length] for row, length in zip(drawn.tokens, drawn.length)]
     of = np.arange(len(new)) // samples
     return _completions(model, prompts, prompt_ids, of, new, drawn.finished, batch)
@@ -73,7 +73,7 @@ def beam_search(
     fewer hypotheses of probability above 0 has fewer completions. InputError as for `generate`.
     """
     codec, prompt_ids = _begun(model, prompts)
-    batch = min(batch, max(1, len(prompts) * beams))
+    batch = _rows(len(prompts) * beams, batch)
     search = Beam(
         model.policy,
         codec.eos_id,
@@ -87,6 +87,11 @@ def beam_search(
     of, which = np.nonzero(found.length)
     new = [found.tokens[i, j, : found.length[i, j]] for i, j in zip(of, which)]
     return _completions(model, prompts, prompt_ids, of, new, found.finished[of, which], batch)
+
+
+def _rows(wanted: int, batch: int) -> int:
+    """Rows at a time: at most `batch`, and else a power of two, so that few programs do."""
+    return min(batch, 1 << (max(1, wanted) - 1).bit_length())
 
 
 def _begun(model, prompts):

@@ -12,7 +12,7 @@ import tiny
 import world
 from world import MODEL, N, V, control
 
-from dinado_jax.controls.guided import Guided, Tilt
+from dinado_jax.controls.guided import Features, Guided
 from dinado_jax.controls.recursion import FLOOR
 from dinado_jax.ops.masks import target_mask
 
@@ -146,8 +146,10 @@ def test_q_is_a_distribution_and_the_same_in_parallel_and_token_by_token(kind):
     np.testing.assert_allclose(log_policy, decoded, rtol=0, atol=1e-4)
     assert which.one_trunk == (kind in ("merge", "clamped-merge"))
     if which.one_trunk:
-        beside = Guided(MODEL, (which,), (Tilt(),))
-        decoded = along(forced(beside, {"base": base, "controls": (params,)}, EVERY))
+        beside = Guided(MODEL, (which,), (Features(),))
+        decoded = along(
+            forced(beside, {"base": base, "controls": (params,), "tilts": ({},)}, EVERY)
+        )
         np.testing.assert_allclose(log_policy, decoded, rtol=0, atol=1e-4)
 
 

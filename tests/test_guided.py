@@ -11,10 +11,12 @@ import world
 from world import DISTINCT, EOS, MODEL, PROMPTS, N, V
 
 from dinado_jax import base
-from dinado_jax.controls.guided import Tilt
+from dinado_jax.controls.guided import Start, Tilt
+from dinado_jax.controls.recursion import NextValues
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.sampler import Sampler
 from dinado_jax.errors import InputError
+from dinado_jax.ops import bernoulli
 from dinado_jax.text import pad
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -183,17 +185,71 @@ def test_where_r_is_exact_the_rate_is_met_exactly(rate):
     start = log_v[:, 0]
     drawn_r = taken(log_r)[:, -1]
     tilt = Tilt(target_rate=rate)
-    added = np.stack(
-        [
-            np.asarray(tilt(np.float32(log_r[:, t]), np.float32(log_v[:, t]), np.float32(start)))
-            for t in range(N)
-        ],
-        axis=1,
-    )
+    start32 = Start(np.float32(start), bernoulli.logit(np.float32(start)))
+
+    def added(t):
+        logs = np.float32(log_v[:, t]), np.float32(log_r[:, t])
+        values = NextValues(*logs, *map(bernoulli.logit, logs))
+        return np.asarray(tilt.features(tilt.numbers, values, start32))
+
+    added = np.stack([added(t) for t in range(N)], axis=1)
     log_q = taken(world.log_softmax(log_p + np.maximum(added, -80)))
     success = np.exp(log_q.sum(1))[drawn_r > -1].sum()
     assert 0.2 < np.exp(start[0]) < 0.8
     assert success == pytest.approx(rate, abs=2e-5)
+
+
+@pytest.mark.parametrize("rate", [1e-12, 0.5, 1 - 2**-20])
+def test_a_rate_aimed_at_where_a_token_all_but_surely_succeeds(rate):
+    """nado: log(1 - R) comes from the logits, of the prompt too."""
+    odds = np.float32([[40.0, 25.0, 18.0, 9.0, -30.0]])
+    start = Start(np.float32([-np.log1p(np.exp(-20.0))]), np.float32([20.0]))
+    values = NextValues(None, np.float32(-np.logaddexp(0, -odds)), None, odds)
+    tilt = Tilt(target_rate=rate)
+    found = np.asarray(tilt.features(tilt.numbers, values, start))
+    success, failure = (-np.logaddexp(0, -s * np.float64(odds)) for s in (1, -1))
+    success += np.log(rate) + np.log1p(np.exp(-20.0))
+    failure += np.log1p(-rate) + np.logaddexp(0, 20.0)
+    np.testing.assert_allclose(found, np.logaddexp(success, failure), rtol=1e-5, atol=1e-5)
+
+
+def programs():
+    """How many are compiled."""
+    return [f._cache_size() for f in (Sampler.prefill, Sampler.decode, _log_probs)]
+
+
+@pytest.mark.parametrize("kind", ["nado", "merge"])
+def test_other_numbers_of_a_tilt_compile_nothing(kind):
+    model = controlled(kind, strength=0.5, target_rate=0.6, reject=0.2)
+    first = drawn(model, samples=2), scored(model)
+    before = programs()
+    other = model.tilted(strength=0.7, target_rate=0.8, reject=0.05)
+    drawn(other, samples=2)
+    found, wanted = scored(other), taken(exact_tables(other)[0])
+    assert programs() == before
+    reached = np.cumsum(np.isneginf(wanted), axis=1) <= np.isneginf(wanted)
+    np.testing.assert_allclose(found[reached], wanted[reached], rtol=0, atol=1e-4)
+    both = np.isfinite(found) & np.isfinite(first[1])
+    assert np.abs(found[both] - first[1][both]).max() > 0.05
+    again = drawn(model, samples=2)
+    np.testing.assert_array_equal(again[0], first[0][0])
+    assert programs() == before
+
+
+def test_other_numbers_of_composed_tilts_compile_nothing():
+    parts = controlled("soft-small", strength=0.5), controlled("nado", seed=1, target_rate=0.6)
+    scored(base.compose(*parts))
+    before = programs()
+    other = base.compose(parts[0].tilted(strength=3.0), parts[1].tilted(target_rate=0.0))
+    wanted = taken(exact_tables(other)[0])
+    np.testing.assert_allclose(scored(other), wanted, rtol=0, atol=2e-4)
+    assert programs() == before
+
+
+def test_a_neutral_tilt_is_no_part_of_a_program():
+    model = controlled("nado")
+    assert model.policy == model.tilted(strength=1, target_rate=1.0, reject=0).policy
+    assert model.variables["tilts"] == ({},)
 
 
 # Several controls

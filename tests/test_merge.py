@@ -29,7 +29,7 @@ def everything(params, tokens):
     base = CONTROL.model.apply({"params": BASE()}, tokens)
     policy = CONTROL.model.apply(CONTROL.composed(BASE(), params), tokens)
     log_p, log_q = (jax.nn.log_softmax(out.logits[:, :-1]) for out in (base, policy))
-    log_beta = CONTROL.norm.log_beta(params["norm"], base.hidden[:, :-1])
+    log_beta = jax.nn.log_sigmoid(CONTROL.norm.odds(params["norm"], base.hidden[:, :-1]))
     r = log_q - log_p
     return log_p, log_q, log_beta[..., None] + r - r.max(-1, keepdims=True), log_beta
 
@@ -40,10 +40,11 @@ def test_a_fresh_control_is_the_base_with_the_success_rate_everywhere():
     zeros = np.zeros((B, T - 1))
     np.testing.assert_allclose(out.scalars.log_ratio, zeros, rtol=0, atol=1e-6)
     np.testing.assert_allclose(out.scalars.peak, zeros, rtol=0, atol=1e-6)
-    beta = np.exp(out.log_beta)
+    log_beta = jax.nn.log_sigmoid(out.beta_odds)
+    beta = np.exp(log_beta)
     np.testing.assert_allclose(beta, np.full_like(beta, tiny.SUCCESS_RATE), rtol=0, atol=1e-6)
     # R of the drawn token is beta too.
-    log_r = out.log_beta - out.scalars.peak + out.scalars.log_ratio
+    log_r = log_beta + out.scalars.below
     np.testing.assert_allclose(np.exp(log_r), beta, rtol=0, atol=1e-6)
 
 
@@ -51,7 +52,7 @@ def test_a_fresh_control_is_the_base_with_the_success_rate_everywhere():
 def test_the_norm_starts_at_any_success_rate(rate):
     params = CONTROL.norm.init(jax.random.key(0), BASE(), rate)
     states = jax.random.normal(jax.random.key(1), (5, 16))
-    log_beta = CONTROL.norm.log_beta(params, states)
+    log_beta = jax.nn.log_sigmoid(CONTROL.norm.odds(params, states))
     np.testing.assert_allclose(log_beta, np.full(5, np.log(rate)), rtol=2e-2, atol=1e-7)
     assert (log_beta < 0).all()
 
@@ -62,10 +63,11 @@ def test_forward_consistency_holds_exactly_for_random_parameters():
     with jax.default_matmul_precision("highest"):
         log_p, _, log_r, log_beta = everything(params, TOKENS)
         out = evidence(params, TOKENS)
-    log_v = out.log_beta - out.scalars.peak
+    found = jax.nn.log_sigmoid(out.beta_odds)
+    log_v = found - out.scalars.peak
     assert out.scalars.peak.max() > 0.5  # far from the initial parameters
-    assert np.std(out.log_beta) > 0.01
-    np.testing.assert_allclose(out.log_beta, log_beta, rtol=0, atol=1e-5)
+    assert np.std(found) > 0.01
+    np.testing.assert_allclose(found, log_beta, rtol=0, atol=1e-5)
     expected = np.sum(np.exp(np.float64(log_p) + np.float64(log_r)), axis=-1)
     np.testing.assert_allclose(np.exp(log_v), expected, rtol=1e-5, atol=1e-7)
     assert (log_r <= 0).all()
@@ -75,7 +77,9 @@ def test_forward_consistency_holds_exactly_for_random_parameters():
 def test_scalars_are_those_of_whole_logits():
     params = tiny.random_params()
     with jax.default_matmul_precision("highest"):
-        log_p, log_q, _, _ = everything(params, TOKENS)
+        log_p, log_q, log_r, log_beta = everything(params, TOKENS)
+        policy = CONTROL.composed(BASE(), params)
+        logits = jax.jit(CONTROL.model.apply)(policy, TOKENS).logits[:, :-1]
         out = evidence(params, TOKENS)
     drawn = TOKENS[:, 1:, None]
     expected = Scalars(
@@ -83,6 +87,9 @@ def test_scalars_are_those_of_whole_logits():
         np.take_along_axis(np.asarray(log_p), drawn, -1)[..., 0],
         (log_q - log_p).max(-1),
         (log_q - log_p).max(-1),
+        np.take_along_axis(np.asarray(log_r), drawn, -1)[..., 0] - log_beta,
+        -np.expm1(-(log_q - log_p).max(-1)),
+        np.take_along_axis(np.asarray(logits), drawn, -1)[..., 0],
     )
     chex.assert_trees_all_close(out.scalars, expected, rtol=0, atol=1e-5)
 
@@ -112,7 +119,7 @@ def test_later_tokens_change_nothing():
         pairs = {
             "log_ratio": (first - 1, before.scalars.log_ratio, after.scalars.log_ratio),
             "peak": (first, before.scalars.peak, after.scalars.peak),
-            "log_beta": (first, before.log_beta, after.log_beta),
+            "beta_odds": (first, before.beta_odds, after.beta_odds),
         }
         for name, (end, x, y) in pairs.items():
             np.testing.assert_array_equal(x[:, :end], y[:, :end], err_msg=name)
@@ -138,7 +145,7 @@ def test_the_norm_moves_neither_base_nor_delta():
     params = tiny.random_params()
 
     def total(base, params):
-        return CONTROL.evidence(base, params, {"tokens": TOKENS}).log_beta.sum()
+        return CONTROL.evidence(base, params, {"tokens": TOKENS}).beta_odds.sum()
 
     of_base, of_params = jax.jit(jax.grad(total, (0, 1)))(BASE(), params)
     zeros = jax.tree.map(jnp.zeros_like, (of_base, of_params["direction"]))

@@ -22,6 +22,7 @@ PROBABILITIES = np.concatenate(
 )
 LOG_P = np.float32(np.log(PROBABILITIES))
 EDGES = jnp.float32([0.0, -1e-7, -1e-6, -2e-6, -np.log(2), -69.9, -70.0])
+ODDS = np.float32(np.concatenate([np.arange(-90, 91, 7.5), [-1, -0.1, 0, 0.1, 1, 1e4, -1e4]]))
 
 
 def log1mexp64(log_p):
@@ -29,72 +30,101 @@ def log1mexp64(log_p):
     return np.where(log_p > -1, np.log(-np.expm1(log_p)), np.log1p(-np.exp(log_p)))
 
 
+def log_sigmoid64(odds):
+    return -np.logaddexp(0, -np.float64(odds))
+
+
+def entropy64(odds, label, shift=0.0):
+    odds = np.float64(odds) + shift
+    return -label * log_sigmoid64(odds) - (1 - label) * log_sigmoid64(-odds)
+
+
+def odds64(log_p):
+    return np.float64(log_p) - log1mexp64(log_p)
+
+
 def cross_entropy64(log_p, label, shift=0.0):
-    odds = np.minimum(np.float64(log_p), -1e-6) - log1mexp64(log_p) + shift
-    return label * np.logaddexp(0, -odds) + (1 - label) * np.logaddexp(0, odds)
+    return entropy64(odds64(log_p), label, shift)
+
+
+def kl_of_odds64(a, b):
+    def part(a, b):
+        return np.exp(log_sigmoid64(a)) * (log_sigmoid64(a) - log_sigmoid64(b))
+
+    return part(a, b) + part(-a, -b)
 
 
 def kl64(log_a, log_b):
-    log_a, log_b = (np.minimum(np.float64(x), -1e-6) for x in (log_a, log_b))
-    not_a = -np.expm1(log_a)
-    return np.exp(log_a) * (log_a - log_b) + not_a * (log1mexp64(log_a) - log1mexp64(log_b))
+    return kl_of_odds64(odds64(log_a), odds64(log_b))
 
 
 def test_log1mexp_and_logit():
     np.testing.assert_allclose(bernoulli.log1mexp(LOG_P), log1mexp64(LOG_P), rtol=1e-6)
     expected = np.float64(LOG_P) - log1mexp64(LOG_P)
     np.testing.assert_allclose(bernoulli.logit(LOG_P), expected, rtol=1e-5, atol=1e-6)
-    # Certainty is taken for the ceiling.
+    # Certainty is taken for the ceiling, and what is beyond is still pulled back.
     assert bernoulli.log1mexp(jnp.float32(0)) == pytest.approx(np.log(1e-6), rel=1e-6)
+    assert jax.grad(bernoulli.logit)(jnp.float32(0.5)) == 1
 
 
 @pytest.mark.parametrize("label", [0.0, 1.0, 0.3])
 @pytest.mark.parametrize("shift", [0.0, 3.5, -3.5])
 def test_cross_entropy(label, shift):
-    out = bernoulli.cross_entropy(LOG_P, label, shift)
-    np.testing.assert_allclose(out, cross_entropy64(LOG_P, label, shift), rtol=1e-5, atol=0)
+    """Next to both ends, its gradient too."""
+    of = jax.vmap(jax.value_and_grad(lambda x: bernoulli.cross_entropy(x, label, shift)))
+    value, gradient = of(ODDS)
+    np.testing.assert_allclose(value, entropy64(ODDS, label, shift), rtol=1e-5, atol=1e-37)
+    odds = np.float64(ODDS) + shift
+    p, not_p = np.exp(log_sigmoid64(odds)), np.exp(log_sigmoid64(-odds))
+    np.testing.assert_allclose(gradient, (1 - label) * p - label * not_p, rtol=2e-5, atol=1e-37)
 
 
 def test_kl():
-    log_a, log_b = np.meshgrid(LOG_P, LOG_P)
-    out = bernoulli.kl(jnp.asarray(log_a), jnp.asarray(log_b))
-    np.testing.assert_allclose(out, kl64(log_a, log_b), rtol=1e-5, atol=2e-7)
-    np.testing.assert_array_equal(np.diag(out), np.zeros(len(LOG_P)))
-    assert (out >= 0).all() and (out[log_b > log_a + 1] > 0).all()
-    near = jnp.linspace(-5, -1e-5, 500)
+    a, b = (x.ravel() for x in np.meshgrid(ODDS, ODDS))
+    out, (of_a, of_b) = jax.vmap(jax.value_and_grad(bernoulli.kl, (0, 1)))(a, b)
+    np.testing.assert_allclose(out, kl_of_odds64(a, b), rtol=1e-5, atol=2e-7)
+    np.testing.assert_array_equal(out[a == b], 0)
+    assert (out >= -1e-7).all() and (out[np.abs(a - b) > 1] >= 0).all()
+    # To the precision of what they are next to 1, not of 1 itself.
+    p, not_p, other, not_other = (np.exp(log_sigmoid64(x)) for x in (a, -a, b, -b))
+    expected = p * not_p * (np.float64(a) - b)
+    rounding = 1e-6 * p * not_p + 1e-35
+    assert (np.abs(of_a - expected) <= 1e-4 * np.abs(expected) + rounding).all()
+    np.testing.assert_allclose(of_b, other * not_p - p * not_other, rtol=1e-4, atol=1e-7)
+    far = np.minimum(p, not_p) < 1e-6
+    close = np.abs(of_b - (other * not_p - p * not_other)) < 1e-4 * np.maximum(
+        other * not_p, p * not_other
+    )
+    assert close[far & (a != b)].all()
+    near = jnp.linspace(-5, 30, 500)
     assert (bernoulli.kl(near, near * 1.0001) >= -1e-6).all()
 
 
-@pytest.mark.parametrize(
-    "function",
-    [
-        bernoulli.log1mexp,
-        bernoulli.logit,
-        functools.partial(bernoulli.cross_entropy, label=1.0),
-        functools.partial(bernoulli.cross_entropy, label=0.0, shift=2.0),
-        functools.partial(bernoulli.cross_entropy, label=0.4),
-    ],
-)
+def test_scaled_is_the_product_at_both_ends():
+    """sigmoid(z) e^-d for factors near 1, exactly 1 and near 0; and its gradients."""
+    d = np.concatenate([[0, 1e-30, 1e-12], 10.0 ** np.arange(-6, 2), [90]])
+    z, d = (x.ravel() for x in np.meshgrid(np.float64(ODDS), d))
+    out = bernoulli.scaled(np.float32(z), np.float32(-d), np.float32(-np.expm1(-d)))
+    with np.errstate(divide="ignore"):
+        exact = -d - np.logaddexp(-z, np.log(-np.expm1(-d)))
+    sure = (z > bernoulli.SURE) & (-np.expm1(-d) < np.exp(-bernoulli.SURE))
+    np.testing.assert_allclose(out[~sure], exact[~sure], rtol=1e-5, atol=1e-5)
+    assert (out[sure] > bernoulli.SURE - 1).all()
+    gradients = jax.vmap(jax.grad(bernoulli.scaled, (0, 1, 2)))(*np.float32([z, -d, -np.expm1(-d)]))
+    chex.assert_tree_all_finite(gradients)
+    inside = z <= bernoulli.SURE
+    excess = -np.expm1(-d) * np.exp(np.minimum(z, 100))
+    weight = np.exp(-np.logaddexp(-z, np.log(np.maximum(-np.expm1(-d), 1e-300))))
+    np.testing.assert_allclose(gradients[2][inside], -weight[inside], rtol=1e-4, atol=1e-37)
+    np.testing.assert_allclose(
+        gradients[0][inside], 1 / (1 + excess[inside]), rtol=1e-4, atol=1e-37
+    )
+
+
+@pytest.mark.parametrize("function", [bernoulli.log1mexp, bernoulli.logit])
 def test_values_and_gradients_are_finite_at_both_ends(function):
     values, gradients = jax.vmap(jax.value_and_grad(function))(EDGES)
     chex.assert_tree_all_finite((values, gradients))
-
-
-def test_kl_and_its_gradients_are_finite_at_both_ends():
-    log_a, log_b = jnp.meshgrid(EDGES, EDGES)
-    of = jax.vmap(jax.value_and_grad(bernoulli.kl, (0, 1)))
-    chex.assert_tree_all_finite(of(log_a.ravel(), log_b.ravel()))
-
-
-def test_the_gradients_inside_are_right():
-    log_p = jnp.float32([-30.0, -5.0, -1.0, -0.5, -0.01])
-    p = np.exp(np.float64(log_p))
-    for label in (0.0, 1.0, 0.4):
-        gradient = jax.vmap(jax.grad(lambda x, c=label: bernoulli.cross_entropy(x, c)))(log_p)
-        np.testing.assert_allclose(gradient, (p - label) / (1 - p), rtol=1e-5)
-    # d KL(a||b) / d log b = (b - a) / (1 - b)
-    gradient = jax.vmap(jax.grad(lambda x: bernoulli.kl(jnp.float32(-0.7), x)))(log_p)
-    np.testing.assert_allclose(gradient, (p - np.exp(-0.7)) / (1 - p), rtol=1e-4)
 
 
 @pytest.mark.parametrize("rate", [0.003, 0.08, 0.5, 0.9])
@@ -102,14 +132,14 @@ def test_with_logit_adjustment_balanced_labels_fit_the_rate_of_the_population(ra
     shift = np.log1p(-rate) - np.log(rate)
 
     @jax.jit
-    def balanced(log_p):
-        return sum(bernoulli.cross_entropy(log_p, label, shift) for label in (0.0, 1.0))
+    def balanced(odds):
+        return sum(bernoulli.cross_entropy(odds, label, shift) for label in (0.0, 1.0))
 
-    log_rate = jnp.float32(np.log(rate))
-    assert jax.grad(balanced)(log_rate) == pytest.approx(0.0, abs=1e-4)
-    grid = jnp.linspace(log_rate - 2, -1e-4, 4001)
+    odds = jnp.float32(-shift)
+    assert jax.grad(balanced)(odds) == pytest.approx(0.0, abs=1e-4)
+    grid = jnp.linspace(odds - 2, odds + 2, 4001)
     best = grid[jnp.argmin(balanced(grid))]
-    assert np.exp(best) == pytest.approx(rate, rel=2e-2)
+    assert 1 / (1 + np.exp(-best)) == pytest.approx(rate, rel=2e-2)
 
 
 # The objectives. Rows of one target token, of many, of none; labels hard and soft.
@@ -176,7 +206,7 @@ def whole(params, tokens):
     """The logits of p and q [B, T-1, V], and log beta."""
     base = CONTROL.model.apply({"params": tiny.base_params()}, tokens)
     policy = CONTROL.model.apply(CONTROL.composed(tiny.base_params(), params), tokens)
-    log_beta = CONTROL.norm.log_beta(params["norm"], base.hidden[:, :-1])
+    log_beta = jax.nn.log_sigmoid(CONTROL.norm.odds(params["norm"], base.hidden[:, :-1]))
     return base.logits[:, :-1], policy.logits[:, :-1], log_beta
 
 

@@ -18,6 +18,8 @@ import dinado_jax.stages.rollout
 import dinado_jax.stages.train
 import dinado_jax.train
 from dinado_jax import cli, signals
+from dinado_jax.decoding.sampler import Sampler
+from dinado_jax.decoding.score import _score_batch
 from dinado_jax.errors import InputError
 from dinado_jax.metrics import kl_floor_by_prompt, rate_distribution
 from dinado_jax.pipeline import load_run, run_folder, run_stages, show_report
@@ -216,6 +218,28 @@ def test_completions_carry_log_probs_under_both(model):
     assert np.abs(moved).max() > 1e-3
     again = dinado_jax.generate(model, prompts, max_new_tokens=8, samples=2, batch=32)
     assert [c.text for c in again] == [c.text for c in made]
+
+
+def test_other_numbers_of_samples_and_prompts_compile_little(model):
+    """And change no completion."""
+
+    def programs():
+        return Sampler.prefill._cache_size(), _score_batch._cache_size()
+
+    def made(prompts, samples):
+        return dinado_jax.generate(model, prompts, max_new_tokens=8, samples=samples, batch=32)
+
+    prompts = ["dog chase kite =", "cat ="]
+    many = made(prompts, 24)
+    before = programs()
+    for some, samples in ((prompts, 16), (prompts, 40), (prompts[:1], 32), (prompts * 2, 8)):
+        assert len(made(some, samples)) == len(some) * samples
+    assert programs() == before
+    fewer = made(prompts, 12)
+    for i in range(2):
+        own = [one.text for one in many[24 * i : 24 * i + 12]]
+        assert [one.text for one in fewer[12 * i : 12 * i + 12]] == own
+    refused("samples = 0", lambda: made(prompts, 0))
 
 
 def test_the_base_alone_is_q_and_p(model):

@@ -14,6 +14,7 @@ from dinado_jax.decoding.sampler import (
     Sampler,
     Samples,
     check_prompts,
+    sample_in_groups,
     sample_prompts,
     sampled,
 )
@@ -159,6 +160,25 @@ def test_one_compilation_a_bucket(variables):
     assert traced == [(2, 8), "step"]
     sample_prompts(counting, variables, PROMPTS, KEY, 4)
     assert traced == [(2, 8), "step", (2, 16), "step"]
+
+
+@pytest.mark.parametrize("count", [1, 3, 8, 12])
+def test_groups_change_no_sample(variables, count):
+    together = sample_prompts(sampler(samples=count), variables, PROMPTS[:3], KEY, 64)
+    assert_same(sample_in_groups(sampler(samples=count), variables, PROMPTS[:3], KEY, 16), together)
+    assert len(together.length) == 3 * count
+
+
+def test_many_numbers_of_samples_are_few_programs(variables):
+    before = Sampler.prefill._cache_size()
+    for count in (8, 16, 24, 40):
+        sample_in_groups(sampler(new=3, samples=count), variables, PROMPTS[:2], KEY, 16)
+    assert Sampler.prefill._cache_size() == before + 1
+
+
+def test_a_prompt_that_is_refused_keeps_its_number_in_groups(variables):
+    with pytest.raises(InputError, match="prompt 1 has 17 tokens"):
+        sample_in_groups(sampler(samples=12), variables, [[1], [1] * 17], KEY, 16)
 
 
 def test_batches_come_as_they_are_drawn(variables, together):

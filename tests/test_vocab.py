@@ -51,15 +51,24 @@ def pick(log_probs, tokens):
 def naive_scalars(link, factors, base, tokens, log_probs=naive_log_probs):
     module = np if log_probs is float64_log_probs else jnp
     hidden, matrix = (module.asarray(x, module.float64 if module is np else None) for x in factors)
-    log_p = log_probs(*base)
+    log_p, logits = log_probs(*base), hidden @ matrix.T
     r = {
         "policy": lambda: log_probs(hidden, matrix) - log_p,
-        "plain": lambda: hidden @ matrix.T,
-        "sigmoid": lambda: -module.logaddexp(0, -(hidden @ matrix.T)),
+        "plain": lambda: logits,
+        "sigmoid": lambda: -module.logaddexp(0, -logits),
     }[link]()
     joint = log_p + r
     log_q = joint - module.log(module.exp(joint).sum(-1, keepdims=True))
-    return Scalars(pick(log_q, tokens), pick(log_p, tokens), (log_q - log_p).max(-1), r.max(-1))
+    peak, top = (log_q - log_p).max(-1), r.max(-1)
+    return Scalars(
+        log_policy=pick(log_q, tokens),
+        log_base=pick(log_p, tokens),
+        peak=peak,
+        top=logits.max(-1) if link == "sigmoid" else top,
+        below=pick(r, tokens) - top,
+        gap=-module.expm1(-peak),
+        logit=pick(logits, tokens),
+    )
 
 
 def float64_log_probs(hidden, matrix):
@@ -98,7 +107,7 @@ def test_token_log_probs(shape, chunk):
 @pytest.mark.parametrize(("shape", "chunk"), CASES)
 def test_direction_scalars(link, shape, chunk):
     own, base, tokens = factors(shape, 0), factors(shape, 1), tokens_of(shape)
-    cotangents = Scalars(*(factors(shape, seed)[0][..., 0] for seed in (2, 3, 4, 5)))
+    cotangents = Scalars(*(factors(shape, seed)[0][..., 0] for seed in range(2, 9)))
 
     def fused(own, base):
         return direction_scalars(link, own, base, tokens, chunk)
@@ -154,7 +163,7 @@ def test_bfloat16_factors_are_reduced_in_float32():
     rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (policy, base))
     exact = jax.tree.map(lambda x: x.astype(jnp.float32), rounded)
     out = policy_scalars(*rounded, tokens_of((9,)), 4)
-    chex.assert_trees_all_equal_dtypes(out, Scalars(*4 * [jnp.zeros(9)]))
+    chex.assert_trees_all_equal_dtypes(out, Scalars(*7 * [jnp.zeros(9)]))
     chex.assert_trees_all_close(
         out, naive_scalars("policy", *exact, tokens_of((9,))), rtol=0, atol=1e-5
     )

@@ -84,7 +84,9 @@ def _logits(control, base_params, params, tokens):
     base = MODEL.apply({"params": base_params}, tokens)
     out = control.direction.forward(base_params, params["direction"], base, tokens)
     states = out.hidden if control.direction.own_states else base.hidden
-    log_beta = control.norm.log_beta(params["norm"], states) if "norm" in params else None
+    log_beta = None
+    if "norm" in params:
+        log_beta = jax.nn.log_sigmoid(control.norm.odds(params["norm"], states))
     return base.logits, out.logits, log_beta
 
 

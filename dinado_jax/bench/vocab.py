@@ -28,7 +28,16 @@ def naive_scalars(link: str, factors, base, tokens) -> vocab.Scalars:
     def drawn(x):
         return jnp.take_along_axis(x, tokens[:, None], 1)[:, 0]
 
-    return vocab.Scalars(drawn(log_q), drawn(log_p), log_ratio.max(-1), r.max(-1))
+    top, peak = r.max(-1), log_ratio.max(-1)
+    return vocab.Scalars(
+        log_policy=drawn(log_q),
+        log_base=drawn(log_p),
+        peak=peak,
+        top=logits.max(-1) if link == "sigmoid" else top,
+        below=drawn(r) - top,
+        gap=-jnp.expm1(-peak),
+        logit=drawn(logits),
+    )
 
 
 WAYS = {"fused": vocab.direction_scalars, "naive": naive_scalars}

@@ -16,13 +16,14 @@ import dataclasses
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 
 from dinado_jax.controls.guided import NEUTRAL, Guided
-from dinado_jax.controls.recursion import Values, advance, unroll
+from dinado_jax.controls.recursion import NextValues, Values, advance, unroll
 from dinado_jax.decoding.policy import Policy, Trunk
 from dinado_jax.models.cache import Cache
 from dinado_jax.models.gpt2 import GPT2, Output, logits, of_states
-from dinado_jax.ops import vocab
+from dinado_jax.ops import bernoulli, vocab
 from dinado_jax.ops.masks import target_mask
 
 Batch = dict[str, jax.Array]
@@ -57,8 +58,8 @@ class Direction(Protocol):
 class Norm(Protocol):
     def init(self, key: jax.Array, base_params: dict, success_rate: float) -> dict: ...
 
-    def log_beta(self, params: dict, states: jax.Array) -> jax.Array:
-        """[..., D] -> [...] float32 nats, < 0."""
+    def odds(self, params: dict, states: jax.Array) -> jax.Array:
+        """Log-odds of beta: [..., D] -> [...] float32 nats."""
         ...
 
 
@@ -66,7 +67,7 @@ class Evidence(NamedTuple):
     """What the recursion reads at position t, which draws token t + 1: [B, T-1] float32."""
 
     scalars: vocab.Scalars
-    log_beta: jax.Array
+    beta_odds: jax.Array  # nats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,13 +97,19 @@ class Control:
     @property
     def policy(self) -> Policy:
         """The composed distribution q, for decoding loops."""
-        return Trunk(self.model) if self.one_trunk else Guided(self.model, (self,), (NEUTRAL,))
+        if self.one_trunk:
+            return Trunk(self.model)
+        return Guided(self.model, (self,), (NEUTRAL.features,))
 
     def composed(self, base_params: dict, params: dict) -> Any:
         """The variables of `policy`."""
         if self.one_trunk:
             return self.direction.trunk(base_params, params["direction"])
-        return {"base": base_params, "controls": (self.decoding(params),)}
+        return {
+            "base": base_params,
+            "controls": (self.decoding(params),),
+            "tilts": (NEUTRAL.numbers,),
+        }
 
     def decoding(self, params: dict) -> dict:
         """What `Guided` reads of this control."""
@@ -151,13 +158,14 @@ class Control:
             tokens[:, 1:],
         )
         if self.entangled:
-            return Evidence(scalars, scalars.top)
+            return Evidence(scalars, scalars.top)  # R of the peak's token
         states = out.hidden if self.direction.own_states else jax.lax.stop_gradient(base.hidden)
-        return Evidence(scalars, self.norm.log_beta(params["norm"], states[:, :-1]))
+        return Evidence(scalars, self.norm.odds(params["norm"], states[:, :-1]))
 
     def unroll(self, evidence: Evidence, batch: Batch) -> Values:
-        scalars, mask = evidence.scalars, target_mask(batch)
-        return unroll(self.form, evidence.log_beta, scalars.log_ratio, scalars.peak, mask)
+        (*_, below, gap, logit), peak = evidence.scalars, evidence.scalars.peak
+        drawn = logit if self.entangled else None
+        return unroll(self.form, evidence.beta_odds, below, peak, gap, target_mask(batch), drawn)
 
     def log_values(
         self,
@@ -165,22 +173,25 @@ class Control:
         base: tuple[jax.Array, jax.Array],
         out: tuple[jax.Array, jax.Array],
         log_prev: jax.Array | None,
-    ) -> tuple[jax.Array, jax.Array]:
-        """(log V [B], log R [B, V] after each next token) of one prefix a row.
+    ) -> NextValues:
+        """Of one prefix a row.
 
         Args:
           base, out: (state [B, D], vocabulary [V, D]) of base and direction at the prefix.
           log_prev: [B] log R of the prefix as its last token left it; None for a prompt, where
             the recursion starts.
         """
-        log_p_BV = jax.nn.log_softmax(logits(*base))
-        r_BV = vocab.direction(self.direction.link, logits(*out), log_p_BV)
+        log_p_BV, l_BV = jax.nn.log_softmax(logits(*base)), logits(*out)
+        r_BV = vocab.direction(self.direction.link, l_BV, log_p_BV)
         if self.entangled:
-            return jax.nn.logsumexp(log_p_BV + r_BV, axis=-1), r_BV
+            log_v_B = jax.nn.logsumexp(log_p_BV + r_BV, axis=-1)
+            log_not_B = jax.nn.logsumexp(log_p_BV + jax.nn.log_sigmoid(-l_BV), axis=-1)
+            return NextValues(log_v_B, r_BV, log_v_B - log_not_B, l_BV)
         below_BV = r_BV - r_BV.max(-1, keepdims=True)
         peak_B = -jax.nn.logsumexp(log_p_BV + below_BV, axis=-1)
         state_BD = (out if self.direction.own_states else base)[0]
-        log_beta_B = self.norm.log_beta(params["norm"], state_BD)
+        beta_B = self.norm.odds(params["norm"], state_BD)
+        log_beta_B = jax.nn.log_sigmoid(beta_B)
         prev_B = log_beta_B if log_prev is None else log_prev
         log_v_B1, log_r_BV = advance(
             self.form,
@@ -189,4 +200,16 @@ class Control:
             below_BV,
             peak_B[:, None],
         )
-        return log_v_B1[:, 0], log_r_BV
+        log_v_B = log_v_B1[:, 0]
+        if self.recursive:
+            return NextValues(
+                log_v_B, log_r_BV, bernoulli.logit(log_v_B), bernoulli.logit(log_r_BV)
+            )
+        gap_BV = -jnp.expm1(below_BV)
+        gap_B = (jnp.exp(log_p_BV) * gap_BV).sum(-1)
+        return NextValues(
+            log_v_B,
+            log_r_BV,
+            bernoulli.scaled(beta_B, -peak_B, gap_B),
+            bernoulli.scaled(beta_B[:, None], below_BV, gap_BV),
+        )

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from dinado_jax.controls.recursion import FLOOR
+from dinado_jax.controls.recursion import FLOOR, NextValues
 from dinado_jax.decoding.policy import last
 from dinado_jax.errors import InputError
 from dinado_jax.models.cache import Cache, prepared, scan
 from dinado_jax.models.gpt2 import GPT2, logits
-from dinado_jax.ops.bernoulli import log1mexp
 
 if TYPE_CHECKING:
     from dinado_jax.controls.base import Control
@@ -46,42 +46,69 @@ class Tilt:
         if not 0 <= self.reject < 1:
             raise InputError(f"reject = {self.reject}: it must lie in [0, 1), 0 is off")
 
-    def __call__(self, log_r: jax.Array, log_v: jax.Array, log_start: jax.Array) -> jax.Array:
-        """log f(R), up to a constant: log R [B, V] of next tokens, log V [B] of their prefix,
-        log R0 [B] of the prompt -> [B, V]."""
-        kept = log_r
-        if self.target_rate < 1:
-            success = _log(self.target_rate) - log_start[:, None]
-            failure = _log(1 - self.target_rate) - log1mexp(log_start)[:, None]
-            kept = jnp.logaddexp(log_r + success, log1mexp(log_r) + failure)
-        kept = self.strength * kept
+    @property
+    def features(self) -> "Features":
+        return Features(self.strength != 1, self.target_rate < 1, self.reject > 0)
+
+    @property
+    def numbers(self) -> dict[str, np.float32]:
+        """Those of the features in use, as arrays: others of the same features compile nothing."""
+        used = zip(Features._fields, self.features)
+        return {name: np.float32(getattr(self, name)) for name, on in used if on}
+
+
+class Features(NamedTuple):
+    """Which parts of a `Tilt` are not neutral: all that a program depends on."""
+
+    strength: bool = False
+    target_rate: bool = False
+    reject: bool = False
+
+    def __call__(
+        self, numbers: dict[str, jax.Array], values: NextValues, start: "Start | None"
+    ) -> jax.Array:
+        """log f(R), up to a constant, of every next token: [B, V]."""
+        kept = values.log_after
+        if self.target_rate:
+            rate = numbers["target_rate"]
+            success = jnp.log(rate) - start.log_value
+            failure = jnp.log1p(-rate) - jax.nn.log_sigmoid(-start.odds)
+            log_not = jax.nn.log_sigmoid(-values.after_odds)
+            kept = jnp.logaddexp(kept + success[:, None], log_not + failure[:, None])
+        if self.strength:
+            kept = numbers["strength"] * kept
         if self.reject:
-            kept = jnp.where(log_r - log_v[:, None] < jnp.log(self.reject), -jnp.inf, kept)
+            change = values.log_after - values.log_value[:, None]
+            kept = jnp.where(change < jnp.log(numbers["reject"]), -jnp.inf, kept)
         return kept
 
 
 NEUTRAL = Tilt()
 
 
-def _log(rate: float):
-    return jnp.log(jnp.float32(rate))
+class Start(NamedTuple):
+    """The value of a row's prompt, [R]."""
+
+    log_value: jax.Array
+    odds: jax.Array
 
 
 class Guide(NamedTuple):
     """What one control carries from token to token."""
 
     cache: Cache
-    log_start: jax.Array  # [R] log R of the prompt
+    start: Start | None  # for tilts that aim at a rate
     log_r: jax.Array | None  # [R, V] log R after each next token, for controls that recur on it
 
 
 @dataclasses.dataclass(frozen=True)
 class Guided:
-    """A policy. variables: {"base": base parameters, "controls": one set of parameters each}."""
+    """A policy. variables: {"base": base parameters, "controls": one set of parameters each,
+    "tilts": one `Tilt.numbers` each}."""
 
     model: GPT2
     controls: tuple["Control", ...]
-    tilts: tuple[Tilt, ...]
+    tilts: tuple[Features, ...]
 
     @property
     def vocab_size(self) -> int:
@@ -98,14 +125,15 @@ class Guided:
         base = self.model.apply({"params": variables["base"]}, tokens)
         state = last(base.hidden, lengths), base.vocabulary
         scores, guides = logits(*state), []
-        for control, params, tilt in self._parts(variables):
+        for control, params, tilt, numbers in self._parts(variables):
             out = control.direction.forward(variables["base"], params["direction"], base, tokens)
             own = last(out.hidden, lengths), out.vocabulary
-            log_v, log_r = control.log_values(params, state, own, None)
-            scores += tilt(log_r, log_v, log_v)
-            kept = per_row(log_r) if control.recursive else None
+            values = control.log_values(params, state, own, None)
+            start = Start(values.log_value, values.value_odds) if tilt.target_rate else None
+            scores += tilt(numbers, values, start)
+            kept = per_row(values.log_after) if control.recursive else None
             cache = prepared(out.cache, lengths, samples, steps)
-            guides.append(Guide(cache, per_row(log_v), kept))
+            guides.append(Guide(cache, jax.tree.map(per_row, start), kept))
         cache = prepared(base.cache, lengths, samples, steps)
         return per_row(scores), (cache, tuple(guides))
 
@@ -115,7 +143,8 @@ class Guided:
         base = self.model.apply({"params": variables["base"]}, new, cache)
         state = base.hidden[:, 0], base.vocabulary
         scores, after = logits(*state), []
-        for (control, params, tilt), guide in zip(self._parts(variables), guides, strict=True):
+        for part, guide in zip(self._parts(variables), guides, strict=True):
+            control, params, tilt, numbers = part
             out = control.direction.forward(
                 variables["base"], params["direction"], base, new, guide.cache
             )
@@ -123,12 +152,10 @@ class Guided:
             if control.recursive:
                 drawn = jnp.take_along_axis(guide.log_r, tokens[:, None], 1)[:, 0]
                 prev = jnp.maximum(drawn, FLOOR)
-            log_v, log_r = control.log_values(
-                params, state, (out.hidden[:, 0], out.vocabulary), prev
-            )
-            scores += tilt(log_r, log_v, guide.log_start)
-            kept = log_r if control.recursive else None
-            after.append(Guide(out.cache, guide.log_start, kept))
+            values = control.log_values(params, state, (out.hidden[:, 0], out.vocabulary), prev)
+            scores += tilt(numbers, values, guide.start)
+            kept = values.log_after if control.recursive else None
+            after.append(Guide(out.cache, guide.start, kept))
         return scores, (base.cache, tuple(after))
 
     def log_probs(self, variables, batch):
@@ -155,4 +182,6 @@ class Guided:
         )
 
     def _parts(self, variables: Any):
-        return list(zip(self.controls, variables["controls"], self.tilts, strict=True))
+        return list(
+            zip(self.controls, variables["controls"], self.tilts, variables["tilts"], strict=True)
+        )

@@ -30,9 +30,9 @@ class MLP:
             "out_bias": jnp.log(success_rate) - jnp.log1p(-jnp.float32(success_rate)),
         }
 
-    def log_beta(self, params: dict, states: jax.Array) -> jax.Array:
-        """[..., D] -> [...] float32, log beta (nats), < 0."""
+    def odds(self, params: dict, states: jax.Array) -> jax.Array:
+        """[..., D] -> [...] float32, log-odds of beta (nats)."""
         states, params = states.astype(jnp.float32), jax.tree.map(gathered, params)
         bias = jnp.expand_dims(params["hidden_bias"], tuple(range(states.ndim - 1)))
         inner = jax.nn.relu(states @ params["hidden"] + bias)
-        return jax.nn.log_sigmoid(inner @ params["out"] + params["out_bias"])
+        return inner @ params["out"] + params["out_bias"]

@@ -8,8 +8,11 @@ With A the log-ratio of a token, M its peak over the vocabulary and beta the nor
     projected   V_i = R_{i-1}                   as clamped, the direction bent so that R_i <= 1
 
 A split form is consistent, V_{i+1} = R_i, only as far as it has learned to be; the other two always
-are, from R_0 = beta of the prompt on. A clamped R may exceed 1: losses clamp it. All in nats,
-float32.
+are, from R_0 = beta of the prompt on. A clamped R may exceed 1: its log-odds go on, see
+bernoulli.logit. All in nats, float32.
+
+Next to R = 1 a logarithm no longer tells how far off it is, and a floor of log R would end
+gradients: losses read log-odds, which follow the recursion beside the logarithms.
 """
 
 from typing import NamedTuple
@@ -17,11 +20,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dinado_jax.ops.bernoulli import SURE, log1mexp, logit, scaled
+
 FLOOR = -70.0  # of log R: e^-70 is still a normal float32
+_MOST = 1e4  # of log-odds
 
 
 class Values(NamedTuple):
-    """Values along a batch of rows, B rows of T positions."""
+    """Values along a batch of rows, B rows of T positions, and the log-odds of each."""
 
     log_value: jax.Array  # [B, T] log V of the prefix before position t
     log_before: jax.Array  # [B, T] log R after the previous target position (0 at the first)
@@ -29,6 +35,19 @@ class Values(NamedTuple):
     log_ratio: jax.Array  # [B, T] log q - log p of the token of position t
     linked: jax.Array  # [B, T] 1 where V_t should equal that R: every target position but the first
     log_terminal: jax.Array  # [B] log R of the whole row
+    value_odds: jax.Array  # [B, T]
+    before_odds: jax.Array  # [B, T]
+    after_odds: jax.Array  # [B, T]
+    terminal_odds: jax.Array  # [B]
+
+
+class NextValues(NamedTuple):
+    """V of a prefix and R after each next token, B prefixes: logarithms and log-odds."""
+
+    log_value: jax.Array  # [B]
+    log_after: jax.Array  # [B, V]
+    value_odds: jax.Array  # [B]
+    after_odds: jax.Array  # [B, V]
 
 
 def advance(
@@ -58,32 +77,80 @@ def _lifted(log_prev, below, peak):
     return jnp.where(bent, mixed, below)
 
 
+def _odds(
+    form: str,
+    odds_prev: jax.Array,
+    log_prev: jax.Array,
+    log_after: jax.Array,
+    below: jax.Array,
+    peak: jax.Array,
+    gap: jax.Array,
+) -> jax.Array:
+    """Log-odds of R after a token where it follows from R_prev; elementwise, beside `advance`."""
+    ratio = below + peak
+    ratio_in = jnp.minimum(ratio, 1.0)
+    change = -jnp.expm1(ratio_in)
+    # R_prev e^A, where R_prev is below 1 and A brings it no more than half the way there.
+    known = (log_prev < 0) & (ratio <= 1)
+    known &= change * jnp.exp(jnp.minimum(odds_prev, SURE)) > -0.5
+    change, ratio_in = (jnp.where(known, x, 0.0) for x in (change, ratio_in))
+    odds = jnp.where(known, scaled(odds_prev, ratio_in, change), logit(log_after))
+    if form == "clamped":
+        return odds
+    # Bent: 1 - R = (1 - R_prev) (1 - e^below) / (1 - e^-M). That of the peak's own token is 0: its
+    # odds end at SURE, with the gradient of those before.
+    bent = log_prev + peak > 0
+    log_gap = jnp.log(jnp.where(bent & (gap > 0), gap, 1.0))
+    log_not = jax.nn.log_sigmoid(-odds_prev) + log1mexp(below) - log_gap
+    odds = jnp.where(bent, log_after - log_not, odds)
+    return odds - jax.lax.stop_gradient(jnp.maximum(odds - SURE, 0.0))
+
+
 def unroll(
-    form: str, log_beta: jax.Array, log_ratio: jax.Array, peak: jax.Array, mask: jax.Array
+    form: str,
+    beta_odds: jax.Array,
+    below: jax.Array,
+    peak: jax.Array,
+    gap: jax.Array,
+    mask: jax.Array,
+    drawn_odds: jax.Array | None = None,
 ) -> Values:
-    """Runs the recursion over time with a `lax.scan` whose carry is one log R a row.
+    """Runs the recursion over time with a `lax.scan` whose carry is one R a row.
 
     Args:
       form: split, clamped or projected.
-      log_beta, log_ratio, peak: [B, T], the scalars at each position.
+      beta_odds: [B, T], log-odds of beta at each position.
+      below, peak, gap: [B, T], A - M, M and 1 - e^-M: see ops.vocab.Scalars.
       mask: [B, T], 1 at positions that draw a target token, one unbroken stretch a row.
+      drawn_odds: [B, T], log-odds of R after each token, where a split form knows them.
     """
     ceiling = jnp.inf if form == "clamped" else 0.0
 
     def position(carry, now):
-        log_r, started = carry
-        beta_t, ratio_t, peak_t, mask_t = now
-        prev = jnp.where(started, log_r, beta_t)
-        log_v, after = advance(form, prev, beta_t, ratio_t - peak_t, peak_t)
+        log_r, odds_r, started = carry
+        beta_t, below_t, peak_t, gap_t, mask_t, drawn_t = now
+        log_beta_t = jax.nn.log_sigmoid(beta_t)
+        prev, odds_v = (
+            jnp.where(started, *pair) for pair in ((log_r, log_beta_t), (odds_r, beta_t))
+        )
+        log_v, after = advance(form, prev, log_beta_t, below_t, peak_t)
+        if form == "split":
+            odds_v = scaled(beta_t, -peak_t, gap_t)
+            odds = scaled(beta_t, below_t, -jnp.expm1(below_t)) if drawn_t is None else drawn_t
+        else:
+            odds = _odds(form, odds_v, prev, after, below_t, peak_t, gap_t)
+        odds_v, odds = (jnp.clip(x, -_MOST, _MOST) for x in (odds_v, odds))
         inside = mask_t > 0
         drawn = after - log_v
         log_v, after = jnp.maximum(log_v, FLOOR), jnp.clip(after, FLOOR, ceiling)
         linked = jnp.where(started & inside, 1.0, 0.0)
-        out = (log_v, log_r, after, drawn, linked)
-        return (jnp.where(inside, after, log_r), started | inside), out
+        out = (log_v, log_r, after, drawn, linked), (odds_v, odds_r, odds)
+        carry = jnp.where(inside, after, log_r), jnp.where(inside, odds, odds_r), started | inside
+        return carry, out
 
-    rows = log_beta.shape[0]
-    start = (jnp.zeros(rows), jnp.zeros(rows, bool))
-    over_time = jax.tree.map(jnp.transpose, (log_beta, log_ratio, peak, mask))
-    (log_terminal, _), along = jax.lax.scan(position, start, over_time)
-    return Values(*jax.tree.map(jnp.transpose, along), log_terminal)
+    rows = beta_odds.shape[0]
+    start = (jnp.zeros(rows), logit(jnp.zeros(rows)), jnp.zeros(rows, bool))
+    over_time = jax.tree.map(jnp.transpose, (beta_odds, below, peak, gap, mask, drawn_odds))
+    (log_terminal, odds_terminal, _), along = jax.lax.scan(position, start, over_time)
+    along, odds = jax.tree.map(jnp.transpose, along)
+    return Values(*along, log_terminal, *odds, odds_terminal)

@@ -8,6 +8,7 @@ B prompts, S samples of each, R = B S rows, N new tokens.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -24,6 +25,8 @@ from dinado_jax.errors import InputError
 from dinado_jax.models.cache import scan, when
 from dinado_jax.parallel import over_rows, spread
 from dinado_jax.text import check_tokens, pad
+
+_GROUP = 8  # a power of two
 
 
 @flax.struct.dataclass
@@ -63,7 +66,13 @@ class Sampler:
                 raise InputError(f"{name} = {getattr(self, name)}: it must be at least 1")
 
     def __call__(
-        self, variables: Any, prompts: jax.Array, lengths: jax.Array, ids: jax.Array, key: jax.Array
+        self,
+        variables: Any,
+        prompts: jax.Array,
+        lengths: jax.Array,
+        ids: jax.Array,
+        key: jax.Array,
+        first: jax.Array | int = 0,
     ) -> Samples:
         """Continues right-padded prompts.
 
@@ -73,19 +82,23 @@ class Sampler:
           lengths: [B] int32, tokens of each prompt, >= 1.
           ids: [B] int32; their rows draw from streams of their own.
           key: typed PRNG key.
+          first: [B] or [] int32, the number of the first of each prompt's samples.
         """
-        return self.decode(variables, self.prefill(variables, prompts, lengths, ids, key))[1]
+        state = self.prefill(variables, prompts, lengths, ids, key, first)
+        return self.decode(variables, state)[1]
 
     @functools.partial(jax.jit, static_argnums=0)
-    def prefill(self, variables, prompts, lengths, ids, key) -> SamplingState:
+    def prefill(self, variables, prompts, lengths, ids, key, first=0) -> SamplingState:
         """Reads the prompts once and draws the first token of every row."""
-        return over_rows(self.mesh, self._prefill, (variables, key), (prompts, lengths, ids))
+        first = jnp.broadcast_to(first, ids.shape)
+        rows = prompts, lengths, ids, first
+        return over_rows(self.mesh, self._prefill, (variables, key), rows)
 
-    def _prefill(self, variables, key, prompts, lengths, ids):
+    def _prefill(self, variables, key, prompts, lengths, ids, first):
         S = self.samples
         logits, carry = self.policy.prefill(variables, prompts, lengths, S, self.max_new_tokens - 1)
         ids = jnp.repeat(ids, S)
-        numbers = jnp.arange(len(ids)) % S
+        numbers = jnp.repeat(first, S) + jnp.arange(len(ids)) % S
         streams = jax.vmap(lambda i, s: jax.random.fold_in(jax.random.fold_in(key, i), s))(
             ids, numbers
         )
@@ -137,8 +150,7 @@ def batches_of(
     those right-padded tokens [count, T] and lengths [count]. InputError for a batch below 1, and
     for prompts that do not fit vocabulary or context.
     """
-    if batch < 1:
-        raise InputError(f"batch = {batch}: it must be at least 1")
+    _check_batch(batch)
     devices = mesh.size if mesh else 1
     count = max(1, batch // each // devices) * devices
     check_prompts(policy, prompts, max_new_tokens)
@@ -151,6 +163,11 @@ def batches_of(
             filled = np.resize(part, count)
             tokens = pad([prompts[i] for i in filled], fill, int(width))
             yield part, filled, tokens, np.array([len(prompts[i]) for i in filled], np.int32)
+
+
+def _check_batch(batch: int) -> None:
+    if batch < 1:
+        raise InputError(f"batch = {batch}: it must be at least 1")
 
 
 def check_prompts(
@@ -185,12 +202,14 @@ def sampled(
     key: jax.Array,
     batch: int,
     ids: Sequence[int] | None = None,
+    first: Sequence[int] | None = None,
 ) -> Iterator[tuple[np.ndarray, Samples]]:
     """Samples any number of prompts, `batch` rows at a time.
 
     Args:
       prompts: token ids; checked against vocabulary and context.
       ids: what numbers the rows' random streams; 0, 1, 2, .. when absent.
+      first: the number of the first of each prompt's samples; 0 when absent.
 
     Yields host arrays as they come: row numbers, counted prompt by prompt, and the samples. The
     device draws the next ones while the caller reads these. InputError for bad prompts or batch,
@@ -199,11 +218,13 @@ def sampled(
     S = sampler.samples
     variables = spread(sampler.mesh, variables)
     ids = np.arange(len(prompts)) if ids is None else np.asarray(ids)
+    first = np.zeros(len(prompts)) if first is None else np.asarray(first)
     waiting = None
     for part, filled, tokens, lengths in batches_of(
         sampler.policy, prompts, sampler.max_new_tokens, sampler.eos_id, batch, S, sampler.mesh
     ):
-        drawn = sampler(variables, tokens, lengths, ids[filled].astype(np.int32), key)
+        streams, begin = (x[filled].astype(np.int32) for x in (ids, first))
+        drawn = sampler(variables, tokens, lengths, streams, key, begin)
         if waiting:
             yield _on_host(S, *waiting)
         waiting = part, drawn
@@ -226,6 +247,26 @@ def sample_prompts(
 ) -> Samples:
     """All that `sampled` yields, as host arrays in the order of the prompts."""
     return in_order(*zip(*sampled(sampler, variables, prompts, key, batch, ids)))
+
+
+def sample_in_groups(
+    sampler: Sampler,
+    variables: Any,
+    prompts: Sequence[Sequence[int]],
+    key: jax.Array,
+    batch: int,
+) -> Samples:
+    """The same samples, those of a prompt in groups of 8, 4, 2 or 1, each from a prefill of its
+    own: no program depends on how many there are."""
+    _check_batch(batch)
+    check_prompts(sampler.policy, prompts, sampler.max_new_tokens)  # by their own numbers
+    group = math.gcd(sampler.samples, _GROUP)
+    each = sampler.samples // group
+    grouped = dataclasses.replace(sampler, samples=group)
+    again = [prompt for prompt in prompts for _ in range(each)]
+    ids = np.repeat(np.arange(len(prompts)), each)
+    first = np.tile(np.arange(each) * group, len(prompts))
+    return in_order(*zip(*sampled(grouped, variables, again, key, batch, ids, first)))
 
 
 def in_order(rows: Sequence[np.ndarray], parts: Sequence[NamedTuple]) -> NamedTuple:

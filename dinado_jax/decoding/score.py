@@ -1,5 +1,6 @@
 """Log-probabilities of given sequences: one parallel pass instead of a decoding loop."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from dinado_jax.data import take
+from dinado_jax.data import bucket, take
 from dinado_jax.decoding.policy import Policy
 from dinado_jax.ops.masks import target_mask
 from dinado_jax.parallel import over_rows, spread
@@ -32,7 +33,11 @@ def score(
     Returns float32 [N, T-1] nats: column t scores token t + 1; prompt and padding score 0. Summed
     over a row it is the log-probability of the target given the prompt, eos included.
     """
-    out = np.zeros((len(rows), rows.tokens.shape[1] - 1), np.float32)
+    T = rows.tokens.shape[1]
+    out = np.zeros((len(rows), T - 1), np.float32)
+    # The longest row shall not be a width of its own.
+    wider = max(T, bucket(T, policy.n_positions)) - T
+    rows = dataclasses.replace(rows, tokens=np.pad(rows.tokens, ((0, 0), (0, wider))))
     order = np.argsort(rows.length, kind="stable")
     variables = spread(mesh, variables)
     devices = mesh.size if mesh else 1
@@ -41,5 +46,6 @@ def score(
         part = order[start : start + batch]
         filled = take(rows, np.resize(part, batch))
         scores = np.asarray(_score_batch(policy, mesh, variables, filled))
-        out[part, : scores.shape[1]] = scores[: len(part)]
+        scores = scores[: len(part), : T - 1]
+        out[part, : scores.shape[1]] = scores
     return out

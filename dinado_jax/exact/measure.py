@@ -20,7 +20,7 @@ def _along(control: Control, base_params, params, batch):
     """log p and log q / p of every token, log V before it and log R after it: [B, T-1]."""
     evidence = control.evidence(base_params, params, batch)
     values = control.unroll(evidence, batch)
-    residual = values.linked * bernoulli.kl(values.log_value, values.log_before)
+    residual = values.linked * bernoulli.kl(values.value_odds, values.before_odds)
     inside = target_mask(batch)
     of_tokens = (inside * evidence.scalars.log_base, inside * values.log_ratio)
     return *of_tokens, values.log_value, values.log_after, residual

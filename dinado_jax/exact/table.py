@@ -53,8 +53,8 @@ class TableNorm:
         table = base_params["table"]
         return jnp.full(table.shape[1], jnp.log(success_rate) - jnp.log1p(-success_rate))
 
-    def log_beta(self, params, states):
-        return jax.nn.log_sigmoid(states @ params)
+    def odds(self, params, states):
+        return states @ params
 
 
 def table_control(world: World, kind: str, form: str) -> Control:

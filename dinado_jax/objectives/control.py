@@ -76,7 +76,7 @@ def regression(control: Control, base_params: dict, params: dict, batch: Batch) 
 
 def bellman(values) -> Term:
     """KL(V_{i+1} || R_i) summed over every position after the first: forward consistency."""
-    residual = bernoulli.kl(values.log_value, values.log_before)
+    residual = bernoulli.kl(values.value_odds, values.before_odds)
     return Term((values.linked * residual).sum(), values.linked.sum())
 
 
@@ -97,11 +97,11 @@ class Published:
         label = batch["label"]
         rows = jnp.ones_like(label).sum()
         if self.control.entangled or self.control.recursive:
-            entropy = bernoulli.cross_entropy(values.log_after, label[:, None])
+            entropy = bernoulli.cross_entropy(values.after_odds, label[:, None])
             weight = target_mask(batch) * batch["suffix"]
             out = {"prefixes": Term((weight * entropy).sum(), rows)}
         else:
-            entropy = bernoulli.cross_entropy(values.log_terminal, label)
+            entropy = bernoulli.cross_entropy(values.terminal_odds, label)
             out = {"terminal": Term(entropy.sum(), rows)}
         if not self.control.recursive:
             out["bellman"] = Term(bellman(values).sum, rows, self.coefficient)
@@ -136,21 +136,21 @@ class Disentangled:
         values, mask = control.values(base_params, params, rows), target_mask(rows)
         label, shift, weight = rows["label"], rows["shift"], mask * rows["suffix"]
         # The labels teach the direction through the A of every token, the norm by V before it.
-        at = values.log_after if self.direction is None else values.log_value
+        at = values.after_odds if self.direction is None else values.value_odds
         entropy = bernoulli.cross_entropy(at, label[:, None], shift[:, None])
         out["value"] = Term((weight * entropy).sum(), weight.sum())
         if self.direction is not None:
-            terminal = bernoulli.cross_entropy(values.log_terminal, label, shift)
+            terminal = bernoulli.cross_entropy(values.terminal_odds, label, shift)
             out["terminal"] = Term(terminal.sum(), jnp.ones_like(terminal).sum())
         if not control.recursive:
             out["bellman"] = bellman(values)._replace(coefficient=self.coefficient)
         return out
 
     def _rate(self, base_params, params, rows) -> Term:
-        log_beta = self.control.evidence(base_params, params, rows).log_beta
+        beta_odds = self.control.evidence(base_params, params, rows).beta_odds
         end = rows["prompt_length"][:, None] - 1
-        log_value = jnp.take_along_axis(log_beta, end, axis=1, mode="clip")[:, 0]
-        entropy = bernoulli.cross_entropy(log_value, rows["rate"])
+        odds = jnp.take_along_axis(beta_odds, end, axis=1, mode="clip")[:, 0]
+        entropy = bernoulli.cross_entropy(odds, rows["rate"])
         # Rows drawn by label favour prompts whose rate came out high: undone here.
         weight = rows["label"] + (1 - rows["label"]) * jnp.exp(rows["shift"])
         return Term((weight * entropy).sum(), weight.sum())

@@ -1,4 +1,4 @@
-"""Bernoulli losses on probabilities given as logarithms (nats), finite up to both ends."""
+"""Probabilities as log-odds (nats), which float32 holds to both ends, and losses of them."""
 
 import math
 
@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 CEILING = -1e-6  # largest log-probability whose complement float32 can still tell from 0
+SURE = 32.0  # log-odds: gradients of what is multiplied with them grow no further than e^32
 
 
 def log1mexp(log_p: jax.Array) -> jax.Array:
@@ -21,23 +22,40 @@ def log1mexp(log_p: jax.Array) -> jax.Array:
 
 
 def logit(log_p: jax.Array) -> jax.Array:
-    """Log-odds of a probability given as its logarithm."""
-    return jnp.minimum(log_p, CEILING) - log1mexp(log_p)
+    """Log-odds of a probability of which only the logarithm is known. Beyond -1e-6, where that does
+    not determine them, and beyond 0 they go on with slope 1: no gradient ends there."""
+    return log_p - log1mexp(log_p)
 
 
-def cross_entropy(log_p: jax.Array, label: jax.Array, shift: jax.Array | float = 0.0) -> jax.Array:
-    """-C log p - (1 - C) log(1 - p); `shift` is added to the log-odds of p.
+def scaled(odds: jax.Array, log_factor: jax.Array, gap: jax.Array) -> jax.Array:
+    """Log-odds of sigmoid(odds) e^log_factor, given gap = 1 - e^log_factor too, which may be
+    negative while the product stays well below 1. Exact at both ends.
+
+        log_factor - log(e^-odds + gap)
+    """
+    excess = gap * jnp.exp(jnp.minimum(odds, SURE))
+    small = excess < 1  # a gap of 0 among them
+    near = jnp.log1p(jnp.where(small, excess, 0.0)) - odds
+    far = jnp.logaddexp(-odds, jnp.log(jnp.where(small, 1.0, gap)))
+    return log_factor - jnp.where(small, near, far)
+
+
+def cross_entropy(odds: jax.Array, label: jax.Array, shift: jax.Array | float = 0.0) -> jax.Array:
+    """-C log p - (1 - C) log(1 - p) from the log-odds of p, to which `shift` is added.
 
     A sample balanced by label has other odds than the population: with shift = the sample's
     log-odds minus the population's, p still fits the population (logit adjustment).
     """
-    odds = logit(log_p) + shift
+    odds = odds + shift
     return -label * jax.nn.log_sigmoid(odds) - (1 - label) * jax.nn.log_sigmoid(-odds)
 
 
-def kl(log_a: jax.Array, log_b: jax.Array) -> jax.Array:
-    """KL(Bernoulli(a) || Bernoulli(b)) >= 0."""
-    log_a, log_b = jnp.minimum(log_a, CEILING), jnp.minimum(log_b, CEILING)
-    # expm1: next to a = 1, exp and a subtraction would lose all but a digit of 1 - a.
-    a, not_a = jnp.exp(log_a), -jnp.expm1(log_a)
-    return a * (log_a - log_b) + not_a * (log1mexp(log_a) - log1mexp(log_b))
+def kl(odds_a: jax.Array, odds_b: jax.Array) -> jax.Array:
+    """KL(Bernoulli(a) || Bernoulli(b)) >= 0 from their log-odds."""
+
+    def part(a, b):
+        # exp of log_sigmoid: the gradient of sigmoid itself is rounded to 0 next to 1.
+        log_a = jax.nn.log_sigmoid(a)
+        return jnp.exp(log_a) * (log_a - jax.nn.log_sigmoid(b))
+
+    return part(odds_a, odds_b) + part(-odds_a, -odds_b)

@@ -36,18 +36,24 @@ class Scalars(NamedTuple):
 
     log_policy, log_base: [..] log-probability of the token that was drawn, under q and p.
     peak: [..] M = max_v [log q(v) - log p(v)], >= 0 up to rounding.
-    top: [..] max_v r(v).
+    top: [..] max_v r(v), of a sigmoid the logit there.
+    below: [..] A - M = r(x) - max_v r(v) <= 0.
+    gap: [..] 1 - e^-M = sum_v p(v) (1 - e^(r(v) - max r)), summed as such: exact next to 0.
+    logit: [..] l(x).
     """
 
     log_policy: jax.Array
     log_base: jax.Array
     peak: jax.Array
     top: jax.Array
+    below: jax.Array
+    gap: jax.Array
+    logit: jax.Array
 
     @property
     def log_ratio(self) -> jax.Array:
         """A = log q(x) - log p(x)."""
-        return self.log_policy - self.log_base
+        return self.below + self.peak
 
 
 @functools.partial(jax.named_call, name="token_log_probs")
@@ -126,19 +132,21 @@ def _reduced(link, chunk, hidden_ND, matrix, base, tokens_N):
 
 def _reduced_forward(link, chunk, hidden_ND, matrix, base, tokens_N):
     scalars, kept = _forward(link, chunk, True, hidden_ND, matrix, base, tokens_N)
-    return scalars, (hidden_ND, matrix, base, tokens_N, scalars.top, kept)
+    return scalars, (hidden_ND, matrix, base, tokens_N, scalars, kept)
 
 
 def _reduced_backward(link, chunk, left, given):
-    hidden_ND, matrix, base, tokens_N, top_N, kept = left
-    of_token, of_peak, of_mean = given.log_policy, None, given.log_policy
+    hidden_ND, matrix, base, tokens_N, scalars, kept = left
+    of_token, of_peak, of_mean = given.log_policy * kept.slope, None, given.log_policy
     if base is not None:
-        of_peak, of_mean = given.peak + given.top, given.log_policy + given.peak
+        of_excess = given.peak + given.gap * jnp.exp(-scalars.peak)
+        of_peak, of_mean = of_excess - given.below, of_mean + of_excess
         if link == "policy":  # its top is its peak
             of_mean += given.top
-        if link == "sigmoid":  # sigmoid(-l) = 1 - e^r
-            of_peak *= -jnp.expm1(top_N)
-    of_token *= kept.slope
+        if link == "sigmoid":
+            of_peak *= jax.nn.sigmoid(-scalars.top)
+        of_peak += given.top
+        of_token += given.below * kept.slope + given.logit
 
     def pull(weight, at):
         return weight[:, None] * matrix[at]
@@ -177,12 +185,24 @@ def _forward(link, chunk, differentiated, hidden_ND, matrix, base, tokens_N):
     def tile(_, arrays):
         hidden_nD, base_nD, tokens_n = arrays
         frozen = base and (base_nD, base[1])
-        log_p_nV, r_nV, top_n, peak_n, weight_nV = _over_vocabulary(link, hidden_nD, matrix, frozen)
+        log_p_nV, l_nV, r_nV, peak_n, gap_n, weight_nV = _over_vocabulary(
+            link, hidden_nD, matrix, frozen
+        )
         drawn_n = _at(r_nV, tokens_n)
-        scalars = Scalars(drawn_n, None, None, None)
+        scalars = Scalars(drawn_n, *6 * [None])
+        # The larger the logit the larger r, and next to r = 0 only the logit tells tokens apart.
+        score_nV = l_nV if link == "sigmoid" else r_nV
         if base is not None:
-            log_p_n = _at(log_p_nV, tokens_n)
-            scalars = Scalars(log_p_n + (drawn_n - top_n) + peak_n, log_p_n, peak_n, top_n)
+            log_p_n, below_n = _at(log_p_nV, tokens_n), drawn_n - r_nV.max(-1)
+            scalars = Scalars(
+                log_policy=log_p_n + below_n + peak_n,
+                log_base=log_p_n,
+                peak=peak_n,
+                top=score_nV.max(-1),
+                below=below_n,
+                gap=gap_n,
+                logit=_at(l_nV, tokens_n),
+            )
         if not differentiated:
             return None, (scalars, None)
         slope_n = -jnp.expm1(drawn_n) if link == "sigmoid" else jnp.ones_like(drawn_n)
@@ -192,7 +212,7 @@ def _forward(link, chunk, differentiated, hidden_ND, matrix, base, tokens_N):
         if base is not None:
             # As argmax, the first of several; on CPUs that reduction is slow.
             highest_n = jnp.where(
-                r_nV == r_nV.max(-1, keepdims=True), column, column.shape[1] - 1
+                score_nV == score_nV.max(-1, keepdims=True), column, column.shape[1] - 1
             ).min(-1)
             kept = kept._replace(peak=highest_n, peak_weight=_at(weight_nV, highest_n))
             weight_nV = jnp.where(column == highest_n[:, None], 0, weight_nV)
@@ -205,23 +225,32 @@ def _forward(link, chunk, differentiated, hidden_ND, matrix, base, tokens_N):
 
 
 def _over_vocabulary(link, hidden_nD, matrix, base):
-    """One chunk: log p, r and the weights w [n, V], top and peak [n]. Without a base r is log q."""
+    """One chunk: log p, l and r [n, V], peak and gap [n], the weights w [n, V]. Without a base r is
+    log q."""
     l_nV = _product("nD,VD->nV", hidden_nD, matrix)
     if base is None:
         log_q_nV = jax.nn.log_softmax(l_nV)
-        return None, log_q_nV, None, None, jnp.exp(log_q_nV)
+        return None, l_nV, log_q_nV, None, None, jnp.exp(log_q_nV)
     log_p_nV = jax.nn.log_softmax(_product("nD,VD->nV", *base))
     r_nV = direction(link, l_nV, log_p_nV)
-    top_n = r_nV.max(-1)
+    # Differences first, large logits would swallow them.
+    below_nV = r_nV - r_nV.max(-1, keepdims=True)
+    gap_n = -(jnp.exp(log_p_nV) * jnp.expm1(below_nV)).sum(-1)
     if link == "policy":
-        return log_p_nV, r_nV, top_n, top_n, jax.nn.softmax(l_nV)
-    # log sum_v p e^{r - top} = -M: differences first, large logits would swallow them.
-    below_nV = log_p_nV + (r_nV - top_n[:, None])
-    peak_n = -jax.nn.logsumexp(below_nV, axis=-1)
-    weight_nV = jnp.exp(below_nV + peak_n[:, None])
+        peak_n = _peak(gap_n, r_nV.max(-1))
+        return log_p_nV, l_nV, r_nV, peak_n, gap_n, jax.nn.softmax(l_nV)
+    # log sum_v p e^{r - top} = -M
+    joint_nV = log_p_nV + below_nV
+    peak_n = -jax.nn.logsumexp(joint_nV, axis=-1)
+    weight_nV = jnp.exp(joint_nV + peak_n[:, None])
     if link == "sigmoid":
         weight_nV *= jax.nn.sigmoid(-l_nV)
-    return log_p_nV, r_nV, top_n, peak_n, weight_nV
+    return log_p_nV, l_nV, r_nV, _peak(gap_n, peak_n), gap_n, weight_nV
+
+
+def _peak(gap_n, peak_n):
+    """M from the gap where that is more exact."""
+    return jnp.where(gap_n < 0.5, -jnp.log1p(-jnp.minimum(gap_n, 0.5)), peak_n)
 
 
 def _at(x_nV, tokens_n):
