@@ -1,5 +1,6 @@
 """All stages of a run in order, each done once."""
 
+import dataclasses
 import importlib.util
 import json
 from pathlib import Path
@@ -104,4 +105,6 @@ def load_run(path: str | Path) -> Controlled:
         raise InputError(f"{path} is no run folder (it has no config.json): give runs/NAME")
     config = from_dict(read_json(saved, mend), str(saved))
     plan = make_plan(Parallel(devices=1))
-    return trained_model(config, RunFolder(path, config), plan)
+    model = trained_model(config, RunFolder(path, config), plan)
+    base = dataclasses.replace(model.base, max_new_tokens=config.decode.max_new_tokens)
+    return dataclasses.replace(model, base=base)

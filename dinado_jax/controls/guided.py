@@ -56,7 +56,7 @@ class Tilt:
             kept = jnp.logaddexp(log_r + success, log1mexp(log_r) + failure)
         kept = self.strength * kept
         if self.reject:
-            kept = jnp.where(log_r - log_v[:, None] < jnp.log(self.reject), -jnp.inf, kept)
+            kept = jnp.where(log_r - log_v[:, None] < _log(self.reject), -jnp.inf, kept)
         return kept
 
 
@@ -97,7 +97,7 @@ class Guided:
 
         base = self.model.apply({"params": variables["base"]}, tokens)
         state = last(base.hidden, lengths), base.vocabulary
-        scores, guides = logits(*state), []
+        scores, guides = logits(*state, self.model.config.silent), []
         for control, params, tilt in self._parts(variables):
             out = control.direction.forward(variables["base"], params["direction"], base, tokens)
             own = last(out.hidden, lengths), out.vocabulary
@@ -114,7 +114,7 @@ class Guided:
         new = tokens[:, None]
         base = self.model.apply({"params": variables["base"]}, new, cache)
         state = base.hidden[:, 0], base.vocabulary
-        scores, after = logits(*state), []
+        scores, after = logits(*state, self.model.config.silent), []
         for (control, params, tilt), guide in zip(self._parts(variables), guides, strict=True):
             out = control.direction.forward(
                 variables["base"], params["direction"], base, new, guide.cache
@@ -149,7 +149,7 @@ class Guided:
         # Once a row is at its end its last token comes again and again: the first time stands.
         order = jnp.arange(T - 1)[:, None]
         inside = order < T - start[None]
-        out = jnp.zeros((tokens.shape[0], T - 1))
+        out = jnp.zeros((tokens.shape[0], T - 1), jnp.float32)
         return out.at[jnp.broadcast_to(rows, columns.shape), columns].add(
             jnp.where(inside, log_probs, 0.0)
         )

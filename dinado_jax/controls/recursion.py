@@ -83,7 +83,7 @@ def unroll(
         return (jnp.where(inside, after, log_r), started | inside), out
 
     rows = log_beta.shape[0]
-    start = (jnp.zeros(rows), jnp.zeros(rows, bool))
+    start = (jnp.zeros(rows, jnp.float32), jnp.zeros(rows, bool))
     over_time = jax.tree.map(jnp.transpose, (log_beta, log_ratio, peak, mask))
     (log_terminal, _), along = jax.lax.scan(position, start, over_time)
     return Values(*jax.tree.map(jnp.transpose, along), log_terminal)

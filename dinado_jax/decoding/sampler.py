@@ -17,10 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from dinado_jax.arguments import POSITIVE, checked_integer, integer
 from dinado_jax.data import bucket
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.policy import Carry, Policy
-from dinado_jax.errors import InputError
+from dinado_jax.errors import InputError, shown
 from dinado_jax.models.cache import scan, when
 from dinado_jax.parallel import over_rows, spread
 from dinado_jax.text import check_tokens, pad
@@ -41,7 +42,7 @@ class Samples(NamedTuple):
     """New tokens of every row, samples of one prompt together."""
 
     tokens: jax.Array  # int32 [R, N]; eos, where drawn, is kept, and what follows it is eos too
-    log_probs: jax.Array  # float32 [R, N] nats, as drawn; 0 after the end
+    log_probs: jax.Array  # float32 [R, N] nats, as drawn; 0 after the end; nan: nothing to draw
     length: jax.Array  # int32 [R] new tokens, eos included
     finished: jax.Array  # bool [R]: ended by eos, not cut at N
 
@@ -59,8 +60,7 @@ class Sampler:
 
     def __post_init__(self):
         for name in ("max_new_tokens", "samples"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} = {getattr(self, name)}: it must be at least 1")
+            integer(self, name, *POSITIVE)
 
     def __call__(
         self, variables: Any, prompts: jax.Array, lengths: jax.Array, ids: jax.Array, key: jax.Array
@@ -85,7 +85,7 @@ class Sampler:
         S = self.samples
         logits, carry = self.policy.prefill(variables, prompts, lengths, S, self.max_new_tokens - 1)
         ids = jnp.repeat(ids, S)
-        numbers = jnp.arange(len(ids)) % S
+        numbers = jnp.arange(len(ids), dtype=jnp.int32) % S
         streams = jax.vmap(lambda i, s: jax.random.fold_in(jax.random.fold_in(key, i), s))(
             ids, numbers
         )
@@ -112,10 +112,12 @@ class Sampler:
             lambda x, xs: jnp.concatenate([x[None], xs]).T, first, later
         )
         log_probs = jnp.where(ended, 0.0, log_probs)
-        return state, Samples(tokens, log_probs, (~ended).sum(1), state.done)
+        return state, Samples(tokens, log_probs, (~ended).sum(1, dtype=jnp.int32), state.done)
 
     def _drawn(self, logits, streams, index, done, carry) -> SamplingState:
-        uniform = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, index)))(streams)
+        uniform = jax.vmap(
+            lambda k: jax.random.uniform(jax.random.fold_in(k, index), dtype=jnp.float32)
+        )(streams)
         token, log_prob = self.method.draw(logits, uniform)
         token = jnp.where(done, self.eos_id, token)
         return SamplingState(token, log_prob, done | (token == self.eos_id), streams, carry)
@@ -137,8 +139,7 @@ def batches_of(
     those right-padded tokens [count, T] and lengths [count]. InputError for a batch below 1, and
     for prompts that do not fit vocabulary or context.
     """
-    if batch < 1:
-        raise InputError(f"batch = {batch}: it must be at least 1")
+    batch = checked_integer("batch", batch, *POSITIVE)
     devices = mesh.size if mesh else 1
     count = max(1, batch // each // devices) * devices
     check_prompts(policy, prompts, max_new_tokens)
@@ -153,18 +154,27 @@ def batches_of(
             yield part, filled, tokens, np.array([len(prompts[i]) for i in filled], np.int32)
 
 
-def check_prompts(policy: Policy, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
-    """InputError if there are none, or for one that does not fit vocabulary or context."""
+def check_prompts(
+    policy: Policy,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    texts: Sequence[str] | None = None,
+) -> None:
+    """InputError if there are none, or for one that does not fit vocabulary or context, with the
+    beginning of its text where that is given."""
     if not len(prompts):
         raise InputError("there are no prompts: give at least one")
     check_tokens(prompts, policy.vocab_size, "prompt")
     for index, prompt in enumerate(prompts):
         if not prompt:
             raise InputError(f"prompt {index} is empty: begin it with the end-of-text token")
-        if len(prompt) + max_new_tokens > policy.n_positions:
+        over = len(prompt) + max_new_tokens - policy.n_positions
+        if over > 0:
+            begins = f" (it begins {shown(texts[index][:40])})" if texts else ""
             raise InputError(
-                f"prompt {index} has {len(prompt)} tokens and max_new_tokens is {max_new_tokens}: "
-                f"the context holds {policy.n_positions}, shorten one of them"
+                f"prompt {index} has {len(prompt)} tokens and max_new_tokens is {max_new_tokens}, "
+                f"{over} more than the context of {policy.n_positions} holds: "
+                f"shorten one of them{begins}"
             )
 
 
@@ -184,7 +194,7 @@ def sampled(
 
     Yields host arrays as they come: row numbers, counted prompt by prompt, and the samples. The
     device draws the next ones while the caller reads these. InputError for bad prompts or batch,
-    once the first are asked for.
+    once the first are asked for, and for a prompt after which nothing can be drawn.
     """
     S = sampler.samples
     variables = spread(sampler.mesh, variables)
@@ -203,7 +213,20 @@ def sampled(
 def _on_host(samples: int, part: np.ndarray, drawn: Samples) -> tuple[np.ndarray, Samples]:
     """Row numbers and samples of the prompts in `part`, without what filled the batch."""
     rows = (part[:, None] * samples + np.arange(samples)).ravel()
-    return rows, Samples(*(x[: len(rows)] for x in jax.device_get(drawn)))
+    drawn = Samples(*(x[: len(rows)] for x in jax.device_get(drawn)))
+    check_finite(rows // samples, drawn.log_probs)
+    return rows, drawn
+
+
+def check_finite(numbers: np.ndarray, log_probs: np.ndarray) -> None:
+    """InputError for the first prompt with a nan: its number of every row, and the row's
+    log-probabilities."""
+    bad = np.isnan(log_probs.reshape(len(numbers), -1)).any(1)
+    if bad.any():
+        raise InputError(
+            f"prompt {numbers[bad].min()}: no token can be drawn after it, the model's logits are "
+            "nan or infinite; check the model's weights, or load it with dtype float32"
+        )
 
 
 def sample_prompts(
