@@ -4,6 +4,7 @@ All have `base`, `policy` and `variables`, which is all that decoding needs.
 """
 
 import dataclasses
+import difflib
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -17,23 +18,34 @@ from dinado_jax.adapters import lora
 from dinado_jax.controls.base import Control
 from dinado_jax.controls.guided import NEUTRAL, Guided, Tilt
 from dinado_jax.decoding.policy import Policy, Trunk
-from dinado_jax.errors import InputError
+from dinado_jax.errors import InputError, shown
 from dinado_jax.models.gpt2 import GPT2, GPT2Config
 from dinado_jax.text import Codec, load_codec
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Base:
-    """`base.model.apply({"params": base.params}, tokens).logits` is the language model p."""
+    """`base.model.apply({"params": base.params}, tokens).logits` are the checkpoint's logits. The
+    language model p is their softmax over ids with text: `GPT2Config.silent` ones have no part."""
 
     model: GPT2
     params: dict
     folder: Path
+    known: Codec | None = None  # the tokenizer, where it has been loaded already
+    max_new_tokens: int = 32  # what is drawn at most where nothing else is asked for
 
     @functools.cached_property
     def codec(self) -> Codec:
         """The tokenizer, loaded when first asked for. InputError if it does not fit the model."""
-        return load_codec(self.folder, self.model.config.vocab_size)
+        return self.known or load_codec(self.folder, self.model.config.vocab_size)
+
+    def __repr__(self) -> str:
+        sizes = self.model.config
+        return (
+            f"Base(GPT-2: {sizes.n_layer} layers of width {sizes.n_embd}, {sizes.n_head} heads, "
+            f"vocabulary {sizes.vocab_size}, context {sizes.n_positions}; {_size(self.params)}; "
+            f"folder {self.folder})"
+        )
 
     @property
     def base(self) -> "Base":
@@ -52,7 +64,7 @@ class Base:
         return {"params": self.params}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Controlled:
     """A base under a trained control: its policy decodes the composed distribution q."""
 
@@ -73,8 +85,23 @@ class Controlled:
             return self.control.composed(self.base.params, self.params)
         return Composed((self,)).variables
 
+    def __repr__(self) -> str:
+        return f"Controlled({self._control}, {self.base!r})"
+
+    @property
+    def _control(self) -> str:
+        kind = type(self.control.direction).__name__.lower()
+        return f"{kind} control, {self.control.form}: {_size(self.params)}; {self.tilt}"
+
     def tilted(self, **changes: float) -> "Controlled":
-        """The same control with another `Tilt`: strength, target_rate, reject."""
+        """The same control with another `Tilt`: strength, target_rate, reject. InputError for any
+        other name."""
+        known = [field.name for field in dataclasses.fields(Tilt)]
+        for name in changes:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, 1)
+                hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+                raise InputError(f"no such tilt, {shown(name)}: {hint}")
         return dataclasses.replace(self, tilt=dataclasses.replace(self.tilt, **changes))
 
     def as_base(self) -> Base:
@@ -90,11 +117,14 @@ class Controlled:
         return dataclasses.replace(self.base, params=params)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Composed:
     """A base under several controls at once: q proportional to p prod_k f_k(R_k)."""
 
     parts: tuple[Controlled, ...]
+
+    def __repr__(self) -> str:
+        return f"Composed({' + '.join(part._control for part in self.parts)}, {self.base!r})"
 
     @property
     def base(self) -> Base:
@@ -113,6 +143,12 @@ class Composed:
 
 
 LanguageModel = Base | Controlled | Composed
+
+
+def _size(params: dict) -> str:
+    leaves = jax.tree.leaves(params)
+    dtypes = sorted({str(leaf.dtype) for leaf in leaves})
+    return f"{sum(leaf.size for leaf in leaves):,} parameters in {', '.join(dtypes)}"
 
 
 def compose(*parts: Controlled) -> Composed:
@@ -157,14 +193,22 @@ def load_gpt2(
       remat: gradients recompute each block's activations instead of keeping them.
       place: puts the parameters, arrays on the host, on devices.
 
-    InputError in one line for anything missing, unused, misshapen, damaged or pickled.
+    Ids without text by the folder's tokenizer, if it has a readable one, are left out of p: see
+    `GPT2Config.silent`. InputError in one line for anything missing, unused, misshapen, damaged or
+    pickled; for a tokenizer once it is asked for.
     """
     folder = weights.locate(str(path_or_name))
     sizes = GPT2Config.from_hf(weights.read_config(folder))
     sizes = dataclasses.replace(sizes, dtype=dtype, param_dtype=param_dtype, remat=remat)
     params = weights.read_params(folder, sizes)
     params = jax.tree.map(lambda leaf: np.asarray(leaf, jnp.dtype(param_dtype)), params)
-    return Base(GPT2(sizes), place(params), folder)
+    try:
+        codec = load_codec(folder, sizes.vocab_size)
+    except InputError:  # it comes again where text is needed
+        codec = None
+    else:
+        sizes = dataclasses.replace(sizes, silent=codec.silent(sizes.vocab_size))
+    return Base(GPT2(sizes), place(params), folder, codec)
 
 
 def new_config(settings: config.Base) -> GPT2Config:

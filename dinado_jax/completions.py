@@ -1,21 +1,22 @@
 """Text in, text out: the Python door to decoding."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import numpy as np
 
-from dinado_jax import text
+from dinado_jax import arguments, text
+from dinado_jax.arguments import POSITIVE
 from dinado_jax.base import LanguageModel
 from dinado_jax.decoding.beam import Beam, beam_prompts
 from dinado_jax.decoding.methods import Method
-from dinado_jax.decoding.sampler import Sampler, sample_in_groups
+from dinado_jax.decoding.sampler import Sampler, check_prompts, sample_in_groups
 from dinado_jax.decoding.score import score
-from dinado_jax.errors import InputError
+from dinado_jax.errors import InputError, shown
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Completion:
     """One sample; the three arrays are [tokens], log-probabilities in nats."""
 
@@ -26,12 +27,19 @@ class Completion:
     log_probs_base: np.ndarray  # under the base p
     finished: bool  # ended by itself, not cut at max_new_tokens
 
+    def __repr__(self) -> str:
+        end = "finished" if self.finished else "cut"
+        return (
+            f"Completion({shown(self.prompt)} -> {shown(self.text)}, {len(self.tokens)} tokens, "
+            f"{end}; {self.log_probs.sum():.2f} nats, {self.log_probs_base.sum():.2f} in the base)"
+        )
+
 
 def generate(
     model: LanguageModel,
     prompts: Sequence[str],
     *,
-    max_new_tokens: int = 32,
+    max_new_tokens: int | None = None,
     samples: int = 1,
     temperature: float = 1.0,
     top_k: int = 0,
@@ -42,16 +50,20 @@ def generate(
     """Continues each prompt `samples` times with a base or a controlled model.
 
     A completion depends on its prompt, its number and the seed, not on the batch around it.
-    temperature 0 is greedy; top_k 0 and top_p 1 are off. Returns the completions prompt by prompt.
-    InputError for bad settings, no or too long prompts, or one text instead of a list.
+    max_new_tokens None is the model's own (a run's decode.max_new_tokens, else 32), or what the
+    longest prompt leaves of the context. temperature 0 is greedy; top_k 0 and top_p 1 are off. A
+    seed lies in [0, 2^32). Returns the completions prompt by prompt. InputError for bad settings,
+    no or too long prompts, one text instead of a list, or logits that are nan or infinite.
     """
-    codec, prompt_ids = _begun(model, prompts)
-    batch = _rows(len(prompts) * samples, batch)
+    key = jax.random.key(arguments.seed(seed))
     method = Method(temperature, top_k, top_p)
-    sampler = Sampler(model.policy, method, codec.eos_id, max_new_tokens, samples)
-    drawn = sample_in_groups(sampler, model.variables, prompt_ids, jax.random.key(seed), batch)
+    prompts, prompt_ids, new_tokens = _begun(model, prompts, max_new_tokens)
+    codec = model.base.codec
+    sampler = Sampler(model.policy, method, codec.eos_id, new_tokens, samples)
+    batch = _rows(len(prompts) * sampler.samples, batch)
+    drawn = sample_in_groups(sampler, model.variables, prompt_ids, key, batch)
     new = [row[:length] for row, length in zip(drawn.tokens, drawn.length)]
-    of = np.arange(len(new)) // samples
+    of = np.arange(len(new)) // sampler.samples
     return _completions(model, prompts, prompt_ids, of, new, drawn.finished, batch)
 
 
@@ -59,7 +71,7 @@ def beam_search(
     model: LanguageModel,
     prompts: Sequence[str],
     *,
-    max_new_tokens: int = 32,
+    max_new_tokens: int | None = None,
     beams: int = 8,
     hypotheses: int = 1,
     length_penalty: float = 1.0,
@@ -69,20 +81,21 @@ def beam_search(
     """The likeliest continuations that a beam search finds, prompt by prompt, best first.
 
     length_penalty: hypotheses are ranked by log q / length^penalty. no_repeat_ngram: no n-gram
-    occurs twice in prompt and continuation; 0 is off. batch: beams searched at once. A prompt with
-    fewer hypotheses of probability above 0 has fewer completions. InputError as for `generate`.
+    occurs twice in prompt and continuation, except that a text may always end; 0 is off. batch:
+    beams searched at once. A prompt with fewer hypotheses of probability above 0 has fewer
+    completions. max_new_tokens and InputError as for `generate`.
     """
-    codec, prompt_ids = _begun(model, prompts)
-    batch = _rows(len(prompts) * beams, batch)
+    prompts, prompt_ids, new_tokens = _begun(model, prompts, max_new_tokens)
     search = Beam(
         model.policy,
-        codec.eos_id,
-        max_new_tokens,
+        model.base.codec.eos_id,
+        new_tokens,
         beams,
         hypotheses,
         length_penalty,
         no_repeat_ngram,
     )
+    batch = _batch(batch, len(prompts) * search.beams)
     found = beam_prompts(search, model.variables, prompt_ids, batch)
     of, which = np.nonzero(found.length)
     new = [found.tokens[i, j, : found.length[i, j]] for i, j in zip(of, which)]
@@ -91,14 +104,25 @@ def beam_search(
 
 def _rows(wanted: int, batch: int) -> int:
     """Rows at a time: at most `batch`, and else a power of two, so that few programs do."""
+    batch = arguments.checked_integer("batch", batch, *POSITIVE)
     return min(batch, 1 << (max(1, wanted) - 1).bit_length())
 
 
-def _begun(model, prompts):
-    """The codec, and the token ids of the prompts."""
-    if isinstance(prompts, str):
-        raise InputError(f"prompts is one text, {prompts!r}: give a list of prompts")
-    return model.base.codec, model.base.codec.prompts(prompts)
+def _begun(model, prompts, max_new_tokens) -> tuple[list[str], list[list[int]], int]:
+    """The prompts, their token ids, and how many tokens to draw at most."""
+    if isinstance(prompts, (str, bytes)) or not isinstance(prompts, Iterable):
+        raise InputError(f"prompts is {shown(prompts)}: give a list of prompts")
+    prompts = list(prompts)
+    for index, prompt in enumerate(prompts):
+        if not isinstance(prompt, str):
+            raise InputError(f"prompt {index} is {shown(prompt)}: give text")
+    ids = model.base.codec.prompts(prompts)
+    given = max_new_tokens is not None
+    least = arguments.checked_integer("max_new_tokens", max_new_tokens, *POSITIVE) if given else 1
+    names = [f"prompt {index} ({shown(text[:40])})" for index, text in enumerate(prompts)]
+    check_prompts(model.policy, ids, least, names)
+    room = model.policy.n_positions - max(map(len, ids))
+    return prompts, ids, least if given else min(model.base.max_new_tokens, room)
 
 
 def _completions(model, prompts, prompt_ids, of, new, finished, batch) -> list[Completion]:

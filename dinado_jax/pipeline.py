@@ -176,11 +176,13 @@ def load_run(path: str | Path) -> Controlled:
     fix = "write it again, `dinado run CONFIG --print-config` prints it"
     config = from_dict(read_json(saved, fix), str(saved))
     for name in ("sft", "train"):
-        if not (path / name / "done.json").exists():
+        if not exists(path / name / "done.json"):
             raise InputError(
                 f"stage {name} of {path} is not done: run the {name} stage first, or `dinado run`"
             )
-    return trained_model(config, RunFolder(path, config), make_plan(Parallel(devices=1)))
+    model = trained_model(config, RunFolder(path, config), make_plan(Parallel(devices=1)))
+    base = replace(model.base, max_new_tokens=config.decode.max_new_tokens)
+    return replace(model, base=base)
 
 
 def _is_run(folder: Path) -> bool:

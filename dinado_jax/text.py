@@ -24,18 +24,48 @@ _SAMPLE = " The dog caught 12 Kites , didn't it ? na\u00efve"
 _SPARE = 512  # rows a model may have beyond its tokenizer: vocabularies are rounded up for speed
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Codec:
     """A transformers tokenizer and the id that begins and ends every row."""
 
     tokenizer: object
     eos_id: int
 
+    def __repr__(self) -> str:
+        kind = type(self.tokenizer).__name__
+        return f"Codec({kind} of {len(self.tokenizer)} tokens, end of text {self.eos_id})"
+
     def prompts(self, texts: Sequence[str]) -> list[list[int]]:
         return [[self.eos_id, *ids] for ids in self._ids(texts)]
 
     def targets(self, texts: Sequence[str]) -> list[list[int]]:
-        return [[*ids, self.eos_id] for ids in self._ids(texts)]
+        """InputError for a text that spells out a special token: no model draws it."""
+        rows, special = self._ids(texts), self._special
+        for text, ids in zip(texts, rows):
+            if found := special.intersection(ids):
+                token = self.tokenizer.convert_ids_to_tokens(min(found))
+                raise InputError(
+                    f"the text {shown(text)} holds the special token {token}, which is never "
+                    "drawn: leave it out"
+                )
+        return [[*ids, self.eos_id] for ids in rows]
+
+    @property
+    def _special(self) -> set[int]:
+        """Special tokens other than the end of text: decoding drops them."""
+        added = self.tokenizer.added_tokens_decoder.items()
+        special = {id for id, token in added if token.special}
+        return special.union(self.tokenizer.all_special_ids) - {self.eos_id}
+
+    def silent(self, vocab_size: int) -> tuple[tuple[int, int], ...]:
+        """The ids of a model of `vocab_size` tokens that stand for no text, as ranges [first, end):
+        those the tokenizer lacks, and special tokens other than the end of text."""
+        spoken = np.zeros(vocab_size + 2, bool)  # one on each side ends the ranges there
+        spoken[[0, -1]] = True
+        known = set(self.tokenizer.get_vocab().values()) - self._special | {self.eos_id}
+        spoken[[1 + id for id in known if id < vocab_size]] = True
+        edges = np.flatnonzero(np.diff(spoken)).tolist()
+        return tuple(zip(edges[::2], edges[1::2]))
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         if not texts:

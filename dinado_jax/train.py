@@ -75,7 +75,7 @@ def make_step(terms: Terms, optimizer: optax.GradientTransformation, plan: Plan 
             grads = jax.tree.map(scattered, grads)
             return jax.tree.map(jnp.add, sums, ({"loss": loss, **parts}, grads)), None
 
-        zero = {name: jnp.zeros(()) for name in ("loss", *weights)}
+        zero = {name: jnp.zeros((), jnp.float32) for name in ("loss", *weights)}
         sums, _ = jax.lax.scan(
             accumulate, (zero, jax.tree.map(jnp.zeros_like, state.trainable)), batch
         )

@@ -60,7 +60,8 @@ def plainly(beam, log_q, prompt) -> tuple[dict, int]:
     def repeats(tokens):
         n, tokens = beam.no_repeat_ngram, (*prompt, *tokens)
         seen = [tokens[i : i + n] for i in range(len(tokens) - n + 1)]
-        return n > 0 and seen[-1:] and seen[-1] in seen[:-1]
+        # eos is no text: it may always end one, though it begins every prompt.
+        return n > 0 and tokens[-1] != EOS and seen[-1:] and seen[-1] in seen[:-1]
 
     def penalised(tokens):
         return kept[tokens] / len(tokens) ** beam.length_penalty

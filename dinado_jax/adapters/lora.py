@@ -86,7 +86,7 @@ def init(
         rows, columns = shapes[path]
         bound = rows**-0.5
         a = jax.random.uniform(
-            jax.random.fold_in(key, index), (rows, rank), minval=-bound, maxval=bound
+            jax.random.fold_in(key, index), (rows, rank), jnp.float32, -bound, bound
         )
         delta[path] = {"a": a, "b": jnp.zeros((rank, columns), jnp.float32)}
     return delta

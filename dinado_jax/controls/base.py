@@ -85,6 +85,11 @@ class Control:
         return self.form == "split" and self.direction.link == "sigmoid"
 
     @property
+    def silent(self) -> tuple[tuple[int, int], ...]:
+        """The base's ids without text: no part of p, nor of the direction."""
+        return self.model.config.silent
+
+    @property
     def recursive(self) -> bool:
         """R follows from the prompt's by recursion, so that it is consistent at any parameters."""
         return self.form != "split"
@@ -136,7 +141,9 @@ class Control:
         if self.direction.link != "policy":
             return self.evidence(base_params, params, batch).scalars.log_policy
         out = self.direction.forward(base_params, params["direction"], None, tokens)
-        return vocab.token_log_probs(out.hidden[:, :-1], out.vocabulary, tokens[:, 1:])
+        return vocab.token_log_probs(
+            out.hidden[:, :-1], out.vocabulary, tokens[:, 1:], silent=self.silent
+        )
 
     def values(self, base_params: dict, params: dict, batch: Batch) -> Values:
         """V and R of every prefix of the rows; gradients reach the parameters, never the base."""
@@ -156,6 +163,7 @@ class Control:
             (out.hidden[:, :-1], out.vocabulary),
             (base.hidden[:, :-1], base.vocabulary),
             tokens[:, 1:],
+            silent=self.silent,
         )
         if self.entangled:
             return Evidence(scalars, scalars.top)  # R of the peak's token
@@ -174,15 +182,18 @@ class Control:
         out: tuple[jax.Array, jax.Array],
         log_prev: jax.Array | None,
     ) -> NextValues:
-        """Of one prefix a row.
+        """Of one prefix a row; of ids without text log R is low and finite, as they are left out
+        by log p alone.
 
         Args:
           base, out: (state [B, D], vocabulary [V, D]) of base and direction at the prefix.
           log_prev: [B] log R of the prefix as its last token left it; None for a prompt, where
             the recursion starts.
         """
-        log_p_BV, l_BV = jax.nn.log_softmax(logits(*base)), logits(*out)
-        r_BV = vocab.direction(self.direction.link, l_BV, log_p_BV)
+        log_p_BV = jax.nn.log_softmax(logits(*base, self.silent))
+        l_BV = logits(*out, self.silent)
+        # log q - log p of an id that neither has is no number.
+        r_BV = vocab.silenced_direction(self.direction.link, l_BV, log_p_BV, self.silent)
         if self.entangled:
             log_v_B = jax.nn.logsumexp(log_p_BV + r_BV, axis=-1)
             log_not_B = jax.nn.logsumexp(log_p_BV + jax.nn.log_sigmoid(-l_BV), axis=-1)

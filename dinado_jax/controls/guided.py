@@ -124,7 +124,7 @@ class Guided:
 
         base = self.model.apply({"params": variables["base"]}, tokens)
         state = last(base.hidden, lengths), base.vocabulary
-        scores, guides = logits(*state), []
+        scores, guides = logits(*state, self.model.config.silent), []
         for control, params, tilt, numbers in self._parts(variables):
             out = control.direction.forward(variables["base"], params["direction"], base, tokens)
             own = last(out.hidden, lengths), out.vocabulary
@@ -142,7 +142,7 @@ class Guided:
         new = tokens[:, None]
         base = self.model.apply({"params": variables["base"]}, new, cache)
         state = base.hidden[:, 0], base.vocabulary
-        scores, after = logits(*state), []
+        scores, after = logits(*state, self.model.config.silent), []
         for part, guide in zip(self._parts(variables), guides, strict=True):
             control, params, tilt, numbers = part
             out = control.direction.forward(
@@ -176,7 +176,7 @@ class Guided:
         # Once a row is at its end its last token comes again and again: the first time stands.
         order = jnp.arange(T - 1)[:, None]
         inside = order < T - start[None]
-        out = jnp.zeros((tokens.shape[0], T - 1))
+        out = jnp.zeros((tokens.shape[0], T - 1), jnp.float32)
         return out.at[jnp.broadcast_to(rows, columns.shape), columns].add(
             jnp.where(inside, log_probs, 0.0)
         )

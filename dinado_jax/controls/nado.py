@@ -21,7 +21,7 @@ class Nado:
 
     def init(self, key: jax.Array, base_params: dict) -> dict:
         width = base_params["wte"]["embedding"].shape[1]
-        return self.head.init(key, jnp.zeros((1, 1, width)))["params"]
+        return self.head.init(key, jnp.zeros((1, 1, width), jnp.float32))["params"]
 
     def decoding(self, params):
         return rounded(params, self.head.config)

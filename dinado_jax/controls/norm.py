@@ -24,10 +24,10 @@ class MLP:
         bound = self.width**-0.5
         shape = (self.width, 4 * self.width)
         return {
-            "hidden": jax.random.uniform(key, shape, minval=-bound, maxval=bound),
-            "hidden_bias": jnp.zeros((4 * self.width,)),
-            "out": jnp.zeros((4 * self.width,)),
-            "out_bias": jnp.log(success_rate) - jnp.log1p(-jnp.float32(success_rate)),
+            "hidden": jax.random.uniform(key, shape, jnp.float32, -bound, bound),
+            "hidden_bias": jnp.zeros((4 * self.width,), jnp.float32),
+            "out": jnp.zeros((4 * self.width,), jnp.float32),
+            "out_bias": jnp.log(jnp.float32(success_rate)) - jnp.log1p(-jnp.float32(success_rate)),
         }
 
     def odds(self, params: dict, states: jax.Array) -> jax.Array:

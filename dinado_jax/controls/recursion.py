@@ -149,7 +149,8 @@ def unroll(
         return carry, out
 
     rows = beta_odds.shape[0]
-    start = (jnp.zeros(rows), logit(jnp.zeros(rows)), jnp.zeros(rows, bool))
+    zeros = jnp.zeros(rows, jnp.float32)
+    start = (zeros, logit(zeros), jnp.zeros(rows, bool))
     over_time = jax.tree.map(jnp.transpose, (beta_odds, below, peak, gap, mask, drawn_odds))
     (log_terminal, odds_terminal, _), along = jax.lax.scan(position, start, over_time)
     along, odds = jax.tree.map(jnp.transpose, along)

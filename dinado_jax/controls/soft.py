@@ -31,7 +31,10 @@ class Soft:
             trunk = lora.init(
                 key, base_params, self.delta.rank, self.delta.low_rank, self.delta.full
             )
-        return {"trunk": trunk, "vocabulary": jnp.zeros((sizes.vocab_size, sizes.n_embd))}
+        return {
+            "trunk": trunk,
+            "vocabulary": jnp.zeros((sizes.vocab_size, sizes.n_embd), jnp.float32),
+        }
 
     def decoding(self, params):
         # A delta is added to the base first.

@@ -1,14 +1,15 @@
 """Beam search as two compiled programs: prefill, then a `lax.scan` over tokens in donated caches.
 
 The search is that of transformers' `generate(num_beams=K, do_sample=False, early_stopping=False)`:
-finished hypotheses are kept apart from the running beams, K of each.
+finished hypotheses are kept apart from the running beams, K of each. It differs in one thing: eos
+ends a text and, by our format, begins every prompt; it is no text, so no ban of repeated n-grams
+holds it back.
 
 B prompts, K beams of each, R = B K rows, T prompt tokens, N new tokens, V vocabulary.
 """
 
 import dataclasses
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -17,8 +18,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from dinado_jax.arguments import POSITIVE, integer, number
 from dinado_jax.decoding.policy import Carry, Policy
-from dinado_jax.decoding.sampler import batches_of, in_order
+from dinado_jax.decoding.sampler import batches_of, check_finite, in_order
 from dinado_jax.errors import InputError
 from dinado_jax.models.cache import chosen, scan, when
 from dinado_jax.ops.blocks import by_blocks
@@ -61,23 +63,21 @@ class Beam:
     beams: int
     hypotheses: int = 1  # per prompt, of the `beams` found
     length_penalty: float = 1.0  # score = log q / length^penalty: 0 sums, 1 averages
-    no_repeat_ngram: int = 0  # no n-gram occurs twice in prompt and new tokens; 0 is off
+    # No n-gram occurs twice in prompt and new tokens, but for one that eos ends; 0 is off.
+    no_repeat_ngram: int = 0
     mesh: Mesh | None = None  # devices that share the prompts out, a multiple of their number
 
     def __post_init__(self):
         for name in ("max_new_tokens", "beams", "hypotheses"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} = {getattr(self, name)}: it must be at least 1")
+            integer(self, name, *POSITIVE)
         if self.hypotheses > self.beams:
             raise InputError(
                 f"hypotheses = {self.hypotheses}: there are {self.beams} beams, ask for no more"
             )
-        if not math.isfinite(self.length_penalty):
-            raise InputError(f"length_penalty = {self.length_penalty}: it must be finite")
-        if self.no_repeat_ngram < 0:
-            raise InputError(
-                f"no_repeat_ngram = {self.no_repeat_ngram}: it must be 0 (off) or more"
-            )
+        number(self, "length_penalty", "finite, between -10 and 10", lambda x: abs(x) <= 10)
+        integer(self, "no_repeat_ngram", "0 (off) or more", lambda x: x >= 0)
+        if self.no_repeat_ngram > self.policy.n_positions:  # nothing so long fits in twice
+            object.__setattr__(self, "no_repeat_ngram", 0)
 
     def __call__(self, variables: Any, prompts: jax.Array, lengths: jax.Array) -> Hypotheses:
         """Continues right-padded prompts.
@@ -100,15 +100,15 @@ class Beam:
         nothing = self.policy.vocab_size
         past = None
         if n:
-            column = jnp.arange(1 - n, T)[None] - T + lengths[:, None]
+            column = jnp.arange(1 - n, T, dtype=jnp.int32)[None] - T + lengths[:, None]
             shifted = jnp.take_along_axis(prompts, jnp.maximum(column, 0), 1)
             past = jnp.where(column < 0, nothing, shifted)
         tokens = jnp.full((B, K, N), nothing, jnp.int32)
-        none = jnp.full((B, K), -jnp.inf)
+        none = jnp.full((B, K), -jnp.inf, jnp.float32)
         state = BeamState(
             tokens=tokens,
             log_probs=none.at[:, 0].set(0),  # the beams of a prompt are still the same
-            rows=jnp.arange(B * K),
+            rows=jnp.arange(B * K, dtype=jnp.int32),
             kept=Hypotheses(
                 tokens, none, none, jnp.zeros((B, K), jnp.int32), jnp.zeros((B, K), bool)
             ),
@@ -161,7 +161,7 @@ class Beam:
         both = jax.tree.map(lambda x, y: jnp.concatenate([x, y[:, :K]], 1), state.kept, found)
         kept = _taken(both, jax.lax.top_k(both.scores, K)[1])
         hopeless = running[:, 0] / per <= kept.scores[:, -1]
-        rows = jnp.arange(B)[:, None] * K + _taken(beams, which)
+        rows = jnp.arange(B, dtype=jnp.int32)[:, None] * K + _taken(beams, which)
         return state.replace(
             tokens=_taken(tokens, which),
             log_probs=running,
@@ -171,7 +171,8 @@ class Beam:
         )
 
     def _unrepeated(self, state: BeamState, logits: jax.Array, index) -> jax.Array:
-        """The logits [B, K, V] with -inf at tokens that would end an n-gram a second time."""
+        """The logits [B, K, V] with -inf at tokens, except eos, that would end an n-gram a second
+        time."""
         B, K, V = logits.shape
         past = jnp.broadcast_to(state.past[:, None], (B, K, state.past.shape[1]))
         history = jnp.concatenate([past, state.tokens], -1)
@@ -181,7 +182,7 @@ class Beam:
         same = jnp.ones(after.shape, bool)
         for i in range(m):
             same &= history[..., i : i + after.shape[-1]] == newest[..., i : i + 1]
-        banned = jnp.where(same, after, V).reshape(B * K, -1)
+        banned = jnp.where(same & (after != self.eos_id), after, V).reshape(B * K, -1)
         rows = jnp.broadcast_to(jnp.arange(B * K)[:, None], banned.shape)
         flat = logits.reshape(B * K, V)
         return flat.at[rows, banned].set(-jnp.inf, mode="drop").reshape(B, K, V)
@@ -192,15 +193,17 @@ def beam_prompts(
 ) -> Hypotheses:
     """Searches any number of prompts, `batch` beams at a time; host arrays in their order.
 
-    InputError for bad prompts or batch.
+    InputError for bad prompts or batch, and for a prompt after which no token can be drawn.
     """
     numbers, parts, variables = [], [], spread(beam.mesh, variables)
     for part, _, tokens, lengths in batches_of(
         beam.policy, prompts, beam.max_new_tokens, beam.eos_id, batch, beam.beams, beam.mesh
     ):
         found = jax.device_get(beam(variables, tokens, lengths))
+        found = Hypotheses(*(x[: len(part)] for x in found))
+        check_finite(part, found.scores)
         numbers.append(part)
-        parts.append(Hypotheses(*(x[: len(part)] for x in found)))
+        parts.append(found)
     return in_order(numbers, parts)
 
 
@@ -217,7 +220,7 @@ def best_next(
     blocks = tops.shape[-1]
     _, block = jax.lax.top_k(tops.reshape(B, -1), min(count, K * blocks))
     beams, first = block // blocks, block % blocks * _BLOCK
-    column = first[..., None] + jnp.arange(_BLOCK)[None, None]
+    column = first[..., None] + jnp.arange(_BLOCK, dtype=jnp.int32)[None, None]
     tokens = jnp.minimum(column, V - 1)
     places = (beams[..., None] * V + tokens).reshape(B, -1)
     scores = jnp.take_along_axis(logits.reshape(B, -1), places, 1).reshape(tokens.shape)

@@ -8,10 +8,12 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from dinado_jax.errors import InputError
+from dinado_jax.arguments import integer, number
 from dinado_jax.ops.blocks import by_blocks
 
 _BLOCK = 256
+# Colder or hotter ones draw as these do, whose arithmetic no float32 logit takes out of range.
+_COLDEST, _HOTTEST = 1e-30, 1e30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,35 +25,40 @@ class Method:
     top_p: float = 1.0
 
     def __post_init__(self):
-        if not self.temperature >= 0:  # nan is neither
-            raise InputError(f"temperature = {self.temperature}: it must be 0 (greedy) or more")
-        if self.top_k < 0:
-            raise InputError(f"top_k = {self.top_k}: it must be 0 (off) or more")
-        if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p = {self.top_p}: it must lie in (0, 1]")
+        number(self, "temperature", "0 (greedy) or more, finite", lambda x: x >= 0)
+        integer(self, "top_k", "0 (off) or more", lambda x: x >= 0)
+        number(self, "top_p", "in (0, 1]", lambda x: 0 < x <= 1)
 
     def draw(self, logits: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Draws one token a row.
+        """Draws one token per row.
 
         Args:
           logits: [B, V] float32.
-          uniform: [B] float32 in [0, 1), one random number a row.
+          uniform: [B] float32 in [0, 1), one random number per row.
 
         Returns tokens [B] int32 and their log-probability [B] (nats) under the distribution they
-        were really drawn from, truncation and temperature included.
+        were really drawn from, truncation and temperature included. A token is always in [0, V). A
+        row from which nothing can be drawn, because its largest logit is nan or infinite (that of
+        a row of -inf is), has the log-probability nan.
         """
         if self.temperature == 0:
-            return logits.argmax(-1).astype(jnp.int32), jnp.zeros_like(uniform)
-        scores = logits / self.temperature
+            token = logits.argmax(-1)
+            most = jnp.take_along_axis(logits, token[:, None], 1)[:, 0]
+            return token.astype(jnp.int32), jnp.where(jnp.isfinite(most), 0, jnp.float32(jnp.nan))
+        most = logits.max(-1, keepdims=True)
         index = None
         if 0 < self.top_k < logits.shape[-1]:
-            scores, index = jax.lax.top_k(scores, self.top_k)
+            logits, index = jax.lax.top_k(logits, self.top_k)
+        # Differences first: the largest score is 0 at any temperature.
+        scores = (logits - most) / min(max(self.temperature, _COLDEST), _HOTTEST)
         if self.top_p < 1:
             probs = jax.nn.softmax(scores)
-            scores = jnp.where(probs >= nucleus_threshold(probs, self.top_p), scores, -jnp.inf)
+            kept = (probs >= nucleus_threshold(probs, self.top_p)) | (scores == 0)
+            scores = jnp.where(kept, scores, -jnp.inf)
         chosen, log_prob = inverse_cdf(scores, uniform)
         if index is not None:
             chosen = jnp.take_along_axis(index, chosen[:, None], 1)[:, 0]
+        log_prob = jnp.where(jnp.isfinite(most[:, 0]), log_prob, jnp.nan)
         return chosen.astype(jnp.int32), log_prob
 
 
@@ -77,26 +84,37 @@ def nucleus_threshold(probs: jax.Array, top_p: float) -> jax.Array:
 
 def inverse_cdf(scores: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Of softmax(scores) the first index whose cumulative probability exceeds uniform, and its
-    log-probability: [B, K], [B] -> [B], [B].
+    log-probability: [B, K], [B] -> [B], [B]. The largest score of a row is about 0.
 
-    One random number a row instead of one a token, and no array of probabilities: sums of blocks,
-    then cumulative sums inside the chosen one, which also keeps rounding small. An index of
-    probability 0 is never chosen.
+    One random number per row instead of one per token, and no array of probabilities: sums of
+    blocks, then cumulative sums inside the chosen one, which also keeps rounding small. An index of
+    probability 0 is never chosen, and none outside [0, K) whatever the scores.
     """
     K = scores.shape[-1]
     block = min(_BLOCK, K)
-    most = scores.max(-1, keepdims=True)
-    sums = by_blocks(jnp.exp(scores - most), block, jax.lax.add, 0.0)
+    sums = by_blocks(jnp.exp(scores), block, jax.lax.add, 0.0)
     upto = jnp.cumsum(sums, axis=-1)
     below_one = 1 - 2**-23
     target = jnp.minimum(uniform, below_one)[:, None] * upto[:, -1:]
-    which = (upto <= target).sum(-1)[:, None]
+    which = _first(upto > target, sums, sums)
     before = jnp.take_along_axis(upto - sums, which, 1)
-    column = which * block + jnp.arange(block)[None]
+    column = which * block + jnp.arange(block, dtype=jnp.int32)[None]
     inner = jnp.take_along_axis(scores, jnp.minimum(column, K - 1), 1)
-    within = jnp.cumsum(jnp.where(column < K, jnp.exp(inner - most), 0), axis=-1)
+    inner = jnp.where(column < K, inner, -jnp.inf)
+    weights = jnp.exp(inner)
+    within = jnp.cumsum(weights, axis=-1)
     # Rounding may put the target a little outside its block.
     inside = jnp.clip(target - before, 0, within[:, -1:] * below_one)
-    place = (within <= inside).sum(-1)[:, None]
-    score = jnp.take_along_axis(inner, place, 1) - most
+    place = _first(within > inside, weights, inner)
+    score = jnp.take_along_axis(inner, place, 1)
     return (which * block + place)[:, 0], (score - jnp.log(upto[:, -1:]))[:, 0]
+
+
+def _first(beyond: jax.Array, weights: jax.Array, order: jax.Array) -> jax.Array:
+    """The first index that is beyond and has weight; where rounding leaves none, the largest in
+    order: [B, n] each -> [B, 1].
+
+    Cumulative sums that a compiler rounds by parts may fall, or rise where nothing was added:
+    counting those that are not beyond could end at a weight of 0, or behind the last.
+    """
+    return jnp.where(beyond & (weights > 0), jnp.inf, order).argmax(-1, keepdims=True)

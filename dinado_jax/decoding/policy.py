@@ -19,7 +19,10 @@ Carry = Any
 
 
 class Policy(Protocol):
-    """Shapes: B prompts, R rows (samples of one prompt together), T prompt tokens, V vocabulary."""
+    """Shapes: B prompts, R rows (samples of one prompt together), T prompt tokens, V vocabulary.
+
+    Ids without text (`GPT2Config.silent`) have logits of -inf, and no part in log-probabilities.
+    """
 
     vocab_size: int
     n_positions: int
@@ -58,17 +61,19 @@ class Trunk:
 
     def prefill(self, variables, tokens, lengths, samples, steps):
         out = self.model.apply(variables, tokens)
-        scores = logits(last(out.hidden, lengths), out.vocabulary)
+        scores = logits(last(out.hidden, lengths), out.vocabulary, self.model.config.silent)
         return jnp.repeat(scores, samples, 0), prepared(out.cache, lengths, samples, steps)
 
     def step(self, variables, carry, tokens):
         out = self.model.apply(variables, tokens[:, None], carry)
-        return logits(out.hidden[:, 0], out.vocabulary), out.cache
+        scores = logits(out.hidden[:, 0], out.vocabulary, self.model.config.silent)
+        return scores, out.cache
 
     def log_probs(self, variables, batch):
         tokens = batch["tokens"]
         out = self.model.apply(variables, tokens)
-        return token_log_probs(out.hidden[:, :-1], out.vocabulary, tokens[:, 1:])
+        silent = self.model.config.silent
+        return token_log_probs(out.hidden[:, :-1], out.vocabulary, tokens[:, 1:], silent=silent)
 
 
 def last(hidden: jax.Array, lengths: jax.Array) -> jax.Array:

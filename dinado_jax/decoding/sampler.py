@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from dinado_jax.arguments import POSITIVE, checked_integer, integer
 from dinado_jax.data import bucket
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.policy import Carry, Policy
@@ -44,7 +45,7 @@ class Samples(NamedTuple):
     """New tokens of every row, samples of one prompt together."""
 
     tokens: jax.Array  # int32 [R, N]; eos, where drawn, is kept, and what follows it is eos too
-    log_probs: jax.Array  # float32 [R, N] nats, as drawn; 0 after the end
+    log_probs: jax.Array  # float32 [R, N] nats, as drawn; 0 after the end; nan: nothing to draw
     length: jax.Array  # int32 [R] new tokens, eos included
     finished: jax.Array  # bool [R]: ended by eos, not cut at N
 
@@ -62,8 +63,7 @@ class Sampler:
 
     def __post_init__(self):
         for name in ("max_new_tokens", "samples"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} = {getattr(self, name)}: it must be at least 1")
+            integer(self, name, *POSITIVE)
 
     def __call__(
         self,
@@ -98,7 +98,7 @@ class Sampler:
         S = self.samples
         logits, carry = self.policy.prefill(variables, prompts, lengths, S, self.max_new_tokens - 1)
         ids = jnp.repeat(ids, S)
-        numbers = jnp.repeat(first, S) + jnp.arange(len(ids)) % S
+        numbers = jnp.repeat(first, S) + jnp.arange(len(ids), dtype=jnp.int32) % S
         streams = jax.vmap(lambda i, s: jax.random.fold_in(jax.random.fold_in(key, i), s))(
             ids, numbers
         )
@@ -125,10 +125,12 @@ class Sampler:
             lambda x, xs: jnp.concatenate([x[None], xs]).T, first, later
         )
         log_probs = jnp.where(ended, 0.0, log_probs)
-        return state, Samples(tokens, log_probs, (~ended).sum(1), state.done)
+        return state, Samples(tokens, log_probs, (~ended).sum(1, dtype=jnp.int32), state.done)
 
     def _drawn(self, logits, streams, index, done, carry) -> SamplingState:
-        uniform = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, index)))(streams)
+        uniform = jax.vmap(
+            lambda k: jax.random.uniform(jax.random.fold_in(k, index), dtype=jnp.float32)
+        )(streams)
         token, log_prob = self.method.draw(logits, uniform)
         token = jnp.where(done, self.eos_id, token)
         return SamplingState(token, log_prob, done | (token == self.eos_id), streams, carry)
@@ -150,7 +152,7 @@ def batches_of(
     those right-padded tokens [count, T] and lengths [count]. InputError for a batch below 1, and
     for prompts that do not fit vocabulary or context.
     """
-    _check_batch(batch)
+    batch = checked_integer("batch", batch, *POSITIVE)
     devices = mesh.size if mesh else 1
     count = max(1, batch // each // devices) * devices
     check_prompts(policy, prompts, max_new_tokens)
@@ -163,11 +165,6 @@ def batches_of(
             filled = np.resize(part, count)
             tokens = pad([prompts[i] for i in filled], fill, int(width))
             yield part, filled, tokens, np.array([len(prompts[i]) for i in filled], np.int32)
-
-
-def _check_batch(batch: int) -> None:
-    if batch < 1:
-        raise InputError(f"batch = {batch}: it must be at least 1")
 
 
 def check_prompts(
@@ -188,10 +185,11 @@ def check_prompts(
         name = where[index] if where else f"prompt {index}"
         if not prompt:
             raise InputError(f"{name} is empty: begin it with the end-of-text token")
-        if len(prompt) + max_new_tokens > policy.n_positions:
+        over = len(prompt) + max_new_tokens - policy.n_positions
+        if over > 0:
             raise InputError(
-                f"{name} has {len(prompt)} tokens and max_new_tokens is {max_new_tokens}: "
-                f"the context holds {policy.n_positions}, shorten one of them"
+                f"{name} has {len(prompt)} tokens and max_new_tokens is {max_new_tokens}, {over} "
+                f"more than the context of {policy.n_positions} holds: shorten one of them"
             )
 
 
@@ -213,7 +211,7 @@ def sampled(
 
     Yields host arrays as they come: row numbers, counted prompt by prompt, and the samples. The
     device draws the next ones while the caller reads these. InputError for bad prompts or batch,
-    once the first are asked for.
+    once the first are asked for, and for a prompt after which nothing can be drawn.
     """
     S = sampler.samples
     variables = spread(sampler.mesh, variables)
@@ -234,7 +232,20 @@ def sampled(
 def _on_host(samples: int, part: np.ndarray, drawn: Samples) -> tuple[np.ndarray, Samples]:
     """Row numbers and samples of the prompts in `part`, without what filled the batch."""
     rows = (part[:, None] * samples + np.arange(samples)).ravel()
-    return rows, Samples(*(x[: len(rows)] for x in jax.device_get(drawn)))
+    drawn = Samples(*(x[: len(rows)] for x in jax.device_get(drawn)))
+    check_finite(rows // samples, drawn.log_probs)
+    return rows, drawn
+
+
+def check_finite(numbers: np.ndarray, log_probs: np.ndarray) -> None:
+    """InputError for the first prompt with a nan: its number of every row, and the row's
+    log-probabilities."""
+    bad = np.isnan(log_probs.reshape(len(numbers), -1)).any(1)
+    if bad.any():
+        raise InputError(
+            f"prompt {numbers[bad].min()}: no token can be drawn after it, the model's logits are "
+            "nan or infinite; check the model's weights, or load it with dtype float32"
+        )
 
 
 def sample_prompts(

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from dinado_jax import config, relevance, streams
+from dinado_jax import arguments, config, relevance, streams
 from dinado_jax.controls import make_control
 from dinado_jax.errors import InputError
 from dinado_jax.exact.learn import Setting, enumerated, learn
@@ -194,6 +194,7 @@ def exact(args: argparse.Namespace) -> None:
         for key in ("seed", "vocabulary", "length", "concentration", "rarity")
         if getattr(args, key) is not None
     }
+    arguments.seed(args.seed, "--seed")
     world = dataclasses.replace(WORLDS[args.world], **given)
     for text in args.overrides:
         if not text.startswith(("train.", "control.norm_bias=")):

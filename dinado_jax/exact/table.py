@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from dinado_jax.controls.base import Control
 from dinado_jax.exact.world import World, prefix_numbers
-from dinado_jax.models.gpt2 import Output
+from dinado_jax.models.gpt2 import GPT2Config, Output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +23,15 @@ class Table:
     vocabulary: int
     prefixes: int
 
+    @property
+    def config(self) -> GPT2Config:
+        """What controls ask of a base's configuration."""
+        return GPT2Config(vocab_size=self.vocabulary)
+
     def apply(self, variables: dict, tokens: jax.Array) -> Output:
-        states = jax.nn.one_hot(prefix_numbers(tokens, self.vocabulary), self.prefixes)
+        states = jax.nn.one_hot(
+            prefix_numbers(tokens, self.vocabulary), self.prefixes, dtype=jnp.float32
+        )
         return Output(states, variables["params"]["table"], ())
 
 
@@ -51,7 +58,9 @@ class TableNorm:
 
     def init(self, key, base_params, success_rate):
         table = base_params["table"]
-        return jnp.full(table.shape[1], jnp.log(success_rate) - jnp.log1p(-success_rate))
+        return jnp.full(
+            table.shape[1], jnp.log(success_rate) - jnp.log1p(-success_rate), jnp.float32
+        )
 
     def odds(self, params, states):
         return states @ params

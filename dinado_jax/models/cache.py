@@ -100,7 +100,7 @@ def scan(step: Callable, state: Any, steps: int) -> tuple[Any, Any]:
     outs, first = [], 0
     for slots in _sizes(steps):
         state = jax.tree.map(open_next, state, is_leaf=_is_cache)
-        indices = jnp.arange(first, min(first + slots, steps))
+        indices = jnp.arange(first, min(first + slots, steps), dtype=jnp.int32)
         state, out = jax.lax.scan(step, state, indices)
         outs.append(out)
         first += slots
@@ -147,7 +147,7 @@ def attend(q: jax.Array, new: KV, past: Past) -> tuple[jax.Array, KV]:
     token written.
     """
     prompt, own, lengths, slot = past
-    newest = KV(*(jax.lax.dynamic_update_slice(x, n, (0, slot, 0)) for x, n in zip(own[-1], new)))
+    newest = KV(*(jax.lax.dynamic_update_slice_in_dim(x, n, slot, 1) for x, n in zip(own[-1], new)))
     own = (*own[:-1], newest)
     B, (BH, T, K) = len(lengths), prompt.k.shape
     H, S = BH // B, len(q) // BH

@@ -15,11 +15,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dinado_jax import arguments
 from dinado_jax.errors import InputError, shown
 from dinado_jax.limits import LARGEST
 from dinado_jax.models.cache import KV, Cache, Past, attend, flat
 from dinado_jax.models.options import plain
 from dinado_jax.ops.low_rank import low_rank_product
+from dinado_jax.ops.masks import silenced
 from dinado_jax.ops.spread import gathered, product
 
 _ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh")
@@ -46,6 +48,9 @@ class GPT2Config:
     param_dtype: str = "float32"
     dtype: str = "float32"
     remat: bool = False  # gradients recompute each block's activations instead of keeping them
+    # Ids without text, as ranges [first, end): p leaves them out, whatever their logits are. They
+    # belong to the tokenizer, so config.json does not have them.
+    silent: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self):
         for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"):
@@ -127,7 +132,8 @@ class Output:
 
     @property
     def logits(self) -> jax.Array:
-        """[B, T, V] float32. Long sequences: use ops/vocab.py, which never holds this array."""
+        """[B, T, V] float32, the checkpoint's own: of `GPT2Config.silent` ids too, which p leaves
+        out. Long sequences: use ops/vocab.py, which never holds this array."""
         return logits(self.hidden, self.vocabulary)
 
 
@@ -137,9 +143,12 @@ def of_states(config: GPT2Config, params: dict, states: jax.Array) -> Output:
     return Output(states.astype(config.dtype), vocabulary, None)
 
 
-def logits(hidden: jax.Array, vocabulary: jax.Array) -> jax.Array:
-    """[..., D] and [V, D] -> [..., V] float32."""
-    return jnp.einsum("...D,VD->...V", hidden, vocabulary, preferred_element_type=jnp.float32)
+def logits(
+    hidden: jax.Array, vocabulary: jax.Array, silent: tuple[tuple[int, int], ...] = ()
+) -> jax.Array:
+    """[..., D] and [V, D] -> [..., V] float32, -inf at the ids in the `silent` ranges."""
+    out = jnp.einsum("...D,VD->...V", hidden, vocabulary, preferred_element_type=jnp.float32)
+    return silenced(out, silent, -jnp.inf)
 
 
 def rounded(params: Any, config: GPT2Config) -> Any:
@@ -346,15 +355,16 @@ def _blocks(config, x_BTD, cache):
         presents.append(present)
     hidden_BTD = LayerNorm(config, name="ln_f")(x_BTD)
     if cache is None:
-        return hidden_BTD, Cache(tuple(presents), jnp.full(len(x_BTD), x_BTD.shape[1]))
+        return hidden_BTD, Cache(tuple(presents), jnp.full(len(x_BTD), x_BTD.shape[1], jnp.int32))
     return hidden_BTD, cache.written(tuple(presents))
 
 
 def init_params(config: GPT2Config, seed: int) -> dict:
-    """Random parameters: variance 1 / in for kernels, 1 / (2 L in) for projections into the
-    residual, 1 / D for both tables.
+    """Random parameters of a seed in [0, 2^32): variance 1 / in for kernels, 1 / (2 L in) for
+    projections into the residual, 1 / D for both tables.
 
     GPT-2's own fixed 0.02 suits its width of 768; at a width of 64 attention then sleeps for long.
     """
     tokens = jnp.zeros((1, 1), jnp.int32)
-    return jax.jit(GPT2(config).init)(jax.random.key(seed), tokens)["params"]
+    key = jax.random.key(arguments.seed(seed))
+    return jax.jit(GPT2(config).init)(key, tokens)["params"]

@@ -1,4 +1,6 @@
-"""Which positions of a batch count."""
+"""Which positions of a batch count, and which ids of a vocabulary."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -13,3 +15,13 @@ def target_mask(batch: dict[str, jax.Array]) -> jax.Array:
     predicted = jax.lax.broadcasted_iota(jnp.int32, (batch["length"].shape[0], T - 1), 1) + 1
     inside = (predicted >= batch["prompt_length"][:, None]) & (predicted < batch["length"][:, None])
     return inside.astype(jnp.float32)
+
+
+def silenced(x: jax.Array, silent: tuple[tuple[int, int], ...], value: float) -> jax.Array:
+    """x [.., V] with `value` at the ids of the ranges [first, end) in `silent`; x itself without
+    any."""
+    if not silent:
+        return x
+    column = jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
+    within = [(first <= column) & (column < end) for first, end in silent]
+    return jnp.where(functools.reduce(jnp.logical_or, within), jnp.asarray(value, x.dtype), x)

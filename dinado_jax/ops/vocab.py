@@ -21,6 +21,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dinado_jax.ops.masks import silenced
 from dinado_jax.ops.spread import parts
 
 # Tokens whose logits are alive at once: few on a CPU, whose caches are small; enough elsewhere to
@@ -28,6 +29,8 @@ from dinado_jax.ops.spread import parts
 CHUNKS = {"cpu": 128, "gpu": 1024, "tpu": 1024}
 
 Factors = tuple[jax.Array, jax.Array]  # hidden [.., D] and matrix [V, D]
+Ranges = tuple[tuple[int, int], ...]  # of ids, [first, end) each
+_LOW = -1e30  # a logit of no probability; finite, so that 0 times it is 0
 
 
 class Scalars(NamedTuple):
@@ -58,7 +61,11 @@ class Scalars(NamedTuple):
 
 @functools.partial(jax.named_call, name="token_log_probs")
 def token_log_probs(
-    hidden: jax.Array, matrix: jax.Array, tokens: jax.Array, chunk: int | None = None
+    hidden: jax.Array,
+    matrix: jax.Array,
+    tokens: jax.Array,
+    chunk: int | None = None,
+    silent: Ranges = (),
 ) -> jax.Array:
     """Log-probability of each token under softmax(hidden matrix^T).
 
@@ -67,12 +74,13 @@ def token_log_probs(
       matrix: [V, D].
       tokens: [...] int32.
       chunk: tokens at a time, the backend's of `CHUNKS` when absent.
+      silent: ranges [first, end) of ids that have no probability: about -1e30 nats.
 
     Returns [...] float32, nats.
     """
     flat = hidden.reshape(-1, hidden.shape[-1])
     chunk = chunk or CHUNKS[jax.default_backend()]
-    out = _reduced("policy", chunk, flat, matrix, None, tokens.reshape(-1))
+    out = _reduced("policy", chunk, silent, flat, matrix, None, tokens.reshape(-1))
     return out.log_policy.reshape(tokens.shape)
 
 
@@ -90,9 +98,21 @@ def direction(link: str, logits: jax.Array, log_base: jax.Array) -> jax.Array:
     return logits
 
 
+def silenced_direction(
+    link: str, logits: jax.Array, log_base: jax.Array, silent: Ranges
+) -> jax.Array:
+    """The same, low at ids that are left out: no peak is there."""
+    return silenced(direction(link, logits, log_base), silent, _LOW)
+
+
 @functools.partial(jax.named_call, name="direction_scalars")
 def direction_scalars(
-    link: str, factors: Factors, base: Factors, tokens: jax.Array, chunk: int | None = None
+    link: str,
+    factors: Factors,
+    base: Factors,
+    tokens: jax.Array,
+    chunk: int | None = None,
+    silent: Ranges = (),
 ) -> Scalars:
     """The scalars of a direction whose logits, and the base's, come factored.
 
@@ -102,13 +122,14 @@ def direction_scalars(
         no gradient reaches it.
       tokens: [...] int32.
       chunk: tokens at a time, the backend's of `CHUNKS` when absent.
+      silent: ranges [first, end) of ids that neither p nor q has, nor the peak.
 
     Both sides of a policy go through the same arithmetic: equal factors give A = M = 0 exactly.
     """
     hidden, base_hidden = (x.reshape(-1, x.shape[-1]) for x in (factors[0], base[0]))
     frozen = base_hidden, base[1]
     chunk = chunk or CHUNKS[jax.default_backend()]
-    out = _reduced(link, chunk, hidden, factors[1], frozen, tokens.reshape(-1))
+    out = _reduced(link, chunk, silent, hidden, factors[1], frozen, tokens.reshape(-1))
     return jax.tree.map(lambda x: x.reshape(tokens.shape), out)
 
 
@@ -122,20 +143,20 @@ class _Kept(NamedTuple):
     peak_weight: jax.Array | None  # w of m; 0 where m is x
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _reduced(link, chunk, hidden_ND, matrix, base, tokens_N):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _reduced(link, chunk, silent, hidden_ND, matrix, base, tokens_N):
     """Scalars of N tokens; without a base the log-probability of the token alone. Under vmap the
     gradient of a trained matrix is as many matrices: flatten rows instead."""
-    scalars, _ = _forward(link, chunk, False, hidden_ND, matrix, base, tokens_N)
+    scalars, _ = _forward(link, chunk, silent, False, hidden_ND, matrix, base, tokens_N)
     return scalars
 
 
-def _reduced_forward(link, chunk, hidden_ND, matrix, base, tokens_N):
-    scalars, kept = _forward(link, chunk, True, hidden_ND, matrix, base, tokens_N)
+def _reduced_forward(link, chunk, silent, hidden_ND, matrix, base, tokens_N):
+    scalars, kept = _forward(link, chunk, silent, True, hidden_ND, matrix, base, tokens_N)
     return scalars, (hidden_ND, matrix, base, tokens_N, scalars, kept)
 
 
-def _reduced_backward(link, chunk, left, given):
+def _reduced_backward(link, chunk, silent, left, given):
     hidden_ND, matrix, base, tokens_N, scalars, kept = left
     of_token, of_peak, of_mean = given.log_policy * kept.slope, None, given.log_policy
     if base is not None:
@@ -159,7 +180,7 @@ def _reduced_backward(link, chunk, left, given):
     def tile(total, arrays):
         hidden_nD, base_nD, tokens_n, peak_n, of_token, of_peak, of_mean = arrays
         frozen = base and (base_nD, base[1])
-        *_, weight_nV = _over_vocabulary(link, hidden_nD, matrix, frozen)
+        *_, weight_nV = _over_vocabulary(link, silent, hidden_nD, matrix, frozen)
         slope_nV = -of_mean[:, None] * weight_nV
         slope_nV = _added(slope_nV, tokens_n, of_token)
         if base is not None:
@@ -179,14 +200,14 @@ def _reduced_backward(link, chunk, left, given):
 _reduced.defvjp(_reduced_forward, _reduced_backward)
 
 
-def _forward(link, chunk, differentiated, hidden_ND, matrix, base, tokens_N):
+def _forward(link, chunk, silent, differentiated, hidden_ND, matrix, base, tokens_N):
     """Scalars, and of a differentiated call what to keep."""
 
     def tile(_, arrays):
         hidden_nD, base_nD, tokens_n = arrays
         frozen = base and (base_nD, base[1])
         log_p_nV, l_nV, r_nV, peak_n, gap_n, weight_nV = _over_vocabulary(
-            link, hidden_nD, matrix, frozen
+            link, silent, hidden_nD, matrix, frozen
         )
         drawn_n = _at(r_nV, tokens_n)
         scalars = Scalars(drawn_n, *6 * [None])
@@ -224,15 +245,15 @@ def _forward(link, chunk, differentiated, hidden_ND, matrix, base, tokens_N):
     return jax.tree.map(lambda x: _untiled(x, len(tokens_N)), out)
 
 
-def _over_vocabulary(link, hidden_nD, matrix, base):
+def _over_vocabulary(link, silent, hidden_nD, matrix, base):
     """One chunk: log p, l and r [n, V], peak and gap [n], the weights w [n, V]. Without a base r is
     log q."""
-    l_nV = _product("nD,VD->nV", hidden_nD, matrix)
+    l_nV = silenced(_product("nD,VD->nV", hidden_nD, matrix), silent, _LOW)
     if base is None:
         log_q_nV = jax.nn.log_softmax(l_nV)
         return None, l_nV, log_q_nV, None, None, jnp.exp(log_q_nV)
-    log_p_nV = jax.nn.log_softmax(_product("nD,VD->nV", *base))
-    r_nV = direction(link, l_nV, log_p_nV)
+    log_p_nV = jax.nn.log_softmax(silenced(_product("nD,VD->nV", *base), silent, _LOW))
+    r_nV = silenced_direction(link, l_nV, log_p_nV, silent)
     # Differences first, large logits would swallow them.
     below_nV = r_nV - r_nV.max(-1, keepdims=True)
     gap_n = -(jnp.exp(log_p_nV) * jnp.expm1(below_nV)).sum(-1)

@@ -88,7 +88,7 @@ def generate(config: Config, run: RunFolder) -> dict:
             decode,
             samples=config.evaluate.samples,
             oracle=config.rollout.oracle,
-            key=jax.random.key(config.seed + 1),
+            key=jax.random.key((config.seed + 1) % 2**32),
             folder=folder / f"{name}_parts",
             mark=run.mark("generate"),
             mesh=own_devices(plan),
