@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import itertools
 import json
+import os
 import tomllib
 import types
 import typing
@@ -15,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from dinado_jax import limits
-from dinado_jax.errors import InputError
+from dinado_jax.errors import InputError, shown
+from dinado_jax.files import read_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,15 +284,12 @@ def load(path: str | Path | None, overrides: list[str] | tuple[str, ...] = ()) -
     given: dict[str, tuple[Any, str]] = {}
     if path is not None:
         path = Path(path)
+        if path.is_dir() or not os.path.exists(path):
+            raise InputError(f"no config file {shown(str(path))}: give the path of a .toml file")
+        text = read_text(path, "a file in another encoding is not TOML, save it as UTF-8")
         try:
-            given = _leaves(tomllib.loads(path.read_text(encoding="utf-8")), str(path))
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            raise InputError(
-                f"no config file {str(path)!r}: give the path of a .toml file"
-            ) from None
-        except OSError as error:
-            raise InputError(f"cannot read config {path} ({error.strerror}): allow it") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            given = _leaves(tomllib.loads(text), str(path))
+        except tomllib.TOMLDecodeError as error:
             raise InputError(f"config {path} is not TOML: {error}") from None
     return _replace(Config(), given | _overrides(overrides))
 

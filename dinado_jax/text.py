@@ -4,6 +4,7 @@ The format of a row is `<|endoftext|> prompt target<|endoftext|>`: prompt and ta
 a space, so that words are the same tokens wherever they stand.
 """
 
+import codecs
 import dataclasses
 import os
 from collections.abc import Iterable, Sequence
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dinado_jax.errors import InputError, one_line, writing
+from dinado_jax.errors import InputError, one_line, shown, writing
+from dinado_jax.files import read_text
 
 EOS = "<|endoftext|>"
+_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
 _SPARE = 512  # rows a model may have beyond its tokenizer: vocabularies are rounded up for speed
 
 
@@ -25,19 +28,33 @@ class Codec:
     eos_id: int
 
     def prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text after eos_id. InputError for a text that holds that token itself."""
         return [[self.eos_id, *ids] for ids in self._ids(texts)]
 
     def targets(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text before eos_id. InputError for a text that holds that token itself."""
         return [[*ids, self.eos_id] for ids in self._ids(texts)]
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         if not texts:
             return []
         spaced = [f" {text.strip()}" if text.strip() else "" for text in texts]
-        return self.tokenizer(spaced, add_special_tokens=False)["input_ids"]
+        # Text is text: the name of a special token in it must not become that token.
+        rows = self.tokenizer(spaced, add_special_tokens=False, split_special_tokens=True)
+        for text, ids in zip(texts, rows["input_ids"]):
+            if self.eos_id in ids:
+                raise InputError(
+                    f"text {shown(text)}, the tokenizer turns a word of it into its end-of-text "
+                    "token: leave the word out, or choose another eos_token"
+                )
+        return rows["input_ids"]
 
     def decode(self, ids: Iterable[Sequence[int]]) -> list[str]:
-        """Text of each row, special tokens dropped, outer spaces stripped."""
+        """Text of each row, special tokens dropped, outer spaces stripped.
+
+        Undoes the encoding: names of special tokens that stand in a text, spelled in ordinary
+        tokens, stay.
+        """
         rows = [list(map(int, row)) for row in ids]
         texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
         return [text.strip() for text in texts]
@@ -80,6 +97,17 @@ def train_codec(lines: Iterable[str], vocab_size: int) -> Codec:
     return Codec(tokenizer, tokenizer.eos_token_id)
 
 
+def _check_plain(path: Path) -> None:
+    """InputError for text that transformers misreads: byte-order marks are content to it, and
+    merges.txt with line ends of CR alone is one line."""
+    read_text(path)  # refuses what is not UTF-8
+    data = path.read_bytes()
+    if data.startswith(codecs.BOM_UTF8):
+        raise InputError(f"{path}, begins with a byte-order mark: save it as UTF-8 without one")
+    if path.name == "merges.txt" and data.count(b"\r") > data.count(b"\r\n"):
+        raise InputError(f"{path}, lines that end in CR alone: save it with LF line ends")
+
+
 def load_codec(folder: Path, vocab_size: int | None = None) -> Codec:
     """The tokenizer of a Hugging Face folder.
 
@@ -87,15 +115,17 @@ def load_codec(folder: Path, vocab_size: int | None = None) -> Codec:
     much smaller.
     """
     transformers = _transformers()
-    mend = "put tokenizer.json, or vocab.json and merges.txt, there"
+    fix = "put tokenizer.json, or vocab.json and merges.txt, there"
     files = {path.name for path in folder.iterdir()}
     # Without them transformers makes a tokenizer that knows no words.
     if "tokenizer.json" not in files and not {"vocab.json", "merges.txt"} <= files:
-        raise InputError(f"no tokenizer in {folder}: {mend}")
+        raise InputError(f"no tokenizer in {folder}: {fix}")
+    for name in files.intersection(_FILES):
+        _check_plain(folder / name)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
     except Exception as error:
-        raise InputError(f"no tokenizer in {folder} ({one_line(error)}): {mend}") from None
+        raise InputError(f"no tokenizer in {folder} ({one_line(error)}): {fix}") from None
     if vocab_size is not None and not 0 <= vocab_size - len(tokenizer) <= _SPARE:
         raise InputError(
             f"the tokenizer in {folder} has {len(tokenizer)} tokens, the model {vocab_size}: "
