@@ -95,7 +95,7 @@ def beam_search(
         length_penalty,
         no_repeat_ngram,
     )
-    batch = _batch(batch, len(prompts) * search.beams)
+    batch = _rows(len(prompts) * search.beams, batch)
     found = beam_prompts(search, model.variables, prompt_ids, batch)
     of, which = np.nonzero(found.length)
     new = [found.tokens[i, j, : found.length[i, j]] for i, j in zip(of, which)]

@@ -1,5 +1,6 @@
 """Text and JSON files, written whole or not at all and read with errors in one line; checksums."""
 
+import codecs
 import errno
 import functools
 import gzip
@@ -24,6 +25,12 @@ _KINDS = {
 }  # fmt: skip
 # A type (float takes integers too), a tuple of types, {key: schema} or [schema].
 Schema = type | tuple | dict | list
+_OTHER_MARKS = {  # UTF-32 first: one of its marks begins with one of UTF-16
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
 
 
 def write_json(path: Path, value) -> None:
@@ -43,26 +50,39 @@ def write_text(path: Path, text: str) -> None:
 
 def read_text(path: Path, fix: str = "") -> str:
     """All of a UTF-8 text file, decompressed if its suffix is .gz or .xz, without byte-order marks;
-    line ends become "\\n".
+    line ends (CR LF, CR) become "\\n".
 
     InputError in one line for whatever is wrong, ending in `fix` where the file's content is.
     """
     opener = _OPENERS.get(path.suffix, open)
-    fix = fix or "give UTF-8 text"
     check_regular(path)
     try:
-        with opener(path, "rt", encoding="utf-8") as file:
-            text = file.read()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}, not UTF-8 text (byte {error.start}): {fix}") from error
+        with opener(path, "rb") as file:
+            data = file.read()
     except (gzip.BadGzipFile, EOFError, lzma.LZMAError, zlib.error) as error:
+        fix = fix or "give UTF-8 text"
         raise InputError(
             f"{path}, cannot be read, a damaged {path.suffix} file ({one_line(error)}): {fix}"
         ) from error
     except (OSError, ValueError) as error:
         raise os_fault(path, error) from error
-    # Files joined end to end have one at the start of each.
-    return text.removeprefix(_BOM).replace(f"\n{_BOM}", "\n")
+    text = _decoded(data, path, fix or "give UTF-8 text")
+    # A mark stands at the start of each of several files joined end to end, and is never text.
+    return text.replace(_BOM, "").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _decoded(data: bytes, path: Path, fix: str) -> str:
+    for mark, encoding in _OTHER_MARKS.items():
+        if data.startswith(mark):
+            raise InputError(f"{path}, {encoding} text: save it as UTF-8")
+    if b"\0" in data:
+        raise InputError(
+            f"{path}, not UTF-8 text (NUL at byte {data.index(0)}, as in UTF-16): {fix}"
+        )
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}, not UTF-8 text (byte {error.start}): {fix}") from error
 
 
 def read_lines(path: Path, fix: str = "") -> list[str]:

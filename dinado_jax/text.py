@@ -4,6 +4,7 @@ The format of a row is `<|endoftext|> prompt target<|endoftext|>`: prompt and ta
 a space, so that words are the same tokens wherever they stand.
 """
 
+import codecs
 import dataclasses
 import os
 from collections.abc import Iterable, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from dinado_jax.errors import InputError, one_line, shown, writing
-from dinado_jax.files import check_regular, exists, read_json
+from dinado_jax.files import exists, read_json, read_text
 
 EOS = "<|endoftext|>"
 _FILES = (
@@ -36,33 +37,22 @@ class Codec:
         return f"Codec({kind} of {len(self.tokenizer)} tokens, end of text {self.eos_id})"
 
     def prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text after eos_id. InputError for a text that holds that token itself."""
         return [[self.eos_id, *ids] for ids in self._ids(texts)]
 
     def targets(self, texts: Sequence[str]) -> list[list[int]]:
-        """InputError for a text that spells out a special token: no model draws it."""
-        rows, special = self._ids(texts), self._special
-        for text, ids in zip(texts, rows):
-            if found := special.intersection(ids):
-                token = self.tokenizer.convert_ids_to_tokens(min(found))
-                raise InputError(
-                    f"the text {shown(text)} holds the special token {token}, which is never "
-                    "drawn: leave it out"
-                )
-        return [[*ids, self.eos_id] for ids in rows]
-
-    @property
-    def _special(self) -> set[int]:
-        """Special tokens other than the end of text: decoding drops them."""
-        added = self.tokenizer.added_tokens_decoder.items()
-        special = {id for id, token in added if token.special}
-        return special.union(self.tokenizer.all_special_ids) - {self.eos_id}
+        """Ids of each text before eos_id. InputError for a text that holds that token itself."""
+        return [[*ids, self.eos_id] for ids in self._ids(texts)]
 
     def silent(self, vocab_size: int) -> tuple[tuple[int, int], ...]:
         """The ids of a model of `vocab_size` tokens that stand for no text, as ranges [first, end):
         those the tokenizer lacks, and special tokens other than the end of text."""
+        added = self.tokenizer.added_tokens_decoder.items()
+        special = {id for id, token in added if token.special}
+        special = special.union(self.tokenizer.all_special_ids) - {self.eos_id}
         spoken = np.zeros(vocab_size + 2, bool)  # one on each side ends the ranges there
         spoken[[0, -1]] = True
-        known = set(self.tokenizer.get_vocab().values()) - self._special | {self.eos_id}
+        known = set(self.tokenizer.get_vocab().values()) - special | {self.eos_id}
         spoken[[1 + id for id in known if id < vocab_size]] = True
         edges = np.flatnonzero(np.diff(spoken)).tolist()
         return tuple(zip(edges[::2], edges[1::2]))
@@ -81,10 +71,22 @@ class Codec:
                     "no character: remove it"
                 ) from None
         spaced = [f" {text.strip()}" if text.strip() else "" for text in texts]
-        return self.tokenizer(spaced, add_special_tokens=False)["input_ids"]
+        # Text is text: the name of a special token in it must not become that token.
+        rows = self.tokenizer(spaced, add_special_tokens=False, split_special_tokens=True)
+        for text, ids in zip(texts, rows["input_ids"]):
+            if self.eos_id in ids:
+                raise InputError(
+                    f"text {shown(text)}, the tokenizer turns a word of it into its end-of-text "
+                    "token: leave the word out, or choose another eos_token"
+                )
+        return rows["input_ids"]
 
     def decode(self, ids: Iterable[Sequence[int]]) -> list[str]:
-        """Text of each row, special tokens dropped, outer spaces stripped."""
+        """Text of each row, special tokens dropped, outer spaces stripped.
+
+        Undoes the encoding: names of special tokens that stand in a text, spelled in ordinary
+        tokens, stay.
+        """
         rows = [list(map(int, row)) for row in ids]
         texts = self.tokenizer.batch_decode(
             rows, skip_special_tokens=True, clean_up_tokenization_spaces=False
@@ -129,6 +131,17 @@ def train_codec(lines: Iterable[str], vocab_size: int) -> Codec:
     return Codec(tokenizer, tokenizer.eos_token_id)
 
 
+def _check_plain(path: Path) -> None:
+    """InputError for text that transformers misreads: byte-order marks are content to it, and
+    merges.txt with line ends of CR alone is one line."""
+    read_text(path)  # refuses what is not UTF-8
+    data = path.read_bytes()
+    if data.startswith(codecs.BOM_UTF8):
+        raise InputError(f"{path}, begins with a byte-order mark: save it as UTF-8 without one")
+    if path.name == "merges.txt" and data.count(b"\r") > data.count(b"\r\n"):
+        raise InputError(f"{path}, lines that end in CR alone: save it with LF line ends")
+
+
 def load_codec(folder: Path, vocab_size: int | None = None) -> Codec:
     """The tokenizer of a Hugging Face folder.
 
@@ -143,7 +156,7 @@ def load_codec(folder: Path, vocab_size: int | None = None) -> Codec:
     if "tokenizer.json" not in files and not {"vocab.json", "merges.txt"} <= set(files):
         raise InputError(f"no tokenizer in {folder}: {fix}")
     for name in files:
-        check_regular(folder / name)
+        _check_plain(folder / name)
     settings = folder / "tokenizer_config.json"
     # transformers would ask on the terminal whether to run it.
     if settings.name in files and read_json(settings, fix).get("auto_map"):

@@ -229,6 +229,10 @@ def test_sizes_of_a_new_model_do_not_matter_to_a_checkpoint():
     assert load(None, given).decode.max_new_tokens == 100
 
 
+def test_a_file_that_cannot_be_read():
+    refused("/proc/self/mem, input/output error", load, "/proc/self/mem")
+
+
 def test_files_that_are_refused(tmp_path):
     refused("no config file 'nowhere.toml'", load, "nowhere.toml")
     refused("no config file", load, tmp_path)

@@ -269,7 +269,7 @@ def sample_in_groups(
 ) -> Samples:
     """The same samples, those of a prompt in groups of 8, 4, 2 or 1, each from a prefill of its
     own: no program depends on how many there are."""
-    _check_batch(batch)
+    batch = checked_integer("batch", batch, *POSITIVE)
     check_prompts(sampler.policy, prompts, sampler.max_new_tokens)  # by their own numbers
     group = math.gcd(sampler.samples, _GROUP)
     each = sampler.samples // group
