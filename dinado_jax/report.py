@@ -29,7 +29,7 @@ _NUMBER = (float, type(None))
 
 def check_summary(summary: dict, where: str, fix: str) -> None:
     """InputError unless all that a report shows of a summary are numbers, or null."""
-    checked(summary, {"base": dict, "control": dict}, where, fix)
+    checked(summary, {"base": dict, "control": dict, "warnings": [str]}, where, fix)
     numbers = {side: dict.fromkeys(summary[side], _NUMBER) for side in ("base", "control")}
     shown = {key: _NUMBER for _, key in _LIMITS if key in summary}
     checked(summary, {**numbers, **shown}, where, fix)
@@ -61,6 +61,7 @@ def plain(summary: dict, base: list[dict], control: list[dict]) -> str:
     """The report as lines for a terminal."""
     lines = [f"{'':42}{'base':>10}{'control':>10}"]
     lines += [f"{label:42}{before:>10}{after:>10}" for label, before, after in _table(summary)]
+    lines += [f"warning: {line}" for line in summary["warnings"]]
     for before, after in pairs(base, control, 5):
         lines += ["", before["prompt"]]
         for name, sample in (("base", before), ("control", after)):
@@ -93,12 +94,13 @@ def write_report(path: Path, summary: dict, base: list[dict], control: list[dict
         row((html.escape(before["prompt"]), said(before), said(after)), numbers=False)
         for before, after in pairs(base, control, 20)
     ]
+    warnings = [f'<p class="no">{html.escape(line)}</p>' for line in summary["warnings"]]
     name = html.escape(summary["config"]["name"])
     seconds = ", ".join(f"{stage} {time:.0f}" for stage, time in summary["seconds"].items())
     page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{name}</title>'
         f"<style>{_STYLE}</style><h1>{name}: before and after control</h1>"
-        f"<table>{''.join(table)}</table><h2>Samples</h2>"
+        f"<table>{''.join(table)}</table>{''.join(warnings)}<h2>Samples</h2>"
         '<p><span class="ok">satisfies</span> or <span class="no">fails</span> the oracle.</p>'
         f"<table>{''.join(samples)}</table><p>Seconds: {html.escape(seconds)}.</p></html>\n"
     )

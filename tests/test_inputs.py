@@ -49,7 +49,6 @@ class World:
 
     def config(self, *more):
         return tiny_run.config(
-            *(s for s in tiny_run.SETTINGS if "train_examples" not in s),
             "task.name=commongen",
             f"task.source={self.root / 'data'}",
             f"sft.pretrain_path={self.root / 'plain.txt'}",

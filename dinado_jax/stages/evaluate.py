@@ -12,8 +12,10 @@ from dinado_jax import metrics
 from dinado_jax.config import Config
 from dinado_jax.errors import InputError
 from dinado_jax.files import checked, exists, parse_json, read_lines, write_json
+from dinado_jax.health import warnings_of
 from dinado_jax.oracles.lexical import coverage
 from dinado_jax.processes import first
+from dinado_jax.progress import say
 from dinado_jax.report import write_report
 from dinado_jax.stages.folder import STAGES, RunFolder
 from dinado_jax.stages.generate import held_out
@@ -72,19 +74,28 @@ def _hits(samples: list[dict]) -> tuple[np.ndarray, np.ndarray]:
     return np.bincount(group, [s["label"] for s in samples]), np.bincount(group)
 
 
-def _figures(samples: list[dict], references: list[tuple[str, ...]]) -> dict:
+def _per_token(samples: list[dict]) -> float | None:
+    """Log-probability under the base, nats per token."""
+    tokens = sum(s["tokens"] for s in samples)
+    return sum(s["log_prob_base"] for s in samples) / tokens if tokens else None
+
+
+def _figures(samples: list[dict], references: list[tuple[str, ...]], keywords: bool) -> dict:
+    """keywords: whether the prompts' keywords are what the oracle wants; coverage is theirs."""
     rate, error = _mean(samples, np.array([s["label"] for s in samples]))
     log_base, _ = _mean(samples, np.array([s["log_prob_base"] for s in samples]))
-    keywords = [coverage(s["prompt"], s["text"]) for s in samples if s["prompt"].endswith(" =")]
     figures = {
         "samples": len(samples),
         "success_rate": rate,
         "success_rate_error": error,
-        "coverage": float(np.mean(keywords)) if keywords else rate,
+        "coverage": None,
         "log_prob_under_base": log_base,
+        "log_prob_per_token": _per_token(samples),
         "tokens": float(np.mean([s["tokens"] for s in samples])),
         "finished": float(np.mean([s["finished"] for s in samples])),
     }
+    if keywords:
+        figures["coverage"] = float(np.mean([coverage(s["prompt"], s["text"]) for s in samples]))
     if references:
         chosen = [references[s["prompt_id"]] for s in samples]
         figures["bleu_4"] = metrics.bleu4([s["text"] for s in samples], chosen)
@@ -106,11 +117,16 @@ def evaluate(config: Config, run: RunFolder) -> dict:
         references = []  # a lone made-up caption is no yardstick
     ratios = np.array([s["log_prob"] - s["log_prob_base"] for s in control])
     kl, kl_error = _mean(control, ratios)
-    summary = {"base": _figures(base, references), "control": _figures(control, references)}
+    keywords = config.rollout.oracle == "lexical"
+    summary = {
+        name: _figures(samples, references, keywords)
+        for name, samples in (("base", base), ("control", control))
+    }
     summary["control"] |= {"kl_to_base": kl, "kl_to_base_error": kl_error}
     successes = [s for s in base if s["label"] > 0.5]
     equal = min(len(successes), len(control))
     summary["base"]["distinct_2"] = _distinct(base, equal, config.seed)
+    summary["base"]["log_prob_per_token_of_successes"] = _per_token(successes)
     summary["base"]["distinct_2_of_successes"] = _distinct(successes, equal, config.seed)
     summary["control"]["distinct_2"] = _distinct(control, equal, config.seed)
     rates = summary["control"]["success_rate"], summary["base"]["success_rate"]
@@ -125,6 +141,9 @@ def evaluate(config: Config, run: RunFolder) -> dict:
     summary["seconds"] = {name: rec["seconds"] for name, rec in records.items() if rec}
     summary["seconds"]["evaluate"] = round(time.monotonic() - began, 2)
     summary["stages"] = {name: rec["figures"] for name, rec in records.items() if rec}
+    summary["warnings"] = warnings_of(summary)
+    for line in summary["warnings"]:
+        say(f"warning: {line}")
     summary["config"] = config.as_dict()
     summary["versions"] = {name: importlib.metadata.version(name) for name in _PACKAGES}
     summary["versions"]["python"] = platform.python_version()
