@@ -409,6 +409,30 @@ blog blogged blogging
 vlog vlogged vlogging
 court-martial court-martialed court-martialled court-martialing court-martialling
 fee feeing
+binge binged bingeing binging
+catsit catsat catsitting
+cue cued cueing cuing
+dogsit dogsat dogsitting
+housesit housesat housesitting
+outbuild outbuilt
+outswim outswam outswum outswimming
+overbuild overbuilt
+overbuy overbought
+petsit petsat petsitting
+preset preset presetting
+preshrink preshrank preshrunk
+regrow regrew regrown
+rehang rehung
+relearn relearned relearnt
+relight relit relighted
+reshoot reshot
+resit resat resitting
+resew resewed resewn
+restring restrung
+scubadive scubadived scubadove
+skydive skydived skydove
+troubleshoot troubleshot
+whinge whinged whingeing whinging
 zigzag zigzagged zigzagging
 arc arced arcked arcing arcking
 sync synced synching syncing synched
@@ -681,6 +705,8 @@ fore foremost
 in inner inmost innermost
 out outer outmost outermost utmost uttermost
 up upper upmost uppermost
+soon sooner soonest
+yummy yummier yummiest
 fun funner funnest
 shy shyer shyest shier shiest
 sly slyer slyest slier sliest
@@ -691,11 +717,11 @@ spry spryer spryest sprier spriest
 
 # Nouns in -o that take -es, alone or beside -s; other nouns take -s alone.
 O_ES = _set("""
-echo embargo hero potato tomato torpedo veto
+echo embargo go hero potato tomato torpedo veto
 """)
 O_BOTH = _set("""
 archipelago banjo bravado buffalo calico cargo commando dado desperado dingo domino farrago fiasco
-flamingo fresco ghetto go grotto halo hobo indigo innuendo jingo lasso lingo mango manifesto
+flamingo fresco ghetto grotto halo hobo indigo innuendo jingo lasso lingo mango manifesto
 memento mosquito motto mulatto no peccadillo portico stucco tobacco tornado tuxedo virago volcano
 zero
 """)
@@ -710,8 +736,14 @@ lapel occur omit outwit overlap patrol permit prefer propel rebel rebut recommit
 regret remit repel resit sidestep submit transfer transmit unpin unplug unwrap unzip
 """)
 
-# Verbs to the dictionary of lemminflect alone.
-NOT_VERBS = frozenset(["ox"])
+# Verbs that inflect by rule, but are none to the dictionary of lemminflect.
+MORE_VERBS = _set("""
+backpack bayonet birth blackboard boulder bullet butterfly canyon chainsaw concert crib demo
+favorite favourite flavor flavour graffiti havoc honey hoof jewel kangaroo lantern leg lipstick
+magic medal motorbike motorboat necklace parent photo pipeline platform racket rodeo
+romance scissor scooter shrimp snowball snowmobile squirrel summit sunset symbol toothbrush
+trampoline trial tricycle tusk umpire unicycle waitress wheelbarrow wheelie workshop yacht
+""")
 
 # Nouns that end in -man without being men.
 NOT_MEN = _set("""
