@@ -89,6 +89,8 @@ def _compound(word: str) -> set[str]:
         by_last = {word, word + "s"}  # push-ups, lean-tos
     else:
         by_last = {f"{start}-{form}" for form in inflections(last) | _plurals(last, {})}
+    if first in ("well", "good"):  # better-known
+        by_last |= {f"{other}-{last}" for other in irregular.ADJECTIVES[first] if not rest}
     tail = word.removeprefix(first)
     by_head = {word} | {plural + tail for plural in _plurals(first, _known(first))}
     if rest and second in irregular.PARTICLES and first not in irregular.PARTICLES:
@@ -111,6 +113,8 @@ def _plurals(word: str, known: dict[str, set[str]]) -> set[str]:
     if (match := _MEN.fullmatch(word)) and word not in irregular.NOT_MEN:
         head = match[1]
         return {word.removesuffix(head) + plural for plural in irregular.NOUNS[head]}
+    if word.endswith("eau"):
+        return {word + "s", word + "x"}
     return _with_s(word) | known.get("NNS", set())
 
 
