@@ -191,6 +191,8 @@ def _with_ing(word: str, doubles: bool | None) -> set[str]:
 
 def _compared(word: str, known: dict[str, set[str]]) -> set[str]:
     listed = set().union(*(known.get(tag, ()) for tag in ("JJR", "JJS", "RBR", "RBS")))
+    if word.endswith("e"):  # the dictionary has "blueer"
+        listed = {re.sub(r"ee(r|st)$", r"e\1", form) for form in listed}
     if listed or known.keys() & {"NN", "VB"} or not _COMPARED.fullmatch(word):
         return listed
     if word.endswith("e"):

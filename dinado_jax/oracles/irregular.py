@@ -707,7 +707,6 @@ fore foremost
 in inner inmost innermost
 out outer outmost outermost utmost uttermost
 up upper upmost uppermost
-free freer freest
 polite politer politest
 soon sooner soonest
 yummy yummier yummiest
