@@ -665,7 +665,11 @@ apsis apsides
 bijou bijoux bijous
 effluvium effluvia effluviums
 magus magi
+binocular binoculars
+electronic electronics
+overall overalls
 panino panini
+tight tights
 seraph seraphim seraphs
 soma somata somas
 yes yeses yesses
@@ -689,7 +693,7 @@ tech techs
 czech czechs
 """)
 
-# Comparatives and superlatives that no rule gives.
+# Comparatives, superlatives and adverbs that no rule gives.
 ADJECTIVES = _table("""
 good better best
 well better best
@@ -708,6 +712,8 @@ in inner inmost innermost
 out outer outmost outermost utmost uttermost
 up upper upmost uppermost
 polite politer politest
+indoor indoors
+outdoor outdoors
 soon sooner soonest
 yummy yummier yummiest
 fun funner funnest
@@ -743,7 +749,7 @@ MORE_VERBS = _set("""
 backpack bayonet birth blackboard boulder bullet butterfly canyon catnap chainsaw concert crib
 demo favorite favourite flavor flavour garlic graffiti havoc honey hoof jewel kangaroo lantern leg
 lipstick magic medal motorbike motorboat necklace nutmeg parent photo pipeline platform politic
-racket rodeo romance scissor scooter shrimp snowball snowmobile squirrel summit sunset symbol
+racket rodeo romance scissor scooter shrimp snowball snowmobile squirrel stripe summit sunset symbol
 toothbrush trampoline trial tricycle trowel tusk umpire unicycle waitress wheelbarrow wheelie
 wiretap workshop yacht
 """)
