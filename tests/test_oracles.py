@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -72,6 +74,144 @@ def test_words(text, tokens):
 )
 def test_present(concept, text, expected):
     assert present([concept], text) == [expected]
+
+
+def pairs(name: str) -> list[tuple[str, str]]:
+    """(concept, word) of a table beside this file with lines "concept: word word"."""
+    lines = (Path(__file__).parent / name).read_text(encoding="utf-8").splitlines()
+    rows = (line.split(": ") for line in lines if line and not line.startswith("#"))
+    return [(concept, word) for concept, found in rows for word in found.split()]
+
+
+def test_the_table_of_forms_is_accepted():
+    table = pairs("inflections.txt")
+    assert len(set(table)) == len(table) >= 1600
+    assert [(c, form) for c, form in table if present([c], f"Lo, {form} !") != [True]] == []
+
+
+def test_no_look_alike_is_accepted():
+    table = pairs("look_alikes.txt")
+    assert len(set(table)) == len(table) >= 600
+    assert [(c, word) for c, word in table if present([c], f"Lo, {word} !") != [False]] == []
+
+
+def test_misspelt_forms_are_not_accepted():
+    wrong = (
+        "mimic: mimiced mimicing, ox: oxes oxed oxs, child: childs childrens, tooth: tooths, "
+        "person: peoples persones, go: goed gos wented, do: doed, be: bes beed, have: haved, "
+        "run: runned runing ranned, teach: teached, mother-in-law: mother-in-laws mother-in-lawed, "
+        "passer-by: passer-bies passer-bied passer-bys, man-of-war: man-of-wars, hope: hopped, "
+        "refer: refered refering, control: controled controling, occur: occured, ski: skiis, "
+        "hot-dog: hot-doged, dog: doged doging, knife: knive, wolf: wolfes, pay: payed, "
+        "quiz: quizes quized, panic: paniced, study: studys studyed, criterion: criterias, "
+        "visit: visitted, open: openned, photo: photoes, piano: pianoes, potato: potatos, "
+        "fireman: firemans, monkey: monkies, half: halfs, bend: bended"
+    )
+    for row in wrong.split(", "):
+        concept, found = row.split(": ")
+        assert not forms(concept) & {*found.split()}, concept
+
+
+def test_a_concept_that_is_an_inflected_form_is_its_own_lemma():
+    assert forms("went") == {"went"}
+    assert "leave" not in forms("left") and "find" not in forms("found")
+    assert {"found", "founded", "founding"} <= forms("found")
+    assert present(["went", "people"], "They go to a person") == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("concept", "text"),
+    [
+        ("dog", "the dog\u02bcs bowl"),
+        ("dog", "the dog`s bowl"),
+        ("dog", "the dog\u00b4s bowl"),
+        ("dog", "the dog\uff07s bowl"),
+        ("dog", "the dog 's bowl"),
+        ("dog", "the \uff44\uff4f\uff47 barks"),
+        ("dog", "a d\u00ado\u00adg"),
+        ("dog", "a do\u200bg, a \ufeffcat"),
+        ("dog", "\ufeffdog"),
+        ("do\u200dg\ufeff", "two dogs"),
+        ("dog", "the Dog\u2122 barks"),
+        ("dog", "a dog\u00b2 barks"),
+        ("dog", "dog\u2014cat"),
+        ("dog", "dog\u2026"),
+        ("fish", "two \ufb01shes"),
+        ("\ufb02y", "it flies"),
+        ("cafe", "a caf\u00e9"),
+        ("caf\u00e9", "two cafes"),
+        ("caf\u00e9", "two cafe\u0301s"),
+        ("cafe\u0301", "two CAF\u00c9S"),
+        ("encyclopaedia", "two encyclop\u00e6dias"),
+        ("stra\u00dfe", "die STRASSE"),
+        ("strasse", "die Stra\u00dfe"),
+        ("istanbul", "\u0130stanbul"),
+        ("\u0130zmir", "in izmir"),
+        ("fish", "F\u0130SH"),
+        ("hot-dog", "a hot\u2011dog"),
+        ("hot\u2011dog", "a hot-dog"),
+        ("hot\u2010dog", "two hot dogs"),
+        ("hot\u2013dog", "two hot\u2212dogs"),
+        ("hot-dog", "a hotdog"),
+        ("hotdog", "two hot-dogs"),
+        ("hotdog", "two hot\u2011dogs"),
+        ("mother-in-law", "his mother\u2010in\u2010law's house"),
+        ("mother-in-law", "two mothers in law"),
+        ("o'clock", "at five o\u2019clock"),
+        ("o\u2019clock", "at five o'clock"),
+        ("don't", "I don\u2019t"),
+        ("don\u2019t", "I do n't"),
+        ("won't", "I won 't"),
+        ("\uff24og", "a dog"),
+    ],
+)
+def test_both_sides_are_compared_in_one_spelling(concept, text):
+    assert present([concept], text) == [True]
+
+
+NEGATIONS = ["won{}t", "wo n{}t", "won {}t", "won {} t", "WON{}T"]
+
+
+@pytest.mark.parametrize("mark", "'\u2018\u2019\u02bc`\u00b4\uff07\u2032\u201b")
+def test_negations_hold_no_other_word(mark):
+    for negation in NEGATIONS:
+        text = f"She {negation.format(mark)} go."
+        assert words(text) == ["she", "won't", "go"], text
+        assert present(["win", "won't", "go"], text) == [False, True, True]
+    assert (
+        present(["can", "do", "be"], f"I can {mark}t, we do n{mark}t, it isn {mark}t")
+        == [False] * 3
+    )
+
+
+@pytest.mark.parametrize(
+    ("concept", "text"),
+    [
+        ("notable", "He is not able, at no table."),  # joined only over a hyphen
+        ("carpet", "a car pet"),
+        ("hotdog", "a hot dog"),
+        ("dog", "a \u00addogma"),
+        ("man", "a wo\u00adman"),
+        ("cat", "a cat\u200begory"),
+        ("hotdog", "hot\u2014dog"),
+    ],
+)
+def test_what_no_spelling_makes_a_form(concept, text):
+    assert present([concept], text) == [False]
+
+
+def test_a_vocabulary_is_inflected_within_seconds():
+    vocabulary = {
+        concept for name in ("inflections.txt", "look_alikes.txt") for concept, _ in pairs(name)
+    }
+    forms.cache_clear()
+    start = time.perf_counter()
+    for concept in vocabulary:
+        forms(concept)
+    assert time.perf_counter() - start < 10 * len(vocabulary) / 1000
+    hits = forms.cache_info().hits
+    forms(min(vocabulary))
+    assert forms.cache_info().hits == hits + 1
 
 
 def test_coverage_and_the_oracle():

@@ -46,29 +46,32 @@ def _known(word: str) -> dict[str, set[str]]:
     return {tag: {form for form in forms if form.isalpha()} for tag, forms in tagged.items()}
 
 
-def _is_known(word: str) -> bool:
-    """Whether the dictionary has the word, as a lemma or as a form of one."""
+def _lemmas(word: str) -> set[str]:
+    """The words that the dictionary takes this one for a form of, itself perhaps."""
     import lemminflect
 
-    return bool(lemminflect.getAllLemmas(word))
+    return set().union(*lemminflect.getAllLemmas(word).values())
 
 
 def _simple(word: str) -> set[str]:
-    import lemminflect
-
     known = _known(word)
     tags = {tag[0] for tag in known}  # N, V, J, R
     found = {word, *irregular.ADJECTIVES.get(word, ())}
-    if (not known and lemminflect.getAllLemmas(word)) or not word.isalpha():
-        tags = {"-"}  # itself an inflected form, or no word to inflect
-    unknown = not tags
+    if not word.isalpha() or (not known and _lemmas(word) and not word.endswith("ing")):
+        tags = {"-"}  # no word to inflect, or itself an inflected form
+    elif not known and _lemmas(word):
+        tags = {"N"}  # surroundings
+    listed = word in irregular.VERBS or word in irregular.MORE_VERBS
+    unknown = not tags and not listed and word not in irregular.NOUNS
     if unknown or "N" in tags or word in irregular.NOUNS:
         found |= _plurals(word, known)
-    if unknown or ("V" in tags and word not in irregular.NOT_VERBS) or word in irregular.VERBS:
+    elif "J" in tags:  # desktops
+        found |= {form for form in _plurals(word, known) if _lemmas(form) <= {word}}
+    if unknown or listed or "V" in tags:
         found |= _conjugated(word, known)
     elif "N" in tags and word not in irregular.NOUNS and _ONE_SYLLABLE.fullmatch(word):
         # Most short nouns serve as verbs, but "rugged" and "suited" belong to other words.
-        found |= {form for form in _conjugated(word, known) if not _is_known(form)}
+        found |= {form for form in _conjugated(word, known) if not _lemmas(form)}
     if "J" in tags and word not in irregular.ADJECTIVES:
         found |= _compared(word, known)
     return found
@@ -86,6 +89,8 @@ def _compound(word: str) -> set[str]:
         by_last = {word, word + "s"}  # push-ups, lean-tos
     else:
         by_last = {f"{start}-{form}" for form in inflections(last) | _plurals(last, {})}
+    if first in ("well", "good"):  # better-known
+        by_last |= {f"{other}-{last}" for other in irregular.ADJECTIVES[first] if not rest}
     tail = word.removeprefix(first)
     by_head = {word} | {plural + tail for plural in _plurals(first, _known(first))}
     if rest and second in irregular.PARTICLES and first not in irregular.PARTICLES:
@@ -108,6 +113,8 @@ def _plurals(word: str, known: dict[str, set[str]]) -> set[str]:
     if (match := _MEN.fullmatch(word)) and word not in irregular.NOT_MEN:
         head = match[1]
         return {word.removesuffix(head) + plural for plural in irregular.NOUNS[head]}
+    if word.endswith("eau"):
+        return {word + "s", word + "x"}
     return _with_s(word) | known.get("NNS", set())
 
 
@@ -145,7 +152,7 @@ def _doubles(word: str) -> bool | None:
 def _stems(word: str, doubles: bool | None) -> set[str]:
     if re.fullmatch(r".*[aeiou]c", word):
         return {word + "k"}
-    if doubles is None:
+    if doubles is None and not word.endswith("r"):  # STRESSED lists those in -r
         return {word, word + word[-1]}
     return {word + word[-1] if doubles else word}
 
@@ -184,6 +191,8 @@ def _with_ing(word: str, doubles: bool | None) -> set[str]:
 
 def _compared(word: str, known: dict[str, set[str]]) -> set[str]:
     listed = set().union(*(known.get(tag, ()) for tag in ("JJR", "JJS", "RBR", "RBS")))
+    if word.endswith("e"):  # the dictionary has "blueer"
+        listed = {re.sub(r"ee(r|st)$", r"e\1", form) for form in listed}
     if listed or known.keys() & {"NN", "VB"} or not _COMPARED.fullmatch(word):
         return listed
     if word.endswith("e"):
@@ -193,4 +202,4 @@ def _compared(word: str, known: dict[str, set[str]]) -> set[str]:
     else:
         stem = word + word[-1] if _doubles(word) else word
     compared = {stem + "er", stem + "est"}
-    return set() if any(map(_is_known, compared)) else compared  # no layer is more lay
+    return set() if any(map(_lemmas, compared)) else compared  # no layer is more lay

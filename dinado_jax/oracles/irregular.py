@@ -409,6 +409,32 @@ blog blogged blogging
 vlog vlogged vlogging
 court-martial court-martialed court-martialled court-martialing court-martialling
 fee feeing
+binge binged bingeing binging
+catsit catsat catsitting
+cue cued cueing cuing
+dogsit dogsat dogsitting
+housesit housesat housesitting
+nosedive nosedived nosedove
+outbuild outbuilt
+reteach retaught
+outswim outswam outswum outswimming
+overbuild overbuilt
+overbuy overbought
+petsit petsat petsitting
+preset preset presetting
+preshrink preshrank preshrunk
+regrow regrew regrown
+rehang rehung
+relearn relearned relearnt
+relight relit relighted
+reshoot reshot
+resit resat resitting
+resew resewed resewn
+restring restrung
+scubadive scubadived scubadove
+skydive skydived skydove
+troubleshoot troubleshot
+whinge whinged whingeing whinging
 zigzag zigzagged zigzagging
 arc arced arcked arcing arcking
 sync synced synching syncing synched
@@ -439,17 +465,14 @@ bacillus bacilli
 bacterium bacteria
 bandit bandits banditti
 basis bases
-beau beaux beaus
 beef beefs beeves
 bison bison bisons
 brother brothers brethren
-bureau bureaus bureaux
 bus buses busses
 cactus cacti cactuses
 calf calves
 carp carp carps
 catharsis catharses
-chateau chateaux chateaus
 cherub cherubs cherubim
 child children
 chrysalis chrysalises chrysalides
@@ -556,10 +579,8 @@ phylum phyla
 pike pike pikes
 plaice plaice
 planetarium planetariums planetaria
-plateau plateaus plateaux
 podium podiums podia
 polyhedron polyhedra polyhedrons
-portmanteau portmanteaus portmanteaux
 prognosis prognoses
 psychosis psychoses
 pupa pupae pupas
@@ -592,7 +613,6 @@ syllabus syllabi syllabuses
 symposium symposia symposiums
 synopsis synopses
 synthesis syntheses
-tableau tableaux tableaus
 tempo tempos tempi
 terminus termini terminuses
 terrarium terrariums terraria
@@ -600,7 +620,6 @@ thesaurus thesauri thesauruses
 thesis theses
 thief thieves
 tooth teeth
-trousseau trousseaux trousseaus
 trout trout trouts
 tuna tuna tunas
 turf turfs turves
@@ -642,7 +661,18 @@ cul-de-sac cul-de-sacs culs-de-sac
 aide-de-camp aides-de-camp
 coup-d-etat coups-d-etat coup-d-etats
 paparazzo paparazzi
+apsis apsides
+bijou bijoux bijous
+effluvium effluvia effluviums
+magus magi
+binocular binoculars
+electronic electronics
+overall overalls
 panino panini
+tight tights
+seraph seraphim seraphs
+soma somata somas
+yes yeses yesses
 graffiti graffiti
 spaghetti spaghetti
 biscotto biscotti
@@ -663,7 +693,7 @@ tech techs
 czech czechs
 """)
 
-# Comparatives and superlatives that no rule gives.
+# Comparatives, superlatives and adverbs that no rule gives.
 ADJECTIVES = _table("""
 good better best
 well better best
@@ -681,6 +711,11 @@ fore foremost
 in inner inmost innermost
 out outer outmost outermost utmost uttermost
 up upper upmost uppermost
+polite politer politest
+indoor indoors
+outdoor outdoors
+soon sooner soonest
+yummy yummier yummiest
 fun funner funnest
 shy shyer shyest shier shiest
 sly slyer slyest slier sliest
@@ -691,27 +726,33 @@ spry spryer spryest sprier spriest
 
 # Nouns in -o that take -es, alone or beside -s; other nouns take -s alone.
 O_ES = _set("""
-echo embargo hero potato tomato torpedo veto
+echo embargo go hero potato tomato torpedo veto
 """)
 O_BOTH = _set("""
-archipelago banjo bravado buffalo calico cargo commando dado desperado dingo domino farrago fiasco
-flamingo fresco ghetto go grotto halo hobo indigo innuendo jingo lasso lingo mango manifesto
-memento mosquito motto mulatto no peccadillo portico stucco tobacco tornado tuxedo virago volcano
-zero
+archipelago banjo bastinado bravado buffalo calico cargo commando dado desperado dingo domino
+farrago fiasco flamingo fresco ghetto grotto halo hobo indigo innuendo jingo lasso lingo mango
+manifesto memento mosquito motto mulatto no peccadillo portico stucco tobacco tornado tuxedo
+virago volcano zero
 """)
 
 # Verbs of several syllables that always double their last consonant: it ends the stressed one.
 STRESSED = _set("""
-abet abhor debar disbar unbar
-abut acquit admit allot annul appal aver bedim befit befog beset besot bestir cabal
-commit compel concur confer control debug defer defrag demur deter disinter dispel distil
-eavesdrop emit enrol enthral equip excel expel extol fulfil impel incur infer instal instil inter
-lapel occur omit outwit overlap patrol permit prefer propel rebel rebut recommit recur refer refit
-regret remit repel resit sidestep submit transfer transmit unpin unplug unwrap unzip
+abet abhor abut acquit admit allot annul appal aver bedim befit befog beset besot bestir cabal
+commit compel concur confer control debar debug defer defrag demur deter disbar disinter dispel
+distil eavesdrop emit enrol enthral equip excel expel extol fulfil impel incur infer instal instil
+inter lapel occur omit outwit overlap patrol permit prefer propel rebel rebut recommit recur refer
+refit regret remit repel resit sidestep submit transfer transmit unbar unpin unplug unwrap unzip
 """)
 
-# Verbs to the dictionary of lemminflect alone.
-NOT_VERBS = frozenset(["ox"])
+# Verbs that inflect by rule, but are none to the dictionary of lemminflect.
+MORE_VERBS = _set("""
+backpack bayonet birth blackboard boulder bullet butterfly canyon catnap chainsaw concert crib
+demo favorite favourite flavor flavour garlic graffiti havoc honey hoof jewel kangaroo lantern leg
+lipstick magic medal motorbike motorboat necklace nutmeg parent photo pipeline platform politic
+racket rodeo romance scissor scooter shrimp snowball snowmobile squirrel stripe summit sunset symbol
+toothbrush trampoline trial tricycle trowel tusk umpire unicycle waitress wheelbarrow wheelie
+wiretap workshop yacht
+""")
 
 # Nouns that end in -man without being men.
 NOT_MEN = _set("""
@@ -721,7 +762,7 @@ shaman superhuman talisman toman turcoman
 
 # Both spellings are standard, the second often British.
 SPELLINGS = _set("""
-acknowledgment/acknowledgement adviser/advisor airplane/aeroplane aluminum/aluminium
+acknowledgment/acknowledgement adviser/advisor aging/ageing airplane/aeroplane aluminum/aluminium
 analyze/analyse apologize/apologise appall/appal arbor/arbour ardor/ardour armor/armour
 artifact/artefact ax/axe balk/baulk barbecue/barbeque behavior/behaviour caliber/calibre
 candor/candour catalog/catalogue catalyze/catalyse center/centre clamor/clamour color/colour
@@ -738,10 +779,10 @@ omelet/omelette orthopedic/orthopaedic pajama/pyjama pajamas/pyjamas paralyze/pa
 parlor/parlour pediatrician/paediatrician plow/plough practice/practise pretense/pretence
 program/programme rancor/rancour rigor/rigour rumor/rumour saber/sabre savior/saviour savor/savour
 scepter/sceptre sepulcher/sepulchre skeptic/sceptic skillful/skilful smolder/smoulder
-somber/sombre specter/spectre splendor/splendour succor/succour sulfur/sulphur t-shirt/tee-shirt
-theater/theatre tidbit/titbit tire/tyre traveler/traveller tumor/tumour valor/valour vapor/vapour
-veranda/verandah vigor/vigour whiskey/whisky willful/wilful woolen/woollen woolly/wooly
-yogurt/yoghurt
+snowplow/snowplough somber/sombre specter/spectre splendor/splendour succor/succour sulfur/sulphur
+t-shirt/tee-shirt theater/theatre tidbit/titbit tire/tyre traveler/traveller tumor/tumour
+valor/valour vapor/vapour veranda/verandah vigor/vigour whiskey/whisky willful/wilful
+woolen/woollen woolly/wooly yogurt/yoghurt
 """)
 
 # What follows the head of a compound noun: mother-in-law, passer-by, attorney-general.

@@ -15,8 +15,8 @@ def mine(lines: Sequence[str], examples: Sequence[Example], seed: int) -> list[E
     """One example per line that holds concepts of the task's examples, in any of their forms: the
     prompt names some of those concepts, at random and in random order. Their number is that of a
     prompt of the task, all sizes alike, or as many as the line holds. Lines without a concept are
-    left out, and so are concepts of several words (hot-dog). Of concepts with a form in common,
-    the one most prompts name is taken.
+    left out, and so are concepts written in several words (hot-dog). Of concepts with a form in
+    common, the one most prompts name is taken.
 
     Raises InputError if no line holds a concept.
     """
