@@ -67,7 +67,7 @@ def naive_scalars(link, factors, base, tokens, log_probs=naive_log_probs):
         top=logits.max(-1) if link == "sigmoid" else top,
         below=pick(r, tokens) - top,
         gap=-module.expm1(-peak),
-        logit=pick(logits, tokens),
+        logit=pick(logits if link == "sigmoid" else r, tokens),
     )
 
 

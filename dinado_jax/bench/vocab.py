@@ -36,7 +36,7 @@ def naive_scalars(link: str, factors, base, tokens) -> vocab.Scalars:
         top=logits.max(-1) if link == "sigmoid" else top,
         below=drawn(r) - top,
         gap=-jnp.expm1(-peak),
-        logit=drawn(logits),
+        logit=drawn(logits if link == "sigmoid" else r),
     )
 
 

@@ -42,7 +42,7 @@ class Scalars(NamedTuple):
     top: [..] max_v r(v), of a sigmoid the logit there.
     below: [..] A - M = r(x) - max_v r(v) <= 0.
     gap: [..] 1 - e^-M = sum_v p(v) (1 - e^(r(v) - max r)), summed as such: exact next to 0.
-    logit: [..] l(x).
+    logit: [..] r(x), of a sigmoid its logit.
     """
 
     log_policy: jax.Array
@@ -162,8 +162,8 @@ def _reduced_backward(link, chunk, silent, left, given):
     if base is not None:
         of_excess = given.peak + given.gap * jnp.exp(-scalars.peak)
         of_peak, of_mean = of_excess - given.below, of_mean + of_excess
-        if link == "policy":  # its top is its peak
-            of_mean += given.top
+        if link == "policy":  # its r is log q - log p
+            of_mean += given.top + given.logit
         if link == "sigmoid":
             of_peak *= jax.nn.sigmoid(-scalars.top)
         of_peak += given.top
@@ -222,7 +222,7 @@ def _forward(link, chunk, silent, differentiated, hidden_ND, matrix, base, token
                 top=score_nV.max(-1),
                 below=below_n,
                 gap=gap_n,
-                logit=_at(l_nV, tokens_n),
+                logit=_at(score_nV, tokens_n),
             )
         if not differentiated:
             return None, (scalars, None)
@@ -256,7 +256,9 @@ def _over_vocabulary(link, silent, hidden_nD, matrix, base):
     r_nV = silenced_direction(link, l_nV, log_p_nV, silent)
     # Differences first, large logits would swallow them.
     below_nV = r_nV - r_nV.max(-1, keepdims=True)
-    gap_n = -(jnp.exp(log_p_nV) * jnp.expm1(below_nV)).sum(-1)
+    # Of `where` XLA makes one loop with the sum, and keeps no array.
+    lost_nV = jnp.where(below_nV < 0, -jnp.exp(log_p_nV) * jnp.expm1(below_nV), 0)
+    gap_n = lost_nV.sum(-1)
     if link == "policy":
         peak_n = _peak(gap_n, r_nV.max(-1))
         return log_p_nV, l_nV, r_nV, peak_n, gap_n, jax.nn.softmax(l_nV)
