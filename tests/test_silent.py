@@ -59,7 +59,7 @@ def test_the_raw_logits_would_draw_nothing_else():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_draws_and_scores(kind):
-    """Never drawn by sampling or greedily; scores are the draws' own; what is drawn adds up to 1."""
+    """Never drawn, greedily or not; scores are the draws' own, and those of all ids add to 1."""
     which = model(kind)
     prompts = [[0], [0, 3, 5]]  # the prompt may hold one
     for method in (Method(), Method(0.0), Method(1e6, top_k=6, top_p=0.99)):

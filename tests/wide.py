@@ -1,12 +1,10 @@
-"""What a process with JAX's default precision, or with 64 bits (JAX_ENABLE_X64=1), computes: samples,
-beams, scores, training steps, and the control of a table, as one JSON line."""
+"""What a process computes with JAX's default precision, or with JAX_ENABLE_X64=1: samples, beams, scores, training steps, and the control of a table, as one JSON line."""
 
 import json
 
 import jax
 import numpy as np
 import optax
-import tiny
 import world
 
 from dinado_jax.base import Base, Controlled
