@@ -217,15 +217,14 @@ def test_sizes_that_are_refused(variables):
 
 
 def test_a_model_that_says_nothing_is_an_error_that_names_the_prompt(variables):
-    """A nan in one embedding: the prompt that holds that token."""
+    """A nan at one position: the prompt that reaches it."""
     broken = jax.tree.map(jnp.array, variables)
     table = broken["params"]["wpe"]["embedding"]
-    broken["params"]["wpe"]["embedding"] = table.at[3].set(jnp.nan)
-    # The first two end before position 3 is reached.
+    broken["params"]["wpe"]["embedding"] = table.at[10].set(jnp.nan)
     with pytest.raises(InputError, match=r"^prompt 2: no token can be drawn after it[^\n]*$"):
-        sample_prompts(sampler(new=2), broken, [[1], [1, 2], [1, 2, 3, 4]], KEY, 4)
+        sample_prompts(sampler(new=2), broken, [[1], [1, 2], [1] * 12], KEY, 4)
     with pytest.raises(InputError, match="prompt 1: no token"):
-        beam_prompts(Beam(POLICY, EOS, 2, 2), broken, [[1], [1, 2, 3, 4]], 4)
+        beam_prompts(Beam(POLICY, EOS, 2, 2), broken, [[1], [1] * 12], 4)
 
 
 @pytest.mark.parametrize("bad", [1.0, True, "3", None, -1, 2**40 * 1.5])

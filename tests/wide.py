@@ -1,4 +1,5 @@
-"""What a process computes with JAX's default precision, or with JAX_ENABLE_X64=1: samples, beams, scores, training steps, and the control of a table, as one JSON line."""
+"""Computes with JAX's default precision, or with JAX_ENABLE_X64=1: samples, beams, scores, training
+steps, and the control of a table. Prints one JSON line."""
 
 import json
 
