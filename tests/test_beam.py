@@ -249,12 +249,30 @@ def test_the_best_next_tokens(vocabulary):
         ({"hypotheses": 5}, "hypotheses = 5: there are 4 beams"),
         ({"length_penalty": float("nan")}, "length_penalty = nan"),
         ({"length_penalty": float("inf")}, "length_penalty = inf"),
+        ({"length_penalty": "1"}, "length_penalty = '1'"),
+        ({"length_penalty": 1e300}, r"length_penalty = 1e\+300"),
         ({"no_repeat_ngram": -1}, "no_repeat_ngram = -1"),
+        ({"no_repeat_ngram": 1.0}, "no_repeat_ngram = 1.0"),
     ],
 )
 def test_settings_that_are_refused(bad, match):
     with pytest.raises(InputError, match=rf"^{match}[^\n]*$"):
         beam(**bad)
+
+
+def test_a_text_may_end_though_eos_begins_its_prompt(variables):
+    """With no_repeat_ngram = 1 every new token differs from the rest, eos apart; none goes on past
+    the tokens there are."""
+    search = beam(6, 6, 1.0, 1)
+    out = found(search, variables, [[EOS, *prompt[:2]] for prompt in PROMPTS])
+    assert out.finished.any(1).all()
+    for row, prompt in zip(out.tokens, PROMPTS):
+        for tokens, length in zip(row, out.length[PROMPTS.index(prompt)]):
+            text = [*prompt[:2], *tokens[:length][tokens[:length] != EOS]]
+            assert length == 0 or len(set(text[2:])) == len(text[2:])
+    longer = beam(4, 4, 1.0, 2**70)  # no n-gram so long: as if it were off
+    for some, others in zip(found(longer, variables), found(beam(), variables)):
+        np.testing.assert_array_equal(some, others)
 
 
 def test_any_number_of_prompts(variables):

@@ -1,5 +1,8 @@
 """Drawing a token, against distributions computed by sorting in numpy."""
 
+import sys
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -154,7 +157,14 @@ def test_inverse_cdf_never_chooses_a_zero():
     [
         {"temperature": -0.1},
         {"temperature": float("nan")},
+        {"temperature": float("inf")},
+        {"temperature": "1"},
+        {"temperature": None},
+        {"temperature": True},
         {"top_k": -1},
+        {"top_k": 2.0},
+        {"top_k": True},
+        {"top_p": "0.9"},
         {"top_p": 0.0},
         {"top_p": 1.5},
         {"top_p": -0.2},
@@ -166,3 +176,56 @@ def test_settings_that_are_refused(bad):
     with pytest.raises(InputError, match=name) as caught:
         Method(**bad)
     assert "\n" not in str(caught.value)
+
+
+def test_numpy_numbers_are_numbers():
+    method = Method(np.float32(0.5), np.int64(4), np.float64(0.25))
+    assert method == Method(0.5, 4, 0.25) and hash(method) == hash(Method(0.5, 4, 0.25))
+    assert [type(x) for x in (method.temperature, method.top_k, method.top_p)] == [
+        float,
+        int,
+        float,
+    ]
+    assert Method(top_k=2**70).top_k == 2**70
+
+
+def test_draws_of_extreme_logits_are_possible_ones():
+    """A short run of benchmarks/draws.py."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+    try:
+        import draws
+    finally:
+        sys.path.pop(0)
+    rng = np.random.default_rng(0)
+    # The first was seen to fail where every row is cold; the last two go beyond float32.
+    for temperature, top_k, top_p in [(3e-9, 0, 1.0), (1e-12, 3, 0.3), (1e6, 50, 0.9),
+                                      (1e-300, 0, 1e-300), (1e300, 0, 1.0)]:  # fmt: skip
+        method = Method(temperature, top_k, top_p)
+        for vocabulary, count in ((703, 64), (2, 256)):
+            for uniform in (rng.random(count, np.float32), np.zeros(count, np.float32)):
+                logits = draws.rows(rng, count, vocabulary)
+                np.testing.assert_array_equal(draws.faults(method, logits, uniform), 0)
+
+
+@pytest.mark.parametrize("shape", [(1, 1024), (4, 703)])
+@pytest.mark.parametrize("scale", [1, 1e4])
+def test_near_zero_temperature_is_greedy(shape, scale):
+    logits = scale * np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    for temperature in (1e-8, 3e-9, 1e-12, 1e-40):
+        for method in (Method(temperature), Method(temperature, 5, 0.5)):
+            tokens, log_prob = draw(method, logits, np.full(shape[0], 0.999, np.float32))
+            np.testing.assert_array_equal(tokens, logits.argmax(-1))
+            np.testing.assert_array_equal(log_prob, 0)
+
+
+@pytest.mark.parametrize(
+    "method", [Method(), Method(0), Method(1e-9, 2), Method(top_p=0.5)], ids=str
+)
+def test_rows_that_cannot_be_drawn_are_told_apart(method):
+    nan, inf = np.nan, np.inf
+    logits = np.float32(
+        [[-inf] * 4, [0, nan, 1, 2], [0, -nan, 1, 2], [0, inf, 1, 2], [-inf, 0, 1, 5]]
+    )
+    tokens, log_prob = map(np.asarray, draw(method, logits, np.full(5, 0.7, np.float32)))
+    np.testing.assert_array_equal(np.isnan(log_prob), [True] * 4 + [False])
+    assert ((tokens >= 0) & (tokens < 4)).all() and tokens[4] > 0

@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 import signal
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -265,6 +266,54 @@ def test_what_cannot_be_generated(model):
     refused("max_new_tokens", lambda: dinado_jax.generate(model, ["dog ="], max_new_tokens=0))
     refused("'dog =': give a list", dinado_jax.generate, model, "dog =")
     refused("batch = 0", lambda: dinado_jax.generate(model, ["dog ="], batch=0))
+    refused("prompt 1 has .* .it begins 'dog dog", _generate, model, ["cat =", "dog " * 30])
+    for prompts in (None, 3, b"dog =", [None], [3], [b"dog ="], ["\ud800"]):
+        refused("prompt", _generate, model, prompts)
+    for name, values in {
+        "seed": (-1, 2**32, 2**40 + 1, 2**70, True, 1.0, "1"),
+        "max_new_tokens": (True, 1.5, -1, "8", 2**70),
+        "samples": (True, 1.5, -1, "8"),
+        "batch": (True, 1.5, -1, "8"),
+        "top_k": (True, 1.5, -1, "8"),
+        "temperature": (True, "1", float("nan"), float("inf")),
+    }.items():
+        for value in values:
+            refused(name, partial(dinado_jax.generate, model, ["dog ="], **{name: value}))
+    refused("did you mean strength", lambda: model.tilted(strenght=0.5))
+    refused("no such tilt, 'colour'", lambda: model.tilted(colour=0.5))
+
+
+def _generate(model, prompts):
+    return dinado_jax.generate(model, prompts)
+
+
+def test_without_a_number_as_many_tokens_as_the_run_says_or_fit(model):
+    """The run says 8; its context holds 24 tokens."""
+    short, long = "dog =", "dog " * 40
+    made = dinado_jax.generate(model, [short], samples=4, batch=32)
+    assert max(len(one.tokens) for one in made) <= 8
+    assert all(one.finished or len(one.tokens) == 8 for one in made)
+    tokens = len(model.base.codec.prompts([short])[0])
+    while len(model.base.codec.prompts([long])[0]) > 22:
+        long = long[:-1]
+    room = 24 - len(model.base.codec.prompts([long])[0])
+    made = dinado_jax.generate(model, [short, long], batch=32)
+    assert tokens < 8 and 2 <= room < 8
+    assert all(len(one.tokens) <= room for one in made)
+    assert all(len(one.tokens) <= room for one in dinado_jax.beam_search(model, [long], batch=8))
+    assert dinado_jax.load_gpt2(model.base.folder).max_new_tokens == 32
+
+
+def test_models_and_completions_are_shown_in_a_line(model):
+    (one,) = dinado_jax.generate(model, ["dog ="], max_new_tokens=8, batch=32)
+    both = dinado_jax.compose(model, model)
+    names = ("Base", "Controlled", "Composed", "Codec", "Completion")
+    shown = dict(zip(names, map(repr, (model.base, model, both, model.base.codec, one))))
+    for name, text in shown.items():
+        assert text.startswith(f"{name}(") and len(text) < 600 and "\n" not in text
+        assert "array" not in text
+    assert "1 layers of width 16" in shown["Base"] and "merge control" in shown["Controlled"]
+    assert repr(one.prompt) in shown["Completion"]
 
 
 def test_folders_that_are_no_run_are_told_apart(run, tmp_path):

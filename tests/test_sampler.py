@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import tiny_run
 
+from dinado_jax import arguments
+from dinado_jax.decoding.beam import Beam, beam_prompts
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.policy import Trunk
 from dinado_jax.decoding.sampler import (
@@ -246,3 +248,39 @@ def test_sizes_that_are_refused(variables):
         sample_prompts(sampler(), variables, PROMPTS, KEY, 0)
     with pytest.raises(InputError, match="max_new_tokens is 40"):
         sample_prompts(sampler(new=40), variables, [[1]], KEY, 4)
+
+
+def test_a_model_that_says_nothing_is_an_error_that_names_the_prompt(variables):
+    """A nan at one position: the prompt that reaches it."""
+    broken = jax.tree.map(jnp.array, variables)
+    table = broken["params"]["wpe"]["embedding"]
+    broken["params"]["wpe"]["embedding"] = table.at[10].set(jnp.nan)
+    with pytest.raises(InputError, match=r"^prompt 2: no token can be drawn after it[^\n]*$"):
+        sample_prompts(sampler(new=2), broken, [[1], [1, 2], [1] * 12], KEY, 4)
+    with pytest.raises(InputError, match="prompt 1: no token"):
+        beam_prompts(Beam(POLICY, EOS, 2, 2), broken, [[1], [1] * 12], 4)
+
+
+@pytest.mark.parametrize("bad", [1.0, True, "3", None, -1, 2**40 * 1.5])
+def test_counts_that_are_no_counts(variables, bad):
+    for make in (
+        lambda: sampler(new=bad),
+        lambda: sampler(samples=bad),
+        lambda: Beam(POLICY, EOS, bad, 2),
+        lambda: Beam(POLICY, EOS, 2, bad),
+        lambda: sample_prompts(sampler(), variables, PROMPTS, KEY, bad),
+    ):
+        with pytest.raises(InputError, match=r"^\w+ = [^\n]*at least 1$"):
+            make()
+
+
+def test_seeds():
+    """All that are accepted differ; what a key would not tell apart is refused."""
+    seeds = [0, 1, np.int64(7), np.uint32(2**31), 2**31 - 1, 2**32 - 1]
+    streams = {float(jax.random.uniform(jax.random.key(arguments.seed(s)))) for s in seeds}
+    assert len(streams) == len(seeds)
+    for bad in (-1, 2**32, 2**40 + 1, 2**70, True, 1.0, "1", None, np.float64(1), np.bool_(True)):
+        with pytest.raises(InputError, match=r"^seed = [^\n]*\[0, 2\^32\)$"):
+            arguments.seed(bad)
+        with pytest.raises(InputError, match="seed"):
+            init_params(CONFIG, bad)

@@ -143,7 +143,7 @@ def unroll(
         inside = mask_t > 0
         drawn = after - log_v
         log_v, after = jnp.maximum(log_v, FLOOR), jnp.clip(after, FLOOR, ceiling)
-        linked = jnp.where(started & inside, 1.0, 0.0)
+        linked = (started & inside).astype(jnp.float32)
         out = (log_v, log_r, after, drawn, linked), (odds_v, odds_r, odds)
         carry = jnp.where(inside, after, log_r), jnp.where(inside, odds, odds_r), started | inside
         return carry, out
