@@ -11,6 +11,7 @@ _LEAST_KL = 0.1  # nats per sequence: below it there is no cost to speak of
 _ENDED = 0.1  # by which the share of samples that end may be lower than the base's
 _FLUENCY = 0.25  # nats per token by which text may be less likely than the base's own successes
 _VARIETY = 0.7  # of the Distinct-2 of the base's successes, equal numbers of texts
+_SUCCESSES = 30  # of the base: fewer say too little of how its successes read
 _FAILURES = 0.01  # share of samples on which the oracle may fail
 _ERROR = 0.25  # standard error of the KL, relative
 
@@ -52,14 +53,15 @@ def _warnings(summary: dict) -> Iterator[str]:
             "decode.max_new_tokens, or train fewer steps"
         )
     fluency, wanted = control["log_prob_per_token"], base["log_prob_per_token_of_successes"]
-    if wanted is not None and fluency < wanted - _FLUENCY:
+    known = base["successes"] >= _SUCCESSES
+    if known and fluency < wanted - _FLUENCY:
         yield (
             f"text far from the base's own successes: {fluency:.2f} nats per token under the base, "
             f"theirs have {wanted:.2f}: read some samples, lower train.learning_rate, or try "
             "train.objective=matching"
         )
     variety, theirs = control["distinct_2"], base["distinct_2_of_successes"]
-    if theirs and variety is not None and variety < _VARIETY * theirs:
+    if known and variety < _VARIETY * theirs:
         yield (
             f"texts repeat each other: Distinct-2 {variety:.3f}, {theirs:.3f} for as many of the "
             "base's successes: draw more prompts (rollout.prompts), or train fewer steps"

@@ -12,6 +12,7 @@ GOOD = {
         "success_rate": 0.096,
         "success_rate_error": 0.007,
         "finished": 1.0,
+        "successes": 190,
         "log_prob_per_token_of_successes": -1.62,
         "distinct_2_of_successes": 0.53,
     },
@@ -67,17 +68,18 @@ def test_each_way_to_go_badly_has_its_line(path, value, said):
     assert said in line and "\n" not in line and ": " in line
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "base.log_prob_per_token_of_successes",
-        "base.distinct_2_of_successes",
-        "control.success_rate_error",
-        "control.kl_to_base_error",
-    ],
-)
+@pytest.mark.parametrize("path", ["control.success_rate_error", "control.kl_to_base_error"])
 def test_what_was_not_measured_is_no_reason_to_warn(path):
     assert warnings_of(changed(path, None)) == []
+
+
+def test_few_successes_of_the_base_say_little_of_how_they_read():
+    summary = changed("base.successes", 3)
+    summary["base"] |= {"log_prob_per_token_of_successes": -0.1, "distinct_2_of_successes": 1.0}
+    assert warnings_of(summary) == []
+    summary = changed("base.successes", 0)
+    summary["base"] |= {"log_prob_per_token_of_successes": None, "distinct_2_of_successes": None}
+    assert warnings_of(summary) == []
 
 
 def test_a_small_cost_is_none():

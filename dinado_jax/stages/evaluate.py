@@ -126,6 +126,7 @@ def evaluate(config: Config, run: RunFolder) -> dict:
     successes = [s for s in base if s["label"] > 0.5]
     equal = min(len(successes), len(control))
     summary["base"]["distinct_2"] = _distinct(base, equal, config.seed)
+    summary["base"]["successes"] = len(successes)
     summary["base"]["log_prob_per_token_of_successes"] = _per_token(successes)
     summary["base"]["distinct_2_of_successes"] = _distinct(successes, equal, config.seed)
     summary["control"]["distinct_2"] = _distinct(control, equal, config.seed)
