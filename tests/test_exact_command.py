@@ -59,6 +59,8 @@ def test_every_variant_is_told_and_written(tmp_path, capsys):
         (["train.stepz=3"], "train.steps"),
         (["--variant", "none"], "none"),
         (["--out", "/nowhere/at/all.json", "--variant", "merge", *TRAIN], "/nowhere"),
+        (["--seed", "-1"], "--seed = -1: it must be in [0, 2^32)"),
+        (["--seed", str(2**32)], "--seed = 4294967296"),
     ],
 )
 def test_slips_are_one_line(capsys, argv, told):

@@ -11,18 +11,22 @@ import numpy as np
 HERE = Path(__file__).parent
 
 
-def computed(wide: str) -> dict:
+def started(wide: str) -> subprocess.Popen:
     script = [sys.executable, str(HERE / "wide.py")]
     paths = os.pathsep.join([str(HERE.parent), str(HERE)])
     env = {**os.environ, "JAX_ENABLE_X64": wide, "JAX_PLATFORMS": "cpu", "PYTHONPATH": paths}
     env |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_NUMPY_RANK_PROMOTION": "raise"}
-    done = subprocess.run(script, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return subprocess.Popen(script, env=env, stdout=subprocess.PIPE, text=True)
+
+
+def computed(process: subprocess.Popen) -> dict:
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0
+    return json.loads(out.splitlines()[-1])
 
 
 def test_64_bits_change_nothing():
-    plain, wide = computed("0"), computed("1")
+    plain, wide = map(computed, [started("0"), started("1")])
     assert (plain.pop("wide"), wide.pop("wide")) == (False, True)
     assert plain.pop("dtypes") == wide.pop("dtypes") == ["bool", "float32", "int32"]
     assert plain.keys() == wide.keys()

@@ -34,37 +34,29 @@ def noted(tree):
 
 base = Base(world.MODEL, world.base_params(), None)
 noted(init_params(world.MODEL.config, 2**32 - 1))
-for kind in ("merge", "projected-nado"):
-    control, params = world.control(kind), world.params(kind)
-    model = Controlled(base, control, params).tilted(reject=0.01, target_rate=0.9)
-    method = Method(np.float64(0.9), np.int64(4), np.float64(0.95))
+control, params = world.control("projected-merge"), world.params("projected-merge")
+tilted = Controlled(base, control, params).tilted(reject=0.01, target_rate=0.9)
+method, key = Method(np.float64(0.9), np.int64(4), np.float64(0.95)), jax.random.key(2**32 - 1)
+for name, model in (("base", base), ("control", tilted)):
     sampler = Sampler(model.policy, method, world.EOS, world.N, 4)
-    key = jax.random.key(2**32 - 1)
     drawn = sample_prompts(sampler, model.variables, PROMPTS, key, 12)
-    beam = Beam(control.policy, world.EOS, world.N, 3, 2, 1.0, 2)
-    found = beam_prompts(beam, control.composed(base.params, params), PROMPTS, 9)
     rows = sequences(np.repeat(np.array(PROMPTS, object), 4).tolist(), drawn.tokens.tolist(), 0, 8)
-    scores = score(control.policy, control.composed(base.params, params), rows, 12)
-    out[kind] = [drawn.tokens.tolist(), found.tokens.tolist()]
-    out[f"{kind} sums"] = noted((drawn, found, scores))
-    part = {
-        **world.batch(PROMPTS[0]),
-        **{name: np.ones(125, np.float32) for name in ("label", "target", "rate")},
-        **{name: np.zeros(125, np.float32) for name in ("shift", "log_proposal")},
-        "share": np.full(125, 0.5, np.float32),
-        "suffix": np.ones((125, world.WIDTH - 1), np.float32),
-    }
-    objectives = ("regression",) if kind == "merge" else ()
-    for objective in objectives:
-        terms = make_objective(Train(objective=objective), control, 1.0).terms
-        batch = {"direction": part, "norm": part}
-        batch = split(batch, 1)
-        transform = optax.adamw(1e-3)
-        state = start(jax.tree.map(np.asarray, params), transform)
-        state, metrics = make_step(terms, transform)(state, base.params, batch)
-        out[f"{kind} {objective}"] = noted((metrics, state.trainable))
-        noted(state)
-    noted(control.init(jax.random.key(1), base.params, 0.3))
+    out[name] = drawn.tokens.tolist()
+    out[f"{name} sums"] = noted((drawn, score(model.policy, model.variables, rows, 12)))
+beam = Beam(base.policy, world.EOS, world.N, 3, 2, 1.0, 2)
+found = beam_prompts(beam, base.variables, PROMPTS, 9)
+out["beams"], out["beams sums"] = found.tokens.tolist(), noted(found)
+part = {
+    **world.batch(PROMPTS[0]),
+    **{name: np.ones(125, np.float32) for name in ("label", "target", "rate")},
+    "shift": np.zeros(125, np.float32),
+    "suffix": np.ones((125, world.WIDTH - 1), np.float32),
+}
+terms, transform = make_objective(Train(), control, 1.0).terms, optax.adamw(1e-3)
+state = start(jax.tree.map(np.asarray, params), transform)
+batch = split({"direction": part, "norm": part}, 1)
+state, metrics = make_step(terms, transform)(state, base.params, batch)
+out["step"] = noted((metrics, state))
 small = World(vocabulary=3, length=2)
 tables = {"table": jax.numpy.asarray(small.tables())}
 for kind in ("nado", "merge"):
