@@ -11,6 +11,7 @@ traceback, or take longer than a minute.
 import argparse
 import collections
 import contextlib
+import dataclasses
 import gzip
 import json
 import os
@@ -24,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import tiny_run
 
-from dinado_jax import tasks
+from dinado_jax import signals, tasks
 from dinado_jax.base import load_gpt2
 from dinado_jax.config import Config, load
 from dinado_jax.errors import InputError
@@ -416,14 +417,15 @@ KINDS = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
 class World:
-    """What cases start from: a run of the tiniest model, and its base as a model folder."""
+    """What cases start from: a finished run of the tiniest model; its base is a model folder."""
 
-    def __init__(self, root: Path):
-        self.run = root / "run"
-        with open(os.devnull, "w") as null, contextlib.redirect_stderr(null):
-            run_stages(tiny_run.config(), STAGES, self.run)
-        self.model = self.run / "sft" / "base"
+    run: Path
+
+    @property
+    def model(self) -> Path:
+        return self.run / "sft" / "base"
 
 
 def _too_long(*_):
@@ -461,8 +463,12 @@ def main() -> None:
     parser.add_argument("--kind", choices=KINDS, action="append")
     parser.add_argument("--case", metavar="KIND:NUMBER", help="one case again")
     args = parser.parse_args()
+    signals.listen()  # as in a run
     with tempfile.TemporaryDirectory() as root:
-        world = World(Path(root))
+        tiny = Path(root) / "run"
+        with open(os.devnull, "w") as null, contextlib.redirect_stderr(null):
+            run_stages(tiny_run.config(), STAGES, tiny)
+        world = World(tiny)
         if args.case:
             kind, number = args.case.split(":")
             rng = random.Random(args.case)
