@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 _EFFICIENCY = 0.5  # the floor over the KL spent
 _LEAST_KL = 0.1  # nats per sequence: below it there is no cost to speak of
-_ENDED = 0.1  # by which the share of samples that end may be lower than the base's
-_FLUENCY = 0.25  # nats per token by which text may be less likely than the base's own successes
+_ENDED = 0.05  # by which the share of samples that end may be lower than the base's
+_FLUENCY = 0.2  # nats per token by which text may be less likely than the base's own successes
 _VARIETY = 0.7  # of the Distinct-2 of the base's successes, equal numbers of texts
 _SUCCESSES = 30  # of the base: fewer say too little of how its successes read
 _FAILURES = 0.01  # share of samples on which the oracle may fail

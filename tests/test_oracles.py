@@ -1,10 +1,12 @@
 """Oracles: the lexical one, judging with failures isolated, and finding oracles by name."""
 
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -438,16 +440,33 @@ def test_an_interrupt_of_the_oracles_own_is_a_failure_where_runs_hear_signals(mo
 
 
 def test_the_process_is_afterwards_as_it_was(tmp_path):
-    before = os.getcwd(), sys.stdout, signal.getsignal(signal.SIGTERM)
+    def state():
+        handler = signal.getsignal(signal.SIGTERM)
+        return os.getcwd(), sys.stdout, handler, np.geterr(), list(warnings.filters)
+
+    before = state()
 
     def meddling(prompts, texts):
         os.chdir(tmp_path)
         sys.stdout = None
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        np.seterr(all="raise")
+        warnings.simplefilter("ignore")
         return contains_good(prompts, texts)
 
     judge(meddling, PROMPTS, TEXTS)
-    assert (os.getcwd(), sys.stdout, signal.getsignal(signal.SIGTERM)) == before
+    assert state() == before
+
+
+def test_a_stream_that_an_oracle_closes_can_still_be_written(monkeypatch):
+    def closing(prompts, texts):
+        sys.stdout.close()
+        return contains_good(prompts, texts)
+
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    judge(closing, PROMPTS, TEXTS)
+    print("more")
+    sys.stdout.close()
 
 
 def test_a_rehearsal_finds_what_would_fail_later():

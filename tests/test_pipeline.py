@@ -590,6 +590,13 @@ def test_every_kind_of_control_goes_through_all_stages(copy, overrides):
         assert log_weight.max() <= -np.log(config.train.mixture) + 1e-4
 
 
+def test_a_prompt_that_is_too_long_is_named_by_file_and_line(copy, tmp_path):
+    path, file = copy(3), tmp_path / "prompts.txt"
+    file.write_text("dog chase kite =\n\n" + "dog " * 30 + "=\n")
+    config = tiny_run.config(f"evaluate.prompt_file={file}")
+    refused(r"prompts.txt:3 has \d+ tokens", run_stages, config, ("generate",), path)
+
+
 def test_strength_0_generates_what_the_base_does(copy):
     path = copy(3)
     run_stages(tiny_run.config("decode.strength=0"), ("generate",), path)

@@ -4,7 +4,10 @@ import contextlib
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
+
+import numpy as np
 
 from dinado_jax.errors import one_line
 
@@ -26,7 +29,8 @@ class ForeignError(Exception):
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
     """Runs foreign code: what it raises, SystemExit and its like included, is a ForeignError, and
-    the working directory, standard streams and signal handlers are afterwards what they were.
+    the working directory, standard streams, signal handlers, filters of warnings and NumPy's error
+    settings are afterwards what they were.
 
     Only a KeyboardInterrupt that Python itself raises for Ctrl-C passes: a run has handlers of its
     own (dinado_jax/signals.py) and gets none.
@@ -35,7 +39,8 @@ def guarded() -> Iterator[None]:
     streams = {name: getattr(sys, name) for name in ("stdin", "stdout", "stderr")}
     handlers = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
-        yield
+        with warnings.catch_warnings(), np.errstate():
+            yield
     except BaseException as error:
         python_raises = handlers[signal.SIGINT] is signal.default_int_handler
         if isinstance(error, KeyboardInterrupt) and python_raises:
@@ -43,8 +48,9 @@ def guarded() -> Iterator[None]:
         raise ForeignError(error) from None
     finally:
         for name, stream in streams.items():
-            if getattr(sys, name) is not stream:
-                setattr(sys, name, stream)
+            setattr(sys, name, stream)
+            if getattr(stream, "closed", False):  # what is printed is lost, the run is not
+                setattr(sys, name, open(os.devnull, "r+", encoding="utf-8"))  # noqa: SIM115
         if folder and _folder() != folder:
             os.chdir(folder)
         for number, handler in handlers.items():

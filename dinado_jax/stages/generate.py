@@ -25,23 +25,28 @@ def held_out(config: Config) -> list[Example]:
     """
     settings = config.evaluate
     if settings.prompt_file:
-        path = Path(settings.prompt_file)
-        lines = enumerate(map(str.strip, read_lines(path)), start=1)
-        prompts = {number: line for number, line in lines if line}
-        if not prompts:
-            raise InputError(f"{path} holds no prompt: write one a line")
+        prompts = _in_file(Path(settings.prompt_file))
         if config.rollout.oracle == "lexical":
-            _check_keywords(path, prompts)
+            _check_keywords(prompts)
         return [Example(prompt, ()) for prompt in prompts.values()]
     return tasks.examples(config.task, settings.split, config.seed, settings.prompts)
 
 
-def _check_keywords(path: Path, prompts: dict[int, str]) -> None:
-    for number, prompt in prompts.items():
+def _in_file(path: Path) -> dict[str, str]:
+    """The prompts of a file by where they stand, "FILE:LINE"."""
+    lines = enumerate(map(str.strip, read_lines(path)), start=1)
+    prompts = {f"{path}:{number}": line for number, line in lines if line}
+    if not prompts:
+        raise InputError(f"{path} holds no prompt: write one per line")
+    return prompts
+
+
+def _check_keywords(prompts: dict[str, str]) -> None:
+    for where, prompt in prompts.items():
         try:
             lexical([prompt], [""])
         except InputError as error:
-            raise InputError(f"{path}:{number}, {error}") from None
+            raise InputError(f"{where}, {error}") from None
 
 
 def _write(path: Path, collected: Collected) -> None:
@@ -79,6 +84,8 @@ def generate(config: Config, run: RunFolder) -> dict:
     controlled = trained_model(config, run, plan).tilted(
         strength=decode.strength, target_rate=decode.target_rate, reject=decode.reject
     )
+    file = config.evaluate.prompt_file
+    where = list(_in_file(Path(file))) if file else None
     figures = {"prompts": len(prompts)}
     for name, model in (("base", controlled.base), ("control", controlled)):
         collected = collect(
@@ -92,6 +99,7 @@ def generate(config: Config, run: RunFolder) -> dict:
             folder=folder / f"{name}_parts",
             mark=run.mark("generate"),
             mesh=own_devices(plan),
+            where=where,
         )
         if first():
             _write(folder / f"{name}.jsonl", collected)

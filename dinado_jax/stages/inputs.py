@@ -39,7 +39,7 @@ def _from_outside(name: str, config: Config) -> dict[str, str]:
     if name == "sft":
         if config.base.path:
             found["base.path"] = weights.fingerprint(weights.locate(config.base.path))
-        if config.sft.pretrain_steps:
+        if config.sft.pretrain_path:
             found["sft.pretrain_path"] = _hash(lines(config.sft.pretrain_path))
     if name in ("generate", "evaluate") and settings.prompt_file:
         found["evaluate.prompt_file"] = _hash([each.prompt for each in held_out(config)])

@@ -70,6 +70,7 @@ def collect(
     mark: str,
     mesh: Mesh | None,
     first_id: int = 0,
+    where: Sequence[str] | None = None,
 ) -> Collected:
     """Samples a model on prompts, judges the texts of each batch while the devices draw the next,
     and scores all under the base. All processes call it together, share the prompts, and get all.
@@ -78,6 +79,7 @@ def collect(
       folder: keeps what is judged, a file per batch: a call that was stopped goes on from there.
       mark: what the samples depend on besides the prompts; files of another mark are not used.
       mesh: the devices of this process to decode on.
+      where: what messages call each prompt; "prompt 0" and so on when absent.
       first_id: the first prompt's number, which its random stream hangs on.
     """
     codec, judged_by = model.base.codec, resolve(oracle)
@@ -86,7 +88,7 @@ def collect(
     method = Method(decode.temperature, decode.top_k, decode.top_p)
     new = decode.max_new_tokens
     sampler = Sampler(model.policy, method, codec.eos_id, new, samples, mesh)
-    check_prompts(model.policy, prompt_ids, new)
+    check_prompts(model.policy, prompt_ids, new, where)
     mark = json.dumps([mark, what, list(prompts)])
     ids = first_id + np.arange(len(prompts))
     folder.mkdir(parents=True, exist_ok=True)
