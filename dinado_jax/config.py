@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dinado_jax import limits, relevance
-from dinado_jax.errors import InputError, printable, shown
+from dinado_jax.errors import InputError, one_line, printable, shown
 from dinado_jax.files import exists, parse_toml, read_text
 
 _LINE = "the command line"
@@ -270,7 +270,11 @@ def _override(text: str, kinds: dict[str, Any]) -> tuple[str, Any]:
         parsed = tomllib.loads(f"value = {raw}")
     except RecursionError:
         raise InputError(f"{where}, nested too deep: write it as section.key=value") from None
-    except ValueError:  # integers of thousands of digits are no TOMLDecodeError
+    except ValueError as error:  # integers of thousands of digits are no TOMLDecodeError
+        if raw.lstrip().startswith("[") and kinds.get(key) is not str:
+            raise InputError(
+                f"{where}, not a list ({one_line(error)}): write it as ['..', '..']"
+            ) from None
         return key, raw
     if len(parsed) > 1:
         raise InputError(f"{where}, several lines: give each value an argument of its own")

@@ -142,6 +142,9 @@ SCHEMA = {
 }
 
 
+SCHEMA_SECTIONS = {key.partition(".")[0] for key in SCHEMA}
+
+
 def some_settings(rng: random.Random) -> dict:
     keys = rng.sample(sorted(SCHEMA), rng.randrange(1, 5))
     settings = {}
@@ -191,10 +194,11 @@ def config_file(rng: random.Random, folder: Path, _) -> None:
     if rng.random() < 0.05:
         of_place(rng, path)
     config = load(path)
-    tree = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+    text = path.read_bytes().decode().replace("\ufeff", "")
+    tree = tomllib.loads(text.replace("\r\n", "\n").replace("\r", "\n"))
     given = {}
     for name, value in tree.items():
-        require(not isinstance(value, dict) or value, f"empty section {name}")
+        require(value != {} or name in SCHEMA_SECTIONS, f"section {name}")
         inner = value.items() if isinstance(value, dict) else [("", value)]
         given |= {f"{name}.{key}" if key else name: held for key, held in inner}
     same_settings(config, given)
@@ -206,6 +210,8 @@ def overrides(rng: random.Random, *_) -> None:
     for key, value in given.items():
         raw = value if isinstance(value, str) and rng.random() < 0.7 else written(value)
         words.append(f"{key}={raw}")
+        if isinstance(SCHEMA.get(key), str):  # text needs no quotes, whatever it looks like
+            given[key] = value if isinstance(value, str) else raw
     if rng.random() < 0.3:
         at = rng.randrange(len(words))
         words[at] = of_bytes(rng, words[at].encode("utf-8", "surrogatepass")).decode(

@@ -229,6 +229,12 @@ def test_sizes_of_a_new_model_do_not_matter_to_a_checkpoint():
     assert load(None, given).decode.max_new_tokens == 100
 
 
+def test_a_list_that_is_none_is_no_pattern():
+    for text in ('delta.full=["a', "delta.full=[a-z]+/bias"):
+        refused("not a list .* write it as", load, None, [text])
+    assert load(None, ["delta.full=['[a-z]+/bias']"]).delta.full == ("[a-z]+/bias",)
+
+
 def test_a_file_that_cannot_be_read():
     refused("/proc/self/mem, input/output error", load, "/proc/self/mem")
 
