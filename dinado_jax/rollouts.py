@@ -41,13 +41,13 @@ class Rollouts(Sequences):
         arrays = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         partial = path.with_name(path.name + ".partial")
         with partial.open("wb") as file:
-            np.savez(file, **arrays, seal=_seal(arrays, mark))
+            np.savez(file, **arrays, mark=mark, seal=_seal(arrays, mark))
         partial.replace(path)
 
     @classmethod
-    def load(cls, path: Path, mark: str = "", vocab_size: int = 2**31) -> "Rollouts":
-        """InputError if the file is missing, damaged, changed, or was saved with another mark, or
-        if its rows cannot have been collected for a model of so many tokens."""
+    def load(cls, path: Path, mark: str | None = None, vocab_size: int = 2**31) -> "Rollouts":
+        """InputError if the file is missing, damaged, changed, was saved with another mark (None:
+        any), or if its rows cannot have been collected for a model of so many tokens."""
         if not exists(path) or path.is_dir():
             raise InputError(f"no rollouts in {path}: {_AGAIN}")
         check_regular(path)
@@ -59,7 +59,8 @@ class Rollouts(Sequences):
                 file.seek(0)
                 with np.load(file, allow_pickle=False) as arrays:
                     found = {field.name: arrays[field.name] for field in dataclasses.fields(cls)}
-                    whole = str(arrays["seal"]) == _seal(found, mark)
+                    saved = str(arrays["mark"])
+                    whole = str(arrays["seal"]) == _seal(found, saved) and mark in (None, saved)
         except PermissionError as error:
             raise os_fault(path, error) from error
         except (*damage, OSError, zipfile.BadZipFile, NotImplementedError) as error:

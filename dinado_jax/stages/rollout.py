@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -89,7 +90,7 @@ def collect(
     new = decode.max_new_tokens
     sampler = Sampler(model.policy, method, codec.eos_id, new, samples, mesh)
     check_prompts(model.policy, prompt_ids, new, where)
-    mark = json.dumps([mark, what, list(prompts)])
+    mark = hashlib.sha256(json.dumps([mark, what, list(prompts)]).encode()).hexdigest()
     ids = first_id + np.arange(len(prompts))
     folder.mkdir(parents=True, exist_ok=True)
     own = np.argsort([len(prompt) for prompt in prompt_ids], kind="stable")[index() :: count()]
