@@ -107,7 +107,7 @@ def test_summary_follows_from_the_samples(run):
         labels = tiny_run.even(None, [sample["text"] for sample in samples])
         assert len(labels) == 32 and [sample["label"] for sample in samples] == labels
         assert summary[name]["success_rate"] == np.mean(labels)
-        assert 0 <= summary[name]["coverage"] <= 1
+        assert summary[name]["coverage"] is None  # keywords are not what this oracle wants
         wanted = np.mean([sample["log_prob_base"] for sample in samples])
         assert summary[name]["log_prob_under_base"] == pytest.approx(wanted)
     assert all(abs(s["log_prob"] - s["log_prob_base"]) < 1e-4 for s in base)
