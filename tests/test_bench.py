@@ -146,7 +146,7 @@ def test_a_process_of_its_own():
 @pytest.mark.parametrize(
     "given, kind, said",
     [
-        ({"what": "decode", "top_p": 3.0}, InputError, "top_p = 3.0: it must lie"),
+        ({"what": "decode", "top_p": 3.0}, InputError, "top_p = 3.0: it must be in"),
         ({"what": "vocab", "variant": "none"}, measure.Failed, "ours: KeyError: "),
     ],
 )
