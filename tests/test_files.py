@@ -206,6 +206,7 @@ def test_samples(tmp_path):
 
 def test_summaries():
     whole = {"base": {"tokens": 3, "kl": None}, "control": {}, "kl_floor": 0.5, "config": "any"}
+    whole["warnings"] = ["one"]
     check_summary(whole, "here", "again")
     for change, told in [
         ({"base": "text"}, "base is 'text', not an object"),
@@ -213,6 +214,7 @@ def test_summaries():
         ({"control": None}, "control is None"),
         ({"kl_floor": {}}, "kl_floor is {}, not a number"),
         ({"efficiency": "high"}, "efficiency is 'high'"),
+        ({"warnings": [1]}, r"warnings\[0\] is 1, not a text"),
     ]:
         refused(f"^here, {told}.*: again$", check_summary, whole | change, "here", "again")
     refused("control is missing", check_summary, {"base": {}}, "here", "again")

@@ -389,7 +389,9 @@ def test_config_missing(tmp_path):
 @pytest.mark.parametrize("text", [b"", b"{'a': 1}", b"[1]", b"\xff\xfe{}", b'{"a":\n\n'])
 def test_config_not_json(tmp_path, text):
     (tmp_path / "config.json").write_bytes(text)
-    refused("config.json, (malformed JSON|not UTF-8|UTF-16|not a JSON object)", read_config, tmp_path)
+    refused(
+        "config.json, (malformed JSON|not UTF-8|UTF-16|not a JSON object)", read_config, tmp_path
+    )
 
 
 @pytest.mark.parametrize("config", [{}, {"model_type": "llama"}, {"model_type": None}])
