@@ -324,8 +324,12 @@ def test_an_interrupt_passes():
     def interrupted(prompts, texts):
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        judge(interrupted, PROMPTS, TEXTS)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            judge(interrupted, PROMPTS, TEXTS)
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def test_what_an_oracle_does_to_its_lists_is_its_own_affair():
@@ -428,7 +432,7 @@ def test_nothing_that_an_oracle_raises_ends_the_program(error):
     assert verdict.faults.tolist() == ["", type(error).__name__, ""]
 
 
-def test_an_interrupt_of_the_oracles_own_is_a_failure_where_runs_hear_signals(monkeypatch):
+def test_an_interrupt_of_the_oracles_own_is_a_failure_where_runs_hear_signals():
     def interrupted(prompts, texts):
         raise KeyboardInterrupt
 
