@@ -262,13 +262,14 @@ def test_beam_search_gives_completions_best_first(model):
 def test_what_cannot_be_generated(model):
     refused("no prompts", dinado_jax.generate, model, [])
     refused("top_p", lambda: dinado_jax.generate(model, ["dog ="], top_p=1.5))
-    refused("prompt 0 has", lambda: dinado_jax.generate(model, ["dog " * 30]))
+    refused("prompt 0 .* has 31 tokens", lambda: dinado_jax.generate(model, ["dog " * 30]))
     refused("max_new_tokens", lambda: dinado_jax.generate(model, ["dog ="], max_new_tokens=0))
     refused("'dog =': give a list", dinado_jax.generate, model, "dog =")
     refused("batch = 0", lambda: dinado_jax.generate(model, ["dog ="], batch=0))
-    refused("prompt 1 has .* .it begins 'dog dog", _generate, model, ["cat =", "dog " * 30])
-    for prompts in (None, 3, b"dog =", [None], [3], [b"dog ="], ["\ud800"]):
+    refused(r"prompt 1 \('dog dog.* 31 tokens", _generate, model, ["cat =", "dog " * 30])
+    for prompts in (None, 3, b"dog =", [None], [3], [b"dog ="]):
         refused("prompt", _generate, model, prompts)
+    refused("half a surrogate pair", _generate, model, ["\ud800"])
     for name, values in {
         "seed": (-1, 2**32, 2**40 + 1, 2**70, True, 1.0, "1"),
         "max_new_tokens": (True, 1.5, -1, "8", 2**70),
@@ -317,7 +318,7 @@ def test_models_and_completions_are_shown_in_a_line(model):
 
 
 def test_folders_that_are_no_run_are_told_apart(run, tmp_path):
-    refused("nowhere, no such file or directory: correct the path", load_run, tmp_path / "nowhere")
+    refused("nowhere, no such folder: give the folder of a run", load_run, tmp_path / "nowhere")
     refused("done.json is a file: give the folder of a run", load_run, run / "sft" / "done.json")
     for part in ("train", "sft/base", "generate"):
         refused(f"{part} is part of the run .*{run.name}: give that folder", load_run, run / part)
