@@ -42,7 +42,7 @@ class Checkpoints:
     def __init__(self, folder: Path, base: str = ""):
         # What it has to say of a failure comes as an exception too.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
-        self._folder, self._base = folder, base
+        self._folder, self._base = folder.resolve(), base
         lowest = policies.BestN(
             get_metric_fn=lambda metrics: metrics["loss"],
             reverse=True,
