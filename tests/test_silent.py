@@ -113,7 +113,7 @@ def test_scalars_and_gradients_are_those_of_a_smaller_vocabulary(link):
     matrix[MUTE] *= 30  # peaks, if they counted
     tokens = np.array(HEARD * 2 + [1])
     fewer = np.searchsorted(HEARD, tokens)
-    weights = rng.normal(size=(4, 9)).astype(np.float32)
+    weights = rng.normal(size=(7, 9)).astype(np.float32)
 
     def value(hidden, matrix, frozen, tokens, silent):
         out = direction_scalars(link, (hidden, matrix), frozen, tokens, 4, silent)
@@ -162,8 +162,8 @@ def test_a_folder_says_which_ids_have_no_text(folder):
     base = load_gpt2(path)
     assert base.model.config.silent == ((known, known + 1), (known + 2, known + 5))
     assert base.codec.eos_id not in range(known, known + 5)
-    with pytest.raises(InputError, match="special token <pad>, which is never drawn"):
-        base.codec.targets(["a dog", "a <pad> dog"])
+    (spelled,) = base.codec.targets(["a <pad> dog"])  # text is text: it is not that token
+    assert not set(range(*base.codec.silent(len(base.codec.tokenizer))[0])) & set(spelled)
     assert base.codec.targets(["a dog zebra"]) and base.codec.prompts(["a <pad>"])
     assert "<pad>" not in repr(base) and len(repr(base)) < 300
     (path / "tokenizer.json").unlink()
