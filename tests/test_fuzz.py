@@ -28,5 +28,4 @@ def test_every_mutated_input_is_refused_in_a_line_or_taken_as_it_is(kind, finish
     world = fuzz.World(finished_run)
     found = {f"{kind}:{n}": fuzz.outcome(kind, n, world) for n in numbers}
     assert {case: what for case, what in found.items() if what not in ("refused", "accepted")} == {}
-    assert {"refused", "accepted"} >= set(found.values())
     assert "refused" in found.values()

@@ -115,7 +115,7 @@ def unroll(
     mask: jax.Array,
     drawn_odds: jax.Array | None = None,
 ) -> Values:
-    """Runs the recursion over time with a `lax.scan` whose carry is one R a row.
+    """Runs the recursion over time with a `lax.scan` whose carry is one R per row.
 
     Args:
       form: split, clamped or projected.

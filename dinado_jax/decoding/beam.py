@@ -63,7 +63,7 @@ class Beam:
     beams: int
     hypotheses: int = 1  # per prompt, of the `beams` found
     length_penalty: float = 1.0  # score = log q / length^penalty: 0 sums, 1 averages
-    # No n-gram occurs twice in prompt and new tokens, but for one that eos ends; 0 is off.
+    # No n-gram occurs twice in prompt and new tokens, except one that eos ends; 0 is off.
     no_repeat_ngram: int = 0
     mesh: Mesh | None = None  # devices that share the prompts out, a multiple of their number
 
