@@ -42,7 +42,8 @@ class Checkpoints:
     def __init__(self, folder: Path, base: str = ""):
         # What it has to say of a failure comes as an exception too.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
-        self._folder, self._base = folder.resolve(), base
+        # Orbax takes absolute paths alone; `resolve` raises where links lead in a circle.
+        self._folder, self._base = folder.absolute(), base
         lowest = policies.BestN(
             get_metric_fn=lambda metrics: metrics["loss"],
             reverse=True,
@@ -60,7 +61,7 @@ class Checkpoints:
         if exists(folder) and not folder.is_dir():
             raise os_fault(folder, NotADirectoryError(errno.ENOTDIR, "not a directory"))
         try:
-            self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
+            self._manager = ocp.CheckpointManager(self._folder, options=options)
         except OSError as error:
             raise os_fault(folder, error) from error
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
