@@ -35,7 +35,7 @@ from dinado_jax.decoding.sampler import Sampler
 from dinado_jax.dry_run import training
 from dinado_jax.models.gpt2 import GPT2, init_params
 from dinado_jax.ops import blocks, vocab
-from dinado_jax.parallel import AXES, Plan, own_devices
+from dinado_jax.parallel import AXES, Plan, local_mesh
 from dinado_jax.train import make_step
 
 BASES = {  # layers, width, heads
@@ -57,8 +57,8 @@ class Chip(NamedTuple):
 
     flops: float  # bfloat16, a second
     memory: float  # bytes
-    memory_rate: float  # bytes a second
-    link_rate: dict[int, float]  # bytes a second into each of so many chips
+    memory_rate: float  # bytes per second
+    link_rate: dict[int, float]  # bytes per second into each of so many chips
 
 
 CHIPS = {
@@ -98,19 +98,19 @@ def training_step(settings: config.Config, plan: Plan, length: int):
     params = jax.eval_shape(lambda: init_params(model.config, 0))
     step, state, batch = training(settings, make_control(settings, model), params, length)
     rows = NamedSharding(plan.mesh, PartitionSpec(None, AXES))
-    given = plan.shaped(state), plan.shaped(params), _placed(batch, rows)
+    given = plan.abstract(state), plan.abstract(params), _placed(batch, rows)
     return make_step(*step, plan).lower(*given).compile(), given
 
 
 def decoding_call(settings: config.Config, plan: Plan, length: int):
     """The compiled loop over `length` new tokens after prompts as long, one sample each, and what
     it is given: variables and a state."""
-    mesh = own_devices(plan)
+    mesh = local_mesh(plan)
     model = GPT2(new_config(settings.base))
     control = make_control(settings, model)
     params = jax.eval_shape(lambda: init_params(model.config, 0))
     trained = jax.eval_shape(lambda: control.init(jax.random.key(0), params, 0.5))
-    variables = jax.eval_shape(control.composed, params, trained)
+    variables = jax.eval_shape(control.policy_variables, params, trained)
     sampler = Sampler(control.policy, Method(1.0, 0, 1.0), 0, length, mesh=mesh)
     rows = settings.decode.batch
     tokens = jax.ShapeDtypeStruct((rows, length), jnp.int32)
@@ -267,7 +267,7 @@ def work(settings: config.Config, rows: int, length: int) -> dict[str, float]:
     return {
         "flops": micro * 2 * tokens * sum(products_of.values()),
         "moved_bytes": micro * moved + 32 * trained,  # value, moments and gradient, there and back
-        "trained_values": trained,
+        "trainable_parameters": trained,
         "kept_bytes": tokens * kept_bytes(gpt2, length),
     }
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from dinado_jax.bench.command import SIZES
-from dinado_jax.models.cache import KV, Past
+from dinado_jax.models.cache import KV, LayerCache
 from dinado_jax.models.gpt2 import Block, GPT2Config
 
 PROMPT = 16
@@ -51,7 +51,7 @@ def decoding(config, through, lengths, steps):
     def step(state, slot):
         def block(layer, x):
             params, prompt, own = layer
-            past = Past(prompt, (own,), lengths, slot)
+            past = LayerCache(prompt, (own,), lengths, slot)
             x, own = Block(config).apply({"params": params}, x, past)
             return x, (params, prompt, own)
 

@@ -5,8 +5,8 @@
 Rollouts are 8 of each of 12,500 prompts, or N; steps are the same whatever N is.
 Each run is `dinado demo` with a few settings changed; runs of one seed share the base and, where
 they draw the same ones, its first rollouts. Runs that are done are not done again. Prints a JSON
-line a run: success, KL (nats a sequence), floor, efficiency, rollouts, seconds. A run takes 2 to 4
-minutes on 2 cores.
+line a run: success, KL (nats per sequence), floor, efficiency, rollouts, seconds. A run takes 2 to
+4 minutes on 2 cores.
 """
 
 import argparse

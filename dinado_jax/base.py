@@ -17,8 +17,8 @@ from dinado_jax import config, weights
 from dinado_jax.adapters import lora
 from dinado_jax.controls.base import Control
 from dinado_jax.controls.guided import NEUTRAL, Guided, Tilt
-from dinado_jax.decoding.policy import Policy, Trunk
-from dinado_jax.errors import InputError, shown
+from dinado_jax.decoding.policy import ModelPolicy, Policy
+from dinado_jax.errors import InputError, quote
 from dinado_jax.models.gpt2 import GPT2, GPT2Config
 from dinado_jax.text import Codec, load_codec
 
@@ -56,8 +56,8 @@ class Base:
         save_base(Path(folder), self.model, self.params, self.codec)
 
     @property
-    def policy(self) -> Trunk:
-        return Trunk(self.model)
+    def policy(self) -> ModelPolicy:
+        return ModelPolicy(self.model)
 
     @property
     def variables(self) -> dict:
@@ -82,7 +82,7 @@ class Controlled:
     @functools.cached_property
     def variables(self) -> dict:
         if self.tilt == NEUTRAL:
-            return self.control.composed(self.base.params, self.params)
+            return self.control.policy_variables(self.base.params, self.params)
         return Composed((self,)).variables
 
     def __repr__(self) -> str:
@@ -101,13 +101,13 @@ class Controlled:
             if name not in known:
                 close = difflib.get_close_matches(name, known, 1)
                 hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
-                raise InputError(f"no such tilt, {shown(name)}: {hint}")
+                raise InputError(f"no such tilt, {quote(name)}: {hint}")
         return dataclasses.replace(self, tilt=dataclasses.replace(self.tilt, **changes))
 
     def as_base(self) -> Base:
         """q as a base of its own, for a second control: what that one learns is exact for both
         oracles. InputError unless q is one trunk."""
-        if not self.control.one_trunk or self.tilt != NEUTRAL:
+        if not self.control.single_pass or self.tilt != NEUTRAL:
             raise InputError("only a merge control, untilted, is a base of its own: train one")
         if self.base.model.config.param_dtype != "float32":
             raise InputError("the base's parameters are not float32: load the run in float32")
@@ -137,7 +137,7 @@ class Composed:
 
     @functools.cached_property
     def variables(self) -> dict:
-        controls = tuple(part.control.decoding(part.params) for part in self.parts)
+        controls = tuple(part.control.decode_params(part.params) for part in self.parts)
         numbers = tuple(part.tilt.numbers for part in self.parts)
         return {"base": self.base.params, "controls": controls, "tilts": numbers}
 
@@ -207,12 +207,12 @@ def load_gpt2(
     except InputError:  # it comes again where text is needed
         codec = None
     else:
-        sizes = dataclasses.replace(sizes, silent=codec.silent(sizes.vocab_size))
+        sizes = dataclasses.replace(sizes, excluded_ids=codec.excluded_ids(sizes.vocab_size))
     return Base(GPT2(sizes), place(params), folder, codec)
 
 
 def new_config(settings: config.Base) -> GPT2Config:
-    """The sizes and precision of a model made from nothing."""
+    """The sizes and precision of a model made from scratch."""
     values = dataclasses.asdict(settings)
     del values["path"]
     return GPT2Config(**values)

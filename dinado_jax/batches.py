@@ -14,13 +14,13 @@ from dinado_jax.config import Train
 from dinado_jax.data import Draws, take
 from dinado_jax.rollouts import (
     Rollouts,
-    optimum_share,
-    per_prompt,
-    prompt_rates,
-    prompt_totals,
-    suffix_importance,
+    normalize_per_prompt,
+    optimal_ratio,
+    success_rate_per_prompt,
+    suffix_importance_weights,
+    sum_per_prompt,
 )
-from dinado_jax.states import States
+from dinado_jax.states import HiddenStates
 
 BatchAt = Callable[[int], dict]  # of a step
 Rows = Callable[[int, int], dict]  # of a step and how many rows
@@ -29,7 +29,7 @@ Rows = Callable[[int, int], dict]  # of a step and how many rows
 def uniform(rollouts: Rollouts, weight: np.ndarray, train: Train, seed: int) -> BatchAt:
     """All rollouts alike, whatever their weight, as the published objectives have them."""
     draws = Draws(np.ones(len(rollouts)), rollouts.length, seed)
-    suffix = suffix_importance(rollouts, train.weights, train.weight_clip)
+    suffix = suffix_importance_weights(rollouts, train.weights, train.weight_clip)
 
     def at(step):
         index = draws.at(step, train.batch)
@@ -69,7 +69,7 @@ def regression(rollouts: Rollouts, weight: np.ndarray, train: Train, seed: int) 
     a failure's C being e^-margin; half of it for the norm."""
     draws = Draws(_counted(rollouts, weight), rollouts.length, seed)
     least = np.exp(-train.margin)
-    rate = prompt_rates(rollouts) * (1 - least) + least
+    rate = success_rate_per_prompt(rollouts) * (1 - least) + least
     target = rollouts.log_base + np.log(np.maximum(rollouts.label, least) / rate)
     target = target.astype(np.float32)
 
@@ -87,9 +87,9 @@ def prefixes(rollouts: Rollouts, weight: np.ndarray, train: Train, seed: int) ->
     return lambda step: {"norm": rows(step, train.batch)}
 
 
-def with_states(batch_at: BatchAt, states: States, without: str = "") -> BatchAt:
-    """Every part of the batches with the base's last hidden states of its rows, [B, T, D]; but for
-    the part `without`, which does not read them."""
+def with_states(batch_at: BatchAt, states: HiddenStates, without: str = "") -> BatchAt:
+    """Every part of the batches with the base's last hidden states of its rows, [B, T, D]; except
+    for the part `without`, which does not read them."""
 
     def given(batch):
         if "tokens" not in batch:
@@ -109,7 +109,9 @@ def _halves(direction: Rows, norm: Rows, train: Train) -> BatchAt:
 
 
 def _successes(rollouts, weight, seed) -> Rows:
-    draws = Draws(per_prompt(weight * rollouts.label, rollouts.prompt_id), rollouts.length, seed)
+    draws = Draws(
+        normalize_per_prompt(weight * rollouts.label, rollouts.prompt_id), rollouts.length, seed
+    )
 
     def at(step, count):
         return {**_rows(rollouts, draws.at(step, count)), "label": np.ones(count, np.float32)}
@@ -118,8 +120,8 @@ def _successes(rollouts, weight, seed) -> Rows:
 
 
 def _shares(rollouts, weight, seed) -> Rows:
-    share = optimum_share(weight * rollouts.label, rollouts.prompt_id, ~rollouts.reference)
-    known = prompt_totals(weight * rollouts.label, rollouts.prompt_id) > 0
+    share = optimal_ratio(weight * rollouts.label, rollouts.prompt_id, ~rollouts.reference)
+    known = sum_per_prompt(weight * rollouts.label, rollouts.prompt_id) > 0
     draws = Draws(known & (weight > 0), rollouts.length, seed)
     log_proposal = np.where(rollouts.reference, np.inf, rollouts.log_proposal).astype(np.float32)
 
@@ -145,8 +147,8 @@ def _judged(rollouts, weight, train, seed) -> Rows:
     Drawing by label multiplies the odds of every prefix alike: shift undoes it.
     """
     label = rollouts.label
-    suffix = suffix_importance(rollouts, train.weights, train.weight_clip)
-    rate = prompt_rates(rollouts).astype(np.float32)
+    suffix = suffix_importance_weights(rollouts, train.weights, train.weight_clip)
+    rate = success_rate_per_prompt(rollouts).astype(np.float32)
     drawn = ~rollouts.reference
     known = _counted(rollouts, weight)
     groups = [known * label, known * (1 - label)] if train.balance else [drawn]

@@ -16,11 +16,11 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from dinado_jax.errors import InputError, one_line, os_fault, printable, writing
-from dinado_jax.files import digest, exists, read_json, write_json
+from dinado_jax.errors import InputError, catch_disk_full, escape, one_line, os_error
+from dinado_jax.files import exists, file_digest, read_json, write_json
 from dinado_jax.limits import LARGEST
-from dinado_jax.processes import first, told
-from dinado_jax.progress import say
+from dinado_jax.processes import broadcast, is_main
+from dinado_jax.progress import print_once
 
 _MANIFEST = "manifest.json"
 _LATER = (_MANIFEST, "_CHECKPOINT_METADATA", "commit_success.txt")
@@ -59,11 +59,11 @@ class Checkpoints:
             ),
         )
         if exists(folder) and not folder.is_dir():
-            raise os_fault(folder, NotADirectoryError(errno.ENOTDIR, "not a directory"))
+            raise os_error(folder, NotADirectoryError(errno.ENOTDIR, "not a directory"))
         try:
             self._manager = ocp.CheckpointManager(self._folder, options=options)
         except OSError as error:
-            raise os_fault(folder, error) from error
+            raise os_error(folder, error) from error
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             # What it reads of each checkpoint to tell when it was written.
             raise InputError(
@@ -75,7 +75,7 @@ class Checkpoints:
         return self
 
     def __exit__(self, *_):
-        with writing(self._folder):
+        with catch_disk_full(self._folder):
             self._manager.wait_until_finished()
             self._manager.close()
 
@@ -86,7 +86,7 @@ class Checkpoints:
         """
         if step not in self._manager.all_steps():
             metrics = None if loss is None else {"loss": loss}
-            with writing(self._folder):
+            with catch_disk_full(self._folder):
                 self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
 
     def newest(self) -> Path | None:
@@ -99,61 +99,61 @@ class Checkpoints:
         """The newest whole state, with the structure, dtypes and shardings of `like`, a tree of
         shapes; None if nothing has been saved.
 
-        What is damaged is told of and put aside. InputError if everything is, or if the newest
+        What is damaged is reported and put aside. InputError if everything is, or if the newest
         whole state belongs to another base or has another structure, shapes or dtypes.
         """
-        faults = {}
-        step = told(self._newest_whole(faults) if first() else _NONE)
+        errors = {}
+        step = broadcast(self._newest_whole(errors) if is_main() else _NONE)
         if step in (_DAMAGED, _FOREIGN):
             what = "is whole" if step == _DAMAGED else "is of this base"
-            found = "; ".join(f"{step}, {fault}" for step, fault in faults.items())
+            found = "; ".join(f"{step}, {error}" for step, error in errors.items())
             raise InputError(
                 f"no checkpoint in {self._folder} {what} ({found or 'see process 0'}): {_FIX}"
             )
         self._manager.reload()
         if step == _NONE:
             return None
-        if fault := _misfit(self._folder / str(step), like):
+        if error := _misfit(self._folder / str(step), like):
             raise InputError(
                 f"checkpoint {step} in {self._folder} is not of this model and optimiser "
-                f"({fault}): {_FIX}"
+                f"({error}): {_FIX}"
             )
         return self._manager.restore(step, args=ocp.args.StandardRestore(like))
 
-    def _newest_whole(self, faults: dict[int, str]) -> int:
-        """Its step, or what there is instead. Notes faults by step, and puts aside what has any,
+    def _newest_whole(self, errors: dict[int, str]) -> int:
+        """Its step, or what there is instead. Notes errors by step, and puts aside what has any,
         if there is something to go back to."""
         for step in sorted(self._manager.all_steps(), reverse=True):
-            base, fault = _examined(self._folder / str(step))
+            base, error = _examined(self._folder / str(step))
             if step > LARGEST["train.steps"]:
-                fault = "no step of a training"
-            if fault:
-                faults[step] = fault
+                error = "no step of a training"
+            if error:
+                errors[step] = error
                 continue
             if base != self._base:
-                faults[step] = f"of the base {base[:12]}, this is {self._base[:12]}"
+                errors[step] = f"of the base {base[:12]}, this is {self._base[:12]}"
                 return _FOREIGN
-            for damaged, fault in faults.items():
+            for damaged, error in errors.items():
                 aside = self._folder / f"damaged_{damaged}"
                 shutil.rmtree(aside, ignore_errors=True)
                 (self._folder / str(damaged)).rename(aside)
-                say(f"checkpoint {damaged} in {self._folder}: {fault}; going back to {step}")
+                print_once(f"checkpoint {damaged} in {self._folder}: {error}; going back to {step}")
             return step
-        return _DAMAGED if faults else _NONE
+        return _DAMAGED if errors else _NONE
 
     def _seal(self) -> None:
         """Writes the manifest of the checkpoint that is about to be committed."""
-        if first():
+        if is_main():
             for folder in self._folder.glob("*.orbax-checkpoint-tmp*"):
                 manifest = {"base": self._base, "files": _digests(folder)}
                 write_json(folder / _MANIFEST, {**manifest, "digest": _own_digest(manifest)})
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below, by its path; but for what Orbax writes as it commits."""
+    """SHA-256 of every file below, by its path; except for what Orbax writes as it commits."""
     paths = (Path(where) / name for where, _, names in os.walk(folder) for name in names)
     found = {path.relative_to(folder).as_posix(): path for path in paths}
-    return {name: digest(found[name]) for name in sorted(found) if name not in _LATER}
+    return {name: file_digest(found[name]) for name in sorted(found) if name not in _LATER}
 
 
 def _own_digest(manifest: dict) -> str:
@@ -170,8 +170,8 @@ def _examined(folder: Path) -> tuple[str, str]:
         there = _digests(folder)
     except (InputError, OSError):
         return "", f"its {_MANIFEST} or a file in it cannot be read"
-    for name, mark in manifest["files"].items():
-        if there.get(name) != mark:
+    for name, digest in manifest["files"].items():
+        if there.get(name) != digest:
             return "", f"{name} is {'not as it was written' if name in there else 'missing'}"
     return manifest["base"], ""
 
@@ -186,7 +186,7 @@ def _misfit(folder: Path, like) -> str:
     for name in [*wanted, *found]:
         if found.get(name) != wanted.get(name):
             there, asked = (side.get(name, "nothing") for side in (found, wanted))
-            return f"{printable(name)[:200]} is {there}, not {asked}"
+            return f"{escape(name)[:200]} is {there}, not {asked}"
     return ""
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from dinado_jax import signals, streams
-from dinado_jax.errors import ELSEWHERE, InputError, one_line, printable, shown
+from dinado_jax.errors import ELSEWHERE, InputError, escape, one_line, quote
 
 _STAGE_HELP = {
     "sft": "train the base on the task",
@@ -37,7 +37,7 @@ class _Parser(argparse.ArgumentParser):
         if found := re.fullmatch(r"(.*): invalid choice: '?(.*?)'? \(choose from (.*)\)", message):
             what, word, choices = found.groups()
             see = _near(word, re.findall(r"[\w-]+", choices))
-            message = f"{what}: invalid choice: {shown(word)}"
+            message = f"{what}: invalid choice: {quote(word)}"
         elif found := re.fullmatch(r"the following arguments are required: ([^,]*).*", message):
             message = f"`{self.prog}`, {found[1]} is missing"
         raise InputError(f"{message}: {see}")
@@ -167,7 +167,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     args, rest = parser.parse_known_args(argv)
     for flag in (word for word in rest if word.startswith("-")):
         near = _near(flag.partition("=")[0], _options(parser, args))
-        raise InputError(f"unrecognized arguments: {printable(flag)}: {near}")
+        raise InputError(f"unrecognized arguments: {escape(flag)}: {near}")
     if args.command is None:
         raise InputError(f"no command given: one of {', '.join(_choices(parser))}")
     # What follows an option is left over: argparse has filled `overrides` by then.
@@ -197,7 +197,7 @@ def _run(args: argparse.Namespace) -> None:
     if args.command == "exact":
         from dinado_jax.exact.compare import exact
 
-        signals.listen()
+        signals.install_handlers()
         with _diverging():
             exact(args)
     elif args.command == "bench":
@@ -229,21 +229,21 @@ def _run_stages(args: argparse.Namespace) -> None:
             from dinado_jax.dry_run import dry_run
 
             made = dry_run(config)
-        return streams.show(json.dumps(made, indent=1))
+        return streams.print_result(json.dumps(made, indent=1))
     from dinado_jax import processes
 
     processes.connect()
-    signals.listen()
-    processes.meet("all are here")
+    signals.install_handlers()
+    processes.barrier("all are here")
     with _diverging():
         pipeline.run_stages(config, names, args.out)
     try:
-        if names[-1] == "evaluate" and processes.first():
+        if names[-1] == "evaluate" and processes.is_main():
             pipeline.show_report(config, args.out)
-    except streams.Unread:  # which is no failure to tell the others of
-        processes.meet("all is shown")
+    except streams.ReaderGone:  # which is no failure to tell the others of
+        processes.barrier("all is shown")
         raise
-    processes.meet("all is shown")
+    processes.barrier("all is shown")
 
 
 @contextlib.contextmanager
@@ -265,22 +265,22 @@ def main(argv: list[str] | None = None) -> None:
         _run(_parse(argv))
     except InputError as error:
         _fail(error, 2)
-    except streams.Unread:
-        sys.exit(streams.UNREAD)
+    except streams.ReaderGone:
+        sys.exit(streams.READER_GONE)
     except signals.Stopped as stop:
-        streams.note(f"stopped by {stop}; run the same command again to continue")
+        streams.print_status(f"stopped by {stop}; run the same command again to continue")
         sys.exit(stop.exit_code)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _DISK:
             where = error.filename or "the run folder"
             what = f"cannot {_DISK[error.errno]} {where} ({error.strerror})"
             _fail(f"{what}: {ELSEWHERE}", 2)
-        streams.note(traceback.format_exc().rstrip())
+        streams.print_status(traceback.format_exc().rstrip())
         _leave(1, one_line(error))
 
 
 def _fail(message: object, code: int) -> NoReturn:
-    streams.note(f"dinado: error: {message}")
+    streams.print_status(f"dinado: error: {message}")
     _leave(code, str(message))
 
 

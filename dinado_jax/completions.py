@@ -13,7 +13,7 @@ from dinado_jax.decoding.beam import Beam, beam_prompts
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.sampler import Sampler, check_prompts, sample_in_groups
 from dinado_jax.decoding.score import score
-from dinado_jax.errors import InputError, shown
+from dinado_jax.errors import InputError, quote
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -30,7 +30,7 @@ class Completion:
     def __repr__(self) -> str:
         end = "finished" if self.finished else "cut"
         return (
-            f"Completion({shown(self.prompt)} -> {shown(self.text)}, {len(self.tokens)} tokens, "
+            f"Completion({quote(self.prompt)} -> {quote(self.text)}, {len(self.tokens)} tokens, "
             f"{end}; {self.log_probs.sum():.2f} nats, {self.log_probs_base.sum():.2f} in the base)"
         )
 
@@ -55,7 +55,7 @@ def generate(
     seed lies in [0, 2^32). Returns the completions prompt by prompt. InputError for bad settings,
     no or too long prompts, one text instead of a list, or logits that are nan or infinite.
     """
-    key = jax.random.key(arguments.seed(seed))
+    key = jax.random.key(arguments.require_seed(seed))
     method = Method(temperature, top_k, top_p)
     prompts, prompt_ids, new_tokens = _begun(model, prompts, max_new_tokens)
     codec = model.base.codec
@@ -104,22 +104,22 @@ def beam_search(
 
 def _rows(wanted: int, batch: int) -> int:
     """Rows at a time: at most `batch`, and else a power of two, so that few programs do."""
-    batch = arguments.checked_integer("batch", batch, *POSITIVE)
+    batch = arguments.require_integer("batch", batch, *POSITIVE)
     return min(batch, 1 << (max(1, wanted) - 1).bit_length())
 
 
 def _begun(model, prompts, max_new_tokens) -> tuple[list[str], list[list[int]], int]:
     """The prompts, their token ids, and how many tokens to draw at most."""
     if isinstance(prompts, (str, bytes)) or not isinstance(prompts, Iterable):
-        raise InputError(f"prompts is {shown(prompts)}: give a list of prompts")
+        raise InputError(f"prompts is {quote(prompts)}: give a list of prompts")
     prompts = list(prompts)
     for index, prompt in enumerate(prompts):
         if not isinstance(prompt, str):
-            raise InputError(f"prompt {index} is {shown(prompt)}: give text")
+            raise InputError(f"prompt {index} is {quote(prompt)}: give text")
     ids = model.base.codec.prompts(prompts)
     given = max_new_tokens is not None
-    least = arguments.checked_integer("max_new_tokens", max_new_tokens, *POSITIVE) if given else 1
-    names = [f"prompt {index} ({shown(text[:40])})" for index, text in enumerate(prompts)]
+    least = arguments.require_integer("max_new_tokens", max_new_tokens, *POSITIVE) if given else 1
+    names = [f"prompt {index} ({quote(text[:40])})" for index, text in enumerate(prompts)]
     check_prompts(model.policy, ids, least, names)
     room = model.policy.n_positions - max(map(len, ids))
     return prompts, ids, least if given else min(model.base.max_new_tokens, room)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dinado_jax import limits, relevance
-from dinado_jax.errors import InputError, one_line, printable, shown
+from dinado_jax.errors import InputError, escape, one_line, quote
 from dinado_jax.files import exists, parse_toml, read_text
 
 _LINE = "the command line"
@@ -64,7 +64,7 @@ class Sft(Optim):
     steps: int = 1200
     batch: int = 64
     learning_rate: float = 5e-3
-    pretrain_path: str = ""  # plain text, one sentence a line: mined for pairs to train on first
+    pretrain_path: str = ""  # plain text, one sentence per line: mined for pairs to train on first
     pretrain_steps: int = 0
     max_length: int = 32  # tokens; longer examples are left out
 
@@ -123,7 +123,7 @@ class Train(Optim):
     learning_rate: float = 5e-3
     objective: str = "regression"  # matching | regression | ratio | prefixes | published
     warmup_direction: int = 180  # first steps: likelihood on successes
-    rounds: int = 5  # steps are divided evenly among them; each but the first samples anew from q
+    rounds: int = 5  # steps are divided evenly among them; each but the first samples again from q
     refresh_prompts: int = 2500
     refresh_samples: int = 8
     mixture: float = 0.0  # share of a refresh round's samples that is drawn from the base
@@ -144,13 +144,15 @@ class Evaluate:
     split: str = "test"
     prompts: int = 500
     samples: int = 4
-    prompt_file: str = ""  # prompts to continue, one a line, instead of the split's
+    prompt_file: str = ""  # prompts to continue, one per line, instead of the split's
 
 
 @dataclasses.dataclass(frozen=True)
 class Parallel:
     mode: str = "jit"  # jit | shard_map | pmap: how a training step is spread over devices
-    fsdp: int = 1  # devices that share one copy of base, trained values and optimiser state (jit)
+    fsdp: int = (
+        1  # devices that share one copy of base, trainable parameters and optimiser state (jit)
+    )
     devices: int = 0  # of each process; 0 is all
 
 
@@ -213,7 +215,7 @@ def _typed(key: str, value: Any, kind: Any, where: str) -> Any:
         wanted = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}[
             kind
         ]
-    raise InputError(f"{key} = {shown(value)} in {where}: it must be {wanted}")
+    raise InputError(f"{key} = {quote(value)} in {where}: it must be {wanted}")
 
 
 def _float(value: int) -> float:
@@ -224,7 +226,7 @@ def _float(value: int) -> float:
 
 
 def _unknown(key: str, keys: list[str], where: str) -> InputError:
-    return InputError(f"unknown config key {shown(key)} in {where}: {_hint(key, keys)}")
+    return InputError(f"unknown config key {quote(key)} in {where}: {_hint(key, keys)}")
 
 
 def _hint(key: str, keys: list[str]) -> str:
@@ -260,7 +262,7 @@ def _near(word: str, words: Iterable[str]) -> list[str]:
 
 def _override(text: str, kinds: dict[str, Any]) -> tuple[str, Any]:
     key, equals, raw = text.partition("=")
-    where = f"override {shown(text)} on the command line"
+    where = f"override {quote(text)} on the command line"
     if not equals:
         raise InputError(f"{where}: write it as section.key=value")
     if not text.isprintable() and any("\ud800" <= char <= "\udfff" for char in text):
@@ -304,11 +306,11 @@ def _idle(config: Config, given: Given, file: Given) -> Iterator[str]:
     base.path does from the sizes of a new model, that value is left alone.
     """
     defaults, values = _flat(Config()), _flat(config)
-    before = dict(relevance.idle(_assigned(Config(), file), file))
-    for key, only in relevance.idle(config, given):
+    before = dict(relevance.unused_settings(_assigned(Config(), file), file))
+    for key, only in relevance.unused_settings(config, given):
         value, where = values[key][0], given[key][1]
         if value != defaults[key][0] and (key in before or where == _LINE):
-            given_as = f"{key} = {shown(value)} in {where}"
+            given_as = f"{key} = {quote(value)} in {where}"
             yield f"{given_as} plays no part in this run, {only}: leave it out"
 
 
@@ -363,8 +365,8 @@ def load(path: str | Path | None, overrides: list[str] | tuple[str, ...] = ()) -
     if path is not None:
         path, fix = Path(path), "correct it, see configs/"
         if not exists(path) or path.is_dir():
-            raise InputError(f"no config file {shown(str(path))}: give the path of a .toml file")
-        name = printable(str(path))
+            raise InputError(f"no config file {quote(str(path))}: give the path of a .toml file")
+        name = escape(str(path))
         given = _leaves(parse_toml(read_text(path, fix), f"config {name}", fix), name)
     everything = given | _overrides(overrides)
     config = _assigned(Config(), everything)

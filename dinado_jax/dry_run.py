@@ -18,7 +18,7 @@ from dinado_jax.models.gpt2 import GPT2, GPT2Config, init_params
 from dinado_jax.objectives.control import make_objective
 from dinado_jax.objectives.sft import likelihood
 from dinado_jax.optim import optimizer
-from dinado_jax.train import Batch, Terms, TrainState, make_step, start
+from dinado_jax.train import Batch, Terms, TrainState, init_state, make_step
 
 # What objectives ask for, a row each.
 _SCALARS = ("label", "shift", "rate", "share", "log_proposal", "target")
@@ -86,7 +86,7 @@ def training(
     """What `make_step` takes for the train stage, and the shapes of its step's state and batch."""
     control_params = jax.eval_shape(lambda: control.init(jax.random.key(0), params, 0.5))
     transform = optimizer(settings.train, settings.train.steps)
-    state = jax.eval_shape(lambda: start(_zeros(control_params), transform))
+    state = jax.eval_shape(lambda: init_state(_zeros(control_params), transform))
     accumulate, batch = settings.train.accumulate, settings.train.batch
     rows = {
         "published": _rows(accumulate, batch, length),
@@ -120,11 +120,11 @@ def dry_run(settings: config.Config) -> dict[str, Any]:
     kernels = sum(leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim == 2)
     out = {
         "parameters": count(params),
-        "trained_values": count(control_params),
+        "trainable_parameters": count(control_params),
         "forward_flops_per_token": 2 * (kernels - gpt2.n_positions * gpt2.n_embd),
     }
     transform = optimizer(settings.sft, settings.sft.steps)
-    state = jax.eval_shape(lambda: start(_zeros(params), transform))
+    state = jax.eval_shape(lambda: init_state(_zeros(params), transform))
 
     def sft_terms(trainable, _, batch):
         return likelihood(model, trainable, batch)
@@ -144,7 +144,7 @@ def dry_run(settings: config.Config) -> dict[str, Any]:
     )
     key = jax.eval_shape(lambda: jax.random.key(0))
     arrays = _shape(per_call, prompt), _shape(per_call), _shape(per_call), key
-    variables = jax.eval_shape(control.composed, params, control_params)
+    variables = jax.eval_shape(control.policy_variables, params, control_params)
     out["prefill_call"] = _cost(Sampler.prefill, sampler, variables, *arrays)
     state = jax.eval_shape(sampler.prefill, variables, *arrays)
     out["decode_call"] = _cost(Sampler.decode, sampler, variables, state)

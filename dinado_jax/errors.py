@@ -36,21 +36,21 @@ class InputError(Exception):
     """
 
     def __init__(self, message: str):
-        line = printable(str(message)[: 2 * _LINE])
+        line = escape(str(message)[: 2 * _LINE])
         middle = "" if len(line) <= _LINE else " ... "
         super().__init__(f"{line[: _LINE // 2]}{middle}{line[-_LINE // 2 :]}" if middle else line)
 
 
-def shown(value: object) -> str:
+def quote(value: object) -> str:
     """A value as a message repeats it: its repr without control characters, cut in the middle."""
     try:
-        text = printable(repr(value))
+        text = escape(repr(value))
     except Exception:  # foreign objects may raise on repr
         text = f"<{type(value).__name__}>"
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 40]}...{text[-30:]}"
 
 
-def printable(text: str) -> str:
+def escape(text: str) -> str:
     """Text with what a terminal would obey, or could not encode, written as escapes."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
@@ -61,20 +61,20 @@ def one_line(error: BaseException) -> str:
         message = str(error)
     except BaseException:  # foreign exceptions may raise anything when they are read
         message = "its message cannot be read"
-    return printable(" ".join(f"{type(error).__name__}: {message[:2000]}".split()))[:200]
+    return escape(" ".join(f"{type(error).__name__}: {message[:2000]}".split()))[:200]
 
 
-def os_fault(path: object, error: OSError | ValueError) -> InputError:
+def os_error(path: object, error: OSError | ValueError) -> InputError:
     """What the operating system said of a path, with the fix that fits it.
 
     ValueError stands for a path that holds a NUL character.
     """
     if not isinstance(error, OSError):
-        return InputError(f"{shown(os.fspath(path))}, not a path ({one_line(error)}): correct it")
+        return InputError(f"{quote(os.fspath(path))}, not a path ({one_line(error)}): correct it")
     fix = _FIXES.get(error.errno, "check the path and the device it is on")
     said = error.strerror or one_line(error)
     said = said[:1].lower() + said[1:]
-    return InputError(f"{printable(str(path))[: _SHOWN * 2]}, {said}: {fix}")
+    return InputError(f"{escape(str(path))[: _SHOWN * 2]}, {said}: {fix}")
 
 
 def _story(error: BaseException | None) -> str:
@@ -83,7 +83,7 @@ def _story(error: BaseException | None) -> str:
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
+def catch_disk_full(path: Path) -> Iterator[None]:
     """While `path` is written: a full disk is an InputError, whatever the library raises."""
     try:
         yield

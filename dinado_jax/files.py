@@ -15,7 +15,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from dinado_jax.errors import InputError, one_line, os_fault, printable, shown
+from dinado_jax.errors import InputError, escape, one_line, os_error, quote
 
 _OPENERS = {".gz": gzip.open, ".xz": lzma.open}
 _BOM = "\ufeff"
@@ -65,7 +65,7 @@ def read_text(path: Path, fix: str = "") -> str:
             f"{path}, cannot be read, a damaged {path.suffix} file ({one_line(error)}): {fix}"
         ) from error
     except (OSError, ValueError) as error:
-        raise os_fault(path, error) from error
+        raise os_error(path, error) from error
     text = _decoded(data, path, fix or "give UTF-8 text")
     # A mark stands at the start of each of several files joined end to end, and is never text.
     return text.replace(_BOM, "").replace("\r\n", "\n").replace("\r", "\n")
@@ -118,7 +118,7 @@ def parse_toml(text: str, where: str, fix: str) -> dict:
         raise InputError(f"{where} is not TOML ({one_line(error)}): {fix}") from error
 
 
-def checked(content: Any, schema: Schema, where: str, fix: str) -> Any:
+def validate(content: Any, schema: Schema, where: str, fix: str) -> Any:
     """`content`, a parsed JSON value, if it has the shape of `schema`; other keys may be there too.
 
     A schema is a type (float takes integers too, and int no bools), a tuple of such, {key: schema}
@@ -150,7 +150,7 @@ def _misfit(content: Any, schema: Schema, name: str) -> str:
     if type(content) in kinds or (float in kinds and type(content) is int):
         return ""
     wanted = " or ".join(_KINDS[kind] for kind in kinds)
-    return f"{name or 'its content'} is {shown(content)}, not {wanted}"
+    return f"{name or 'its content'} is {quote(content)}, not {wanted}"
 
 
 def read_json(path: Path, fix: str, schema: Schema = dict) -> dict:
@@ -159,7 +159,7 @@ def read_json(path: Path, fix: str, schema: Schema = dict) -> dict:
     content = parse_json(read_text(path, fix), str(path), fix)
     if not isinstance(content, dict):
         raise InputError(f"{path}, not a JSON object: {fix}")
-    return checked(content, schema, str(path), fix)
+    return validate(content, schema, str(path), fix)
 
 
 def check_regular(path: Path) -> None:
@@ -167,11 +167,11 @@ def check_regular(path: Path) -> None:
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError) as error:
-        raise os_fault(path, error) from error
+        raise os_error(path, error) from error
     if stat.S_ISDIR(mode):
-        raise os_fault(path, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
+        raise os_error(path, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
     if not stat.S_ISREG(mode):
-        raise InputError(f"{printable(str(path))}, a pipe or a device: give a file")
+        raise InputError(f"{escape(str(path))}, a pipe or a device: give a file")
 
 
 def exists(path: Path) -> bool:
@@ -182,7 +182,7 @@ def exists(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except (OSError, ValueError) as error:
-        raise os_fault(path, error) from error
+        raise os_error(path, error) from error
     return True
 
 
@@ -207,14 +207,14 @@ def _content_digest(content: dict) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal. InputError if it cannot be read."""
     check_regular(path)
     try:
         now = path.stat()
         return _digest(path, now.st_ino, now.st_size, now.st_mtime_ns)
     except (OSError, ValueError) as error:
-        raise os_fault(path, error) from error
+        raise os_error(path, error) from error
 
 
 @functools.lru_cache(1024)

@@ -16,7 +16,7 @@ _FAILURES = 0.01  # share of samples on which the oracle may fail
 _ERROR = 0.25  # standard error of the KL, relative
 
 
-def warnings_of(summary: dict) -> list[str]:
+def summary_warnings(summary: dict) -> list[str]:
     """One line per warning: what, the figures, what to do. Empty for a run that went well.
 
     Reads the figures of summary.json; null is no figure, and no warning follows from it.

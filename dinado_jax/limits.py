@@ -1,4 +1,4 @@
-"""Which values a configuration may hold; every fault is told as one line with its mend."""
+"""Which values a configuration may hold; every fault is told as one line with its fix."""
 
 import difflib
 import math
@@ -7,7 +7,7 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
-from dinado_jax.errors import shown
+from dinado_jax.errors import quote
 
 if typing.TYPE_CHECKING:
     from dinado_jax.config import Base, Config
@@ -104,22 +104,22 @@ def out_of_range(values: dict[str, Any]) -> Iterator[str]:
         if values[key] not in choices:
             close = difflib.get_close_matches(values[key], choices, 1)
             hint = f"did you mean {close[0]!r}?" if close else f"one of {', '.join(choices)}"
-            yield f"{key} = {shown(values[key])}: {hint}"
+            yield f"{key} = {quote(values[key])}: {hint}"
     for key, value in values.items():
         if isinstance(value, float) and not math.isfinite(value):
             yield f"{key} = {value}: it must be finite"
         if isinstance(value, str) and "\0" in value:
-            yield f"{key} = {shown(value)}: remove the NUL character"
+            yield f"{key} = {quote(value)}: remove the NUL character"
     for wanted, holds, keys in _BOUNDS:
         for key in keys.split():
             if not holds(values[key]):
-                yield f"{key} = {shown(values[key])}: it must be {wanted}"
+                yield f"{key} = {quote(values[key])}: it must be {wanted}"
     for key, most in LARGEST.items():
         if key in values and abs(values[key]) > most:
-            yield f"{key} = {shown(values[key])}: it must be at most {most:,}, correct the typo"
+            yield f"{key} = {quote(values[key])}: it must be at most {most:,}, correct the typo"
     # It becomes a folder, and stays inside run.folder.
     if not re.fullmatch(r"[\w.-]+", values["name"]) or values["name"] in (".", ".."):
-        name = shown(values["name"])
+        name = quote(values["name"])
         yield f"name = {name}: a folder's name of letters, digits and . _ - is needed"
 
 

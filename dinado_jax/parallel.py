@@ -4,7 +4,7 @@ A training step is one function of (state, frozen, batch, axis), in which sums o
 `total`. `Plan.compiled` wraps it in one of three ways:
 
 jit        arrays on a mesh of all devices, the compiler spreads the work (axis None); `fsdp` of
-           them share one copy of base, trained values and optimiser state
+           them share one copy of base, trainable parameters and optimiser state
 shard_map  each device has rows of its own, sums meet in a psum
 pmap       the same, as JAX had it first
 
@@ -22,13 +22,13 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dinado_jax.config import Parallel
 from dinado_jax.errors import InputError
-from dinado_jax.ops.spread import share
+from dinado_jax.ops.spread import partition_spec
 
 AXES = ("data", "fsdp")
 _ROWS = "rows"
 
 
-def total(tree: Any, axis: str | tuple[str, ...] | None) -> Any:
+def psum(tree: Any, axis: str | tuple[str, ...] | None) -> Any:
     """The sum over devices that have rows of their own; None: the compiler sees all rows."""
     return tree if axis is None else jax.lax.psum(tree, axis)
 
@@ -40,7 +40,7 @@ class Plan:
     mode: str  # jit | shard_map | pmap
     mesh: Mesh  # (data, fsdp) over the devices of all processes
 
-    def check(self, name: str, batch: int, pieces: int) -> None:
+    def check_batch(self, name: str, batch: int, pieces: int) -> None:
         """InputError if the pieces of a batch, micro-batches and their parts, cannot be shared out
         evenly."""
         unit = pieces * self.mesh.size
@@ -50,17 +50,17 @@ class Plan:
                 f"pieces each: choose a multiple of {unit}, or set parallel.devices"
             )
 
-    def compiled(self, step: Callable) -> Callable:
+    def compile(self, step: Callable) -> Callable:
         """step(state, frozen, batch, axis) -> (state, metrics) as a program of the first three; the
         state is donated."""
         if self.mode == "jit":
 
-            def whole(state, frozen, batch):
+            def sharded_step(state, frozen, batch):
                 with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
                     state, metrics = step(state, frozen, batch, None)
                 return jax.lax.with_sharding_constraint(state, self.shardings(state)), metrics
 
-            return jax.jit(whole, donate_argnums=0)
+            return jax.jit(sharded_step, donate_argnums=0)
         body = functools.partial(step, axis=AXES)
         if self.mode == "shard_map":
             everywhere, rows = PartitionSpec(), PartitionSpec(None, AXES)
@@ -82,25 +82,28 @@ class Plan:
         )
 
     def shardings(self, tree: Any) -> Any:
-        """Of base, trained values and optimiser state: what is large is shared out by `fsdp`."""
+        """Of base, trainable parameters and optimiser state: what is large is shared out by
+        `fsdp`."""
         parts = self.mesh.shape["fsdp"]
-        return jax.tree.map(lambda x: NamedSharding(self.mesh, share(x.shape, parts)), tree)
+        return jax.tree.map(
+            lambda x: NamedSharding(self.mesh, partition_spec(x.shape, parts)), tree
+        )
 
-    def made(self, function: Callable, *args: Any) -> Any:
+    def init_sharded(self, function: Callable, *args: Any) -> Any:
         """What a function of placed arrays gives, each device making no more than its share."""
         if self.mode == "pmap":
-            return spread(own_devices(self), jax.jit(function)(*args))
+            return replicate(local_mesh(self), jax.jit(function)(*args))
         shardings = self.shardings(jax.eval_shape(function, *args))
         return jax.jit(function, out_shardings=shardings)(*args)
 
-    def place(self, tree: Any) -> Any:
+    def shard(self, tree: Any) -> Any:
         """Base or state, as every process has it whole or as it was placed before, where training
         wants it."""
         if self.mode == "pmap":
-            return spread(own_devices(self), jax.tree.map(np.asarray, tree))
+            return replicate(local_mesh(self), jax.tree.map(np.asarray, tree))
         return jax.tree.map(_put, tree, self.shardings(tree))
 
-    def place_batch(self, batch: Any) -> Any:
+    def shard_batch(self, batch: Any) -> Any:
         """A batch [micro-batches, rows, ..] of all processes, as each of them has it: its rows."""
         if self.mode != "pmap":
             rows = NamedSharding(self.mesh, PartitionSpec(None, AXES))
@@ -112,11 +115,11 @@ class Plan:
 
         return jax.tree.map(own, batch)
 
-    def kept(self, state: Any) -> Any:
+    def to_host(self, state: Any) -> Any:
         """A state as checkpoints take it."""
         return jax.tree.map(np.asarray, state) if self.mode == "pmap" else state
 
-    def shaped(self, tree: Any) -> Any:
+    def abstract(self, tree: Any) -> Any:
         """The shapes of a state or of a part of it, as checkpoints give it back: to be placed."""
         return jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -124,11 +127,11 @@ class Plan:
             self.shardings(tree),
         )
 
-    def on_host(self, tree: Any) -> Any:
+    def gather_to_host(self, tree: Any) -> Any:
         """Base or state in the memory of every process; on devices one array at a time is whole."""
-        return jax.tree.map(lambda leaf: np.asarray(self.whole(leaf)), tree)
+        return jax.tree.map(lambda leaf: np.asarray(self.gather(leaf)), tree)
 
-    def whole(self, tree: Any) -> Any:
+    def gather(self, tree: Any) -> Any:
         """Base or state whole on every device of this process, as decoding wants it."""
         if self.mode == "pmap":
             return tree
@@ -136,7 +139,7 @@ class Plan:
             tree = _everywhere(self.mesh)(tree)
         if jax.process_count() == 1:
             return tree
-        mesh = own_devices(self)
+        mesh = local_mesh(self)
         everywhere = NamedSharding(mesh, PartitionSpec())
 
         def own(x):
@@ -170,7 +173,7 @@ def _of(process: int) -> list:
     return [device for device in jax.devices() if device.process_index == process]
 
 
-def own_devices(plan: Plan) -> Mesh:
+def local_mesh(plan: Plan) -> Mesh:
     """Those of the plan's devices that are this process's, to decode on."""
     own = [d for d in plan.mesh.devices.flat if d.process_index == jax.process_index()]
     return Mesh(np.array(own), (_ROWS,), axis_types=(AxisType.Auto,))
@@ -190,12 +193,12 @@ def _put(x: Any, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
-def spread(mesh: Mesh | None, tree: Any) -> Any:
+def replicate(mesh: Mesh | None, tree: Any) -> Any:
     """Arrays on every device of a mesh, whole."""
     return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def over_rows(mesh: Mesh | None, function: Callable, shared: tuple, rows: tuple) -> Any:
+def shard_rows(mesh: Mesh | None, function: Callable, shared: tuple, rows: tuple) -> Any:
     """function(*shared, *rows), each device with rows of its own: a part of the leading axis of
     every array in `rows` and in the result; scalars are the same everywhere. Under jit; no mesh:
     plainly."""

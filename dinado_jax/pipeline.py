@@ -12,19 +12,19 @@ from dinado_jax.config import Config, Parallel, differences, from_dict
 from dinado_jax.dry_run import base_sizes, check_sizes
 from dinado_jax.errors import InputError
 from dinado_jax.files import exists, read_json, write_json
-from dinado_jax.oracles.judge import rehearse, resolve
+from dinado_jax.oracles.judge import check_oracle, resolve
 from dinado_jax.parallel import make_plan
-from dinado_jax.processes import agree_on, first
-from dinado_jax.progress import say
+from dinado_jax.processes import assert_same, is_main
+from dinado_jax.progress import print_once
 from dinado_jax.report import check_summary, plain
 from dinado_jax.stages.evaluate import evaluate, read_samples
 from dinado_jax.stages.folder import STAGES, RunFolder
 from dinado_jax.stages.generate import generate, held_out
-from dinado_jax.stages.inputs import from_stages, read_by
+from dinado_jax.stages.inputs import input_digests, stage_input_digests
 from dinado_jax.stages.rollout import rollout
 from dinado_jax.stages.sft import sft
 from dinado_jax.stages.train import train, trained_model
-from dinado_jax.tasks.text import lines as read_lines
+from dinado_jax.tasks.text import read_text_lines as read_lines
 
 _WORK = dict(zip(STAGES, (sft, rollout, train, generate, evaluate), strict=True))
 
@@ -61,10 +61,10 @@ def _check(config: Config, names: set[str], run: RunFolder) -> None:
     _rehearse(config, names)
     plan, sft, train = make_plan(config.parallel), config.sft, config.train
     if "sft" in names and sft.steps + sft.pretrain_steps:
-        plan.check("sft", sft.batch, sft.accumulate)
+        plan.check_batch("sft", sft.batch, sft.accumulate)
     if "train" in names:
         parts = 1 if train.objective in ("published", "prefixes") else 2
-        plan.check("train", train.batch, train.accumulate * parts)
+        plan.check_batch("train", train.batch, train.accumulate * parts)
     made = run.path / "sft" / "base"
     if "sft" in names:
         check_sizes(config, base_sizes(config.base))
@@ -79,7 +79,7 @@ def _rehearse(config: Config, names: set[str]) -> None:
         return
     rows = tasks.examples(config.task, "train", config.seed, 2)
     # References are texts as the oracle will see them.
-    rehearse(oracle, [row.prompt for row in rows], [row.references[0] for row in rows])
+    check_oracle(oracle, [row.prompt for row in rows], [row.references[0] for row in rows])
 
 
 def run_folder(config: Config, path: Path | None = None) -> RunFolder:
@@ -91,7 +91,7 @@ def run_stages(config: Config, names: tuple[str, ...], path: Path | None = None)
 
     InputError if a stage's predecessor is missing or was done with another configuration.
     """
-    agree_on("settings", json.dumps([config.as_dict(), names]))
+    assert_same("settings", json.dumps([config.as_dict(), names]))
     run = run_folder(config, path)
     left = {name for name in names if run.finished(name) is None}
     _check(config, left, run)
@@ -103,10 +103,14 @@ def run_stages(config: Config, names: tuple[str, ...], path: Path | None = None)
                     f"run `dinado {earlier}` or `dinado run` first"
                 )
     for name in STAGES[: STAGES.index(names[-1]) + 1]:
-        if run.begun(name) is not None:
-            inputs = read_by(name, config, run) if name in names else from_stages(name, run)
+        if run.started(name) is not None:
+            inputs = (
+                input_digests(name, config, run)
+                if name in names
+                else stage_input_digests(name, run)
+            )
             run.check_inputs(name, inputs)
-    say(_told(run))
+    print_once(_told(run))
     with run.locked():
         for name in names:
             _done(run, name)
@@ -123,17 +127,17 @@ def _told(run: RunFolder) -> str:
 
 def _done(run: RunFolder, name: str) -> None:
     """Does a stage unless it is done, and says so."""
-    inputs = read_by(name, run.config, run)
-    agree_on(f"inputs of {name}", json.dumps(inputs))
+    inputs = input_digests(name, run.config, run)
+    assert_same(f"inputs of {name}", json.dumps(inputs))
     run.check_inputs(name, inputs)
     fresh = run.finished(name) is None
-    if fresh and first():
-        run.stage(name)
+    if fresh and is_main():
+        run.stage_folder(name)
         write_json(run.path / "config.json", run.config.as_dict())
     record = run.run(name, _WORK[name], inputs)
     figures = {k: v for k, v in record["figures"].items() if not isinstance(v, dict)}
     done = f"done in {record['seconds']:.0f} s" if fresh else "already done"
-    say(f"{name}: {done}  {json.dumps(figures)}")
+    print_once(f"{name}: {done}  {json.dumps(figures)}")
 
 
 def show_report(config: Config, path: Path | None = None) -> None:
@@ -148,8 +152,8 @@ def show_report(config: Config, path: Path | None = None) -> None:
     summary = read_json(folder / "summary.json", again)
     check_summary(summary, str(folder / "summary.json"), again)
     samples = [read_samples(folder / "generate" / f"{n}.jsonl") for n in ("base", "control")]
-    streams.show(plain(summary, *samples))
-    streams.show(f"\n{folder / 'summary.json'}\n{folder / 'report.html'}")
+    streams.print_result(plain(summary, *samples))
+    streams.print_result(f"\n{folder / 'summary.json'}\n{folder / 'report.html'}")
 
 
 def load_run(path: str | Path) -> Controlled:

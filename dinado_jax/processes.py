@@ -28,7 +28,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dinado_jax import signals
-from dinado_jax.errors import InputError, one_line, shown
+from dinado_jax.errors import InputError, one_line, quote
 
 _HOW, _PATIENCE = "DINADO_DISTRIBUTED", "DINADO_DISTRIBUTED_TIMEOUT"
 _FAILURES = "dinado/failures"
@@ -47,7 +47,7 @@ def connect() -> None:
         return
     patience = os.environ.get(_PATIENCE, "").strip() or "300"
     if not re.fullmatch(r"0*[1-9]\d{0,5}", patience, re.ASCII):
-        raise InputError(f"{_PATIENCE} = {shown(patience)}: give a whole number of seconds above 0")
+        raise InputError(f"{_PATIENCE} = {quote(patience)}: give a whole number of seconds above 0")
     place = _place(how)
     if place.get("process_id") == 0:
         _check_own(place["coordinator_address"], place["num_processes"])
@@ -93,7 +93,7 @@ def _place(how: str) -> dict[str, Any]:
     """What jax.distributed.initialize is to be told. InputError for what cannot be right."""
     if how == "auto":
         return {}
-    where = f"{_HOW} = {shown(how)}"
+    where = f"{_HOW} = {quote(how)}"
     found = _FORM.fullmatch(how)
     if not found:
         raise InputError(
@@ -151,44 +151,48 @@ def _check_own(address: str, number: int) -> None:
         ) from None
 
 
-def count() -> int:
+def process_count() -> int:
     return jax.process_count()
 
 
-def index() -> int:
+def process_index() -> int:
     return jax.process_index()
 
 
-def first() -> bool:
+def is_main() -> bool:
     """Whether this is process 0, which writes what all have in common."""
-    return index() == 0
+    return process_index() == 0
 
 
-def meet(place: str) -> None:
+def barrier(place: str) -> None:
     """Returns once all processes have come to this place of the program."""
-    if count() > 1:
+    if process_count() > 1:
         multihost_utils.sync_global_devices(place)
 
 
-def told(number: int | bool) -> int:
+def broadcast(number: int | bool) -> int:
     """What process 0 says, in all processes."""
-    return number if count() == 1 else int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+    return (
+        number
+        if process_count() == 1
+        else int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+    )
 
 
-def leave(code: int, why: str) -> NoReturn:
+def abort(code: int, why: str) -> NoReturn:
     """Ends this process after a failure. Others, who need not share it and would wait for this one,
     are told, and end with the same code and a line that says why."""
     if not jax.distributed.is_initialized():
         sys.exit(code)
     _ending.set()
     with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 is gone: they know
-        note = json.dumps({"process": index(), "code": code, "why": why})
-        global_state.client.key_value_set(f"{_FAILURES}/{index()}", note)
+        note = json.dumps({"process": process_index(), "code": code, "why": why})
+        global_state.client.key_value_set(f"{_FAILURES}/{process_index()}", note)
     _end(code)
 
 
 def _heed() -> None:
-    """Ends this process, whatever it waits for, once another one has told of its failure."""
+    """Ends this process, whatever it waits for, once another one has reported its failure."""
     while not _ending.wait(1):
         note = _worst_failure()
         if note and not _ending.is_set():
@@ -212,21 +216,24 @@ def _end(code: int) -> NoReturn:
     they hear, goes last. What failed meanwhile may be the cause: bad input is said to all."""
     with contextlib.suppress(OSError):
         sys.stdout.flush()
-    time.sleep(4 if first() else 2)
+    time.sleep(4 if is_main() else 2)
     worst = _worst_failure()
     os._exit(max(code, worst["code"]) if worst else code)
 
 
-def agree_on(what: str, value: str) -> None:
+def assert_same(what: str, value: str) -> None:
     """InputError in all processes unless they hold the same text."""
-    mark = zlib.crc32(value.encode()) & 0x7FFFFFFF
-    if count() > 1 and len(set(multihost_utils.process_allgather(np.int32(mark)).tolist())) > 1:
+    checksum = zlib.crc32(value.encode()) & 0x7FFFFFFF
+    if (
+        process_count() > 1
+        and len(set(multihost_utils.process_allgather(np.int32(checksum)).tolist())) > 1
+    ):
         raise InputError(
             f"the processes have different {what}: give all of them the same command and files"
         )
 
 
-class Agreement:
+class AsyncMax:
     """The largest of the numbers that the processes give, alike in all of them.
 
     One process has its answer at once. Several have each answer a call late, the first of them
@@ -237,7 +244,7 @@ class Agreement:
         self._asked = None
 
     def __call__(self, *numbers: int) -> list[int] | None:
-        if count() == 1:
+        if process_count() == 1:
             return list(numbers)
         before, self._asked = self._asked, _largest(numbers)
         return None if before is None else before.addressable_data(0).tolist()
@@ -257,14 +264,14 @@ def _everywhere():
     return mesh, jax.jit(lambda numbers: numbers.max(0), out_shardings=everywhere)
 
 
-def together(work: Iterator) -> Iterator:
+def lockstep(work: Iterator) -> Iterator:
     """Yields what is there for this process to do, until no process has any left.
 
     All processes raise Stopped after as many rounds if one of them has received a signal.
     """
-    agreed, item = Agreement(), next(work, None)
+    agreed, item = AsyncMax(), next(work, None)
     while True:
-        answer = agreed(signals.received(), item is not None)
+        answer = agreed(signals.received_signal(), item is not None)
         signum, busy = answer or (0, True)
         if signum:
             raise signals.Stopped(signum)

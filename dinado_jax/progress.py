@@ -14,18 +14,18 @@ from typing import Any
 
 from dinado_jax import streams
 from dinado_jax.errors import InputError
-from dinado_jax.files import check_regular, checked, exists, parse_json
-from dinado_jax.processes import first
+from dinado_jax.files import check_regular, exists, parse_json, validate
+from dinado_jax.processes import is_main
 
 _SECONDS_BETWEEN_LINES = 15.0
 _SECONDS_TO_THE_FIRST = 5.0  # without a unit done a line says what takes so long
 _RECENT = 5  # lines, over which the rate is measured
 
 
-def say(line: str) -> None:
+def print_once(line: str) -> None:
     """A line for people, once, however many processes there are."""
-    if first():
-        streams.note(line)
+    if is_main():
+        streams.print_status(line)
 
 
 def _clock(seconds: float) -> str:
@@ -54,7 +54,7 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         self._began = self._shown = time.monotonic()
-        if first() and sys.stderr.isatty():
+        if is_main() and sys.stderr.isatty():
             from tqdm import tqdm
 
             self._bar = tqdm(
@@ -66,7 +66,7 @@ class Progress:
         return self
 
     def _compiling(self) -> None:
-        say(f"{self._what}: compiling, the first of {self._total} {self._unit}s is to come")
+        print_once(f"{self._what}: compiling, the first of {self._total} {self._unit}s is to come")
 
     def advance(self, count: int = 1, **figures: float) -> None:
         self._waiting.cancel()
@@ -98,7 +98,7 @@ class Progress:
         left = (self._total - self._done) / rate if rate else None
         pace = f"{rate:.3g} {self._unit}s/s, {_clock(left)} left" if rate else "time left not known"
         shown = "".join(f", {key} {value:.4g}" for key, value in figures.items())
-        say(f"{self._what}: {self._done}/{self._total} {self._unit}s, {pace}{shown}")
+        print_once(f"{self._what}: {self._done}/{self._total} {self._unit}s, {pace}{shown}")
 
     def __exit__(self, kind, *_):
         self._waiting.cancel()
@@ -107,7 +107,9 @@ class Progress:
                 self._bar.close()
         elif kind is None and self._done > self._start:
             elapsed = time.monotonic() - self._began
-            say(f"{self._what}: {self._done}/{self._total} {self._unit}s in {_clock(elapsed)}")
+            print_once(
+                f"{self._what}: {self._done}/{self._total} {self._unit}s in {_clock(elapsed)}"
+            )
 
 
 def _whole_lines(path: Path) -> list[dict]:
@@ -119,7 +121,7 @@ def _whole_lines(path: Path) -> list[dict]:
     for line in path.read_text("utf-8", "replace").split("\n"):
         try:
             record = parse_json(line, "", "")
-            whole.append(checked(record, {"step": int}, "", ""))
+            whole.append(validate(record, {"step": int}, "", ""))
         except InputError:
             break
     return whole
@@ -131,7 +133,7 @@ class MetricsLog:
 
     def __init__(self, path: Path, resume_step: int = 0):
         self._path = path
-        if not first():
+        if not is_main():
             return
         kept = [line for line in _whole_lines(path) if line["step"] <= resume_step]
         partial = path.with_name(path.name + ".partial")
@@ -139,7 +141,7 @@ class MetricsLog:
         partial.replace(path)
 
     def write(self, step: int, **figures: Any) -> None:
-        if not first():
+        if not is_main():
             return
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **figures}) + "\n")

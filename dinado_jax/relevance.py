@@ -242,7 +242,7 @@ RULES = (
 )
 
 
-def idle(config: "Config", keys: Iterable[str]) -> Iterator[tuple[str, str]]:
+def unused_settings(config: "Config", keys: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Those of the keys that play no part under this configuration, and what they are for."""
     rules = {key: rule for rule in RULES for key in rule.keys.split()}
     for key in keys:

@@ -3,7 +3,7 @@
 import html
 from pathlib import Path
 
-from dinado_jax.files import checked
+from dinado_jax.files import validate
 
 _ROWS = (
     ("success rate", "success_rate", "{:.1%}"),
@@ -13,7 +13,7 @@ _ROWS = (
     ("log-probability under the base (nats)", "log_prob_under_base", "{:.2f}"),
     ("length (tokens)", "tokens", "{:.1f}"),
     ("ended by itself", "finished", "{:.1%}"),
-    ("KL to the base (nats a sequence)", "kl_to_base", "{:.2f}"),
+    ("KL to the base (nats per sequence)", "kl_to_base", "{:.2f}"),
 )
 
 _LIMITS = (
@@ -29,10 +29,10 @@ _NUMBER = (float, type(None))
 
 def check_summary(summary: dict, where: str, fix: str) -> None:
     """InputError unless all that a report shows of a summary are numbers, or null."""
-    checked(summary, {"base": dict, "control": dict, "warnings": [str]}, where, fix)
+    validate(summary, {"base": dict, "control": dict, "warnings": [str]}, where, fix)
     numbers = {side: dict.fromkeys(summary[side], _NUMBER) for side in ("base", "control")}
     shown = {key: _NUMBER for _, key in _LIMITS if key in summary}
-    checked(summary, {**numbers, **shown}, where, fix)
+    validate(summary, {**numbers, **shown}, where, fix)
 
 
 def _table(summary: dict) -> list[tuple[str, str, str]]:

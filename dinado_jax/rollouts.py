@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from dinado_jax.errors import InputError, one_line, os_fault
+from dinado_jax.errors import InputError, one_line, os_error
 from dinado_jax.files import check_regular, exists
 from dinado_jax.text import Sequences
 
@@ -36,18 +36,21 @@ class Rollouts(Sequences):
         """bool [N]."""
         return np.isnan(self.log_proposal)
 
-    def save(self, path: Path, mark: str = "") -> None:
-        """Writes an .npz, whole or not at all, sealed with `mark`: what the rows are samples of."""
+    def save(self, path: Path, fingerprint: str = "") -> None:
+        """Writes an .npz, whole or not at all, sealed with `fingerprint`: what the rows are samples
+        of."""
         arrays = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         partial = path.with_name(path.name + ".partial")
         with partial.open("wb") as file:
-            np.savez(file, **arrays, mark=mark, seal=_seal(arrays, mark))
+            np.savez(file, **arrays, fingerprint=fingerprint, digest=_digest(arrays, fingerprint))
         partial.replace(path)
 
     @classmethod
-    def load(cls, path: Path, mark: str | None = None, vocab_size: int = 2**31) -> "Rollouts":
-        """InputError if the file is missing, damaged, changed, was saved with another mark (None:
-        any), or if its rows cannot have been collected for a model of so many tokens."""
+    def load(
+        cls, path: Path, fingerprint: str | None = None, vocab_size: int = 2**31
+    ) -> "Rollouts":
+        """InputError if the file is missing, damaged, changed, was saved with another fingerprint
+        (None: any), or if its rows cannot have been collected for a model of so many tokens."""
         if not exists(path) or path.is_dir():
             raise InputError(f"no rollouts in {path}: {_AGAIN}")
         check_regular(path)
@@ -59,10 +62,13 @@ class Rollouts(Sequences):
                 file.seek(0)
                 with np.load(file, allow_pickle=False) as arrays:
                     found = {field.name: arrays[field.name] for field in dataclasses.fields(cls)}
-                    saved = str(arrays["mark"])
-                    whole = str(arrays["seal"]) == _seal(found, saved) and mark in (None, saved)
+                    saved = str(arrays["fingerprint"])
+                    whole = str(arrays["digest"]) == _digest(found, saved) and fingerprint in (
+                        None,
+                        saved,
+                    )
         except PermissionError as error:
-            raise os_fault(path, error) from error
+            raise os_error(path, error) from error
         except (*damage, OSError, zipfile.BadZipFile, NotImplementedError) as error:
             raise InputError(
                 f"cannot read the rollouts in {path} ({one_line(error)[:80]}): {_AGAIN}"
@@ -73,14 +79,14 @@ class Rollouts(Sequences):
                 f"put the file back, or {_AGAIN}"
             )
         rows = cls(**found)
-        if fault := _fault(rows, vocab_size):
-            raise InputError(f"the rollouts in {path} are none ({fault}): {_AGAIN}")
+        if invalid := _invalid(rows, vocab_size):
+            raise InputError(f"the rollouts in {path} are none ({invalid}): {_AGAIN}")
         return rows
 
 
-def _seal(arrays: dict[str, np.ndarray], mark: str) -> str:
-    """SHA-256 of named arrays and a mark."""
-    total = hashlib.sha256(mark.encode())
+def _digest(arrays: dict[str, np.ndarray], fingerprint: str) -> str:
+    """SHA-256 of named arrays and a fingerprint."""
+    total = hashlib.sha256(fingerprint.encode())
     for name, array in sorted(arrays.items()):
         total.update(f"{name} {array.dtype.str} {array.shape}".encode())
         total.update(np.ascontiguousarray(array).data)
@@ -88,11 +94,11 @@ def _seal(arrays: dict[str, np.ndarray], mark: str) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Part(Rollouts):
+class RolloutShard(Rollouts):
     """Some of the rows that are being collected, as one batch left them."""
 
     row: np.ndarray  # int64 [N], their numbers among all
-    fault: np.ndarray  # str [N], what the oracle raised; the label is nan then
+    error: np.ndarray  # str [N], what the oracle raised; the label is nan then
 
 
 # Kind of dtype and number of axes of each array in a file.
@@ -107,7 +113,7 @@ _LAYOUT = {
     "prompt_id": ("int32", 1),
     "finished": ("bool", 1),
     "row": ("int64", 1),
-    "fault": ("str", 1),
+    "error": ("str", 1),
 }
 
 
@@ -129,7 +135,7 @@ def _check_headers(kind: type, file: BinaryIO) -> None:
                 raise ValueError(f"{name} of shape {shape} in {there} bytes")
 
 
-def _fault(rows: Rollouts, vocab_size: int) -> str:
+def _invalid(rows: Rollouts, vocab_size: int) -> str:
     """What collected rows cannot be, if these are it."""
     count, width = rows.tokens.shape
     for field in dataclasses.fields(rows):
@@ -137,7 +143,7 @@ def _fault(rows: Rollouts, vocab_size: int) -> str:
         wanted = {"tokens": (count, width), "log_prefix": (count, width - 1)}
         if shape != wanted.get(field.name, (count,)):
             return f"{field.name} of shape {shape} beside tokens of {count, width}"
-    judged = rows.fault == "" if isinstance(rows, Part) else np.ones(count, bool)
+    judged = rows.error == "" if isinstance(rows, RolloutShard) else np.ones(count, bool)
     checks = {
         "no rows": count > 0,
         "token ids outside the vocabulary": (rows.tokens >= 0) & (rows.tokens < vocab_size),
@@ -153,7 +159,7 @@ def _fault(rows: Rollouts, vocab_size: int) -> str:
     return next((what for what, holds in checks.items() if not np.all(holds)), "")
 
 
-def join(parts: list[Rollouts], fill: int) -> Rollouts:
+def concatenate(parts: list[Rollouts], fill: int) -> Rollouts:
     """One set of several of a kind; narrower token arrays are padded with `fill`."""
     width = max(part.tokens.shape[1] for part in parts)
 
@@ -171,7 +177,7 @@ def join(parts: list[Rollouts], fill: int) -> Rollouts:
     return kind(**{f.name: column(f.name) for f in dataclasses.fields(kind)})
 
 
-def along_targets(rows: Sequences, log_probs: np.ndarray) -> np.ndarray:
+def align_to_targets(rows: Sequences, log_probs: np.ndarray) -> np.ndarray:
     """Log-probabilities of new tokens [N, new], 0 after a row's end, in the columns `score` has
     for them: float32 [N, T-1]."""
     out = np.zeros((len(rows), rows.tokens.shape[1] - 1), np.float32)
@@ -181,12 +187,12 @@ def along_targets(rows: Sequences, log_probs: np.ndarray) -> np.ndarray:
     return out
 
 
-def before(log_ratio: np.ndarray) -> np.ndarray:
+def exclusive_cumsum(log_ratio: np.ndarray) -> np.ndarray:
     """The sum of the columns before each: of tokens [N, T-1] -> of the prefixes they follow."""
     return np.cumsum(log_ratio, axis=1) - log_ratio
 
 
-def mixture_weight(log_ratio: np.ndarray, alpha: float) -> np.ndarray:
+def log_mixture_weight(log_ratio: np.ndarray, alpha: float) -> np.ndarray:
     """log p / d, d = alpha p + (1 - alpha) q, from log_ratio = log q / p; at most log 1 / alpha."""
     ratio = np.exp(np.clip(np.asarray(log_ratio, np.float64), -700, 700))
     return -np.log(alpha + (1 - alpha) * ratio).astype(np.float32)
@@ -199,7 +205,9 @@ def success_rate(rollouts: Rollouts) -> float:
     return float((weight * rollouts.label[drawn]).sum() / weight.sum())
 
 
-def importance(rollouts: Rollouts, mode: str, clip: float, reference_weight: float) -> np.ndarray:
+def importance_weights(
+    rollouts: Rollouts, mode: str, clip: float, reference_weight: float
+) -> np.ndarray:
     """Each row's weight as a draw from p: float32 [N], p / proposal cut at the `clip` quantile.
 
     mode "none" weighs every sample 1. References weigh `reference_weight` samples of weight 1.
@@ -213,7 +221,7 @@ def importance(rollouts: Rollouts, mode: str, clip: float, reference_weight: flo
     return weight.astype(np.float32)
 
 
-def suffix_importance(rollouts: Rollouts, mode: str, clip: float) -> np.ndarray:
+def suffix_importance_weights(rollouts: Rollouts, mode: str, clip: float) -> np.ndarray:
     """p / proposal of what follows each prefix: float32 [N, T-1], cut at the `clip` quantile.
 
     A loss of one prefix asks for the distribution of the rest of the row only; the prefix's own
@@ -231,30 +239,30 @@ def suffix_importance(rollouts: Rollouts, mode: str, clip: float) -> np.ndarray:
     return weight
 
 
-def repeated_share(rollouts: Rollouts) -> float:
+def duplicate_share(rollouts: Rollouts) -> float:
     """The share of rows that repeat an earlier one of their prompt. They are draws like any other
     and stay: leaving them out would flatten what the rows say of the distribution."""
     rows = np.column_stack([rollouts.prompt_id, rollouts.length, rollouts.tokens])
     return 1 - len(np.unique(rows, axis=0)) / len(rows)
 
 
-def per_prompt(weight: np.ndarray, prompt_id: np.ndarray) -> np.ndarray:
+def normalize_per_prompt(weight: np.ndarray, prompt_id: np.ndarray) -> np.ndarray:
     """Weights scaled to add up to 1 for every prompt that has any: float64 [N].
 
     Self-normalised importance sampling: with weight = (p / proposal) C, one prompt's rows then
     follow its q*, and every prompt counts alike, whatever its success rate and its proposal.
     """
-    total = prompt_totals(weight, prompt_id)
+    total = sum_per_prompt(weight, prompt_id)
     return np.divide(weight, total, out=np.zeros(len(weight)), where=total > 0)
 
 
-def prompt_totals(values: np.ndarray, prompt_id: np.ndarray) -> np.ndarray:
+def sum_per_prompt(values: np.ndarray, prompt_id: np.ndarray) -> np.ndarray:
     """For each row, the sum of the values of its prompt's rows: float64 [N]."""
     _, group = np.unique(prompt_id, return_inverse=True)
     return np.bincount(group, values)[group]
 
 
-def prompt_rates(rollouts: Rollouts) -> np.ndarray:
+def success_rate_per_prompt(rollouts: Rollouts) -> np.ndarray:
     """R0 of each row's prompt, estimated: float64 [N] in (0, 1).
 
     The mean of (p / proposal) C over the prompt's samples, drawn towards the mean of all as by 8
@@ -265,19 +273,19 @@ def prompt_rates(rollouts: Rollouts) -> np.ndarray:
     ratio = np.zeros(len(rollouts))
     ratio[drawn] = np.exp(np.clip(rollouts.log_base - rollouts.log_proposal, -50, 50)[drawn])
     pooled = (ratio * rollouts.label).sum() / drawn.sum()
-    good = prompt_totals(ratio * rollouts.label, rollouts.prompt_id)
-    samples = prompt_totals(drawn, rollouts.prompt_id)
+    good = sum_per_prompt(ratio * rollouts.label, rollouts.prompt_id)
+    samples = sum_per_prompt(drawn, rollouts.prompt_id)
     return np.clip((good + 8 * pooled) / (samples + 8), 1e-6, 1 - 1e-6)
 
 
-def optimum_share(success: np.ndarray, prompt_id: np.ndarray, sampled: np.ndarray) -> np.ndarray:
+def optimal_ratio(success: np.ndarray, prompt_id: np.ndarray, sampled: np.ndarray) -> np.ndarray:
     """q* / proposal of each row, estimated: float32 [N]. A prompt's shares add up to the number of
     its samples if any row succeeds; with no success known they are 0, as C is on those rows.
 
     success: (p / proposal) C of each row, [N]; sampled: bool [N], false for references.
     """
-    samples = prompt_totals(sampled, prompt_id)
-    return (per_prompt(success, prompt_id) * samples).astype(np.float32)
+    samples = sum_per_prompt(sampled, prompt_id)
+    return (normalize_per_prompt(success, prompt_id) * samples).astype(np.float32)
 
 
 def effective_sample_size(weight: np.ndarray) -> float:

@@ -14,7 +14,7 @@ class Stopped(Exception):
         self.exit_code = 128 + signum
 
 
-def listen() -> None:
+def install_handlers() -> None:
     """From now on the first SIGINT or SIGTERM is remembered; another one ends at once, unless it
     follows within a second: whoever stops a process often tells its group and its parents too."""
 
@@ -32,12 +32,12 @@ def listen() -> None:
         signal.signal(signum, remember)
 
 
-def received() -> int:
+def received_signal() -> int:
     """The first signal's number, 0 before there is one."""
     return _received[0] if _received else 0
 
 
-def stop_here() -> None:
+def raise_if_stopped() -> None:
     """Raises Stopped if a signal has come."""
-    if signum := received():
+    if signum := received_signal():
         raise Stopped(signum)

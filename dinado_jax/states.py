@@ -17,10 +17,10 @@ from jax.sharding import Mesh
 
 from dinado_jax.base import Base
 from dinado_jax.data import take
-from dinado_jax.files import digest, write_text
+from dinado_jax.files import file_digest, write_text
 from dinado_jax.models.gpt2 import GPT2
-from dinado_jax.parallel import Plan, over_rows, own_devices
-from dinado_jax.processes import count, index, meet, together, told
+from dinado_jax.parallel import Plan, local_mesh, shard_rows
+from dinado_jax.processes import barrier, broadcast, lockstep, process_count, process_index
 from dinado_jax.progress import Progress
 from dinado_jax.text import Sequences
 
@@ -29,15 +29,15 @@ _OURS = re.compile(rf"{_PREFIX}(float32|bfloat16)_[0-9a-f]{{8}}\.(bin|sha256)(\.
 
 
 @dataclasses.dataclass(frozen=True)
-class States:
+class HiddenStates:
     """States of some rows, by sets of rows that were added one after another."""
 
     width: int
     values: tuple[np.ndarray, ...] = ()  # [tokens, D] of each set, row after row, memory-mapped
     starts: tuple[np.ndarray, ...] = ()  # int64 [N + 1] of each set: where its rows begin
 
-    def __add__(self, other: "States") -> "States":
-        return States(self.width, self.values + other.values, self.starts + other.starts)
+    def __add__(self, other: "HiddenStates") -> "HiddenStates":
+        return HiddenStates(self.width, self.values + other.values, self.starts + other.starts)
 
     def take(self, index: np.ndarray, columns: int) -> np.ndarray:
         """[B, columns, D] of the rows numbered `index` [B], zeros beyond a row's end."""
@@ -56,7 +56,7 @@ def _hidden(model, mesh, params, tokens, dtype):
     def states(params, tokens):
         return model.apply({"params": params}, tokens).hidden.astype(dtype)
 
-    return over_rows(mesh, states, (params,), (tokens,))
+    return shard_rows(mesh, states, (params,), (tokens,))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,20 +82,20 @@ class _Share:
     def made(self) -> bool:
         size = self.shape[0] * self.width * self.dtype.itemsize
         there = self.path.exists() and self.seal.exists() and self.path.stat().st_size == size
-        return there and self.seal.read_text(encoding="utf-8") == digest(self.path)
+        return there and self.seal.read_text(encoding="utf-8") == file_digest(self.path)
 
 
 def _shares(folder: Path, rows: Sequences, dtype: str, width: int) -> list[_Share]:
     """One for each process, in their order; fewer where there are fewer rows. A file is named after
     its rows' tokens."""
     shares = []
-    for part in np.array_split(np.arange(len(rows)), min(count(), len(rows))):
+    for part in np.array_split(np.arange(len(rows)), min(process_count(), len(rows))):
         tokens, prompt_length, length = (
             values[part] for values in (rows.tokens, rows.prompt_length, rows.length)
         )
-        mark = zlib.crc32(length.tobytes(), zlib.crc32(tokens.tobytes()))
+        checksum = zlib.crc32(length.tobytes(), zlib.crc32(tokens.tobytes()))
         starts = np.concatenate([[0], np.cumsum(length, dtype=np.int64)])
-        path = folder / f"{_PREFIX}{dtype}_{mark:08x}.bin"
+        path = folder / f"{_PREFIX}{dtype}_{checksum:08x}.bin"
         own = Sequences(tokens, prompt_length, length)
         shares.append(_Share(own, starts, path, jnp.dtype(dtype), width))
     return shares
@@ -103,7 +103,7 @@ def _shares(folder: Path, rows: Sequences, dtype: str, width: int) -> list[_Shar
 
 def base_states(
     folder: Path, base: Base, rows: Sequences, dtype: str, batch: int, plan: Plan
-) -> States:
+) -> HiddenStates:
     """The states of these rows, from files in `folder`, a share of the rows each. All processes
     call it together; each makes its own file if that is not there.
 
@@ -114,19 +114,19 @@ def base_states(
     """
     width = base.model.config.n_embd
     shares = _shares(folder, rows, dtype, width)
-    if not told(all(share.made for share in shares)):
-        params = plan.whole(base.params)
-        mine = [share for share in shares[index() : index() + 1] if not share.made]
+    if not broadcast(all(share.made for share in shares)):
+        params = plan.gather(base.params)
+        mine = [share for share in shares[process_index() : process_index() + 1] if not share.made]
         with Progress("states of the base", sum(len(s.rows) for s in mine), "row") as progress:
-            for size in together(
+            for size in lockstep(
                 size
                 for share in mine
-                for size in _made(share, base.model, params, batch, own_devices(plan))
+                for size in _made(share, base.model, params, batch, local_mesh(plan))
             ):
                 progress.advance(size)
-        meet("the states of the base are made")
+        barrier("the states of the base are made")
     values = tuple(np.memmap(s.path, s.dtype, "r", shape=s.shape) for s in shares)
-    return States(width, values, tuple(share.starts for share in shares))
+    return HiddenStates(width, values, tuple(share.starts for share in shares))
 
 
 def _made(share: _Share, model: GPT2, params: dict, batch: int, mesh: Mesh) -> Iterator[int]:
@@ -147,10 +147,10 @@ def _made(share: _Share, model: GPT2, params: dict, batch: int, mesh: Mesh) -> I
                 file.write(states[: rows.length[row]].tobytes())
             yield len(part)
     partial.replace(share.path)
-    write_text(share.seal, digest(share.path))
+    write_text(share.seal, file_digest(share.path))
 
 
-def forget(folder: Path) -> None:
+def delete_files(folder: Path) -> None:
     """Removes the files that `base_states` made."""
     for path in folder.glob(f"{_PREFIX}*"):
         if _OURS.fullmatch(path.name):

@@ -11,10 +11,10 @@ from typing import TextIO
 
 from dinado_jax.errors import InputError, one_line
 
-UNREAD = 141  # 128 + SIGPIPE, as a shell reports other programs whose reader has gone
+READER_GONE = 141  # 128 + SIGPIPE, as a shell reports other programs whose reader has gone
 
 
-class Unread(Exception):
+class ReaderGone(Exception):
     """Nobody reads standard output any more."""
 
 
@@ -31,7 +31,7 @@ def prepare() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def show(text: str) -> None:
+def print_result(text: str) -> None:
     """A result, on standard output. Unread if its reader has gone; InputError if it cannot be
     written, as on a full disk."""
     try:
@@ -39,14 +39,14 @@ def show(text: str) -> None:
     except OSError as error:
         _mute(sys.stdout)
         if isinstance(error, BrokenPipeError):
-            raise Unread from None
+            raise ReaderGone from None
         said = error.strerror or one_line(error)
         raise InputError(
             f"standard output, cannot be written ({said}): make room or send it elsewhere"
         ) from None
 
 
-def note(line: str) -> None:
+def print_status(line: str) -> None:
     """A line for people, on standard error; dropped where that cannot be written."""
     try:
         print(line, file=sys.stderr, flush=True)

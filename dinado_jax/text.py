@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dinado_jax.errors import InputError, one_line, shown, writing
+from dinado_jax.errors import InputError, catch_disk_full, one_line, quote
 from dinado_jax.files import exists, read_json, read_text
 
 EOS = "<|endoftext|>"
@@ -44,7 +44,7 @@ class Codec:
         """Ids of each text before eos_id. InputError for a text that holds that token itself."""
         return [[*ids, self.eos_id] for ids in self._ids(texts)]
 
-    def silent(self, vocab_size: int) -> tuple[tuple[int, int], ...]:
+    def excluded_ids(self, vocab_size: int) -> tuple[tuple[int, int], ...]:
         """The ids of a model of `vocab_size` tokens that stand for no text, as ranges [first, end):
         those the tokenizer lacks, and special tokens other than the end of text."""
         added = self.tokenizer.added_tokens_decoder.items()
@@ -62,12 +62,12 @@ class Codec:
             return []
         for index, text in enumerate(texts):
             if not isinstance(text, str):
-                raise InputError(f"text {index} is {shown(text)}: give texts, of type str")
+                raise InputError(f"text {index} is {quote(text)}: give texts, of type str")
             try:
                 text.encode()
             except UnicodeEncodeError:
                 raise InputError(
-                    f"text {index}, {shown(text)}, holds half a surrogate pair (\\ud800), which is "
+                    f"text {index}, {quote(text)}, holds half a surrogate pair (\\ud800), which is "
                     "no character: remove it"
                 ) from None
         spaced = [f" {text.strip()}" if text.strip() else "" for text in texts]
@@ -76,7 +76,7 @@ class Codec:
         for text, ids in zip(texts, rows["input_ids"]):
             if self.eos_id in ids:
                 raise InputError(
-                    f"text {shown(text)}, the tokenizer turns a word of it into its end-of-text "
+                    f"text {quote(text)}, the tokenizer turns a word of it into its end-of-text "
                     "token: leave the word out, or choose another eos_token"
                 )
         return rows["input_ids"]
@@ -95,7 +95,7 @@ class Codec:
 
     def save(self, folder: Path) -> None:
         """Writes the tokenizer as transformers does. InputError if the disk is full."""
-        with writing(folder):
+        with catch_disk_full(folder):
             self.tokenizer.save_pretrained(str(folder))
 
 
@@ -193,7 +193,7 @@ def _check_round_trip(codec: Codec, folder: Path) -> None:
     model = getattr(codec.tokenizer.backend_tokenizer, "model", None)
     if again == _SAMPLE and not getattr(model, "dropout", None):
         return
-    what = f"makes {shown(again)} of {shown(_SAMPLE)}"
+    what = f"makes {quote(again)} of {quote(_SAMPLE)}"
     if again == _SAMPLE:
         what = f"leaves out merges at random (dropout = {model.dropout})"
     raise InputError(
@@ -208,7 +208,7 @@ def _check_ends(settings: dict, eos_id: int, path: Path) -> None:
     for name in ("bos_token_id", "eos_token_id"):
         if settings.get(name) not in (None, eos_id, [eos_id]):
             raise InputError(
-                f"{path} has {name} = {shown(settings[name])}, the tokenizer's eos_token, which "
+                f"{path} has {name} = {quote(settings[name])}, the tokenizer's eos_token, which "
                 f"begins and ends every row, has id {eos_id}: correct one of them"
             )
 

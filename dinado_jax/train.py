@@ -16,9 +16,9 @@ from dinado_jax import signals
 from dinado_jax.checkpoint import Checkpoints
 from dinado_jax.config import Run
 from dinado_jax.objectives.terms import Term
-from dinado_jax.ops.spread import scattered
-from dinado_jax.parallel import Plan, total
-from dinado_jax.processes import Agreement
+from dinado_jax.ops.spread import reduce_scatter_grad
+from dinado_jax.parallel import Plan, psum
+from dinado_jax.processes import AsyncMax
 from dinado_jax.progress import MetricsLog, Progress
 
 Batch = Any  # a pytree of arrays whose leading axis is the row
@@ -38,14 +38,14 @@ class Diverged(RuntimeError):
     """The loss or its gradient became NaN or infinite."""
 
 
-def start(trainable: Any, optimizer: optax.GradientTransformation) -> TrainState:
+def init_state(trainable: Any, optimizer: optax.GradientTransformation) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), trainable, optimizer.init(trainable))
 
 
-def resumed(checkpoints: Checkpoints, plan: Plan, make: Callable, *args: Any) -> TrainState:
+def restore_or_init(checkpoints: Checkpoints, plan: Plan, make: Callable, *args: Any) -> TrainState:
     """The newest saved state, or a new one, make(*args), where the plan wants it."""
-    saved = checkpoints.restore(plan.shaped(jax.eval_shape(make, *args)))
-    return plan.made(make, *args) if saved is None else plan.place(saved)
+    saved = checkpoints.restore(plan.abstract(jax.eval_shape(make, *args)))
+    return plan.init_sharded(make, *args) if saved is None else plan.shard(saved)
 
 
 def make_step(terms: Terms, optimizer: optax.GradientTransformation, plan: Plan | None = None):
@@ -63,7 +63,7 @@ def make_step(terms: Terms, optimizer: optax.GradientTransformation, plan: Plan 
 
         # Weights do not depend on parameters, so the compiler drops the rest of this pass.
         weights = jax.tree.map(jnp.sum, jax.vmap(weights_of)(batch))
-        weights = jax.tree.map(lambda w: jnp.maximum(w, 1e-9), total(weights, axis))
+        weights = jax.tree.map(lambda w: jnp.maximum(w, 1e-9), psum(weights, axis))
 
         def loss_of(trainable, micro):
             out = terms(trainable, frozen, micro)
@@ -72,7 +72,7 @@ def make_step(terms: Terms, optimizer: optax.GradientTransformation, plan: Plan 
 
         def accumulate(sums, micro):
             (loss, parts), grads = jax.value_and_grad(loss_of, has_aux=True)(state.trainable, micro)
-            grads = jax.tree.map(scattered, grads)
+            grads = jax.tree.map(reduce_scatter_grad, grads)
             return jax.tree.map(jnp.add, sums, ({"loss": loss, **parts}, grads)), None
 
         zero = {name: jnp.zeros((), jnp.float32) for name in ("loss", *weights)}
@@ -80,7 +80,7 @@ def make_step(terms: Terms, optimizer: optax.GradientTransformation, plan: Plan 
             accumulate, (zero, jax.tree.map(jnp.zeros_like, state.trainable)), batch
         )
         # Each device's loss is differentiated by itself, and only then added up.
-        metrics, grads = total(sums, axis)
+        metrics, grads = psum(sums, axis)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
         metrics["grad_norm"] = optax.tree.norm(grads)
@@ -88,15 +88,15 @@ def make_step(terms: Terms, optimizer: optax.GradientTransformation, plan: Plan 
 
     if plan is None:
         return jax.jit(functools.partial(step, axis=None), donate_argnums=0)
-    return plan.compiled(step)
+    return plan.compile(step)
 
 
-def split(batch: Batch, accumulate: int) -> Batch:
+def split_micro_batches(batch: Batch, accumulate: int) -> Batch:
     """[rows, ...] -> [micro-batches, rows, ...] for every leaf."""
     return jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
 
 
-def fit(
+def run_steps(
     what: str,
     step: Callable,
     state: TrainState,
@@ -122,7 +122,7 @@ def fit(
     done = int(state.step)
     if done >= stop:
         return state
-    agreed = Agreement()
+    agreed = AsyncMax()
     with Progress(what, stop - begin, "step", done - begin) as progress:
         began, tokens = time.monotonic(), 0
 
@@ -136,20 +136,20 @@ def fit(
             log.write(now, stage=what, tokens_per_s=round(rate), **figures)
             return {"loss": figures["loss"]}
 
-        untold, due = [], False
-        batches = _ahead(batch_at, plan, accumulate, done, stop)
+        pending, due = [], False
+        batches = _prefetch(batch_at, plan, accumulate, done, stop)
         for now, (size, batch) in enumerate(batches, done + 1):
             state, metrics = step(state, frozen, batch)
             shown = {}
             if due:  # while the device makes this step
-                shown, untold = told(untold), []
-            untold.append((now, metrics))
+                shown, pending = told(pending), []
+            pending.append((now, metrics))
             tokens += size
             due = now % run.log_every == 0
-            signum = (agreed(signals.received()) or [0])[0]
+            signum = (agreed(signals.received_signal()) or [0])[0]
             if now % run.save_every == 0 or now == stop or signum:
-                shown, untold, due = told(untold), [], False
-                checkpoints.save(now, plan.kept(state), **shown)
+                shown, pending, due = told(pending), [], False
+                checkpoints.save(now, plan.to_host(state), **shown)
             progress.advance(**shown)
             if signum:
                 raise signals.Stopped(signum)
@@ -175,7 +175,9 @@ def _numbers(batch):
     return {name: _numbers(part) for name, part in batch.items()}
 
 
-def _ahead(batch_at: Callable[[int], Batch], plan: Plan, accumulate: int, start: int, stop: int):
+def _prefetch(
+    batch_at: Callable[[int], Batch], plan: Plan, accumulate: int, init_state: int, stop: int
+):
     """Yields the tokens and the micro-batches of each step, on the devices; a thread makes the next
     ones meanwhile."""
 
@@ -183,11 +185,11 @@ def _ahead(batch_at: Callable[[int], Batch], plan: Plan, accumulate: int, start:
         batch = batch_at(index)
         leaves = jax.tree.leaves(batch)
         tokens = sum(x.size for x in leaves if x.ndim == 2 and x.dtype.kind == "i")
-        return tokens, plan.place_batch(split(batch, accumulate))
+        return tokens, plan.shard_batch(split_micro_batches(batch, accumulate))
 
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(made, start)
-        for index in range(start, stop):
+        coming = pool.submit(made, init_state)
+        for index in range(init_state, stop):
             ready = coming.result()
             if index + 1 < stop:
                 coming = pool.submit(made, index + 1)

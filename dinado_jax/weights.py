@@ -15,8 +15,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
-from dinado_jax.errors import InputError, one_line, printable, shown, writing
-from dinado_jax.files import digest, exists, read_json
+from dinado_jax.errors import InputError, catch_disk_full, escape, one_line, quote
+from dinado_jax.files import exists, file_digest, read_json
 from dinado_jax.models.gpt2 import GPT2Config
 from dinado_jax.models.options import check_generation
 
@@ -82,7 +82,7 @@ def shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
 def fingerprint(folder: Path) -> str:
     """SHA-256 of a folder's sizes, weights and tokenizer, in hexadecimal."""
     files = {path for pattern in HUB_FILES for path in folder.glob(pattern)}
-    parts = [f"{path.name} {digest(path)}" for path in sorted(files)]
+    parts = [f"{path.name} {file_digest(path)}" for path in sorted(files)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -100,14 +100,14 @@ def locate(name_or_path: str, patterns: Sequence[str] = HUB_FILES) -> Path:
             raise InputError(f"not a folder, {path}: name the folder that holds {CONFIG}")
         return path
     if name_or_path.startswith((".", "/", "~", os.sep)):
-        raise InputError(f"no such folder, {shown(name_or_path)}: check the path of the model")
+        raise InputError(f"no such folder, {quote(name_or_path)}: check the path of the model")
     try:
         from huggingface_hub import snapshot_download
 
         return Path(snapshot_download(name_or_path, allow_patterns=list(patterns)))
     except Exception as error:  # the hub client lets errors of several HTTP libraries through
         raise InputError(
-            f"neither a local folder nor reachable on the hub, {shown(name_or_path)}: check the "
+            f"neither a local folder nor reachable on the hub, {quote(name_or_path)}: check the "
             f"name and the network, or give a folder ({one_line(error)})"
         ) from error
 
@@ -120,13 +120,13 @@ def read_config(folder: Path) -> dict:
     """
     folder = Path(folder)
     if not exists(folder) or not folder.is_dir():
-        raise InputError(f"no such folder, {printable(str(folder))}: check the path of the model")
+        raise InputError(f"no such folder, {escape(str(folder))}: check the path of the model")
     if not exists(folder / CONFIG):
         raise InputError(f"no {CONFIG}, {folder}: give a model's folder")
     config = read_json(folder / CONFIG, _AGAIN)
     if config.get("model_type") != "gpt2":
         raise InputError(
-            f"model_type is {shown(config.get('model_type'))}, {folder / CONFIG}: "
+            f"model_type is {quote(config.get('model_type'))}, {folder / CONFIG}: "
             'only "gpt2" models are supported'
         )
     if exists(folder / ADAPTER):
@@ -195,7 +195,7 @@ def write_folder(
     if end_token is not None:
         fields |= {"bos_token_id": end_token, "eos_token_id": end_token}
     text = json.dumps(fields, indent=2, sort_keys=True) + "\n"
-    with writing(folder):
+    with catch_disk_full(folder):
         folder.mkdir(parents=True, exist_ok=True)
         _replace(folder / WEIGHTS, lambda path: save_file(tensors, path, {"format": "pt"}))
         _replace(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
@@ -227,11 +227,11 @@ def _read_shards(folder: Path) -> dict[str, np.ndarray]:
         # By name alone: resolving links would refuse the hub cache, which is made of links.
         if Path(shard).name != shard or shard == "..":
             raise InputError(
-                f"shard {shown(shard)} is outside the folder, {index}: name files in it"
+                f"shard {quote(shard)} is outside the folder, {index}: name files in it"
             )
         if not os.path.isfile(folder / shard):  # False for names that cannot be one, too
             raise InputError(
-                f"missing shard {printable(shard)[:200]}, {index}: download the model again"
+                f"missing shard {escape(shard)[:200]}, {index}: download the model again"
             )
     tensors = {}
     for shard in shards:
@@ -239,7 +239,7 @@ def _read_shards(folder: Path) -> dict[str, np.ndarray]:
         listed = {key for key, file in weight_map.items() if file == shard}
         if odd := sorted(listed ^ found.keys()):
             where = "the index only" if odd[0] in listed else f"{shard} only"
-            key = printable(odd[0])[:200]
+            key = escape(odd[0])[:200]
             raise InputError(f"{key} is in {where}, {index}: download the model again")
         tensors |= found
     return tensors
@@ -253,7 +253,7 @@ def _load(path: Path) -> dict[str, np.ndarray]:
         for key, kind in zip(keys, kinds):
             if kind.startswith(("F4", "F6_", "F8")):  # NumPy has no such thing
                 raise InputError(
-                    f"{printable(key)[:200]} is stored as {kind}, {path}: convert it to "
+                    f"{escape(key)[:200]} is stored as {kind}, {path}: convert it to "
                     f"{' or '.join(DTYPES)}"
                 )
         return load_file(path)

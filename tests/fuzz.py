@@ -469,7 +469,7 @@ def main() -> None:
     parser.add_argument("--kind", choices=KINDS, action="append")
     parser.add_argument("--case", metavar="KIND:NUMBER", help="one case again")
     args = parser.parse_args()
-    signals.listen()  # as in a run
+    signals.install_handlers()  # as in a run
     with tempfile.TemporaryDirectory() as root:
         tiny = Path(root) / "run"
         with open(os.devnull, "w") as null, contextlib.redirect_stderr(null):

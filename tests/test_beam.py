@@ -11,7 +11,7 @@ import world
 
 from dinado_jax import base
 from dinado_jax.decoding.beam import Beam, Hypotheses, beam_prompts, best_next
-from dinado_jax.decoding.policy import Trunk
+from dinado_jax.decoding.policy import ModelPolicy
 from dinado_jax.decoding.score import score
 from dinado_jax.errors import InputError
 from dinado_jax.models.gpt2 import GPT2, GPT2Config, init_params
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 EOS, V, N, LONGEST = 0, 7, 7, 8
 CONFIG = GPT2Config(vocab_size=V, n_positions=LONGEST + N, n_embd=16, n_layer=1, n_head=2)
-POLICY = Trunk(GPT2(CONFIG))
+POLICY = ModelPolicy(GPT2(CONFIG))
 _rng = np.random.default_rng(0)
 PROMPTS = [_rng.integers(1, V, n).tolist() for n in (3, 8, 1, 6)]
 # beams, hypotheses, length_penalty, no_repeat_ngram

@@ -71,7 +71,7 @@ def test_every_run_is_a_step_of_training():
     program = train.program(request_of("train", variant="merge"))
     losses = [float(program.run()["loss"]) for _ in range(20)]
     assert losses[-1] < losses[0]
-    assert program.figures["alias_bytes"] >= 12 * program.figures["trained_values"]
+    assert program.figures["alias_bytes"] >= 12 * program.figures["trainable_parameters"]
 
 
 @pytest.mark.parametrize("variant", ["base", "merge", "nado"])

@@ -97,7 +97,7 @@ def test_greedy_continuations_are_ours(variant, way):
     sampler = Sampler(control.policy, Method(temperature=0), decode.NEVER, request.length)
     lengths = np.full(len(prompts), request.prompt, np.int32)
     expected = sampler(
-        control.composed(base, params), prompts, lengths, lengths, jax.random.key(0)
+        control.policy_variables(base, params), prompts, lengths, lengths, jax.random.key(0)
     ).tokens
 
     model = peer.gpt2(SIZES, "float32")

@@ -14,5 +14,5 @@ def test_both_forms_are_numpys(monkeypatch, folded, size):
     x = np.random.default_rng(size).normal(size=(2, 3, size)).astype(np.float32)
     for monoid, start, reduce in ((jax.lax.add, 0.0, np.add), (jax.lax.max, -np.inf, np.maximum)):
         wanted = reduce.reduceat(x, np.arange(0, size, 8), axis=-1)
-        found = blocks.by_blocks(x, 8, monoid, start)
+        found = blocks.block_reduce(x, 8, monoid, start)
         np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6)

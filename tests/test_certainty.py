@@ -277,7 +277,7 @@ def test_hard_follows_its_direction_next_to_certainty(form, level):
             not_r = 1 - np.exp(log_r)
         if 0 < not_r < 1:
             odds = log_r - np.log(not_r)
-            assert float(values.after_odds[0, t]) == pytest.approx(odds, abs=2e-4)
+            assert float(values.after_logit[0, t]) == pytest.approx(odds, abs=2e-4)
             assert float(values.log_after[0, t]) == pytest.approx(log_r, abs=1e-5)
 
 

@@ -30,7 +30,7 @@ def state(step):
 
 def restored(folder, base="one", plan=PLAN):
     with Checkpoints(folder, base) as checkpoints:
-        return checkpoints.restore(plan.shaped(state(0)))
+        return checkpoints.restore(plan.abstract(state(0)))
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,8 @@ def copy(saved, tmp_path):
 
 
 def files(folder):
-    """What Orbax and the manifest consist of; but for two that say when, and that, it was done."""
+    """What Orbax and the manifest consist of; except for two that say when, and that, it was
+    done."""
     told = ("_CHECKPOINT_METADATA", "commit_success.txt")
     found = (path for path in folder.rglob("*") if path.is_file())
     return sorted(path for path in found if path.parent != folder or path.name not in told)

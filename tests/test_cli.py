@@ -44,7 +44,7 @@ def refused(capsys, argv):
 @pytest.fixture(autouse=True)
 def deaf(monkeypatch):
     """The command must not take over the signals of pytest."""
-    monkeypatch.setattr(signals, "listen", lambda: None)
+    monkeypatch.setattr(signals, "install_handlers", lambda: None)
 
 
 def test_help_is_quick():
@@ -86,7 +86,7 @@ def test_dry_run(capsys, tmp_path, tmp_path_factory):
     config = tiny_run.config().base
     sizes = GPT2Config(config.vocab_size, config.n_positions, config.n_embd, 1, config.n_head)
     assert printed["parameters"] == sum(map(np.prod, shapes(sizes).values()))
-    assert 0 < printed["trained_values"] < printed["parameters"]
+    assert 0 < printed["trainable_parameters"] < printed["parameters"]
     for name in ("sft_step", "train_step", "decode_call"):
         assert printed[name]["flops_at_least"] > 0 and printed[name]["temp_bytes"] > 0
     assert not list(tmp_path.iterdir())

@@ -33,7 +33,7 @@ def with_gradient(control, params, batch):
     def total(params):
         values = control.values(base, params, batch)
         log_policy = control.log_policy(base, params, batch)
-        peak = control.evidence(base, params, batch).scalars.peak
+        peak = control.step_inputs(base, params, batch).scalars.peak
         inside = target_mask(batch)
         read = (inside * (values.log_value + values.log_after + log_policy)).sum()
         return read, (values, log_policy, peak)
@@ -144,8 +144,8 @@ def test_q_is_a_distribution_and_the_same_in_parallel_and_token_by_token(kind):
     assert np.exp(log_policy.sum(1)).sum() == pytest.approx(1, abs=1e-5)
     decoded = along(forced(which.policy, which.composed(base, params), EVERY))
     np.testing.assert_allclose(log_policy, decoded, rtol=0, atol=1e-4)
-    assert which.one_trunk == (kind in ("merge", "clamped-merge"))
-    if which.one_trunk:
+    assert which.single_pass == (kind in ("merge", "clamped-merge"))
+    if which.single_pass:
         beside = Guided(MODEL, (which,), (Features(),))
         decoded = along(
             forced(beside, {"base": base, "controls": (params,), "tilts": ({},)}, EVERY)

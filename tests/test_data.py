@@ -14,17 +14,17 @@ from dinado_jax.config import Train
 from dinado_jax.data import Draws, Epochs, bucket, take
 from dinado_jax.errors import InputError
 from dinado_jax.rollouts import (
-    Part,
     Rollouts,
-    along_targets,
-    before,
+    RolloutShard,
+    align_to_targets,
+    concatenate,
+    duplicate_share,
     effective_sample_size,
-    importance,
-    join,
-    per_prompt,
-    repeated_share,
+    exclusive_cumsum,
+    importance_weights,
+    normalize_per_prompt,
     success_rate,
-    suffix_importance,
+    suffix_importance_weights,
 )
 from dinado_jax.text import Sequences
 
@@ -80,7 +80,7 @@ def test_a_batch_is_cut_to_a_bucket_and_never_cuts_a_row():
 
 @pytest.mark.parametrize(("count", "batch"), [(40, 8), (43, 8), (700, 7), (5, 1)])
 def test_every_row_comes_once_an_epoch(count, batch):
-    """But for the rest that fills no batch."""
+    """Except for the rest that fills no batch."""
     epochs = Epochs(sequences(count), batch, seed=3)
     assert epochs.per_epoch == count // batch
     orders = []
@@ -390,18 +390,18 @@ def test_rollouts_that_are_no_file(tmp_path):
 def test_parts_keep_rows_that_the_oracle_failed_on(tmp_path):
     rows = rollouts(4)
     label = np.float32([0, np.nan, 1, 0])
-    row, fault = np.arange(4), np.array(["", "broken", "", ""])
-    part = Part(**vars(rows) | {"label": label}, row=row, fault=fault)
+    row, error = np.arange(4), np.array(["", "broken", "", ""])
+    part = RolloutShard(**vars(rows) | {"label": label}, row=row, error=error)
     part.save(tmp_path / "part.npz")
-    np.testing.assert_array_equal(Part.load(tmp_path / "part.npz").label, label)
-    dataclasses.replace(part, fault=np.full(4, "")).save(tmp_path / "part.npz")
+    np.testing.assert_array_equal(RolloutShard.load(tmp_path / "part.npz").label, label)
+    dataclasses.replace(part, error=np.full(4, "")).save(tmp_path / "part.npz")
     with pytest.raises(InputError, match="labels outside"):
-        Part.load(tmp_path / "part.npz")
+        RolloutShard.load(tmp_path / "part.npz")
 
 
 def test_join_pads_narrower_rows():
     narrow, wide = rollouts(3, width=5), rollouts(4, width=9, references=1, seed=1)
-    joined = join([narrow, wide], fill=77)
+    joined = concatenate([narrow, wide], fill=77)
     assert joined.tokens.shape == (7, 9) and joined.tokens.dtype == np.int32
     np.testing.assert_array_equal(joined.tokens[:3, :5], narrow.tokens)
     assert (joined.tokens[:3, 5:] == 77).all()
@@ -414,7 +414,7 @@ def test_join_pads_narrower_rows():
             continue
         expected = np.concatenate([getattr(part, field.name) for part in (narrow, wide)])
         np.testing.assert_array_equal(getattr(joined, field.name), expected)
-    assert_equal_rollouts(join([wide], fill=0), wide)
+    assert_equal_rollouts(concatenate([wide], fill=0), wide)
 
 
 # Weights
@@ -434,19 +434,19 @@ def weighted(ratios, labels, references=0):
 def test_importance_weights_are_the_ratios_cut_at_a_quantile():
     ratios = np.array([0.1, 0.5, 1.0, 2.0, 50.0])
     rows = weighted(ratios, np.ones(5))
-    whole = importance(rows, "importance", 1.0, 0.0)
+    whole = importance_weights(rows, "importance", 1.0, 0.0)
     assert whole.dtype == np.float32
     np.testing.assert_allclose(whole, ratios, rtol=1e-5)
     np.testing.assert_allclose(
-        importance(rows, "importance", 0.75, 0.0), [0.1, 0.5, 1.0, 2.0, 2.0], rtol=1e-5
+        importance_weights(rows, "importance", 0.75, 0.0), [0.1, 0.5, 1.0, 2.0, 2.0], rtol=1e-5
     )
-    np.testing.assert_array_equal(importance(rows, "none", 0.75, 0.0), np.ones(5))
+    np.testing.assert_array_equal(importance_weights(rows, "none", 0.75, 0.0), np.ones(5))
 
 
 @pytest.mark.parametrize("mode", ["importance", "none"])
 def test_references_have_a_weight_of_their_own(mode):
     rows = weighted(np.ones(5), np.ones(5), references=2)
-    weight = importance(rows, mode, 0.9, 0.25)
+    weight = importance_weights(rows, mode, 0.9, 0.25)
     np.testing.assert_allclose(weight, [1, 1, 1, 0.25, 0.25], rtol=1e-5)
 
 
@@ -458,38 +458,40 @@ def test_suffix_weights_are_the_ratios_of_the_tokens_to_come():
     ratio = np.where(inside, rng.normal(0, 0.3, inside.shape), 0).astype(np.float32)
     log_proposal = np.where(rows.reference, np.nan, rows.log_base - ratio.sum(1))
     rows = dataclasses.replace(
-        rows, log_proposal=np.float32(log_proposal), log_prefix=before(ratio)
+        rows, log_proposal=np.float32(log_proposal), log_prefix=exclusive_cumsum(ratio)
     )
-    weight = suffix_importance(rows, "importance", 1.0)
+    weight = suffix_importance_weights(rows, "importance", 1.0)
     for row, at in zip(*np.nonzero(inside)):
         rest = 1.0 if row >= 5 else np.exp(ratio[row, at:].sum())
         assert weight[row, at] == pytest.approx(rest, rel=1e-4)
     assert (weight[5:] == 1).all()
-    np.testing.assert_array_equal(suffix_importance(rows, "none", 0.5), np.ones_like(weight))
+    np.testing.assert_array_equal(
+        suffix_importance_weights(rows, "none", 0.5), np.ones_like(weight)
+    )
     sampled = inside & ~rows.reference[:, None]
-    cut = suffix_importance(rows, "importance", 0.5)
+    cut = suffix_importance_weights(rows, "importance", 0.5)
     assert cut[sampled].max() == pytest.approx(np.quantile(weight[sampled], 0.5), rel=1e-4)
     np.testing.assert_allclose(cut[sampled], np.minimum(weight, cut[sampled].max())[sampled])
     far = dataclasses.replace(rows, log_prefix=rows.log_prefix + np.float32(1e4))
-    assert np.isfinite(suffix_importance(far, "importance", 1.0)).all()
+    assert np.isfinite(suffix_importance_weights(far, "importance", 1.0)).all()
     extreme = dataclasses.replace(rows, log_prefix=rows.log_prefix - np.float32(1e4))
-    assert np.isfinite(suffix_importance(extreme, "importance", 1.0)).all()
+    assert np.isfinite(suffix_importance_weights(extreme, "importance", 1.0)).all()
 
 
 def test_along_targets_and_before():
     rows = Sequences(np.zeros((3, 6), np.int32), np.int32([1, 3, 2]), np.int32([4, 4, 2]))
     new = np.float32([[-1, -2, -3, -4], [-5, -6, -7, -8], [-9, -9, -9, -9]])
-    moved = along_targets(rows, new)
+    moved = align_to_targets(rows, new)
     np.testing.assert_array_equal(moved, [[-1, -2, -3, 0, 0], [0, 0, -5, 0, 0], [0, 0, 0, 0, 0]])
-    np.testing.assert_array_equal(before(moved)[0], [0, -1, -3, -6, -6])
+    np.testing.assert_array_equal(exclusive_cumsum(moved)[0], [0, -1, -3, -6, -6])
 
 
 def test_repeated_share():
     rows = rollouts(6)
-    assert repeated_share(rows) == 0
+    assert duplicate_share(rows) == 0
     same = {"tokens": rows.tokens[[0, 0, 0, 3, 3, 3]], "length": rows.length[[0, 0, 0, 3, 3, 3]]}
     rows = dataclasses.replace(rows, **same, prompt_id=np.int32([0, 0, 0, 1, 1, 2]))
-    assert repeated_share(rows) == pytest.approx(3 / 6)
+    assert duplicate_share(rows) == pytest.approx(3 / 6)
 
 
 def test_the_norm_sees_the_suffix_weights_of_its_rows():
@@ -530,7 +532,7 @@ def test_references_teach_the_norm_only_beside_as_many_failures():
 def test_extreme_ratios_stay_finite():
     rows = weighted(np.ones(3), np.ones(3))
     rows = dataclasses.replace(rows, log_proposal=rows.log_base + np.float32([-1e4, 0, 1e4]))
-    assert np.isfinite(importance(rows, "importance", 1.0, 0.0)).all()
+    assert np.isfinite(importance_weights(rows, "importance", 1.0, 0.0)).all()
     assert np.isfinite(success_rate(rows))
 
 
@@ -556,7 +558,7 @@ def test_weights_turn_draws_of_one_distribution_into_draws_of_another():
     drawn = rng.choice(3, 4000, p=q)
     rows = weighted((p / q)[drawn], drawn == 2)
     assert success_rate(rows) == pytest.approx(0.1, abs=0.01)
-    weight = importance(rows, "importance", 1.0, 0.0)
+    weight = importance_weights(rows, "importance", 1.0, 0.0)
     assert np.average(drawn == 2, weights=weight) == pytest.approx(0.1, abs=0.01)
     assert 0.25 < effective_sample_size(weight) / 4000 < 0.6
 
@@ -564,7 +566,7 @@ def test_weights_turn_draws_of_one_distribution_into_draws_of_another():
 def test_per_prompt_weights_add_up_to_1_and_keep_their_ratios():
     prompt_id = np.array([7, 3, 7, 9, 3, 7])
     weight = np.array([1.0, 0.0, 3.0, 0.0, 5.0, 0.0])
-    np.testing.assert_allclose(per_prompt(weight, prompt_id), [0.25, 0, 0.75, 0, 1, 0])
+    np.testing.assert_allclose(normalize_per_prompt(weight, prompt_id), [0.25, 0, 0.75, 0, 1, 0])
 
 
 def three_prompts():

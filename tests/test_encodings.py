@@ -54,10 +54,14 @@ READERS = {
     ),
     "jsonl.gz": (read_split, "dev.jsonl.gz", '{"concepts": ["dog"], "scene": ["A dog."]}\n'),
     "pair": (read_pair, "dev_src.txt", "dog run\ncat sit\n"),
-    "text": (text.lines, "some.txt", "A dog runs.\nA cat sits.\n"),
-    "text.gz": (text.lines, "some.txt.gz", "A dog runs.\nA cat sits.\n"),
-    "text.xz": (text.lines, "some.txt.xz", "A dog runs.\nA cat sits.\n"),
-    "text of a folder": (lambda path: text.lines(path.parent), "a.txt", "A dog runs.\nA cat.\n"),
+    "text": (text.read_text_lines, "some.txt", "A dog runs.\nA cat sits.\n"),
+    "text.gz": (text.read_text_lines, "some.txt.gz", "A dog runs.\nA cat sits.\n"),
+    "text.xz": (text.read_text_lines, "some.txt.xz", "A dog runs.\nA cat sits.\n"),
+    "text of a folder": (
+        lambda path: text.read_text_lines(path.parent),
+        "a.txt",
+        "A dog runs.\nA cat.\n",
+    ),
     "config.json": (read_model, "config.json", '{"model_type": "gpt2",\n "n_embd": 8}\n'),
 }
 SAME = {

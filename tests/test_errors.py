@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 
 from dinado_jax import weights
 from dinado_jax.checkpoint import Checkpoints
-from dinado_jax.errors import InputError, one_line, writing
+from dinado_jax.errors import InputError, catch_disk_full, one_line
 from dinado_jax.models.gpt2 import GPT2Config
 from dinado_jax.text import Codec
 
@@ -25,14 +25,14 @@ from dinado_jax.text import Codec
 )
 def test_a_full_disk_is_input(error):
     told = r"cannot write some/path .*run\.folder=DIR"
-    with pytest.raises(InputError, match=told) as caught, writing(Path("some/path")):
+    with pytest.raises(InputError, match=told) as caught, catch_disk_full(Path("some/path")):
         raise error
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("error", [ValueError("shape"), InputError("No space left"), KeyError(1)])
 def test_other_errors_pass(error):
-    with pytest.raises(type(error)) as caught, writing(Path("some/path")):
+    with pytest.raises(type(error)) as caught, catch_disk_full(Path("some/path")):
         raise error
     assert caught.value is error
 

@@ -17,7 +17,7 @@ from dinado_jax.errors import InputError
 from dinado_jax.exact import learn as learning
 from dinado_jax.exact import measure as measuring
 from dinado_jax.exact.compare import VARIANTS, setting
-from dinado_jax.exact.measure import along, measure
+from dinado_jax.exact.measure import evaluate_sequences, measure
 from dinado_jax.exact.table import Table
 from dinado_jax.exact.world import Optimum, World, prefix_numbers
 from dinado_jax.metrics import kl_floor
@@ -97,7 +97,7 @@ def test_the_tables_are_looked_up(kind):
     log_p = np.array([sum(row) for row in by_hand])
     np.testing.assert_allclose(world.log_tabled(), log_p, rtol=1e-5)
     assert np.exp(log_p).sum() == pytest.approx(1, abs=1e-5)
-    log_base = along(world, found.control, found.base_params, fresh(found))[0]
+    log_base = evaluate_sequences(world, found.control, found.base_params, fresh(found))[0]
     for row, hand in zip(log_base, by_hand, strict=True):
         np.testing.assert_allclose(row, hand + [0] * (len(row) - len(hand)), rtol=0, atol=1e-5)
     out = Table(world.vocabulary, world.prefixes).apply(
@@ -259,7 +259,7 @@ def test_a_projected_r_is_consistent_at_any_parameters(kind, scale):
     one = case(kind, "hard")
     params = tiny.noisy(fresh(one), scale, seed=2)
     assert measured(one, params)["consistency"] <= 1e-6
-    _, ratio, *values, _ = along(one.world, one.control, one.base_params, params)
+    _, ratio, *values, _ = evaluate_sequences(one.world, one.control, one.base_params, params)
     for log_value in values:
         inside = log_value[one.world.inside]
         assert inside.max() <= 0 and np.isfinite(inside).all()

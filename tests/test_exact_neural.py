@@ -9,7 +9,7 @@ from scipy.stats import chi2
 from dinado_jax.config import Optim
 from dinado_jax.exact import neural
 from dinado_jax.exact.compare import setting
-from dinado_jax.exact.measure import along, measure
+from dinado_jax.exact.measure import evaluate_sequences, measure
 from dinado_jax.exact.world import World
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -33,7 +33,7 @@ def test_the_base_is_what_the_model_says(cases):
     log_p = one.optimum.log_p
     assert np.exp(log_p).sum() == pytest.approx(1, abs=1e-5)
     fresh = one.control.init(jax.random.key(0), one.base_params, 0.3)
-    log_base, ratio, *_ = along(WORLD, one.control, one.base_params, fresh)
+    log_base, ratio, *_ = evaluate_sequences(WORLD, one.control, one.base_params, fresh)
     np.testing.assert_allclose(log_base.sum(1), log_p, rtol=0, atol=1e-4)
     assert np.abs(ratio).max() < 1e-5
     learned = np.abs(np.exp(log_p) - np.exp(WORLD.log_tabled())).sum() / 2
@@ -48,7 +48,7 @@ def test_decoded_draws_follow_the_enumeration(cases, variant, of_base):
     if not of_base:
         fresh = one.control.init(jax.random.key(0), one.base_params, 0.3)
         params = tiny.noisy(fresh, 0.1)
-        log_q = log_q + along(WORLD, one.control, one.base_params, params)[1].sum(1)
+        log_q = log_q + evaluate_sequences(WORLD, one.control, one.base_params, params)[1].sum(1)
         moved = measure(WORLD, one.optimum, one.control, one.base_params, params)
         assert moved["kl_to_base"] > 0.02
     rows = one.draw(params, COUNT, 3)

@@ -6,16 +6,16 @@ import os
 
 import pytest
 
-from dinado_jax.errors import InputError, os_fault
+from dinado_jax.errors import InputError, os_error
 from dinado_jax.files import (
-    checked,
-    digest,
     exists,
+    file_digest,
     parse_json,
     parse_toml,
     read_json,
     read_lines,
     read_text,
+    validate,
 )
 from dinado_jax.report import check_summary
 from dinado_jax.stages.evaluate import read_samples
@@ -40,8 +40,10 @@ WHOLE = {"figures": {}, "seconds": 3, "names": ["a"], "inner": {"count": None}, 
 
 
 def test_what_has_the_shape_comes_back():
-    assert checked(WHOLE, RECORD, "here", "again") is WHOLE
-    assert checked(WHOLE | {"seconds": 0.5, "names": []}, RECORD, "here", "again")["seconds"] == 0.5
+    assert validate(WHOLE, RECORD, "here", "again") is WHOLE
+    assert (
+        validate(WHOLE | {"seconds": 0.5, "names": []}, RECORD, "here", "again")["seconds"] == 0.5
+    )
 
 
 @pytest.mark.parametrize(
@@ -60,12 +62,12 @@ def test_what_has_the_shape_comes_back():
     ],
 )
 def test_another_shape_is_named(change, told):
-    refused(f"^here, {told}: again$", checked, WHOLE | change, RECORD, "here", "again")
+    refused(f"^here, {told}: again$", validate, WHOLE | change, RECORD, "here", "again")
 
 
 @pytest.mark.parametrize("content", [None, 3, [1], "text"])
 def test_another_content_altogether(content):
-    refused("here, its content is .*, not an object: again", checked, content, {}, "here", "again")
+    refused("here, its content is .*, not an object: again", validate, content, {}, "here", "again")
 
 
 def test_read_json_checks_the_shape(tmp_path):
@@ -126,7 +128,7 @@ def test_toml(text, told):
 )
 def test_what_the_system_says_has_its_fix(number, fix):
     error = OSError(number, os.strerror(number), "x")
-    said = str(os_fault("a\nb\udcff", error))
+    said = str(os_error("a\nb\udcff", error))
     assert fix in said and said.isprintable() and said.startswith(r"a\nb\udcff, ")
 
 
@@ -155,7 +157,7 @@ def paths(folder):
 )
 def test_no_file(tmp_path, name, told):
     paths(tmp_path)
-    for read in (read_text, read_lines, digest):
+    for read in (read_text, read_lines, file_digest):
         refused(told, read, tmp_path / name)
     refused(told, read_json, tmp_path / name, "again")
 

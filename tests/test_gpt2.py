@@ -10,7 +10,7 @@ import pytest
 import tiny_run
 
 from dinado_jax.decoding.methods import Method
-from dinado_jax.decoding.policy import Trunk
+from dinado_jax.decoding.policy import ModelPolicy
 from dinado_jax.decoding.sampler import Sampler
 from dinado_jax.errors import InputError
 from dinado_jax.models import cache
@@ -48,7 +48,7 @@ def full(apply, variables):
 
 def decoded(variables, prompts, lengths, later, samples=1):
     """Logits [N, R, V] at the prompts' ends and after each but the last of later [R, N] tokens."""
-    trunk, steps = Trunk(MODEL), later.shape[1] - 1
+    trunk, steps = ModelPolicy(MODEL), later.shape[1] - 1
 
     @jax.jit
     def run(variables, later):
@@ -58,7 +58,7 @@ def decoded(variables, prompts, lengths, later, samples=1):
             logits, carry = trunk.step(variables, carry, later[:, index])
             return carry, logits
 
-        _, rest = cache.scan(step, carry, steps)
+        _, rest = cache.scan_steps(step, carry, steps)
         return jnp.concatenate([logits[None], rest])
 
     return run(variables, later)
@@ -94,7 +94,7 @@ def test_a_decoding_loop_writes_its_caches_in_place(variables):
     """Whole caches aliased; what else is alive is no more than logits and two layers' caches."""
     vocabulary = 4096
     config = dataclasses.replace(CONFIG, vocab_size=vocabulary, n_embd=64, n_positions=200)
-    sampler = Sampler(Trunk(GPT2(config)), Method(), 0, 120, samples=2)
+    sampler = Sampler(ModelPolicy(GPT2(config)), Method(), 0, 120, samples=2)
     params = jax.eval_shape(lambda: {"params": init_params(config, 0)})
     tokens, row = jnp.zeros((4, 8), jnp.int32), jnp.zeros(4, jnp.int32)
     state = jax.eval_shape(sampler.prefill, params, tokens, row, row, jax.random.key(0))

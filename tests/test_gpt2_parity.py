@@ -67,13 +67,13 @@ def test_cache_gives_the_same_logits():
     @jax.jit
     def run(variables):
         out = model.apply(variables, tokens[:, :prompt])
-        state = cache.prepared(out.cache, jnp.full(B, prompt), 1, T - prompt)
+        state = cache.allocate(out.cache, jnp.full(B, prompt), 1, T - prompt)
 
         def step(state, index):
             one = model.apply(variables, jnp.asarray(tokens)[:, prompt + index][:, None], state)
             return one.cache, one.logits[:, 0]
 
-        _, later = cache.scan(step, state, T - prompt)
+        _, later = cache.scan_steps(step, state, T - prompt)
         return jnp.concatenate([out.logits, later.swapaxes(0, 1)], axis=1)
 
     with jax.default_matmul_precision("highest"):

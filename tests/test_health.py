@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from dinado_jax.health import warnings_of
+from dinado_jax.health import summary_warnings
 
 # The demo's figures, about.
 GOOD = {
@@ -46,7 +46,7 @@ def changed(path, value):
 
 
 def test_a_run_that_went_well_has_none():
-    assert warnings_of(GOOD) == []
+    assert summary_warnings(GOOD) == []
 
 
 @pytest.mark.parametrize(
@@ -64,23 +64,23 @@ def test_a_run_that_went_well_has_none():
     ],
 )
 def test_each_way_to_go_badly_has_its_line(path, value, said):
-    (line,) = warnings_of(changed(path, value))
+    (line,) = summary_warnings(changed(path, value))
     assert said in line and "\n" not in line and ": " in line
 
 
 @pytest.mark.parametrize("path", ["control.success_rate_error", "control.kl_to_base_error"])
 def test_what_was_not_measured_is_no_reason_to_warn(path):
-    assert warnings_of(changed(path, None)) == []
+    assert summary_warnings(changed(path, None)) == []
 
 
 def test_few_successes_of_the_base_say_little_of_how_they_read():
     summary = changed("base.successes", 3)
     summary["base"] |= {"log_prob_per_token_of_successes": -0.1, "distinct_2_of_successes": 1.0}
-    assert warnings_of(summary) == []
+    assert summary_warnings(summary) == []
     summary = changed("base.successes", 0)
     summary["base"] |= {"log_prob_per_token_of_successes": None, "distinct_2_of_successes": None}
-    assert warnings_of(summary) == []
+    assert summary_warnings(summary) == []
 
 
 def test_a_small_cost_is_none():
-    assert warnings_of(changed("control.kl_to_base", 0.05)) == []
+    assert summary_warnings(changed("control.kl_to_base", 0.05)) == []

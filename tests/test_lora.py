@@ -13,7 +13,7 @@ from dinado_jax.adapters import lora
 from dinado_jax.errors import InputError
 from dinado_jax.models.gpt2 import init_params
 from dinado_jax.objectives.control import direction
-from dinado_jax.train import make_step, split, start
+from dinado_jax.train import init_state, make_step, split_micro_batches
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -154,7 +154,9 @@ def test_training_a_delta_leaves_the_base_as_it_was():
 
     batch = tiny.batch([1, 1], [12, 12], label=[1, 1])
     step = make_step(terms, optimizer)
-    state, _ = step(start(jax.tree.map(jnp.array, params), optimizer), base, split(batch, 1))
+    state, _ = step(
+        init_state(jax.tree.map(jnp.array, params), optimizer), base, split_micro_batches(batch, 1)
+    )
     moved = jax.tree.map(
         lambda x, y: np.any(x != y), state.trainable["direction"], params["direction"]
     )

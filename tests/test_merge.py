@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny
 
-from dinado_jax.ops.vocab import Scalars
+from dinado_jax.ops.vocab import VocabScalars
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -19,8 +19,8 @@ B, T = TOKENS.shape
 
 
 @jax.jit
-def evidence(params, tokens):
-    return CONTROL.evidence(BASE(), params, {"tokens": tokens})
+def step_inputs(params, tokens):
+    return CONTROL.step_inputs(BASE(), params, {"tokens": tokens})
 
 
 @jax.jit
@@ -29,18 +29,18 @@ def everything(params, tokens):
     base = CONTROL.model.apply({"params": BASE()}, tokens)
     policy = CONTROL.model.apply(CONTROL.composed(BASE(), params), tokens)
     log_p, log_q = (jax.nn.log_softmax(out.logits[:, :-1]) for out in (base, policy))
-    log_beta = jax.nn.log_sigmoid(CONTROL.norm.odds(params["norm"], base.hidden[:, :-1]))
+    log_beta = jax.nn.log_sigmoid(CONTROL.norm.logit(params["norm"], base.hidden[:, :-1]))
     r = log_q - log_p
     return log_p, log_q, log_beta[..., None] + r - r.max(-1, keepdims=True), log_beta
 
 
 def test_a_fresh_control_is_the_base_with_the_success_rate_everywhere():
-    out = evidence(tiny.fresh_params(), TOKENS)
+    out = step_inputs(tiny.fresh_params(), TOKENS)
     chex.assert_shape(jax.tree.leaves(out), (B, T - 1))
     zeros = np.zeros((B, T - 1))
     np.testing.assert_allclose(out.scalars.log_ratio, zeros, rtol=0, atol=1e-6)
     np.testing.assert_allclose(out.scalars.peak, zeros, rtol=0, atol=1e-6)
-    log_beta = jax.nn.log_sigmoid(out.beta_odds)
+    log_beta = jax.nn.log_sigmoid(out.beta_logit)
     beta = np.exp(log_beta)
     np.testing.assert_allclose(beta, np.full_like(beta, tiny.SUCCESS_RATE), rtol=0, atol=1e-6)
     # R of the drawn token is beta too.
@@ -52,7 +52,7 @@ def test_a_fresh_control_is_the_base_with_the_success_rate_everywhere():
 def test_the_norm_starts_at_any_success_rate(rate):
     params = CONTROL.norm.init(jax.random.key(0), BASE(), rate)
     states = jax.random.normal(jax.random.key(1), (5, 16))
-    log_beta = jax.nn.log_sigmoid(CONTROL.norm.odds(params, states))
+    log_beta = jax.nn.log_sigmoid(CONTROL.norm.logit(params, states))
     np.testing.assert_allclose(log_beta, np.full(5, np.log(rate)), rtol=2e-2, atol=1e-7)
     assert (log_beta < 0).all()
 
@@ -62,8 +62,8 @@ def test_forward_consistency_holds_exactly_for_random_parameters():
     params = tiny.random_params()
     with jax.default_matmul_precision("highest"):
         log_p, _, log_r, log_beta = everything(params, TOKENS)
-        out = evidence(params, TOKENS)
-    found = jax.nn.log_sigmoid(out.beta_odds)
+        out = step_inputs(params, TOKENS)
+    found = jax.nn.log_sigmoid(out.beta_logit)
     log_v = found - out.scalars.peak
     assert out.scalars.peak.max() > 0.5  # far from the initial parameters
     assert np.std(found) > 0.01
@@ -78,9 +78,9 @@ def test_scalars_are_those_of_whole_logits():
     params = tiny.random_params()
     with jax.default_matmul_precision("highest"):
         log_p, log_q, log_r, log_beta = everything(params, TOKENS)
-        out = evidence(params, TOKENS)
+        out = step_inputs(params, TOKENS)
     drawn = TOKENS[:, 1:, None]
-    expected = Scalars(
+    expected = VocabScalars(
         np.take_along_axis(np.asarray(log_q), drawn, -1)[..., 0],
         np.take_along_axis(np.asarray(log_p), drawn, -1)[..., 0],
         (log_q - log_p).max(-1),
@@ -99,7 +99,7 @@ def test_composed_variables_give_the_log_policy():
         composed = jax.jit(CONTROL.composed)(BASE(), params)
         assert set(composed) == {"params"}
         merged = jax.jit(CONTROL.policy.log_probs)(composed, BATCH)
-        out = evidence(params, TOKENS)
+        out = step_inputs(params, TOKENS)
     chex.assert_shape(on_the_fly, (B, T - 1))
     np.testing.assert_allclose(on_the_fly, merged, rtol=0, atol=1e-5)
     np.testing.assert_allclose(on_the_fly, out.scalars.log_policy, rtol=0, atol=1e-5)
@@ -108,16 +108,16 @@ def test_composed_variables_give_the_log_policy():
 def test_later_tokens_change_nothing():
     """Position t sees tokens 0..t for beta and M, and 0..t+1 for A."""
     params = tiny.random_params()
-    before = evidence(params, TOKENS)
+    before = step_inputs(params, TOKENS)
     for first in (2, 7, T - 1):
         tokens = TOKENS.copy()
         tokens[:, first:] = tokens[:, first:] % (tiny.VOCABULARY - 1) + 1
         assert (tokens[:, first:] != TOKENS[:, first:]).all()
-        after = evidence(params, tokens)
+        after = step_inputs(params, tokens)
         pairs = {
             "log_ratio": (first - 1, before.scalars.log_ratio, after.scalars.log_ratio),
             "peak": (first, before.scalars.peak, after.scalars.peak),
-            "beta_odds": (first, before.beta_odds, after.beta_odds),
+            "beta_odds": (first, before.beta_logit, after.beta_logit),
         }
         for name, (end, x, y) in pairs.items():
             np.testing.assert_array_equal(x[:, :end], y[:, :end], err_msg=name)
@@ -130,7 +130,7 @@ def test_no_gradient_comes_from_later_positions():
 
     def scalars(positions):
         base = {**BASE(), "wpe": {"embedding": positions}}
-        out = CONTROL.evidence(base, params, {"tokens": TOKENS[:1]}).scalars
+        out = CONTROL.step_inputs(base, params, {"tokens": TOKENS[:1]}).scalars
         return out.log_ratio[0], out.peak[0]
 
     for jacobian in jax.jit(jax.jacrev(scalars))(BASE()["wpe"]["embedding"]):
@@ -143,7 +143,7 @@ def test_the_norm_moves_neither_base_nor_delta():
     params = tiny.random_params()
 
     def total(base, params):
-        return CONTROL.evidence(base, params, {"tokens": TOKENS}).beta_odds.sum()
+        return CONTROL.step_inputs(base, params, {"tokens": TOKENS}).beta_logit.sum()
 
     of_base, of_params = jax.jit(jax.grad(total, (0, 1)))(BASE(), params)
     zeros = jax.tree.map(jnp.zeros_like, (of_base, of_params["direction"]))
@@ -155,7 +155,7 @@ def test_the_direction_moves_the_delta_alone():
     params = tiny.random_params()
 
     def total(params):
-        scalars = CONTROL.evidence(BASE(), params, {"tokens": TOKENS}).scalars
+        scalars = CONTROL.step_inputs(BASE(), params, {"tokens": TOKENS}).scalars
         return (scalars.log_ratio - scalars.peak).sum()
 
     gradients = jax.jit(jax.grad(total))(params)

@@ -204,7 +204,7 @@ def test_draws_of_extreme_logits_are_possible_ones():
         for vocabulary, count in ((703, 64), (2, 256)):
             for uniform in (rng.random(count, np.float32), np.zeros(count, np.float32)):
                 logits = draws.rows(rng, count, vocabulary)
-                np.testing.assert_array_equal(draws.faults(method, logits, uniform), 0)
+                np.testing.assert_array_equal(draws.errors(method, logits, uniform), 0)
 
 
 @pytest.mark.parametrize("shape", [(1, 1024), (4, 703)])

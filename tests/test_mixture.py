@@ -13,12 +13,12 @@ from dinado_jax.decoding.sampler import Sampler
 from dinado_jax.decoding.score import score
 from dinado_jax.rollouts import (
     Rollouts,
-    along_targets,
-    before,
-    importance,
-    join,
+    align_to_targets,
+    concatenate,
+    exclusive_cumsum,
+    importance_weights,
     success_rate,
-    suffix_importance,
+    suffix_importance_weights,
 )
 from dinado_jax.stages.rollout import as_mixture
 
@@ -55,7 +55,7 @@ def sampled(of, under_p, count):
     new = [row[:n] for row, n in zip(drawn.tokens, drawn.length)]
     rows = text.sequences([PROMPT] * count, new, EOS, MODEL.config.n_positions)
     log_base = score(under_p.policy, under_p.variables, rows, count)
-    log_proposal = along_targets(rows, drawn.log_probs)
+    log_proposal = align_to_targets(rows, drawn.log_probs)
     return Rollouts(
         rows.tokens,
         rows.prompt_length,
@@ -63,7 +63,7 @@ def sampled(of, under_p, count):
         label=np.float32([fulfilled(row) for row in new]),
         log_base=log_base.sum(1),
         log_proposal=log_proposal.sum(1),
-        log_prefix=before(log_base - log_proposal),
+        log_prefix=exclusive_cumsum(log_base - log_proposal),
         prompt_id=np.zeros(count, np.int32),
         finished=drawn.finished,
     )
@@ -77,7 +77,7 @@ def of_q(compiled, model):
 @pytest.fixture(scope="module")
 def mixed(compiled, model, of_q):
     plain = sampled(model.base, model.base, int(ALPHA * DRAWS))
-    return as_mixture(join([of_q, plain], EOS), model, ALPHA, 1000)
+    return as_mixture(concatenate([of_q, plain], EOS), model, ALPHA, 1000)
 
 
 @pytest.fixture(scope="module")
@@ -94,13 +94,13 @@ def token_ratios(model, rows):
 
 def test_plain_samples_of_q_weigh_their_remaining_tokens(model, of_q):
     ratio = token_ratios(model, of_q)
-    weight = suffix_importance(of_q, "importance", 1.0)
+    weight = suffix_importance_weights(of_q, "importance", 1.0)
     for column in range(COLUMNS.start, COLUMNS.stop):
         inside = column < of_q.length - 1
         rest = np.exp(-ratio[:, column:].sum(1))
         np.testing.assert_allclose(weight[inside, column], rest[inside], rtol=1e-3)
     np.testing.assert_allclose(
-        weight[:, COLUMNS.start], importance(of_q, "importance", 1.0, 0.0), rtol=1e-4
+        weight[:, COLUMNS.start], importance_weights(of_q, "importance", 1.0, 0.0), rtol=1e-4
     )
 
 
@@ -109,20 +109,20 @@ def test_a_mixture_is_the_sum_of_its_parts(model, mixed):
     log_q = mixed.log_base + ratio.sum(1)
     by_hand = np.logaddexp(np.log(ALPHA) + mixed.log_base, np.log(1 - ALPHA) + log_q)
     np.testing.assert_allclose(mixed.log_proposal, by_hand, rtol=0, atol=1e-4)
-    weight = importance(mixed, "importance", 1.0, 0.0)
+    weight = importance_weights(mixed, "importance", 1.0, 0.0)
     assert weight.max() <= 1 / ALPHA + 1e-4 and weight.max() > 1.2
     for column in range(COLUMNS.start, COLUMNS.stop):
         upto = ratio[:, :column].sum(1)
         expected = -np.log(ALPHA + (1 - ALPHA) * np.exp(upto))
         np.testing.assert_allclose(mixed.log_prefix[:, column], expected, rtol=0, atol=1e-4)
-    first = suffix_importance(mixed, "importance", 1.0)[:, COLUMNS.start]
+    first = suffix_importance_weights(mixed, "importance", 1.0)[:, COLUMNS.start]
     np.testing.assert_allclose(first, weight, rtol=1e-4)
 
 
 def test_weights_estimate_what_the_base_does(of_q, mixed, truth):
     """Within four standard errors of the enumeration, from q and from the mixture."""
     for rows in (of_q, mixed):
-        weight = importance(rows, "importance", 1.0, 0.0)
+        weight = importance_weights(rows, "importance", 1.0, 0.0)
         plain = weight * rows.label
         assert plain.mean() == pytest.approx(truth, abs=4 * plain.std() / np.sqrt(len(rows)))
         error = (weight * (rows.label - truth)).std() / weight.mean() / np.sqrt(len(rows))

@@ -206,7 +206,7 @@ def whole(params, tokens):
     """The logits of p and q [B, T-1, V], and log beta."""
     base = CONTROL.model.apply({"params": tiny.base_params()}, tokens)
     policy = CONTROL.model.apply(CONTROL.composed(tiny.base_params(), params), tokens)
-    log_beta = jax.nn.log_sigmoid(CONTROL.norm.odds(params["norm"], base.hidden[:, :-1]))
+    log_beta = jax.nn.log_sigmoid(CONTROL.norm.logit(params["norm"], base.hidden[:, :-1]))
     return base.logits[:, :-1], policy.logits[:, :-1], log_beta
 
 

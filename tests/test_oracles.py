@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dinado_jax.errors import InputError
-from dinado_jax.oracles.judge import judge, refuse_silence, rehearse, resolve
+from dinado_jax.oracles.judge import check_oracle, judge, require_labels, resolve
 from dinado_jax.oracles.lexical import coverage, forms, lexical, present, words
 
 
@@ -247,10 +247,10 @@ def contains_good(prompts, texts):
     "answer", [[True, False, 0.25], (1, 0, 0.25), np.array([1, 0, 0.25], np.float16)]
 )
 def test_answers_of_every_kind_become_labels(answer):
-    verdict = judge(lambda prompts, texts: answer, PROMPTS, TEXTS)
-    assert verdict.labels.dtype == np.float32 and verdict.failed.dtype == bool
-    np.testing.assert_array_equal(verdict.labels, np.float32([1, 0, 0.25]))
-    assert not verdict.failed.any() and verdict.failures == 0
+    result = judge(lambda prompts, texts: answer, PROMPTS, TEXTS)
+    assert result.labels.dtype == np.float32 and result.failed.dtype == bool
+    np.testing.assert_array_equal(result.labels, np.float32([1, 0, 0.25]))
+    assert not result.failed.any() and result.failures == 0
 
 
 def test_the_whole_batch_is_one_call():
@@ -270,20 +270,20 @@ def test_an_exception_stays_with_its_sample():
             raise RuntimeError("cannot judge")
         return contains_good(prompts, texts)
 
-    labels, faults, message = verdict = judge(oracle, PROMPTS, TEXTS)
-    np.testing.assert_array_equal(verdict.failed, [False, True, False])
-    assert faults.tolist() == ["", "RuntimeError", ""] and "cannot judge" in message
+    labels, errors, message = result = judge(oracle, PROMPTS, TEXTS)
+    np.testing.assert_array_equal(result.failed, [False, True, False])
+    assert errors.tolist() == ["", "RuntimeError", ""] and "cannot judge" in message
     np.testing.assert_array_equal(labels, np.float32([1, np.nan, 1]))
-    assert labels.dtype == np.float32 and verdict.failures == 1
+    assert labels.dtype == np.float32 and result.failures == 1
 
 
 def test_an_oracle_that_always_raises():
     def broken(prompts, texts):
         raise KeyError("first\nline")
 
-    verdict = judge(broken, PROMPTS, TEXTS)
-    assert np.isnan(verdict.labels).all() and verdict.failures == 3
-    message = error_of(refuse_silence, broken, verdict)
+    result = judge(broken, PROMPTS, TEXTS)
+    assert np.isnan(result.labels).all() and result.failures == 3
+    message = error_of(require_labels, broken, result)
     assert "broken" in message and "all 3 samples" in message
     assert "KeyError" in message and "first" in message
 
@@ -344,8 +344,8 @@ def test_what_an_oracle_does_to_its_lists_is_its_own_affair():
             raise RuntimeError("after it has changed them")
         return [texts.pop() == "good"]
 
-    verdict = judge(careless, prompts, texts)
-    np.testing.assert_array_equal(verdict.labels, [1, 0, 1])
+    result = judge(careless, prompts, texts)
+    np.testing.assert_array_equal(result.labels, [1, 0, 1])
     assert (prompts, texts) == (PROMPTS, TEXTS)
     assert seen == [(tuple(PROMPTS), tuple(TEXTS)), *[(("p =",), (text,)) for text in TEXTS]]
 
@@ -364,14 +364,14 @@ def test_an_answer_that_is_changed_later_stays_as_it_was():
 
 def test_masked_answers_are_failures_and_the_others_stand():
     answer = np.ma.masked_array([1.0, 7.0, 0.0], [False, True, False])
-    verdict = judge(lambda prompts, texts: answer, PROMPTS, TEXTS)
-    np.testing.assert_array_equal(verdict.labels, [1, np.nan, 0])
-    np.testing.assert_array_equal(verdict.failed, [False, True, False])
+    result = judge(lambda prompts, texts: answer, PROMPTS, TEXTS)
+    np.testing.assert_array_equal(result.labels, [1, np.nan, 0])
+    np.testing.assert_array_equal(result.failed, [False, True, False])
 
 
 def test_labels_that_rounding_put_outside_are_clipped():
-    verdict = judge(lambda prompts, texts: np.float32([1 + 1e-7, -1e-9, 0.5]), PROMPTS, TEXTS)
-    np.testing.assert_array_equal(verdict.labels, np.float32([1, 0, 0.5]))
+    result = judge(lambda prompts, texts: np.float32([1 + 1e-7, -1e-9, 0.5]), PROMPTS, TEXTS)
+    np.testing.assert_array_equal(result.labels, np.float32([1, 0, 0.5]))
 
 
 class Hostile:
@@ -428,8 +428,8 @@ def test_nothing_that_an_oracle_raises_ends_the_program(error):
             raise error
         return contains_good(prompts, texts)
 
-    verdict = judge(raising, PROMPTS, TEXTS)
-    assert verdict.faults.tolist() == ["", type(error).__name__, ""]
+    result = judge(raising, PROMPTS, TEXTS)
+    assert result.errors.tolist() == ["", type(error).__name__, ""]
 
 
 def test_an_interrupt_of_the_oracles_own_is_a_failure_where_runs_hear_signals():
@@ -438,7 +438,7 @@ def test_an_interrupt_of_the_oracles_own_is_a_failure_where_runs_hear_signals():
 
     handler = signal.signal(signal.SIGINT, lambda *_: None)
     try:
-        assert judge(interrupted, PROMPTS, TEXTS).faults.tolist() == ["KeyboardInterrupt"] * 3
+        assert judge(interrupted, PROMPTS, TEXTS).errors.tolist() == ["KeyboardInterrupt"] * 3
     finally:
         signal.signal(signal.SIGINT, handler)
 
@@ -480,14 +480,14 @@ def test_a_rehearsal_finds_what_would_fail_later():
         (lambda prompts, texts: 1 / 0, "all 3 samples raised, the first ZeroDivisionError"),
         (lambda prompts, texts: None, "returned None"),
     ):
-        assert said in error_of(rehearse, oracle, PROMPTS, TEXTS)
-    rehearse(contains_good, PROMPTS, TEXTS)
+        assert said in error_of(check_oracle, oracle, PROMPTS, TEXTS)
+    check_oracle(contains_good, PROMPTS, TEXTS)
 
 
 def test_no_samples():
-    verdict = judge(contains_good, [], [])
-    assert verdict.labels.shape == verdict.failed.shape == (0,)
-    refuse_silence(contains_good, verdict)
+    result = judge(contains_good, [], [])
+    assert result.labels.shape == result.failed.shape == (0,)
+    require_labels(contains_good, result)
 
 
 # Names

@@ -14,14 +14,14 @@ from jax.sharding import PartitionSpec
 from dinado_jax.config import Parallel
 from dinado_jax.decoding.beam import Beam, beam_prompts
 from dinado_jax.decoding.methods import Method
-from dinado_jax.decoding.policy import Trunk
+from dinado_jax.decoding.policy import ModelPolicy
 from dinado_jax.decoding.sampler import Sampler, sample_prompts
 from dinado_jax.decoding.score import score
 from dinado_jax.errors import InputError
 from dinado_jax.models.gpt2 import GPT2, init_params
-from dinado_jax.parallel import make_plan, own_devices
+from dinado_jax.parallel import local_mesh, make_plan
 from dinado_jax.text import sequences
-from dinado_jax.train import make_step, split, start
+from dinado_jax.train import init_state, make_step, split_micro_batches
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 MODEL = twenty_steps.MODEL
@@ -67,8 +67,8 @@ def collectives(name, settings):
     """(kind, shapes) of everything that devices send each other in a step."""
     plan = make_plan(settings)
     terms, transform, params, frozen, batch = getattr(twenty_steps, name)()
-    state, frozen = plan.place(start(params, transform)), plan.place(frozen)
-    placed = plan.place_batch(split(batch(0, 0), 1))
+    state, frozen = plan.shard(init_state(params, transform)), plan.shard(frozen)
+    placed = plan.shard_batch(split_micro_batches(batch(0, 0), 1))
     text = make_step(terms, transform, plan).lower(state, frozen, placed).compile().as_text()
     kinds = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
     found = re.findall(rf"= (.+?) ({kinds})(?:-start)?\(", text)
@@ -101,23 +101,23 @@ def test_only_gradients_are_added_up():
 
 def test_fsdp_shares_out_what_is_large():
     plan = make_plan(Parallel(fsdp=4))
-    params = plan.place(init_params(MODEL.config, 0))
+    params = plan.shard(init_params(MODEL.config, 0))
     assert plan.mesh.shape == {"data": 2, "fsdp": 4}
     assert params["wte"]["embedding"].sharding.spec == PartitionSpec("fsdp", None)
     for name in ("c_fc", "c_proj"):  # the first axis, not the longest
         assert params["h_0"]["mlp"][name]["kernel"].sharding.spec == PartitionSpec("fsdp", None)
     assert params["ln_f"]["scale"].sharding.is_fully_replicated
-    whole = plan.whole(params)
+    whole = plan.gather(params)
     assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(whole))
 
 
 def test_what_is_made_or_placed_is_shared_out_from_the_start():
     """No device ever has more than its share, and the values are those of one device."""
     _, transform, params, *_ = twenty_steps._sft()
-    plan, make = make_plan(Parallel(fsdp=4)), partial(start, optimizer=transform)
-    placed = plan.place(jax.device_get(params))
-    state = plan.made(make, placed)
-    chex.assert_trees_all_equal(plan.on_host(state), jax.device_get(make(params)))
+    plan, make = make_plan(Parallel(fsdp=4)), partial(init_state, optimizer=transform)
+    placed = plan.shard(jax.device_get(params))
+    state = plan.init_sharded(make, placed)
+    chex.assert_trees_all_equal(plan.gather_to_host(state), jax.device_get(make(params)))
     for tree in (placed, state):
         assert all(jax.tree.leaves(jax.tree.map(shared_as, tree, plan.shardings(tree))))
 
@@ -137,8 +137,8 @@ def test_what_cannot_be_shared():
     refused("devices = 9, a process has 8: choose at most that", make_plan, Parallel(devices=9))
     assert make_plan(Parallel(devices=8)).mesh.size == 8
     plan = make_plan(Parallel())
-    refused("choose a multiple of 16", plan.check, "train", 24, 2)
-    plan.check("train", 32, 2)
+    refused("choose a multiple of 16", plan.check_batch, "train", 24, 2)
+    plan.check_batch("train", 32, 2)
     make_plan(Parallel(devices=2)).check("train", 12, 2)
 
 
@@ -155,12 +155,12 @@ def variables():
 
 
 def meshes():
-    return None, own_devices(make_plan(Parallel()))
+    return None, local_mesh(make_plan(Parallel()))
 
 
 def test_samples_are_those_of_one_device(variables):
     """Prompts fewer than devices, and more than a batch; nothing is sent."""
-    policy = Trunk(GPT2(MODEL.config))
+    policy = ModelPolicy(GPT2(MODEL.config))
     drawn = [
         sample_prompts(
             Sampler(policy, Method(), EOS, 6, 2, mesh), variables, PROMPTS, jax.random.key(2), 8
@@ -178,7 +178,9 @@ def test_samples_are_those_of_one_device(variables):
 
 def test_beams_are_those_of_one_device(variables):
     found = [
-        beam_prompts(Beam(Trunk(GPT2(MODEL.config)), EOS, 5, 3, mesh=mesh), variables, PROMPTS, 12)
+        beam_prompts(
+            Beam(ModelPolicy(GPT2(MODEL.config)), EOS, 5, 3, mesh=mesh), variables, PROMPTS, 12
+        )
         for mesh in meshes()
     ]
     np.testing.assert_array_equal(found[0].tokens, found[1].tokens)

@@ -355,10 +355,10 @@ def stop_after(monkeypatch, count):
             steps.append(None)
             if len(steps) == count:
                 signals._received.append(signal.SIGTERM)
-            return super().__call__(signals.received())
+            return super().__call__(signals.received_signal())
 
     monkeypatch.setattr(signals, "_received", [])
-    monkeypatch.setattr(dinado_jax.train, "Agreement", Asked)
+    monkeypatch.setattr(dinado_jax.train, "AsyncMax", Asked)
 
 
 def assert_same_control(path, other):
@@ -404,15 +404,15 @@ def test_training_killed_goes_on_from_its_last_checkpoint(run, copy, monkeypatch
             raise RuntimeError("power cut")
         return split(batch, accumulate)
 
-    split = dinado_jax.train.split
+    split = dinado_jax.train.split_micro_batches
     with monkeypatch.context() as patch:
-        patch.setattr(dinado_jax.train, "split", dying)
+        patch.setattr(dinado_jax.train, "split_micro_batches", dying)
         with pytest.raises(RuntimeError, match="power cut"):
             run_stages(config, ("train",), path)
     assert steps_of(path) == [1, 2, 3, 4]  # a step is told once the next is under way
     steps.clear()
     with monkeypatch.context() as patch:
-        patch.setattr(dinado_jax.train, "split", lambda *a: steps.append(None) or split(*a))
+        patch.setattr(dinado_jax.train, "split_micro_batches", lambda *a: steps.append(None) or split(*a))
         run_stages(config, ("train",), path)
     assert len(steps) == 2 and steps_of(path) == [1, 2, 3, 4, 5, 6]
     assert_same_control(path, run)
@@ -471,7 +471,7 @@ def test_generation_stopped_and_continued_is_that_of_one_go(run, copy, monkeypat
 def test_parts_are_forgotten_once_every_process_has_read_them(tmp_path, monkeypatch):
     """Another process may be late: all must meet between its work and what follows it."""
     parts, seen = tmp_path / "rollout" / "parts", []
-    monkeypatch.setattr(dinado_jax.stages.folder, "meet", lambda _: seen.append(parts.exists()))
+    monkeypatch.setattr(dinado_jax.stages.folder, "barrier", lambda _: seen.append(parts.exists()))
     run_folder(tiny_run.config(), tmp_path).run("rollout", lambda *_: parts.mkdir() or {}, {})
     assert seen == [False, False, True, False]
 
@@ -682,7 +682,7 @@ def test_a_full_disk_is_told_in_one_line(copy, monkeypatch, capsys):
     path = copy(1)
     demo = Path(__file__).parent.parent / "configs" / "demo.toml"
     command = ["rollout", str(demo), *tiny_run.SETTINGS, f"run.folder={path.parent}", "name=copy"]
-    monkeypatch.setattr(signals, "listen", lambda: None)
+    monkeypatch.setattr(signals, "install_handlers", lambda: None)
     (path / "rollout").mkdir()
     (path / "rollout" / "rollouts.npz.partial").symlink_to("/dev/full")
     with pytest.raises(SystemExit) as caught:

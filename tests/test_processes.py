@@ -116,9 +116,9 @@ def test_a_run_of_two_processes_is_that_of_one(tmp_path, compiled):
     argv = dinado("run", tmp_path / "two", "parallel.fsdp=4", *given)
     with Pod(2, 2, argv, tmp_path, compiled) as pod:
         assert pod.codes() == [0, 0], pod.said()
-        told, silent = pod.said()
+        told, excluded_ids = pod.said()
     assert sum("done in" in line for line in told) == len(STAGES)
-    assert not any("done in" in line or "dinado" in line for line in silent)
+    assert not any("done in" in line or "dinado" in line for line in excluded_ids)
     one, two = tmp_path / "one", tmp_path / "two" / "tiny"
     run_stages(tiny_run.config(*SETTINGS, *given, "parallel.devices=1"), STAGES, one)
     for name in ("rollout/rollouts.npz", "train/round_1.npz"):
@@ -201,9 +201,9 @@ def test_a_failure_of_one_ends_all(tmp_path, compiled):
         "from dinado_jax import cli, pipeline, processes\n"
         "from dinado_jax.errors import InputError\n"
         "def run_stages(*_):\n"
-        "    if processes.index() == 1:\n"
-        "        raise InputError('bad oracle: mend it')\n"
-        "    processes.meet('where nobody comes')\n"
+        "    if processes.process_index() == 1:\n"
+        "        raise InputError('bad oracle: fix it')\n"
+        "    processes.barrier('where nobody comes')\n"
         "pipeline.run_stages = run_stages\n"
         "cli.main()\n"
     )
@@ -211,8 +211,8 @@ def test_a_failure_of_one_ends_all(tmp_path, compiled):
     with Pod(3, 1, argv, tmp_path, compiled) as pod:
         assert pod.codes() == [2, 2, 2], pod.said()
         told = [[line for line in said if "error" in line] for said in pod.said()]
-    others = ["dinado: error: process 1 failed: bad oracle: mend it"]
-    assert told == [others, ["dinado: error: bad oracle: mend it"], others]
+    others = ["dinado: error: process 1 failed: bad oracle: fix it"]
+    assert told == [others, ["dinado: error: bad oracle: fix it"], others]
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_a_port_in_use_is_told_at_once(monkeypatch):
 def test_addresses_of_this_machine_are_taken(host):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    script = "from dinado_jax import processes as p; p.connect(); print(p.count(), p.first())"
+    script = "from dinado_jax import processes as p; p.connect(); print(p.process_count(), p.is_main())"
     settings = {"DINADO_DISTRIBUTED": f" {host} :{port}, 1, 0 ", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, "-c", script], env=os.environ | settings, capture_output=True, text=True
@@ -285,8 +285,8 @@ def no_cluster(**_):
 
 
 def test_alone_everything_is_agreed_on_at_once(monkeypatch):
-    assert processes.Agreement()(3, 0) == [3, 0]
-    assert list(processes.together(iter("abc"))) == ["a", "b", "c"]
+    assert processes.AsyncMax()(3, 0) == [3, 0]
+    assert list(processes.lockstep(iter("abc"))) == ["a", "b", "c"]
     monkeypatch.setattr(signals, "_received", [signal.SIGTERM])
     with pytest.raises(signals.Stopped):
-        next(processes.together(iter("abc")))
+        next(processes.lockstep(iter("abc")))

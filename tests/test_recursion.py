@@ -30,9 +30,9 @@ def scalars(seed=0):
     return [jnp.float32(x) for x in (odds, below, peak, -np.expm1(-peak))]
 
 
-def plain(beta_odds, below, peak, gap):
+def plain(beta_logit, below, peak, gap):
     """log beta, A and M."""
-    return -np.logaddexp(0, -np.float64(beta_odds)), np.float64(below + peak), np.float64(peak)
+    return -np.logaddexp(0, -np.float64(beta_logit)), np.float64(below + peak), np.float64(peak)
 
 
 def mask():

@@ -16,7 +16,7 @@ from dinado_jax.exact.compare import setting
 from dinado_jax.exact.learn import judged
 from dinado_jax.exact.world import Optimum, World
 from dinado_jax.objectives.control import Disentangled, regression
-from dinado_jax.rollouts import Rollouts, mixture_weight, prompt_rates
+from dinado_jax.rollouts import Rollouts, log_mixture_weight, success_rate_per_prompt
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -58,10 +58,12 @@ def drawn(rows, weight, train):
 def test_the_weight_of_a_mixture():
     log_ratio = np.log([[3.0, 1.0, 1e-30]])
     wanted = -np.log([[0.25 + 0.75 * 3, 1.0, 0.25]])
-    np.testing.assert_allclose(mixture_weight(log_ratio, 0.25), wanted, rtol=1e-6)
-    np.testing.assert_allclose(mixture_weight(log_ratio[:, :2], 0.0), -log_ratio[:, :2], atol=1e-7)
-    np.testing.assert_allclose(mixture_weight(log_ratio, 1.0), np.zeros((1, 3)), atol=1e-7)
-    extreme = mixture_weight(np.array([1e4, -1e4]), 0.5)
+    np.testing.assert_allclose(log_mixture_weight(log_ratio, 0.25), wanted, rtol=1e-6)
+    np.testing.assert_allclose(
+        log_mixture_weight(log_ratio[:, :2], 0.0), -log_ratio[:, :2], atol=1e-7
+    )
+    np.testing.assert_allclose(log_mixture_weight(log_ratio, 1.0), np.zeros((1, 3)), atol=1e-7)
+    extreme = log_mixture_weight(np.array([1e4, -1e4]), 0.5)
     np.testing.assert_allclose(extreme, [-700 + np.log(2), np.log(2)], rtol=1e-6)
     assert extreme.dtype == np.float32
 
@@ -74,14 +76,16 @@ def test_rates_by_hand():
         label=[1, 0, 1, 1, 1],
         prompt_id=[7, 7, 3, 3, 3],
     )
-    rates = prompt_rates(rows)
+    rates = success_rate_per_prompt(rows)
     np.testing.assert_allclose(rates, np.full(5, 0.25), rtol=1e-6)
     rows.label[0] = 0
     pooled = 0.5 / 4
     few, many = 8 * pooled / 10, (0.5 + 8 * pooled) / 10
-    np.testing.assert_allclose(prompt_rates(rows), [few, few, many, many, many], rtol=1e-6)
+    np.testing.assert_allclose(
+        success_rate_per_prompt(rows), [few, few, many, many, many], rtol=1e-6
+    )
     rows.label[:] = 0
-    np.testing.assert_allclose(prompt_rates(rows), np.full(5, 1e-6))
+    np.testing.assert_allclose(success_rate_per_prompt(rows), np.full(5, 1e-6))
 
 
 @pytest.mark.parametrize("proposal", ["p", "q", "mixture"])
@@ -97,7 +101,7 @@ def test_rates_are_unbiased_whatever_was_drawn(proposal):
         for second in range(len(d)):
             pair = [first, second]
             rows = rollouts(np.log(p[pair]), np.log(d[pair]), optimum.label[pair], [0, 1])
-            mean += d[first] * d[second] * prompt_rates(rows)
+            mean += d[first] * d[second] * success_rate_per_prompt(rows)
     np.testing.assert_allclose(mean, np.full(2, optimum.rate), rtol=1e-4)
 
 
@@ -144,7 +148,10 @@ def test_the_rates_of_prompts_are_learned_without_selection():
     hard = dataclasses.replace(case().control, form="clamped")
     terms = Disentangled(hard, direction=regression).terms(fresh(), case().base_params, batch)
     assert set(terms) == {"direction", "rate"}
-    value, rate = 0.3, prompt_rates(rows)  # under fresh parameters every prefix has this value
+    value, rate = (
+        0.3,
+        success_rate_per_prompt(rows),
+    )  # under fresh parameters every prefix has this value
     entropy = -(rate * np.log(value) + (1 - rate) * np.log1p(-value))
     found = float(terms["rate"].sum / terms["rate"].weight)
     assert found == pytest.approx(entropy.mean(), rel=2e-3)
@@ -162,7 +169,9 @@ def every_row(margin):
     rows = Rollouts(
         **{**vars(rows), "log_proposal": np.full(len(index), -np.log(len(index)), np.float32)}
     )
-    np.testing.assert_allclose(prompt_rates(rows), np.full(len(index), one.optimum.rate), rtol=1e-5)
+    np.testing.assert_allclose(
+        success_rate_per_prompt(rows), np.full(len(index), one.optimum.rate), rtol=1e-5
+    )
     train = Train(batch=4 * len(index), margin=margin, weights="none")
     part = drawn(rows, np.ones(len(index)), train)
     _, first = np.unique(WORLD.index(part["tokens"]), return_index=True)

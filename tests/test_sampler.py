@@ -11,14 +11,14 @@ import tiny_run
 from dinado_jax import arguments
 from dinado_jax.decoding.beam import Beam, beam_prompts
 from dinado_jax.decoding.methods import Method
-from dinado_jax.decoding.policy import Trunk
+from dinado_jax.decoding.policy import ModelPolicy
 from dinado_jax.decoding.sampler import (
     Sampler,
     Samples,
     check_prompts,
+    iter_samples,
     sample_in_groups,
     sample_prompts,
-    sampled,
 )
 from dinado_jax.decoding.score import score
 from dinado_jax.errors import InputError
@@ -27,7 +27,7 @@ from dinado_jax.text import pad, sequences
 
 EOS, NEW, LONGEST = 0, 6, 16
 CONFIG = GPT2Config(vocab_size=5, n_positions=LONGEST + NEW, n_embd=16, n_layer=1, n_head=2)
-POLICY = Trunk(GPT2(CONFIG))
+POLICY = ModelPolicy(GPT2(CONFIG))
 KEY = jax.random.key(3)
 _rng = np.random.default_rng(0)
 PROMPTS = [_rng.integers(1, 5, n).tolist() for n in (3, 7, 12, 5, 16, 8, 1, 11)]
@@ -147,7 +147,7 @@ def test_samples_follow_the_exact_distribution(variables):
 def test_one_compilation_a_bucket(variables):
     traced = []
 
-    class Counting(Trunk):
+    class Counting(ModelPolicy):
         def prefill(self, variables, tokens, lengths, samples, steps):
             traced.append(tokens.shape)
             return super().prefill(variables, tokens, lengths, samples, steps)
@@ -186,7 +186,7 @@ def test_a_prompt_that_is_refused_keeps_its_number_in_groups(variables):
 def test_batches_come_as_they_are_drawn(variables, together):
     """Every row once, whatever fills the last batch of a bucket."""
     seen = []
-    for rows, part in sampled(sampler(), variables, PROMPTS[:5], KEY, 4):
+    for rows, part in iter_samples(sampler(), variables, PROMPTS[:5], KEY, 4):
         assert len(rows) <= 4
         assert_same(part, Samples(*(x[rows] for x in together)))
         seen += rows.tolist()
@@ -196,7 +196,7 @@ def test_batches_come_as_they_are_drawn(variables, together):
 def test_a_batch_stops_when_all_its_rows_have_ended(variables):
     """The caches count the steps that were really made."""
 
-    class Ending(Trunk):
+    class Ending(ModelPolicy):
         """Draws nothing but eos from the second token on."""
 
         def step(self, variables, carry, tokens):
@@ -277,10 +277,10 @@ def test_counts_that_are_no_counts(variables, bad):
 def test_seeds():
     """All that are accepted differ; what a key would not tell apart is refused."""
     seeds = [0, 1, np.int64(7), np.uint32(2**31), 2**31 - 1, 2**32 - 1]
-    streams = {float(jax.random.uniform(jax.random.key(arguments.seed(s)))) for s in seeds}
+    streams = {float(jax.random.uniform(jax.random.key(arguments.require_seed(s)))) for s in seeds}
     assert len(streams) == len(seeds)
     for bad in (-1, 2**32, 2**40 + 1, 2**70, True, 1.0, "1", None, np.float64(1), np.bool_(True)):
         with pytest.raises(InputError, match=r"^seed = [^\n]*\[0, 2\^32\)$"):
-            arguments.seed(bad)
+            arguments.require_seed(bad)
         with pytest.raises(InputError, match="seed"):
             init_params(CONFIG, bad)

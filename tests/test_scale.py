@@ -125,7 +125,7 @@ def test_a_tpu_s_reduce_scatters_share_a_channel_with_others():
 
 def test_values_counted_by_hand_are_those_trained():
     _, (state, _, _) = step(1, 8)
-    counted = scale.work(deep(1), 2, LENGTH)["trained_values"]
+    counted = scale.work(deep(1), 2, LENGTH)["trainable_parameters"]
     assert counted == sum(x.size for x in jax.tree.leaves(state.trainable))
 
 

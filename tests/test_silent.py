@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 SILENT = ((2, 4), (6, 7))
 MUTE, HEARD = [2, 3, 6], [0, 1, 4, 5]
-SIZES = dataclasses.replace(world.MODEL.config, vocab_size=7, silent=SILENT)
+SIZES = dataclasses.replace(world.MODEL.config, vocab_size=7, excluded_ids=SILENT)
 MODEL = GPT2(SIZES)
 KINDS = ["base", "merge", "nado", "soft-small", "projected-merge", "clamped-nado"]
 
@@ -115,8 +115,8 @@ def test_scalars_and_gradients_are_those_of_a_smaller_vocabulary(link):
     fewer = np.searchsorted(HEARD, tokens)
     weights = rng.normal(size=(7, 9)).astype(np.float32)
 
-    def value(hidden, matrix, frozen, tokens, silent):
-        out = direction_scalars(link, (hidden, matrix), frozen, tokens, 4, silent)
+    def value(hidden, matrix, frozen, tokens, excluded_ids):
+        out = direction_scalars(link, (hidden, matrix), frozen, tokens, 4, excluded_ids)
         return (jnp.stack(out) * weights).sum(), out
 
     gradient = jax.jit(jax.value_and_grad(value, (0, 1), has_aux=True), static_argnums=4)
@@ -136,13 +136,13 @@ def test_scalars_and_gradients_are_those_of_a_smaller_vocabulary(link):
 
 
 def test_without_silent_ids_the_program_is_the_same():
-    def text(silent):
-        out = jax.jit(lambda h, m, t: token_log_probs(h, m, t, 4, silent))
+    def text(excluded_ids):
+        out = jax.jit(lambda h, m, t: token_log_probs(h, m, t, 4, excluded_ids))
         return out.lower(np.ones((4, 3), np.float32), np.ones((7, 3), np.float32),
                          np.zeros(4, np.int32)).as_text()  # fmt: skip
 
     assert text(()).count("select") < text(SILENT).count("select")
-    assert "silent" not in GPT2Config(silent=SILENT).to_hf()
+    assert "silent" not in GPT2Config(excluded_ids=SILENT).to_hf()
 
 
 @pytest.fixture
@@ -160,14 +160,14 @@ def folder(tmp_path):
 def test_a_folder_says_which_ids_have_no_text(folder):
     path, known = folder
     base = load_gpt2(path)
-    assert base.model.config.silent == ((known, known + 1), (known + 2, known + 5))
+    assert base.model.config.excluded_ids == ((known, known + 1), (known + 2, known + 5))
     assert base.codec.eos_id not in range(known, known + 5)
     (spelled,) = base.codec.targets(["a <pad> dog"])  # text is text: it is not that token
-    assert not set(range(*base.codec.silent(len(base.codec.tokenizer))[0])) & set(spelled)
+    assert not set(range(*base.codec.excluded_ids(len(base.codec.tokenizer))[0])) & set(spelled)
     assert base.codec.targets(["a dog zebra"]) and base.codec.prompts(["a <pad>"])
     assert "<pad>" not in repr(base) and len(repr(base)) < 300
     (path / "tokenizer.json").unlink()
     mute = load_gpt2(path)
-    assert mute.model.config.silent == ()
+    assert mute.model.config.excluded_ids == ()
     with pytest.raises(InputError, match="no tokenizer"):
         print(mute.codec)

@@ -334,19 +334,19 @@ def test_lines_of_a_file_and_of_a_folder(tmp_path):
     write(tmp_path / "c.txt.xz", "four é")
     for name in ("SOURCE.txt", "README.txt", "LICENSE.txt", "notes.md"):
         write(tmp_path / name, "not a text\n")
-    assert text.lines(tmp_path / "b.txt.gz") == ["two", "three"]
-    assert text.lines(str(tmp_path)) == ["one", "two", "three", "four é"]
+    assert text.read_text_lines(tmp_path / "b.txt.gz") == ["two", "three"]
+    assert text.read_text_lines(str(tmp_path)) == ["one", "two", "three", "four é"]
 
 
 def test_missing_empty_and_broken_text(tmp_path):
-    assert "no such file" in error_of(text.lines, tmp_path / "none.txt")
-    assert "no text" in error_of(text.lines, tmp_path)
+    assert "no such file" in error_of(text.read_text_lines, tmp_path / "none.txt")
+    assert "no text" in error_of(text.read_text_lines, tmp_path)
     (tmp_path / "broken.gz").write_bytes(b"not gzip")
-    assert "cannot be read" in error_of(text.lines, tmp_path / "broken.gz")
+    assert "cannot be read" in error_of(text.read_text_lines, tmp_path / "broken.gz")
     (tmp_path / "broken.xz").write_bytes(lzma.compress(b"some text")[:-4])
-    assert "cannot be read" in error_of(text.lines, tmp_path / "broken.xz")
+    assert "cannot be read" in error_of(text.read_text_lines, tmp_path / "broken.xz")
     (tmp_path / "latin.txt").write_bytes("é".encode("latin-1"))
-    assert "UTF-8" in error_of(text.lines, tmp_path / "latin.txt")
+    assert "UTF-8" in error_of(text.read_text_lines, tmp_path / "latin.txt")
 
 
 # Examples mined from plain text

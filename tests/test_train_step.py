@@ -17,7 +17,7 @@ from dinado_jax.objectives.terms import Term
 from dinado_jax.optim import optimizer
 from dinado_jax.parallel import make_plan
 from dinado_jax.progress import MetricsLog
-from dinado_jax.train import Diverged, fit, make_step, split, start
+from dinado_jax.train import Diverged, init_state, make_step, run_steps, split_micro_batches
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -31,7 +31,7 @@ def likelihood_terms(params, _, batch):
 
 def begin(trainable, transform=SGD):
     """A state of its own arrays: a step takes its state's away."""
-    return start(jax.tree.map(jnp.array, trainable), transform)
+    return init_state(jax.tree.map(jnp.array, trainable), transform)
 
 
 # A problem without a model: the mean of (x - target)^2 over the rows that count.
@@ -51,13 +51,15 @@ def squares_batch(target=(1.0, 2.0, 3.0, 100.0), weight=(1.0, 1.0, 2.0, 0.0)):
 
 
 def squares_state(transform=SGD):
-    return start({"x": jnp.float32(2.0)}, transform)
+    return init_state({"x": jnp.float32(2.0)}, transform)
 
 
 def test_a_step_by_hand():
     """mean (x - t)^2 by weight, + |x|^3 / 4, at x = 2: (1 + 0 + 2) / 4 + 8 / 4, slope -1/2 + 3."""
     offset = jnp.float32(0.0)
-    state, metrics = make_step(squares, SGD)(squares_state(), offset, split(squares_batch(), 1))
+    state, metrics = make_step(squares, SGD)(
+        squares_state(), offset, split_micro_batches(squares_batch(), 1)
+    )
     expected = {"square": 0.75, "cube": 8.0, "loss": 2.75, "grad_norm": 2.5}
     chex.assert_trees_all_close(metrics, jax.tree.map(jnp.float32, expected), rtol=1e-6)
     assert float(state.trainable["x"]) == pytest.approx(2.0 - 0.1 * 2.5)
@@ -68,21 +70,21 @@ def test_rows_that_all_count_for_nothing_move_nothing():
     def terms(trainable, offset, batch):
         return {"square": squares(trainable, offset, batch)["square"]}
 
-    batch = split(squares_batch(weight=np.zeros(4)), 2)
+    batch = split_micro_batches(squares_batch(weight=np.zeros(4)), 2)
     state, metrics = make_step(terms, SGD)(squares_state(), jnp.float32(0), batch)
     assert float(state.trainable["x"]) == 2.0 and float(metrics["loss"]) == 0.0
 
 
 def test_the_state_is_donated_and_the_base_is_not():
     before, offset = squares_state(optax.adam(0.1)), jnp.float32(0)
-    make_step(squares, optax.adam(0.1))(before, offset, split(squares_batch(), 1))
+    make_step(squares, optax.adam(0.1))(before, offset, split_micro_batches(squares_batch(), 1))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
     assert not offset.is_deleted()
 
 
 def test_split_keeps_the_order_of_the_rows():
     batch = {"tokens": np.arange(24).reshape(6, 4), "length": np.arange(6)}
-    out = split(batch, 3)
+    out = split_micro_batches(batch, 3)
     chex.assert_shape(out["tokens"], (3, 2, 4))
     np.testing.assert_array_equal(out["length"], [[0, 1], [2, 3], [4, 5]])
     np.testing.assert_array_equal(out["tokens"].reshape(6, 4), batch["tokens"])
@@ -94,7 +96,7 @@ def test_the_loss_falls():
     transform = optimizer(Optim(learning_rate=1e-2, warmup=3), 20)
     step, state = make_step(likelihood_terms, transform), begin(tiny.base_params(), transform)
     rows = tiny.batch([2] * 16, np.resize(np.arange(3, 12), 16))
-    batch, losses = split(rows, 2), []
+    batch, losses = split_micro_batches(rows, 2), []
     for _ in range(20):
         state, metrics = step(state, None, batch)
         losses.append(float(metrics["loss"]))
@@ -122,7 +124,7 @@ class Bench:
         with Checkpoints(self.folder / "checkpoints") as checkpoints:
             state = checkpoints.restore(PLAN.shaped(squares_state())) or squares_state()
             log = MetricsLog(self.folder / "log.jsonl", int(state.step))
-            return fit(
+            return run_steps(
                 "toy",
                 self.step,
                 state,

@@ -18,8 +18,8 @@ from dinado_jax.controls.merge import Merge
 from dinado_jax.controls.norm import MLP
 from dinado_jax.models.gpt2 import GPT2, GPT2Config, init_params
 from dinado_jax.objectives.control import Disentangled, Published
-from dinado_jax.ops.vocab import CHUNKS, Scalars, direction_scalars, token_log_probs
-from dinado_jax.train import make_step, start
+from dinado_jax.ops.vocab import CHUNKS, VocabScalars, direction_scalars, token_log_probs
+from dinado_jax.train import init_state, make_step
 
 policy_scalars = functools.partial(direction_scalars, "policy")
 D, V = 8, 43
@@ -60,7 +60,7 @@ def naive_scalars(link, factors, base, tokens, log_probs=naive_log_probs):
     joint = log_p + r
     log_q = joint - module.log(module.exp(joint).sum(-1, keepdims=True))
     peak, top = (log_q - log_p).max(-1), r.max(-1)
-    return Scalars(
+    return VocabScalars(
         log_policy=pick(log_q, tokens),
         log_base=pick(log_p, tokens),
         peak=peak,
@@ -107,7 +107,7 @@ def test_token_log_probs(shape, chunk):
 @pytest.mark.parametrize(("shape", "chunk"), CASES)
 def test_direction_scalars(link, shape, chunk):
     own, base, tokens = factors(shape, 0), factors(shape, 1), tokens_of(shape)
-    cotangents = Scalars(*(factors(shape, seed)[0][..., 0] for seed in range(2, 9)))
+    cotangents = VocabScalars(*(factors(shape, seed)[0][..., 0] for seed in range(2, 9)))
 
     def fused(own, base):
         return direction_scalars(link, own, base, tokens, chunk)
@@ -163,7 +163,7 @@ def test_bfloat16_factors_are_reduced_in_float32():
     rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (policy, base))
     exact = jax.tree.map(lambda x: x.astype(jnp.float32), rounded)
     out = policy_scalars(*rounded, tokens_of((9,)), 4)
-    chex.assert_trees_all_equal_dtypes(out, Scalars(*7 * [jnp.zeros(9)]))
+    chex.assert_trees_all_equal_dtypes(out, VocabScalars(*7 * [jnp.zeros(9)]))
     chex.assert_trees_all_close(
         out, naive_scalars("policy", *exact, tokens_of((9,))), rtol=0, atol=1e-5
     )
@@ -217,7 +217,7 @@ def compiled_step(request):
     optimizer = optax.adam(1e-3)
     base = jax.eval_shape(lambda: init_params(config, 0))
     state = jax.eval_shape(
-        lambda key, base: start(control.init(key, base, tiny.SUCCESS_RATE), optimizer),
+        lambda key, base: init_state(control.init(key, base, tiny.SUCCESS_RATE), optimizer),
         jax.random.key(0),
         base,
     )

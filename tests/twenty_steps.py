@@ -17,12 +17,12 @@ from dinado_jax.objectives.control import Disentangled
 from dinado_jax.objectives.sft import likelihood
 from dinado_jax.optim import optimizer
 from dinado_jax.parallel import make_plan
-from dinado_jax.processes import connect, first
-from dinado_jax.train import make_step, split, start
+from dinado_jax.processes import connect, is_main
+from dinado_jax.train import init_state, make_step, split_micro_batches
 
 STEPS, ROWS, WIDTH = 20, 16, 12
 MODEL = GPT2(GPT2Config(vocab_size=300, n_positions=16, n_embd=32, n_layer=1, n_head=4))
-# What really has a gradient: where it is zero but for rounding, Adam makes steps of the noise.
+# What really has a gradient: where it is zero except for rounding, Adam makes steps of the noise.
 DELTA = Delta(rank=8, low_rank=(r"h_\d/(attn|mlp)/c_\w+/kernel",), full=(r"ln_f/\w+",))
 CONTROL = Control(MODEL, Merge(MODEL, DELTA), MLP(32))
 
@@ -63,17 +63,17 @@ def run(*halves: Parallel, accumulate: int = 1) -> dict[str, np.ndarray]:
     them under each of the settings."""
     out = {}
     for name, (terms, transform, params, frozen, batch) in (("sft", _sft()), ("q", _control())):
-        state, losses = start(params, transform), []
+        state, losses = init_state(params, transform), []
         for settings, numbers in zip(halves, np.split(np.arange(STEPS), len(halves))):
             plan = make_plan(settings)
             step = make_step(terms, transform, plan)
-            state, base = plan.place(jax.device_get(state)), plan.place(frozen)
+            state, base = plan.shard(jax.device_get(state)), plan.shard(frozen)
             for number in numbers.tolist():
-                placed = plan.place_batch(split(batch(number, 0), accumulate))
+                placed = plan.shard_batch(split_micro_batches(batch(number, 0), accumulate))
                 state, metrics = step(state, base, placed)
                 losses.append(float(metrics["loss"]))
         out[f"{name}/loss"] = np.array(losses)
-        for path, leaf in jax.tree.leaves_with_path(plan.whole(state.trainable)):
+        for path, leaf in jax.tree.leaves_with_path(plan.gather(state.trainable)):
             out[name + jax.tree_util.keystr(path)] = np.asarray(leaf)
     return out
 
@@ -83,5 +83,5 @@ if __name__ == "__main__":
     for given in sys.argv[2:]:
         mode, fsdp = given.split(":")
         found = run(Parallel(mode=mode, fsdp=int(fsdp)))
-        if first():
+        if is_main():
             np.savez(Path(sys.argv[1]) / f"{mode}_{fsdp}.npz", **found)

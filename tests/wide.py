@@ -19,7 +19,7 @@ from dinado_jax.exact.world import World
 from dinado_jax.models.gpt2 import init_params
 from dinado_jax.objectives.control import make_objective
 from dinado_jax.text import sequences
-from dinado_jax.train import make_step, split, start
+from dinado_jax.train import init_state, make_step, split_micro_batches
 
 PROMPTS = [list(prompt) for prompt in world.PROMPTS]
 out, dtypes = {}, set()
@@ -53,8 +53,8 @@ part = {
     "suffix": np.ones((125, world.WIDTH - 1), np.float32),
 }
 terms, transform = make_objective(Train(), control, 1.0).terms, optax.adamw(1e-3)
-state = start(jax.tree.map(np.asarray, params), transform)
-batch = split({"direction": part, "norm": part}, 1)
+state = init_state(jax.tree.map(np.asarray, params), transform)
+batch = split_micro_batches({"direction": part, "norm": part}, 1)
 state, metrics = make_step(terms, transform)(state, base.params, batch)
 out["step"] = noted((metrics, state))
 small = World(vocabulary=3, length=2)

@@ -86,7 +86,7 @@ def _logits(control, base_params, params, tokens):
     states = out.hidden if control.direction.own_states else base.hidden
     log_beta = None
     if "norm" in params:
-        log_beta = jax.nn.log_sigmoid(control.norm.odds(params["norm"], states))
+        log_beta = jax.nn.log_sigmoid(control.norm.logit(params["norm"], states))
     return base.logits, out.logits, log_beta
 
 

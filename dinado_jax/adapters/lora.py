@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from dinado_jax.errors import InputError, shown
+from dinado_jax.errors import InputError, quote
 
 Delta = dict[str, dict[str, jax.Array]]
 
@@ -26,11 +26,11 @@ def _matching(paths: Iterable[str], rules: Sequence[str], what: str) -> list[str
             found = [path for path in paths if re.fullmatch(rule, path)]
         except (re.error, RecursionError, OverflowError) as error:
             raise InputError(
-                f"{what} rule {shown(rule)} is no regular expression ({error}): correct it"
+                f"{what} rule {quote(rule)} is no regular expression ({error}): correct it"
             ) from None
         if not found:
             raise InputError(
-                f"{what} rule {shown(rule)} matches no parameter: paths look like "
+                f"{what} rule {quote(rule)} matches no parameter: paths look like "
                 f"{next(iter(paths))!r}"
             )
         chosen += found

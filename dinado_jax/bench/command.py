@@ -54,8 +54,8 @@ def bench(args: argparse.Namespace) -> None:
             derived["time_to_ours"] = figures["seconds"] / first["seconds"]
         records.append({**common, "way": way, **figures, **derived})
     for record in records:
-        streams.show(json.dumps(record))
-    streams.note(_table(records))
+        streams.print_result(json.dumps(record))
+    streams.print_status(_table(records))
 
 
 def _check(what: str, options: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from dinado_jax.bench.measure import Program, Request, oracle
 from dinado_jax.bench.train import control_of
 from dinado_jax.decoding.beam import Beam
 from dinado_jax.decoding.methods import Method
-from dinado_jax.decoding.policy import Policy, Trunk
+from dinado_jax.decoding.policy import ModelPolicy, Policy
 from dinado_jax.decoding.sampler import Sampler, sample_prompts
 from dinado_jax.oracles.judge import judge
 
@@ -23,10 +23,10 @@ def policy_of(request: Request) -> tuple[Policy, dict]:
     model = base_model(request)
     base = random_params(model.config)
     if request.variant == "base":
-        return Trunk(model), {"params": base}
+        return ModelPolicy(model), {"params": base}
     control = control_of(request, model)
     params = jax.jit(lambda: control.init(jax.random.key(1), base, 0.5))()
-    compose = jax.jit(control.composed, donate_argnums=0)  # never two of the base at once
+    compose = jax.jit(control.policy_variables, donate_argnums=0)  # never two of the base at once
     return control.policy, compose(base, params)
 
 

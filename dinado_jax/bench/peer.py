@@ -169,7 +169,7 @@ def training(request: Request) -> Program:
         run()
     counted = {
         "counted_flops": float(counter.get_total_flops()),
-        "trained_values": sum(each.numel() for each in trained),
+        "trainable_parameters": sum(each.numel() for each in trained),
     }
     return Program(run, _known() | counted, _device_peak)
 

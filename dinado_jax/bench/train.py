@@ -11,7 +11,7 @@ from dinado_jax.controls import Control, make_control
 from dinado_jax.models.gpt2 import GPT2
 from dinado_jax.objectives.control import Published
 from dinado_jax.optim import optimizer
-from dinado_jax.train import make_step, split, start
+from dinado_jax.train import init_state, make_step, split_micro_batches
 
 
 def control_of(request: Request, model: GPT2) -> Control:
@@ -41,8 +41,8 @@ def program(request: Request) -> Program:
     control = control_of(request, model)
     transform = optimizer(settings, settings.steps)
     base = random_params(model.config)
-    state = jax.jit(lambda: start(control.init(jax.random.key(1), base, 0.5), transform))()
-    batch = jax.tree.map(jnp.asarray, split(rows(request), 1))
+    state = jax.jit(lambda: init_state(control.init(jax.random.key(1), base, 0.5), transform))()
+    batch = jax.tree.map(jnp.asarray, split_micro_batches(rows(request), 1))
     step = make_step(Published(control).terms, transform)
     call, figures = compiled(step, state, base, batch)
 
@@ -52,4 +52,4 @@ def program(request: Request) -> Program:
         return metrics
 
     trained = sum(leaf.size for leaf in jax.tree.leaves(state.trainable))
-    return Program(run, figures | {"trained_values": trained}, device_peak)
+    return Program(run, figures | {"trainable_parameters": trained}, device_peak)

@@ -14,7 +14,7 @@ from dinado_jax.ops import vocab
 LINKS = {"merge": Merge.link, "soft": Soft.link, "nado": Nado.link}
 
 
-def naive_scalars(link: str, factors, base, tokens) -> vocab.Scalars:
+def naive_scalars(link: str, factors, base, tokens) -> vocab.VocabScalars:
     """As `vocab.direction_scalars`, by whole arrays [N, V]."""
     logits, base_logits = (
         jnp.einsum("ND,VD->NV", *pair, preferred_element_type=jnp.float32)
@@ -29,7 +29,7 @@ def naive_scalars(link: str, factors, base, tokens) -> vocab.Scalars:
         return jnp.take_along_axis(x, tokens[:, None], 1)[:, 0]
 
     top, peak = r.max(-1), log_ratio.max(-1)
-    return vocab.Scalars(
+    return vocab.VocabScalars(
         log_policy=drawn(log_q),
         log_base=drawn(log_p),
         peak=peak,

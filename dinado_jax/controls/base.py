@@ -20,9 +20,9 @@ import jax.numpy as jnp
 
 from dinado_jax.controls.guided import NEUTRAL, Guided
 from dinado_jax.controls.recursion import NextValues, Values, advance, unroll
-from dinado_jax.decoding.policy import Policy, Trunk
+from dinado_jax.decoding.policy import ModelPolicy, Policy
 from dinado_jax.models.cache import Cache
-from dinado_jax.models.gpt2 import GPT2, Output, logits, of_states
+from dinado_jax.models.gpt2 import GPT2, Output, logits, output_from_states
 from dinado_jax.ops import bernoulli, vocab
 from dinado_jax.ops.masks import target_mask
 
@@ -39,7 +39,7 @@ class Direction(Protocol):
         """Parameters with which r is the same for every token."""
         ...
 
-    def decoding(self, params: dict) -> dict:
+    def decode_params(self, params: dict) -> dict:
         """The parameters as a decoding loop is to have them: the same function, fewer bytes."""
         ...
 
@@ -58,16 +58,16 @@ class Direction(Protocol):
 class Norm(Protocol):
     def init(self, key: jax.Array, base_params: dict, success_rate: float) -> dict: ...
 
-    def odds(self, params: dict, states: jax.Array) -> jax.Array:
+    def logit(self, params: dict, states: jax.Array) -> jax.Array:
         """Log-odds of beta: [..., D] -> [...] float32 nats."""
         ...
 
 
-class Evidence(NamedTuple):
+class StepInputs(NamedTuple):
     """What the recursion reads at position t, which draws token t + 1: [B, T-1] float32."""
 
-    scalars: vocab.Scalars
-    beta_odds: jax.Array  # nats
+    scalars: vocab.VocabScalars
+    beta_logit: jax.Array  # nats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,9 +85,9 @@ class Control:
         return self.form == "split" and self.direction.link == "sigmoid"
 
     @property
-    def silent(self) -> tuple[tuple[int, int], ...]:
+    def excluded_ids(self) -> tuple[tuple[int, int], ...]:
         """The base's ids without text: no part of p, nor of the direction."""
-        return self.model.config.silent
+        return self.model.config.excluded_ids
 
     @property
     def recursive(self) -> bool:
@@ -95,30 +95,30 @@ class Control:
         return self.form != "split"
 
     @property
-    def one_trunk(self) -> bool:
+    def single_pass(self) -> bool:
         """q is the direction's own distribution: no base is needed to decode."""
         return self.direction.link == "policy" and self.form != "projected"
 
     @property
     def policy(self) -> Policy:
         """The composed distribution q, for decoding loops."""
-        if self.one_trunk:
-            return Trunk(self.model)
+        if self.single_pass:
+            return ModelPolicy(self.model)
         return Guided(self.model, (self,), (NEUTRAL.features,))
 
-    def composed(self, base_params: dict, params: dict) -> Any:
+    def policy_variables(self, base_params: dict, params: dict) -> Any:
         """The variables of `policy`."""
-        if self.one_trunk:
+        if self.single_pass:
             return self.direction.trunk(base_params, params["direction"])
         return {
             "base": base_params,
-            "controls": (self.decoding(params),),
+            "controls": (self.decode_params(params),),
             "tilts": (NEUTRAL.numbers,),
         }
 
-    def decoding(self, params: dict) -> dict:
+    def decode_params(self, params: dict) -> dict:
         """What `Guided` reads of this control."""
-        return {**params, "direction": self.direction.decoding(params["direction"])}
+        return {**params, "direction": self.direction.decode_params(params["direction"])}
 
     def init(self, key: jax.Array, base_params: dict, success_rate: float) -> dict:
         """Parameters with q = p, and R = success_rate everywhere (entangled: 1/2)."""
@@ -132,29 +132,29 @@ class Control:
         """log q of each next token: batch of [B, T] tokens -> [B, T-1] float32 nats."""
         if self.form != "projected":
             return self.log_direction(base_params, params, batch)
-        evidence = self.evidence(base_params, params, batch)
-        return evidence.scalars.log_base + self.unroll(evidence, batch).log_ratio
+        step_inputs = self.step_inputs(base_params, params, batch)
+        return step_inputs.scalars.log_base + self.unroll(step_inputs, batch).log_ratio
 
     def log_direction(self, base_params: dict, params: dict, batch: Batch) -> jax.Array:
         """The same under p e^r, normalised: what q is wherever R <= 1 does not bend it."""
         tokens = batch["tokens"]
         if self.direction.link != "policy":
-            return self.evidence(base_params, params, batch).scalars.log_policy
+            return self.step_inputs(base_params, params, batch).scalars.log_policy
         out = self.direction.forward(base_params, params["direction"], None, tokens)
         return vocab.token_log_probs(
-            out.hidden[:, :-1], out.vocabulary, tokens[:, 1:], silent=self.silent
+            out.hidden[:, :-1], out.vocabulary, tokens[:, 1:], excluded_ids=self.excluded_ids
         )
 
     def values(self, base_params: dict, params: dict, batch: Batch) -> Values:
         """V and R of every prefix of the rows; gradients reach the parameters, never the base."""
-        return self.unroll(self.evidence(base_params, params, batch), batch)
+        return self.unroll(self.step_inputs(base_params, params, batch), batch)
 
-    def evidence(self, base_params: dict, params: dict, batch: Batch) -> Evidence:
+    def step_inputs(self, base_params: dict, params: dict, batch: Batch) -> StepInputs:
         """Of all positions. Where the batch holds the base's last hidden states, its trunk is
         skipped: states [B, T, D]."""
         tokens = batch["tokens"]
         if "states" in batch:
-            base = of_states(self.model.config, base_params, batch["states"])
+            base = output_from_states(self.model.config, base_params, batch["states"])
         else:
             base = self.model.apply({"params": base_params}, tokens)
         out = self.direction.forward(base_params, params["direction"], base, tokens)
@@ -163,17 +163,19 @@ class Control:
             (out.hidden[:, :-1], out.vocabulary),
             (base.hidden[:, :-1], base.vocabulary),
             tokens[:, 1:],
-            silent=self.silent,
+            excluded_ids=self.excluded_ids,
         )
         if self.entangled:
-            return Evidence(scalars, scalars.top)  # R of the peak's token
+            return StepInputs(scalars, scalars.top)  # R of the peak's token
         states = out.hidden if self.direction.own_states else jax.lax.stop_gradient(base.hidden)
-        return Evidence(scalars, self.norm.odds(params["norm"], states[:, :-1]))
+        return StepInputs(scalars, self.norm.logit(params["norm"], states[:, :-1]))
 
-    def unroll(self, evidence: Evidence, batch: Batch) -> Values:
-        (*_, below, gap, logit), peak = evidence.scalars, evidence.scalars.peak
+    def unroll(self, step_inputs: StepInputs, batch: Batch) -> Values:
+        (*_, below, gap, logit), peak = step_inputs.scalars, step_inputs.scalars.peak
         drawn = logit if self.entangled else None
-        return unroll(self.form, evidence.beta_odds, below, peak, gap, target_mask(batch), drawn)
+        return unroll(
+            self.form, step_inputs.beta_logit, below, peak, gap, target_mask(batch), drawn
+        )
 
     def log_values(
         self,
@@ -190,10 +192,10 @@ class Control:
           log_prev: [B] log R of the prefix as its last token left it; None for a prompt, where
             the recursion starts.
         """
-        log_p_BV = jax.nn.log_softmax(logits(*base, self.silent))
-        l_BV = logits(*out, self.silent)
+        log_p_BV = jax.nn.log_softmax(logits(*base, self.excluded_ids))
+        l_BV = logits(*out, self.excluded_ids)
         # log q - log p of an id that neither has is no number.
-        r_BV = vocab.silenced_direction(self.direction.link, l_BV, log_p_BV, self.silent)
+        r_BV = vocab.masked_direction(self.direction.link, l_BV, log_p_BV, self.excluded_ids)
         if self.entangled:
             log_v_B = jax.nn.logsumexp(log_p_BV + r_BV, axis=-1)
             log_not_B = jax.nn.logsumexp(log_p_BV + jax.nn.log_sigmoid(-l_BV), axis=-1)
@@ -201,7 +203,7 @@ class Control:
         below_BV = r_BV - r_BV.max(-1, keepdims=True)
         peak_B = -jax.nn.logsumexp(log_p_BV + below_BV, axis=-1)
         state_BD = (out if self.direction.own_states else base)[0]
-        beta_B = self.norm.odds(params["norm"], state_BD)
+        beta_B = self.norm.logit(params["norm"], state_BD)
         log_beta_B = jax.nn.log_sigmoid(beta_B)
         prev_B = log_beta_B if log_prev is None else log_prev
         log_v_B1, log_r_BV = advance(

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dinado_jax.controls.recursion import FLOOR, NextValues
-from dinado_jax.decoding.policy import last
+from dinado_jax.decoding.policy import last_token_states
 from dinado_jax.errors import InputError
-from dinado_jax.models.cache import Cache, prepared, scan
+from dinado_jax.models.cache import Cache, allocate, scan_steps
 from dinado_jax.models.gpt2 import GPT2, logits
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 class Tilt:
     """How much of a control is wanted: f(R) = rho(R)^strength.
 
-    strength: 0 is the base (but for `reject`), 1 the control as trained; above 1 it is exaggerated.
+    strength: 0 is the base (except for `reject`), 1 the control as trained; above 1 it is
+      exaggerated.
     target_rate: the success rate r to aim for, by rho(R) = R r / R0 + (1 - R) (1 - r) / (1 - R0)
       with R0 the value of the prompt; 1 leaves rho(R) = R / R0.
     reject: tokens with R(x, v) < reject R(x), which the control makes that much rarer than the base
@@ -73,7 +74,7 @@ class Features(NamedTuple):
             rate = numbers["target_rate"]
             success = jnp.log(rate) - start.log_value
             failure = jnp.log1p(-rate) - jax.nn.log_sigmoid(-start.odds)
-            log_not = jax.nn.log_sigmoid(-values.after_odds)
+            log_not = jax.nn.log_sigmoid(-values.after_logit)
             kept = jnp.logaddexp(kept + success[:, None], log_not + failure[:, None])
         if self.strength:
             kept = numbers["strength"] * kept
@@ -123,18 +124,18 @@ class Guided:
             return jnp.repeat(x, samples, 0)
 
         base = self.model.apply({"params": variables["base"]}, tokens)
-        state = last(base.hidden, lengths), base.vocabulary
-        scores, guides = logits(*state, self.model.config.silent), []
+        state = last_token_states(base.hidden, lengths), base.vocabulary
+        scores, guides = logits(*state, self.model.config.excluded_ids), []
         for control, params, tilt, numbers in self._parts(variables):
             out = control.direction.forward(variables["base"], params["direction"], base, tokens)
-            own = last(out.hidden, lengths), out.vocabulary
+            own = last_token_states(out.hidden, lengths), out.vocabulary
             values = control.log_values(params, state, own, None)
-            start = Start(values.log_value, values.value_odds) if tilt.target_rate else None
+            start = Start(values.log_value, values.value_logit) if tilt.target_rate else None
             scores += tilt(numbers, values, start)
             kept = per_row(values.log_after) if control.recursive else None
-            cache = prepared(out.cache, lengths, samples, steps)
+            cache = allocate(out.cache, lengths, samples, steps)
             guides.append(Guide(cache, jax.tree.map(per_row, start), kept))
-        cache = prepared(base.cache, lengths, samples, steps)
+        cache = allocate(base.cache, lengths, samples, steps)
         return per_row(scores), (cache, tuple(guides))
 
     def step(self, variables, carry, tokens):
@@ -142,7 +143,7 @@ class Guided:
         new = tokens[:, None]
         base = self.model.apply({"params": variables["base"]}, new, cache)
         state = base.hidden[:, 0], base.vocabulary
-        scores, after = logits(*state, self.model.config.silent), []
+        scores, after = logits(*state, self.model.config.excluded_ids), []
         for part, guide in zip(self._parts(variables), guides, strict=True):
             control, params, tilt, numbers = part
             out = control.direction.forward(
@@ -159,7 +160,7 @@ class Guided:
         return scores, (base.cache, tuple(after))
 
     def log_probs(self, variables, batch):
-        """As decoding has them, one token after another: R may hang on all tokens before."""
+        """As decoding has them, one token after another: R may depend on all tokens before."""
         tokens, start = batch["tokens"], batch["prompt_length"]
         T = tokens.shape[1]
         rows = jnp.arange(tokens.shape[0])
@@ -172,7 +173,7 @@ class Guided:
             return self.step(variables, carry, token), (at - 1, log_prob)
 
         state = self.prefill(variables, tokens, start, 1, T - 1)
-        _, (columns, log_probs) = scan(position, state, T - 1)
+        _, (columns, log_probs) = scan_steps(position, state, T - 1)
         # Once a row is at its end its last token comes again and again: the first time stands.
         order = jnp.arange(T - 1)[:, None]
         inside = order < T - start[None]

@@ -24,7 +24,7 @@ class Merge:
     def init(self, key: jax.Array, base_params: dict) -> dict:
         return lora.init(key, base_params, self.delta.rank, self.delta.low_rank, self.delta.full)
 
-    def decoding(self, params):
+    def decode_params(self, params):
         return params  # which is added to the base first
 
     def forward(self, base_params, params, base, tokens, cache=None):

@@ -8,7 +8,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from dinado_jax.models.gpt2 import Head, rounded
+from dinado_jax.models.gpt2 import Head, cast_matrices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Nado:
         width = base_params["wte"]["embedding"].shape[1]
         return self.head.init(key, jnp.zeros((1, 1, width), jnp.float32))["params"]
 
-    def decoding(self, params):
-        return rounded(params, self.head.config)
+    def decode_params(self, params):
+        return cast_matrices(params, self.head.config)
 
     def forward(self, base_params, params, base, tokens, cache=None):
         return self.head.apply({"params": params}, base.hidden, cache)

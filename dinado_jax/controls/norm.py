@@ -10,7 +10,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from dinado_jax.ops.spread import gathered
+from dinado_jax.ops.spread import all_gather_param
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +30,9 @@ class MLP:
             "out_bias": jnp.log(jnp.float32(success_rate)) - jnp.log1p(-jnp.float32(success_rate)),
         }
 
-    def odds(self, params: dict, states: jax.Array) -> jax.Array:
+    def logit(self, params: dict, states: jax.Array) -> jax.Array:
         """[..., D] -> [...] float32, log-odds of beta (nats)."""
-        states, params = states.astype(jnp.float32), jax.tree.map(gathered, params)
+        states, params = states.astype(jnp.float32), jax.tree.map(all_gather_param, params)
         bias = jnp.expand_dims(params["hidden_bias"], tuple(range(states.ndim - 1)))
         inner = jax.nn.relu(states @ params["hidden"] + bias)
         return inner @ params["out"] + params["out_bias"]

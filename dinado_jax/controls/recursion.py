@@ -35,10 +35,10 @@ class Values(NamedTuple):
     log_ratio: jax.Array  # [B, T] log q - log p of the token of position t
     linked: jax.Array  # [B, T] 1 where V_t should equal that R: every target position but the first
     log_terminal: jax.Array  # [B] log R of the whole row
-    value_odds: jax.Array  # [B, T]
-    before_odds: jax.Array  # [B, T]
-    after_odds: jax.Array  # [B, T]
-    terminal_odds: jax.Array  # [B]
+    value_logit: jax.Array  # [B, T]
+    before_logit: jax.Array  # [B, T]
+    after_logit: jax.Array  # [B, T]
+    terminal_logit: jax.Array  # [B]
 
 
 class NextValues(NamedTuple):
@@ -46,8 +46,8 @@ class NextValues(NamedTuple):
 
     log_value: jax.Array  # [B]
     log_after: jax.Array  # [B, V]
-    value_odds: jax.Array  # [B]
-    after_odds: jax.Array  # [B, V]
+    value_logit: jax.Array  # [B]
+    after_logit: jax.Array  # [B, V]
 
 
 def advance(
@@ -55,7 +55,7 @@ def advance(
 ) -> tuple[jax.Array, jax.Array]:
     """(log V of a prefix, log R after a token) from log R_prev, log beta, A - M <= 0 and M >= 0.
 
-    Elementwise: `below` may hold one drawn token a row or all of the vocabulary.
+    Elementwise: `below` may hold one drawn token per row or all of the vocabulary.
     """
     if form == "split":
         return log_beta - peak, log_beta + below
@@ -77,9 +77,9 @@ def _lifted(log_prev, below, peak):
     return jnp.where(bent, mixed, below)
 
 
-def _odds(
+def _next_logit(
     form: str,
-    odds_prev: jax.Array,
+    logit_prev: jax.Array,
     log_prev: jax.Array,
     log_after: jax.Array,
     below: jax.Array,
@@ -92,28 +92,28 @@ def _odds(
     change = -jnp.expm1(ratio_in)
     # R_prev e^A, where R_prev is below 1 and A brings it no more than half the way there.
     known = (log_prev < 0) & (ratio <= 1)
-    known &= change * jnp.exp(jnp.minimum(odds_prev, SURE)) > -0.5
+    known &= change * jnp.exp(jnp.minimum(logit_prev, SURE)) > -0.5
     change, ratio_in = (jnp.where(known, x, 0.0) for x in (change, ratio_in))
-    odds = jnp.where(known, scaled(odds_prev, ratio_in, change), logit(log_after))
+    odds = jnp.where(known, scaled(logit_prev, ratio_in, change), logit(log_after))
     if form == "clamped":
         return odds
     # Bent: 1 - R = (1 - R_prev) (1 - e^below) / (1 - e^-M). That of the peak's own token is 0: its
     # odds end at SURE, with the gradient of those before.
     bent = log_prev + peak > 0
     log_gap = jnp.log(jnp.where(bent & (gap > 0), gap, 1.0))
-    log_not = jax.nn.log_sigmoid(-odds_prev) + log1mexp(below) - log_gap
+    log_not = jax.nn.log_sigmoid(-logit_prev) + log1mexp(below) - log_gap
     odds = jnp.where(bent, log_after - log_not, odds)
     return odds - jax.lax.stop_gradient(jnp.maximum(odds - SURE, 0.0))
 
 
 def unroll(
     form: str,
-    beta_odds: jax.Array,
+    beta_logit: jax.Array,
     below: jax.Array,
     peak: jax.Array,
     gap: jax.Array,
     mask: jax.Array,
-    drawn_odds: jax.Array | None = None,
+    drawn_logit: jax.Array | None = None,
 ) -> Values:
     """Runs the recursion over time with a `lax.scan` whose carry is one R per row.
 
@@ -127,31 +127,31 @@ def unroll(
     ceiling = jnp.inf if form == "clamped" else 0.0
 
     def position(carry, now):
-        log_r, odds_r, started = carry
+        log_r, logit_r, started = carry
         beta_t, below_t, peak_t, gap_t, mask_t, drawn_t = now
         log_beta_t = jax.nn.log_sigmoid(beta_t)
-        prev, odds_v = (
-            jnp.where(started, *pair) for pair in ((log_r, log_beta_t), (odds_r, beta_t))
+        prev, logit_v = (
+            jnp.where(started, *pair) for pair in ((log_r, log_beta_t), (logit_r, beta_t))
         )
         log_v, after = advance(form, prev, log_beta_t, below_t, peak_t)
         if form == "split":
-            odds_v = scaled(beta_t, -peak_t, gap_t)
+            logit_v = scaled(beta_t, -peak_t, gap_t)
             odds = scaled(beta_t, below_t, -jnp.expm1(below_t)) if drawn_t is None else drawn_t
         else:
-            odds = _odds(form, odds_v, prev, after, below_t, peak_t, gap_t)
-        odds_v, odds = (jnp.clip(x, -_MOST, _MOST) for x in (odds_v, odds))
+            odds = _next_logit(form, logit_v, prev, after, below_t, peak_t, gap_t)
+        logit_v, odds = (jnp.clip(x, -_MOST, _MOST) for x in (logit_v, odds))
         inside = mask_t > 0
         drawn = after - log_v
         log_v, after = jnp.maximum(log_v, FLOOR), jnp.clip(after, FLOOR, ceiling)
         linked = (started & inside).astype(jnp.float32)
-        out = (log_v, log_r, after, drawn, linked), (odds_v, odds_r, odds)
-        carry = jnp.where(inside, after, log_r), jnp.where(inside, odds, odds_r), started | inside
+        out = (log_v, log_r, after, drawn, linked), (logit_v, logit_r, odds)
+        carry = jnp.where(inside, after, log_r), jnp.where(inside, odds, logit_r), started | inside
         return carry, out
 
-    rows = beta_odds.shape[0]
+    rows = beta_logit.shape[0]
     zeros = jnp.zeros(rows, jnp.float32)
     start = (zeros, logit(zeros), jnp.zeros(rows, bool))
-    over_time = jax.tree.map(jnp.transpose, (beta_odds, below, peak, gap, mask, drawn_odds))
-    (log_terminal, odds_terminal, _), along = jax.lax.scan(position, start, over_time)
+    over_time = jax.tree.map(jnp.transpose, (beta_logit, below, peak, gap, mask, drawn_logit))
+    (log_terminal, logit_terminal, _), along = jax.lax.scan(position, start, over_time)
     along, odds = jax.tree.map(jnp.transpose, along)
-    return Values(*along, log_terminal, *odds, odds_terminal)
+    return Values(*along, log_terminal, *odds, logit_terminal)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from dinado_jax.adapters import lora
 from dinado_jax.config import Delta
-from dinado_jax.models.gpt2 import GPT2, rounded
+from dinado_jax.models.gpt2 import GPT2, cast_matrices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Soft:
             "vocabulary": jnp.zeros((sizes.vocab_size, sizes.n_embd), jnp.float32),
         }
 
-    def decoding(self, params):
+    def decode_params(self, params):
         # A delta is added to the base first.
-        return params if self.delta else rounded(params, self.trunk.config)
+        return params if self.delta else cast_matrices(params, self.trunk.config)
 
     def forward(self, base_params, params, base, tokens, cache=None):
         variables = {"params": params["trunk"]}

@@ -18,13 +18,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from dinado_jax.arguments import POSITIVE, integer, number
+from dinado_jax.arguments import POSITIVE, require_integer_field, require_number_field
 from dinado_jax.decoding.policy import Carry, Policy
-from dinado_jax.decoding.sampler import batches_of, check_finite, in_order
+from dinado_jax.decoding.sampler import check_finite, prompt_batches, restore_order
 from dinado_jax.errors import InputError
-from dinado_jax.models.cache import chosen, scan, when
-from dinado_jax.ops.blocks import by_blocks
-from dinado_jax.parallel import over_rows, spread
+from dinado_jax.models.cache import reorder, scan_steps, update_where
+from dinado_jax.ops.blocks import block_reduce
+from dinado_jax.parallel import replicate, shard_rows
 
 _BLOCK = 128
 
@@ -69,13 +69,15 @@ class Beam:
 
     def __post_init__(self):
         for name in ("max_new_tokens", "beams", "hypotheses"):
-            integer(self, name, *POSITIVE)
+            require_integer_field(self, name, *POSITIVE)
         if self.hypotheses > self.beams:
             raise InputError(
                 f"hypotheses = {self.hypotheses}: there are {self.beams} beams, ask for no more"
             )
-        number(self, "length_penalty", "finite, between -10 and 10", lambda x: abs(x) <= 10)
-        integer(self, "no_repeat_ngram", "0 (off) or more", lambda x: x >= 0)
+        require_number_field(
+            self, "length_penalty", "finite, between -10 and 10", lambda x: abs(x) <= 10
+        )
+        require_integer_field(self, "no_repeat_ngram", "0 (off) or more", lambda x: x >= 0)
         if self.no_repeat_ngram > self.policy.n_positions:  # nothing so long fits in twice
             object.__setattr__(self, "no_repeat_ngram", 0)
 
@@ -92,7 +94,7 @@ class Beam:
     @functools.partial(jax.jit, static_argnums=0)
     def prefill(self, variables, prompts, lengths) -> BeamState:
         """Reads the prompts once and takes the first token of every beam."""
-        return over_rows(self.mesh, self._prefill, (variables,), (prompts, lengths))
+        return shard_rows(self.mesh, self._prefill, (variables,), (prompts, lengths))
 
     def _prefill(self, variables, prompts, lengths):
         (B, T), K, N, n = prompts.shape, self.beams, self.max_new_tokens, self.no_repeat_ngram
@@ -121,19 +123,19 @@ class Beam:
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
     def decode(self, variables, state: BeamState) -> tuple[BeamState, Hypotheses]:
         """All further tokens. The state is donated: its caches are written in place."""
-        return over_rows(self.mesh, self._decode, (variables,), (state,))
+        return shard_rows(self.mesh, self._decode, (variables,), (state,))
 
     def _decode(self, variables, state):
         def advance(state, index):
             newest = jax.lax.dynamic_index_in_dim(state.tokens, index, 2, keepdims=False)
-            carry = chosen(state.carry, state.rows)
+            carry = reorder(state.carry, state.rows)
             logits, carry = self.policy.step(variables, carry, newest.reshape(-1))
             return self._advanced(state.replace(carry=carry), logits, index + 1)
 
         def step(state, index):
-            return when(~state.settled.all(), lambda s: advance(s, index), state), None
+            return update_where(~state.settled.all(), lambda s: advance(s, index), state), None
 
-        state, _ = scan(step, state, self.max_new_tokens - 1)
+        state, _ = scan_steps(step, state, self.max_new_tokens - 1)
         best = jax.tree.map(lambda x: x[:, : self.hypotheses], state.kept)
         tokens = jnp.where(best.tokens < self.policy.vocab_size, best.tokens, self.eos_id)
         return state, best._replace(tokens=tokens)
@@ -195,8 +197,8 @@ def beam_prompts(
 
     InputError for bad prompts or batch, and for a prompt after which no token can be drawn.
     """
-    numbers, parts, variables = [], [], spread(beam.mesh, variables)
-    for part, _, tokens, lengths in batches_of(
+    numbers, parts, variables = [], [], replicate(beam.mesh, variables)
+    for part, _, tokens, lengths in prompt_batches(
         beam.policy, prompts, beam.max_new_tokens, beam.eos_id, batch, beam.beams, beam.mesh
     ):
         found = jax.device_get(beam(variables, tokens, lengths))
@@ -204,7 +206,7 @@ def beam_prompts(
         check_finite(part, found.scores)
         numbers.append(part)
         parts.append(found)
-    return in_order(numbers, parts)
+    return restore_order(numbers, parts)
 
 
 def best_next(
@@ -232,7 +234,7 @@ def best_next(
 
 def _tops(logits: jax.Array) -> jax.Array:
     """The largest of every block of tokens: [B, K, V] -> [B, K, blocks]."""
-    return by_blocks(logits, _BLOCK, jax.lax.max, -jnp.inf)
+    return block_reduce(logits, _BLOCK, jax.lax.max, -jnp.inf)
 
 
 def _taken(tree: Any, index: jax.Array) -> Any:

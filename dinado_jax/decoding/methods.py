@@ -8,8 +8,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from dinado_jax.arguments import integer, number
-from dinado_jax.ops.blocks import by_blocks
+from dinado_jax.arguments import require_integer_field, require_number_field
+from dinado_jax.ops.blocks import block_reduce
 
 _BLOCK = 256
 # Colder or hotter ones draw as these do, whose arithmetic no float32 logit takes out of range.
@@ -25,9 +25,9 @@ class Method:
     top_p: float = 1.0
 
     def __post_init__(self):
-        number(self, "temperature", "0 (greedy) or more, finite", lambda x: x >= 0)
-        integer(self, "top_k", "0 (off) or more", lambda x: x >= 0)
-        number(self, "top_p", "in (0, 1]", lambda x: 0 < x <= 1)
+        require_number_field(self, "temperature", "0 (greedy) or more, finite", lambda x: x >= 0)
+        require_integer_field(self, "top_k", "0 (off) or more", lambda x: x >= 0)
+        require_number_field(self, "top_p", "in (0, 1]", lambda x: 0 < x <= 1)
 
     def draw(self, logits: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Draws one token per row.
@@ -92,7 +92,7 @@ def inverse_cdf(scores: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.A
     """
     K = scores.shape[-1]
     block = min(_BLOCK, K)
-    sums = by_blocks(jnp.exp(scores), block, jax.lax.add, 0.0)
+    sums = block_reduce(jnp.exp(scores), block, jax.lax.add, 0.0)
     upto = jnp.cumsum(sums, axis=-1)
     below_one = 1 - 2**-23
     target = jnp.minimum(uniform, below_one)[:, None] * upto[:, -1:]

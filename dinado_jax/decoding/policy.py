@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from dinado_jax.models.cache import prepared
+from dinado_jax.models.cache import allocate
 from dinado_jax.models.gpt2 import GPT2, logits
 from dinado_jax.ops.vocab import token_log_probs
 
@@ -46,7 +46,7 @@ class Policy(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Trunk:
+class ModelPolicy:
     """One GPT-2: the base, or the base with a delta. variables: {"params": ..[, "delta": ..]}."""
 
     model: GPT2
@@ -61,21 +61,25 @@ class Trunk:
 
     def prefill(self, variables, tokens, lengths, samples, steps):
         out = self.model.apply(variables, tokens)
-        scores = logits(last(out.hidden, lengths), out.vocabulary, self.model.config.silent)
-        return jnp.repeat(scores, samples, 0), prepared(out.cache, lengths, samples, steps)
+        scores = logits(
+            last_token_states(out.hidden, lengths), out.vocabulary, self.model.config.excluded_ids
+        )
+        return jnp.repeat(scores, samples, 0), allocate(out.cache, lengths, samples, steps)
 
     def step(self, variables, carry, tokens):
         out = self.model.apply(variables, tokens[:, None], carry)
-        scores = logits(out.hidden[:, 0], out.vocabulary, self.model.config.silent)
+        scores = logits(out.hidden[:, 0], out.vocabulary, self.model.config.excluded_ids)
         return scores, out.cache
 
     def log_probs(self, variables, batch):
         tokens = batch["tokens"]
         out = self.model.apply(variables, tokens)
-        silent = self.model.config.silent
-        return token_log_probs(out.hidden[:, :-1], out.vocabulary, tokens[:, 1:], silent=silent)
+        excluded_ids = self.model.config.excluded_ids
+        return token_log_probs(
+            out.hidden[:, :-1], out.vocabulary, tokens[:, 1:], excluded_ids=excluded_ids
+        )
 
 
-def last(hidden: jax.Array, lengths: jax.Array) -> jax.Array:
+def last_token_states(hidden: jax.Array, lengths: jax.Array) -> jax.Array:
     """The states [B, D] at the last tokens of right-padded rows: [B, T, D], [B]."""
     return jnp.take_along_axis(hidden, lengths[:, None, None] - 1, 1)[:, 0]

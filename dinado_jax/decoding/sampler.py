@@ -18,13 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from dinado_jax.arguments import POSITIVE, checked_integer, integer
+from dinado_jax.arguments import POSITIVE, require_integer, require_integer_field
 from dinado_jax.data import bucket
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.policy import Carry, Policy
 from dinado_jax.errors import InputError
-from dinado_jax.models.cache import scan, when
-from dinado_jax.parallel import over_rows, spread
+from dinado_jax.models.cache import scan_steps, update_where
+from dinado_jax.parallel import replicate, shard_rows
 from dinado_jax.text import check_tokens, pad
 
 _GROUP = 8  # a power of two
@@ -63,7 +63,7 @@ class Sampler:
 
     def __post_init__(self):
         for name in ("max_new_tokens", "samples"):
-            integer(self, name, *POSITIVE)
+            require_integer_field(self, name, *POSITIVE)
 
     def __call__(
         self,
@@ -92,7 +92,7 @@ class Sampler:
         """Reads the prompts once and draws the first token of every row."""
         first = jnp.broadcast_to(first, ids.shape)
         rows = prompts, lengths, ids, first
-        return over_rows(self.mesh, self._prefill, (variables, key), rows)
+        return shard_rows(self.mesh, self._prefill, (variables, key), rows)
 
     def _prefill(self, variables, key, prompts, lengths, ids, first):
         S = self.samples
@@ -107,7 +107,7 @@ class Sampler:
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
     def decode(self, variables, state: SamplingState) -> tuple[SamplingState, Samples]:
         """All further tokens. The state is donated: its caches are written in place."""
-        return over_rows(self.mesh, self._decode, (variables,), (state,))
+        return shard_rows(self.mesh, self._decode, (variables,), (state,))
 
     def _decode(self, variables, state):
         def advance(state, index):
@@ -116,11 +116,11 @@ class Sampler:
 
         def step(state, index):
             ended = state.done
-            state = when(~ended.all(), lambda state: advance(state, index), state)
+            state = update_where(~ended.all(), lambda state: advance(state, index), state)
             return state, (state.token, state.log_prob, ended)
 
         first = state.token, state.log_prob, jnp.zeros_like(state.done)
-        state, later = scan(step, state, self.max_new_tokens - 1)
+        state, later = scan_steps(step, state, self.max_new_tokens - 1)
         tokens, log_probs, ended = jax.tree.map(
             lambda x, xs: jnp.concatenate([x[None], xs]).T, first, later
         )
@@ -136,7 +136,7 @@ class Sampler:
         return SamplingState(token, log_prob, done | (token == self.eos_id), streams, carry)
 
 
-def batches_of(
+def prompt_batches(
     policy: Policy,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
@@ -152,7 +152,7 @@ def batches_of(
     those right-padded tokens [count, T] and lengths [count]. InputError for a batch below 1, and
     for prompts that do not fit vocabulary or context.
     """
-    batch = checked_integer("batch", batch, *POSITIVE)
+    batch = require_integer("batch", batch, *POSITIVE)
     devices = mesh.size if mesh else 1
     count = max(1, batch // each // devices) * devices
     check_prompts(policy, prompts, max_new_tokens)
@@ -193,7 +193,7 @@ def check_prompts(
             )
 
 
-def sampled(
+def iter_samples(
     sampler: Sampler,
     variables: Any,
     prompts: Sequence[Sequence[int]],
@@ -214,11 +214,11 @@ def sampled(
     once the first are asked for, and for a prompt after which nothing can be drawn.
     """
     S = sampler.samples
-    variables = spread(sampler.mesh, variables)
+    variables = replicate(sampler.mesh, variables)
     ids = np.arange(len(prompts)) if ids is None else np.asarray(ids)
     first = np.zeros(len(prompts)) if first is None else np.asarray(first)
     waiting = None
-    for part, filled, tokens, lengths in batches_of(
+    for part, filled, tokens, lengths in prompt_batches(
         sampler.policy, prompts, sampler.max_new_tokens, sampler.eos_id, batch, S, sampler.mesh
     ):
         streams, begin = (x[filled].astype(np.int32) for x in (ids, first))
@@ -257,7 +257,7 @@ def sample_prompts(
     ids: Sequence[int] | None = None,
 ) -> Samples:
     """All that `sampled` yields, as host arrays in the order of the prompts."""
-    return in_order(*zip(*sampled(sampler, variables, prompts, key, batch, ids)))
+    return restore_order(*zip(*iter_samples(sampler, variables, prompts, key, batch, ids)))
 
 
 def sample_in_groups(
@@ -269,7 +269,7 @@ def sample_in_groups(
 ) -> Samples:
     """The same samples, those of a prompt in groups of 8, 4, 2 or 1, each from a prefill of its
     own: no program depends on how many there are."""
-    batch = checked_integer("batch", batch, *POSITIVE)
+    batch = require_integer("batch", batch, *POSITIVE)
     check_prompts(sampler.policy, prompts, sampler.max_new_tokens)  # by their own numbers
     group = math.gcd(sampler.samples, _GROUP)
     each = sampler.samples // group
@@ -277,10 +277,10 @@ def sample_in_groups(
     again = [prompt for prompt in prompts for _ in range(each)]
     ids = np.repeat(np.arange(len(prompts)), each)
     first = np.tile(np.arange(each) * group, len(prompts))
-    return in_order(*zip(*sampled(grouped, variables, again, key, batch, ids, first)))
+    return restore_order(*zip(*iter_samples(grouped, variables, again, key, batch, ids, first)))
 
 
-def in_order(rows: Sequence[np.ndarray], parts: Sequence[NamedTuple]) -> NamedTuple:
+def restore_order(rows: Sequence[np.ndarray], parts: Sequence[NamedTuple]) -> NamedTuple:
     """Tuples of arrays, a part of the rows each, as one in the order of the row numbers."""
     order = np.argsort(np.concatenate(rows))
     return type(parts[0])(*(np.concatenate(column)[order] for column in zip(*parts)))

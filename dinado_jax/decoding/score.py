@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from dinado_jax.data import bucket, take
 from dinado_jax.decoding.policy import Policy
 from dinado_jax.ops.masks import target_mask
-from dinado_jax.parallel import over_rows, spread
+from dinado_jax.parallel import replicate, shard_rows
 from dinado_jax.text import Sequences
 
 
@@ -21,7 +21,7 @@ def _score_batch(policy: Policy, mesh: Mesh | None, variables, batch):
     def scores(variables, batch):
         return jnp.where(target_mask(batch) > 0, policy.log_probs(variables, batch), 0.0)
 
-    return over_rows(mesh, scores, (variables,), (batch,))
+    return shard_rows(mesh, scores, (variables,), (batch,))
 
 
 def score(
@@ -39,7 +39,7 @@ def score(
     wider = max(T, bucket(T, policy.n_positions)) - T
     rows = dataclasses.replace(rows, tokens=np.pad(rows.tokens, ((0, 0), (0, wider))))
     order = np.argsort(rows.length, kind="stable")
-    variables = spread(mesh, variables)
+    variables = replicate(mesh, variables)
     devices = mesh.size if mesh else 1
     batch = max(1, batch // devices) * devices
     for start in range(0, len(rows), batch):

@@ -88,7 +88,7 @@ def compare(
     norm_bias: str,
     seed: int,
 ) -> Iterator[dict]:
-    """One record a variant, as each is done: its figures, the curve they came from, and the steps
+    """One record per variant, as each is done: its figures, the curve they came from, and the steps
     and rollouts at the first measurement with 90% satisfaction (None: never)."""
     for variant in variants:
         began = time.monotonic()
@@ -120,7 +120,7 @@ _COLUMNS = {
 
 
 def table(records: list[dict]) -> str:
-    """The records as text: the optimum first, KL in nats a sequence."""
+    """The records as text: the optimum first, KL in nats per sequence."""
     rate, ideal = records[0]["base_rate"], records[0]["optimum_kl_to_base"]
     head = ["variant", *_COLUMNS.values(), "rollouts to 90%"]
     rows = [["optimum", "1.000", "0.000", "0.000", f"{ideal:.3f}", f"{ideal:.3f}", *["0"] * 3, ""]]
@@ -147,8 +147,8 @@ def _figure_class():
 
 
 def plot(records: list[dict], path: Path) -> None:
-    """Satisfaction and KL(q* || q) against rollouts, a line a variant; the suffix says the format.
-    InputError without matplotlib."""
+    """Satisfaction and KL(q* || q) against rollouts, a line per variant; the suffix says the
+    format. InputError without matplotlib."""
     figure = _figure_class()(figsize=(9, 3.5), layout="constrained")
     axes = figure.subplots(1, 2)
     for axis, key, label in zip(
@@ -180,7 +180,9 @@ def _refuse_idle(preset: config.Config, whole: config.Config, variants: list[str
     common = set(keys)
     for kind, form in map(VARIANTS.get, variants):
         control = dataclasses.replace(whole.control, kind=kind, form=form)
-        common &= dict(relevance.idle(dataclasses.replace(whole, control=control), keys)).keys()
+        common &= dict(
+            relevance.unused_settings(dataclasses.replace(whole, control=control), keys)
+        ).keys()
     for key in sorted(common):
         raise InputError(
             f"{key} plays no part for {', '.join(variants)} with these settings: leave it out"
@@ -194,7 +196,7 @@ def exact(args: argparse.Namespace) -> None:
         for key in ("seed", "vocabulary", "length", "concentration", "rarity")
         if getattr(args, key) is not None
     }
-    arguments.seed(args.seed, "--seed")
+    arguments.require_seed(args.seed, "--seed")
     world = dataclasses.replace(WORLDS[args.world], **given)
     for text in args.overrides:
         if not text.startswith(("train.", "control.norm_bias=")):
@@ -224,7 +226,7 @@ def exact(args: argparse.Namespace) -> None:
         for record in compare(args.world, world, whole.train, variants, rollouts, bias, args.seed):
             records.append(record)
             progress.advance()
-    streams.show(table(records))
+    streams.print_result(table(records))
     if args.out:
         settings = {
             "world": {"kind": args.world, **dataclasses.asdict(world)},

@@ -12,12 +12,18 @@ import numpy as np
 from dinado_jax import batches, signals
 from dinado_jax.config import Train
 from dinado_jax.controls.base import Control
-from dinado_jax.exact.measure import along, measure
+from dinado_jax.exact.measure import evaluate_sequences, measure
 from dinado_jax.exact.world import Optimum, World
 from dinado_jax.objectives.control import Warmup, make_objective
 from dinado_jax.optim import optimizer
-from dinado_jax.rollouts import Rollouts, before, importance, join, mixture_weight
-from dinado_jax.train import Diverged, make_step, split, start
+from dinado_jax.rollouts import (
+    Rollouts,
+    concatenate,
+    exclusive_cumsum,
+    importance_weights,
+    log_mixture_weight,
+)
+from dinado_jax.train import Diverged, init_state, make_step, split_micro_batches
 
 Draw = Callable[[dict | None, int, int], Rollouts]  # parameters of q (None: of p), rows, round
 
@@ -40,7 +46,7 @@ def enumerated(world: World, optimum: Optimum, control: Control, base_params: di
         rng = np.random.default_rng((world.seed, seed, number, params is None))
         p, log_ratio = np.exp(optimum.log_p), np.zeros(world.inside.shape)
         if params is not None:
-            log_ratio = along(world, control, base_params, params)[1]
+            log_ratio = evaluate_sequences(world, control, base_params, params)[1]
         q = p * np.exp(log_ratio.sum(1))
         index = rng.choice(len(q), count, p=q / q.sum())
         return judged(world, optimum, index, log_ratio[index], 0.0)
@@ -64,8 +70,8 @@ def judged(
         length=rows.length[index],
         label=optimum.label[index],
         log_base=log_base,
-        log_proposal=log_base - mixture_weight(log_ratio.sum(1), alpha),
-        log_prefix=mixture_weight(before(log_ratio), alpha),
+        log_proposal=log_base - log_mixture_weight(log_ratio.sum(1), alpha),
+        log_prefix=log_mixture_weight(exclusive_cumsum(log_ratio), alpha),
         prompt_id=np.zeros(len(index), np.int32),
         finished=np.ones(len(index), bool),
     )
@@ -107,14 +113,14 @@ def learn(
     sizes = np.diff(np.linspace(0, budget, train.rounds + 1).round().astype(int))
     state, rollouts, curve = None, None, []
     for number, (begin, end) in enumerate(itertools.pairwise(ends)):
-        signals.stop_here()
+        signals.raise_if_stopped()
         params = state.trainable if state is not None and number else None
         new = _drawn(setting, params, int(sizes[number]), train.mixture, number)
-        rollouts = new if rollouts is None else join([rollouts, new], 0)
+        rollouts = new if rollouts is None else concatenate([rollouts, new], 0)
         if state is None and 0 < rollouts.label.mean() < 1:
             prior = float(rollouts.label.mean()) if norm_bias == "success_rate" else 0.5
             params = control.init(jax.random.key(seed), base_params, prior)
-            state = start(params, optimizer(train, train.steps))
+            state = init_state(params, optimizer(train, train.steps))
         if state is None:
             continue
         state, metrics = _round(setting, train, rollouts, state, begin, end, seed)
@@ -134,17 +140,17 @@ def _drawn(setting: Setting, params: dict | None, count: int, alpha: float, numb
     of_base = round(alpha * count)
     parts = [(None, of_base), (params, count - of_base)]
     parts = [setting.draw(source, n, number) for source, n in parts if n]
-    rows = join(parts, 0)
+    rows = concatenate(parts, 0)
     if len(parts) == 1:
         return rows
-    log_ratio = along(setting.world, setting.control, setting.base_params, params)[1]
+    log_ratio = evaluate_sequences(setting.world, setting.control, setting.base_params, params)[1]
     index = setting.world.index(rows.tokens)
     return judged(setting.world, setting.optimum, index, log_ratio[index], of_base / count)
 
 
 def _round(setting, train, rollouts, state, begin, end, seed):
     """The steps begin .. end - 1 on these rollouts; returns the state and the last metrics."""
-    weight = importance(rollouts, train.weights, train.weight_clip, 0.0)
+    weight = importance_weights(rollouts, train.weights, train.weight_clip, 0.0)
     data = rollouts, weight, train, seed
     phases = (
         (train.warmup_direction, None, batches.successes),
@@ -157,7 +163,7 @@ def _round(setting, train, rollouts, state, begin, end, seed):
         if until <= begin:
             continue
         batch_at = make(*data)
-        each = [split(batch_at(step), 1) for step in range(begin, until)]
+        each = [split_micro_batches(batch_at(step), 1) for step in range(begin, until)]
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
         trainer = _trainer(setting.control, train, coefficient)
         state, along_steps = trainer(state, setting.base_params, stacked)

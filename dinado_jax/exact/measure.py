@@ -18,15 +18,17 @@ _ROWS = 4096  # sequences evaluated at once
 @functools.partial(jax.jit, static_argnums=0)
 def _along(control: Control, base_params, params, batch):
     """log p and log q / p of every token, log V before it and log R after it: [B, T-1]."""
-    evidence = control.evidence(base_params, params, batch)
-    values = control.unroll(evidence, batch)
-    residual = values.linked * bernoulli.kl(values.value_odds, values.before_odds)
+    step_inputs = control.step_inputs(base_params, params, batch)
+    values = control.unroll(step_inputs, batch)
+    residual = values.linked * bernoulli.kl(values.value_logit, values.before_logit)
     inside = target_mask(batch)
-    of_tokens = (inside * evidence.scalars.log_base, inside * values.log_ratio)
+    of_tokens = (inside * step_inputs.scalars.log_base, inside * values.log_ratio)
     return *of_tokens, values.log_value, values.log_after, residual
 
 
-def along(world: World, control: Control, base_params: dict, params: dict) -> list[np.ndarray]:
+def evaluate_sequences(
+    world: World, control: Control, base_params: dict, params: dict
+) -> list[np.ndarray]:
     """`_along` for all sequences: float64 [S, T-1] each."""
     parts, count = [], len(world.rows)
     for start in range(0, count, _ROWS):
@@ -54,12 +56,14 @@ def _inconsistency(world, p, value, after) -> float:
 def measure(
     world: World, optimum: Optimum, control: Control, base_params: dict, params: dict
 ) -> dict[str, float]:
-    """What a control is worth, by enumeration; KL in nats a sequence.
+    """What a control is worth, by enumeration; KL in nats per sequence.
 
     max_error is max |R - R*| over prefixes, told by R and by V; consistency max |sum_v p R - R|;
     bellman the mean of KL(V_{i+1} || R_i) over the positions of q's samples.
     """
-    log_base, ratios, log_value, log_after, residual = along(world, control, base_params, params)
+    log_base, ratios, log_value, log_after, residual = evaluate_sequences(
+        world, control, base_params, params
+    )
     inside, p = world.inside, np.exp(optimum.log_p)
     log_ratio = ratios.sum(1)
     q = p * np.exp(log_ratio)

@@ -10,16 +10,16 @@ from dinado_jax.config import Optim
 from dinado_jax.controls.base import Control
 from dinado_jax.data import Epochs
 from dinado_jax.decoding.methods import Method
-from dinado_jax.decoding.policy import Trunk
+from dinado_jax.decoding.policy import ModelPolicy
 from dinado_jax.decoding.sampler import Sampler, sample_prompts
 from dinado_jax.decoding.score import score
 from dinado_jax.exact.world import Optimum, World
 from dinado_jax.models.gpt2 import GPT2, GPT2Config, init_params
 from dinado_jax.objectives.sft import likelihood
 from dinado_jax.optim import optimizer
-from dinado_jax.rollouts import Rollouts, along_targets, before
+from dinado_jax.rollouts import Rollouts, align_to_targets, exclusive_cumsum
 from dinado_jax.text import Sequences
-from dinado_jax.train import make_step, split, start
+from dinado_jax.train import init_state, make_step, split_micro_batches
 
 _SFT = Optim(steps=600, batch=128, learning_rate=5e-3)
 _ROWS = 4096  # decoded or scored at once
@@ -57,12 +57,14 @@ def train_base(world: World) -> Neural:
     rows = Sequences(*(getattr(world.rows, f.name)[index] for f in dataclasses.fields(Sequences)))
     transform = optimizer(_SFT, _SFT.steps)
     step = make_step(lambda params, _, batch: likelihood(model, params, batch), transform)
-    state = start(init_params(model.config, world.seed), transform)
+    state = init_state(init_params(model.config, world.seed), transform)
     batches = Epochs(rows, _SFT.batch, world.seed)
     for number in range(_SFT.steps):
-        state, _ = step(state, None, split(batches.at(number), 1))
+        state, _ = step(state, None, split_micro_batches(batches.at(number), 1))
     variables = {"params": state.trainable}
-    return Neural(world, model, state.trainable, score(Trunk(model), variables, world.rows, _ROWS))
+    return Neural(
+        world, model, state.trainable, score(ModelPolicy(model), variables, world.rows, _ROWS)
+    )
 
 
 def decoded(base: Neural, optimum: Optimum, control: Control, seed: int):
@@ -70,9 +72,9 @@ def decoded(base: Neural, optimum: Optimum, control: Control, seed: int):
     world = base.world
 
     def draw(params, count, number):
-        policy, variables = Trunk(base.model), {"params": base.params}
+        policy, variables = ModelPolicy(base.model), {"params": base.params}
         if params is not None:
-            policy, variables = control.policy, control.composed(base.params, params)
+            policy, variables = control.policy, control.policy_variables(base.params, params)
         eos = 0 if world.ends else -1
         sampler = Sampler(policy, Method(), eos, world.length)
         key = jax.random.key(seed)
@@ -82,7 +84,7 @@ def decoded(base: Neural, optimum: Optimum, control: Control, seed: int):
         tokens = np.pad(new.tokens, ((0, 0), (1, 0)))
         index = world.index(tokens)
         rows = Sequences(tokens, np.ones(count, np.int32), 1 + new.length)
-        log_proposal = along_targets(rows, new.log_probs)
+        log_proposal = align_to_targets(rows, new.log_probs)
         log_base = base.log_base[index]
         return Rollouts(
             tokens=tokens,
@@ -91,7 +93,7 @@ def decoded(base: Neural, optimum: Optimum, control: Control, seed: int):
             label=optimum.label[index],
             log_base=log_base.sum(1),
             log_proposal=log_proposal.sum(1),
-            log_prefix=before(log_base - log_proposal),
+            log_prefix=exclusive_cumsum(log_base - log_proposal),
             prompt_id=np.zeros(count, np.int32),
             finished=new.finished,
         )

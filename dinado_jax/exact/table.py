@@ -3,7 +3,7 @@
 A table reads a prefix as a one-hot state, so its logits are factored like any model's, and
 everything built on a model (controls, recursion, objectives) runs unchanged.
 
-P prefixes, V vocabulary, T tokens a row.
+P prefixes, V vocabulary, T tokens per row.
 """
 
 import dataclasses
@@ -62,7 +62,7 @@ class TableNorm:
             table.shape[1], jnp.log(success_rate) - jnp.log1p(-success_rate), jnp.float32
         )
 
-    def odds(self, params, states):
+    def logit(self, params, states):
         return states @ params
 
 

@@ -1,6 +1,6 @@
 """An enumerable world: every sequence of a few tokens, a random oracle over them, and the optimum.
 
-S sequences, T = 1 + length tokens a row: the first is the prompt, one token 0. Where a world
+S sequences, T = 1 + length tokens per row: the first is the prompt, one token 0. Where a world
 `ends`, a later 0 is the end of a sequence, and rows are padded with it.
 """
 

@@ -1,4 +1,5 @@
-"""Keys and values of what rows have seen: prompts, shared by samples, then tokens of their own.
+"""Keys and values of what rows have seen: prompts, shared by samples, then tokens of their
+generated.
 
 B prompts, S samples of each, R = B S rows, H heads, K head width, L layers. A row's heads lie in
 the leading axis, beside its slots: no product over them needs a copy first.
@@ -12,7 +13,7 @@ import flax
 import jax
 import jax.numpy as jnp
 
-_SEGMENT = 64  # slots of the rows' own that open first
+_SEGMENT = 64  # slots of the rows' generated that open first
 
 
 class KV(NamedTuple):
@@ -32,32 +33,32 @@ class Cache:
 
     prompt: Segment  # right-padded
     lengths: jax.Array  # [B] int32 tokens of each prompt
-    own: tuple[Segment, ...] = ()  # the rows' own, full but for the last
-    ahead: tuple[Segment, ...] = ()  # not yet open
-    count: jax.Array | int = 0  # int32, tokens in `own`
+    generated: tuple[Segment, ...] = ()  # the rows' generated, full except for the last
+    reserved: tuple[Segment, ...] = ()  # not yet open
+    count: jax.Array | int = 0  # int32, tokens in `generated`
 
     @property
     def positions(self) -> jax.Array:
         """[R, 1] int32: where each row's next token stands."""
-        samples = self.own[-1][0].k.shape[0] // self.prompt[0].k.shape[0]
+        samples = self.generated[-1][0].k.shape[0] // self.prompt[0].k.shape[0]
         return jnp.repeat(self.lengths, samples)[:, None] + self.count
 
-    def layer(self, index: int) -> "Past":
+    def layer(self, index: int) -> "LayerCache":
         """What one layer attends to and writes into."""
-        own = tuple(segment[index] for segment in self.own)
-        slot = self.count - sum(kv.k.shape[1] for kv in own[:-1])
-        return Past(self.prompt[index], own, self.lengths, slot)
+        generated = tuple(segment[index] for segment in self.generated)
+        slot = self.count - sum(kv.k.shape[1] for kv in generated[:-1])
+        return LayerCache(self.prompt[index], generated, self.lengths, slot)
 
-    def written(self, newest: Segment) -> "Cache":
+    def append(self, newest: Segment) -> "Cache":
         """After one more token of every row, with the last open segment as its layers left it."""
-        return self.replace(own=(*self.own[:-1], newest), count=self.count + 1)
+        return self.replace(generated=(*self.generated[:-1], newest), count=self.count + 1)
 
 
-class Past(NamedTuple):
+class LayerCache(NamedTuple):
     """One layer of a cache."""
 
     prompt: KV
-    own: tuple[KV, ...]
+    generated: tuple[KV, ...]
     lengths: jax.Array  # [B]
     slot: jax.Array  # int32, of the last segment: where the next token goes
 
@@ -72,30 +73,34 @@ def _sizes(steps: int) -> list[int]:
     return sizes
 
 
-def prepared(cache: Cache, lengths: jax.Array, samples: int, steps: int) -> Cache:
-    """The cache of a prefill, with room for `steps` tokens of `samples` rows a prompt."""
+def allocate(cache: Cache, lengths: jax.Array, samples: int, steps: int) -> Cache:
+    """The cache of a prefill, with room for `steps` tokens of `samples` rows per prompt."""
 
     def empty(layer, slots):
         heads, _, width = layer.k.shape
         zeros = jnp.zeros((samples * heads, slots, width), layer.k.dtype)
         return KV(zeros, zeros)
 
-    ahead = tuple(tuple(empty(layer, slots) for layer in cache.prompt) for slots in _sizes(steps))
-    return Cache(cache.prompt, lengths, (), ahead, jnp.zeros((), jnp.int32))
+    reserved = tuple(
+        tuple(empty(layer, slots) for layer in cache.prompt) for slots in _sizes(steps)
+    )
+    return Cache(cache.prompt, lengths, (), reserved, jnp.zeros((), jnp.int32))
 
 
 def _is_cache(leaf: Any) -> bool:
     return isinstance(leaf, Cache)
 
 
-def scan(step: Callable, state: Any, steps: int) -> tuple[Any, Any]:
-    """`lax.scan` of step(state, index), index 0 .. steps - 1, with one token a step written into
+def scan_steps(step: Callable, state: Any, steps: int) -> tuple[Any, Any]:
+    """`lax.scan` of step(state, index), index 0 .. steps - 1, with one token per step written into
     every cache in the state: their segments open one after another."""
 
     def open_next(leaf):
         if not _is_cache(leaf):
             return leaf
-        return leaf.replace(own=(*leaf.own, leaf.ahead[0]), ahead=leaf.ahead[1:])
+        return leaf.replace(
+            generated=(*leaf.generated, leaf.reserved[0]), reserved=leaf.reserved[1:]
+        )
 
     outs, first = [], 0
     for slots in _sizes(steps):
@@ -107,7 +112,7 @@ def scan(step: Callable, state: Any, steps: int) -> tuple[Any, Any]:
     return state, jax.tree.map(lambda *parts: jnp.concatenate(parts), *outs)
 
 
-def when(wanted: jax.Array, change: Callable, state: Any) -> Any:
+def update_where(wanted: jax.Array, change: Callable, state: Any) -> Any:
     """change(state) if wanted, else state. A loop of at most one round: in place, as `lax.cond`,
     which copies the caches, is not."""
     begun = wanted, state
@@ -116,7 +121,7 @@ def when(wanted: jax.Array, change: Callable, state: Any) -> Any:
     )[1]
 
 
-def chosen(tree: Any, rows: jax.Array) -> Any:
+def reorder(tree: Any, rows: jax.Array) -> Any:
     """A tree of arrays [R, ..] and caches, each row replaced by the one `rows` [R] names: another
     of the same prompt."""
 
@@ -129,26 +134,28 @@ def chosen(tree: Any, rows: jax.Array) -> Any:
     def change(leaf):
         if not _is_cache(leaf):
             return of_rows(leaf)
-        return leaf.replace(own=jax.tree.map(of_heads, leaf.own))
+        return leaf.replace(generated=jax.tree.map(of_heads, leaf.generated))
 
     return jax.tree.map(change, tree, is_leaf=_is_cache)
 
 
-def flat(x: jax.Array) -> jax.Array:
+def fold_heads(x: jax.Array) -> jax.Array:
     """Heads beside their rows: [B, T, H, K] -> [B H, T, K]."""
     B, T, H, K = x.shape
     return x.swapaxes(1, 2).reshape(B * H, T, K)
 
 
-def attend(q: jax.Array, new: KV, past: Past) -> tuple[jax.Array, KV]:
-    """One new token a row, which sees its prompt, its own tokens and itself.
+def attend(q: jax.Array, new: KV, past: LayerCache) -> tuple[jax.Array, KV]:
+    """One new token per row, which sees its prompt, its generated tokens and itself.
 
     q and new: [R H, 1, K]. Returns the attended values [R H, 1, K] and the last segment with the
     token written.
     """
-    prompt, own, lengths, slot = past
-    newest = KV(*(jax.lax.dynamic_update_slice_in_dim(x, n, slot, 1) for x, n in zip(own[-1], new)))
-    own = (*own[:-1], newest)
+    prompt, generated, lengths, slot = past
+    newest = KV(
+        *(jax.lax.dynamic_update_slice_in_dim(x, n, slot, 1) for x, n in zip(generated[-1], new))
+    )
+    generated = (*generated[:-1], newest)
     B, (BH, T, K) = len(lengths), prompt.k.shape
     H, S = BH // B, len(q) // BH
 
@@ -169,12 +176,12 @@ def attend(q: jax.Array, new: KV, past: Past) -> tuple[jax.Array, KV]:
     inside = jnp.arange(T)[None] < lengths[:, None]
     inside = jnp.repeat(inside, S * H, axis=0)[:, None]
     parts = [jnp.where(inside, by_row(scores(by_prompt(q), prompt.k)), -jnp.inf)]
-    parts += [scores(q, segment.k) for segment in own]
+    parts += [scores(q, segment.k) for segment in generated]
     filled = jnp.arange(newest.k.shape[1])[None, None] <= slot
     parts[-1] = jnp.where(filled, parts[-1], -jnp.inf)
     weights = jax.nn.softmax(jnp.concatenate(parts, axis=-1))
-    starts = itertools.accumulate((segment.k.shape[1] for segment in own[:-1]), initial=T)
+    starts = itertools.accumulate((segment.k.shape[1] for segment in generated[:-1]), initial=T)
     of_prompt, *of_own = jnp.split(weights, list(starts), axis=-1)
     out = by_row(mixed(by_prompt(of_prompt), prompt.v))
-    out += sum(mixed(part, segment.v) for part, segment in zip(of_own, own))
+    out += sum(mixed(part, segment.v) for part, segment in zip(of_own, generated))
     return out.astype(q.dtype), newest

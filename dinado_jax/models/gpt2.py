@@ -16,13 +16,13 @@ import jax
 import jax.numpy as jnp
 
 from dinado_jax import arguments
-from dinado_jax.errors import InputError, shown
+from dinado_jax.errors import InputError, quote
 from dinado_jax.limits import LARGEST
-from dinado_jax.models.cache import KV, Cache, Past, attend, flat
+from dinado_jax.models.cache import KV, Cache, LayerCache, attend, fold_heads
 from dinado_jax.models.options import plain
 from dinado_jax.ops.low_rank import low_rank_product
-from dinado_jax.ops.masks import silenced
-from dinado_jax.ops.spread import gathered, product
+from dinado_jax.ops.masks import fill_ids
+from dinado_jax.ops.spread import all_gather_param, sharded_matmul
 
 _ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh")
 # config.json options that change the function computed; anything but the GPT-2 value is refused.
@@ -50,7 +50,7 @@ class GPT2Config:
     remat: bool = False  # gradients recompute each block's activations instead of keeping them
     # Ids without text, as ranges [first, end): p leaves them out, whatever their logits are. They
     # belong to the tokenizer, so config.json does not have them.
-    silent: tuple[tuple[int, int], ...] = ()
+    excluded_ids: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self):
         for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"):
@@ -77,13 +77,13 @@ class GPT2Config:
         for name, value in _FIXED.items():
             if hf.get(name, value) != value:
                 raise InputError(
-                    f"config.json has {name} = {shown(hf[name])}: only {value} is supported, "
+                    f"config.json has {name} = {quote(hf[name])}: only {value} is supported, "
                     "choose a plain GPT-2 checkpoint"
                 )
         activation = hf.get("activation_function", "gelu_new")
         if activation not in _ACTIVATIONS:
             raise InputError(
-                f"config.json has activation_function = {shown(activation)}: "
+                f"config.json has activation_function = {quote(activation)}: "
                 f"only {' or '.join(_ACTIVATIONS)} is supported"
             )
         required = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
@@ -94,13 +94,13 @@ class GPT2Config:
             most = LARGEST[f"base.{name}"]
             if type(value) is not int or not 1 <= value <= most:  # type: a bool is an int too
                 raise InputError(
-                    f"config.json has {name} = {shown(value)}: it must be an integer of at least 1 "
+                    f"config.json has {name} = {quote(value)}: it must be an integer of at least 1 "
                     f"and at most {most:,}, copy the model's own config.json"
                 )
         epsilon = hf.get("layer_norm_epsilon", cls.layer_norm_epsilon)
         if type(epsilon) not in (int, float) or not 0 < epsilon < 1:
             raise InputError(
-                f"config.json has layer_norm_epsilon = {shown(epsilon)}: it must be a small number "
+                f"config.json has layer_norm_epsilon = {quote(epsilon)}: it must be a small number "
                 "above 0, copy the model's own config.json"
             )
         return cls(**sizes, layer_norm_epsilon=epsilon)
@@ -137,21 +137,21 @@ class Output:
         return logits(self.hidden, self.vocabulary)
 
 
-def of_states(config: GPT2Config, params: dict, states: jax.Array) -> Output:
+def output_from_states(config: GPT2Config, params: dict, states: jax.Array) -> Output:
     """The output of a model without a delta whose last hidden states [B, T, D] are given."""
     vocabulary = params["wte"]["embedding"].astype(config.dtype)
     return Output(states.astype(config.dtype), vocabulary, None)
 
 
 def logits(
-    hidden: jax.Array, vocabulary: jax.Array, silent: tuple[tuple[int, int], ...] = ()
+    hidden: jax.Array, vocabulary: jax.Array, excluded_ids: tuple[tuple[int, int], ...] = ()
 ) -> jax.Array:
     """[..., D] and [V, D] -> [..., V] float32, -inf at the ids in the `silent` ranges."""
     out = jnp.einsum("...D,VD->...V", hidden, vocabulary, preferred_element_type=jnp.float32)
-    return silenced(out, silent, -jnp.inf)
+    return fill_ids(out, excluded_ids, -jnp.inf)
 
 
-def rounded(params: Any, config: GPT2Config) -> Any:
+def cast_matrices(params: Any, config: GPT2Config) -> Any:
     """Parameters of a module here with matrices in the activation dtype, to which every use of them
     rounds them anyway: a decoding loop would at every token."""
     return jax.tree.map(lambda x: x.astype(config.dtype) if x.ndim == 2 else x, params)
@@ -164,7 +164,7 @@ def _adapted(module: nn.Module, name: str, value: jax.Array) -> jax.Array:
     delta = module.get_variable("delta", name)
     if "full" in delta:  # shared out as the value is
         return value + delta["full"]
-    return value + gathered(delta["a"]) @ gathered(delta["b"])
+    return value + all_gather_param(delta["a"]) @ all_gather_param(delta["b"])
 
 
 def _low_rank(module: nn.Module, name: str) -> dict[str, jax.Array] | None:
@@ -172,13 +172,13 @@ def _low_rank(module: nn.Module, name: str) -> dict[str, jax.Array] | None:
     if not module.has_variable("delta", name):
         return None
     delta = module.get_variable("delta", name)
-    return jax.tree.map(gathered, delta) if "a" in delta else None
+    return jax.tree.map(all_gather_param, delta) if "a" in delta else None
 
 
 def _vector(module: nn.Module, name: str, value: jax.Array, x: jax.Array) -> jax.Array:
     """A [D] parameter with its delta, in x's dtype and with as many axes, so that nothing is
     broadcast by accident."""
-    vector = gathered(_adapted(module, name, value)).astype(x.dtype)
+    vector = all_gather_param(_adapted(module, name, value)).astype(x.dtype)
     return jnp.expand_dims(vector, tuple(range(x.ndim - 1)))
 
 
@@ -198,9 +198,9 @@ class Dense(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.features,), dtype)
         factors = _low_rank(self, "kernel")
         if factors is None:
-            y = product(x, _adapted(self, "kernel", kernel))
+            y = sharded_matmul(x, _adapted(self, "kernel", kernel))
         else:
-            y = product(x, kernel) + low_rank_product(x, factors["a"], factors["b"])
+            y = sharded_matmul(x, kernel) + low_rank_product(x, factors["a"], factors["b"])
         return y + _vector(self, "bias", bias, y)
 
 
@@ -235,31 +235,33 @@ class Embed(nn.Module):
     def __call__(self, index):
         factors = _low_rank(self, "embedding")
         if factors is None:
-            found = gathered(_adapted(self, "embedding", self.embedding))[index]
+            found = all_gather_param(_adapted(self, "embedding", self.embedding))[index]
         else:
-            found = gathered(self.embedding)[index] + factors["a"][index] @ factors["b"]
+            found = all_gather_param(self.embedding)[index] + factors["a"][index] @ factors["b"]
         return found.astype(self.config.dtype)
 
     def whole(self):
-        return gathered(_adapted(self, "embedding", self.embedding)).astype(self.config.dtype)
+        return all_gather_param(_adapted(self, "embedding", self.embedding)).astype(
+            self.config.dtype
+        )
 
 
 class Attention(nn.Module):
     config: GPT2Config
 
     @nn.compact
-    def __call__(self, x_BTD, past: Past | None):
+    def __call__(self, x_BTD, past: LayerCache | None):
         config = self.config
         B, T, D = x_BTD.shape
         heads = (B, T, config.n_head, D // config.n_head)
         qkv = Dense(config, 3 * D, name="c_attn")(x_BTD)
         q, k, v = (part.reshape(heads) for part in jnp.split(qkv, 3, axis=-1))
-        present = KV(flat(k), flat(v))
+        present = KV(fold_heads(k), fold_heads(v))
         if past is None:
             kernel = attention_kernel(jax.default_backend(), q.dtype, heads[-1])
             out = jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation=kernel)
         else:
-            out, present = attend(flat(q), present, past)
+            out, present = attend(fold_heads(q), present, past)
         return Dense(config, D, 0.5 / config.n_layer, name="c_proj")(out.reshape(B, T, D)), present
 
 
@@ -288,7 +290,7 @@ class Block(nn.Module):
     config: GPT2Config
 
     @nn.compact
-    def __call__(self, x_BTD, past: Past | None):
+    def __call__(self, x_BTD, past: LayerCache | None):
         attended, present = Attention(self.config, name="attn")(
             LayerNorm(self.config, name="ln_1")(x_BTD), past
         )
@@ -335,7 +337,7 @@ class Head(nn.Module):
         hidden_BTD, cache = _blocks(config, x_BTD, cache)
         shape = (config.vocab_size, config.n_embd)
         vocabulary = self.param("vocabulary", nn.initializers.zeros, shape, config.param_dtype)
-        vocabulary = gathered(vocabulary)
+        vocabulary = all_gather_param(vocabulary)
         return Output(hidden_BTD, vocabulary.astype(config.dtype), cache)
 
 
@@ -356,7 +358,7 @@ def _blocks(config, x_BTD, cache):
     hidden_BTD = LayerNorm(config, name="ln_f")(x_BTD)
     if cache is None:
         return hidden_BTD, Cache(tuple(presents), jnp.full(len(x_BTD), x_BTD.shape[1], jnp.int32))
-    return hidden_BTD, cache.written(tuple(presents))
+    return hidden_BTD, cache.append(tuple(presents))
 
 
 def init_params(config: GPT2Config, seed: int) -> dict:
@@ -366,5 +368,5 @@ def init_params(config: GPT2Config, seed: int) -> dict:
     GPT-2's own fixed 0.02 suits its width of 768; at a width of 64 attention then sleeps for long.
     """
     tokens = jnp.zeros((1, 1), jnp.int32)
-    key = jax.random.key(arguments.seed(seed))
+    key = jax.random.key(arguments.require_seed(seed))
     return jax.jit(GPT2(config).init)(key, tokens)["params"]

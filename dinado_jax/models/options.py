@@ -3,7 +3,7 @@ would change the function computed. What is not applied here is refused, not ign
 
 from typing import Any
 
-from dinado_jax.errors import InputError, shown
+from dinado_jax.errors import InputError, quote
 
 # transformers takes either name, and the alias where both are given.
 _ALIASES = {
@@ -76,7 +76,7 @@ def plain(hf: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     # TF and Flax prefixes are the same models in other frameworks.
     if any(str(head).removeprefix("TF").removeprefix("Flax") not in _HEADS for head in heads):
         raise InputError(
-            f"config.json has architectures = {shown(heads)}: only a language model, "
+            f"config.json has architectures = {quote(heads)}: only a language model, "
             f"{_HEADS[0]}, is supported"
         )
     return hf
@@ -91,11 +91,11 @@ def check_generation(settings: dict[str, Any], where: str) -> None:
 def _refuse(given: dict[str, Any], table: dict[str, tuple], where: str, fix: str) -> None:
     for name, values in table.items():
         if given.get(name) is not None and given[name] not in values:
-            raise InputError(f"{where} has {name} = {shown(given[name])}: not supported, {fix}")
+            raise InputError(f"{where} has {name} = {quote(given[name])}: not supported, {fix}")
 
 
 def _contradiction(hf, other: str, name: str, value: Any) -> InputError:
     return InputError(
-        f"config.json has {other} = {shown(hf[other])} and {name} = {shown(value)}, which are one: "
+        f"config.json has {other} = {quote(hf[other])} and {name} = {quote(value)}, which are one: "
         "correct or remove one of them"
     )

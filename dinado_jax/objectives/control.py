@@ -25,7 +25,7 @@ _HUBER = 1.5  # nats: errors beyond it pull with constant force
 
 
 def direction(control: Control, base_params: dict, params: dict, batch: Batch) -> Term:
-    """Negative log-likelihood (nats a row) of the composed q, each row weighted by its label.
+    """Negative log-likelihood (nats per row) of the composed q, each row weighted by its label.
 
     With rows drawn from p given C = 1 this is KL(q* || q) up to a constant (distribution matching).
     """
@@ -38,7 +38,7 @@ def _likelihood(log_probs: jax.Array, batch: Batch) -> Term:
 
 
 def divergence(control: Control, base_params: dict, params: dict, batch: Batch) -> Term:
-    """Generalised KL (nats a row) between q* and q over rows of any proposal d, up to a constant:
+    """Generalised KL (nats per row) between q* and q over rows of any proposal d, up to a constant:
 
         E_d[ q / d - (q* / d) log q ]      with share [B] = q* / d and log_proposal [B] = log d.
 
@@ -76,13 +76,13 @@ def regression(control: Control, base_params: dict, params: dict, batch: Batch) 
 
 def bellman(values) -> Term:
     """KL(V_{i+1} || R_i) summed over every position after the first: forward consistency."""
-    residual = bernoulli.kl(values.value_odds, values.before_odds)
+    residual = bernoulli.kl(values.value_logit, values.before_logit)
     return Term((values.linked * residual).sum(), values.linked.sum())
 
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """The objectives as released, their off-by-one masks mended; gradients flow everywhere.
+    """The objectives as released, their off-by-one masks fixed; gradients flow everywhere.
 
     soft, merge: BCE(R(x), C) at the end of the sequence + lambda x Bellman at every position.
     nado: BCE(R, C) after every token + lambda x Bellman. hard: BCE after every token. Summed over a
@@ -97,11 +97,11 @@ class Published:
         label = batch["label"]
         rows = jnp.ones_like(label).sum()
         if self.control.entangled or self.control.recursive:
-            entropy = bernoulli.cross_entropy(values.after_odds, label[:, None])
+            entropy = bernoulli.cross_entropy(values.after_logit, label[:, None])
             weight = target_mask(batch) * batch["suffix"]
             out = {"prefixes": Term((weight * entropy).sum(), rows)}
         else:
-            entropy = bernoulli.cross_entropy(values.terminal_odds, label)
+            entropy = bernoulli.cross_entropy(values.terminal_logit, label)
             out = {"terminal": Term(entropy.sum(), rows)}
         if not self.control.recursive:
             out["bellman"] = Term(bellman(values).sum, rows, self.coefficient)
@@ -136,20 +136,20 @@ class Disentangled:
         values, mask = control.values(base_params, params, rows), target_mask(rows)
         label, shift, weight = rows["label"], rows["shift"], mask * rows["suffix"]
         # The labels teach the direction through the A of every token, the norm by V before it.
-        at = values.after_odds if self.direction is None else values.value_odds
+        at = values.after_logit if self.direction is None else values.value_logit
         entropy = bernoulli.cross_entropy(at, label[:, None], shift[:, None])
         out["value"] = Term((weight * entropy).sum(), weight.sum())
         if self.direction is not None:
-            terminal = bernoulli.cross_entropy(values.terminal_odds, label, shift)
+            terminal = bernoulli.cross_entropy(values.terminal_logit, label, shift)
             out["terminal"] = Term(terminal.sum(), jnp.ones_like(terminal).sum())
         if not control.recursive:
             out["bellman"] = bellman(values)._replace(coefficient=self.coefficient)
         return out
 
     def _rate(self, base_params, params, rows) -> Term:
-        beta_odds = self.control.evidence(base_params, params, rows).beta_odds
+        beta_logit = self.control.step_inputs(base_params, params, rows).beta_logit
         end = rows["prompt_length"][:, None] - 1
-        odds = jnp.take_along_axis(beta_odds, end, axis=1, mode="clip")[:, 0]
+        odds = jnp.take_along_axis(beta_logit, end, axis=1, mode="clip")[:, 0]
         entropy = bernoulli.cross_entropy(odds, rows["rate"])
         # Rows drawn by label favour prompts whose rate came out high: undone here.
         weight = rows["label"] + (1 - rows["label"]) * jnp.exp(rows["shift"])

@@ -16,6 +16,9 @@ def likelihood(model: GPT2, params: dict, batch: dict[str, jax.Array]) -> dict[s
     out = model.apply({"params": params}, batch["tokens"])
     mask_BT = target_mask(batch)
     log_probs_BT = token_log_probs(
-        out.hidden[:, :-1], out.vocabulary, batch["tokens"][:, 1:], silent=model.config.silent
+        out.hidden[:, :-1],
+        out.vocabulary,
+        batch["tokens"][:, 1:],
+        excluded_ids=model.config.excluded_ids,
     )
     return {"nll": Term(-(mask_BT * log_probs_BT).sum(), mask_BT.sum())}

@@ -50,7 +50,7 @@ def cross_entropy(odds: jax.Array, label: jax.Array, shift: jax.Array | float = 
     return -label * jax.nn.log_sigmoid(odds) - (1 - label) * jax.nn.log_sigmoid(-odds)
 
 
-def kl(odds_a: jax.Array, odds_b: jax.Array) -> jax.Array:
+def kl(logit_a: jax.Array, logit_b: jax.Array) -> jax.Array:
     """KL(Bernoulli(a) || Bernoulli(b)) >= 0 from their log-odds."""
 
     def part(a, b):
@@ -58,4 +58,4 @@ def kl(odds_a: jax.Array, odds_b: jax.Array) -> jax.Array:
         log_a = jax.nn.log_sigmoid(a)
         return jnp.exp(log_a) * (log_a - jax.nn.log_sigmoid(b))
 
-    return part(odds_a, odds_b) + part(-odds_a, -odds_b)
+    return part(logit_a, logit_b) + part(-logit_a, -logit_b)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 FOLDED = {"cpu": False, "gpu": True, "tpu": True}
 
 
-def by_blocks(x: jax.Array, block: int, monoid: Callable, start: float) -> jax.Array:
+def block_reduce(x: jax.Array, block: int, monoid: Callable, start: float) -> jax.Array:
     """[.., V] -> [.., ceil(V / block)], each block reduced by jax.lax.add or max from `start`."""
     rest = [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % block)]
     if not FOLDED[jax.default_backend()]:

@@ -17,11 +17,11 @@ def target_mask(batch: dict[str, jax.Array]) -> jax.Array:
     return inside.astype(jnp.float32)
 
 
-def silenced(x: jax.Array, silent: tuple[tuple[int, int], ...], value: float) -> jax.Array:
+def fill_ids(x: jax.Array, excluded_ids: tuple[tuple[int, int], ...], value: float) -> jax.Array:
     """x [.., V] with `value` at the ids of the ranges [first, end) in `silent`; x itself without
     any."""
-    if not silent:
+    if not excluded_ids:
         return x
     column = jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
-    within = [(first <= column) & (column < end) for first, end in silent]
+    within = [(first <= column) & (column < end) for first, end in excluded_ids]
     return jnp.where(functools.reduce(jnp.logical_or, within), jnp.asarray(value, x.dtype), x)

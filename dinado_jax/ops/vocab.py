@@ -21,8 +21,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dinado_jax.ops.masks import silenced
-from dinado_jax.ops.spread import parts
+from dinado_jax.ops.masks import fill_ids
+from dinado_jax.ops.spread import shard_count
 
 # Tokens whose logits are alive at once: few on a CPU, whose caches are small; enough elsewhere to
 # keep the units that multiply busy.
@@ -33,7 +33,7 @@ Ranges = tuple[tuple[int, int], ...]  # of ids, [first, end) each
 _LOW = -1e30  # a logit of no probability; finite, so that 0 times it is 0
 
 
-class Scalars(NamedTuple):
+class VocabScalars(NamedTuple):
     """What every control needs of the vocabulary at one position (float32, nats), with q the
     distribution proportional to p e^r.
 
@@ -65,7 +65,7 @@ def token_log_probs(
     matrix: jax.Array,
     tokens: jax.Array,
     chunk: int | None = None,
-    silent: Ranges = (),
+    excluded_ids: Ranges = (),
 ) -> jax.Array:
     """Log-probability of each token under softmax(hidden matrix^T).
 
@@ -80,7 +80,7 @@ def token_log_probs(
     """
     flat = hidden.reshape(-1, hidden.shape[-1])
     chunk = chunk or CHUNKS[jax.default_backend()]
-    out = _reduced("policy", chunk, silent, flat, matrix, None, tokens.reshape(-1))
+    out = _reduced("policy", chunk, excluded_ids, flat, matrix, None, tokens.reshape(-1))
     return out.log_policy.reshape(tokens.shape)
 
 
@@ -98,11 +98,11 @@ def direction(link: str, logits: jax.Array, log_base: jax.Array) -> jax.Array:
     return logits
 
 
-def silenced_direction(
-    link: str, logits: jax.Array, log_base: jax.Array, silent: Ranges
+def masked_direction(
+    link: str, logits: jax.Array, log_base: jax.Array, excluded_ids: Ranges
 ) -> jax.Array:
     """The same, low at ids that are left out: no peak is there."""
-    return silenced(direction(link, logits, log_base), silent, _LOW)
+    return fill_ids(direction(link, logits, log_base), excluded_ids, _LOW)
 
 
 @functools.partial(jax.named_call, name="direction_scalars")
@@ -112,8 +112,8 @@ def direction_scalars(
     base: Factors,
     tokens: jax.Array,
     chunk: int | None = None,
-    silent: Ranges = (),
-) -> Scalars:
+    excluded_ids: Ranges = (),
+) -> VocabScalars:
     """The scalars of a direction whose logits, and the base's, come factored.
 
     Args:
@@ -129,12 +129,12 @@ def direction_scalars(
     hidden, base_hidden = (x.reshape(-1, x.shape[-1]) for x in (factors[0], base[0]))
     frozen = base_hidden, base[1]
     chunk = chunk or CHUNKS[jax.default_backend()]
-    out = _reduced(link, chunk, silent, hidden, factors[1], frozen, tokens.reshape(-1))
+    out = _reduced(link, chunk, excluded_ids, hidden, factors[1], frozen, tokens.reshape(-1))
     return jax.tree.map(lambda x: x.reshape(tokens.shape), out)
 
 
 class _Kept(NamedTuple):
-    """What the backward pass needs of the forward one: [N], but for mean [N, D]."""
+    """What the backward pass needs of the forward one: [N], except for mean [N, D]."""
 
     mean: jax.Array  # E without x and m
     weight: jax.Array  # w of x
@@ -144,19 +144,19 @@ class _Kept(NamedTuple):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _reduced(link, chunk, silent, hidden_ND, matrix, base, tokens_N):
+def _reduced(link, chunk, excluded_ids, hidden_ND, matrix, base, tokens_N):
     """Scalars of N tokens; without a base the log-probability of the token alone. Under vmap the
     gradient of a trained matrix is as many matrices: flatten rows instead."""
-    scalars, _ = _forward(link, chunk, silent, False, hidden_ND, matrix, base, tokens_N)
+    scalars, _ = _forward(link, chunk, excluded_ids, False, hidden_ND, matrix, base, tokens_N)
     return scalars
 
 
-def _reduced_forward(link, chunk, silent, hidden_ND, matrix, base, tokens_N):
-    scalars, kept = _forward(link, chunk, silent, True, hidden_ND, matrix, base, tokens_N)
+def _reduced_forward(link, chunk, excluded_ids, hidden_ND, matrix, base, tokens_N):
+    scalars, kept = _forward(link, chunk, excluded_ids, True, hidden_ND, matrix, base, tokens_N)
     return scalars, (hidden_ND, matrix, base, tokens_N, scalars, kept)
 
 
-def _reduced_backward(link, chunk, silent, left, given):
+def _reduced_backward(link, chunk, excluded_ids, left, given):
     hidden_ND, matrix, base, tokens_N, scalars, kept = left
     of_token, of_peak, of_mean = given.log_policy * kept.slope, None, given.log_policy
     if base is not None:
@@ -180,7 +180,7 @@ def _reduced_backward(link, chunk, silent, left, given):
     def tile(total, arrays):
         hidden_nD, base_nD, tokens_n, peak_n, of_token, of_peak, of_mean = arrays
         frozen = base and (base_nD, base[1])
-        *_, weight_nV = _over_vocabulary(link, silent, hidden_nD, matrix, frozen)
+        *_, weight_nV = _over_vocabulary(link, excluded_ids, hidden_nD, matrix, frozen)
         slope_nV = -of_mean[:, None] * weight_nV
         slope_nV = _added(slope_nV, tokens_n, of_token)
         if base is not None:
@@ -191,7 +191,7 @@ def _reduced_backward(link, chunk, silent, left, given):
 
     # Dead code, and removed as such, unless the matrix is trained. Each of k devices adds up its
     # own; they meet once.
-    devices = parts(len(tokens_N))
+    devices = shard_count(len(tokens_N))
     zeros = jnp.zeros((devices, *matrix.shape), jnp.float32)
     of_matrix, _ = jax.lax.scan(tile, zeros, _tiles(arrays, chunk))
     return hidden.astype(hidden_ND.dtype), of_matrix.sum(0).astype(matrix.dtype), None, None
@@ -200,22 +200,22 @@ def _reduced_backward(link, chunk, silent, left, given):
 _reduced.defvjp(_reduced_forward, _reduced_backward)
 
 
-def _forward(link, chunk, silent, differentiated, hidden_ND, matrix, base, tokens_N):
+def _forward(link, chunk, excluded_ids, differentiated, hidden_ND, matrix, base, tokens_N):
     """Scalars, and of a differentiated call what to keep."""
 
     def tile(_, arrays):
         hidden_nD, base_nD, tokens_n = arrays
         frozen = base and (base_nD, base[1])
         log_p_nV, l_nV, r_nV, peak_n, gap_n, weight_nV = _over_vocabulary(
-            link, silent, hidden_nD, matrix, frozen
+            link, excluded_ids, hidden_nD, matrix, frozen
         )
         drawn_n = _at(r_nV, tokens_n)
-        scalars = Scalars(drawn_n, *6 * [None])
+        scalars = VocabScalars(drawn_n, *6 * [None])
         # The larger the logit the larger r, and next to r = 0 only the logit tells tokens apart.
         score_nV = l_nV if link == "sigmoid" else r_nV
         if base is not None:
             log_p_n, below_n = _at(log_p_nV, tokens_n), drawn_n - r_nV.max(-1)
-            scalars = Scalars(
+            scalars = VocabScalars(
                 log_policy=log_p_n + below_n + peak_n,
                 log_base=log_p_n,
                 peak=peak_n,
@@ -245,15 +245,15 @@ def _forward(link, chunk, silent, differentiated, hidden_ND, matrix, base, token
     return jax.tree.map(lambda x: _untiled(x, len(tokens_N)), out)
 
 
-def _over_vocabulary(link, silent, hidden_nD, matrix, base):
+def _over_vocabulary(link, excluded_ids, hidden_nD, matrix, base):
     """One chunk: log p, l and r [n, V], peak and gap [n], the weights w [n, V]. Without a base r is
     log q."""
-    l_nV = silenced(_product("nD,VD->nV", hidden_nD, matrix), silent, _LOW)
+    l_nV = fill_ids(_product("nD,VD->nV", hidden_nD, matrix), excluded_ids, _LOW)
     if base is None:
         log_q_nV = jax.nn.log_softmax(l_nV)
         return None, l_nV, log_q_nV, None, None, jnp.exp(log_q_nV)
-    log_p_nV = jax.nn.log_softmax(silenced(_product("nD,VD->nV", *base), silent, _LOW))
-    r_nV = silenced_direction(link, l_nV, log_p_nV, silent)
+    log_p_nV = jax.nn.log_softmax(fill_ids(_product("nD,VD->nV", *base), excluded_ids, _LOW))
+    r_nV = masked_direction(link, l_nV, log_p_nV, excluded_ids)
     # Differences first, large logits would swallow them.
     below_nV = r_nV - r_nV.max(-1, keepdims=True)
     # Of `where` XLA makes one loop with the sum, and keeps no array.
@@ -296,7 +296,7 @@ def _tiles(arrays, chunk):
     twice."""
 
     def cut(x):
-        devices = parts(x.shape[0])
+        devices = shard_count(x.shape[0])
         x = x.reshape(devices, -1, *x.shape[1:])
         size = max(1, min(chunk, x.shape[1]))  # N is 0 for rows of a single token
         padded = jnp.pad(x, [(0, 0), (0, -x.shape[1] % size)] + [(0, 0)] * (x.ndim - 2))
@@ -308,7 +308,7 @@ def _tiles(arrays, chunk):
 
 def _untiled(x, count):
     """The inverse of `_tiles`."""
-    devices, (chunks, n) = parts(count), x.shape[:2]
+    devices, (chunks, n) = shard_count(count), x.shape[:2]
     x = x.reshape(chunks, devices, n // devices, *x.shape[2:]).swapaxes(0, 1)
     x = x.reshape(devices, chunks * n // devices, *x.shape[3:])[:, : count // devices]
     return x.reshape(count, *x.shape[2:])

@@ -1,4 +1,4 @@
-"""English words that do not inflect by rule, one a line: the word and its irregular forms.
+"""English words that do not inflect by rule, one per line: the word and its irregular forms.
 
 Facts of the language, as learners' dictionaries list them in their appendices of irregular verbs
 and plurals; British and American forms stand side by side. Regular forms are listed too where a

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dinado_jax.errors import InputError, shown
+from dinado_jax.errors import InputError, quote
 from dinado_jax.oracles.foreign import ForeignError, guarded
 from dinado_jax.oracles.lexical import lexical
 
@@ -18,17 +18,17 @@ _ROUNDING = 1e-6  # by which a label may miss [0, 1]: float32 arithmetic of the 
 _FORM = "write it as function(prompts, texts) and return one bool or float in [0, 1] per text"
 
 
-class Verdict(NamedTuple):
+class OracleResult(NamedTuple):
     """What the oracle said of N samples."""
 
     labels: np.ndarray  # float32 [N], in [0, 1]; nan where the oracle failed
-    faults: np.ndarray  # str [N], the type of what it raised; empty where it judged
+    errors: np.ndarray  # str [N], the type of what it raised; empty where it judged
     message: str = ""  # of the first exception; may hold secrets, so it is kept nowhere
 
     @property
     def failed(self) -> np.ndarray:
         """bool [N]."""
-        return self.faults != ""
+        return self.errors != ""
 
     @property
     def failures(self) -> int:
@@ -36,7 +36,7 @@ class Verdict(NamedTuple):
         return int(self.failed.sum())
 
 
-def judge(oracle: Oracle, prompts: Sequence[str], texts: Sequence[str]) -> Verdict:
+def judge(oracle: Oracle, prompts: Sequence[str], texts: Sequence[str]) -> OracleResult:
     """Labels N samples: one call on the whole batch, or, if that raises, one call per sample.
 
     Every call gets lists of its own, which it may change. A sample on which the oracle raises, or
@@ -48,10 +48,10 @@ def judge(oracle: Oracle, prompts: Sequence[str], texts: Sequence[str]) -> Verdi
     except ForeignError:
         return _one_by_one(oracle, prompts, texts)
     message = "a masked answer" if masked.any() else ""
-    return Verdict(labels, np.where(masked, "masked", ""), message)
+    return OracleResult(labels, np.where(masked, "masked", ""), message)
 
 
-def rehearse(oracle: Oracle, prompts: Sequence[str], texts: Sequence[str]) -> None:
+def check_oracle(oracle: Oracle, prompts: Sequence[str], texts: Sequence[str]) -> None:
     """Asks the oracle about a few rows before anything is computed, and drops its answers.
 
     InputError if it cannot be called with two lists, answers anything but labels, or raises on
@@ -69,27 +69,27 @@ def rehearse(oracle: Oracle, prompts: Sequence[str], texts: Sequence[str]) -> No
             raise InputError(
                 f"oracle {_name(oracle)}{takes}, cannot take two lists ({error}): {_FORM}"
             ) from None
-    refuse_silence(oracle, judge(oracle, prompts, texts))
+    require_labels(oracle, judge(oracle, prompts, texts))
 
 
-def refuse_silence(oracle: Oracle, verdict: Verdict) -> None:
+def require_labels(oracle: Oracle, result: OracleResult) -> None:
     """InputError if the oracle failed on every sample, of which there is one at least."""
-    if verdict.failures and verdict.failed.all():
+    if result.failures and result.failed.all():
         raise InputError(
-            f"oracle {_name(oracle)}, all {verdict.failures} samples raised, the first "
-            f"{verdict.message or verdict.faults[0]}: try it on one prompt and text"
+            f"oracle {_name(oracle)}, all {result.failures} samples raised, the first "
+            f"{result.message or result.errors[0]}: try it on one prompt and text"
         )
 
 
-def _one_by_one(oracle: Oracle, prompts: Sequence[str], texts: Sequence[str]) -> Verdict:
-    labels, faults, message = np.full(len(texts), np.nan, np.float32), [""] * len(texts), ""
+def _one_by_one(oracle: Oracle, prompts: Sequence[str], texts: Sequence[str]) -> OracleResult:
+    labels, errors, message = np.full(len(texts), np.nan, np.float32), [""] * len(texts), ""
     for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
         try:
             (labels[i],), (masked,) = _asked(oracle, [prompt], [text])
-            faults[i] = "masked" if masked else ""
+            errors[i] = "masked" if masked else ""
         except ForeignError as error:
-            faults[i], message = error.kind, message or str(error)
-    return Verdict(labels, np.array(faults), message)
+            errors[i], message = error.kind, message or str(error)
+    return OracleResult(labels, np.array(errors), message)
 
 
 def _asked(
@@ -104,11 +104,11 @@ def _asked(
         answer = oracle(list(prompts), list(texts))
     try:
         with guarded():
-            values, fault = _labels(answer, count)
-    except ForeignError as error:
-        values, fault = None, f"an answer that cannot become an array ({error})"
-    if fault:
-        raise InputError(f"oracle {_name(oracle)}, {fault} for {count} texts: {_FORM}")
+            values, error = _labels(answer, count)
+    except ForeignError as raised:
+        values, error = None, f"an answer that cannot become an array ({raised})"
+    if error:
+        raise InputError(f"oracle {_name(oracle)}, {error} for {count} texts: {_FORM}")
     masked = np.ma.getmaskarray(values)
     return np.where(masked, np.nan, np.ma.getdata(values)).astype(np.float32), masked
 
@@ -116,7 +116,7 @@ def _asked(
 def _labels(answer: Any, count: int) -> tuple[np.ndarray | None, str]:
     """The answer as float64 [N] of our own, or what is wrong with it."""
     if not isinstance(answer, (list, tuple)) and not hasattr(answer, "__array__"):
-        return None, f"returned {shown(answer) if answer is None else type(answer).__name__}"
+        return None, f"returned {quote(answer) if answer is None else type(answer).__name__}"
     try:
         values = np.ma.array(answer, copy=True) if np.ma.isMA(answer) else np.array(answer)
     except ValueError as error:
@@ -129,7 +129,7 @@ def _labels(answer: Any, count: int) -> tuple[np.ndarray | None, str]:
         values = values.astype(np.float64)
     if count and values.dtype.kind not in "biuf":
         odd = next((x for x in values.tolist() if type(x) not in (bool, int, float)), None)
-        return None, f"answer of type {values.dtype}, with {shown(odd)},"
+        return None, f"answer of type {values.dtype}, with {quote(odd)},"
     values = values.astype(np.float64)
     numbers = np.ma.getdata(values)
     # `not` of the inside: also true of nan
@@ -147,7 +147,7 @@ def resolve(name: str) -> Oracle:
     module_name, _, function = name.partition(":")
     if not module_name or not function:
         raise InputError(
-            f'oracle {shown(name)}, no such oracle: give "lexical" or "package.module:function"'
+            f'oracle {quote(name)}, no such oracle: give "lexical" or "package.module:function"'
         )
     # The console script, unlike python -m, does not look for modules where it is run.
     if not {"", os.getcwd()} & set(sys.path):
@@ -158,7 +158,7 @@ def resolve(name: str) -> Oracle:
             module = importlib.import_module(module_name)
     except ForeignError as error:
         raise InputError(
-            f"oracle {shown(name)}, importing {module_name} raised {error}: "
+            f"oracle {quote(name)}, importing {module_name} raised {error}: "
             "correct the name or install the module"
         ) from None
     try:
@@ -167,11 +167,11 @@ def resolve(name: str) -> Oracle:
             found = callable(oracle)
     except ForeignError as error:
         raise InputError(
-            f"oracle {shown(name)}, looking up {function} raised {error}: correct the module"
+            f"oracle {quote(name)}, looking up {function} raised {error}: correct the module"
         ) from None
     if not found:
         raise InputError(
-            f"oracle {shown(name)}, {module_name} has no function {function}: correct the name"
+            f"oracle {quote(name)}, {module_name} has no function {function}: correct the name"
         )
     return oracle
 

@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Sequence
 from functools import cache
 
-from dinado_jax.errors import InputError, shown
+from dinado_jax.errors import InputError, quote
 from dinado_jax.oracles.inflection import inflections
 from dinado_jax.tasks.keywords import concepts_of
 
@@ -61,7 +61,7 @@ def forms(concept: str) -> frozenset[str]:
     """
     parts = words(concept)
     if not parts:
-        raise InputError(f"concept {shown(concept)}, lexical oracle: give a word, not punctuation")
+        raise InputError(f"concept {quote(concept)}, lexical oracle: give a word, not punctuation")
     inflected = inflections("-".join(parts))
     return frozenset(inflected | {form.replace("-", "") for form in inflected})
 

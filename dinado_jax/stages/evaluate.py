@@ -11,11 +11,11 @@ import numpy as np
 from dinado_jax import metrics
 from dinado_jax.config import Config
 from dinado_jax.errors import InputError
-from dinado_jax.files import checked, exists, parse_json, read_lines, write_json
-from dinado_jax.health import warnings_of
+from dinado_jax.files import exists, parse_json, read_lines, validate, write_json
+from dinado_jax.health import summary_warnings
 from dinado_jax.oracles.lexical import coverage
-from dinado_jax.processes import first
-from dinado_jax.progress import say
+from dinado_jax.processes import is_main
+from dinado_jax.progress import print_once
 from dinado_jax.report import write_report
 from dinado_jax.stages.folder import STAGES, RunFolder
 from dinado_jax.stages.generate import held_out
@@ -42,7 +42,7 @@ def read_samples(path: Path) -> list[dict]:
         raise InputError(f"no samples in {path}: run the generate stage first")
     fix = "delete the generate stage's folder and run it again"
     samples = [
-        checked(parse_json(line, f"{path}:{number}", fix), _SAMPLE, f"{path}:{number}", fix)
+        validate(parse_json(line, f"{path}:{number}", fix), _SAMPLE, f"{path}:{number}", fix)
         for number, line in enumerate(read_lines(path, fix), start=1)
     ]
     if not samples:
@@ -106,8 +106,8 @@ def evaluate(config: Config, run: RunFolder) -> dict:
     """Reads the generate stage's samples; process 0 leaves summary.json and report.html in the run
     folder."""
     began = time.monotonic()
-    run.stage("evaluate")
-    if not first():
+    run.stage_folder("evaluate")
+    if not is_main():
         return {}
     base, control = (
         read_samples(run.path / "generate" / f"{name}.jsonl") for name in ("base", "control")
@@ -142,9 +142,9 @@ def evaluate(config: Config, run: RunFolder) -> dict:
     summary["seconds"] = {name: rec["seconds"] for name, rec in records.items() if rec}
     summary["seconds"]["evaluate"] = round(time.monotonic() - began, 2)
     summary["stages"] = {name: rec["figures"] for name, rec in records.items() if rec}
-    summary["warnings"] = warnings_of(summary)
+    summary["warnings"] = summary_warnings(summary)
     for line in summary["warnings"]:
-        say(f"warning: {line}")
+        print_once(f"warning: {line}")
     summary["config"] = config.as_dict()
     summary["versions"] = {name: importlib.metadata.version(name) for name in _PACKAGES}
     summary["versions"]["python"] = platform.python_version()

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from dinado_jax.config import Config
-from dinado_jax.errors import InputError, os_fault, shown
-from dinado_jax.files import digest, exists, read_sealed, write_sealed
-from dinado_jax.processes import first, meet, told
+from dinado_jax.errors import InputError, os_error, quote
+from dinado_jax.files import exists, file_digest, read_sealed, write_sealed
+from dinado_jax.processes import barrier, broadcast, is_main
 
 STAGES = ("sft", "rollout", "train", "generate", "evaluate")
 # What each stage leaves for others, relative to its folder; hashed when it is done.
@@ -72,19 +72,19 @@ class RunFolder:
     path: Path
     config: Config
 
-    def stage(self, name: str) -> Path:
+    def stage_folder(self, name: str) -> Path:
         """The stage's folder, made if it is not there."""
         folder = self.path / name
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except (OSError, ValueError) as error:
-            raise InputError(f"cannot write the run folder: {os_fault(folder, error)}") from None
+            raise InputError(f"cannot write the run folder: {os_error(folder, error)}") from None
         return folder
 
     def finished(self, name: str) -> dict | None:
         """The record of a finished stage, or None. InputError if it was begun with other settings,
         or if its results are no longer as it left them."""
-        if self.begun(name) is None or not _exists(self.path / name / "done.json"):
+        if self.started(name) is None or not _exists(self.path / name / "done.json"):
             return None
         record = read_sealed(self.path / name / "done.json", self._again(name))
         found = _digests(self.path / name, _RESULTS[name])
@@ -98,7 +98,7 @@ class RunFolder:
                 )
         return record
 
-    def begun(self, name: str) -> dict | None:
+    def started(self, name: str) -> dict | None:
         """What a stage recorded as it began, or None if there is no work of it. InputError if its
         settings differ. While the stage is not done its learning rate may change: after a loss that
         diverged, training goes on from a checkpoint."""
@@ -120,7 +120,7 @@ class RunFolder:
             )
             raise InputError(
                 f"stage {name} in {self.path} was begun with another {key} "
-                f"({shown(old.get(key))}, now {shown(new.get(key))}): set it back, give this run "
+                f"({quote(old.get(key))}, now {quote(new.get(key))}): set it back, give this run "
                 f"its own name=..., or {self._again(name)}"
             )
         return before
@@ -128,21 +128,21 @@ class RunFolder:
     def check_inputs(self, name: str, inputs: dict[str, str]) -> None:
         """InputError if the stage was begun from other content of any of these inputs, which are
         given by name as SHA-256."""
-        before = self.begun(name)
-        for what, mark in inputs.items() if before else ():
+        before = self.started(name)
+        for what, digest in inputs.items() if before else ():
             was = before["inputs"].get(what)
-            if was != mark:
+            if was != digest:
                 raise InputError(
                     f"stage {name} in {self.path} was begun with other content of {what}: put "
                     f"back what was there, or {self._again(name)}"
                 )
 
-    def results(self, name: str) -> str:
+    def results_digest(self, name: str) -> str:
         """SHA-256 of what a finished stage left, "" if it is not finished."""
         record = self.finished(name)
         return "" if record is None else _hash(record["results"])
 
-    def mark(self, name: str) -> str:
+    def fingerprint(self, name: str) -> str:
         """SHA-256 of everything the results of a stage that was begun depend on."""
         before = read_sealed(self.path / name / "config.json", self._again(name))
         return _hash([_counted(before["settings"], name), before["inputs"]])
@@ -157,21 +157,21 @@ class RunFolder:
         """
         record = self.finished(name)
         if record is None:
-            meet(f"{name} begins")
-            folder = self.stage(name)
-            if first():
+            barrier(f"{name} begins")
+            folder = self.stage_folder(name)
+            if is_main():
                 settings = self._settings(name)
                 write_sealed(folder / "config.json", {"settings": settings, "inputs": inputs})
-            meet(f"{name} has begun")
+            barrier(f"{name} has begun")
             began = time.monotonic()
             figures = work(self.config, self)
-            meet(f"{name} has been worked on")  # nobody reads its parts any more
+            barrier(f"{name} has been worked on")  # nobody reads its parts any more
             record = {"figures": figures, "seconds": round(time.monotonic() - began, 2)}
-            if first():
+            if is_main():
                 record["results"] = _digests(folder, _RESULTS[name])
                 write_sealed(folder / "done.json", record)
                 _tidy(folder, _PARTS.get(name, ""))
-            meet(f"{name} is done")
+            barrier(f"{name} is done")
         return record
 
     @contextlib.contextmanager
@@ -179,16 +179,16 @@ class RunFolder:
         """While stages are done. InputError if another command does stages of this run."""
         with contextlib.ExitStack() as stack:
             free = True
-            if first():
-                self.stage("")
+            if is_main():
+                self.stage_folder("")
                 try:
                     file = stack.enter_context((self.path / "lock").open("a"))
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     free = False
                 except OSError as error:
-                    raise os_fault(self.path / "lock", error) from error
-            if not told(free):
+                    raise os_error(self.path / "lock", error) from error
+            if not broadcast(free):
                 raise InputError(
                     f"another command is at work in {self.path}: wait for it, stop it, or give "
                     "this run its own name=..."
@@ -228,7 +228,7 @@ def _entries(folder: Path) -> list[Path]:
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:
-        raise os_fault(folder, error) from error
+        raise os_error(folder, error) from error
 
 
 def _is_work(entry: Path) -> bool:
@@ -249,8 +249,8 @@ def _digests(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
         files = sorted(path.rglob("*")) if path.is_dir() else [path] if _exists(path) else []
         for file in files:
             if not file.is_dir():
-                found[f"{name}/{file.relative_to(path).as_posix()}".removesuffix("/.")] = digest(
-                    file
+                found[f"{name}/{file.relative_to(path).as_posix()}".removesuffix("/.")] = (
+                    file_digest(file)
                 )
     return found
 
@@ -263,14 +263,14 @@ def _tidy(folder: Path, parts: str) -> None:
     """Removes the parts that a stage's result was collected from, and nothing else."""
     for entry in _entries(folder):
         if re.fullmatch(parts, entry.name) and entry.is_dir():
-            remove_parts(entry)
+            remove_shards(entry)
 
 
-def remove_parts(folder: Path) -> None:
+def remove_shards(folder: Path) -> None:
     """Removes a folder of parts; a file in it that no stage wrote stays, and the folder with it."""
     for entry in _entries(folder):
         if entry.is_dir() and entry.name == "base":  # of a mixture
-            remove_parts(entry)
+            remove_shards(entry)
         elif _PART_FILE.fullmatch(entry.name):
             entry.unlink()
     if not _entries(folder):

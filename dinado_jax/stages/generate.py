@@ -10,8 +10,8 @@ from dinado_jax.config import Config
 from dinado_jax.errors import InputError
 from dinado_jax.files import read_lines
 from dinado_jax.oracles.lexical import lexical
-from dinado_jax.parallel import make_plan, own_devices
-from dinado_jax.processes import first
+from dinado_jax.parallel import local_mesh, make_plan
+from dinado_jax.processes import is_main
 from dinado_jax.stages.folder import RunFolder
 from dinado_jax.stages.rollout import Collected, collect
 from dinado_jax.stages.train import trained_model
@@ -72,12 +72,12 @@ def _write(path: Path, collected: Collected) -> None:
 
 
 def generate(config: Config, run: RunFolder) -> dict:
-    """Leaves generate/base.jsonl and generate/control.jsonl, one judged sample a line.
+    """Leaves generate/base.jsonl and generate/control.jsonl, one judged sample per line.
 
     log_prob is under the distribution that was decoded, log_prob_base under p, both in nats a
     sequence.
     """
-    folder = run.stage("generate")
+    folder = run.stage_folder("generate")
     prompts = [example.prompt for example in held_out(config)]
     decode = config.decode
     plan = make_plan(config.parallel)
@@ -97,11 +97,11 @@ def generate(config: Config, run: RunFolder) -> dict:
             oracle=config.rollout.oracle,
             key=jax.random.key((config.seed + 1) % 2**32),
             folder=folder / f"{name}_parts",
-            mark=run.mark("generate"),
-            mesh=own_devices(plan),
+            fingerprint=run.fingerprint("generate"),
+            mesh=local_mesh(plan),
             where=where,
         )
-        if first():
+        if is_main():
             _write(folder / f"{name}.jsonl", collected)
         figures[f"{name}_oracle_failures"] = collected.failures
     return figures

@@ -12,25 +12,27 @@ from typing import Any
 
 from dinado_jax import tasks, weights
 from dinado_jax.config import Config
-from dinado_jax.files import digest
+from dinado_jax.files import file_digest
 from dinado_jax.oracles.judge import Oracle, resolve
 from dinado_jax.stages.folder import READS, RunFolder
 from dinado_jax.stages.generate import held_out
-from dinado_jax.tasks.text import lines
+from dinado_jax.tasks.text import read_text_lines
 
 
-def read_by(name: str, config: Config, run: RunFolder) -> dict[str, str]:
+def input_digests(name: str, config: Config, run: RunFolder) -> dict[str, str]:
     """SHA-256 of everything a stage reads, by a name for people. InputError if some of it is gone.
 
     Earlier stages that are not done are left out.
     """
-    return {**_from_outside(name, config), **from_stages(name, run)}
+    return {**_from_outside(name, config), **stage_input_digests(name, run)}
 
 
-def from_stages(name: str, run: RunFolder) -> dict[str, str]:
+def stage_input_digests(name: str, run: RunFolder) -> dict[str, str]:
     """SHA-256 of the results of earlier stages that a stage reads, of those that are done."""
-    marks = {f"the results of stage {earlier}": run.results(earlier) for earlier in READS[name]}
-    return {what: mark for what, mark in marks.items() if mark}
+    digests = {
+        f"the results of stage {earlier}": run.results_digest(earlier) for earlier in READS[name]
+    }
+    return {what: digest for what, digest in digests.items() if digest}
 
 
 def _from_outside(name: str, config: Config) -> dict[str, str]:
@@ -40,7 +42,7 @@ def _from_outside(name: str, config: Config) -> dict[str, str]:
         if config.base.path:
             found["base.path"] = weights.fingerprint(weights.locate(config.base.path))
         if config.sft.pretrain_path:
-            found["sft.pretrain_path"] = _hash(lines(config.sft.pretrain_path))
+            found["sft.pretrain_path"] = _hash(read_text_lines(config.sft.pretrain_path))
     if name in ("generate", "evaluate") and settings.prompt_file:
         found["evaluate.prompt_file"] = _hash([each.prompt for each in held_out(config)])
     elif config.task.source:
@@ -68,9 +70,9 @@ def _source(oracle: Oracle) -> str:
         module = waiting.pop()
         path = _file(module)
         if path and path not in found and (module is root or path.startswith(home + os.sep)):
-            found[path] = digest(Path(path))
+            found[path] = file_digest(Path(path))
             waiting += _used(module)
-    return _hash(sorted([os.path.relpath(path, home), mark] for path, mark in found.items()))
+    return _hash(sorted([os.path.relpath(path, home), digest] for path, digest in found.items()))
 
 
 def _file(module: types.ModuleType | None) -> str:

@@ -17,23 +17,30 @@ from dinado_jax import tasks, text
 from dinado_jax.base import Base, LanguageModel
 from dinado_jax.config import Config, Sampling
 from dinado_jax.decoding.methods import Method
-from dinado_jax.decoding.sampler import Sampler, check_prompts, sampled
+from dinado_jax.decoding.sampler import Sampler, check_prompts, iter_samples
 from dinado_jax.decoding.score import score
 from dinado_jax.errors import InputError
-from dinado_jax.oracles.judge import Oracle, Verdict, judge, refuse_silence, resolve
-from dinado_jax.parallel import make_plan, own_devices, spread
-from dinado_jax.processes import agree_on, count, first, index, meet, together
-from dinado_jax.progress import Progress, say
+from dinado_jax.oracles.judge import Oracle, OracleResult, judge, require_labels, resolve
+from dinado_jax.parallel import local_mesh, make_plan, replicate
+from dinado_jax.processes import (
+    assert_same,
+    barrier,
+    is_main,
+    lockstep,
+    process_count,
+    process_index,
+)
+from dinado_jax.progress import Progress, print_once
 from dinado_jax.rollouts import (
-    Part,
     Rollouts,
-    along_targets,
-    before,
-    join,
-    mixture_weight,
+    RolloutShard,
+    align_to_targets,
+    concatenate,
+    exclusive_cumsum,
+    log_mixture_weight,
     success_rate,
 )
-from dinado_jax.stages.folder import RunFolder, remove_parts
+from dinado_jax.stages.folder import RunFolder, remove_shards
 from dinado_jax.stages.sft import trained_base
 from dinado_jax.tasks.keywords import Example
 
@@ -68,7 +75,7 @@ def collect(
     oracle: str,
     key: jax.Array,
     folder: Path,
-    mark: str,
+    fingerprint: str,
     mesh: Mesh | None,
     first_id: int = 0,
     where: Sequence[str] | None = None,
@@ -78,42 +85,47 @@ def collect(
 
     Args:
       folder: keeps what is judged, a file per batch: a call that was stopped goes on from there.
-      mark: what the samples depend on besides the prompts; files of another mark are not used.
+      fingerprint: what the samples depend on besides the prompts; files of another fingerprint are
+        not used.
       mesh: the devices of this process to decode on.
       where: what messages call each prompt; "prompt 0" and so on when absent.
-      first_id: the first prompt's number, which its random stream hangs on.
+      first_id: the first prompt's number, which its random stream depends on.
     """
     codec, judged_by = model.base.codec, resolve(oracle)
-    agree_on("prompts", json.dumps(prompts))
+    assert_same("prompts", json.dumps(prompts))
     prompt_ids = codec.prompts(prompts)
     method = Method(decode.temperature, decode.top_k, decode.top_p)
     new = decode.max_new_tokens
     sampler = Sampler(model.policy, method, codec.eos_id, new, samples, mesh)
     check_prompts(model.policy, prompt_ids, new, where)
-    mark = hashlib.sha256(json.dumps([mark, what, list(prompts)]).encode()).hexdigest()
+    fingerprint = hashlib.sha256(
+        json.dumps([fingerprint, what, list(prompts)]).encode()
+    ).hexdigest()
     ids = first_id + np.arange(len(prompts))
     folder.mkdir(parents=True, exist_ok=True)
-    own = np.argsort([len(prompt) for prompt in prompt_ids], kind="stable")[index() :: count()]
-    left = own[~np.isin(own, _judged(folder, mark) // samples)]
+    own = np.argsort([len(prompt) for prompt in prompt_ids], kind="stable")[
+        process_index() :: process_count()
+    ]
+    left = own[~np.isin(own, _judged(folder, fingerprint) // samples)]
     batches = iter(())
     if len(left):
         mine = [prompt_ids[i] for i in left]
-        batches = sampled(sampler, model.variables, mine, key, decode.batch, ids[left])
+        batches = iter_samples(sampler, model.variables, mine, key, decode.batch, ids[left])
     begun, complaint = (len(own) - len(left)) * samples, ""
     with Progress(what, len(own) * samples, "sample", begun) as progress:
-        for numbers, drawn in together(batches):
+        for numbers, drawn in lockstep(batches):
             prompt = left[numbers // samples]
             said = codec.decode([row[:n] for row, n in zip(drawn.tokens, drawn.length)])
-            verdict = judge(judged_by, [prompts[i] for i in prompt], said)
-            complaint = _complained(complaint, verdict)
+            result = judge(judged_by, [prompts[i] for i in prompt], said)
+            complaint = _complained(complaint, result)
             row = prompt * samples + numbers % samples
             begin = [prompt_ids[i] for i in prompt]
-            part = _part(model.base, begin, drawn, verdict, ids[prompt], row, decode.batch, mesh)
-            part.save(folder / f"{prompt.min():08d}.npz", mark)
+            part = _part(model.base, begin, drawn, result, ids[prompt], row, decode.batch, mesh)
+            part.save(folder / f"{prompt.min():08d}.npz", fingerprint)
             progress.advance(len(row))
-    meet(what)
+    barrier(what)
     number = len(prompts) * samples
-    rows = _whole(folder, mark, number, codec.eos_id, judged_by)
+    rows = _whole(folder, fingerprint, number, codec.eos_id, judged_by)
     said = codec.decode(
         [
             tokens[start:end]
@@ -124,63 +136,65 @@ def collect(
     return Collected(_rollouts(rows), asked, said, number - len(rows))
 
 
-def _complained(before: str, verdict: Verdict) -> str:
+def _complained(exclusive_cumsum: str, result: OracleResult) -> str:
     """Shows the first message of an oracle that raised; files keep its type alone."""
-    if verdict.message and not before:
-        say(f"the oracle failed on {verdict.failures} samples of a batch: {verdict.message}")
-    return before or verdict.message
+    if result.message and not exclusive_cumsum:
+        print_once(f"the oracle failed on {result.failures} samples of a batch: {result.message}")
+    return exclusive_cumsum or result.message
 
 
-def _part(base, prompts, drawn, verdict, ids, row, batch, mesh) -> Part:
+def _part(base, prompts, drawn, result, ids, row, batch, mesh) -> RolloutShard:
     """One batch, scored under the base."""
     new = [tokens[:n] for tokens, n in zip(drawn.tokens, drawn.length)]
     rows = text.sequences(prompts, new, base.codec.eos_id, base.model.config.n_positions)
     log_base = score(base.policy, base.variables, rows, batch, mesh)
-    log_proposal = along_targets(rows, drawn.log_probs)
-    return Part(
+    log_proposal = align_to_targets(rows, drawn.log_probs)
+    return RolloutShard(
         **vars(rows),
-        label=verdict.labels,
+        label=result.labels,
         log_base=log_base.sum(1),
         log_proposal=log_proposal.sum(1),
-        log_prefix=before(log_base - log_proposal),
+        log_prefix=exclusive_cumsum(log_base - log_proposal),
         prompt_id=ids.astype(np.int32),
         finished=drawn.finished,
         row=row,
-        fault=verdict.faults,
+        error=result.errors,
     )
 
 
-def _judged(folder: Path, mark: str) -> np.ndarray:
+def _judged(folder: Path, fingerprint: str) -> np.ndarray:
     """The numbers of the rows that are there."""
-    return np.concatenate([np.array([], int), *(part.row for part in _parts(folder, mark))])
+    return np.concatenate([np.array([], int), *(part.row for part in _parts(folder, fingerprint))])
 
 
-def _parts(folder: Path, mark: str) -> list[Part]:
-    """What is in the folder; a damaged file, or one of another mark, is as good as none."""
+def _parts(folder: Path, fingerprint: str) -> list[RolloutShard]:
+    """What is in the folder; a damaged file, or one of another fingerprint, is as good as none."""
     found = []
     for path in sorted(folder.glob("*.npz")):
         with contextlib.suppress(InputError):
-            found.append(Part.load(path, mark))
+            found.append(RolloutShard.load(path, fingerprint))
     return found
 
 
-def _whole(folder: Path, mark: str, number: int, fill: int, oracle: Oracle) -> Part:
+def _whole(folder: Path, fingerprint: str, number: int, fill: int, oracle: Oracle) -> RolloutShard:
     """All parts in the order of their rows, without those that the oracle failed on."""
-    rows = join(_parts(folder, mark), fill)
+    rows = concatenate(_parts(folder, fingerprint), fill)
     order = np.argsort(rows.row)
     if not np.array_equal(rows.row[order], np.arange(number)):
         raise InputError(
             f"{len(rows)} rows are here, {number} were to be judged: all processes must see one "
             "run folder, put run.folder on a file system they share"
         )
-    if (rows.fault != "").all():
-        discard(folder)  # an oracle that is mended judges all of them
-    refuse_silence(oracle, Verdict(rows.label, rows.fault))
-    kept = order[rows.fault[order] == ""]
-    return Part(**{f.name: getattr(rows, f.name)[kept] for f in dataclasses.fields(Part)})
+    if (rows.error != "").all():
+        discard_shards(folder)  # an oracle that is fixed judges all of them
+    require_labels(oracle, OracleResult(rows.label, rows.error))
+    kept = order[rows.error[order] == ""]
+    return RolloutShard(
+        **{f.name: getattr(rows, f.name)[kept] for f in dataclasses.fields(RolloutShard)}
+    )
 
 
-def _rollouts(rows: Part) -> Rollouts:
+def _rollouts(rows: RolloutShard) -> Rollouts:
     return Rollouts(**{f.name: getattr(rows, f.name) for f in dataclasses.fields(Rollouts)})
 
 
@@ -195,23 +209,24 @@ def as_mixture(
     log_ratio = under_q - under_p
     return dataclasses.replace(
         rollouts,
-        log_proposal=rollouts.log_base - mixture_weight(log_ratio.sum(1), alpha),
-        log_prefix=mixture_weight(before(log_ratio), alpha),
+        log_proposal=rollouts.log_base - log_mixture_weight(log_ratio.sum(1), alpha),
+        log_prefix=log_mixture_weight(exclusive_cumsum(log_ratio), alpha),
     )
 
 
-def judged_references(
+def collect_references(
     base: Base,
     prompts: Sequence[str],
     examples: Sequence[Example],
     oracle: str,
     batch: int,
     folder: Path,
-    mark: str,
+    fingerprint: str,
     mesh: Mesh | None,
 ) -> Rollouts:
     """The references of the prompts' examples as rollouts without a proposal, judged alike. All
-    processes call it together, share them, and get all; folder, mark and mesh as in `collect`.
+    processes call it together, share them, and get all; folder, fingerprint and mesh as in
+    `collect`.
 
     References too long for the base, and those on which the oracle fails, are left out. InputError
     if none are left.
@@ -229,30 +244,30 @@ def judged_references(
         )
     pairs, asked, given = ([values[i] for i in fit] for values in (pairs, asked, given))
     folder.mkdir(parents=True, exist_ok=True)
-    own = np.arange(len(fit))[index() :: count()]
-    left = own[~np.isin(own, _judged(folder, mark))]
+    own = np.arange(len(fit))[process_index() :: process_count()]
+    left = own[~np.isin(own, _judged(folder, fingerprint))]
     batches, complaint = (left[i : i + batch] for i in range(0, len(left), batch)), ""
     with Progress("references", len(own), "row", len(own) - len(left)) as progress:
-        for row in together(batches):
-            verdict = judge(judged_by, *zip(*(pairs[i] for i in row)))
-            complaint = _complained(complaint, verdict)
+        for row in lockstep(batches):
+            result = judge(judged_by, *zip(*(pairs[i] for i in row)))
+            complaint = _complained(complaint, result)
             rows = text.sequences(
                 [asked[i] for i in row], [given[i] for i in row], codec.eos_id, limit
             )
-            Part(
+            RolloutShard(
                 **vars(rows),
-                label=verdict.labels,
+                label=result.labels,
                 log_base=score(base.policy, base.variables, rows, batch, mesh).sum(1),
                 log_proposal=np.full(len(row), np.nan, np.float32),
                 log_prefix=np.zeros((len(row), rows.tokens.shape[1] - 1), np.float32),
                 prompt_id=np.array([number[pairs[i][0]] for i in row], np.int32),
                 finished=np.ones(len(row), bool),
                 row=row,
-                fault=verdict.faults,
-            ).save(folder / f"{row.min():08d}.npz", mark)
+                error=result.errors,
+            ).save(folder / f"{row.min():08d}.npz", fingerprint)
             progress.advance(len(row))
-    meet("references")
-    return _rollouts(_whole(folder, mark, len(fit), codec.eos_id, judged_by))
+    barrier("references")
+    return _rollouts(_whole(folder, fingerprint, len(fit), codec.eos_id, judged_by))
 
 
 def _target(settings: Sampling) -> str:
@@ -267,9 +282,9 @@ def rollout(config: Config, run: RunFolder) -> dict:
 
     InputError when no sample succeeds: there is nothing to learn from.
     """
-    folder = run.stage("rollout")
-    mesh = own_devices(make_plan(config.parallel))
-    base = trained_base(config, run, partial(spread, mesh))
+    folder = run.stage_folder("rollout")
+    mesh = local_mesh(make_plan(config.parallel))
+    base = trained_base(config, run, partial(replicate, mesh))
     settings = config.rollout
     prompts = training_prompts(config, 0, settings.prompts)
     collected = collect(
@@ -281,7 +296,7 @@ def rollout(config: Config, run: RunFolder) -> dict:
         oracle=config.rollout.oracle,
         key=jax.random.key(config.seed),
         folder=folder / "parts",
-        mark=run.mark("rollout"),
+        fingerprint=run.fingerprint("rollout"),
         mesh=mesh,
     )
     rollouts = collected.rollouts
@@ -294,7 +309,7 @@ def rollout(config: Config, run: RunFolder) -> dict:
         "target": _target(settings),
     }
     if not figures["successes"]:
-        discard(folder / "parts")  # other settings draw others
+        discard_shards(folder / "parts")  # other settings draw others
         raise InputError(
             f"none of the {figures['samples']} rollouts satisfies the oracle: draw more with "
             "rollout.samples, train the base on the task with sft.steps, or ease the oracle"
@@ -302,27 +317,29 @@ def rollout(config: Config, run: RunFolder) -> dict:
     if settings.references:
         examples = tasks.examples(config.task, "train", config.seed)
         oracle, batch, parts = settings.oracle, settings.batch, folder / "references_parts"
-        mark = run.mark("rollout")
-        references = judged_references(base, prompts, examples, oracle, batch, parts, mark, mesh)
+        fingerprint = run.fingerprint("rollout")
+        references = collect_references(
+            base, prompts, examples, oracle, batch, parts, fingerprint, mesh
+        )
         figures["references"] = len(references)
         figures["references_success_rate"] = float(references.label.mean())
-        rollouts = join([rollouts, references], base.codec.eos_id)
-    keep(rollouts, folder / "rollouts.npz")
+        rollouts = concatenate([rollouts, references], base.codec.eos_id)
+    save_once(rollouts, folder / "rollouts.npz")
     return figures
 
 
-def keep(rollouts: Rollouts, path: Path, mark: str = "") -> None:
+def save_once(rollouts: Rollouts, path: Path, fingerprint: str = "") -> None:
     """What process 0 has collected, for all."""
-    if first():
-        rollouts.save(path, mark)
-    meet(f"{path.name} is kept")
+    if is_main():
+        rollouts.save(path, fingerprint)
+    barrier(f"{path.name} is kept")
 
 
-def discard(parts: Path) -> None:
+def discard_shards(parts: Path) -> None:
     """Forgets parts, once all processes have read them: all at once, whatever comes between."""
-    meet(f"{parts.name} are read")
-    if first():
+    barrier(f"{parts.name} are read")
+    if is_main():
         forgotten = parts.with_name(f"forgotten_{parts.name}")
         shutil.rmtree(forgotten, ignore_errors=True)
         parts.rename(forgotten)
-        remove_parts(forgotten)
+        remove_shards(forgotten)

@@ -1,4 +1,4 @@
-"""Stage sft: a base that speaks the task's language, from a checkpoint or from nothing."""
+"""Stage sft: a base that speaks the task's language, from a checkpoint or from scratch."""
 
 import dataclasses
 import zlib
@@ -20,13 +20,13 @@ from dinado_jax.models.gpt2 import GPT2, init_params
 from dinado_jax.objectives.sft import likelihood
 from dinado_jax.optim import optimizer
 from dinado_jax.parallel import Plan, make_plan
-from dinado_jax.processes import agree_on, first, meet
+from dinado_jax.processes import assert_same, barrier, is_main
 from dinado_jax.progress import MetricsLog
 from dinado_jax.stages.folder import RunFolder
 from dinado_jax.tasks.keywords import Example
 from dinado_jax.tasks.mined import mine
-from dinado_jax.tasks.text import lines as read_lines
-from dinado_jax.train import fit, make_step, resumed, start
+from dinado_jax.tasks.text import read_text_lines as read_lines
+from dinado_jax.train import init_state, make_step, restore_or_init, run_steps
 from dinado_jax.weights import fingerprint
 
 _SEAL = "seal.json"
@@ -38,23 +38,23 @@ def _initial(
 ) -> tuple:
     """Model, placed parameters and tokenizer to begin with; a tokenizer is made once."""
     if config.base.path:
-        base = _loaded(config, config.base.path, plan.place)
+        base = _loaded(config, config.base.path, plan.shard)
         return base.model, base.params, base.codec
     made = folder / "tokenizer"
-    if first() and not made.exists():
+    if is_main() and not made.exists():
         pairs = (f"{example.prompt} {ref}" for example in examples for ref in example.references)
-        lines = [*islice(pairs, _BPE_LINES), *corpus[:_BPE_LINES]]
+        read_text_lines = [*islice(pairs, _BPE_LINES), *corpus[:_BPE_LINES]]
         unfinished = folder / "tokenizer.partial"
-        text.train_codec(lines, config.base.vocab_size).save(unfinished)
+        text.train_codec(read_text_lines, config.base.vocab_size).save(unfinished)
         write_sealed(unfinished / _SEAL, {"tokenizer": fingerprint(unfinished)})
         unfinished.replace(made)
-    meet("the tokenizer is made")
+    barrier("the tokenizer is made")
     again = f"delete the folder {folder} and run again"
     if read_sealed(made / _SEAL, again).get("tokenizer") != fingerprint(made):
         raise InputError(f"{made} has changed since it was made: put it back, or {again}")
     codec = text.load_codec(made)
     gpt2 = dataclasses.replace(new_config(config.base), vocab_size=len(codec.tokenizer))
-    return GPT2(gpt2), plan.made(partial(init_params, gpt2, config.seed)), codec
+    return GPT2(gpt2), plan.init_sharded(partial(init_params, gpt2, config.seed)), codec
 
 
 def _pairs(codec: text.Codec, examples: list[Example], max_length: int) -> text.Sequences:
@@ -69,7 +69,7 @@ def sft(config: Config, run: RunFolder) -> dict:
 
     Returns the stage's figures.
     """
-    folder, plan = run.stage("sft"), make_plan(config.parallel)
+    folder, plan = run.stage_folder("sft"), make_plan(config.parallel)
     corpus = read_lines(config.sft.pretrain_path) if config.sft.pretrain_path else []
     examples = tasks.examples(config.task, "train", config.seed)
     model, params, codec = _initial(config, folder, corpus, examples, plan)
@@ -92,11 +92,13 @@ def sft(config: Config, run: RunFolder) -> dict:
             continue
         transform = optimizer(config.sft, steps)
         batches = Epochs(rows(), config.sft.batch, config.seed)
-        agree_on(f"rows of {name}", str(zlib.crc32(batches.rows.tokens)))
+        assert_same(f"rows of {name}", str(zlib.crc32(batches.rows.tokens)))
         with Checkpoints(folder / f"checkpoints_{name}") as checkpoints:
-            state = resumed(checkpoints, plan, partial(start, optimizer=transform), params)
+            state = restore_or_init(
+                checkpoints, plan, partial(init_state, optimizer=transform), params
+            )
             del params  # the state has its own
-            state = fit(
+            state = run_steps(
                 name,
                 make_step(terms, transform, plan),
                 state,
@@ -111,10 +113,10 @@ def sft(config: Config, run: RunFolder) -> dict:
             )
         params = state.trainable
         figures[f"{name}_rows"] = len(batches.rows)
-    params = plan.on_host(params)
-    if first():
+    params = plan.gather_to_host(params)
+    if is_main():
         save_base(folder / "base", model, params, codec)
-    meet("the base is saved")
+    barrier("the base is saved")
     return {**figures, "base": fingerprint(folder / "base")}
 
 
@@ -124,11 +126,11 @@ def trained_base(config: Config, run: RunFolder, place: Callable[[dict], dict]) 
     InputError if it is not the one that stage left.
     """
     folder = run.path / "sft" / "base"
-    base_mark(run)  # refuses a base that has changed since
+    base_fingerprint(run)  # refuses a base that has changed since
     return _loaded(config, folder, place)
 
 
-def base_mark(run: RunFolder) -> str:
+def base_fingerprint(run: RunFolder) -> str:
     """The fingerprint of the base that the sft stage left. InputError if it is not done."""
     record = run.finished("sft")
     if record is None:

@@ -17,23 +17,23 @@ from dinado_jax.controls import Control, make_control
 from dinado_jax.errors import InputError
 from dinado_jax.objectives.control import Warmup, make_objective
 from dinado_jax.optim import optimizer
-from dinado_jax.parallel import Plan, make_plan, own_devices, spread
-from dinado_jax.processes import first, meet, told
+from dinado_jax.parallel import Plan, local_mesh, make_plan, replicate
+from dinado_jax.processes import barrier, broadcast, is_main
 from dinado_jax.progress import MetricsLog
 from dinado_jax.rollouts import (
     Rollouts,
+    concatenate,
+    duplicate_share,
     effective_sample_size,
-    importance,
-    join,
-    per_prompt,
-    repeated_share,
+    importance_weights,
+    normalize_per_prompt,
     success_rate,
 )
 from dinado_jax.stages.folder import RunFolder
-from dinado_jax.stages.rollout import as_mixture, collect, keep, training_prompts
-from dinado_jax.stages.sft import base_mark, trained_base
-from dinado_jax.states import States, base_states, forget
-from dinado_jax.train import TrainState, fit, make_step, resumed, start
+from dinado_jax.stages.rollout import as_mixture, collect, save_once, training_prompts
+from dinado_jax.stages.sft import base_fingerprint, trained_base
+from dinado_jax.states import HiddenStates, base_states, delete_files
+from dinado_jax.train import TrainState, init_state, make_step, restore_or_init, run_steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,27 +44,27 @@ class Rounds:
     base: Base  # placed by the plan
     control: Control
     folder: Path
-    mark: str  # what the stage's results depend on
-    zeroth: Rollouts
+    fingerprint: str  # what the stage's results depend on
+    initial: Rollouts
     plan: Plan
 
-    def upto(self, number: int, params: dict) -> list[Rollouts]:
+    def through_round(self, number: int, params: dict) -> list[Rollouts]:
         """The rollouts of rounds 0 .. number; the newest are sampled now unless on disk."""
-        parts = [self.zeroth]
+        parts = [self.initial]
         for earlier in range(1, number + 1):
             path = self.folder / f"round_{earlier}.npz"
-            if not told(path.exists()):
+            if not broadcast(path.exists()):
                 kept = self.folder / f"round_{earlier}_parts"
-                keep(self._sample(earlier, params, kept), path, self.mark + path.name)
+                save_once(self._sample(earlier, params, kept), path, self.fingerprint + path.name)
             vocab_size = self.base.model.config.vocab_size
-            parts.append(Rollouts.load(path, self.mark + path.name, vocab_size))
+            parts.append(Rollouts.load(path, self.fingerprint + path.name, vocab_size))
         return parts
 
-    def states(self, parts: list[Rollouts]) -> States:
+    def states(self, parts: list[Rollouts]) -> HiddenStates:
         """The base's last hidden states on all rows of these rounds, on disk."""
         dtype, rows = self.config.train.base_states, self.config.rollout.batch
         sets = (base_states(self.folder, self.base, part, dtype, rows, self.plan) for part in parts)
-        return sum(sets, States(self.base.model.config.n_embd))
+        return sum(sets, HiddenStates(self.base.model.config.n_embd))
 
     def figures(self, number: int, rollouts: Rollouts, weight: np.ndarray) -> dict:
         """What round `number` begins with, given all rollouts so far."""
@@ -76,10 +76,10 @@ class Rounds:
         return {
             "oracle_failures": asked - int(newest.sum()),
             "rollouts": int((~rollouts.reference).sum()),
-            "repeated": round(repeated_share(rollouts), 4),
+            "repeated": round(duplicate_share(rollouts), 4),
             "newest_success_rate": float(rollouts.label[newest].mean()),
             "effective_successes": effective_sample_size(
-                per_prompt(weight * rollouts.label, rollouts.prompt_id)
+                normalize_per_prompt(weight * rollouts.label, rollouts.prompt_id)
             ),
         }
 
@@ -93,9 +93,9 @@ class Rounds:
         first_id, train, rollout = self._first_id(number), self.config.train, self.config.rollout
         prompts = training_prompts(self.config, first_id, train.refresh_prompts)
         key = jax.random.key(self.config.seed)
-        base = dataclasses.replace(self.base, params=self.plan.whole(self.base.params))
-        q = Controlled(base, self.control, self.plan.whole(params))
-        mesh = own_devices(self.plan)
+        base = dataclasses.replace(self.base, params=self.plan.gather(self.base.params))
+        q = Controlled(base, self.control, self.plan.gather(params))
+        mesh = local_mesh(self.plan)
 
         def sampled(what, model, samples, key, folder):
             return collect(
@@ -107,7 +107,7 @@ class Rounds:
                 oracle=rollout.oracle,
                 key=key,
                 folder=folder,
-                mark=self.mark,
+                fingerprint=self.fingerprint,
                 mesh=mesh,
                 first_id=first_id,
             ).rollouts
@@ -120,18 +120,18 @@ class Rounds:
         if not plain:
             return rows
         of_base = sampled("rollout of the base", q.base, plain, base_key, folder / "base")
-        rows = join([rows, of_base], q.base.codec.eos_id)
+        rows = concatenate([rows, of_base], q.base.codec.eos_id)
         return as_mixture(rows, q, train.mixture, rollout.batch, mesh)
 
 
 def train(config: Config, run: RunFolder) -> dict:
     """Trains the control; leaves train/control, checkpoints on the way and the rounds' rollouts."""
-    folder, plan = run.stage("train"), make_plan(config.parallel)
+    folder, plan = run.stage_folder("train"), make_plan(config.parallel)
     settings = config.train
-    base, mark = trained_base(config, run, plan.place), base_mark(run)
+    base, fingerprint = trained_base(config, run, plan.shard), base_fingerprint(run)
     path = run.path / "rollout" / "rollouts.npz"
-    zeroth = Rollouts.load(path, vocab_size=base.model.config.vocab_size)
-    rate = success_rate(zeroth)
+    initial = Rollouts.load(path, vocab_size=base.model.config.vocab_size)
+    rate = success_rate(initial)
     if not 0 < rate < 1:
         raise InputError(
             f"the base satisfies the oracle in {rate:.0%} of its samples: there is nothing to "
@@ -146,16 +146,18 @@ def train(config: Config, run: RunFolder) -> dict:
     )
     prior = rate if config.control.norm_bias == "success_rate" else 0.5
     fresh = partial(_fresh, control, transform, config.seed, prior)
-    rounds = Rounds(config, base, control, folder, run.mark("train"), zeroth, plan)
+    rounds = Rounds(config, base, control, folder, run.fingerprint("train"), initial, plan)
     ends = np.linspace(0, settings.steps, settings.rounds + 1).round().astype(int)[1:].tolist()
     figures = {}
-    with Checkpoints(folder / "checkpoints", mark) as checkpoints:
-        state = resumed(checkpoints, plan, fresh, base.params)
-        figures["trained_values"] = sum(leaf.size for leaf in jax.tree.leaves(state.trainable))
+    with Checkpoints(folder / "checkpoints", fingerprint) as checkpoints:
+        state = restore_or_init(checkpoints, plan, fresh, base.params)
+        figures["trainable_parameters"] = sum(
+            leaf.size for leaf in jax.tree.leaves(state.trainable)
+        )
         log = MetricsLog(folder / "train.jsonl", int(state.step))
 
         def fit_to(begin, stop, what, step, batch_at, state):
-            return fit(
+            return run_steps(
                 what,
                 step,
                 state,
@@ -171,9 +173,9 @@ def train(config: Config, run: RunFolder) -> dict:
             )
 
         for number, (begin, end) in enumerate(itertools.pairwise([0, *ends])):
-            parts = rounds.upto(number, state.trainable)
-            rollouts = join(parts, base.codec.eos_id)
-            weight = importance(
+            parts = rounds.through_round(number, state.trainable)
+            rollouts = concatenate(parts, base.codec.eos_id)
+            weight = importance_weights(
                 rollouts, settings.weights, settings.weight_clip, settings.reference_weight
             )
             figures[f"round_{number}"] = rounds.figures(number, rollouts, weight)
@@ -183,9 +185,9 @@ def train(config: Config, run: RunFolder) -> dict:
             if settings.base_states != "recompute":
                 states = rounds.states(parts)
                 batch_at = batches.with_states(
-                    batch_at, states, "direction" if control.one_trunk else ""
+                    batch_at, states, "direction" if control.single_pass else ""
                 )
-                if not control.one_trunk:
+                if not control.single_pass:
                     warm_at = batches.with_states(warm_at, states)
             what = f"train round {number}"
             warm_end = max(begin, min(end, settings.warmup_direction))
@@ -193,31 +195,31 @@ def train(config: Config, run: RunFolder) -> dict:
             state = fit_to(begin, warm_end, "warm-up", warm_step, warm_at, state)
             state = fit_to(warm_end, early_end, what, early, batch_at, state)
             state = fit_to(early_end, end, what, late, batch_at, state)
-    if first():  # what a stop left between here and the stage's end may have changed since
+    if is_main():  # what a stop left between here and the stage's end may have changed since
         shutil.rmtree(folder / "control", ignore_errors=True)
-    meet("the control is to be saved")
-    with Checkpoints(folder / "control", mark) as final:
-        final.save(settings.steps, plan.kept(state.trainable))
-    meet("the control is saved")
-    if first():
-        forget(folder)
+    barrier("the control is to be saved")
+    with Checkpoints(folder / "control", fingerprint) as final:
+        final.save(settings.steps, plan.to_host(state.trainable))
+    barrier("the control is saved")
+    if is_main():
+        delete_files(folder)
     return figures
 
 
 def _fresh(control: Control, transform, seed: int, prior: float, base_params: dict) -> TrainState:
-    return start(control.init(jax.random.key(seed), base_params, prior), transform)
+    return init_state(control.init(jax.random.key(seed), base_params, prior), transform)
 
 
 def trained_model(config: Config, run: RunFolder, plan: Plan) -> Controlled:
     """The base under the control that the train stage left, whole on this process's devices."""
-    base = trained_base(config, run, partial(spread, own_devices(plan)))
+    base = trained_base(config, run, partial(replicate, local_mesh(plan)))
     control = make_control(config, base.model)
     like = jax.eval_shape(lambda: control.init(jax.random.key(0), base.params, 0.5))
     folder = run.path / "train" / "control"
     params = None
-    if told(run.finished("train") is not None):
-        with Checkpoints(folder, base_mark(run)) as final:
-            params = final.restore(plan.shaped(like))
+    if broadcast(run.finished("train") is not None):
+        with Checkpoints(folder, base_fingerprint(run)) as final:
+            params = final.restore(plan.abstract(like))
     if params is None:
         raise InputError(f"no trained control in {run.path}: run the train stage first")
-    return Controlled(base, control, plan.whole(plan.place(params)))
+    return Controlled(base, control, plan.gather(plan.shard(params)))

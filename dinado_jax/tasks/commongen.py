@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dinado_jax.errors import InputError, one_line, os_fault, shown
+from dinado_jax.errors import InputError, one_line, os_error, quote
 from dinado_jax.files import exists, parse_json, read_lines
 from dinado_jax.tasks.keywords import Example, format_prompt
 
@@ -31,7 +31,7 @@ def examples(source: str, split: str) -> list[Example]:
     Raises InputError, with file and line, for missing, empty, malformed or mismatched data.
     """
     if split not in _ALIASES:
-        raise InputError(f"split {shown(split)}, concept data: give one of {', '.join(_ALIASES)}")
+        raise InputError(f"split {quote(split)}, concept data: give one of {', '.join(_ALIASES)}")
     rows = _folder(_found(source), split) if _found(source) else _hub(source, split)
     groups: dict[tuple[str, ...], tuple[str, dict[str, None]]] = {}
     for where, concepts, references in rows:
@@ -45,7 +45,7 @@ def examples(source: str, split: str) -> list[Example]:
         _, seen = groups.setdefault(tuple(sorted(concepts)), (prompt, {}))
         seen.update(dict.fromkeys(texts))
     if not groups:
-        raise InputError(f"{source}, the {split} split is empty: give one example a line")
+        raise InputError(f"{source}, the {split} split is empty: give one example per line")
     return [Example(prompt, tuple(seen)) for prompt, seen in groups.values()]
 
 
@@ -54,10 +54,10 @@ def _found(source: str) -> Path | None:
     path = Path(os.path.expanduser(source))
     if exists(path):
         if not path.is_dir():
-            raise InputError(f"concept data {shown(source)}, not a folder: name the one it is in")
+            raise InputError(f"concept data {quote(source)}, not a folder: name the one it is in")
         return path
     if source.startswith((".", "/", "~")):
-        raise InputError(f"concept data {shown(source)}, no such folder: correct the path")
+        raise InputError(f"concept data {quote(source)}, no such folder: correct the path")
     return None
 
 
@@ -66,7 +66,7 @@ def _folder(folder: Path, split: str) -> Iterator[Row]:
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:
-        raise os_fault(folder, error) from error
+        raise os_error(folder, error) from error
 
     def matching(pattern: str) -> list[Path]:
         return [folder / name for name in names if re.fullmatch(pattern + r"(\.gz)?", name)]
@@ -95,9 +95,9 @@ def _json_rows(path: Path) -> Iterator[Row]:
         if not line.strip():
             continue
         where = f"{path}:{number}"
-        row = parse_json(line, where, "one object a line")
+        row = parse_json(line, where, "one object per line")
         if not isinstance(row, dict):
-            raise InputError(f"{where}, not a JSON object: one object a line")
+            raise InputError(f"{where}, not a JSON object: one object per line")
         concepts = row.get("concepts", row.get("concept_set"))
         if isinstance(concepts, str):
             # A concept may carry its part of speech: dog_N#run_V.
@@ -134,7 +134,7 @@ def _hub(name: str, split: str) -> Iterator[Row]:
         rows = datasets.load_dataset(name, split=_HUB_SPLITS[split])
     except Exception as error:
         raise InputError(
-            f"concept data {shown(name)}, neither a folder nor loaded from the hub "
+            f"concept data {quote(name)}, neither a folder nor loaded from the hub "
             f"({one_line(error)}): correct the name"
         ) from error
     for i, row in enumerate(rows):

@@ -4,7 +4,7 @@ f"{prompt} {reference}", and a prompt alone is what it continues."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dinado_jax.errors import InputError, shown
+from dinado_jax.errors import InputError, quote
 
 END = " ="
 
@@ -26,7 +26,7 @@ def format_prompt(concepts: Sequence[str]) -> str:
     for concept in concepts:
         if concept.split() != [concept]:
             raise InputError(
-                f"concept {shown(concept)}, keyword prompt: a concept is one word, join words by "
+                f"concept {quote(concept)}, keyword prompt: a concept is one word, join words by "
                 "hyphens"
             )
     if not concepts:
@@ -41,5 +41,5 @@ def concepts_of(prompt: str) -> tuple[str, ...]:
     """
     concepts = tuple(prompt.removesuffix(END).split())
     if not prompt.endswith(END) or not concepts:
-        raise InputError(f'prompt {shown(prompt)}, keyword task: write it as "dog chase ="')
+        raise InputError(f'prompt {quote(prompt)}, keyword task: write it as "dog chase ="')
     return concepts

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from dinado_jax.errors import InputError, os_fault
+from dinado_jax.errors import InputError, os_error
 from dinado_jax.files import read_lines
 
 _SUFFIXES = (".txt", ".gz", ".xz")
 _ABOUT = ("SOURCE", "README", "LICENSE")
 
 
-def lines(path: str | Path) -> list[str]:
+def read_text_lines(path: str | Path) -> list[str]:
     """The lines of a file, or of all .txt, .gz and .xz files of a folder in order of their
     names; blank lines are dropped, and so are a folder's SOURCE, README and LICENSE files.
 
@@ -25,7 +25,7 @@ def lines(path: str | Path) -> list[str]:
                 if file.suffix in _SUFFIXES and not file.name.startswith(_ABOUT)
             )
     except (OSError, ValueError) as error:
-        raise os_fault(path, error) from error
+        raise os_error(path, error) from error
     texts = [line for file in files for line in read_lines(file) if line.strip()]
     if not texts:
         raise InputError(f"{path}, no text there: put lines into .txt, .gz or .xz files")

@@ -3,7 +3,7 @@
 A prompt is a noun, a verb and an object, "dog chase kite =". A caption has one slot for each; every
 keyword takes its slot with probability FOLLOW and otherwise another word of its class does. A base
 tuned on such pairs half-ignores its prompt: it satisfies all three keywords in FOLLOW**3, about a
-seventh, of its captions, whatever the prompt. That is what a control mends.
+seventh, of its captions, whatever the prompt. That is what a control fixes.
 """
 
 from typing import NamedTuple
