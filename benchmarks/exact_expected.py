@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dinado_jax.data import take
+from dinado_jax.data.batching import take
 from dinado_jax.exact.compare import WORLDS, setting
 from dinado_jax.exact.measure import measure
 from dinado_jax.objectives.control import Published

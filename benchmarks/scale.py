@@ -27,16 +27,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from dinado_jax import config
-from dinado_jax.base import new_config
-from dinado_jax.controls import make_control
+from dinado_jax.config import schema
+from dinado_jax.config.load import changed, load
+from dinado_jax.controls.make import make_control
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.sampler import Sampler
-from dinado_jax.dry_run import training
+from dinado_jax.distributed.partitioning import AXES, Plan, local_mesh
+from dinado_jax.language_model import new_config
 from dinado_jax.models.gpt2 import GPT2, init_params
 from dinado_jax.ops import blocks, vocab
-from dinado_jax.parallel import AXES, Plan, local_mesh
-from dinado_jax.train import make_step
+from dinado_jax.training.cost_estimate import training
+from dinado_jax.training.loop import make_step
 
 BASES = {  # layers, width, heads
     "gpt2": (12, 768, 12),
@@ -87,12 +88,12 @@ def devices(target: str, count: int) -> list:
     return topologies.get_topology_desc(name, platform="tpu").devices[:count]
 
 
-def make_plan(settings: config.Parallel, target: str, data: int) -> Plan:
+def make_plan(settings: schema.Parallel, target: str, data: int) -> Plan:
     grid = np.array(devices(target, data * settings.fsdp)).reshape(data, settings.fsdp)
     return Plan(settings.mode, Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 2))
 
 
-def training_step(settings: config.Config, plan: Plan, length: int):
+def training_step(settings: schema.Config, plan: Plan, length: int):
     """The compiled step, and what it is given: state, base, batch."""
     model = GPT2(new_config(settings.base))
     params = jax.eval_shape(lambda: init_params(model.config, 0))
@@ -102,7 +103,7 @@ def training_step(settings: config.Config, plan: Plan, length: int):
     return make_step(*step, plan).lower(*given).compile(), given
 
 
-def decoding_call(settings: config.Config, plan: Plan, length: int):
+def decoding_call(settings: schema.Config, plan: Plan, length: int):
     """The compiled loop over `length` new tokens after prompts as long, one sample each, and what
     it is given: variables and a state."""
     mesh = local_mesh(plan)
@@ -233,7 +234,7 @@ def volume(found: list[Collective]) -> dict[str, int]:
 # Counted by hand
 
 
-def work(settings: config.Config, rows: int, length: int) -> dict[str, float]:
+def work(settings: schema.Config, rows: int, length: int) -> dict[str, float]:
     """FLOPs of a training step's matrix products on one device, and bytes it must at least move
     through memory, for a base under `merge` with a low-rank delta.
 
@@ -304,7 +305,7 @@ def seconds(chip: Chip, chips: int, needs: dict, sent: dict[str, int]) -> dict[s
 # Records
 
 
-def sized(settings: config.Config, base: str, layers: int) -> config.Config:
+def sized(settings: schema.Config, base: str, layers: int) -> schema.Config:
     _, width, heads = BASES[base]
     sizes = {"path": "", "vocab_size": 50257, "n_positions": 1024, "n_layer": layers}
     sizes |= {"n_embd": width, "n_head": heads}
@@ -335,7 +336,7 @@ def carried_on(few: dict, many: dict, depths: list[int], depth: int) -> dict:
     return line(few, many)
 
 
-def record(settings: config.Config, args: argparse.Namespace) -> dict:
+def record(settings: schema.Config, args: argparse.Namespace) -> dict:
     plan = make_plan(settings.parallel, args.target, args.data)
     depth = BASES[args.base][0]
     program = decoding_call if args.decode else training_step
@@ -378,9 +379,9 @@ def main():
     if args.target != "cpu":  # programs are traced here, for there
         vocab.CHUNKS["cpu"], blocks.FOLDED["cpu"] = vocab.CHUNKS["tpu"], blocks.FOLDED["tpu"]
     devices = args.data * args.fsdp
-    settings = config.load(args.config, ["task.source=none", *args.overrides])
+    settings = load(args.config, ["task.source=none", *args.overrides])
     rows = args.rows * devices * settings.train.accumulate
-    settings = config.changed(
+    settings = changed(
         settings,
         [f"parallel.fsdp={args.fsdp}", f"train.batch={rows}", f"decode.batch={rows}"],
     )

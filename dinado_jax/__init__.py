@@ -10,14 +10,14 @@ The public names below are imported when first used, so that importing the packa
 import importlib
 
 _HOMES = {
-    "Base": "dinado_jax.base",
-    "Controlled": "dinado_jax.base",
-    "compose": "dinado_jax.base",
-    "load_gpt2": "dinado_jax.base",
-    "load_run": "dinado_jax.pipeline",
-    "Completion": "dinado_jax.completions",
-    "generate": "dinado_jax.completions",
-    "beam_search": "dinado_jax.completions",
+    "Base": "dinado_jax.language_model",
+    "Controlled": "dinado_jax.language_model",
+    "compose": "dinado_jax.language_model",
+    "load_gpt2": "dinado_jax.language_model",
+    "load_run": "dinado_jax.stages.pipeline",
+    "Completion": "dinado_jax.generation",
+    "generate": "dinado_jax.generation",
+    "beam_search": "dinado_jax.generation",
     "InputError": "dinado_jax.errors",
 }
 __all__ = list(_HOMES)

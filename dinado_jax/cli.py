@@ -13,8 +13,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
-from dinado_jax import signals, streams
-from dinado_jax.errors import ELSEWHERE, InputError, escape, one_line, quote
+from dinado_jax.distributed import signals
+from dinado_jax.errors import (
+    ELSEWHERE,
+    InputError,
+    escape,
+    one_line,
+    quote,
+)
+from dinado_jax.utils import streams
 
 _STAGE_HELP = {
     "sft": "train the base on the task",
@@ -213,24 +220,24 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _run_stages(args: argparse.Namespace) -> None:
-    from dinado_jax.config import load
+    from dinado_jax.config.load import load
 
     whole = args.command in ("demo", "run")
     names = tuple(_STAGE_HELP) if whole else (args.command,)
     if args.out and any(text.startswith("run.folder=") for text in args.overrides):
         raise InputError("run.folder plays no part beside --out: leave out one of them")
     config = load(getattr(args, "config", None), args.overrides)
-    from dinado_jax import pipeline
+    from dinado_jax.stages import pipeline
 
     if args.print_config or args.dry_run:
         pipeline.check(config, names)
         made = config.as_dict()
         if args.dry_run:
-            from dinado_jax.dry_run import dry_run
+            from dinado_jax.training.cost_estimate import dry_run
 
             made = dry_run(config)
         return streams.print_result(json.dumps(made, indent=1))
-    from dinado_jax import processes
+    from dinado_jax.distributed import processes
 
     processes.connect()
     signals.install_handlers()
@@ -249,7 +256,7 @@ def _run_stages(args: argparse.Namespace) -> None:
 @contextlib.contextmanager
 def _diverging():
     """A loss that is not finite is told in one line."""
-    from dinado_jax.train import Diverged
+    from dinado_jax.training.loop import Diverged
 
     try:
         yield
@@ -285,6 +292,6 @@ def _fail(message: object, code: int) -> NoReturn:
 
 
 def _leave(code: int, why: str) -> NoReturn:
-    if "dinado_jax.processes" in sys.modules:  # only then can there be several
-        sys.modules["dinado_jax.processes"].leave(code, why)
+    if "dinado_jax.distributed.processes" in sys.modules:  # only then can there be several
+        sys.modules["dinado_jax.distributed.processes"].leave(code, why)
     sys.exit(code)

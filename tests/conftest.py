@@ -10,7 +10,7 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):  # the older way co
 
 import jax
 import pytest
-import tiny_run
+from support import tiny_run
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
@@ -27,8 +27,8 @@ def compiled_quickly(tmp_path_factory):
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory):
     """The folder of a finished run of tiny_run's configuration; not to be changed."""
-    from dinado_jax.pipeline import run_stages
-    from dinado_jax.stages.folder import STAGES
+    from dinado_jax.stages.pipeline import run_stages
+    from dinado_jax.stages.run_folder import STAGES
 
     path = tmp_path_factory.mktemp("runs") / "tiny"
     with tiny_run.quick_compilation(tmp_path_factory):

@@ -8,18 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_run
+import support
 from flax.traverse_util import unflatten_dict
+from support import tiny_run
 
-from dinado_jax import cli, pipeline, signals
-from dinado_jax.config import differences
+from dinado_jax import cli
+from dinado_jax.config.load import differences
+from dinado_jax.distributed import signals
 from dinado_jax.errors import InputError
 from dinado_jax.models.gpt2 import GPT2Config
-from dinado_jax.text import load_codec, train_codec
-from dinado_jax.train import Diverged
-from dinado_jax.weights import shapes, write_folder
+from dinado_jax.models.gpt2_checkpoint import shapes, write_folder
+from dinado_jax.models.tokenizer import load_codec, train_codec
+from dinado_jax.stages import pipeline
+from dinado_jax.training.loop import Diverged
 
-TESTS = Path(__file__).parent
+TESTS = support.TESTS
 DEMO = TESTS.parent / "configs" / "demo.toml"
 
 
@@ -200,7 +203,7 @@ def test_config_file_missing(capsys):
         ("decode.top_p=1.5", "decode.top_p = 1.5"),
         ("train.steps", "write it as section.key=value"),
         ("rollout.oracle=no_such_module:judge", "importing no_such_module raised"),
-        ("rollout.oracle=tiny_run:no_such", "tiny_run has no function no_such"),
+        ("rollout.oracle=support.tiny_run:no_such", "support.tiny_run has no function no_such"),
         ("rollout.oracle=strict", "no such oracle"),
         ("base.vocab_size=9", "needs at least 257"),
         ("base.n_head=3", "base.n_embd = 16 is not divisible"),

@@ -8,11 +8,11 @@ import pytest
 from flax.traverse_util import unflatten_dict
 from safetensors import SafetensorError
 
-from dinado_jax import weights
-from dinado_jax.checkpoint import Checkpoints
 from dinado_jax.errors import InputError, catch_disk_full, one_line
+from dinado_jax.models import gpt2_checkpoint
 from dinado_jax.models.gpt2 import GPT2Config
-from dinado_jax.text import Codec
+from dinado_jax.models.tokenizer import Codec
+from dinado_jax.training.checkpoint import Checkpoints
 
 
 @pytest.mark.parametrize(
@@ -59,11 +59,13 @@ def test_weights(tmp_path, monkeypatch):
     def full(*args):
         raise SafetensorError("Error while serializing: I/O error: No space left (os error 28)")
 
-    monkeypatch.setattr(weights, "save_file", full)
+    monkeypatch.setattr(gpt2_checkpoint, "save_file", full)
     sizes = GPT2Config(vocab_size=5, n_positions=4, n_embd=2, n_layer=1, n_head=1)
-    params = {path: np.zeros(shape, np.float32) for path, shape in weights.shapes(sizes).items()}
+    params = {
+        path: np.zeros(shape, np.float32) for path, shape in gpt2_checkpoint.shapes(sizes).items()
+    }
     with pytest.raises(InputError, match=f"cannot write {tmp_path}"):
-        weights.write_folder(tmp_path, sizes, unflatten_dict(params, sep="/"))
+        gpt2_checkpoint.write_folder(tmp_path, sizes, unflatten_dict(params, sep="/"))
     assert not list(tmp_path.iterdir())
 
 

@@ -2,8 +2,8 @@
 
 import signal
 
-import fuzz
 import pytest
+from support import fuzz
 
 COUNTS = {
     "config": 80, "override": 100, "prompts": 60, "task": 60, "model": 20, "run": 12, "oracle": 150,

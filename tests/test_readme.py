@@ -2,14 +2,14 @@
 
 import re
 import shlex
-from pathlib import Path
 
 import pytest
+import support
 
 from dinado_jax import cli
-from dinado_jax.config import Config
+from dinado_jax.config.schema import Config
 
-ROOT = Path(__file__).parent.parent
+ROOT = support.ROOT
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 PROGRAMS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 PROSE = re.sub(r"```python\n.*?```", "", TEXT, flags=re.DOTALL)

@@ -7,10 +7,10 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from dinado_jax import streams
 from dinado_jax.bench import measure
 from dinado_jax.bench.measure import Request
 from dinado_jax.errors import InputError
+from dinado_jax.utils import streams
 
 
 def _sizes(n_embd: int, n_layer: int, n_head: int) -> dict[str, int]:

@@ -6,7 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dinado_jax.bench.compiled import base_model, compiled, device_peak, random_params
+from dinado_jax.bench.compiled import (
+    base_model,
+    compiled,
+    device_peak,
+    random_params,
+)
 from dinado_jax.bench.measure import Program, Request, oracle
 from dinado_jax.bench.train import control_of
 from dinado_jax.decoding.beam import Beam

@@ -4,19 +4,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dinado_jax import config
-from dinado_jax.bench.compiled import base_model, compiled, device_peak, random_params
+from dinado_jax.bench.compiled import (
+    base_model,
+    compiled,
+    device_peak,
+    random_params,
+)
 from dinado_jax.bench.measure import Program, Request
-from dinado_jax.controls import Control, make_control
+from dinado_jax.config import schema
+from dinado_jax.controls.control import Control
+from dinado_jax.controls.make import make_control
 from dinado_jax.models.gpt2 import GPT2
 from dinado_jax.objectives.control import Published
-from dinado_jax.optim import optimizer
-from dinado_jax.train import init_state, make_step, split_micro_batches
+from dinado_jax.training.loop import init_state, make_step, split_micro_batches
+from dinado_jax.training.optimizer import optimizer
 
 
 def control_of(request: Request, model: GPT2) -> Control:
-    settings = config.Control(kind=request.variant, layers=request.layers)
-    return make_control(config.Config(control=settings), model)
+    settings = schema.Control(kind=request.variant, layers=request.layers)
+    return make_control(schema.Config(control=settings), model)
 
 
 def rows(request: Request) -> dict[str, np.ndarray]:
@@ -37,7 +43,7 @@ def rows(request: Request) -> dict[str, np.ndarray]:
 
 
 def program(request: Request) -> Program:
-    model, settings = base_model(request), config.Train()
+    model, settings = base_model(request), schema.Train()
     control = control_of(request, model)
     transform = optimizer(settings, settings.steps)
     base = random_params(model.config)

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 
 from dinado_jax.bench.compiled import base_model, pure
 from dinado_jax.bench.measure import Program, Request
-from dinado_jax.controls import Merge, Nado, Soft
+from dinado_jax.controls.merge import Merge
+from dinado_jax.controls.nado import Nado
+from dinado_jax.controls.soft import Soft
 from dinado_jax.ops import vocab
 
 LINKS = {"merge": Merge.link, "soft": Soft.link, "nado": Nado.link}

@@ -8,7 +8,7 @@ import dataclasses
 import jax
 
 from dinado_jax.adapters import lora
-from dinado_jax.config import Delta
+from dinado_jax.config.schema import Delta
 from dinado_jax.models.gpt2 import GPT2
 
 

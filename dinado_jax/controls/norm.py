@@ -10,7 +10,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from dinado_jax.ops.spread import all_gather_param
+from dinado_jax.distributed.constraints import all_gather_param
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dinado_jax.ops.bernoulli import SURE, log1mexp, logit, scaled
+from dinado_jax.ops.bernoulli import (
+    SURE,
+    log1mexp,
+    logit,
+    scaled,
+)
 
 FLOOR = -70.0  # of log R: e^-70 is still a normal float32
 _MOST = 1e4  # of log-odds
@@ -39,15 +44,6 @@ class Values(NamedTuple):
     before_logit: jax.Array  # [B, T]
     after_logit: jax.Array  # [B, T]
     terminal_logit: jax.Array  # [B]
-
-
-class NextValues(NamedTuple):
-    """V of a prefix and R after each next token, B prefixes: logarithms and log-odds."""
-
-    log_value: jax.Array  # [B]
-    log_after: jax.Array  # [B, V]
-    value_logit: jax.Array  # [B]
-    after_logit: jax.Array  # [B, V]
 
 
 def advance(

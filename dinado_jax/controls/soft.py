@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from dinado_jax.adapters import lora
-from dinado_jax.config import Delta
+from dinado_jax.config.schema import Delta
 from dinado_jax.models.gpt2 import GPT2, cast_matrices
 
 

@@ -18,13 +18,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from dinado_jax.arguments import POSITIVE, require_integer_field, require_number_field
 from dinado_jax.decoding.policy import Carry, Policy
 from dinado_jax.decoding.sampler import check_finite, prompt_batches, restore_order
+from dinado_jax.distributed.partitioning import replicate, shard_rows
 from dinado_jax.errors import InputError
 from dinado_jax.models.cache import reorder, scan_steps, update_where
 from dinado_jax.ops.blocks import block_reduce
-from dinado_jax.parallel import replicate, shard_rows
+from dinado_jax.utils.arguments import POSITIVE, require_integer_field, require_number_field
 
 _BLOCK = 128
 

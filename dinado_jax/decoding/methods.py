@@ -8,8 +8,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from dinado_jax.arguments import require_integer_field, require_number_field
 from dinado_jax.ops.blocks import block_reduce
+from dinado_jax.utils.arguments import require_integer_field, require_number_field
 
 _BLOCK = 256
 # Colder or hotter ones draw as these do, whose arithmetic no float32 logit takes out of range.

@@ -18,14 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from dinado_jax.arguments import POSITIVE, require_integer, require_integer_field
-from dinado_jax.data import bucket
+from dinado_jax.data.batching import bucket
+from dinado_jax.data.sequences import check_tokens, pad
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.policy import Carry, Policy
+from dinado_jax.distributed.partitioning import replicate, shard_rows
 from dinado_jax.errors import InputError
 from dinado_jax.models.cache import scan_steps, update_where
-from dinado_jax.parallel import replicate, shard_rows
-from dinado_jax.text import check_tokens, pad
+from dinado_jax.utils.arguments import POSITIVE, require_integer, require_integer_field
 
 _GROUP = 8  # a power of two
 

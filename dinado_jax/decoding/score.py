@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from dinado_jax.data import bucket, take
+from dinado_jax.data.batching import bucket, take
+from dinado_jax.data.sequences import Sequences
 from dinado_jax.decoding.policy import Policy
+from dinado_jax.distributed.partitioning import replicate, shard_rows
 from dinado_jax.ops.masks import target_mask
-from dinado_jax.parallel import replicate, shard_rows
-from dinado_jax.text import Sequences
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

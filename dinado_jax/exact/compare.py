@@ -9,15 +9,17 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from dinado_jax import arguments, config, relevance, streams
-from dinado_jax.controls import make_control
+from dinado_jax.config import relevance, schema
+from dinado_jax.config.load import changed, differences
+from dinado_jax.controls.make import make_control
 from dinado_jax.errors import InputError
 from dinado_jax.exact.learn import Setting, enumerated, learn
 from dinado_jax.exact.neural import decoded, train_base
 from dinado_jax.exact.table import table_control
 from dinado_jax.exact.world import Optimum, World
-from dinado_jax.files import write_json
-from dinado_jax.progress import Progress
+from dinado_jax.utils import arguments, streams
+from dinado_jax.utils.files import write_json
+from dinado_jax.utils.progress import Progress
 
 # Each variant as (kind, form).
 VARIANTS = {
@@ -33,7 +35,7 @@ WORLDS = {
     "neural": World(vocabulary=8, length=6, ends=True),
 }
 ROLLOUTS = {"table": 192_000, "ends": 192_000, "neural": 100_000}
-_TABLE = config.Train(
+_TABLE = schema.Train(
     steps=1500,
     batch=128,
     learning_rate=0.03,
@@ -45,7 +47,7 @@ _TABLE = config.Train(
     refresh_samples=1000,  # of which train.mixture is a share; budgets are --rollouts
     mixture=0.5,
 )
-_NEURAL = config.Train(
+_NEURAL = schema.Train(
     steps=2000,
     batch=512,
     objective="regression",
@@ -72,9 +74,9 @@ def setting(kind: str, world: World, variant: str, seed: int) -> Setting:
         draw = enumerated(world, optimum, control, base_params, seed)
         return Setting(world, optimum, control, base_params, draw)
     base = train_base(world)
-    chosen = config.Control(kind=name, direction="soft", form=form, layers=2)
-    free = config.Delta(low_rank=(), full=(".*",))
-    control = make_control(config.Config(control=chosen, delta=free), base.model)
+    chosen = schema.Control(kind=name, direction="soft", form=form, layers=2)
+    free = schema.Delta(low_rank=(), full=(".*",))
+    control = make_control(schema.Config(control=chosen, delta=free), base.model)
     optimum = Optimum.of(world, base.log_p, world.keywords(base.log_p))
     return Setting(world, optimum, control, base.params, decoded(base, optimum, control, seed))
 
@@ -82,7 +84,7 @@ def setting(kind: str, world: World, variant: str, seed: int) -> Setting:
 def compare(
     kind: str,
     world: World,
-    train: config.Train,
+    train: schema.Train,
     variants: list[str],
     rollouts: int,
     norm_bias: str,
@@ -169,10 +171,10 @@ _ABSENT = ("train.accumulate", "train.refresh_prompts", "train.refresh_samples")
 _ABSENT += ("train.reference_weight", "train.base_states")
 
 
-def _refuse_idle(preset: config.Config, whole: config.Config, variants: list[str]) -> None:
+def _refuse_idle(preset: schema.Config, whole: schema.Config, variants: list[str]) -> None:
     """InputError for a changed setting that plays no part in a world, or for none of these
     variants."""
-    keys = sorted(set(config.differences(whole)) - set(config.differences(preset)))
+    keys = sorted(set(differences(whole)) - set(differences(preset)))
     keys = [line.partition(" = ")[0] for line in keys]
     for key in keys:
         if key in _ABSENT:
@@ -203,8 +205,8 @@ def exact(args: argparse.Namespace) -> None:
             raise InputError(f"override {text!r}: only train.* and control.norm_bias count here")
     if args.world == "neural" and args.concentration is not None:
         raise InputError("--concentration is of tables, a neural world has none: leave it out")
-    preset = config.Config(train=TRAIN[args.world])
-    whole = config.changed(preset, args.overrides)
+    preset = schema.Config(train=TRAIN[args.world])
+    whole = changed(preset, args.overrides)
     variants, bias = args.variant or list(VARIANTS), whole.control.norm_bias
     _refuse_idle(preset, whole, variants)
     rollouts = ROLLOUTS[args.world] if args.rollouts is None else args.rollouts

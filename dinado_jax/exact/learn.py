@@ -9,21 +9,22 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from dinado_jax import batches, signals
-from dinado_jax.config import Train
-from dinado_jax.controls.base import Control
+from dinado_jax.config.schema import Train
+from dinado_jax.controls.control import Control
+from dinado_jax.distributed import signals
 from dinado_jax.exact.measure import evaluate_sequences, measure
 from dinado_jax.exact.world import Optimum, World
+from dinado_jax.objectives import batches
 from dinado_jax.objectives.control import Warmup, make_objective
-from dinado_jax.optim import optimizer
-from dinado_jax.rollouts import (
-    Rollouts,
-    concatenate,
-    exclusive_cumsum,
-    importance_weights,
-    log_mixture_weight,
+from dinado_jax.rollouts.arrays import Rollouts, concatenate
+from dinado_jax.rollouts.weighting import exclusive_cumsum, importance_weights, log_mixture_weight
+from dinado_jax.training.loop import (
+    Diverged,
+    init_state,
+    make_step,
+    split_micro_batches,
 )
-from dinado_jax.train import Diverged, init_state, make_step, split_micro_batches
+from dinado_jax.training.optimizer import optimizer
 
 Draw = Callable[[dict | None, int, int], Rollouts]  # parameters of q (None: of p), rows, round
 

@@ -5,10 +5,10 @@ import functools
 import jax
 import numpy as np
 
-from dinado_jax.controls.base import Control
-from dinado_jax.data import take
+from dinado_jax.controls.control import Control
+from dinado_jax.data.batching import take
+from dinado_jax.evaluation.metrics import kl_floor
 from dinado_jax.exact.world import Optimum, World
-from dinado_jax.metrics import kl_floor
 from dinado_jax.ops import bernoulli
 from dinado_jax.ops.masks import target_mask
 

@@ -6,9 +6,10 @@ import functools
 import jax
 import numpy as np
 
-from dinado_jax.config import Optim
-from dinado_jax.controls.base import Control
-from dinado_jax.data import Epochs
+from dinado_jax.config.schema import Optim
+from dinado_jax.controls.control import Control
+from dinado_jax.data.batching import Epochs
+from dinado_jax.data.sequences import Sequences
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.policy import ModelPolicy
 from dinado_jax.decoding.sampler import Sampler, sample_prompts
@@ -16,10 +17,10 @@ from dinado_jax.decoding.score import score
 from dinado_jax.exact.world import Optimum, World
 from dinado_jax.models.gpt2 import GPT2, GPT2Config, init_params
 from dinado_jax.objectives.sft import likelihood
-from dinado_jax.optim import optimizer
-from dinado_jax.rollouts import Rollouts, align_to_targets, exclusive_cumsum
-from dinado_jax.text import Sequences
-from dinado_jax.train import init_state, make_step, split_micro_batches
+from dinado_jax.rollouts.arrays import Rollouts
+from dinado_jax.rollouts.weighting import align_to_targets, exclusive_cumsum
+from dinado_jax.training.loop import init_state, make_step, split_micro_batches
+from dinado_jax.training.optimizer import optimizer
 
 _SFT = Optim(steps=600, batch=128, learning_rate=5e-3)
 _ROWS = 4096  # decoded or scored at once

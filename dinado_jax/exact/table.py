@@ -11,7 +11,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from dinado_jax.controls.base import Control
+from dinado_jax.controls.control import Control
 from dinado_jax.exact.world import World, prefix_numbers
 from dinado_jax.models.gpt2 import GPT2Config, Output
 

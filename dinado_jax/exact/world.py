@@ -11,8 +11,8 @@ import itertools
 import jax.numpy as jnp
 import numpy as np
 
+from dinado_jax.data.sequences import Sequences
 from dinado_jax.errors import InputError
-from dinado_jax.text import Sequences
 
 _MOST = 300_000  # sequences
 _LONGEST = 7  # new tokens: with the prompt 8, one width of batches

@@ -15,14 +15,20 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dinado_jax import arguments
+from dinado_jax.config.checks import LARGEST
+from dinado_jax.distributed.constraints import all_gather_param, sharded_matmul
 from dinado_jax.errors import InputError, quote
-from dinado_jax.limits import LARGEST
-from dinado_jax.models.cache import KV, Cache, LayerCache, attend, fold_heads
-from dinado_jax.models.options import plain
+from dinado_jax.models.cache import (
+    KV,
+    Cache,
+    LayerCache,
+    attend,
+    fold_heads,
+)
+from dinado_jax.models.gpt2_options import plain
 from dinado_jax.ops.low_rank import low_rank_product
 from dinado_jax.ops.masks import fill_ids
-from dinado_jax.ops.spread import all_gather_param, sharded_matmul
+from dinado_jax.utils import arguments
 
 _ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh")
 # config.json options that change the function computed; anything but the GPT-2 value is refused.

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dinado_jax.config import Train
-from dinado_jax.controls.base import Control
+from dinado_jax.config.schema import Train
+from dinado_jax.controls.control import Control
 from dinado_jax.objectives.terms import Term
 from dinado_jax.ops import bernoulli
 from dinado_jax.ops.masks import target_mask

@@ -21,8 +21,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dinado_jax.distributed.constraints import shard_count
 from dinado_jax.ops.masks import fill_ids
-from dinado_jax.ops.spread import shard_count
 
 # Tokens whose logits are alive at once: few on a CPU, whose caches are small; enough elsewhere to
 # keep the units that multiply busy.

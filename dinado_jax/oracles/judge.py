@@ -11,7 +11,7 @@ import numpy as np
 
 from dinado_jax.errors import InputError, quote
 from dinado_jax.oracles.foreign import ForeignError, guarded
-from dinado_jax.oracles.lexical import lexical
+from dinado_jax.tasks.keyword.lexical import lexical
 
 Oracle = Callable[[list[str], list[str]], Sequence[bool] | Sequence[float]]
 _ROUNDING = 1e-6  # by which a label may miss [0, 1]: float32 arithmetic of the oracle's own

@@ -3,51 +3,25 @@
 import importlib.metadata
 import platform
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
 
-from dinado_jax import metrics
-from dinado_jax.config import Config
-from dinado_jax.errors import InputError
-from dinado_jax.files import exists, parse_json, read_lines, validate, write_json
-from dinado_jax.health import summary_warnings
-from dinado_jax.oracles.lexical import coverage
-from dinado_jax.processes import is_main
-from dinado_jax.progress import print_once
-from dinado_jax.report import write_report
-from dinado_jax.stages.folder import STAGES, RunFolder
-from dinado_jax.stages.generate import held_out
+from dinado_jax.config.schema import Config
+from dinado_jax.distributed.processes import is_main
+from dinado_jax.evaluation import metrics
+from dinado_jax.evaluation.report import write_report
+from dinado_jax.evaluation.samples import read_samples
+from dinado_jax.evaluation.warnings import summary_warnings
+from dinado_jax.stages.artifacts import held_out
+from dinado_jax.stages.run_folder import STAGES, RunFolder
+from dinado_jax.tasks.keyword.lexical import coverage
+from dinado_jax.utils.files import (
+    write_json,
+)
+from dinado_jax.utils.progress import print_once
 
 _PACKAGES = ("dinado-jax", "jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
-
-
-# A line of generate's files.
-_SAMPLE = {
-    "prompt_id": int,
-    "prompt": str,
-    "text": str,
-    "label": float,
-    "log_prob": float,
-    "log_prob_base": float,
-    "tokens": int,
-    "finished": bool,
-}
-
-
-def read_samples(path: Path) -> list[dict]:
-    """The lines of one of generate's files. InputError if it is missing, empty or damaged."""
-    if not exists(path):
-        raise InputError(f"no samples in {path}: run the generate stage first")
-    fix = "delete the generate stage's folder and run it again"
-    samples = [
-        validate(parse_json(line, f"{path}:{number}", fix), _SAMPLE, f"{path}:{number}", fix)
-        for number, line in enumerate(read_lines(path, fix), start=1)
-    ]
-    if not samples:
-        raise InputError(f"no samples in {path}: {fix}")
-    return samples
 
 
 def _distinct(samples: list[dict], count: int, seed: int) -> float:

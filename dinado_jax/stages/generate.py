@@ -5,48 +5,12 @@ from pathlib import Path
 
 import jax
 
-from dinado_jax import tasks
-from dinado_jax.config import Config
-from dinado_jax.errors import InputError
-from dinado_jax.files import read_lines
-from dinado_jax.oracles.lexical import lexical
-from dinado_jax.parallel import local_mesh, make_plan
-from dinado_jax.processes import is_main
-from dinado_jax.stages.folder import RunFolder
-from dinado_jax.stages.rollout import Collected, collect
-from dinado_jax.stages.train import trained_model
-from dinado_jax.tasks.keywords import Example
-
-
-def held_out(config: Config) -> list[Example]:
-    """The examples to generate for: a prompt file's, or the split's.
-
-    InputError for no such file or split, and for prompts that the lexical oracle cannot judge.
-    """
-    settings = config.evaluate
-    if settings.prompt_file:
-        prompts = _in_file(Path(settings.prompt_file))
-        if config.rollout.oracle == "lexical":
-            _check_keywords(prompts)
-        return [Example(prompt, ()) for prompt in prompts.values()]
-    return tasks.examples(config.task, settings.split, config.seed, settings.prompts)
-
-
-def _in_file(path: Path) -> dict[str, str]:
-    """The prompts of a file by where they stand, "FILE:LINE"."""
-    lines = enumerate(map(str.strip, read_lines(path)), start=1)
-    prompts = {f"{path}:{number}": line for number, line in lines if line}
-    if not prompts:
-        raise InputError(f"{path} holds no prompt: write one per line")
-    return prompts
-
-
-def _check_keywords(prompts: dict[str, str]) -> None:
-    for where, prompt in prompts.items():
-        try:
-            lexical([prompt], [""])
-        except InputError as error:
-            raise InputError(f"{where}, {error}") from None
+from dinado_jax.config.schema import Config
+from dinado_jax.distributed.partitioning import local_mesh, make_plan
+from dinado_jax.distributed.processes import is_main
+from dinado_jax.rollouts.collect import Collected, collect
+from dinado_jax.stages.artifacts import held_out, read_prompt_file, trained_model
+from dinado_jax.stages.run_folder import RunFolder
 
 
 def _write(path: Path, collected: Collected) -> None:
@@ -85,7 +49,7 @@ def generate(config: Config, run: RunFolder) -> dict:
         strength=decode.strength, target_rate=decode.target_rate, reject=decode.reject
     )
     file = config.evaluate.prompt_file
-    where = list(_in_file(Path(file))) if file else None
+    where = list(read_prompt_file(Path(file))) if file else None
     figures = {"prompts": len(prompts)}
     for name, model in (("base", controlled.base), ("control", controlled)):
         collected = collect(

@@ -9,31 +9,41 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dinado_jax import batches
-from dinado_jax.base import Base, Controlled
-from dinado_jax.checkpoint import Checkpoints
-from dinado_jax.config import Config
-from dinado_jax.controls import Control, make_control
+from dinado_jax.config.schema import Config
+from dinado_jax.controls.control import Control
+from dinado_jax.controls.make import make_control
+from dinado_jax.distributed.partitioning import (
+    Plan,
+    local_mesh,
+    make_plan,
+)
+from dinado_jax.distributed.processes import barrier, broadcast, is_main
 from dinado_jax.errors import InputError
+from dinado_jax.language_model import Base, Controlled
+from dinado_jax.objectives import batches
 from dinado_jax.objectives.control import Warmup, make_objective
-from dinado_jax.optim import optimizer
-from dinado_jax.parallel import Plan, local_mesh, make_plan, replicate
-from dinado_jax.processes import barrier, broadcast, is_main
-from dinado_jax.progress import MetricsLog
-from dinado_jax.rollouts import (
-    Rollouts,
-    concatenate,
+from dinado_jax.rollouts.arrays import Rollouts, concatenate
+from dinado_jax.rollouts.collect import as_mixture, collect, save_once
+from dinado_jax.rollouts.hidden_states import HiddenStates, base_states, delete_files
+from dinado_jax.rollouts.weighting import (
     duplicate_share,
     effective_sample_size,
     importance_weights,
     normalize_per_prompt,
     success_rate,
 )
-from dinado_jax.stages.folder import RunFolder
-from dinado_jax.stages.rollout import as_mixture, collect, save_once, training_prompts
-from dinado_jax.stages.sft import base_fingerprint, trained_base
-from dinado_jax.states import HiddenStates, base_states, delete_files
-from dinado_jax.train import TrainState, init_state, make_step, restore_or_init, run_steps
+from dinado_jax.stages.artifacts import base_fingerprint, trained_base, training_prompts
+from dinado_jax.stages.run_folder import RunFolder
+from dinado_jax.training.checkpoint import Checkpoints
+from dinado_jax.training.loop import (
+    TrainState,
+    init_state,
+    make_step,
+    restore_or_init,
+    run_steps,
+)
+from dinado_jax.training.optimizer import optimizer
+from dinado_jax.utils.progress import MetricsLog
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,18 +218,3 @@ def train(config: Config, run: RunFolder) -> dict:
 
 def _fresh(control: Control, transform, seed: int, prior: float, base_params: dict) -> TrainState:
     return init_state(control.init(jax.random.key(seed), base_params, prior), transform)
-
-
-def trained_model(config: Config, run: RunFolder, plan: Plan) -> Controlled:
-    """The base under the control that the train stage left, whole on this process's devices."""
-    base = trained_base(config, run, partial(replicate, local_mesh(plan)))
-    control = make_control(config, base.model)
-    like = jax.eval_shape(lambda: control.init(jax.random.key(0), base.params, 0.5))
-    folder = run.path / "train" / "control"
-    params = None
-    if broadcast(run.finished("train") is not None):
-        with Checkpoints(folder, base_fingerprint(run)) as final:
-            params = final.restore(plan.abstract(like))
-    if params is None:
-        raise InputError(f"no trained control in {run.path}: run the train stage first")
-    return Controlled(base, control, plan.gather(plan.shard(params)))

@@ -1,8 +1,8 @@
 """Tasks: where prompts and references come from, chosen by `task.name`."""
 
-from dinado_jax.config import Task
+from dinado_jax.config.schema import Task
 from dinado_jax.tasks import commongen, toy
-from dinado_jax.tasks.keywords import Example
+from dinado_jax.tasks.keyword.format import Example
 
 
 def examples(task: Task, split: str, seed: int, count: int | None = None) -> list[Example]:

@@ -6,9 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dinado_jax.errors import InputError, one_line, os_error, quote
-from dinado_jax.files import exists, parse_json, read_lines
-from dinado_jax.tasks.keywords import Example, format_prompt
+from dinado_jax.errors import (
+    InputError,
+    one_line,
+    os_error,
+    quote,
+)
+from dinado_jax.tasks.keyword.format import Example, format_prompt
+from dinado_jax.utils.files import exists, parse_json, read_lines
 
 # What files call each split.
 _ALIASES = {"train": ("train",), "dev": ("dev", "valid", "validation"), "test": ("test",)}

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dinado_jax.errors import InputError
-from dinado_jax.tasks.keywords import Example, format_prompt
+from dinado_jax.tasks.keyword.format import Example, format_prompt
 
 FOLLOW = 0.53
 

@@ -16,11 +16,12 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import support
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
-HERE = Path(__file__).parent
+HERE = support.TESTS
 MODELS = {
     "heads": dict(vocab_size=64, n_positions=16, n_embd=32, n_layer=1, n_head=8),
     "odd_vocab": dict(vocab_size=101, n_positions=24, n_embd=24, n_layer=2, n_head=3),

@@ -1,0 +1,182 @@
+"""The schema of a run: frozen dataclasses, one per section. The defaults are the demo's."""
+
+import dataclasses
+import json
+import typing
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    name: str = "toy"  # toy | commongen
+    source: str = ""  # commongen: a folder of local files or a hub name
+    train_examples: int = 40_000  # toy: captions drawn for sft and rollout prompts
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    path: str = ""  # a GPT-2 folder or hub name; empty: a new model of the sizes below
+    vocab_size: int = 1024  # at most; tokens of the byte-level BPE trained for a new model
+    n_positions: int = 24
+    n_embd: int = 64
+    n_layer: int = 2
+    n_head: int = 4
+    param_dtype: str = "float32"
+    dtype: str = "float32"  # of activations
+    remat: bool = False  # training recomputes blocks: less memory (GPU, TPU), a third more time
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+    """One optimiser, used by the sft and train sections."""
+
+    steps: int = 1000
+    batch: int = 128  # rows per step, over all micro-batches
+    accumulate: int = 1  # micro-batches per step
+    learning_rate: float = 1e-3  # peak
+    warmup: int = 50  # steps of linear increase
+    decay: str = "cosine"  # cosine | constant
+    weight_decay: float = 0.0
+    beta2: float = 0.99
+    clip: float = 1.0  # global gradient norm; 0 is off
+
+
+@dataclasses.dataclass(frozen=True)
+class Sft(Optim):
+    steps: int = 1200
+    batch: int = 64
+    learning_rate: float = 5e-3
+    pretrain_path: str = ""  # plain text, one sentence per line: mined for pairs to train on first
+    pretrain_steps: int = 0
+    max_length: int = 32  # tokens; longer examples are left out
+
+
+@dataclasses.dataclass(frozen=True)
+class Delta:
+    rank: int = 16
+    alpha: float = 16.0  # scale = alpha / rank
+    low_rank: tuple[str, ...] = (r"h_\d+/(attn|mlp)/c_\w+/kernel",)
+    full: tuple[str, ...] = (r".*/ln_\d/\w+", r"ln_f/\w+", r".*/bias")
+
+    @property
+    def scale(self) -> float:
+        """What multiplies the product of the factors."""
+        return self.alpha / self.rank
+
+
+@dataclasses.dataclass(frozen=True)
+class Control:
+    kind: str = "merge"  # nado | soft | merge | hard
+    direction: str = "merge"  # hard: nado | soft | merge
+    form: str = "clamped"  # hard: clamped | projected (R <= 1 always; bends q if tokens are many)
+    trunk: str = "small"  # soft: small | copy | low_rank (a delta of the base)
+    layers: int = 4  # of nado's head and of soft's small trunk
+    norm_bias: str = "success_rate"  # success_rate | zero: the norm's initial bias
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    temperature: float = 1.0  # 0 is greedy
+    top_k: int = 0  # 0 is off
+    top_p: float = 1.0
+    max_new_tokens: int = 16
+    batch: int = 512  # rows decoded at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Decode(Sampling):
+    strength: float = 1.0  # of the control: R^strength
+    target_rate: float = 1.0  # success rate to aim for
+    reject: float = 0.0  # tokens that q has this much rarer than p are never drawn; 0 is off
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollout(Sampling):
+    oracle: str = "lexical"  # lexical, or "package.module:function"(prompts, texts) -> scores
+    prompts: int = 2500
+    samples: int = 8  # per prompt
+    references: bool = False  # the task's references join the rollouts, judged like any sample
+
+
+@dataclasses.dataclass(frozen=True)
+class Train(Optim):
+    steps: int = 900
+    batch: int = 256
+    learning_rate: float = 5e-3
+    objective: str = "regression"  # matching | regression | ratio | prefixes | published
+    warmup_direction: int = 180  # first steps: likelihood on successes
+    rounds: int = 5  # steps are divided evenly among them; each but the first samples again from q
+    refresh_prompts: int = 2500
+    refresh_samples: int = 8
+    mixture: float = 0.0  # share of a refresh round's samples that is drawn from the base
+    margin: float = 6.0  # nats; regression takes log C of a failure for -margin
+    bellman: float = 1.0  # lambda
+    bellman_start: int = 0  # steps with lambda = 0 first
+    # Objective published has all rollouts alike: the others are not for it, except in warm-ups.
+    weights: str = "importance"  # importance (p / proposal) | none: the proposals' q*, not p's
+    weight_clip: float = 0.98  # quantile at which importance weights are cut
+    reference_weight: float = 0.0  # a successful reference's share relative to a sample's
+    balance: bool = True  # as many successes as failures for the norm, log-odds corrected
+    detach: bool = True  # the norm's losses do not move the direction
+    base_states: str = "recompute"  # recompute | float32 | bfloat16: on disk, once for all epochs
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    split: str = "test"
+    prompts: int = 500
+    samples: int = 4
+    prompt_file: str = ""  # prompts to continue, one per line, instead of the split's
+
+
+@dataclasses.dataclass(frozen=True)
+class Parallel:
+    mode: str = "jit"  # jit | shard_map | pmap: how a training step is spread over devices
+    fsdp: int = (
+        1  # devices that share one copy of base, trainable parameters and optimiser state (jit)
+    )
+    devices: int = 0  # of each process; 0 is all
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    folder: str = "runs"
+    log_every: int = 20  # steps
+    save_every: int = 200  # steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    name: str = "demo"
+    seed: int = 0
+    task: Task = Task()
+    base: Base = Base()
+    sft: Sft = Sft()
+    delta: Delta = Delta()
+    control: Control = Control()
+    rollout: Rollout = Rollout()
+    train: Train = Train()
+    decode: Decode = Decode()
+    evaluate: Evaluate = Evaluate()
+    parallel: Parallel = Parallel()
+    run: Run = Run()
+
+    def as_dict(self) -> dict[str, Any]:
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+
+def flatten(config: Config) -> dict[str, tuple[Any, Any]]:
+    """Every leaf as {"section.key": (value, type)}."""
+    leaves = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            hints = typing.get_type_hints(type(value))
+            for inner in dataclasses.fields(value):
+                leaves[f"{field.name}.{inner.name}"] = (
+                    getattr(value, inner.name),
+                    hints[inner.name],
+                )
+        else:
+            leaves[field.name] = (value, field.type)
+    return leaves

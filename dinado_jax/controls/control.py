@@ -1,0 +1,204 @@
+"""A control gives R: a direction over next tokens, a norm of prefixes, and a form that joins them.
+
+The four parameterisations differ in these three alone:
+
+    nado     logits of a head on the base's states, through a sigmoid; the peak is the norm; split
+    soft     logits of a trunk of its own; norm; split
+    merge    log pi - log p, pi the base with a delta; norm; split
+    hard     any of these directions; norm of the prompt alone; clamped or projected
+
+Training asks for `values`, or `log_policy` or `log_direction` where only q matters; decoding for
+`log_values`, token by token. All are pure functions over the parameters {"direction": ..,
+["norm": ..]}.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dinado_jax.controls.protocol import Direction, Norm
+from dinado_jax.controls.recursion import (
+    Values,
+    advance,
+    unroll,
+)
+from dinado_jax.decoding.policy import ModelPolicy, Policy
+from dinado_jax.guides.guided import Guided
+from dinado_jax.guides.protocol import NextValues
+from dinado_jax.guides.tilt import NEUTRAL
+from dinado_jax.models.gpt2 import (
+    GPT2,
+    logits,
+    output_from_states,
+)
+from dinado_jax.ops import bernoulli, vocab
+from dinado_jax.ops.masks import target_mask
+
+Batch = dict[str, jax.Array]
+
+
+class StepInputs(NamedTuple):
+    """What the recursion reads at position t, which draws token t + 1: [B, T-1] float32."""
+
+    scalars: vocab.VocabScalars
+    beta_logit: jax.Array  # nats
+
+
+@dataclasses.dataclass(frozen=True)
+class Control:
+    """Static; calls with equal shapes compile once."""
+
+    model: GPT2  # the base
+    direction: Direction
+    norm: Norm
+    form: str = "split"  # split | clamped | projected: see recursion.py
+
+    @property
+    def entangled(self) -> bool:
+        """Direction and norm are one: r is log R itself."""
+        return self.form == "split" and self.direction.link == "sigmoid"
+
+    @property
+    def excluded_ids(self) -> tuple[tuple[int, int], ...]:
+        """The base's ids without text: no part of p, nor of the direction."""
+        return self.model.config.excluded_ids
+
+    @property
+    def recursive(self) -> bool:
+        """R follows from the prompt's by recursion, so that it is consistent at any parameters."""
+        return self.form != "split"
+
+    @property
+    def single_pass(self) -> bool:
+        """q is the direction's own distribution: no base is needed to decode."""
+        return self.direction.link == "policy" and self.form != "projected"
+
+    @property
+    def policy(self) -> Policy:
+        """The composed distribution q, for decoding loops."""
+        if self.single_pass:
+            return ModelPolicy(self.model)
+        return Guided(self.model, (self,), (NEUTRAL.features,))
+
+    def policy_variables(self, base_params: dict, params: dict) -> Any:
+        """The variables of `policy`."""
+        if self.single_pass:
+            return self.direction.trunk(base_params, params["direction"])
+        return {
+            "base": base_params,
+            "controls": (self.decode_params(params),),
+            "tilts": (NEUTRAL.numbers,),
+        }
+
+    def decode_params(self, params: dict) -> dict:
+        """What `Guided` reads of this control."""
+        return {**params, "direction": self.direction.decode_params(params["direction"])}
+
+    def init(self, key: jax.Array, base_params: dict, success_rate: float) -> dict:
+        """Parameters with q = p, and R = success_rate everywhere (entangled: 1/2)."""
+        direction_key, norm_key = jax.random.split(key)
+        params = {"direction": self.direction.init(direction_key, base_params)}
+        if not self.entangled:
+            params["norm"] = self.norm.init(norm_key, base_params, success_rate)
+        return params
+
+    def log_policy(self, base_params: dict, params: dict, batch: Batch) -> jax.Array:
+        """log q of each next token: batch of [B, T] tokens -> [B, T-1] float32 nats."""
+        if self.form != "projected":
+            return self.log_direction(base_params, params, batch)
+        step_inputs = self.step_inputs(base_params, params, batch)
+        return step_inputs.scalars.log_base + self.unroll(step_inputs, batch).log_ratio
+
+    def log_direction(self, base_params: dict, params: dict, batch: Batch) -> jax.Array:
+        """The same under p e^r, normalised: what q is wherever R <= 1 does not bend it."""
+        tokens = batch["tokens"]
+        if self.direction.link != "policy":
+            return self.step_inputs(base_params, params, batch).scalars.log_policy
+        out = self.direction.forward(base_params, params["direction"], None, tokens)
+        return vocab.token_log_probs(
+            out.hidden[:, :-1], out.vocabulary, tokens[:, 1:], excluded_ids=self.excluded_ids
+        )
+
+    def values(self, base_params: dict, params: dict, batch: Batch) -> Values:
+        """V and R of every prefix of the rows; gradients reach the parameters, never the base."""
+        return self.unroll(self.step_inputs(base_params, params, batch), batch)
+
+    def step_inputs(self, base_params: dict, params: dict, batch: Batch) -> StepInputs:
+        """Of all positions. Where the batch holds the base's last hidden states, its trunk is
+        skipped: states [B, T, D]."""
+        tokens = batch["tokens"]
+        if "states" in batch:
+            base = output_from_states(self.model.config, base_params, batch["states"])
+        else:
+            base = self.model.apply({"params": base_params}, tokens)
+        out = self.direction.forward(base_params, params["direction"], base, tokens)
+        scalars = vocab.direction_scalars(
+            self.direction.link,
+            (out.hidden[:, :-1], out.vocabulary),
+            (base.hidden[:, :-1], base.vocabulary),
+            tokens[:, 1:],
+            excluded_ids=self.excluded_ids,
+        )
+        if self.entangled:
+            return StepInputs(scalars, scalars.top)  # R of the peak's token
+        states = out.hidden if self.direction.own_states else jax.lax.stop_gradient(base.hidden)
+        return StepInputs(scalars, self.norm.logit(params["norm"], states[:, :-1]))
+
+    def unroll(self, step_inputs: StepInputs, batch: Batch) -> Values:
+        (*_, below, gap, logit), peak = step_inputs.scalars, step_inputs.scalars.peak
+        drawn = logit if self.entangled else None
+        return unroll(
+            self.form, step_inputs.beta_logit, below, peak, gap, target_mask(batch), drawn
+        )
+
+    def log_values(
+        self,
+        params: dict,
+        base: tuple[jax.Array, jax.Array],
+        out: tuple[jax.Array, jax.Array],
+        log_prev: jax.Array | None,
+    ) -> NextValues:
+        """Of one prefix a row; of ids without text log R is low and finite, as they are left out
+        by log p alone.
+
+        Args:
+          base, out: (state [B, D], vocabulary [V, D]) of base and direction at the prefix.
+          log_prev: [B] log R of the prefix as its last token left it; None for a prompt, where
+            the recursion starts.
+        """
+        log_p_BV = jax.nn.log_softmax(logits(*base, self.excluded_ids))
+        l_BV = logits(*out, self.excluded_ids)
+        # log q - log p of an id that neither has is no number.
+        r_BV = vocab.masked_direction(self.direction.link, l_BV, log_p_BV, self.excluded_ids)
+        if self.entangled:
+            log_v_B = jax.nn.logsumexp(log_p_BV + r_BV, axis=-1)
+            log_not_B = jax.nn.logsumexp(log_p_BV + jax.nn.log_sigmoid(-l_BV), axis=-1)
+            return NextValues(log_v_B, r_BV, log_v_B - log_not_B, l_BV)
+        below_BV = r_BV - r_BV.max(-1, keepdims=True)
+        peak_B = -jax.nn.logsumexp(log_p_BV + below_BV, axis=-1)
+        state_BD = (out if self.direction.own_states else base)[0]
+        beta_B = self.norm.logit(params["norm"], state_BD)
+        log_beta_B = jax.nn.log_sigmoid(beta_B)
+        prev_B = log_beta_B if log_prev is None else log_prev
+        log_v_B1, log_r_BV = advance(
+            self.form,
+            prev_B[:, None],
+            log_beta_B[:, None],
+            below_BV,
+            peak_B[:, None],
+        )
+        log_v_B = log_v_B1[:, 0]
+        if self.recursive:
+            return NextValues(
+                log_v_B, log_r_BV, bernoulli.logit(log_v_B), bernoulli.logit(log_r_BV)
+            )
+        gap_BV = -jnp.expm1(below_BV)
+        gap_B = (jnp.exp(log_p_BV) * gap_BV).sum(-1)
+        return NextValues(
+            log_v_B,
+            log_r_BV,
+            bernoulli.scaled(beta_B, -peak_B, gap_B),
+            bernoulli.scaled(beta_B[:, None], below_BV, gap_BV),
+        )

@@ -1,0 +1,99 @@
+"""Batches as a pure function of (seed, step): nothing to save, nothing to lose.
+
+Rows of similar length share a batch, and a batch is cut to a multiple of 8 tokens, so that little
+padding is computed and few shapes are compiled.
+"""
+
+import dataclasses
+from functools import lru_cache
+
+import numpy as np
+
+from dinado_jax.data.sequences import Sequences
+
+_BUCKET = 8
+_WINDOW = 50  # batches whose rows are sorted together by length
+_STEPS_SHARED = 10  # steps that share their weighted draws out by length
+
+
+def bucket(length: int, limit: int) -> int:
+    """The smallest multiple of 8 that holds `length` tokens, at most `limit`."""
+    return min(-(-length // _BUCKET) * _BUCKET, limit)
+
+
+def take(rows: Sequences, index: np.ndarray) -> dict[str, np.ndarray]:
+    """The chosen rows as a batch {tokens [B, T], prompt_length [B], length [B]}, T bucketed."""
+    length = rows.length[index]
+    width = bucket(int(length.max()), rows.tokens.shape[1])
+    return {
+        "tokens": rows.tokens[index, :width],
+        "prompt_length": rows.prompt_length[index],
+        "length": length,
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Epochs:
+    """Every row once an epoch, in an order fixed by the seed; the last partial batch is dropped.
+
+    A set smaller than a batch is repeated to fill one.
+    """
+
+    rows: Sequences
+    batch: int
+    seed: int
+
+    def __post_init__(self):
+        object.__setattr__(self, "_order", lru_cache(2)(self._order))
+
+    @property
+    def per_epoch(self) -> int:
+        return max(1, len(self.rows) // self.batch)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        rng = np.random.default_rng((self.seed, epoch))
+        order = np.resize(rng.permutation(len(self.rows)), self.per_epoch * self.batch)
+        window = _WINDOW * self.batch
+        for start in range(0, len(order), window):
+            part = order[start : start + window]
+            order[start : start + window] = part[np.argsort(self.rows.length[part], kind="stable")]
+        return rng.permutation(order.reshape(self.per_epoch, self.batch))
+
+    def at(self, step: int) -> dict[str, np.ndarray]:
+        """The batch of a step, with `number` [B]: which rows it holds."""
+        epoch, place = divmod(step, self.per_epoch)
+        index = self._order(epoch)[place]
+        return {**take(self.rows, index), "number": index.astype(np.int32)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws:
+    """Rows drawn with replacement, each with probability proportional to its weight.
+
+    Systematic resampling, a few steps at once: one random offset, equal strides through the
+    cumulative weights, so every heavy row comes its due number of times. Those steps share the
+    drawn rows out by length, and all Draws agree which of them gets the long ones.
+    """
+
+    weight: np.ndarray  # [N], not negative, not all 0
+    length: np.ndarray  # [N] tokens
+    seed: int
+
+    def __post_init__(self):
+        cumulative = np.cumsum(self.weight, dtype=np.float64)
+        object.__setattr__(self, "_cumulative", cumulative / cumulative[-1])
+        object.__setattr__(self, "_shared", lru_cache(2)(self._shared))
+
+    def _shared(self, block: int, count: int) -> np.ndarray:
+        total = count * _STEPS_SHARED
+        points = (np.arange(total) + np.random.default_rng((self.seed, block)).random()) / total
+        # Rounded up to 1, a point would fall on the last row even if its weight is 0.
+        points = np.minimum(points, np.nextafter(1, 0))
+        index = np.searchsorted(self._cumulative, points, side="right")
+        index = index[np.argsort(self.length[index], kind="stable")]
+        return np.random.default_rng(block).permutation(index.reshape(_STEPS_SHARED, count))
+
+    def at(self, step: int, count: int) -> np.ndarray:
+        """`count` row numbers for a step."""
+        block, place = divmod(step, _STEPS_SHARED)
+        return self._shared(block, count)[place]

@@ -1,0 +1,58 @@
+"""Rows of prompt and target token ids in padded arrays, on the host."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from dinado_jax.errors import (
+    InputError,
+)
+
+
+def check_tokens(rows: Sequence[Sequence[int]], vocab_size: int, what: str) -> None:
+    """InputError for an id outside the vocabulary; on the device it would be clamped silently."""
+    for index, row in enumerate(rows):
+        bad = [token for token in row if not 0 <= token < vocab_size]
+        if bad:
+            raise InputError(
+                f"token id {bad[0]} in {what} {index} is outside the vocabulary of {vocab_size}: "
+                "use the model's own tokenizer"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Sequences:
+    """Rows of prompt and target in one padded array: N rows of at most T tokens."""
+
+    tokens: np.ndarray  # int32 [N, T], right-padded with the eos id
+    prompt_length: np.ndarray  # int32 [N], tokens before the target, >= 1
+    length: np.ndarray  # int32 [N], tokens in all, the closing eos included
+
+    def __len__(self) -> int:
+        return len(self.length)
+
+
+def pad(rows: Sequence[Sequence[int]], fill: int, width: int | None = None) -> np.ndarray:
+    """int32 [N, width], right-padded; width defaults to the longest row."""
+    width = max(map(len, rows)) if width is None else width
+    out = np.full((len(rows), width), fill, np.int32)
+    for index, row in enumerate(rows):
+        out[index, : len(row)] = row
+    return out
+
+
+def sequences(
+    prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], fill: int, max_length: int
+) -> Sequences:
+    """Joins prompts and targets; rows longer than `max_length` tokens are left out."""
+    pairs = [(p, t) for p, t in zip(prompts, targets, strict=True) if len(p) + len(t) <= max_length]
+    if not pairs:
+        raise InputError(
+            f"no example fits in {max_length} tokens: raise sft.max_length and base.n_positions"
+        )
+    return Sequences(
+        pad([[*p, *t] for p, t in pairs], fill),
+        np.array([len(p) for p, _ in pairs], np.int32),
+        np.array([len(p) + len(t) for p, t in pairs], np.int32),
+    )

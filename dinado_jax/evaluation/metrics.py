@@ -1,0 +1,124 @@
+"""Numbers about texts and about control, computed on the host."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from dinado_jax.errors import InputError
+from dinado_jax.tasks.keyword.lexical import words
+
+
+def distinct_n(texts: Sequence[str], n: int) -> float:
+    """Distinct n-grams over all n-grams of the corpus, of lower-case words, in [0, 1].
+
+    It falls as texts are added, because they repeat each other: compare equal numbers of texts.
+    0.0 if no text has n words. Raises InputError if n < 1.
+    """
+    if n < 1:
+        raise InputError(f"n = {n}, distinct_n: give n >= 1")
+    grams = [
+        tuple(tokens[i : i + n]) for tokens in map(words, texts) for i in range(len(tokens) - n + 1)
+    ]
+    return len(set(grams)) / len(grams) if grams else 0.0
+
+
+def bleu4(hypotheses: Sequence[str], references: Sequence[tuple[str, ...]]) -> float:
+    """Corpus BLEU-4, lower-cased, in [0, 100], by sacrebleu with its standard tokenizer.
+
+    references[i] are the one or more references of hypotheses[i]. Raises InputError if a
+    hypothesis has none, if the two lengths differ or are 0, or if sacrebleu is not installed.
+    """
+    if not hypotheses or len(hypotheses) != len(references):
+        raise InputError(
+            f"{len(hypotheses)} hypotheses and {len(references)} reference sets, BLEU: "
+            "give equally many, at least one"
+        )
+    for i, group in enumerate(references):
+        if not group:
+            raise InputError(f"hypothesis {i} has no references, BLEU: use a split with references")
+    try:
+        from sacrebleu import corpus_bleu
+    except ImportError as error:
+        raise InputError('sacrebleu is missing, BLEU: pip install ".[eval]"') from error
+    # sacrebleu wants the k-th references of all hypotheses together, None where there is none.
+    streams = [
+        [group[k] if k < len(group) else None for group in references]
+        for k in range(max(map(len, references)))
+    ]
+    # force: texts that end in " ." are what the task has, not a mistake to warn of.
+    return corpus_bleu(list(hypotheses), streams, lowercase=True, force=True).score
+
+
+def kl_floor(success: float, base_success: float) -> float:
+    """The least KL(q || p), in nats per sequence, of any q that succeeds with rate s = `success`
+    where the base p succeeds with rate R0 = `base_success`:
+
+        s log(s / R0) + (1 - s) log((1 - s) / (1 - R0)),    0 log 0 = 0.
+
+    By the data-processing inequality: judging a sequence maps q and p to two Bernoulli
+    distributions, and a map cannot raise the KL. inf where the base never does what q does.
+    Raises InputError for a rate outside [0, 1].
+    """
+    for rate in (success, base_success):
+        if not 0 <= rate <= 1:
+            raise InputError(f"success rate {rate}, kl_floor: give rates in [0, 1]")
+
+    def term(q: float, p: float) -> float:
+        if q == 0:
+            return 0.0
+        return q * math.log(q / p) if p > 0 else math.inf
+
+    return term(success, base_success) + term(1 - success, 1 - base_success)
+
+
+def rate_distribution(hits: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How prompts differ: (rates [G], their probabilities [G]), the distribution of success rates
+    among prompts that makes hits [P] out of draws [P] samples likeliest, by EM on a grid.
+
+    Counting each prompt's own share instead would take the noise of few samples for differences.
+    An estimate: rates below about 1 / draws are hardly seen, and a floor from it is then too low.
+    """
+    rates = (np.arange(200) + 0.5) / 200
+    log_likelihood = np.outer(hits, np.log(rates)) + np.outer(draws - hits, np.log1p(-rates))
+    likelihood = np.exp(log_likelihood - log_likelihood.max(1, keepdims=True))
+    probability = np.full(rates.size, 1 / rates.size)
+    for _ in range(300):
+        posterior = likelihood * probability
+        probability = (posterior / posterior.sum(1, keepdims=True)).mean(0)
+    return rates, probability
+
+
+def kl_floor_by_prompt(success: float, rates: np.ndarray, probability: np.ndarray) -> float:
+    """`kl_floor` where prompts differ: the least mean KL(q || p) of any q that succeeds with rate
+    `success` over prompts on which the base succeeds with rates [G] of the given probabilities.
+
+    Each prompt's q is then p tilted by e^{t C}, with one t for all, and the floor is
+    max_t t s - E log(1 + R0 (e^t - 1)). It is never below the floor of the mean rate, and equal to
+    it where all prompts are alike. Rates must lie strictly between 0 and 1.
+    """
+
+    def tilted(t):
+        return rates / (rates + (1 - rates) * np.exp(-t))
+
+    low, high = -50.0, 50.0
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if probability @ tilted(middle) < success else (low, middle)
+    log_normaliser = np.log1p(rates * np.expm1(low))
+    return float(low * success - probability @ log_normaliser)
+
+
+def efficiency(floor: float, kl: float) -> float:
+    """floor / kl: 1 if the control paid no more KL than its success needs. nan if kl <= 0,
+    which only an estimate from few samples can be, or a control that did nothing."""
+    return floor / kl if kl > 0 else math.nan
+
+
+def mean_and_error(x: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """The mean of x [N] and its standard error, nan if N = 1. Raises InputError if N = 0."""
+    x = np.asarray(x, np.float64)
+    if x.size == 0:
+        raise InputError("no values, mean and standard error: give at least one")
+    error = x.std(ddof=1) / math.sqrt(x.size) if x.size > 1 else math.nan
+    return float(x.mean()), float(error)

@@ -1,0 +1,83 @@
+"""How strongly a guide acts on the base's next-token distribution."""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dinado_jax.errors import InputError
+from dinado_jax.guides.protocol import NextValues
+
+
+@dataclasses.dataclass(frozen=True)
+class Tilt:
+    """How much of a control is wanted: f(R) = rho(R)^strength.
+
+    strength: 0 is the base (except for `reject`), 1 the control as trained; above 1 it is
+      exaggerated.
+    target_rate: the success rate r to aim for, by rho(R) = R r / R0 + (1 - R) (1 - r) / (1 - R0)
+      with R0 the value of the prompt; 1 leaves rho(R) = R / R0.
+    reject: tokens with R(x, v) < reject R(x), which the control makes that much rarer than the base
+      has them, are never drawn; 0 is off. A token at least as likely as under the base remains.
+    """
+
+    strength: float = 1.0
+    target_rate: float = 1.0
+    reject: float = 0.0
+
+    def __post_init__(self):
+        if not 0 <= self.strength < math.inf:
+            raise InputError(f"strength = {self.strength}: it must be 0 (the base) or more, finite")
+        if not 0 <= self.target_rate <= 1:
+            raise InputError(f"target_rate = {self.target_rate}: it must lie in [0, 1]")
+        if not 0 <= self.reject < 1:
+            raise InputError(f"reject = {self.reject}: it must lie in [0, 1), 0 is off")
+
+    @property
+    def features(self) -> "Features":
+        return Features(self.strength != 1, self.target_rate < 1, self.reject > 0)
+
+    @property
+    def numbers(self) -> dict[str, np.float32]:
+        """Those of the features in use, as arrays: others of the same features compile nothing."""
+        used = zip(Features._fields, self.features)
+        return {name: np.float32(getattr(self, name)) for name, on in used if on}
+
+
+class Features(NamedTuple):
+    """Which parts of a `Tilt` are not neutral: all that a program depends on."""
+
+    strength: bool = False
+    target_rate: bool = False
+    reject: bool = False
+
+    def __call__(
+        self, numbers: dict[str, jax.Array], values: NextValues, start: "Start | None"
+    ) -> jax.Array:
+        """log f(R), up to a constant, of every next token: [B, V]."""
+        kept = values.log_after
+        if self.target_rate:
+            rate = numbers["target_rate"]
+            success = jnp.log(rate) - start.log_value
+            failure = jnp.log1p(-rate) - jax.nn.log_sigmoid(-start.odds)
+            log_not = jax.nn.log_sigmoid(-values.after_logit)
+            kept = jnp.logaddexp(kept + success[:, None], log_not + failure[:, None])
+        if self.strength:
+            kept = numbers["strength"] * kept
+        if self.reject:
+            change = values.log_after - values.log_value[:, None]
+            kept = jnp.where(change < jnp.log(numbers["reject"]), -jnp.inf, kept)
+        return kept
+
+
+NEUTRAL = Tilt()
+
+
+class Start(NamedTuple):
+    """The value of a row's prompt, [R]."""
+
+    log_value: jax.Array
+    odds: jax.Array

@@ -1,0 +1,227 @@
+"""Language models to decode from: the base, a frozen GPT-2, and the base under controls.
+
+All have `base`, `policy` and `variables`, which is all that decoding needs.
+"""
+
+import dataclasses
+import difflib
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dinado_jax.adapters import lora
+from dinado_jax.config import schema
+from dinado_jax.controls.control import Control
+from dinado_jax.decoding.policy import ModelPolicy, Policy
+from dinado_jax.errors import InputError, quote
+from dinado_jax.guides.guided import Guided
+from dinado_jax.guides.tilt import NEUTRAL, Tilt
+from dinado_jax.models import gpt2_checkpoint
+from dinado_jax.models.gpt2 import GPT2, GPT2Config
+from dinado_jax.models.tokenizer import Codec, load_codec
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Base:
+    """`base.model.apply({"params": base.params}, tokens).logits` are the checkpoint's logits. The
+    language model p is their softmax over ids with text: `GPT2Config.silent` ones have no part."""
+
+    model: GPT2
+    params: dict
+    folder: Path
+    known: Codec | None = None  # the tokenizer, where it has been loaded already
+    max_new_tokens: int = 32  # what is drawn at most where nothing else is asked for
+
+    @functools.cached_property
+    def codec(self) -> Codec:
+        """The tokenizer, loaded when first asked for. InputError if it does not fit the model."""
+        return self.known or load_codec(self.folder, self.model.config.vocab_size)
+
+    def __repr__(self) -> str:
+        sizes = self.model.config
+        return (
+            f"Base(GPT-2: {sizes.n_layer} layers of width {sizes.n_embd}, {sizes.n_head} heads, "
+            f"vocabulary {sizes.vocab_size}, context {sizes.n_positions}; {_size(self.params)}; "
+            f"folder {self.folder})"
+        )
+
+    @property
+    def base(self) -> "Base":
+        return self
+
+    def save(self, folder: str | Path) -> None:
+        """Writes a folder that `load_gpt2` and transformers both load."""
+        save_base(Path(folder), self.model, self.params, self.codec)
+
+    @property
+    def policy(self) -> ModelPolicy:
+        return ModelPolicy(self.model)
+
+    @property
+    def variables(self) -> dict:
+        return {"params": self.params}
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Controlled:
+    """A base under a trained control: its policy decodes the composed distribution q."""
+
+    base: Base
+    control: Control
+    params: dict
+    tilt: Tilt = NEUTRAL  # how much of it is wanted
+
+    @property
+    def policy(self) -> Policy:
+        if self.tilt == NEUTRAL:
+            return self.control.policy
+        return Composed((self,)).policy
+
+    @functools.cached_property
+    def variables(self) -> dict:
+        if self.tilt == NEUTRAL:
+            return self.control.policy_variables(self.base.params, self.params)
+        return Composed((self,)).variables
+
+    def __repr__(self) -> str:
+        return f"Controlled({self._control}, {self.base!r})"
+
+    @property
+    def _control(self) -> str:
+        kind = type(self.control.direction).__name__.lower()
+        return f"{kind} control, {self.control.form}: {_size(self.params)}; {self.tilt}"
+
+    def tilted(self, **changes: float) -> "Controlled":
+        """The same control with another `Tilt`: strength, target_rate, reject. InputError for any
+        other name."""
+        known = [field.name for field in dataclasses.fields(Tilt)]
+        for name in changes:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, 1)
+                hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+                raise InputError(f"no such tilt, {quote(name)}: {hint}")
+        return dataclasses.replace(self, tilt=dataclasses.replace(self.tilt, **changes))
+
+    def as_base(self) -> Base:
+        """q as a base of its own, for a second control: what that one learns is exact for both
+        oracles. InputError unless q is one trunk."""
+        if not self.control.single_pass or self.tilt != NEUTRAL:
+            raise InputError("only a merge control, untilted, is a base of its own: train one")
+        if self.base.model.config.param_dtype != "float32":
+            raise InputError("the base's parameters are not float32: load the run in float32")
+        params = lora.merge(
+            self.base.params, self.params["direction"], self.control.direction.delta.scale
+        )
+        return dataclasses.replace(self.base, params=params)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Composed:
+    """A base under several controls at once: q proportional to p prod_k f_k(R_k)."""
+
+    parts: tuple[Controlled, ...]
+
+    def __repr__(self) -> str:
+        return f"Composed({' + '.join(part._control for part in self.parts)}, {self.base!r})"
+
+    @property
+    def base(self) -> Base:
+        return self.parts[0].base
+
+    @property
+    def policy(self) -> Guided:
+        controls = tuple(part.control for part in self.parts)
+        return Guided(self.base.model, controls, tuple(part.tilt.features for part in self.parts))
+
+    @functools.cached_property
+    def variables(self) -> dict:
+        controls = tuple(part.control.decode_params(part.params) for part in self.parts)
+        numbers = tuple(part.tilt.numbers for part in self.parts)
+        return {"base": self.base.params, "controls": controls, "tilts": numbers}
+
+
+LanguageModel = Base | Controlled | Composed
+
+
+def _size(params: dict) -> str:
+    leaves = jax.tree.leaves(params)
+    dtypes = sorted({str(leaf.dtype) for leaf in leaves})
+    return f"{sum(leaf.size for leaf in leaves):,} parameters in {', '.join(dtypes)}"
+
+
+def compose(*parts: Controlled) -> Composed:
+    """Several controls of one base at once, each with the strength of its tilt; approximate where
+    the oracles depend on each other under p (`Controlled.as_base` is the exact way).
+
+    InputError if there are none, or if their bases differ.
+    """
+    if not parts or not all(isinstance(part, Controlled) for part in parts):
+        raise InputError("compose needs controlled models, one or more: give what load_run returns")
+    first = parts[0].base
+    for other in (part.base for part in parts[1:]):
+        same = _function(other.model) == _function(first.model) and all(
+            bool((a == b).all())
+            for a, b in zip(jax.tree.leaves(first.params), jax.tree.leaves(other.params))
+        )
+        if not same:
+            raise InputError("these controls have different bases: train them on the same one")
+    return Composed(parts)
+
+
+def _function(model: GPT2) -> GPT2Config:
+    """What of a model's configuration changes what it computes."""
+    return dataclasses.replace(model.config, remat=False)
+
+
+def load_gpt2(
+    path_or_name: str | Path,
+    *,
+    dtype: str = "float32",
+    param_dtype: str = "float32",
+    remat: bool = False,
+    place: Callable[[dict], dict] = jax.device_put,
+) -> Base:
+    """Loads a GPT-2 from a Hugging Face folder or hub name; safetensors only.
+
+    Args:
+      path_or_name: a folder with config.json and model.safetensors (single or sharded), or a hub
+        name such as "gpt2".
+      dtype: of activations; logits and control arithmetic are float32 whatever it is.
+      param_dtype: of the parameters in memory.
+      remat: gradients recompute each block's activations instead of keeping them.
+      place: puts the parameters, arrays on the host, on devices.
+
+    Ids without text by the folder's tokenizer, if it has a readable one, are left out of p: see
+    `GPT2Config.silent`. InputError in one line for anything missing, unused, misshapen, damaged or
+    pickled; for a tokenizer once it is asked for.
+    """
+    folder = gpt2_checkpoint.locate(str(path_or_name))
+    sizes = GPT2Config.from_hf(gpt2_checkpoint.read_config(folder))
+    sizes = dataclasses.replace(sizes, dtype=dtype, param_dtype=param_dtype, remat=remat)
+    params = gpt2_checkpoint.read_params(folder, sizes)
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, jnp.dtype(param_dtype)), params)
+    try:
+        codec = load_codec(folder, sizes.vocab_size)
+    except InputError:  # it comes again where text is needed
+        codec = None
+    else:
+        sizes = dataclasses.replace(sizes, excluded_ids=codec.excluded_ids(sizes.vocab_size))
+    return Base(GPT2(sizes), place(params), folder, codec)
+
+
+def new_config(settings: schema.Base) -> GPT2Config:
+    """The sizes and precision of a model made from scratch."""
+    values = dataclasses.asdict(settings)
+    del values["path"]
+    return GPT2Config(**values)
+
+
+def save_base(folder: Path, model: GPT2, params: dict, codec: Codec) -> None:
+    """Writes a folder that `load_gpt2` and transformers both load."""
+    folder.mkdir(parents=True, exist_ok=True)
+    codec.save(folder)
+    gpt2_checkpoint.write_folder(folder, model.config, jax.device_get(params), codec.eos_id)

@@ -1,0 +1,177 @@
+"""Rollouts: sampled sequences with labels and proposal log-probabilities, as fixed-shape arrays."""
+
+import dataclasses
+import hashlib
+import math
+import zipfile
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from dinado_jax.data.sequences import Sequences
+from dinado_jax.errors import InputError, one_line, os_error
+from dinado_jax.utils.files import check_regular, exists
+
+_AGAIN = "delete the stage's folder and run it again"
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollouts(Sequences):
+    """N judged rows. A reference was written by people: it has no proposal, so log_proposal is nan.
+
+    log_base and log_proposal are sums over the target's tokens, in nats: under p, and under the
+    distribution d the row was really drawn from (temperature, truncation and mixture included).
+    """
+
+    label: np.ndarray  # float32 [N], the oracle's judgement in [0, 1]
+    log_base: np.ndarray  # float32 [N]
+    log_proposal: np.ndarray  # float32 [N]
+    log_prefix: np.ndarray  # float32 [N, T-1], log p / d of the prefix before column t's token
+    prompt_id: np.ndarray  # int32 [N]
+    finished: np.ndarray  # bool [N], false for rows cut at the length limit
+
+    @property
+    def reference(self) -> np.ndarray:
+        """bool [N]."""
+        return np.isnan(self.log_proposal)
+
+    def save(self, path: Path, fingerprint: str = "") -> None:
+        """Writes an .npz, whole or not at all, sealed with `fingerprint`: what the rows are samples
+        of."""
+        arrays = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        partial = path.with_name(path.name + ".partial")
+        with partial.open("wb") as file:
+            np.savez(file, **arrays, fingerprint=fingerprint, digest=_digest(arrays, fingerprint))
+        partial.replace(path)
+
+    @classmethod
+    def load(
+        cls, path: Path, fingerprint: str | None = None, vocab_size: int = 2**31
+    ) -> "Rollouts":
+        """InputError if the file is missing, damaged, changed, was saved with another fingerprint
+        (None: any), or if its rows cannot have been collected for a model of so many tokens."""
+        if not exists(path) or path.is_dir():
+            raise InputError(f"no rollouts in {path}: {_AGAIN}")
+        check_regular(path)
+        # All that zipfile and NumPy raise for wrong bytes; RuntimeError where they look encrypted.
+        damage = (EOFError, KeyError, TypeError, ValueError, RuntimeError, MemoryError)
+        try:
+            with path.open("rb") as file:
+                _check_headers(cls, file)
+                file.seek(0)
+                with np.load(file, allow_pickle=False) as arrays:
+                    found = {field.name: arrays[field.name] for field in dataclasses.fields(cls)}
+                    saved = str(arrays["fingerprint"])
+                    whole = str(arrays["digest"]) == _digest(found, saved) and fingerprint in (
+                        None,
+                        saved,
+                    )
+        except PermissionError as error:
+            raise os_error(path, error) from error
+        except (*damage, OSError, zipfile.BadZipFile, NotImplementedError) as error:
+            raise InputError(
+                f"cannot read the rollouts in {path} ({one_line(error)[:80]}): {_AGAIN}"
+            ) from error
+        if not whole:
+            raise InputError(
+                f"the rollouts in {path} are not as they were written, or belong to another run: "
+                f"put the file back, or {_AGAIN}"
+            )
+        rows = cls(**found)
+        if invalid := _invalid(rows, vocab_size):
+            raise InputError(f"the rollouts in {path} are none ({invalid}): {_AGAIN}")
+        return rows
+
+
+def _digest(arrays: dict[str, np.ndarray], fingerprint: str) -> str:
+    """SHA-256 of named arrays and a fingerprint."""
+    total = hashlib.sha256(fingerprint.encode())
+    for name, array in sorted(arrays.items()):
+        total.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        total.update(np.ascontiguousarray(array).data)
+    return total.hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class RolloutShard(Rollouts):
+    """Some of the rows that are being collected, as one batch left them."""
+
+    row: np.ndarray  # int64 [N], their numbers among all
+    error: np.ndarray  # str [N], what the oracle raised; the label is nan then
+
+
+# Kind of dtype and number of axes of each array in a file.
+_LAYOUT = {
+    "tokens": ("int32", 2),
+    "prompt_length": ("int32", 1),
+    "length": ("int32", 1),
+    "label": ("float32", 1),
+    "log_base": ("float32", 1),
+    "log_proposal": ("float32", 1),
+    "log_prefix": ("float32", 2),
+    "prompt_id": ("int32", 1),
+    "finished": ("bool", 1),
+    "row": ("int64", 1),
+    "error": ("str", 1),
+}
+
+
+def _check_headers(kind: type, file: BinaryIO) -> None:
+    """ValueError unless the arrays in a file have the layout of this kind of rows and the sizes
+    that they claim, found out before memory for them is taken."""
+    with zipfile.ZipFile(file) as archive:
+        for name in (field.name for field in dataclasses.fields(kind)):
+            member = archive.getinfo(f"{name}.npy")
+            with archive.open(member) as array:
+                if np.lib.format.read_magic(array) != (1, 0):
+                    raise ValueError(f"{name} has another format")
+                shape, _, dtype = np.lib.format.read_array_header_1_0(array)
+                there = member.file_size - array.tell()
+            wanted, axes = _LAYOUT[name]
+            if dtype != wanted and not (wanted == "str" and dtype.kind == "U"):
+                raise ValueError(f"{name} is {dtype}, not {wanted}")
+            if len(shape) != axes or math.prod(shape) * dtype.itemsize != there:
+                raise ValueError(f"{name} of shape {shape} in {there} bytes")
+
+
+def _invalid(rows: Rollouts, vocab_size: int) -> str:
+    """What collected rows cannot be, if these are it."""
+    count, width = rows.tokens.shape
+    for field in dataclasses.fields(rows):
+        shape = getattr(rows, field.name).shape
+        wanted = {"tokens": (count, width), "log_prefix": (count, width - 1)}
+        if shape != wanted.get(field.name, (count,)):
+            return f"{field.name} of shape {shape} beside tokens of {count, width}"
+    judged = rows.error == "" if isinstance(rows, RolloutShard) else np.ones(count, bool)
+    checks = {
+        "no rows": count > 0,
+        "token ids outside the vocabulary": (rows.tokens >= 0) & (rows.tokens < vocab_size),
+        "prompts without a token": rows.prompt_length >= 1,
+        "rows without a target": rows.prompt_length < rows.length,
+        "rows longer than their tokens": rows.length <= width,
+        "labels outside [0, 1]": (rows.label[judged] >= 0) & (rows.label[judged] <= 1),
+        "log_base that is not finite": np.isfinite(rows.log_base),
+        "log_proposal that is infinite": ~np.isinf(rows.log_proposal),
+        "log_prefix that is not finite": np.isfinite(rows.log_prefix),
+        "negative numbers of prompts": rows.prompt_id >= 0,
+    }
+    return next((what for what, holds in checks.items() if not np.all(holds)), "")
+
+
+def concatenate(parts: list[Rollouts], fill: int) -> Rollouts:
+    """One set of several of a kind; narrower token arrays are padded with `fill`."""
+    width = max(part.tokens.shape[1] for part in parts)
+
+    def column(name):
+        arrays = [getattr(part, name) for part in parts]
+        if name in ("tokens", "log_prefix"):
+            wide = width - (name == "log_prefix")
+            value = fill if name == "tokens" else 0
+            arrays = [
+                np.pad(a, ((0, 0), (0, wide - a.shape[1])), constant_values=value) for a in arrays
+            ]
+        return np.concatenate(arrays)
+
+    kind = type(parts[0])
+    return kind(**{f.name: column(f.name) for f in dataclasses.fields(kind)})

@@ -1,0 +1,109 @@
+"""The lexical oracle: does a text use every keyword of its prompt, in any inflection?
+
+Both sides are compared in one spelling: lower case, composed letters, one apostrophe; characters of
+no width (soft hyphens, byte-order marks) count as nothing.
+"""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from functools import cache
+
+from dinado_jax.errors import InputError, quote
+from dinado_jax.tasks.keyword.format import concepts_of
+from dinado_jax.tasks.keyword.inflection import inflections
+
+_APOSTROPHES = (
+    "\u2018\u2019\u201b\u02b9\u02bb\u02bc\u02bd\u02c8\u0060\u00b4\u2032\u2035\uff07\ua78c"
+)
+_REPLACED = str.maketrans(
+    dict.fromkeys(_APOSTROPHES, "'") | dict.fromkeys("\u00a9\u00ae\u2117\u2120\u2122", " ")
+)
+# Signs that are no part of the word they are set at; the compatible form would glue them to it.
+_SMALL = re.compile("[\u00aa\u00b2\u00b3\u00b9\u00ba\u2070-\u209c\u2460-\u24ff]")
+_INVISIBLE = re.compile(
+    "[\u00ad\u034f\u061c\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff]"
+)
+_LETTER = r"(?:[^\W_][\u0300-\u036f]*)"
+# Negations stay whole, or "won't" would hold "won", a form of "win"; treebanks write "wo n't".
+_NEGATION = re.compile(
+    r"\b(ai|are|ca|could|dare|did|does|do|had|has|have|is|may|might|must|need|ought|sha|should|was"
+    r"|were|wo|would)(?: ?n ?' ?t| n't)(?![\w'-])"
+)
+_WORD = re.compile(rf"{_LETTER}+n't(?!{_LETTER})|{_LETTER}+")
+_HYPHEN = "[-\u2010]"  # all that the compatible forms of hyphens leave
+_HYPHENATED = re.compile(rf"{_LETTER}+(?:{_HYPHEN}{_LETTER}+)+")
+_ACCENTS = re.compile("[\u0300-\u036f]")
+
+
+def _plain(text: str) -> str:
+    text = _SMALL.sub(" ", _INVISIBLE.sub("", text.translate(_REPLACED)))
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    # Turkish letters: the dotted capital becomes i with a dot above, the dotless one is an i, too.
+    text = text.replace("i\u0307", "i").replace("\u0131", "i")
+    return _NEGATION.sub(r"\1n't", text)
+
+
+def words(text: str) -> list[str]:
+    """Lower-case word tokens: runs of letters and digits, so "dog's" -> dog, s and
+    "hot-dogs" -> hot, dogs; only negations keep their apostrophe, always "'": "won't" stands for
+    "won\u2019t", "wo n't" and "won 't", too."""
+    return _WORD.findall(_plain(text))
+
+
+@cache
+def forms(concept: str) -> frozenset[str]:
+    """The concept in the spelling of `words` and all its inflections, as any part of speech; of a
+    compound also in one word (hot-dogs, hotdogs).
+
+    The concept counts as a lemma: "leave" has the form "left", "left" has not the form "leave".
+    Raises InputError for a concept without letters or digits, which no text could hold.
+    """
+    parts = words(concept)
+    if not parts:
+        raise InputError(f"concept {quote(concept)}, lexical oracle: give a word, not punctuation")
+    inflected = inflections("-".join(parts))
+    return frozenset(inflected | {form.replace("-", "") for form in inflected})
+
+
+def _without_accents(text: str) -> str:
+    """English writes café and cafe, encyclopædia and encyclopaedia."""
+    text = _ACCENTS.sub("", unicodedata.normalize("NFD", text))
+    return text.replace("\u00e6", "ae").replace("\u0153", "oe")
+
+
+def _spaced(text: str) -> str:
+    return f" {' '.join(words(_without_accents(_plain(text))))} "
+
+
+@cache
+def _patterns(concept: str) -> tuple[str, ...]:
+    return tuple({_spaced(form) for form in forms(concept)})
+
+
+def present(concepts: Sequence[str], text: str) -> list[bool]:
+    """For each concept, whether the text holds one of its forms as whole words.
+
+    A hyphenated concept matches its parts in a row, or joined: "hot-dog" is in "a hot-dog", in
+    "a hot dog" and in "a hotdog"; "hotdog" is in "a hot-dog", but not in "a hot dog", or "notable"
+    would be in "not able". "cat" is in "cat-like" but not in "category".
+    """
+    joined = [re.sub(_HYPHEN, "", compound) for compound in _HYPHENATED.findall(_plain(text))]
+    spaced = f"{_spaced(text)}|{_spaced(' '.join(joined))}"
+    return [any(pattern in spaced for pattern in _patterns(concept)) for concept in concepts]
+
+
+def coverage(prompt: str, text: str) -> float:
+    """The share, in [0, 1], of the prompt's concepts present in the text."""
+    found = present(concepts_of(prompt), text)
+    return sum(found) / len(found)
+
+
+def lexical(prompts: Sequence[str], texts: Sequence[str]) -> list[bool]:
+    """The oracle: per sample, is every concept of the prompt present in the text?
+
+    Raises InputError if a prompt is not in the keyword format.
+    """
+    return [
+        all(present(concepts_of(prompt), text)) for prompt, text in zip(prompts, texts, strict=True)
+    ]

@@ -1,0 +1,41 @@
+"""Keyword examples mined from plain text: a base trained on them has learnt to use its keywords
+before it sees the task (concept-to-sentence pretraining, as in CALM, arXiv 2011.07956)."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from dinado_jax.errors import InputError
+from dinado_jax.tasks.keyword.format import Example, concepts_of, format_prompt
+from dinado_jax.tasks.keyword.lexical import forms, words
+
+
+def mine(lines: Sequence[str], examples: Sequence[Example], seed: int) -> list[Example]:
+    """One example per line that holds concepts of the task's examples, in any of their forms: the
+    prompt names some of those concepts, at random and in random order. Their number is that of a
+    prompt of the task, all sizes alike, or as many as the line holds. Lines without a concept are
+    left out, and so are concepts written in several words (hot-dog). Of concepts with a form in
+    common, the one most prompts name is taken.
+
+    Raises InputError if no line holds a concept.
+    """
+    prompts = [concepts_of(prompt) for prompt in {example.prompt: None for example in examples}]
+    named = Counter(concept for prompt in prompts for concept in prompt)
+    concept_of = {
+        form: concept for concept, _ in named.most_common()[::-1] for form in forms(concept)
+    }
+    sizes = sorted({len(prompt) for prompt in prompts})
+    rng = np.random.default_rng(seed)
+    mined = []
+    for line, size in zip(lines, rng.choice(sizes, len(lines))):
+        held = list({concept_of[word]: None for word in words(line) if word in concept_of})
+        if held:
+            chosen = rng.permutation(held)[:size].tolist()
+            mined.append(Example(format_prompt(chosen), (line,)))
+    if not mined:
+        raise InputError(
+            f"sft.pretrain_path, none of its {len(lines)} lines holds a concept of the task: give "
+            "text about such things, or sft.pretrain_steps=0"
+        )
+    return mined

@@ -1,0 +1,212 @@
+"""Training state on disk: Orbax underneath, and with every checkpoint a manifest of what it holds.
+
+Orbax commits a checkpoint as a whole but reads a damaged one without a word. The manifest, part of
+the checkpoint before it is committed, has the SHA-256 of every file, and of the base it belongs to.
+"""
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from dinado_jax.config.checks import LARGEST
+from dinado_jax.distributed.processes import broadcast, is_main
+from dinado_jax.errors import (
+    InputError,
+    catch_disk_full,
+    escape,
+    one_line,
+    os_error,
+)
+from dinado_jax.utils.files import (
+    exists,
+    file_digest,
+    read_json,
+    write_json,
+)
+from dinado_jax.utils.progress import print_once
+
+_MANIFEST = "manifest.json"
+_LATER = (_MANIFEST, "_CHECKPOINT_METADATA", "commit_success.txt")
+_PATIENCE = 300  # seconds that processes wait for each other's part of a checkpoint
+_NONE, _DAMAGED, _FOREIGN = -1, -2, -3
+_FIX = "put what was there back, or delete that folder, and done.json beside it if it is there"
+
+
+class Checkpoints:
+    """The newest two states of one training run, and the one with the lowest loss, by step. All
+    processes make the same calls. Use as a context manager.
+
+    Args:
+      base: the fingerprint of the base that the states belong to; empty if to none.
+
+    InputError where `folder` cannot be one.
+    """
+
+    def __init__(self, folder: Path, base: str = ""):
+        # What it has to say of a failure comes as an exception too.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        # Orbax takes absolute paths alone; `resolve` raises where links lead in a circle.
+        self._folder, self._base = folder.absolute(), base
+        lowest = policies.BestN(
+            get_metric_fn=lambda metrics: metrics["loss"],
+            reverse=True,
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
+        options = ocp.CheckpointManagerOptions(
+            create=True,
+            cleanup_tmp_directories=True,  # what a killed process left
+            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(2), lowest]),
+            async_options=ocp.AsyncOptions(
+                post_finalization_callback=self._seal, timeout_secs=_PATIENCE
+            ),
+        )
+        if exists(folder) and not folder.is_dir():
+            raise os_error(folder, NotADirectoryError(errno.ENOTDIR, "not a directory"))
+        try:
+            self._manager = ocp.CheckpointManager(self._folder, options=options)
+        except OSError as error:
+            raise os_error(folder, error) from error
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+            # What it reads of each checkpoint to tell when it was written.
+            raise InputError(
+                f"checkpoints in {folder}, a _CHECKPOINT_METADATA is none ({one_line(error)}): "
+                "delete that file"
+            ) from error
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_):
+        with catch_disk_full(self._folder):
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+    def save(self, step: int, state, loss: float | None = None) -> None:
+        """Writes `state` (a pytree of arrays) in the background; an existing step is kept.
+
+        InputError, here or on leaving, if the disk is full.
+        """
+        if step not in self._manager.all_steps():
+            metrics = None if loss is None else {"loss": loss}
+            with catch_disk_full(self._folder):
+                self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+
+    def newest(self) -> Path | None:
+        """The newest checkpoint that is written."""
+        self._manager.wait_until_finished()
+        step = self._manager.latest_step()
+        return None if step is None else self._folder / str(step)
+
+    def restore(self, like):
+        """The newest whole state, with the structure, dtypes and shardings of `like`, a tree of
+        shapes; None if nothing has been saved.
+
+        What is damaged is reported and put aside. InputError if everything is, or if the newest
+        whole state belongs to another base or has another structure, shapes or dtypes.
+        """
+        errors = {}
+        step = broadcast(self._newest_whole(errors) if is_main() else _NONE)
+        if step in (_DAMAGED, _FOREIGN):
+            what = "is whole" if step == _DAMAGED else "is of this base"
+            found = "; ".join(f"{step}, {error}" for step, error in errors.items())
+            raise InputError(
+                f"no checkpoint in {self._folder} {what} ({found or 'see process 0'}): {_FIX}"
+            )
+        self._manager.reload()
+        if step == _NONE:
+            return None
+        if error := _misfit(self._folder / str(step), like):
+            raise InputError(
+                f"checkpoint {step} in {self._folder} is not of this model and optimiser "
+                f"({error}): {_FIX}"
+            )
+        return self._manager.restore(step, args=ocp.args.StandardRestore(like))
+
+    def _newest_whole(self, errors: dict[int, str]) -> int:
+        """Its step, or what there is instead. Notes errors by step, and puts aside what has any,
+        if there is something to go back to."""
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            base, error = _examined(self._folder / str(step))
+            if step > LARGEST["train.steps"]:
+                error = "no step of a training"
+            if error:
+                errors[step] = error
+                continue
+            if base != self._base:
+                errors[step] = f"of the base {base[:12]}, this is {self._base[:12]}"
+                return _FOREIGN
+            for damaged, error in errors.items():
+                aside = self._folder / f"damaged_{damaged}"
+                shutil.rmtree(aside, ignore_errors=True)
+                (self._folder / str(damaged)).rename(aside)
+                print_once(f"checkpoint {damaged} in {self._folder}: {error}; going back to {step}")
+            return step
+        return _DAMAGED if errors else _NONE
+
+    def _seal(self) -> None:
+        """Writes the manifest of the checkpoint that is about to be committed."""
+        if is_main():
+            for folder in self._folder.glob("*.orbax-checkpoint-tmp*"):
+                manifest = {"base": self._base, "files": _digests(folder)}
+                write_json(folder / _MANIFEST, {**manifest, "digest": _own_digest(manifest)})
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below, by its path; except for what Orbax writes as it commits."""
+    paths = (Path(where) / name for where, _, names in os.walk(folder) for name in names)
+    found = {path.relative_to(folder).as_posix(): path for path in paths}
+    return {name: file_digest(found[name]) for name in sorted(found) if name not in _LATER}
+
+
+def _own_digest(manifest: dict) -> str:
+    content = json.dumps({name: manifest[name] for name in ("base", "files")}, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _examined(folder: Path) -> tuple[str, str]:
+    """The base that a checkpoint belongs to, and what is wrong with it in a few words, if any."""
+    try:
+        manifest = read_json(folder / _MANIFEST, "", {"base": str, "files": dict, "digest": str})
+        if manifest["digest"] != _own_digest(manifest):
+            return "", f"its {_MANIFEST} is not as it was written"
+        there = _digests(folder)
+    except (InputError, OSError):
+        return "", f"its {_MANIFEST} or a file in it cannot be read"
+    for name, digest in manifest["files"].items():
+        if there.get(name) != digest:
+            return "", f"{name} is {'not as it was written' if name in there else 'missing'}"
+    return manifest["base"], ""
+
+
+def _misfit(folder: Path, like) -> str:
+    """How the arrays of a checkpoint differ from those of `like`, in a few words, if they do."""
+    try:
+        found = _arrays(ocp.StandardCheckpointHandler().metadata(folder / "default").tree)
+    except Exception as error:  # whatever Orbax raises for metadata that are none
+        return f"its metadata cannot be read, {one_line(error)}"
+    wanted = _arrays(like)
+    for name in [*wanted, *found]:
+        if found.get(name) != wanted.get(name):
+            there, asked = (side.get(name, "nothing") for side in (found, wanted))
+            return f"{escape(name)[:200]} is {there}, not {asked}"
+    return ""
+
+
+def _arrays(tree) -> dict[str, str]:
+    """dtype and shape of every array, by its path."""
+
+    def name(path):
+        parts = (getattr(key, "name", getattr(key, "key", getattr(key, "idx", ""))) for key in path)
+        return "/".join(map(str, parts))
+
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {name(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}

@@ -1,0 +1,161 @@
+"""What a run would need, compiled from shapes alone: no data, no weights, no arrays."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dinado_jax.adapters import lora
+from dinado_jax.config import schema
+from dinado_jax.controls.control import Control
+from dinado_jax.controls.make import make_control
+from dinado_jax.decoding.methods import Method
+from dinado_jax.decoding.sampler import Sampler
+from dinado_jax.errors import InputError
+from dinado_jax.language_model import new_config
+from dinado_jax.models import gpt2_checkpoint
+from dinado_jax.models.gpt2 import GPT2, GPT2Config, init_params
+from dinado_jax.objectives.control import make_objective
+from dinado_jax.objectives.sft import likelihood
+from dinado_jax.training.loop import (
+    Batch,
+    Terms,
+    TrainState,
+    init_state,
+    make_step,
+)
+from dinado_jax.training.optimizer import optimizer
+
+# What objectives ask for, a row each.
+_SCALARS = ("label", "shift", "rate", "share", "log_proposal", "target")
+
+
+def _shape(*shape: int, dtype=jnp.int32) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def _rows(accumulate: int, rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
+    lead = (accumulate, rows // accumulate)
+    return {
+        "tokens": _shape(*lead, length),
+        "prompt_length": _shape(*lead),
+        "length": _shape(*lead),
+        "suffix": _shape(*lead, length - 1, dtype=jnp.float32),
+        **{name: _shape(*lead, dtype=jnp.float32) for name in _SCALARS},
+    }
+
+
+def _cost(function, *args) -> dict[str, float]:
+    compiled = function.lower(*args).compile()
+    memory = compiled.memory_analysis()
+    return {
+        "flops_at_least": float(compiled.cost_analysis().get("flops", 0.0)),
+        "temp_bytes": memory.temp_size_in_bytes,
+        "argument_bytes": memory.argument_size_in_bytes,
+        "aliased_bytes": memory.alias_size_in_bytes,
+    }
+
+
+def base_sizes(settings: schema.Base) -> GPT2Config:
+    """Of the base's config.json, the only file read, or of a new model. InputError if it is none
+    that we have."""
+    if not settings.path:
+        return new_config(settings)
+    sizes = GPT2Config.from_hf(
+        gpt2_checkpoint.read_config(gpt2_checkpoint.locate(settings.path, [gpt2_checkpoint.CONFIG]))
+    )
+    precision = {name: getattr(settings, name) for name in ("dtype", "param_dtype", "remat")}
+    return dataclasses.replace(sizes, **precision)
+
+
+def check_sizes(settings: schema.Config, sizes: GPT2Config) -> None:
+    """InputError if the configuration asks for what a base of these sizes does not have: room for
+    new tokens, parameters that rules name."""
+    for name, section in (("rollout", settings.rollout), ("decode", settings.decode)):
+        if section.max_new_tokens >= sizes.n_positions:
+            raise InputError(
+                f"{name}.max_new_tokens = {section.max_new_tokens} leaves no room for a prompt in "
+                f"the base's {sizes.n_positions} positions: lower it"
+            )
+    control, delta = settings.control, settings.delta
+    kind = control.direction if control.kind == "hard" else control.kind
+    if kind == "merge" or (kind == "soft" and control.trunk == "low_rank"):
+        lora.check_rules(gpt2_checkpoint.shapes(sizes), delta.rank, delta.low_rank, delta.full)
+
+
+def _zeros(tree):
+    """Zeros of the tree's shapes; under `eval_shape` nothing is allocated."""
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)
+
+
+def training(
+    settings: schema.Config, control: Control, params: Any, length: int
+) -> tuple[tuple[Terms, optax.GradientTransformation], TrainState, Batch]:
+    """What `make_step` takes for the train stage, and the shapes of its step's state and batch."""
+    control_params = jax.eval_shape(lambda: control.init(jax.random.key(0), params, 0.5))
+    transform = optimizer(settings.train, settings.train.steps)
+    state = jax.eval_shape(lambda: init_state(_zeros(control_params), transform))
+    accumulate, batch = settings.train.accumulate, settings.train.batch
+    rows = {
+        "published": _rows(accumulate, batch, length),
+        "prefixes": {"norm": _rows(accumulate, batch, length)},
+    }.get(
+        settings.train.objective,
+        {part: _rows(accumulate, batch // 2, length) for part in ("direction", "norm")},
+    )
+    objective = make_objective(settings.train, control, settings.train.bellman)
+    return (objective.terms, transform), state, rows
+
+
+def dry_run(settings: schema.Config) -> dict[str, Any]:
+    """Parameters, FLOPs and bytes of one sft step, one training step, and one call that decodes.
+
+    Bytes are XLA's own and exact. Its count of FLOPs takes the body of a loop once, hence
+    flops_at_least; forward_flops_per_token counts the matrix products of one pass by hand.
+    """
+    gpt2 = base_sizes(settings.base)
+    check_sizes(settings, gpt2)
+    model = GPT2(gpt2)
+    params = jax.eval_shape(lambda: init_params(gpt2, 0))
+    control = make_control(settings, model)
+    control_params = jax.eval_shape(lambda: control.init(jax.random.key(0), params, 0.5))
+
+    def count(tree):
+        return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+    length = min(settings.sft.max_length, gpt2.n_positions)
+    decode = settings.rollout
+    kernels = sum(leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim == 2)
+    out = {
+        "parameters": count(params),
+        "trainable_parameters": count(control_params),
+        "forward_flops_per_token": 2 * (kernels - gpt2.n_positions * gpt2.n_embd),
+    }
+    transform = optimizer(settings.sft, settings.sft.steps)
+    state = jax.eval_shape(lambda: init_state(_zeros(params), transform))
+
+    def sft_terms(trainable, _, batch):
+        return likelihood(model, trainable, batch)
+
+    rows = _rows(settings.sft.accumulate, settings.sft.batch, length)
+    out["sft_step"] = _cost(make_step(sft_terms, transform), state, None, rows)
+    step, state, rows = training(settings, control, params, length)
+    out["train_step"] = _cost(make_step(*step), state, params, rows)
+    per_call = max(1, decode.batch // decode.samples)
+    prompt = max(1, length - decode.max_new_tokens)
+    sampler = Sampler(
+        control.policy,
+        Method(decode.temperature, decode.top_k, decode.top_p),
+        0,
+        decode.max_new_tokens,
+        decode.samples,
+    )
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    arrays = _shape(per_call, prompt), _shape(per_call), _shape(per_call), key
+    variables = jax.eval_shape(control.policy_variables, params, control_params)
+    out["prefill_call"] = _cost(Sampler.prefill, sampler, variables, *arrays)
+    state = jax.eval_shape(sampler.prefill, variables, *arrays)
+    out["decode_call"] = _cost(Sampler.decode, sampler, variables, state)
+    return out

@@ -1,0 +1,36 @@
+"""The optimiser of a stage, from its configuration."""
+
+import jax
+import optax
+
+from dinado_jax.config.schema import Optim
+
+
+def schedule(config: Optim, steps: int) -> optax.Schedule:
+    """Linear increase over `warmup` steps, then constant or a cosine down to a tenth."""
+    warmup = min(config.warmup, steps // 2)
+    if config.decay == "constant":
+        return optax.linear_schedule(
+            config.learning_rate / (warmup + 1), config.learning_rate, warmup
+        )
+    return optax.warmup_cosine_decay_schedule(
+        config.learning_rate / (warmup + 1),
+        config.learning_rate,
+        warmup,
+        max(steps, warmup + 1),
+        config.learning_rate / 10,
+    )
+
+
+def optimizer(config: Optim, steps: int) -> optax.GradientTransformation:
+    """AdamW with an optional clip of the global gradient norm; vectors are not decayed."""
+    adamw = optax.adamw(
+        schedule(config, steps),
+        b1=0.9,
+        b2=config.beta2,
+        weight_decay=config.weight_decay,
+        mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
+    )
+    if not config.clip:
+        return adamw
+    return optax.chain(optax.clip_by_global_norm(config.clip), adamw)

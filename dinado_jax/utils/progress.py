@@ -1,0 +1,158 @@
+"""What a long task shows while it works, and the JSON lines it writes.
+
+A terminal gets a bar with rate and time left; anything else plain lines, a few a minute.
+"""
+
+import contextlib
+import json
+import sys
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from dinado_jax.errors import InputError
+from dinado_jax.utils import streams
+from dinado_jax.utils.files import (
+    check_regular,
+    exists,
+    parse_json,
+    validate,
+)
+
+_SECONDS_BETWEEN_LINES = 15.0
+_SECONDS_TO_THE_FIRST = 5.0  # without a unit done a line says what takes so long
+_RECENT = 5  # lines, over which the rate is measured
+
+
+def _is_main() -> bool:
+    """As `distributed.processes.is_main`, which stands above this module."""
+    return jax.process_index() == 0
+
+
+def print_once(line: str) -> None:
+    """A line for people, once, however many processes there are."""
+    if _is_main():
+        streams.print_status(line)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    return (
+        f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+        if minutes >= 60
+        else f"{minutes}:{seconds:02d}"
+    )
+
+
+class Progress:
+    """Counts `total` units of work; use as a context manager and call `advance`.
+
+    The first unit takes what compiling takes, so rate and time left are those of the later ones,
+    the recent ones where the rate changes.
+    """
+
+    def __init__(self, what: str, total: int, unit: str, start: int = 0):
+        self._what, self._total, self._unit = what, total, unit
+        self._start, self._done = start, start
+        self._marks: deque[tuple[float, int]] = deque(maxlen=_RECENT)  # when how many were done
+        self._bar = None
+        self._waiting = threading.Timer(_SECONDS_TO_THE_FIRST, self._compiling)
+        self._waiting.daemon = True
+
+    def __enter__(self) -> "Progress":
+        self._began = self._shown = time.monotonic()
+        if _is_main() and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=self._total, initial=self._start, desc=self._what, unit=self._unit
+            )
+            self._bar.set_postfix_str("compiling")
+        elif self._start < self._total:
+            self._waiting.start()
+        return self
+
+    def _compiling(self) -> None:
+        print_once(f"{self._what}: compiling, the first of {self._total} {self._unit}s is to come")
+
+    def advance(self, count: int = 1, **figures: float) -> None:
+        self._waiting.cancel()
+        begins = self._done == self._start
+        self._done += count
+        if self._bar is not None:
+            self._draw(count, begins, figures)
+            return
+        now = time.monotonic()
+        if begins:
+            self._marks.append((now, self._done))
+        if now - self._shown >= _SECONDS_BETWEEN_LINES and self._done < self._total:
+            self._shown = now
+            self._line(now, figures)
+
+    def _draw(self, count: int, begins: bool, figures: dict[str, float]) -> None:
+        with contextlib.suppress(OSError):  # the terminal has gone
+            if begins:
+                self._bar.set_postfix_str("", refresh=False)
+                self._bar.unpause()
+            if figures:
+                self._bar.set_postfix({k: f"{v:.4g}" for k, v in figures.items()}, refresh=False)
+            self._bar.update(count)
+
+    def _line(self, now: float, figures: dict[str, float]) -> None:
+        then, done = self._marks[0]
+        rate = (self._done - done) / max(now - then, 1e-9)
+        self._marks.append((now, self._done))
+        left = (self._total - self._done) / rate if rate else None
+        pace = f"{rate:.3g} {self._unit}s/s, {_clock(left)} left" if rate else "time left not known"
+        shown = "".join(f", {key} {value:.4g}" for key, value in figures.items())
+        print_once(f"{self._what}: {self._done}/{self._total} {self._unit}s, {pace}{shown}")
+
+    def __exit__(self, kind, *_):
+        self._waiting.cancel()
+        if self._bar is not None:
+            with contextlib.suppress(OSError):
+                self._bar.close()
+        elif kind is None and self._done > self._start:
+            elapsed = time.monotonic() - self._began
+            print_once(
+                f"{self._what}: {self._done}/{self._total} {self._unit}s in {_clock(elapsed)}"
+            )
+
+
+def _whole_lines(path: Path) -> list[dict]:
+    """The lines of a log up to the first that a killed process left torn, or that is none."""
+    whole = []
+    if not exists(path):
+        return whole
+    check_regular(path)
+    for line in path.read_text("utf-8", "replace").split("\n"):
+        try:
+            record = parse_json(line, "", "")
+            whole.append(validate(record, {"step": int}, "", ""))
+        except InputError:
+            break
+    return whole
+
+
+class MetricsLog:
+    """A JSON-lines file of figures by step; reopening at a step drops what came after it. Process 0
+    writes it."""
+
+    def __init__(self, path: Path, resume_step: int = 0):
+        self._path = path
+        if not _is_main():
+            return
+        kept = [line for line in _whole_lines(path) if line["step"] <= resume_step]
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
+        partial.replace(path)
+
+    def write(self, step: int, **figures: Any) -> None:
+        if not _is_main():
+            return
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **figures}) + "\n")

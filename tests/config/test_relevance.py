@@ -1,0 +1,169 @@
+"""A setting that plays no part in a run is refused by name; every key of the schema has a rule."""
+
+import dataclasses
+from collections import Counter
+
+import pytest
+
+from dinado_jax.config.load import differences, from_dict, load
+from dinado_jax.config.relevance import ALWAYS, RULES
+from dinado_jax.config.schema import Config
+from dinado_jax.errors import InputError
+
+COMMONGEN = "task.name=commongen task.source=data"
+HARD, SOFT, NADO = "control.kind=hard", "control.kind=soft", "control.kind=nado"
+PUBLISHED = "train.objective=published"
+WARM = "train.steps=180"  # all of them are the warm-up's
+COLD = "train.warmup_direction=0"
+NO_SFT = "base.path=some sft.steps=0"
+
+# A value of each key that has a rule; runs without a part for it; runs that have one.
+CASES = {
+    "task.source=data": ([""], [COMMONGEN]),
+    "task.train_examples=9": ([COMMONGEN], [""]),
+    "base.vocab_size=300": (["base.path=some"], [""]),
+    "base.n_positions=32": (["base.path=some"], [""]),
+    "base.n_embd=32": (["base.path=some"], [""]),
+    "base.n_layer=3": (["base.path=some"], [""]),
+    "base.n_head=2": (["base.path=some"], [""]),
+    "sft.batch=32": ([NO_SFT], ["", f"{NO_SFT} sft.pretrain_steps=1 sft.pretrain_path=text"]),
+    "sft.accumulate=2": ([NO_SFT], [""]),
+    "sft.learning_rate=0.1": ([NO_SFT], [""]),
+    "sft.warmup=5": ([NO_SFT], [""]),
+    "sft.decay=constant": ([NO_SFT], [""]),
+    "sft.weight_decay=0.1": ([NO_SFT], [""]),
+    "sft.beta2=0.9": ([NO_SFT], [""]),
+    "sft.clip=2": ([NO_SFT], [""]),
+    "sft.max_length=20": ([NO_SFT], [""]),
+    # The tokenizer of a new model is trained on it even where the model is not.
+    "sft.pretrain_path=text": (["base.path=some"], ["", "base.path=some sft.pretrain_steps=2"]),
+    "delta.rank=3": (
+        [NADO, SOFT, f"{SOFT} control.trunk=copy", "delta.low_rank=[]", "delta.full=.*"],
+        ["", f"{SOFT} control.trunk=low_rank", HARD],
+    ),
+    "delta.alpha=3": ([NADO, f"{HARD} control.direction=nado", "delta.low_rank=[]"], [""]),
+    "delta.low_rank=[]": ([NADO, SOFT], ["", "delta.full=.*"]),
+    "delta.full=.*": ([NADO, SOFT], ["", f"{SOFT} control.trunk=low_rank"]),
+    "control.direction=soft": (["", SOFT, NADO], [HARD]),
+    "control.form=projected": (["", SOFT, NADO], [HARD]),
+    "control.trunk=copy": (["", NADO, HARD], [SOFT, f"{HARD} control.direction=soft"]),
+    "control.layers=2": (
+        ["", HARD, f"{SOFT} control.trunk=copy", f"{SOFT} control.trunk=low_rank"],
+        [SOFT, NADO, f"{HARD} control.direction=nado"],
+    ),
+    "control.norm_bias=zero": ([NADO], ["", SOFT, HARD, f"{HARD} control.direction=nado"]),
+    "rollout.temperature=0.5": (["rollout.top_k=1"], ["", "rollout.top_k=2"]),
+    "rollout.top_k=5": (["rollout.temperature=0", "base.vocab_size=300 rollout.top_k=300"], [""]),
+    "rollout.top_p=0.5": (["rollout.temperature=0", "rollout.top_k=1"], ["", "rollout.top_k=2"]),
+    "decode.temperature=0.5": (["decode.top_k=1"], [""]),
+    "decode.top_k=5": (["decode.temperature=0"], [""]),
+    "decode.top_p=0.5": (["decode.temperature=0", "decode.top_k=1"], [""]),
+    "decode.target_rate=0.5": (["decode.strength=0"], ["", "decode.strength=2"]),
+    "train.objective=matching": ([WARM], ["", COLD]),
+    "train.refresh_prompts=9": (["train.rounds=1"], [""]),
+    "train.refresh_samples=9": (["train.rounds=1"], [""]),
+    "train.mixture=0.5": (["train.rounds=1"], [""]),
+    "train.margin=3": (
+        [WARM, PUBLISHED, *(f"train.objective={o}" for o in ("matching", "ratio", "prefixes"))],
+        ["", HARD],
+    ),
+    "train.bellman=0.5": (
+        [HARD, WARM, f"{HARD} {PUBLISHED}", "train.bellman_start=900"],
+        ["", PUBLISHED, NADO, "train.objective=prefixes"],
+    ),
+    "train.bellman_start=300": (
+        [HARD, WARM, "train.bellman=0", "train.warmup_direction=300"],
+        ["", PUBLISHED],
+    ),
+    "train.weights=none": (
+        [f"{PUBLISHED} {COLD}", f"{SOFT} {PUBLISHED} {COLD}", f"{HARD} {COLD}"],
+        [
+            *("", HARD, COLD, WARM, f"{NADO} {PUBLISHED} {COLD}", f"{HARD} {PUBLISHED} {COLD}"),
+            *(f"{HARD} {COLD} train.detach=false", f"{HARD} {COLD} train.objective=ratio"),
+        ],
+    ),
+    "train.weight_clip=0.5": (["train.weights=none", f"{PUBLISHED} {COLD}"], ["", PUBLISHED]),
+    "train.reference_weight=2": (
+        ["", f"{PUBLISHED} {COLD} rollout.references=true"],
+        ["rollout.references=true", f"{PUBLISHED} rollout.references=true"],
+    ),
+    "train.balance=false": ([PUBLISHED, WARM], ["", HARD, "train.objective=prefixes"]),
+    "train.detach=false": (
+        [PUBLISHED, WARM, NADO, "train.objective=prefixes"],
+        ["", HARD, f"{HARD} control.direction=nado", "train.objective=ratio"],
+    ),
+    "train.base_states=float32": (
+        [WARM, f"{HARD} {WARM}"],
+        ["", f"{SOFT} {WARM}", f"{HARD} control.form=projected {WARM}", PUBLISHED],
+    ),
+    "evaluate.split=dev": (["evaluate.prompt_file=file"], [""]),
+    "evaluate.prompts=9": (["evaluate.prompt_file=file"], [""]),
+}
+IDLE = [(given, run) for given, (idle, _) in CASES.items() for run in idle]
+PLAYS = [(given, run) for given, (_, plays) in CASES.items() for run in plays]
+
+
+def test_every_key_is_named_once():
+    sections = dataclasses.asdict(Config())
+    keys = [
+        f"{name}.{inner}" if isinstance(value, dict) else name
+        for name, value in sections.items()
+        for inner in (value if isinstance(value, dict) else [""])
+    ]
+    ruled = [key for rule in RULES for key in rule.keys.split()]
+    assert Counter(ALWAYS.split() + ruled) == Counter(keys)
+    assert {given.partition("=")[0] for given in CASES} == set(ruled)
+
+
+def overrides(given, run):
+    """The value first, unless the run itself gives another."""
+    key = given.partition("=")[0]
+    run = run.split()
+    return run if any(text.startswith(f"{key}=") for text in run) else [given, *run]
+
+
+@pytest.mark.parametrize("given, run", IDLE)
+def test_what_plays_no_part_is_refused_by_name(given, run):
+    with pytest.raises(InputError) as caught:
+        load(None, overrides(given, run))
+    said, key = str(caught.value), given.partition("=")[0]
+    assert said.startswith(f"{key} = ") and "in the command line plays no part" in said
+    assert "\n" not in said and said.endswith(": leave it out")
+
+
+@pytest.mark.parametrize("given, run", PLAYS)
+def test_what_plays_a_part_is_taken(given, run):
+    key = given.partition("=")[0]
+    assert any(
+        line.startswith(f"{key} = ") for line in differences(load(None, [given, *run.split()]))
+    )
+
+
+def written(tmp_path, text):
+    path = tmp_path / "some.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_file_is_read_alike_and_named(tmp_path):
+    path = written(tmp_path, "[evaluate]\nprompt_file = 'x'\nprompts = 3\n")
+    with pytest.raises(InputError, match=rf"^evaluate.prompts = 3 in {path} plays no part"):
+        load(path)
+
+
+def test_defaults_may_be_written_down(tmp_path):
+    path = written(tmp_path, "control.kind = 'nado'\ntask.source = ''\ndelta.rank = 16\n")
+    assert load(path, ["train.margin=6", "train.objective=ratio"]).control.kind == "nado"
+
+
+def test_overrides_may_take_the_part_of_a_file_s_value_or_give_it(tmp_path):
+    path = written(tmp_path, "base.n_embd = 128\nsft.pretrain_path = 'x'\ntrain.margin = 3\n")
+    assert load(path, ["base.path=some", "train.objective=ratio"]).train.margin == 3
+    with pytest.raises(InputError, match=r"^base.n_embd = 32 in the command line plays no part"):
+        load(path, ["base.path=some", "base.n_embd=32"])
+    path = written(tmp_path, "control.direction = 'soft'\n")
+    assert load(path, ["control.kind=hard"]).control.direction == "soft"
+
+
+def test_stored_configurations_load_whatever_they_hold():
+    assert from_dict({"task": {"source": "x"}, "train": {"rounds": 1, "mixture": 0.5}}) != Config()

@@ -1,0 +1,145 @@
+"""benchmarks/scale.py: what it reads from compiled programs, against what must be in them."""
+
+import dataclasses
+import functools
+import math
+import runpy
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import pytest
+import support
+from jax.sharding import PartitionSpec
+
+from dinado_jax.config import schema
+from dinado_jax.config.load import load
+from dinado_jax.models.gpt2 import GPT2Config
+
+scale = SimpleNamespace(**runpy.run_path(str(support.ROOT / "benchmarks" / "scale.py")))
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
+LENGTH = 16
+SETTINGS = load(
+    None,
+    [
+        "base.n_embd=64",
+        "base.vocab_size=256",
+        "train.objective=published",
+        "train.batch=16",
+        "decode.batch=16",
+        r"delta.full=['.*/ln_\d/\w+', 'ln_f/\w+']",
+    ],
+)
+
+
+def deep(layers):
+    return dataclasses.replace(SETTINGS, base=dataclasses.replace(SETTINGS.base, n_layer=layers))
+
+
+@functools.cache
+def step(fsdp, data, layers=1):
+    plan = scale.make_plan(schema.Parallel(fsdp=fsdp), "cpu", data)
+    return scale.training_step(deep(layers), plan, LENGTH)
+
+
+def nbytes(tree):
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def test_data_parallel_steps_send_the_gradients_and_a_few_scalars():
+    program, (state, _, _) = step(1, 8)
+    sent = scale.volume(scale.collectives(program.as_text()))
+    assert set(sent) == {"all-reduce"}
+    assert 0 < sent["all-reduce"] - nbytes(state.trainable) <= 64
+
+
+def test_fsdp_gathers_parameters_alone_those_of_blocks_once_more_for_the_gradient():
+    program, (state, base, _) = step(8, 1)
+    found = scale.collectives(program.as_text())
+    shared = [
+        x for x in jax.tree.leaves((state.trainable, base)) if not x.sharding.is_fully_replicated
+    ]
+    kernels = [x for x in jax.tree.leaves(base["h_0"]) if x.ndim == 2]
+    sent = scale.volume(found)
+    assert set(sent) == {"all-gather", "all-reduce"}
+    assert sent["all-gather"] == nbytes(shared) + nbytes(kernels)
+    assert 0 < sent["all-reduce"] - nbytes(state.trainable) <= 64
+
+
+@pytest.mark.parametrize(("fsdp", "data"), [(1, 8), (8, 1)])
+def test_arguments_are_what_shapes_and_shardings_say(fsdp, data):
+    program, (state, base, batch) = step(fsdp, data)
+    used = {name: batch[name] for name in ("tokens", "prompt_length", "length", "label")}
+    found = scale.memory(program)
+    assert found["argument_bytes"] == scale.device_bytes((state, base, used))
+    assert found["aliased_bytes"] == scale.device_bytes(state)
+
+
+def test_a_third_depth_lies_on_the_line_through_two():
+    one, two, three = (scale.figures(*step(1, 1, layers)) for layers in (1, 2, 3))
+    expected = scale.carried_on(one, two, [1, 2], 3)
+    assert expected["given_bytes"] == three["given_bytes"]
+    assert expected["argument_bytes"] == three["argument_bytes"]
+    assert expected["temp_bytes"] == pytest.approx(three["temp_bytes"], rel=0.05)
+
+
+def test_decoding_sends_nothing():
+    plan = scale.make_plan(schema.Parallel(), "cpu", 8)
+    figures = scale.figures(*scale.decoding_call(deep(1), plan, 8))
+    assert figures["collectives"] == 0 and figures["aliased_bytes"] > 0
+
+
+def test_what_loops_send_counts_as_often_as_they_run():
+    mesh = scale.make_plan(schema.Parallel(fsdp=8), "cpu", 1).mesh
+
+    def body(x):
+        return jax.lax.scan(lambda c, _: (jax.lax.psum(c, "fsdp") / 8, None), x, length=5)[0]
+
+    everywhere = PartitionSpec()
+    mapped = jax.shard_map(
+        body, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False
+    )
+    found = scale.collectives(jax.jit(mapped).lower(jnp.ones(3)).compile().as_text())
+    assert [(one.kind, one.bytes, one.times) for one in found] == [("all-reduce", 12, 5)]
+
+
+def test_a_tpu_s_reduce_scatters_share_a_channel_with_others():
+    scatter = """%all-reduce-scatter.{0} (x: f32[8,4]) -> f32[1,4] {{
+  %all-reduce.{0} = f32[8,4] all-reduce(%x), channel_id=1, to_apply=%add
+}}
+"""
+    entry = """ENTRY %main (x: f32[8,4]) -> f32[1,4] {
+  %all-gather.1 = bf16[8,2] all-gather(%y), channel_id=1
+  %fusion.1 = f32[1,4] fusion(%x), kind=kCustom, calls=%all-reduce-scatter.1
+  %fusion.2 = f32[1,4] fusion(%x), kind=kCustom, calls=%all-reduce-scatter.2
+}
+"""
+    add = "%add (a: f32[], b: f32[]) -> f32[] {\n}\n"
+    text = add + scatter.format(1) + scatter.format(2) + entry
+    sent = scale.volume(scale.collectives(text))
+    assert sent == {"all-gather": 32, "reduce-scatter": 2 * 128}
+
+
+def test_values_counted_by_hand_are_those_trained():
+    _, (state, _, _) = step(1, 8)
+    counted = scale.work(deep(1), 2, LENGTH)["trainable_parameters"]
+    assert counted == sum(x.size for x in jax.tree.leaves(state.trainable))
+
+
+def test_a_ring_takes_all_but_a_device_s_own_part_around():
+    chip = scale.Chip(1.0, 1.0, 1.0, {4: 10.0})
+    needs = {"flops": 0.0, "moved_bytes": 0.0}
+    sent = {"all-reduce": 100, "all-gather": 80}
+    found = scale.seconds(chip, 4, needs, sent)
+    rate = 10.0 * scale.ATTAINED["link_rate"]
+    assert math.isclose(found["send"], (2 * 100 + 80) * 3 / 4 / rate)
+    assert found["least"] == found["most"] == found["send"]
+
+
+def test_remat_keeps_the_blocks_inputs():
+    sizes = GPT2Config(n_embd=64, n_layer=3, n_head=4, dtype="bfloat16", remat=True)
+    assert scale.kept_bytes(sizes, LENGTH) == 3 * 64 * 2
+    plain = dataclasses.replace(sizes, remat=False)
+    assert scale.kept_bytes(plain, LENGTH) == 3 * ((12 + 8 + 16) * 64 + 6 * 4 * LENGTH)

@@ -1,0 +1,125 @@
+"""Metrics against values worked out by hand."""
+
+import math
+import sys
+
+import numpy as np
+import pytest
+
+from dinado_jax.errors import InputError
+from dinado_jax.evaluation.metrics import (
+    bleu4,
+    distinct_n,
+    efficiency,
+    kl_floor,
+    kl_floor_by_prompt,
+    mean_and_error,
+    rate_distribution,
+)
+
+
+def test_distinct_n_counts_within_texts():
+    texts = ["a dog runs .", "A dog sits ."]
+    assert distinct_n(texts, 1) == pytest.approx(4 / 6)
+    assert distinct_n(texts, 2) == pytest.approx(3 / 4)
+    assert distinct_n(["dog", ""], 2) == 0.0
+    assert distinct_n(texts * 5, 2) < distinct_n(texts, 2)
+    with pytest.raises(InputError, match="n = 0"):
+        distinct_n(texts, 0)
+
+
+def test_bleu_with_ragged_references():
+    hypotheses = ["A dog runs in the park .", "Two cats sit on the old mat ."]
+    references = [
+        ("the dog sleeps", "a dog runs in the park ."),
+        ("two cats sit on the old mat .",),
+    ]
+    assert bleu4(hypotheses, references) == pytest.approx(100)
+    unlike = [("the dog sleeps", "a dog runs in the garden ."), references[1]]
+    assert 50 < bleu4(hypotheses, unlike) < 100
+
+
+def test_bleu_by_hand():
+    # precisions 5/6, 4/5, 3/4, 2/3; equal lengths, no brevity penalty
+    score = bleu4(["a b c d e f"], [("a b c d e x",)])
+    assert score == pytest.approx(100 * (5 / 6 * 4 / 5 * 3 / 4 * 2 / 3) ** 0.25)
+
+
+def test_bleu_needs_references_and_its_package(monkeypatch):
+    for hypotheses, references in ((["a"], [()]), (["a"], []), ([], [])):
+        with pytest.raises(InputError):
+            bleu4(hypotheses, references)
+    monkeypatch.setitem(sys.modules, "sacrebleu", None)
+    with pytest.raises(InputError, match=r"\[eval\]"):
+        bleu4(["a"], [("a",)])
+
+
+def test_kl_floor():
+    by_hand = 0.9 * math.log(0.9 / 0.1) + 0.1 * math.log(0.1 / 0.9)
+    assert kl_floor(0.9, 0.1) == pytest.approx(by_hand)
+    assert kl_floor(1.0, 0.1) == pytest.approx(math.log(10))
+    assert kl_floor(0.0, 0.5) == pytest.approx(math.log(2))
+    assert kl_floor(0.3, 0.3) == kl_floor(0.0, 0.0) == kl_floor(1.0, 1.0) == 0.0
+    assert kl_floor(0.5, 0.0) == kl_floor(0.5, 1.0) == math.inf
+    for rates in ((1.1, 0.5), (0.5, -0.1), (math.nan, 0.5)):
+        with pytest.raises(InputError, match="rate"):
+            kl_floor(*rates)
+
+
+def test_kl_floor_is_reached_by_conditioning_and_never_beaten():
+    base = [0.1, 0.2, 0.3, 0.4]  # four sequences, the first two succeed
+    conditioned = [0.3, 0.6, 0.1 * 3 / 7, 0.1 * 4 / 7]
+    uneven = [0.5, 0.4, 0.05, 0.05]  # also succeeds with 0.9
+
+    def kl(q):
+        return sum(a * math.log(a / b) for a, b in zip(q, base))
+
+    assert kl(conditioned) == pytest.approx(kl_floor(0.9, 0.3))
+    assert kl(uneven) > kl_floor(0.9, 0.3)
+
+
+def test_kl_floor_by_prompt_of_like_prompts_is_the_floor():
+    for success, rate in ((0.9, 0.2), (0.3, 0.3), (0.1, 0.6), (0.999, 0.01)):
+        one = kl_floor_by_prompt(success, np.array([rate]), np.array([1.0]))
+        assert one == pytest.approx(kl_floor(success, rate), abs=1e-9)
+
+
+def test_kl_floor_by_prompt_is_the_best_split_of_successes():
+    """Against trying every way for two kinds of prompts to reach the wanted mean success."""
+    rates, share, success = np.array([0.05, 0.7]), np.array([0.6, 0.4]), 0.8
+    tried = []
+    for first in np.linspace(0.5, 1, 2001):
+        second = (success - share[0] * first) / share[1]
+        if 0 <= second <= 1:
+            floors = [kl_floor(first, rates[0]), kl_floor(second, rates[1])]
+            tried.append(share @ np.array(floors))
+    floor = kl_floor_by_prompt(success, rates, share)
+    assert floor == pytest.approx(min(tried), abs=1e-5)
+    assert floor > kl_floor(success, float(share @ rates)) + 0.1
+
+
+def test_rate_distribution_tells_noise_from_differences():
+    """Eight draws a prompt: of one rate for all, then of 0.05 and 0.6, where the floor of each
+    prompt's own share would be far from the truth."""
+    rng = np.random.default_rng(0)
+    draws = np.full(4000, 8)
+    for truth in (np.full(4000, 0.3), np.repeat([0.05, 0.6], 2000)):
+        rates, probability = rate_distribution(rng.binomial(draws, truth), draws)
+        assert probability.sum() == pytest.approx(1)
+        assert probability @ rates == pytest.approx(truth.mean(), abs=0.02)
+        exact = kl_floor_by_prompt(0.7, truth, np.full(4000, 1 / 4000))
+        assert kl_floor_by_prompt(0.7, rates, probability) == pytest.approx(exact, rel=0.08)
+
+
+def test_efficiency():
+    assert efficiency(1.0, 2.0) == 0.5
+    assert math.isnan(efficiency(1.0, 0.0)) and math.isnan(efficiency(1.0, -0.1))
+
+
+def test_mean_and_error():
+    mean, error = mean_and_error([1, 2, 3, 4])
+    assert mean == 2.5 and error == pytest.approx(math.sqrt(5 / 3) / 2)
+    mean, error = mean_and_error([7.0])
+    assert mean == 7.0 and math.isnan(error)
+    with pytest.raises(InputError, match="no values"):
+        mean_and_error([])

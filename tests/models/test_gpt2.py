@@ -1,0 +1,207 @@
+"""GPT-2's own promises: the cache, padding, causality, precision, and what config.json may say."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support import tiny_run
+
+from dinado_jax.decoding.methods import Method
+from dinado_jax.decoding.policy import ModelPolicy
+from dinado_jax.decoding.sampler import Sampler
+from dinado_jax.errors import InputError
+from dinado_jax.models import cache
+from dinado_jax.models.gpt2 import (
+    GPT2,
+    GPT2Config,
+    attention_kernel,
+    init_params,
+)
+from dinado_jax.models.gpt2_checkpoint import shapes
+
+CONFIG = GPT2Config(vocab_size=11, n_positions=12, n_embd=16, n_layer=2, n_head=4, n_inner=24)
+MODEL = GPT2(CONFIG)
+B, T = 3, 9
+TOKENS = np.random.default_rng(0).integers(0, CONFIG.vocab_size, (B, T)).astype(np.int32)
+HF = CONFIG.to_hf()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_quickly(tmp_path_factory):
+    with tiny_run.quick_compilation(tmp_path_factory):
+        yield
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return {"params": init_params(CONFIG, seed=1)}
+
+
+@pytest.fixture(scope="module")
+def apply():
+    return jax.jit(MODEL.apply)
+
+
+@pytest.fixture(scope="module")
+def full(apply, variables):
+    """Logits of the whole rows, in one pass without a cache."""
+    return np.asarray(apply(variables, TOKENS).logits)
+
+
+def decoded(variables, prompts, lengths, later, samples=1):
+    """Logits [N, R, V] at the prompts' ends and after each but the last of later [R, N] tokens."""
+    trunk, steps = ModelPolicy(MODEL), later.shape[1] - 1
+
+    @jax.jit
+    def run(variables, later):
+        logits, carry = trunk.prefill(variables, prompts, lengths, samples, steps)
+
+        def step(carry, index):
+            logits, carry = trunk.step(variables, carry, later[:, index])
+            return carry, logits
+
+        _, rest = cache.scan_steps(step, carry, steps)
+        return jnp.concatenate([logits[None], rest])
+
+    return run(variables, later)
+
+
+@pytest.mark.parametrize("segment", [2, 3, 64])
+@pytest.mark.parametrize("prompt", [1, 4])
+def test_cached_decoding_is_the_full_forward(monkeypatch, variables, full, prompt, segment):
+    """A prefill followed by single tokens, in one segment of the cache or in several."""
+    monkeypatch.setattr(cache, "_SEGMENT", segment)
+    lengths = np.full(B, prompt, np.int32)
+    logits = decoded(variables, TOKENS[:, :prompt], lengths, TOKENS[:, prompt:])
+    assert len(logits) == T - prompt
+    wanted = full[:, prompt - 1 : T - 1].swapaxes(0, 1)
+    np.testing.assert_allclose(logits, wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_ragged_prompts_decode_as_each_row_alone(apply, variables, samples):
+    """The padding of a short prompt is never seen, and samples of one prompt share its cache."""
+    lengths, steps = np.array([2, 6, 4], np.int32), 3
+    padded = np.where(np.arange(6) < lengths[:, None], TOKENS[:, :6], 7)
+    later = np.random.default_rng(1).integers(0, 11, (B * samples, steps)).astype(np.int32)
+    logits = decoded(variables, padded, lengths, later, samples)
+    for row, tokens in enumerate(later):
+        prompt = padded[row // samples, : lengths[row // samples]]
+        alone = apply(variables, np.concatenate([prompt, tokens])[None]).logits[0]
+        wanted = alone[len(prompt) - 1 : len(prompt) - 1 + steps]
+        np.testing.assert_allclose(logits[:, row], wanted, rtol=0, atol=1e-5)
+
+
+def test_a_decoding_loop_writes_its_caches_in_place(variables):
+    """Whole caches aliased; what else is alive is no more than logits and two layers' caches."""
+    vocabulary = 4096
+    config = dataclasses.replace(CONFIG, vocab_size=vocabulary, n_embd=64, n_positions=200)
+    sampler = Sampler(ModelPolicy(GPT2(config)), Method(), 0, 120, samples=2)
+    params = jax.eval_shape(lambda: {"params": init_params(config, 0)})
+    tokens, row = jnp.zeros((4, 8), jnp.int32), jnp.zeros(4, jnp.int32)
+    state = jax.eval_shape(sampler.prefill, params, tokens, row, row, jax.random.key(0))
+    memory = Sampler.decode.lower(sampler, params, state).compile().memory_analysis()
+    caches = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.carry))
+    assert memory.alias_size_in_bytes >= caches
+    assert memory.temp_size_in_bytes <= 8 * vocabulary * 4 + 2 * caches / config.n_layer
+
+
+def test_no_position_sees_a_later_one(variables):
+    """By gradient, with respect to the embedding of every position: exactly zero where later."""
+
+    def logits_sum(table):
+        """[T], because gradients of a sum over the vocabulary vanish: a fixed mix of logits."""
+        params = {**variables["params"], "wpe": {"embedding": table}}
+        logits = MODEL.apply({"params": params}, TOKENS).logits
+        return jnp.einsum("btv,v->t", logits, jnp.arange(CONFIG.vocab_size) ** 0.5)
+
+    table = variables["params"]["wpe"]["embedding"]
+    moved = np.abs(jax.jit(jax.jacrev(logits_sum))(table)).max(-1)[:, :T]
+    np.testing.assert_array_equal(np.triu(moved, 1), 0)
+    assert (moved[np.tril_indices(T)] > 1e-4).all()
+
+
+def test_rematerialised_blocks_are_computed_twice_for_the_same_gradient():
+    config = dataclasses.replace(CONFIG, n_positions=64)
+    params = init_params(config, 1)
+    tokens = np.random.default_rng(0).integers(0, 11, (8, 64)).astype(np.int32)
+
+    def compiled(remat):
+        model = GPT2(dataclasses.replace(config, remat=remat))
+
+        def loss(params):
+            return (model.apply({"params": params}, tokens).hidden ** 3).sum()
+
+        return jax.jit(jax.grad(loss)).lower(params).compile()
+
+    kept, recomputed = compiled(False), compiled(True)
+    chex.assert_trees_all_close(kept(params), recomputed(params), rtol=1e-4, atol=1e-4)
+    kept, recomputed = (one.cost_analysis()["flops"] for one in (kept, recomputed))
+    assert recomputed > 1.1 * kept
+
+
+def test_bfloat16_activations_leave_logits_float32(variables, full):
+    model = GPT2(dataclasses.replace(CONFIG, dtype="bfloat16"))
+    out = jax.jit(model.apply)(variables, TOKENS)
+    assert out.hidden.dtype == jnp.bfloat16 and out.logits.dtype == jnp.float32
+    assert 0 < np.abs(out.logits - full).max() < 0.05 * np.abs(full).max()
+
+
+@pytest.mark.parametrize(
+    "backend, dtype, width, kernel",
+    [
+        ("gpu", "bfloat16", 64, "cudnn"),
+        ("gpu", "float32", 64, "xla"),
+        ("gpu", "bfloat16", 20, "xla"),
+        ("gpu", "bfloat16", 160, "xla"),
+        ("cpu", "bfloat16", 64, "xla"),
+    ],
+)
+def test_attention_is_fused_where_cudnn_can(backend, dtype, width, kernel):
+    assert attention_kernel(backend, dtype, width) == kernel
+
+
+def test_inner_width(variables):
+    assert variables["params"]["h_0"]["mlp"]["c_fc"]["kernel"].shape == (16, 24)
+    assert GPT2Config(n_embd=16, n_head=4).inner == 64
+    assert shapes(CONFIG)["h_1/mlp/c_proj/kernel"] == (24, 16)
+
+
+def test_config_json_goes_round():
+    assert GPT2Config.from_hf(HF) == CONFIG
+    assert GPT2Config.from_hf(HF | {"n_inner": None}).n_inner is None
+    absent = {k: v for k, v in HF.items() if k not in ("n_inner", "layer_norm_epsilon")}
+    assert GPT2Config.from_hf(absent) == dataclasses.replace(CONFIG, n_inner=None)
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("vocab_size", None),
+        ("n_embd", "16"),
+        ("n_embd", 15),
+        ("n_head", 0),
+        ("n_layer", 2.0),
+        ("n_layer", True),
+        ("n_positions", -1),
+        ("n_inner", "64"),
+        ("n_inner", 64.0),
+        ("n_inner", True),
+        ("n_inner", 0),
+        ("layer_norm_epsilon", "1e-5"),
+        ("layer_norm_epsilon", None),
+        ("layer_norm_epsilon", True),
+        ("layer_norm_epsilon", 0.0),
+        ("layer_norm_epsilon", float("nan")),
+        ("activation_function", "relu"),
+        ("tie_word_embeddings", False),
+        ("scale_attn_by_inverse_layer_idx", True),
+    ],
+)
+def test_config_json_refusals(key, value):
+    with pytest.raises(InputError, match=key) as caught:
+        GPT2Config.from_hf(HF | {key: value})
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,87 @@
+"""Twenty training steps on rows of very unequal lengths, under any plan; a script of its own for
+several processes: `python twenty_steps.py OUT MODE:FSDP ...`."""
+
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+
+from dinado_jax.config.schema import Delta, Optim, Parallel
+from dinado_jax.controls.control import Control
+from dinado_jax.controls.merge import Merge
+from dinado_jax.controls.norm import MLP
+from dinado_jax.distributed.partitioning import make_plan
+from dinado_jax.distributed.processes import connect, is_main
+from dinado_jax.models.gpt2 import GPT2, GPT2Config, init_params
+from dinado_jax.objectives.control import Disentangled
+from dinado_jax.objectives.sft import likelihood
+from dinado_jax.training.loop import init_state, make_step, split_micro_batches
+from dinado_jax.training.optimizer import optimizer
+
+STEPS, ROWS, WIDTH = 20, 16, 12
+MODEL = GPT2(GPT2Config(vocab_size=300, n_positions=16, n_embd=32, n_layer=1, n_head=4))
+# What really has a gradient: where it is zero except for rounding, Adam makes steps of the noise.
+DELTA = Delta(rank=8, low_rank=(r"h_\d/(attn|mlp)/c_\w+/kernel",), full=(r"ln_f/\w+",))
+CONTROL = Control(MODEL, Merge(MODEL, DELTA), MLP(32))
+
+
+def _rows(step: int, part: int) -> dict:
+    rng = np.random.default_rng((step, part))
+    length = np.sort(rng.integers(3, WIDTH + 1, ROWS)).astype(np.int32)
+    return {
+        "tokens": rng.integers(0, 300, (ROWS, WIDTH)).astype(np.int32),
+        "prompt_length": np.full(ROWS, 2, np.int32),
+        "length": length,
+        "label": rng.integers(0, 2, ROWS).astype(np.float32),
+        "shift": np.zeros(ROWS, np.float32),
+        "suffix": rng.random((ROWS, WIDTH - 1), np.float32),
+    }
+
+
+def _sft():
+    def terms(params, _, batch):
+        return likelihood(MODEL, params, batch)
+
+    return terms, optax.sgd(0.3, momentum=0.9), init_params(MODEL.config, 1), None, _rows
+
+
+def _control():
+    base = init_params(MODEL.config, 0)
+    params = CONTROL.init(jax.random.key(1), base, 0.3)
+
+    def batch(step, part):
+        return {"direction": _rows(step, part), "norm": _rows(step, part + 1)}
+
+    transform = optimizer(Optim(learning_rate=3e-3, warmup=2), STEPS)
+    return Disentangled(CONTROL, 0.5).terms, transform, params, base, batch
+
+
+def run(*halves: Parallel, accumulate: int = 1) -> dict[str, np.ndarray]:
+    """Losses and parameters after STEPS steps of sft and of a control, by name; an equal part of
+    them under each of the settings."""
+    out = {}
+    for name, (terms, transform, params, frozen, batch) in (("sft", _sft()), ("q", _control())):
+        state, losses = init_state(params, transform), []
+        for settings, numbers in zip(halves, np.split(np.arange(STEPS), len(halves))):
+            plan = make_plan(settings)
+            step = make_step(terms, transform, plan)
+            state, base = plan.shard(jax.device_get(state)), plan.shard(frozen)
+            for number in numbers.tolist():
+                placed = plan.shard_batch(split_micro_batches(batch(number, 0), accumulate))
+                state, metrics = step(state, base, placed)
+                losses.append(float(metrics["loss"]))
+        out[f"{name}/loss"] = np.array(losses)
+        for path, leaf in jax.tree.leaves_with_path(plan.gather(state.trainable)):
+            out[name + jax.tree_util.keystr(path)] = np.asarray(leaf)
+    return out
+
+
+if __name__ == "__main__":
+    connect()
+    for given in sys.argv[2:]:
+        mode, fsdp = given.split(":")
+        found = run(Parallel(mode=mode, fsdp=int(fsdp)))
+        if is_main():
+            np.savez(Path(sys.argv[1]) / f"{mode}_{fsdp}.npz", **found)

@@ -1,0 +1,158 @@
+"""A world small enough to enumerate, every kind of control in it, and slow exact arithmetic.
+
+V tokens, N new ones after a prompt; rows are all V^N continuations, in the order of `product`, all
+as wide as the context, so that every prompt's compile as one.
+"""
+
+import functools
+import itertools
+
+import jax
+import numpy as np
+from scipy.stats import chi2
+
+from dinado_jax.config import schema
+from dinado_jax.controls.control import Control
+from dinado_jax.controls.make import make_control
+from dinado_jax.models.gpt2 import GPT2, GPT2Config, init_params
+from support import tiny
+
+V, N, EOS, WIDTH = 5, 3, 0, 8
+MODEL = GPT2(GPT2Config(vocab_size=V, n_positions=WIDTH, n_embd=8, n_layer=1, n_head=2))
+PROMPTS = ([0, 3], [0], [0, 2, 4, 1])
+KINDS = {
+    "nado": {"kind": "nado"},
+    "soft-small": {"kind": "soft", "trunk": "small"},
+    "soft-copy": {"kind": "soft", "trunk": "copy"},
+    "soft-low_rank": {"kind": "soft", "trunk": "low_rank"},
+    "merge": {"kind": "merge"},
+    **{
+        f"{form}-{direction}": {"kind": "hard", "form": form, "direction": direction}
+        for form in ("clamped", "projected")
+        for direction in ("merge", "soft", "nado")
+    },
+}
+# Every direction, norm and form once; the rest differ from these in what others of them have.
+_OTHERS = ("soft-copy", "soft-small", "clamped-soft", "projected-nado", "projected-soft")
+DISTINCT = [kind for kind in KINDS if kind not in _OTHERS]
+CONTINUATIONS = np.array(list(itertools.product(range(V), repeat=N)), np.int32)
+
+
+@functools.cache
+def base_params() -> dict:
+    return tiny.noisy(init_params(MODEL.config, seed=0), scale=0.3)
+
+
+@functools.cache
+def control(kind: str) -> Control:
+    settings = schema.Control(layers=1, **KINDS[kind])
+    return make_control(schema.Config(control=settings, delta=tiny.EVERYTHING), MODEL)
+
+
+@functools.cache
+def fresh(kind: str) -> dict:
+    return control(kind).init(jax.random.key(1), base_params(), tiny.SUCCESS_RATE)
+
+
+def params(kind: str, scale: float = 0.3, seed: int = 0) -> dict:
+    return tiny.noisy(fresh(kind), scale, seed)
+
+
+def batch(prompt) -> dict:
+    """Every continuation of a prompt."""
+    rows, end = len(CONTINUATIONS), len(prompt) + N
+    tokens = np.zeros((rows, WIDTH), np.int32)
+    tokens[:, : len(prompt)], tokens[:, len(prompt) : end] = prompt, CONTINUATIONS
+    return {
+        "tokens": tokens,
+        "prompt_length": np.full(rows, len(prompt), np.int32),
+        "length": np.full(rows, end, np.int32),
+    }
+
+
+def targets(prompt) -> slice:
+    """The columns that say what follows: of arrays [rows, WIDTH] or [rows, WIDTH - 1]."""
+    return slice(len(prompt) - 1, len(prompt) - 1 + N)
+
+
+def log_softmax(scores):
+    shifted = scores - scores.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(control, base_params, params, tokens):
+    base = MODEL.apply({"params": base_params}, tokens)
+    out = control.direction.forward(base_params, params["direction"], base, tokens)
+    states = out.hidden if control.direction.own_states else base.hidden
+    log_beta = None
+    if "norm" in params:
+        log_beta = jax.nn.log_sigmoid(control.norm.logit(params["norm"], states))
+    return base.logits, out.logits, log_beta
+
+
+def exact(control, base_params, params, prompt):
+    """(log p [rows, N, V], log V [rows, N], log R of each next token [rows, N, V]) in float64 from
+    the formulas of the method, one full pass and no cache."""
+    given = _logits(control, base_params, params, batch(prompt)["tokens"])
+    given = (None if x is None else np.float64(x)[:, targets(prompt)] for x in given)
+    base, own, beta = given
+    p = np.exp(log_softmax(base))
+    r = {
+        "policy": log_softmax(own) - np.log(p),
+        "plain": own,
+        "sigmoid": -np.logaddexp(0, -own),
+    }[control.direction.link]
+    value, after = np.zeros(p.shape[:2]), np.zeros(p.shape)
+    previous = None if beta is None else np.exp(beta[:, 0])
+    for t in range(N):
+        below = np.exp(r[:, t] - r[:, t].max(-1, keepdims=True))
+        total = (p[:, t] * below).sum(-1)
+        if control.form == "split":
+            top = np.exp(r[:, t].max(-1)) if control.entangled else np.exp(beta[:, t])
+            after[:, t] = top[:, None] * below
+            value[:, t] = top * total
+        elif control.form == "clamped":
+            after[:, t] = (previous / total)[:, None] * below
+            value[:, t] = previous
+        else:
+            a = np.maximum(0, (previous - total) / (1 - total))[:, None]
+            d = a + (1 - a) * below
+            after[:, t] = (previous / (p[:, t] * d).sum(-1))[:, None] * d
+            value[:, t] = previous
+        previous = np.take_along_axis(after[:, t], CONTINUATIONS[:, t, None], 1)[:, 0]
+    return np.log(p), np.log(value), np.log(after)
+
+
+def tilted(log_r, log_v, strength=1.0, target_rate=1.0, reject=0.0):
+    """What a control adds to log p, for the whole table at once."""
+    R, start = np.exp(log_r), np.exp(log_v[:, :1, None])
+    if target_rate < 1:
+        beyond = np.maximum(1 - R, 1e-6)
+        R = R * target_rate / start + beyond * (1 - target_rate) / (1 - start)
+    with np.errstate(divide="ignore"):
+        kept = log_r >= log_v[..., None] + np.log(reject)
+    return np.where(kept, strength * np.log(R), -np.inf)
+
+
+def sequence_probs(log_q) -> dict:
+    """{outcome, up to and with its eos: probability} from the table of next tokens."""
+    drawn = np.take_along_axis(log_q, CONTINUATIONS[..., None], 2)[..., 0]
+    out = {}
+    for tokens, steps in zip(CONTINUATIONS.tolist(), drawn):
+        length = tokens.index(EOS) + 1 if EOS in tokens else N
+        out[tuple(tokens[:length])] = np.exp(steps[:length].sum())
+    return out
+
+
+def p_value(drawn: list, probs: dict) -> float:
+    """Of Pearson's chi-square; outcomes expected fewer than ten times are counted together."""
+    assert set(drawn) <= {outcome for outcome in probs if probs[outcome] > 0}
+    number = {outcome: i for i, outcome in enumerate(probs)}
+    found = np.bincount([number[outcome] for outcome in drawn], minlength=len(probs))
+    expected = len(drawn) * np.array(list(probs.values()))
+    rare = expected < 10
+    found, expected = (np.append(x[~rare], x[rare].sum()) for x in (found, expected))
+    if expected[-1] < 1:
+        found, expected = found[:-1], expected[:-1]
+    return float(chi2.sf(((found - expected) ** 2 / expected).sum(), len(expected) - 1))

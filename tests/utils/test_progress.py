@@ -1,0 +1,109 @@
+"""The log of a training run, whatever a kill left of it; what is shown of long work."""
+
+import json
+import os
+import time
+
+import pytest
+
+from dinado_jax.errors import InputError
+from dinado_jax.utils import progress
+from dinado_jax.utils.progress import MetricsLog, Progress
+
+# Whole, and of another shape.
+LINES = (b"3\n", b"[1]\n", b"{}\n", b'{"step": "3"}\n', b'{"step": null}\n', b"[" * 10**5)
+LINES += (b'{"step": ' + b"9" * 5000 + b"}\n", b'{"step": 3, "a": "\\ud800"}\n')
+
+
+def steps(path):
+    return [json.loads(line)["step"] for line in path.read_text().splitlines()]
+
+
+def test_reopening_drops_what_came_after(tmp_path):
+    path = tmp_path / "log.jsonl"
+    log = MetricsLog(path)
+    for step in (1, 2, 3):
+        log.write(step, loss=0.5)
+    MetricsLog(path, 2).write(3, loss=0.25)
+    assert steps(path) == [1, 2, 3] and path.read_text().count("0.25") == 1
+    assert list(tmp_path.iterdir()) == [path]
+    MetricsLog(path)
+    assert not path.read_text()
+
+
+@pytest.mark.parametrize("torn", [b'{"step": 3, "lo', b"{", b"\0\0\0", b"\xff\n", *LINES])
+def test_a_torn_line_ends_the_log(tmp_path, torn):
+    path = tmp_path / "log.jsonl"
+    log = MetricsLog(path)
+    for step in (1, 2):
+        log.write(step, loss=0.5)
+    path.write_bytes(path.read_bytes() + torn)
+    MetricsLog(path, 2).write(3, loss=0.5)
+    assert steps(path) == [1, 2, 3]
+
+
+def test_a_log_that_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    for name, told in [("pipe", "a pipe"), ("folder", "is a dir"), ("loop", "links lead back")]:
+        with pytest.raises(InputError, match=told):
+            MetricsLog(tmp_path / name)
+
+
+# Progress off a terminal
+
+
+class Clock:
+    def __init__(self, monkeypatch):
+        self.now = 1000.0
+        monkeypatch.setattr(progress.time, "monotonic", lambda: self.now)
+
+
+def told(capsys):
+    return capsys.readouterr().err.splitlines()
+
+
+def test_time_left_is_by_the_recent_rate_without_compiling(monkeypatch, capsys):
+    clock = Clock(monkeypatch)
+    with Progress("round", 201, "step") as shown:
+        clock.now += 300  # the first unit, compiling
+        shown.advance(loss=1.5)
+        assert told(capsys) == ["round: 1/201 steps, time left not known, loss 1.5"]
+        for _ in range(100):
+            clock.now += 1
+            shown.advance()
+        assert told(capsys)[-1] == "round: 91/201 steps, 1 steps/s, 1:50 left"
+        for _ in range(20):
+            clock.now += 10
+            shown.advance()
+        assert told(capsys)[-1] == "round: 120/201 steps, 0.1 steps/s, 13:30 left"
+    assert told(capsys) == ["round: 121/201 steps in 10:00"]
+
+
+def test_what_was_done_before_counts_for_no_rate(monkeypatch, capsys):
+    clock = Clock(monkeypatch)
+    with Progress("rollout", 1000, "sample", 900) as shown:
+        for _ in range(3):
+            clock.now += 20
+            shown.advance(20)
+    assert told(capsys) == [
+        "rollout: 920/1000 samples, time left not known",
+        "rollout: 940/1000 samples, 1 samples/s, 1:00 left",
+        "rollout: 960/1000 samples, 1 samples/s, 0:40 left",
+        "rollout: 960/1000 samples in 1:00",
+    ]
+
+
+def test_a_long_wait_for_the_first_unit_is_explained(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_SECONDS_TO_THE_FIRST", 0.05)
+    with Progress("sft", 3, "step"):
+        time.sleep(0.5)
+    assert told(capsys) == ["sft: compiling, the first of 3 steps is to come"]
+    with Progress("sft", 3, "step") as shown:
+        shown.advance()
+        time.sleep(0.2)
+    assert told(capsys) == ["sft: 1/3 steps in 0:00"]
+    with Progress("sft", 3, "step", 3):
+        time.sleep(0.2)
+    assert told(capsys) == []
