@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dinado_jax.data.batch import Batch
 from dinado_jax.controls.protocol import Direction, Norm
 from dinado_jax.controls.recursion import (
     Values,
@@ -36,7 +37,6 @@ from dinado_jax.models.gpt2 import (
 from dinado_jax.ops import bernoulli, vocab
 from dinado_jax.ops.masks import target_mask
 
-Batch = dict[str, jax.Array]
 
 
 class StepInputs(NamedTuple):
@@ -113,7 +113,7 @@ class Control:
 
     def log_direction(self, base_params: dict, params: dict, batch: Batch) -> jax.Array:
         """The same under p e^r, normalised: what q is wherever R <= 1 does not bend it."""
-        tokens = batch["tokens"]
+        tokens = batch.tokens
         if self.direction.link != "policy":
             return self.step_inputs(base_params, params, batch).scalars.log_policy
         out = self.direction.forward(base_params, params["direction"], None, tokens)
@@ -128,9 +128,9 @@ class Control:
     def step_inputs(self, base_params: dict, params: dict, batch: Batch) -> StepInputs:
         """Of all positions. Where the batch holds the base's last hidden states, its trunk is
         skipped: states [B, T, D]."""
-        tokens = batch["tokens"]
-        if "states" in batch:
-            base = output_from_states(self.model.config, base_params, batch["states"])
+        tokens = batch.tokens
+        if batch.states is not None:
+            base = output_from_states(self.model.config, base_params, batch.states)
         else:
             base = self.model.apply({"params": base_params}, tokens)
         out = self.direction.forward(base_params, params["direction"], base, tokens)

@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from dinado_jax.data.batch import Batch
 from dinado_jax.data.sequences import Sequences
 
 _BUCKET = 8
@@ -21,15 +22,16 @@ def bucket(length: int, limit: int) -> int:
     return min(-(-length // _BUCKET) * _BUCKET, limit)
 
 
-def take(rows: Sequences, index: np.ndarray) -> dict[str, np.ndarray]:
-    """The chosen rows as a batch {tokens [B, T], prompt_length [B], length [B]}, T bucketed."""
+def take(rows: Sequences, index: np.ndarray) -> Batch:
+    """The rows numbered `index` [B] as a batch, its width T bucketed."""
     length = rows.length[index]
     width = bucket(int(length.max()), rows.tokens.shape[1])
-    return {
-        "tokens": rows.tokens[index, :width],
-        "prompt_length": rows.prompt_length[index],
-        "length": length,
-    }
+    return Batch(
+        tokens=rows.tokens[index, :width],
+        prompt_length=rows.prompt_length[index],
+        length=length,
+        row=index.astype(np.int32),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,11 +61,10 @@ class Epochs:
             order[start : start + window] = part[np.argsort(self.rows.length[part], kind="stable")]
         return rng.permutation(order.reshape(self.per_epoch, self.batch))
 
-    def at(self, step: int) -> dict[str, np.ndarray]:
-        """The batch of a step, with `number` [B]: which rows it holds."""
+    def at(self, step: int) -> Batch:
+        """The batch of a step."""
         epoch, place = divmod(step, self.per_epoch)
-        index = self._order(epoch)[place]
-        return {**take(self.rows, index), "number": index.astype(np.int32)}
+        return take(self.rows, self._order(epoch)[place])
 
 
 @dataclasses.dataclass(frozen=True)

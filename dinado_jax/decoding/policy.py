@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
+from dinado_jax.data.batch import Batch
 from dinado_jax.models.cache import allocate
 from dinado_jax.models.gpt2 import GPT2, logits
 from dinado_jax.ops.vocab import token_log_probs
@@ -39,7 +40,7 @@ class Policy(Protocol):
         """Logits [R, V] after one more token [R]."""
         ...
 
-    def log_probs(self, variables: Any, batch: dict[str, jax.Array]) -> jax.Array:
+    def log_probs(self, variables: Any, batch: Batch) -> jax.Array:
         """Log-probability of each target token: tokens [B, T] int32, prompt_length [B] -> [B, T-1]
         float32 nats; what stands before the targets is of no use."""
         ...
@@ -72,7 +73,7 @@ class ModelPolicy:
         return scores, out.cache
 
     def log_probs(self, variables, batch):
-        tokens = batch["tokens"]
+        tokens = batch.tokens
         out = self.model.apply(variables, tokens)
         excluded_ids = self.model.config.excluded_ids
         return token_log_probs(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dinado_jax.data.batch import Batch
 from dinado_jax.controls.recursion import FLOOR
 from dinado_jax.decoding.policy import last_token_states
 from dinado_jax.guides.tilt import Features, Start
@@ -88,7 +89,7 @@ class Guided:
 
     def log_probs(self, variables, batch):
         """As decoding has them, one token after another: R may depend on all tokens before."""
-        tokens, start = batch["tokens"], batch["prompt_length"]
+        tokens, start = batch.tokens, batch.prompt_length
         T = tokens.shape[1]
         rows = jnp.arange(tokens.shape[0])
 

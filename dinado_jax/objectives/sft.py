@@ -2,23 +2,24 @@
 
 import jax
 
+from dinado_jax.data.batch import Batch
 from dinado_jax.models.gpt2 import GPT2
 from dinado_jax.objectives.terms import Term
 from dinado_jax.ops.masks import target_mask
 from dinado_jax.ops.vocab import token_log_probs
 
 
-def likelihood(model: GPT2, params: dict, batch: dict[str, jax.Array]) -> dict[str, Term]:
+def likelihood(model: GPT2, params: dict, batch: Batch) -> dict[str, Term]:
     """Negative log-likelihood (nats) of the target tokens, summed, and their number.
 
     batch: tokens [B, T] int32, prompt_length [B], length [B].
     """
-    out = model.apply({"params": params}, batch["tokens"])
+    out = model.apply({"params": params}, batch.tokens)
     mask_BT = target_mask(batch)
     log_probs_BT = token_log_probs(
         out.hidden[:, :-1],
         out.vocabulary,
-        batch["tokens"][:, 1:],
+        batch.tokens[:, 1:],
         excluded_ids=model.config.excluded_ids,
     )
     return {"nll": Term(-(mask_BT * log_probs_BT).sum(), mask_BT.sum())}

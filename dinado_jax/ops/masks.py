@@ -1,19 +1,34 @@
 """Which positions of a batch count, and which ids of a vocabulary."""
 
 import functools
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 
 
-def target_mask(batch: dict[str, jax.Array]) -> jax.Array:
+class Rows(Protocol):
+    """Right-padded rows, see `data.batch.Batch`."""
+
+    @property
+    def tokens(self) -> jax.Array: ...
+
+    @property
+    def prompt_length(self) -> jax.Array: ...
+
+    @property
+    def length(self) -> jax.Array: ...
+
+
+def target_mask(batch: Rows) -> jax.Array:
     """[B, T-1] float32: 1 where position t predicts a token of the target (its eos included).
 
-    batch: tokens [B, T], prompt_length [B], length [B].
+    Args:
+      batch: anything with tokens [B, T], prompt_length [B] and length [B], such as a `Batch`.
     """
-    T = batch["tokens"].shape[1]
-    predicted = jax.lax.broadcasted_iota(jnp.int32, (batch["length"].shape[0], T - 1), 1) + 1
-    inside = (predicted >= batch["prompt_length"][:, None]) & (predicted < batch["length"][:, None])
+    T = batch.tokens.shape[1]
+    predicted = jax.lax.broadcasted_iota(jnp.int32, (batch.length.shape[0], T - 1), 1) + 1
+    inside = (predicted >= batch.prompt_length[:, None]) & (predicted < batch.length[:, None])
     return inside.astype(jnp.float32)
 
 

@@ -146,7 +146,7 @@ def _made(share: _Share, model: GPT2, params: dict, batch: int, mesh: Mesh) -> I
     with partial.open("wb") as file:
         for start in range(0, len(rows), batch):
             part = order[start : start + batch]
-            tokens = take(rows, np.resize(part, batch))["tokens"]
+            tokens = take(rows, np.resize(part, batch)).tokens
             found = np.asarray(_hidden(model, mesh, params, tokens, share.dtype))
             for row, states in zip(part, found):
                 file.seek(int(share.starts[row]) * states[0].nbytes)

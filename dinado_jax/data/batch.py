@@ -1,0 +1,31 @@
+"""The rows of a training or scoring step, as one pytree of arrays."""
+
+from typing import Any
+
+import flax
+import jax
+import numpy as np
+
+Array = jax.Array | np.ndarray
+
+
+@flax.struct.dataclass(kw_only=True)
+class Batch:
+    """Right-padded rows of prompt and target: B rows of T tokens, D the width of the base.
+
+    Objectives extend it with the arrays they learn from. Every leaf has the row as its leading axis,
+    so that a batch is split into micro-batches and sharded over devices leaf by leaf.
+    """
+
+    tokens: Array  # int32 [B, T]
+    prompt_length: Array  # int32 [B], tokens before the target, >= 1
+    length: Array  # int32 [B], tokens of prompt and target
+    row: Array | None = None  # int32 [B], which row of the data set each one is
+    states: Array | None = None  # [B, T, D], last hidden states of the base: its trunk is skipped
+    condition: Any = None  # pytree of [B, ...], what guides know of each row's prompt
+
+
+def batches_in(tree: Any) -> list[Batch]:
+    """Every `Batch` in a pytree, such as an objective's batch of several parts."""
+    leaves = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, Batch))
+    return [leaf for leaf in leaves if isinstance(leaf, Batch)]
