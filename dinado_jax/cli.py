@@ -293,5 +293,5 @@ def _fail(message: object, code: int) -> NoReturn:
 
 def _leave(code: int, why: str) -> NoReturn:
     if "dinado_jax.distributed.processes" in sys.modules:  # only then can there be several
-        sys.modules["dinado_jax.distributed.processes"].leave(code, why)
+        sys.modules["dinado_jax.distributed.processes"].abort(code, why)
     sys.exit(code)

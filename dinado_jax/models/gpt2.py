@@ -246,7 +246,7 @@ class Embed(nn.Module):
             found = all_gather_param(self.embedding)[index] + factors["a"][index] @ factors["b"]
         return found.astype(self.config.dtype)
 
-    def whole(self):
+    def table(self):
         return all_gather_param(_adapted(self, "embedding", self.embedding)).astype(
             self.config.dtype
         )
@@ -323,7 +323,7 @@ class GPT2(nn.Module):
         wpe = Embed(config, config.n_positions, name="wpe")
         x_BTD = wte(tokens_BT) + wpe(_positions(tokens_BT, cache))
         hidden_BTD, cache = _blocks(config, x_BTD, cache)
-        return Output(hidden_BTD, wte.whole(), cache)
+        return Output(hidden_BTD, wte.table(), cache)
 
 
 class Head(nn.Module):

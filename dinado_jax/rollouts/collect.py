@@ -128,11 +128,11 @@ def collect(
     return Collected(_rollouts(rows), asked, said, number - len(rows))
 
 
-def _complained(exclusive_cumsum: str, result: OracleResult) -> str:
+def _complained(before: str, result: OracleResult) -> str:
     """Shows the first message of an oracle that raised; files keep its type alone."""
-    if result.message and not exclusive_cumsum:
+    if result.message and not before:
         print_once(f"the oracle failed on {result.failures} samples of a batch: {result.message}")
-    return exclusive_cumsum or result.message
+    return before or result.message
 
 
 def _part(base, prompts, drawn, result, ids, row, batch, mesh) -> RolloutShard:

@@ -53,9 +53,9 @@ def _initial(
     made = folder / "tokenizer"
     if is_main() and not made.exists():
         pairs = (f"{example.prompt} {ref}" for example in examples for ref in example.references)
-        read_text_lines = [*islice(pairs, _BPE_LINES), *corpus[:_BPE_LINES]]
+        lines = [*islice(pairs, _BPE_LINES), *corpus[:_BPE_LINES]]
         unfinished = folder / "tokenizer.partial"
-        train_codec(read_text_lines, config.base.vocab_size).save(unfinished)
+        train_codec(lines, config.base.vocab_size).save(unfinished)
         write_sealed(unfinished / _SEAL, {"tokenizer": fingerprint(unfinished)})
         unfinished.replace(made)
     barrier("the tokenizer is made")

@@ -175,9 +175,7 @@ def _numbers(batch):
     return {name: _numbers(part) for name, part in batch.items()}
 
 
-def _prefetch(
-    batch_at: Callable[[int], Batch], plan: Plan, accumulate: int, init_state: int, stop: int
-):
+def _prefetch(batch_at: Callable[[int], Batch], plan: Plan, accumulate: int, first: int, stop: int):
     """Yields the tokens and the micro-batches of each step, on the devices; a thread makes the next
     ones meanwhile."""
 
@@ -188,8 +186,8 @@ def _prefetch(
         return tokens, plan.shard_batch(split_micro_batches(batch, accumulate))
 
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(made, init_state)
-        for index in range(init_state, stop):
+        coming = pool.submit(made, first)
+        for index in range(first, stop):
             ready = coming.result()
             if index + 1 < stop:
                 coming = pool.submit(made, index + 1)

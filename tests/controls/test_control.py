@@ -142,7 +142,7 @@ def test_q_is_a_distribution_and_the_same_in_parallel_and_token_by_token(kind):
     which, params, base = control(kind), world.params(kind), world.base_params()
     _, log_policy, _ = along(parallel(which, params, EVERY))
     assert np.exp(log_policy.sum(1)).sum() == pytest.approx(1, abs=1e-5)
-    decoded = along(forced(which.policy, which.composed(base, params), EVERY))
+    decoded = along(forced(which.policy, which.policy_variables(base, params), EVERY))
     np.testing.assert_allclose(log_policy, decoded, rtol=0, atol=1e-4)
     assert which.single_pass == (kind in ("merge", "clamped-merge"))
     if which.single_pass:
@@ -186,7 +186,7 @@ def test_padding_and_neighbours_change_no_row(kind):
 
     def everything(batch):
         values, log_policy, _ = parallel(which, params, batch)
-        decoded = forced(which.policy, which.composed(world.base_params(), params), batch)
+        decoded = forced(which.policy, which.policy_variables(world.base_params(), params), batch)
         inside = np.asarray(target_mask(batch))
         along = (values.log_value, values.log_after, log_policy, decoded)
         return [np.where(inside, x, 0) for x in along], values.log_terminal

@@ -27,7 +27,7 @@ def step_inputs(params, tokens):
 def everything(params, tokens):
     """log p, log q and log R of every next token [B, T-1, V], and log beta, from whole logits."""
     base = CONTROL.model.apply({"params": BASE()}, tokens)
-    policy = CONTROL.model.apply(CONTROL.composed(BASE(), params), tokens)
+    policy = CONTROL.model.apply(CONTROL.policy_variables(BASE(), params), tokens)
     log_p, log_q = (jax.nn.log_softmax(out.logits[:, :-1]) for out in (base, policy))
     log_beta = jax.nn.log_sigmoid(CONTROL.norm.logit(params["norm"], base.hidden[:, :-1]))
     r = log_q - log_p
@@ -96,7 +96,7 @@ def test_composed_variables_give_the_log_policy():
     params = tiny.random_params()
     with jax.default_matmul_precision("highest"):
         on_the_fly = jax.jit(CONTROL.log_policy)(BASE(), params, BATCH)
-        composed = jax.jit(CONTROL.composed)(BASE(), params)
+        composed = jax.jit(CONTROL.policy_variables)(BASE(), params)
         assert set(composed) == {"params"}
         merged = jax.jit(CONTROL.policy.log_probs)(composed, BATCH)
         out = step_inputs(params, TOKENS)

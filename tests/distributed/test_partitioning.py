@@ -139,7 +139,7 @@ def test_what_cannot_be_shared():
     plan = make_plan(Parallel())
     refused("choose a multiple of 16", plan.check_batch, "train", 24, 2)
     plan.check_batch("train", 32, 2)
-    make_plan(Parallel(devices=2)).check("train", 12, 2)
+    make_plan(Parallel(devices=2)).check_batch("train", 12, 2)
 
 
 # Decoding

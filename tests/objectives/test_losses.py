@@ -210,7 +210,7 @@ def gradients_of(objective, params, batch):
 def whole(params, tokens):
     """The logits of p and q [B, T-1, V], and log beta."""
     base = CONTROL.model.apply({"params": tiny.base_params()}, tokens)
-    policy = CONTROL.model.apply(CONTROL.composed(tiny.base_params(), params), tokens)
+    policy = CONTROL.model.apply(CONTROL.policy_variables(tiny.base_params(), params), tokens)
     log_beta = jax.nn.log_sigmoid(CONTROL.norm.logit(params["norm"], base.hidden[:, :-1]))
     return base.logits[:, :-1], policy.logits[:, :-1], log_beta
 

@@ -134,7 +134,7 @@ DELTA = {"a": jnp.zeros((64, 8)), "b": jnp.zeros(33)}
 )
 def test_another_tree_is_refused(saved, other, told):
     with Checkpoints(saved, "one") as checkpoints:
-        like = PLAN.shaped(other)
+        like = PLAN.abstract(other)
         with pytest.raises(
             InputError, match=f"checkpoint 4 in .* of this model .*{told}"
         ) as caught:
@@ -195,7 +195,7 @@ def test_what_orbax_writes_last(copy, text):
 def test_a_step_put_aside_can_be_saved_again(copy):
     remove(files(copy / "4")[0], None)
     with Checkpoints(copy, "one") as checkpoints:
-        checkpoints.restore(PLAN.shaped(state(0)))
+        checkpoints.restore(PLAN.abstract(state(0)))
         checkpoints.save(4, state(5))
     chex.assert_trees_all_equal(restored(copy), state(5))
 

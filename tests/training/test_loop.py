@@ -128,7 +128,7 @@ class Bench:
             return squares_batch(targets, np.ones(4))
 
         with Checkpoints(self.folder / "checkpoints") as checkpoints:
-            state = checkpoints.restore(PLAN.shaped(squares_state())) or squares_state()
+            state = checkpoints.restore(PLAN.abstract(squares_state())) or squares_state()
             log = MetricsLog(self.folder / "log.jsonl", int(state.step))
             return run_steps(
                 "toy",
@@ -146,7 +146,7 @@ class Bench:
 
     def saved(self):
         with Checkpoints(self.folder / "checkpoints") as checkpoints:
-            return checkpoints.restore(PLAN.shaped(squares_state()))
+            return checkpoints.restore(PLAN.abstract(squares_state()))
 
 
 @pytest.fixture
