@@ -1,5 +1,7 @@
 """A training step of the published objective: the package's own step, control and optimiser."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +17,7 @@ from dinado_jax.config import schema
 from dinado_jax.controls.control import Control
 from dinado_jax.controls.make import make_control
 from dinado_jax.models.gpt2 import GPT2
-from dinado_jax.objectives.control import Published
+from dinado_jax.objectives.published import Published, PublishedBatch
 from dinado_jax.training.loop import init_state, make_step, split_micro_batches
 from dinado_jax.training.optimizer import optimizer
 
@@ -25,21 +27,22 @@ def control_of(request: Request, model: GPT2) -> Control:
     return make_control(schema.Config(control=settings), model)
 
 
-def rows(request: Request) -> dict[str, np.ndarray]:
-    """Full rows of random tokens, every other one a success; with the base's last states,
-    as training may have them from disk. The way "trunk too" computes them in every step."""
+def rows(request: Request) -> PublishedBatch:
+    """Full rows of random tokens, every other one a success; with the base's last states, as
+    training may have them from disk. The way "trunk too" computes them in every step."""
     rng = np.random.default_rng(0)
-    shape = request.batch, request.length
-    states = rng.standard_normal((*shape, request.model["n_embd"]), np.float32)
+    count, length = request.batch, request.length
+    states = rng.standard_normal((count, length, request.model["n_embd"]), np.float32)
     states = states.astype(jnp.dtype(request.dtype))
-    return {
-        "tokens": rng.integers(0, request.model["vocab_size"], shape).astype(np.int32),
-        "prompt_length": np.full(request.batch, request.prompt, np.int32),
-        "length": np.full(request.batch, request.length, np.int32),
-        "label": (np.arange(request.batch) % 2).astype(np.float32),
-        "suffix": np.ones((request.batch, request.length - 1), np.float32),
-        **({"states": states} if request.way == "ours" else {}),
-    }
+    return PublishedBatch(
+        tokens=rng.integers(0, request.model["vocab_size"], (count, length)).astype(np.int32),
+        prompt_length=np.full(count, request.prompt, np.int32),
+        length=np.full(count, length, np.int32),
+        label=(np.arange(count) % 2).astype(np.float32),
+        suffix=np.ones((count, length - 1), np.float32),
+        bellman=np.ones(count, np.float32),
+        states=states if request.way == "ours" else None,
+    )
 
 
 def program(request: Request) -> Program:
@@ -49,7 +52,7 @@ def program(request: Request) -> Program:
     base = random_params(model.config)
     state = jax.jit(lambda: init_state(control.init(jax.random.key(1), base, 0.5), transform))()
     batch = jax.tree.map(jnp.asarray, split_micro_batches(rows(request), 1))
-    step = make_step(Published(control).terms, transform)
+    step = make_step(functools.partial(Published(settings).terms, control), transform)
     call, figures = compiled(step, state, base, batch)
 
     def run():

@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dinado_jax.data.batch import Batch
 from dinado_jax.controls.protocol import Direction, Norm
 from dinado_jax.controls.recursion import (
     Values,
     advance,
     unroll,
 )
+from dinado_jax.data.batch import Batch
 from dinado_jax.decoding.policy import ModelPolicy, Policy
 from dinado_jax.guides.guided import Guided
 from dinado_jax.guides.protocol import NextValues
@@ -36,7 +36,6 @@ from dinado_jax.models.gpt2 import (
 )
 from dinado_jax.ops import bernoulli, vocab
 from dinado_jax.ops.masks import target_mask
-
 
 
 class StepInputs(NamedTuple):

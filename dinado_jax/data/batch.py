@@ -13,8 +13,8 @@ Array = jax.Array | np.ndarray
 class Batch:
     """Right-padded rows of prompt and target: B rows of T tokens, D the width of the base.
 
-    Objectives extend it with the arrays they learn from. Every leaf has the row as its leading axis,
-    so that a batch is split into micro-batches and sharded over devices leaf by leaf.
+    Objectives extend it with the arrays they learn from. Every leaf has the row as its leading
+    axis, so that a batch is split into micro-batches and sharded over devices leaf by leaf.
     """
 
     tokens: Array  # int32 [B, T]

@@ -14,8 +14,8 @@ from dinado_jax.controls.control import Control
 from dinado_jax.distributed import signals
 from dinado_jax.exact.measure import evaluate_sequences, measure
 from dinado_jax.exact.world import Optimum, World
-from dinado_jax.objectives import batches
-from dinado_jax.objectives.control import Warmup, make_objective
+from dinado_jax.objectives.table import phases
+from dinado_jax.objectives.terms import Objective
 from dinado_jax.rollouts.arrays import Rollouts, concatenate
 from dinado_jax.rollouts.weighting import exclusive_cumsum, importance_weights, log_mixture_weight
 from dinado_jax.training.loop import (
@@ -79,13 +79,9 @@ def judged(
 
 
 @functools.lru_cache(64)
-def _trainer(control: Control, train: Train, coefficient: float | None):
-    """Steps over stacked batches as one program; coefficient None is the warm-up."""
-    transform = optimizer(train, train.steps)
-    objective = (
-        Warmup(control) if coefficient is None else make_objective(train, control, coefficient)
-    )
-    step = make_step(objective.terms, transform)
+def _trainer(control: Control, objective: Objective, train: Train):
+    """Steps over stacked batches as one program."""
+    step = make_step(functools.partial(objective.terms, control), optimizer(train, train.steps))
 
     @jax.jit
     def steps(state, base_params, stacked):
@@ -152,21 +148,15 @@ def _drawn(setting: Setting, params: dict | None, count: int, alpha: float, numb
 def _round(setting, train, rollouts, state, begin, end, seed):
     """The steps begin .. end - 1 on these rollouts; returns the state and the last metrics."""
     weight = importance_weights(rollouts, train.weights, train.weight_clip, 0.0)
-    data = rollouts, weight, train, seed
-    phases = (
-        (train.warmup_direction, None, batches.successes),
-        (train.bellman_start, 0.0, batches.BATCHES[train.objective]),
-        (end, train.bellman, batches.BATCHES[train.objective]),
-    )
     metrics = {}
-    for until, coefficient, make in phases:
+    for until, objective in phases(train):
         until = min(until, end)
         if until <= begin:
             continue
-        batch_at = make(*data)
+        batch_at = objective.batches(rollouts, weight, seed)
         each = [split_micro_batches(batch_at(step), 1) for step in range(begin, until)]
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
-        trainer = _trainer(setting.control, train, coefficient)
+        trainer = _trainer(setting.control, objective, train)
         state, along_steps = trainer(state, setting.base_params, stacked)
         metrics = {f"loss_{k}": float(v[-1]) for k, v in along_steps.items()}
         if not all(map(math.isfinite, metrics.values())):

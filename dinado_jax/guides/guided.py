@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dinado_jax.data.batch import Batch
 from dinado_jax.controls.recursion import FLOOR
 from dinado_jax.decoding.policy import last_token_states
 from dinado_jax.guides.tilt import Features, Start

@@ -1,7 +1,5 @@
 """Supervised fine-tuning: the likelihood of targets given prompts."""
 
-import jax
-
 from dinado_jax.data.batch import Batch
 from dinado_jax.models.gpt2 import GPT2
 from dinado_jax.objectives.terms import Term

@@ -7,14 +7,16 @@ import dataclasses
 import functools
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from dinado_jax.data.batch import Batch
 from dinado_jax.data.batching import take
 from dinado_jax.data.sequences import Sequences
 from dinado_jax.distributed.partitioning import Plan, local_mesh, shard_rows
@@ -154,6 +156,29 @@ def _made(share: _Share, model: GPT2, params: dict, batch: int, mesh: Mesh) -> I
             yield len(part)
     partial.replace(share.path)
     write_text(share.seal, file_digest(share.path))
+
+
+def with_states(
+    batch_at: Callable[[int], Any], states: HiddenStates, parts: tuple[str, ...]
+) -> Callable[[int], Any]:
+    """Batches whose rows carry the base's last hidden states, [B, T, D].
+
+    Args:
+      batch_at: the batch of a step.
+      states: of all rows that batches are drawn from.
+      parts: the fields of a batch to fill; ("",) for a batch without parts, () for none.
+    """
+
+    def filled(batch: Batch) -> Batch:
+        return batch.replace(states=states.take(batch.row, batch.tokens.shape[1]))
+
+    def at(step: int) -> Any:
+        batch = batch_at(step)
+        if parts == ("",):
+            return filled(batch)
+        return batch.replace(**{name: filled(getattr(batch, name)) for name in parts})
+
+    return at
 
 
 def delete_files(folder: Path) -> None:

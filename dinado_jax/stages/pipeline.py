@@ -17,6 +17,7 @@ from dinado_jax.evaluation.report import check_summary, plain
 from dinado_jax.evaluation.samples import read_samples
 from dinado_jax.language_model import Controlled
 from dinado_jax.models import gpt2_checkpoint
+from dinado_jax.objectives.table import phases
 from dinado_jax.oracles.judge import check_oracle, resolve
 from dinado_jax.stages.artifacts import held_out, trained_model
 from dinado_jax.stages.evaluate import evaluate
@@ -68,7 +69,7 @@ def _check(config: Config, names: set[str], run: RunFolder) -> None:
     if "sft" in names and sft.steps + sft.pretrain_steps:
         plan.check_batch("sft", sft.batch, sft.accumulate)
     if "train" in names:
-        parts = 1 if train.objective in ("published", "prefixes") else 2
+        parts = max(objective.parts for _, objective in phases(train))
         plan.check_batch("train", train.batch, train.accumulate * parts)
     made = run.path / "sft" / "base"
     if "sft" in names:

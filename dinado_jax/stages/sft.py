@@ -30,10 +30,11 @@ from dinado_jax.tasks.keyword.format import Example
 from dinado_jax.tasks.keyword.mining import mine
 from dinado_jax.training.checkpoint import Checkpoints
 from dinado_jax.training.loop import (
+    Loop,
+    Phase,
     init_state,
     make_step,
     restore_or_init,
-    run_steps,
 )
 from dinado_jax.training.optimizer import optimizer
 from dinado_jax.utils.files import read_sealed, write_sealed
@@ -108,19 +109,10 @@ def sft(config: Config, run: RunFolder) -> dict:
                 checkpoints, plan, partial(init_state, optimizer=transform), params
             )
             del params  # the state has its own
-            state = run_steps(
-                name,
-                make_step(terms, transform, plan),
-                state,
-                None,
-                batches.at,
-                steps,
-                plan=plan,
-                accumulate=config.sft.accumulate,
-                run=config.run,
-                checkpoints=checkpoints,
-                log=MetricsLog(folder / f"{name}.jsonl", int(state.step)),
-            )
+            log = MetricsLog(folder / f"{name}.jsonl", int(state.step))
+            loop = Loop(plan, config.sft.accumulate, config.run, checkpoints, log)
+            phase = Phase(name, make_step(terms, transform, plan), batches.at, 0, steps)
+            state = loop.fit(phase, state, None)
         params = state.trainable
         figures[f"{name}_rows"] = len(batches.rows)
     params = plan.gather_to_host(params)

@@ -20,11 +20,11 @@ from dinado_jax.distributed.partitioning import (
 from dinado_jax.distributed.processes import barrier, broadcast, is_main
 from dinado_jax.errors import InputError
 from dinado_jax.language_model import Base, Controlled
-from dinado_jax.objectives import batches
-from dinado_jax.objectives.control import Warmup, make_objective
+from dinado_jax.objectives.table import phases
+from dinado_jax.objectives.warmup import Warmup
 from dinado_jax.rollouts.arrays import Rollouts, concatenate
 from dinado_jax.rollouts.collect import as_mixture, collect, save_once
-from dinado_jax.rollouts.hidden_states import HiddenStates, base_states, delete_files
+from dinado_jax.rollouts.hidden_states import HiddenStates, base_states, delete_files, with_states
 from dinado_jax.rollouts.weighting import (
     duplicate_share,
     effective_sample_size,
@@ -36,11 +36,12 @@ from dinado_jax.stages.artifacts import base_fingerprint, trained_base, training
 from dinado_jax.stages.run_folder import RunFolder
 from dinado_jax.training.checkpoint import Checkpoints
 from dinado_jax.training.loop import (
+    Loop,
+    Phase,
     TrainState,
     init_state,
     make_step,
     restore_or_init,
-    run_steps,
 )
 from dinado_jax.training.optimizer import optimizer
 from dinado_jax.utils.progress import MetricsLog
@@ -149,11 +150,10 @@ def train(config: Config, run: RunFolder) -> dict:
         )
     control = make_control(config, base.model)
     transform = optimizer(settings, settings.steps)
-    warm_step = make_step(Warmup(control).terms, transform, plan)
-    early, late = (
-        make_step(make_objective(settings, control, coefficient).terms, transform, plan)
-        for coefficient in (0.0, settings.bellman)
-    )
+    schedule = [
+        (end, objective, make_step(partial(objective.terms, control), transform, plan))
+        for end, objective in phases(settings)
+    ]
     prior = rate if config.control.norm_bias == "success_rate" else 0.5
     fresh = partial(_fresh, control, transform, config.seed, prior)
     rounds = Rounds(config, base, control, folder, run.fingerprint("train"), initial, plan)
@@ -165,23 +165,7 @@ def train(config: Config, run: RunFolder) -> dict:
             leaf.size for leaf in jax.tree.leaves(state.trainable)
         )
         log = MetricsLog(folder / "train.jsonl", int(state.step))
-
-        def fit_to(begin, stop, what, step, batch_at, state):
-            return run_steps(
-                what,
-                step,
-                state,
-                base.params,
-                batch_at,
-                stop,
-                plan=plan,
-                accumulate=settings.accumulate,
-                run=config.run,
-                checkpoints=checkpoints,
-                log=log,
-                begin=begin,
-            )
-
+        loop = Loop(plan, settings.accumulate, config.run, checkpoints, log)
         for number, (begin, end) in enumerate(itertools.pairwise([0, *ends])):
             parts = rounds.through_round(number, state.trainable)
             rollouts = concatenate(parts, base.codec.eos_id)
@@ -189,22 +173,16 @@ def train(config: Config, run: RunFolder) -> dict:
                 rollouts, settings.weights, settings.weight_clip, settings.reference_weight
             )
             figures[f"round_{number}"] = rounds.figures(number, rollouts, weight)
-            data = rollouts, weight, settings, config.seed
-            warm_at = batches.successes(*data)
-            batch_at = batches.BATCHES[settings.objective](*data)
-            if settings.base_states != "recompute":
-                states = rounds.states(parts)
-                batch_at = batches.with_states(
-                    batch_at, states, "direction" if control.single_pass else ""
-                )
-                if not control.single_pass:
-                    warm_at = batches.with_states(warm_at, states)
-            what = f"train round {number}"
-            warm_end = max(begin, min(end, settings.warmup_direction))
-            early_end = max(warm_end, min(end, settings.bellman_start))
-            state = fit_to(begin, warm_end, "warm-up", warm_step, warm_at, state)
-            state = fit_to(warm_end, early_end, what, early, batch_at, state)
-            state = fit_to(early_end, end, what, late, batch_at, state)
+            stored = settings.base_states != "recompute"
+            states = rounds.states(parts) if stored else None
+            for until, objective, step in schedule:
+                stop = max(begin, min(end, until))
+                batch_at = objective.batches(rollouts, weight, config.seed)
+                if states is not None:
+                    batch_at = with_states(batch_at, states, objective.reads_states(control))
+                name = "warm-up" if isinstance(objective, Warmup) else f"train round {number}"
+                phase = Phase(name, step, batch_at, begin, stop)
+                state, begin = loop.fit(phase, state, base.params), stop
     if is_main():  # what a stop left between here and the stage's end may have changed since
         shutil.rmtree(folder / "control", ignore_errors=True)
     barrier("the control is to be saved")

@@ -1,50 +1,63 @@
 """What a run would need, compiled from shapes alone: no data, no weights, no arrays."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from dinado_jax.adapters import lora
 from dinado_jax.config import schema
 from dinado_jax.controls.control import Control
 from dinado_jax.controls.make import make_control
+from dinado_jax.data.batching import take
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.sampler import Sampler
 from dinado_jax.errors import InputError
 from dinado_jax.language_model import new_config
 from dinado_jax.models import gpt2_checkpoint
 from dinado_jax.models.gpt2 import GPT2, GPT2Config, init_params
-from dinado_jax.objectives.control import make_objective
 from dinado_jax.objectives.sft import likelihood
+from dinado_jax.objectives.table import phases
+from dinado_jax.rollouts.arrays import Rollouts
 from dinado_jax.training.loop import (
     Batch,
     Terms,
     TrainState,
     init_state,
     make_step,
+    split_micro_batches,
 )
 from dinado_jax.training.optimizer import optimizer
-
-# What objectives ask for, a row each.
-_SCALARS = ("label", "shift", "rate", "share", "log_proposal", "target")
 
 
 def _shape(*shape: int, dtype=jnp.int32) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
-def _rows(accumulate: int, rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
-    lead = (accumulate, rows // accumulate)
-    return {
-        "tokens": _shape(*lead, length),
-        "prompt_length": _shape(*lead),
-        "length": _shape(*lead),
-        "suffix": _shape(*lead, length - 1, dtype=jnp.float32),
-        **{name: _shape(*lead, dtype=jnp.float32) for name in _SCALARS},
-    }
+def _shapes(batch: Batch, accumulate: int) -> Batch:
+    """The shapes of a batch in micro-batches."""
+    split = split_micro_batches(batch, accumulate)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), split)
+
+
+def _example_rollouts(length: int) -> Rollouts:
+    """Two prompts with a success and a failure each, for the shapes of batches alone."""
+    rows, zeros = np.arange(4), np.zeros(4, np.float32)
+    return Rollouts(
+        tokens=np.zeros((4, length), np.int32),
+        prompt_length=np.ones(4, np.int32),
+        length=np.full(4, length, np.int32),
+        label=(rows % 2).astype(np.float32),
+        log_base=zeros,
+        log_proposal=zeros,
+        log_prefix=np.zeros((4, length - 1), np.float32),
+        prompt_id=(rows // 2).astype(np.int32),
+        finished=np.ones(4, bool),
+    )
 
 
 def _cost(function, *args) -> dict[str, float]:
@@ -97,16 +110,11 @@ def training(
     control_params = jax.eval_shape(lambda: control.init(jax.random.key(0), params, 0.5))
     transform = optimizer(settings.train, settings.train.steps)
     state = jax.eval_shape(lambda: init_state(_zeros(control_params), transform))
-    accumulate, batch = settings.train.accumulate, settings.train.batch
-    rows = {
-        "published": _rows(accumulate, batch, length),
-        "prefixes": {"norm": _rows(accumulate, batch, length)},
-    }.get(
-        settings.train.objective,
-        {part: _rows(accumulate, batch // 2, length) for part in ("direction", "norm")},
-    )
-    objective = make_objective(settings.train, control, settings.train.bellman)
-    return (objective.terms, transform), state, rows
+    _, objective = phases(settings.train)[-1]
+    rollouts = _example_rollouts(length)
+    batch = objective.batches(rollouts, np.ones(4), settings.seed)(0)
+    terms = functools.partial(objective.terms, control)
+    return (terms, transform), state, _shapes(batch, settings.train.accumulate)
 
 
 def dry_run(settings: schema.Config) -> dict[str, Any]:
@@ -139,7 +147,8 @@ def dry_run(settings: schema.Config) -> dict[str, Any]:
     def sft_terms(trainable, _, batch):
         return likelihood(model, trainable, batch)
 
-    rows = _rows(settings.sft.accumulate, settings.sft.batch, length)
+    rows = take(_example_rollouts(length), np.zeros(settings.sft.batch, int))
+    rows = _shapes(rows, settings.sft.accumulate)
     out["sft_step"] = _cost(make_step(sft_terms, transform), state, None, rows)
     step, state, rows = training(settings, control, params, length)
     out["train_step"] = _cost(make_step(*step), state, params, rows)

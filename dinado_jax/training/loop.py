@@ -1,8 +1,9 @@
 """The training loop, the same for sft and control: read it top to bottom."""
 
+import dataclasses
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
@@ -13,6 +14,7 @@ import numpy as np
 import optax
 
 from dinado_jax.config.schema import Run
+from dinado_jax.data.batch import batches_in
 from dinado_jax.distributed import signals
 from dinado_jax.distributed.constraints import reduce_scatter_grad
 from dinado_jax.distributed.partitioning import Plan, psum
@@ -96,99 +98,104 @@ def split_micro_batches(batch: Batch, accumulate: int) -> Batch:
     return jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
 
 
-def run_steps(
-    what: str,
-    step: Callable,
-    state: TrainState,
-    frozen: Any,
-    batch_at: Callable[[int], Batch],
-    stop: int,
-    *,
-    plan: Plan,
-    accumulate: int,
-    run: Run,
-    checkpoints: Checkpoints,
-    log: MetricsLog,
-    begin: int = 0,
-) -> TrainState:
-    """Runs steps state.step .. stop-1 and saves on the way and at the end; progress is shown of
-    this phase, steps begin .. stop-1.
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A stretch of training with one compiled step."""
 
-    `state` and `frozen` lie where the plan wants them; `batch_at(step)` is a pure function of the
-    step and gives the whole batch of all processes, which stop at the same step after a signal to
-    any of them. Diverged names the first step whose loss or gradient is not finite; no later state
-    is saved, the last checkpoint stands untouched.
-    """
-    done = int(state.step)
-    if done >= stop:
+    name: str
+    step: Callable[[TrainState, Any, Batch], tuple[TrainState, dict[str, jax.Array]]]
+    batch_at: Callable[[int], Batch]  # pure; the whole batch of all processes
+    begin: int  # steps done where progress begins
+    stop: int  # steps done where it ends
+
+
+@dataclasses.dataclass(frozen=True)
+class Loop:
+    """What all phases of one training run share."""
+
+    plan: Plan
+    accumulate: int  # micro-batches per step
+    run: Run
+    checkpoints: Checkpoints
+    log: MetricsLog
+
+    def fit(self, phase: Phase, state: TrainState, frozen: Any) -> TrainState:
+        """Runs the steps state.step .. stop - 1 of a phase; saves on the way and at the end.
+
+        All processes stop at the same step after a signal to any of them.
+
+        Args:
+          phase: what to run.
+          state: placed by the plan; donated.
+          frozen: placed by the plan; the base's parameters, or None.
+
+        Returns the state after the phase.
+
+        Raises:
+          Diverged: at the first step whose loss or gradient is not finite; no later state is saved,
+            the last checkpoint is untouched.
+          Stopped: after a signal; the state is saved.
+        """
+        done = int(state.step)
+        if done >= phase.stop:
+            return state
+        any_signal = AsyncMax()
+        length = phase.stop - phase.begin
+        with Progress(phase.name, length, "step", done - phase.begin) as progress:
+            began, tokens = time.monotonic(), 0
+
+            def log_metrics(steps):
+                """Checks all of these steps on the host, and logs the newest."""
+                for now, figures in jax.device_get(steps):
+                    if not np.isfinite(list(figures.values())).all():
+                        self._raise_diverged(phase, now, figures)
+                figures = {name: float(value) for name, value in figures.items()}
+                rate = tokens / (time.monotonic() - began)
+                self.log.write(now, stage=phase.name, tokens_per_s=round(rate), **figures)
+                return {"loss": figures["loss"]}
+
+            pending, log_due = [], False
+            for now, (size, batch) in enumerate(self._prefetch(phase, done), done + 1):
+                state, metrics = phase.step(state, frozen, batch)
+                shown = {}
+                if log_due:  # a step late: the device is at work on this one meanwhile
+                    shown, pending = log_metrics(pending), []
+                pending.append((now, metrics))
+                tokens += size
+                log_due = now % self.run.log_every == 0
+                signum = (any_signal(signals.received_signal()) or [0])[0]
+                if now % self.run.save_every == 0 or now == phase.stop or signum:
+                    shown, pending, log_due = log_metrics(pending), [], False
+                    self.checkpoints.save(now, self.plan.to_host(state), **shown)
+                progress.advance(**shown)
+                if signum:
+                    raise signals.Stopped(signum)
         return state
-    agreed = AsyncMax()
-    with Progress(what, stop - begin, "step", done - begin) as progress:
-        began, tokens = time.monotonic(), 0
 
-        def told(steps):
-            """Figures of the newest of these steps, on the host and in the log."""
-            for now, figures in jax.device_get(steps):
-                if not np.isfinite(list(figures.values())).all():
-                    _diverged(what, now, figures, batch_at(now - 1), checkpoints, log)
-            figures = {name: float(value) for name, value in figures.items()}
-            rate = tokens / (time.monotonic() - began)
-            log.write(now, stage=what, tokens_per_s=round(rate), **figures)
-            return {"loss": figures["loss"]}
+    def _raise_diverged(self, phase: Phase, now: int, figures: dict[str, float]) -> NoReturn:
+        rows = [np.asarray(part.row).tolist() for part in batches_in(phase.batch_at(now - 1))]
+        self.log.write(now, stage=phase.name, diverged=True, rows=rows)
+        last = self.checkpoints.newest()
+        kept = f"its last good checkpoint is {last}" if last else "there is no checkpoint before it"
+        raise Diverged(
+            f"{phase.name}: the loss is {figures['loss']}, the norm of its gradient "
+            f"{figures['grad_norm']}, at step {now}, on rows {str(rows)[:60]}..; {kept}: lower the "
+            "learning rate and run again"
+        )
 
-        pending, due = [], False
-        batches = _prefetch(batch_at, plan, accumulate, done, stop)
-        for now, (size, batch) in enumerate(batches, done + 1):
-            state, metrics = step(state, frozen, batch)
-            shown = {}
-            if due:  # while the device makes this step
-                shown, pending = told(pending), []
-            pending.append((now, metrics))
-            tokens += size
-            due = now % run.log_every == 0
-            signum = (agreed(signals.received_signal()) or [0])[0]
-            if now % run.save_every == 0 or now == stop or signum:
-                shown, pending, due = told(pending), [], False
-                checkpoints.save(now, plan.to_host(state), **shown)
-            progress.advance(**shown)
-            if signum:
-                raise signals.Stopped(signum)
-    return state
+    def _prefetch(self, phase: Phase, first: int) -> Iterator[tuple[int, Batch]]:
+        """Yields the tokens and the micro-batches of each step, on the devices; a thread makes the
+        next ones meanwhile."""
 
+        def prepared(index):
+            batch = phase.batch_at(index)
+            tokens = sum(part.tokens.size for part in batches_in(batch))
+            return tokens, self.plan.shard_batch(split_micro_batches(batch, self.accumulate))
 
-def _diverged(what, step, figures, batch, checkpoints, log) -> NoReturn:
-    numbers = _numbers(batch)
-    log.write(step, stage=what, diverged=True, rows=numbers)
-    last = checkpoints.newest()
-    kept = f"its last good checkpoint is {last}" if last else "there is no checkpoint before it"
-    raise Diverged(
-        f"{what}: the loss is {figures['loss']}, the norm of its gradient {figures['grad_norm']}, "
-        f"at step {step}, on rows {str(numbers)[:60]}..; {kept}: lower the learning rate and run "
-        "again"
-    )
-
-
-def _numbers(batch):
-    """Which rows a batch holds, or each of its parts."""
-    if "number" in batch:
-        return batch["number"].tolist()
-    return {name: _numbers(part) for name, part in batch.items()}
-
-
-def _prefetch(batch_at: Callable[[int], Batch], plan: Plan, accumulate: int, first: int, stop: int):
-    """Yields the tokens and the micro-batches of each step, on the devices; a thread makes the next
-    ones meanwhile."""
-
-    def made(index):
-        batch = batch_at(index)
-        leaves = jax.tree.leaves(batch)
-        tokens = sum(x.size for x in leaves if x.ndim == 2 and x.dtype.kind == "i")
-        return tokens, plan.shard_batch(split_micro_batches(batch, accumulate))
-
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(made, first)
-        for index in range(first, stop):
-            ready = coming.result()
-            if index + 1 < stop:
-                coming = pool.submit(made, index + 1)
-            yield ready
+        with ThreadPoolExecutor(1) as pool:
+            coming = pool.submit(prepared, first)
+            for index in range(first, phase.stop):
+                ready = coming.result()
+                if index + 1 < phase.stop:
+                    coming = pool.submit(prepared, index + 1)
+                yield ready

@@ -1,0 +1,92 @@
+"""Which rollouts a step sees, as pure functions of the step.
+
+N rollouts; batches of B rows of T tokens.
+"""
+
+import flax
+import numpy as np
+
+from dinado_jax.config.schema import Train
+from dinado_jax.data.batch import Array, Batch
+from dinado_jax.data.batching import Draws, take
+from dinado_jax.objectives.terms import RowsAt
+from dinado_jax.rollouts.arrays import Rollouts
+from dinado_jax.rollouts.weighting import (
+    normalize_per_prompt,
+    success_rate_per_prompt,
+    suffix_importance_weights,
+)
+
+
+@flax.struct.dataclass(kw_only=True)
+class LabeledBatch(Batch):
+    """Rows for a likelihood."""
+
+    label: Array  # float32 [B] in [0, 1], each row's weight
+
+
+@flax.struct.dataclass(kw_only=True)
+class NormBatch(Batch):
+    """Rows from which the norm learns."""
+
+    label: Array  # float32 [B] in [0, 1]
+    shift: Array  # float32 [B], log-odds that drawing by label added
+    suffix: Array  # float32 [B, T-1], p / proposal of what follows each prefix
+    rate: Array  # float32 [B], estimated success rate of the row's prompt
+    bellman: Array  # float32 [B], lambda of this step
+
+
+def successes(rollouts: Rollouts, weight: np.ndarray, seed: int) -> RowsAt:
+    """Successes alone, drawn so that those of every prompt follow its q*."""
+    share = normalize_per_prompt(weight * rollouts.label, rollouts.prompt_id)
+    draws = Draws(share, rollouts.length, seed)
+
+    def at(step: int, count: int) -> LabeledBatch:
+        rows = take(rollouts, draws.at(step, count))
+        return LabeledBatch(**vars(rows), label=np.ones(count, np.float32))
+
+    return at
+
+
+def weight_of_draws(rollouts: Rollouts, weight: np.ndarray) -> np.ndarray:
+    """float64 [N]: 1 for samples, which count equally, and its weight for a reference."""
+    return np.where(rollouts.reference, weight, 1.0)
+
+
+def norm_rows(rollouts: Rollouts, weight: np.ndarray, train: Train, seed: int) -> RowsAt:
+    """Rows for the norm; as many successes as failures with `train.balance`.
+
+    A prefix may come from any proposal, only what follows it is weighted: suffix = p / proposal of
+    the rest of the row. Drawing by label multiplies the odds of every prefix by one factor, which
+    `shift` undoes. Without balance references are left out, because most of them are successes.
+    """
+    label = rollouts.label
+    suffix = suffix_importance_weights(rollouts, train.weights, train.weight_clip)
+    rate = success_rate_per_prompt(rollouts).astype(np.float32)
+    sampled = ~rollouts.reference
+    known = weight_of_draws(rollouts, weight)
+    groups = [known * label, known * (1 - label)] if train.balance else [sampled]
+    # Seeds of their own: rows of the two labels, and of the direction, are drawn independently.
+    draws = [Draws(group, rollouts.length, seed + 1 + i) for i, group in enumerate(groups)]
+    shift = np.log(groups[1][sampled].sum() / groups[0][sampled].sum()) if train.balance else 0.0
+
+    def at(step: int, count: int) -> NormBatch:
+        index = np.concatenate([each.at(step, count // len(draws)) for each in draws])
+        rows = take(rollouts, index)
+        balanced = np.repeat(np.float32([1, 0]), count // 2)
+        return NormBatch(
+            **vars(rows),
+            label=balanced if train.balance else label[index],
+            shift=np.full(count, shift, np.float32),
+            suffix=suffix[index, : rows.tokens.shape[1] - 1],
+            rate=rate[index],
+            bellman=bellman_at(train, step, count),
+        )
+
+    return at
+
+
+def bellman_at(train: Train, step: int, count: int) -> np.ndarray:
+    """lambda of a step, once per row: float32 [count]. An array, so that no program depends on
+    it."""
+    return np.full(count, train.bellman if step >= train.bellman_start else 0.0, np.float32)

@@ -1,0 +1,61 @@
+"""The losses of the norm: labels at prefixes, and forward consistency. B rows of T tokens."""
+
+import jax
+import jax.numpy as jnp
+
+from dinado_jax.controls.control import Control
+from dinado_jax.controls.recursion import Values
+from dinado_jax.data.batch import Batch
+from dinado_jax.objectives.draws import NormBatch
+from dinado_jax.objectives.terms import Term
+from dinado_jax.ops import bernoulli
+from dinado_jax.ops.masks import target_mask
+
+
+def bellman(values: Values) -> Term:
+    """KL(V_{i+1} || R_i) (nats) summed over every target position after the first: forward
+    consistency, DiNADO eq. 7 (arXiv 2306.11825)."""
+    residual = bernoulli.kl(values.value_logit, values.before_logit)
+    return Term((values.linked * residual).sum(), values.linked.sum())
+
+
+def prompt_rate(control: Control, params: dict, base_params: dict, batch: NormBatch) -> Term:
+    """Cross entropy between beta of the prompt and the prompt's estimated success rate: all that a
+    recursion from the prompt on has to learn besides its direction."""
+    beta_logit = control.step_inputs(base_params, params, batch).beta_logit
+    last = batch.prompt_length[:, None] - 1
+    logit = jnp.take_along_axis(beta_logit, last, axis=1, mode="clip")[:, 0]
+    entropy = bernoulli.cross_entropy(logit, batch.rate)
+    # Rows drawn by label favour prompts whose estimated rate is high by chance; undone here.
+    weight = batch.label + (1 - batch.label) * jnp.exp(batch.shift)
+    return Term((weight * entropy).sum(), weight.sum())
+
+
+def value_terms(
+    control: Control, params: dict, base_params: dict, batch: NormBatch
+) -> dict[str, Term]:
+    """Cross entropy of V with the label before every target token and of R with it at the end, and
+    the Bellman residual of a form that does not recur."""
+    values = control.values(base_params, params, batch)
+    weight = target_mask(batch) * batch.suffix
+    entropy = bernoulli.cross_entropy(
+        values.value_logit, batch.label[:, None], batch.shift[:, None]
+    )
+    terminal = bernoulli.cross_entropy(values.terminal_logit, batch.label, batch.shift)
+    terms = {
+        "value": Term((weight * entropy).sum(), weight.sum()),
+        "terminal": Term(terminal.sum(), jnp.ones_like(terminal).sum()),
+    }
+    return terms | bellman_term(control, values, batch)
+
+
+def bellman_term(control: Control, values: Values, batch: NormBatch) -> dict[str, Term]:
+    """The residual with the step's lambda; none for a form that recurs, which is consistent."""
+    if control.recursive:
+        return {}
+    return {"bellman": bellman(values)._replace(coefficient=batch.bellman[0])}
+
+
+def log_row(log_probs: jax.Array, batch: Batch) -> jax.Array:
+    """Log-probability of each row's target: [B, T-1] -> [B] nats."""
+    return (target_mask(batch) * log_probs).sum(-1)

@@ -1,0 +1,37 @@
+"""Warm-up: likelihood on successes for the direction alone."""
+
+import dataclasses
+
+import numpy as np
+
+from dinado_jax.config.schema import Train
+from dinado_jax.controls.control import Control
+from dinado_jax.objectives.draws import LabeledBatch, successes
+from dinado_jax.objectives.norm import log_row
+from dinado_jax.objectives.terms import BatchAt, Term
+from dinado_jax.rollouts.arrays import Rollouts
+
+
+@dataclasses.dataclass(frozen=True)
+class Warmup:
+    """The first `train.warmup_direction` steps: the direction unbent, whatever the form; the norm
+    has no gradient, unless it is one with the direction (nado)."""
+
+    train: Train
+    parts = 1
+
+    def batches(self, rollouts: Rollouts, weight: np.ndarray, seed: int) -> BatchAt:
+        rows = successes(rollouts, weight, seed)
+        return lambda step: rows(step, self.train.batch)
+
+    def terms(
+        self, control: Control, params: dict, base_params: dict, batch: LabeledBatch
+    ) -> dict[str, Term]:
+        log_q = log_row(control.log_direction(base_params, params, batch), batch)
+        return {"direction": Term(-(batch.label * log_q).sum(), batch.label.sum())}
+
+    def reads_states(self, control: Control) -> tuple[str, ...]:
+        return () if control.single_pass else ("",)
+
+    def settings_read(self, kind: str) -> set[str]:
+        return {"weights", "reference_weight"}
