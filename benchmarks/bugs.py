@@ -1,0 +1,88 @@
+"""The bugs that `planted_bugs.py` plants: small, plausible, and none of them a crash."""
+
+from typing import NamedTuple
+
+
+class Bug(NamedTuple):
+    """`old` occurs exactly once in dinado_jax/`file`; `tests` are paths below tests/."""
+
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+OBJECTIVES = "objectives"
+DRAWS = "objectives/test_draws.py objectives"
+WEIGHTING = "rollouts/test_weighting.py rollouts objectives"
+LOOP = "training stages/test_pipeline.py"
+
+BUGS = [
+    # Which rollouts a step sees.
+    Bug("objectives/draws.py", "weight * rollouts.label, rollouts.prompt_id", "rollouts.label, rollouts.prompt_id", DRAWS),
+    Bug("objectives/draws.py", "np.where(rollouts.reference, weight, 1.0)", "np.where(rollouts.reference, 1.0, weight)", DRAWS),
+    Bug("objectives/draws.py", "np.where(rollouts.reference, weight, 1.0)", "np.ones(len(rollouts))", DRAWS),
+    Bug("objectives/draws.py", "[known * label, known * (1 - label)]", "[known * (1 - label), known * label]", DRAWS),
+    Bug("objectives/draws.py", "if train.balance else [sampled]", "if train.balance else [known]", DRAWS),
+    Bug("objectives/draws.py", "seed + 1 + i)", "seed + 1)", DRAWS),
+    Bug("objectives/draws.py", "groups[1][sampled].sum() / groups[0][sampled].sum()", "groups[1].sum() / groups[0].sum()", DRAWS),
+    Bug("objectives/draws.py", "groups[1][sampled].sum() / groups[0][sampled].sum()", "groups[0][sampled].sum() / groups[1][sampled].sum()", DRAWS),
+    Bug("objectives/draws.py", "suffix=suffix[index, : rows.tokens.shape[1] - 1]", "suffix=np.ones_like(suffix[index, : rows.tokens.shape[1] - 1])", DRAWS),
+    Bug("objectives/draws.py", "step >= train.bellman_start", "step > train.bellman_start", DRAWS + " stages/test_pipeline.py"),
+    Bug("objectives/draws.py", "train.bellman if step", "1.0 if step", DRAWS + " stages/test_pipeline.py"),
+    Bug("objectives/halved.py", "norm_rows(rollouts, weight, self.train, seed)", "norm_rows(rollouts, weight, self.train, 0)", OBJECTIVES),
+    Bug("objectives/halved.py", "if detach and not control.entangled:", "if not control.entangled:", OBJECTIVES),
+    Bug("objectives/halved.py", "if detach and control.recursive:", "if control.recursive:", OBJECTIVES),
+    Bug("objectives/halved.py", '("norm",) if control.single_pass', '("norm",) if control.recursive', "objectives rollouts stages/test_pipeline.py"),
+    Bug("objectives/norm.py", "last = batch.prompt_length[:, None] - 1", "last = batch.prompt_length[:, None]", OBJECTIVES),
+    Bug("objectives/norm.py", "(1 - batch.label) * jnp.exp(batch.shift)", "(1 - batch.label) * jnp.exp(-batch.shift)", OBJECTIVES),
+    Bug("objectives/norm.py", "weight = batch.label + (1 - batch.label) * jnp.exp(batch.shift)", "weight = jnp.ones_like(batch.label)", OBJECTIVES),
+    Bug("objectives/norm.py", "bernoulli.cross_entropy(values.terminal_logit, batch.label, batch.shift)", "bernoulli.cross_entropy(values.terminal_logit, batch.label)", OBJECTIVES),
+    Bug("objectives/norm.py", "weight = target_mask(batch) * batch.suffix", "weight = target_mask(batch)", OBJECTIVES),
+    Bug("objectives/norm.py", "bernoulli.kl(values.value_logit, values.before_logit)", "bernoulli.kl(values.before_logit, values.value_logit)", OBJECTIVES),
+    Bug("objectives/norm.py", "(values.linked * residual).sum()", "residual.sum()", OBJECTIVES),
+    Bug("objectives/norm.py", "coefficient=batch.bellman[0]", "coefficient=1.0", OBJECTIVES),
+    Bug("objectives/matching.py", "control.log_policy(base_params", "control.log_direction(base_params", OBJECTIVES),
+    Bug("objectives/ratio.py", "known & (weight > 0)", "weight > 0", OBJECTIVES),
+    Bug("objectives/ratio.py", "jnp.exp(capped) * (1 +", "jnp.exp(capped) * (2 +", OBJECTIVES),
+    Bug("objectives/ratio.py", "success = weight * rollouts.label", "success = rollouts.label", OBJECTIVES),
+    Bug("objectives/ratio.py", "rollouts.prompt_id, ~rollouts.reference)", "rollouts.prompt_id, np.ones(len(rollouts), bool))", OBJECTIVES),
+    Bug("objectives/regression.py", "control.log_direction(base_params", "control.log_policy(base_params", OBJECTIVES),
+    Bug("objectives/regression.py", "* (1 - least) + least", "", OBJECTIVES),
+    Bug("objectives/regression.py", "jnp.maximum(error, 0.0)", "error", OBJECTIVES),
+    Bug("objectives/regression.py", "weight_of_draws(rollouts, weight)", "np.ones(len(rollouts))", OBJECTIVES),
+    Bug("objectives/regression.py", "_HUBER = 1.5", "_HUBER = 1.0", OBJECTIVES),
+    Bug("objectives/regression.py", "np.exp(-self.margin)", "np.exp(-6.0)", OBJECTIVES + " stages"),
+    Bug("objectives/prefixes.py", "values.after_logit", "values.value_logit", OBJECTIVES),
+    Bug("objectives/prefixes.py", "batch.label[:, None], batch.shift[:, None]", "batch.label[:, None]", OBJECTIVES),
+    Bug("objectives/published.py", "weight = target_mask(batch) * batch.suffix", "weight = target_mask(batch)", OBJECTIVES),
+    Bug("objectives/published.py", "if control.entangled or control.recursive:", "if control.entangled:", OBJECTIVES),
+    Bug("objectives/published.py", "Term(bellman(values).sum, rows, batch.bellman[0])", "bellman(values)._replace(coefficient=batch.bellman[0])", OBJECTIVES),
+    Bug("objectives/published.py", "suffix_importance_weights(rollouts, train.weights, train.weight_clip)", 'suffix_importance_weights(rollouts, "none", train.weight_clip)', OBJECTIVES),
+    Bug("objectives/warmup.py", "control.log_direction(base_params", "control.log_policy(base_params", OBJECTIVES),
+    Bug("objectives/table.py", "(train.warmup_direction, Warmup(train))", "(0, Warmup(train))", "objectives stages/test_pipeline.py exact"),
+    # Importance weights and statistics of prompts.
+    Bug("rollouts/weighting.py", "np.minimum(ratio, np.quantile(ratio, clip))", "ratio", WEIGHTING),
+    Bug("rollouts/weighting.py", "np.minimum(ratio, np.quantile(ratio[inside], clip))", "np.minimum(ratio, np.quantile(ratio, clip))", WEIGHTING),
+    Bug("rollouts/weighting.py", "whole[:, None] - rollouts.log_prefix[drawn]", "whole[:, None] + rollouts.log_prefix[drawn]", WEIGHTING),
+    Bug("rollouts/weighting.py", "(good + 8 * pooled) / (samples + 8)", "good / samples", WEIGHTING),
+    Bug("rollouts/weighting.py", "alpha + (1 - alpha) * ratio", "(1 - alpha) + alpha * ratio", WEIGHTING),
+    Bug("rollouts/weighting.py", "np.cumsum(log_ratio, axis=1) - log_ratio", "np.cumsum(log_ratio, axis=1)", WEIGHTING),
+    Bug("rollouts/weighting.py", "(column >= first) & (column < end)", "(column >= first) & (column <= end)", WEIGHTING),
+    # Batches by length.
+    Bug("data/batching.py", "np.random.default_rng((self.seed, block)).random()", "np.random.default_rng((0, block)).random()", "data rollouts objectives"),
+    Bug("data/batching.py", "rng.permutation(order.reshape(self.per_epoch, self.batch))", "order.reshape(self.per_epoch, self.batch)", "data rollouts"),
+    Bug("data/batching.py", "np.random.default_rng((self.seed, epoch))", "np.random.default_rng((self.seed, 0))", "data rollouts"),
+    # The loop.
+    Bug("training/loop.py", "jnp.maximum(w, 1e-9)", "jnp.maximum(w, 1.0)", LOOP),
+    Bug("training/loop.py", "term.sum / weights[name]", "term.sum / term.weight", LOOP),
+    Bug("training/loop.py", "sum(term.coefficient * parts[name]", "sum(parts[name]", LOOP),
+    Bug("training/loop.py", "log_due = now % self.run.log_every == 0", "log_due = True", LOOP),
+    Bug("training/loop.py", "if now % self.run.save_every == 0 or", "if", LOOP),
+    Bug("training/optimizer.py", "b2=config.beta2", "b2=0.999", LOOP),
+    Bug("training/optimizer.py", "weight_decay=config.weight_decay", "weight_decay=0.0", LOOP),
+    Bug("training/optimizer.py", "mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)", "mask=None", LOOP),
+    Bug("training/optimizer.py", "config.learning_rate / 10", "0.0", LOOP),
+    Bug("training/optimizer.py", "optax.clip_by_global_norm(config.clip)", "optax.clip_by_global_norm(1.0)", LOOP),
+    Bug("training/optimizer.py", "min(config.warmup, steps // 2)", "config.warmup", LOOP),
+]
