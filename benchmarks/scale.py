@@ -35,7 +35,8 @@ from dinado_jax.decoding.sampler import Sampler
 from dinado_jax.distributed.partitioning import AXES, Plan, local_mesh
 from dinado_jax.language_model import new_config
 from dinado_jax.models.gpt2 import GPT2, init_params
-from dinado_jax.ops import blocks, vocab
+from dinado_jax.ops import vocab
+from dinado_jax.ops.backend import compiling_for
 from dinado_jax.training.cost_estimate import training
 from dinado_jax.training.loop import make_step
 
@@ -376,8 +377,6 @@ def main():
     args = parser.parse_intermixed_args()
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 256 if args.target == "cpu" else 1)
-    if args.target != "cpu":  # programs are traced here, for there
-        vocab.CHUNKS["cpu"], blocks.FOLDED["cpu"] = vocab.CHUNKS["tpu"], blocks.FOLDED["tpu"]
     devices = args.data * args.fsdp
     settings = load(args.config, ["task.source=none", *args.overrides])
     rows = args.rows * devices * settings.train.accumulate
@@ -385,7 +384,8 @@ def main():
         settings,
         [f"parallel.fsdp={args.fsdp}", f"train.batch={rows}", f"decode.batch={rows}"],
     )
-    print(json.dumps(record(settings, args)))
+    with compiling_for("cpu" if args.target == "cpu" else "tpu"):
+        print(json.dumps(record(settings, args)))
 
 
 if __name__ == "__main__":

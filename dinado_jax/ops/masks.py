@@ -1,4 +1,4 @@
-"""Which positions of a batch count, and which ids of a vocabulary."""
+"""Masks of a batch's positions and of a vocabulary's ids."""
 
 import functools
 from typing import Protocol
@@ -21,10 +21,20 @@ class Rows(Protocol):
 
 
 def target_mask(batch: Rows) -> jax.Array:
-    """[B, T-1] float32: 1 where position t predicts a token of the target (its eos included).
+    """Marks the positions that predict a token of the target, its closing eos included.
+
+    Position t reads tokens 0 .. t and predicts token t + 1. With prompt_length 2, length 5, T = 7:
+
+        token      0       1       2       3       4       5       6
+                   prompt  prompt  target  target  eos     pad     pad
+        position   0       1       2       3       4       5
+        mask       0       1       1       1       0       0
 
     Args:
-      batch: anything with tokens [B, T], prompt_length [B] and length [B], such as a `Batch`.
+      batch: tokens [B, T], prompt_length [B], length [B].
+
+    Returns:
+      float32 [B, T-1].
     """
     T = batch.tokens.shape[1]
     predicted = jax.lax.broadcasted_iota(jnp.int32, (batch.length.shape[0], T - 1), 1) + 1
@@ -33,8 +43,13 @@ def target_mask(batch: Rows) -> jax.Array:
 
 
 def fill_ids(x: jax.Array, excluded_ids: tuple[tuple[int, int], ...], value: float) -> jax.Array:
-    """x [.., V] with `value` at the ids of the ranges [first, end) in `silent`; x itself without
-    any."""
+    """Fills excluded ids of the vocabulary, the last axis.
+
+    Args:
+      x: [..., V].
+      excluded_ids: ranges [first, end) of ids; without any, x is returned as it is.
+      value: what stands at those ids.
+    """
     if not excluded_ids:
         return x
     column = jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)

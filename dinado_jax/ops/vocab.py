@@ -6,43 +6,48 @@ s = dr/dl (1, or the slope of a log-sigmoid), w = s q and E = sum_v w_v W_v,
 
     d log q(x) / dh = s_x W_x - E      dM / dh = s_m W_m - E      d max r / dh = s_m W_m
 
-so the forward pass leaves E, one more product while the chunk's w is at hand, and the backward pass
-gathers and adds [N, D] arrays: it never touches the vocabulary, and recomputes nothing. Only a
-trained matrix needs the chunks again, for its own gradient. All arithmetic on logits is float32.
-In E itself x and m are left out: next to q(x) = 1 the difference s_x W_x - E would drown in the
-rounding of w to the matrix's precision.
+so the forward pass also computes E, one more product while the chunk's w is at hand, and the
+backward pass gathers and adds [N, D] arrays: it neither touches the vocabulary nor recomputes
+anything. Only a trained matrix needs the chunks again, for its own gradient. All arithmetic on logits
+is float32. x and m are left out of E itself: next to q(x) = 1 the difference s_x W_x - E would drown
+in the rounding of w to the matrix's precision.
 
-N tokens, n of them a chunk, D width, V vocabulary.
+N tokens, n of them per chunk, D width, V vocabulary.
 """
 
 import functools
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
 from dinado_jax.distributed.constraints import shard_count
+from dinado_jax.ops.backend import target
 from dinado_jax.ops.masks import fill_ids
 
-# Tokens whose logits are alive at once: few on a CPU, whose caches are small; enough elsewhere to
-# keep the units that multiply busy.
+# Tokens whose logits are alive at once: few on a CPU, whose caches are small; elsewhere enough to
+# keep the matrix units busy.
 CHUNKS = {"cpu": 128, "gpu": 1024, "tpu": 1024}
 
 Factors = tuple[jax.Array, jax.Array]  # hidden [.., D] and matrix [V, D]
 Ranges = tuple[tuple[int, int], ...]  # of ids, [first, end) each
-_LOW = -1e30  # a logit of no probability; finite, so that 0 times it is 0
+_LOW = -1e30  # the logit of an excluded id; finite, so that 0 times it is 0
 
 
 class VocabScalars(NamedTuple):
-    """What every control needs of the vocabulary at one position (float32, nats), with q the
-    distribution proportional to p e^r.
+    """Reductions over the vocabulary that every control needs, per token; float32 nats.
 
-    log_policy, log_base: [..] log-probability of the token that was drawn, under q and p.
-    peak: [..] M = max_v [log q(v) - log p(v)], >= 0 up to rounding.
-    top: [..] max_v r(v), of a sigmoid the logit there.
-    below: [..] A - M = r(x) - max_v r(v) <= 0.
-    gap: [..] 1 - e^-M = sum_v p(v) (1 - e^(r(v) - max r)), summed as such: exact next to 0.
-    logit: [..] r(x), of a sigmoid its logit.
+    q is the distribution proportional to p e^r, and x the token drawn.
+
+    Attributes:
+      log_policy: [..] log q(x).
+      log_base: [..] log p(x).
+      peak: [..] M = max_v [log q(v) - log p(v)], >= 0 up to rounding.
+      top: [..] max_v r(v); for link "sigmoid" the logit there.
+      below: [..] A - M = r(x) - max_v r(v) <= 0.
+      gap: [..] 1 - e^-M, summed as sum_v p(v) (1 - e^(r(v) - max r)): exact next to 0.
+      logit: [..] r(x); for link "sigmoid" its logit.
     """
 
     log_policy: jax.Array
@@ -71,25 +76,36 @@ def token_log_probs(
 
     Args:
       hidden: [..., D] states, each predicting its token.
-      matrix: [V, D].
+      matrix: [V, D], the vocabulary.
       tokens: [...] int32.
-      chunk: tokens at a time, the backend's of `CHUNKS` when absent.
-      silent: ranges [first, end) of ids that have no probability: about -1e30 nats.
+      chunk: tokens at a time; by default that of `CHUNKS` for the target backend.
+      excluded_ids: ranges [first, end) of ids without probability; theirs is about -1e30 nats.
 
-    Returns [...] float32, nats.
+    Returns:
+      [...] float32, nats.
     """
+    chex.assert_shape(tokens, hidden.shape[:-1])
+    chex.assert_rank(matrix, 2)
     flat = hidden.reshape(-1, hidden.shape[-1])
-    chunk = chunk or CHUNKS[jax.default_backend()]
+    chunk = chunk or CHUNKS[target()]
     out = _reduced("policy", chunk, excluded_ids, flat, matrix, None, tokens.reshape(-1))
     return out.log_policy.reshape(tokens.shape)
 
 
 def direction(link: str, logits: jax.Array, log_base: jax.Array) -> jax.Array:
-    """r over the vocabulary (last axis) from a direction's logits l and log p:
+    """Computes r over the vocabulary (the last axis) from a direction's logits l and log p.
 
-    policy    r = log softmax(l) - log p    l are the logits of q itself (merge)
-    plain     r = l                         (soft)
-    sigmoid   r = log sigmoid(l)            r is log R itself (nado)
+        policy    r = log softmax(l) - log p    l are the logits of q itself (merge)
+        plain     r = l                         (soft)
+        sigmoid   r = log sigmoid(l)            r is log R itself (nado)
+
+    Args:
+      link: which of the three.
+      logits: [..., V] float32.
+      log_base: [..., V] float32, nats.
+
+    Returns:
+      [..., V] float32, nats.
     """
     if link == "policy":
         return jax.nn.log_softmax(logits) - log_base
@@ -101,7 +117,7 @@ def direction(link: str, logits: jax.Array, log_base: jax.Array) -> jax.Array:
 def masked_direction(
     link: str, logits: jax.Array, log_base: jax.Array, excluded_ids: Ranges
 ) -> jax.Array:
-    """The same, low at ids that are left out: no peak is there."""
+    """As `direction`, with -1e30 at excluded ids, so that none of them is the peak."""
     return fill_ids(direction(link, logits, log_base), excluded_ids, _LOW)
 
 
@@ -114,27 +130,33 @@ def direction_scalars(
     chunk: int | None = None,
     excluded_ids: Ranges = (),
 ) -> VocabScalars:
-    """The scalars of a direction whose logits, and the base's, come factored.
+    """Reduces a direction's and the base's factored logits to the scalars of each token.
+
+    Both sides of a policy go through the same arithmetic: equal factors give A = M = 0 exactly.
 
     Args:
       link: how logits become r, see `direction`.
-      factors, base: (hidden [..., D], matrix [V, D]) each; widths may differ. The base is frozen:
-        no gradient reaches it.
+      factors: (hidden [..., D], matrix [V, D]) of the direction.
+      base: the same of the base, of any width. It is frozen: no gradient reaches it.
       tokens: [...] int32.
-      chunk: tokens at a time, the backend's of `CHUNKS` when absent.
-      silent: ranges [first, end) of ids that neither p nor q has, nor the peak.
+      chunk: tokens at a time; by default that of `CHUNKS` for the target backend.
+      excluded_ids: ranges [first, end) of ids that have no part in p, q and the peak.
 
-    Both sides of a policy go through the same arithmetic: equal factors give A = M = 0 exactly.
+    Returns:
+      Scalars of shape [...].
     """
+    for hidden, matrix in (factors, base):
+        chex.assert_shape(tokens, hidden.shape[:-1])
+        chex.assert_rank(matrix, 2)
     hidden, base_hidden = (x.reshape(-1, x.shape[-1]) for x in (factors[0], base[0]))
     frozen = base_hidden, base[1]
-    chunk = chunk or CHUNKS[jax.default_backend()]
+    chunk = chunk or CHUNKS[target()]
     out = _reduced(link, chunk, excluded_ids, hidden, factors[1], frozen, tokens.reshape(-1))
     return jax.tree.map(lambda x: x.reshape(tokens.shape), out)
 
 
 class _Kept(NamedTuple):
-    """What the backward pass needs of the forward one: [N], except for mean [N, D]."""
+    """Residuals for the backward pass: [N], except for mean [N, D]."""
 
     mean: jax.Array  # E without x and m
     weight: jax.Array  # w of x
@@ -145,8 +167,10 @@ class _Kept(NamedTuple):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _reduced(link, chunk, excluded_ids, hidden_ND, matrix, base, tokens_N):
-    """Scalars of N tokens; without a base the log-probability of the token alone. Under vmap the
-    gradient of a trained matrix is as many matrices: flatten rows instead."""
+    """Scalars of N tokens; without a base the token's log-probability alone.
+
+    Under vmap the gradient of a trained matrix would be one matrix per example: flatten rows instead.
+    """
     scalars, _ = _forward(link, chunk, excluded_ids, False, hidden_ND, matrix, base, tokens_N)
     return scalars
 
@@ -189,8 +213,8 @@ def _reduced_backward(link, chunk, excluded_ids, left, given):
         part = _product("knV,knD->kVD", *(x.astype(matrix.dtype) for x in own))
         return total + part, None
 
-    # Dead code, and removed as such, unless the matrix is trained. Each of k devices adds up its
-    # own; they meet once.
+    # Unless the matrix is trained the compiler removes this as dead code. Each of k devices adds up
+    # its own rows; there is one reduction at the end.
     devices = shard_count(len(tokens_N))
     zeros = jnp.zeros((devices, *matrix.shape), jnp.float32)
     of_matrix, _ = jax.lax.scan(tile, zeros, _tiles(arrays, chunk))
@@ -201,7 +225,7 @@ _reduced.defvjp(_reduced_forward, _reduced_backward)
 
 
 def _forward(link, chunk, excluded_ids, differentiated, hidden_ND, matrix, base, tokens_N):
-    """Scalars, and of a differentiated call what to keep."""
+    """Scalars and, if differentiated, the residuals."""
 
     def tile(_, arrays):
         hidden_nD, base_nD, tokens_n = arrays

@@ -1,4 +1,4 @@
-"""The optimiser of a stage, from its configuration."""
+"""AdamW and its learning-rate schedule from a stage's settings."""
 
 import jax
 import optax
@@ -7,7 +7,10 @@ from dinado_jax.config.schema import Optim
 
 
 def schedule(config: Optim, steps: int) -> optax.Schedule:
-    """Linear increase over `warmup` steps, then constant or a cosine down to a tenth."""
+    """Learning rate by step: linear over `warmup` steps, then constant or a cosine to a tenth.
+
+    The warm-up is at most half of all steps.
+    """
     warmup = min(config.warmup, steps // 2)
     if config.decay == "constant":
         return optax.linear_schedule(
@@ -23,7 +26,12 @@ def schedule(config: Optim, steps: int) -> optax.Schedule:
 
 
 def optimizer(config: Optim, steps: int) -> optax.GradientTransformation:
-    """AdamW with an optional clip of the global gradient norm; vectors are not decayed."""
+    """AdamW with an optional clip of the global gradient norm; vectors have no weight decay.
+
+    Args:
+      config: of the sft or train stage.
+      steps: in all, for the schedule.
+    """
     adamw = optax.adamw(
         schedule(config, steps),
         b1=0.9,
