@@ -1,6 +1,6 @@
 """Draws docs/demo.svg, the picture of README, from a finished run of the demo.
 
-    python benchmarks/demo_picture.py runs/demo docs/demo.svg
+python benchmarks/demo_picture.py runs/demo docs/demo.svg
 """
 
 import html

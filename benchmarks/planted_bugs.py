@@ -3,8 +3,9 @@
     python benchmarks/planted_bugs.py --jobs 2 --out planted.jsonl
     python benchmarks/planted_bugs.py --only 17                      # one bug again
 
-Every bug replaces one piece of text in one file of a copy of the tree; the named tests then run with
-`-x`. A JSON line per bug says whether it was caught, and by what; finished ones are not run again.
+Every bug replaces one piece of text in one file of a copy of the tree; the named tests then run
+with `-x`. A JSON line per bug says whether it was caught, and by what; finished ones are not run
+again.
 """
 
 import argparse

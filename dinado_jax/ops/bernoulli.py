@@ -1,4 +1,5 @@
-"""Bernoulli probabilities as log-odds (nats), exact next to 0 and 1 in float32, and their losses."""
+"""Bernoulli probabilities as log-odds (nats), exact next to 0 and 1 in float32, and their
+losses."""
 
 import math
 
@@ -12,8 +13,8 @@ SURE = 32.0  # log-odds; gradients of products with e^log_odds are bounded by e^
 def log1mexp(log_p: jax.Array) -> jax.Array:
     """log(1 - e^log_p) for log_p <= 0, clamped at -1e-6; gradients are finite everywhere.
 
-    The two-branch form of Maechler (2012). Each branch gets only arguments in its own range, so that
-    the gradient of the other one is finite too.
+    The two-branch form of Maechler (2012). Each branch gets only arguments in its own range, so
+    that the gradient of the other one is finite too.
     """
     log_p = jnp.minimum(log_p, CEILING)
     near_zero = log_p > -math.log(2)
@@ -32,8 +33,8 @@ def logit(log_p: jax.Array) -> jax.Array:
 
 
 def scaled(log_odds: jax.Array, log_factor: jax.Array, gap: jax.Array) -> jax.Array:
-    """Log-log_odds of sigmoid(log_odds) e^log_factor, given gap = 1 - e^log_factor too, which may be
-    negative while the product stays well below 1. Exact at both ends.
+    """Log-log_odds of sigmoid(log_odds) e^log_factor, given gap = 1 - e^log_factor too, which may
+    be negative while the product stays well below 1. Exact at both ends.
 
         log_factor - log(e^-log_odds + gap)
     """
@@ -61,7 +62,7 @@ def cross_entropy(
     return -label * jax.nn.log_sigmoid(log_odds) - (1 - label) * jax.nn.log_sigmoid(-log_odds)
 
 
-def kl(log_oddsa: jax.Array, log_oddsb: jax.Array) -> jax.Array:
+def kl(log_odds_a: jax.Array, log_odds_b: jax.Array) -> jax.Array:
     """KL(Bernoulli(a) || Bernoulli(b)) >= 0 from their log-odds."""
 
     def part(a, b):
@@ -69,4 +70,4 @@ def kl(log_oddsa: jax.Array, log_oddsb: jax.Array) -> jax.Array:
         log_a = jax.nn.log_sigmoid(a)
         return jnp.exp(log_a) * (log_a - jax.nn.log_sigmoid(b))
 
-    return part(log_oddsa, log_oddsb) + part(-log_oddsa, -log_oddsb)
+    return part(log_odds_a, log_odds_b) + part(-log_odds_a, -log_odds_b)

@@ -8,9 +8,9 @@ s = dr/dl (1, or the slope of a log-sigmoid), w = s q and E = sum_v w_v W_v,
 
 so the forward pass also computes E, one more product while the chunk's w is at hand, and the
 backward pass gathers and adds [N, D] arrays: it neither touches the vocabulary nor recomputes
-anything. Only a trained matrix needs the chunks again, for its own gradient. All arithmetic on logits
-is float32. x and m are left out of E itself: next to q(x) = 1 the difference s_x W_x - E would drown
-in the rounding of w to the matrix's precision.
+anything. Only a trained matrix needs the chunks again, for its own gradient. All arithmetic on
+logits is float32. x and m are left out of E itself: next to q(x) = 1 the difference s_x W_x - E
+would drown in the rounding of w to the matrix's precision.
 
 N tokens, n of them per chunk, D width, V vocabulary.
 """
@@ -169,7 +169,8 @@ class _Kept(NamedTuple):
 def _reduced(link, chunk, excluded_ids, hidden_ND, matrix, base, tokens_N):
     """Scalars of N tokens; without a base the token's log-probability alone.
 
-    Under vmap the gradient of a trained matrix would be one matrix per example: flatten rows instead.
+    Under vmap the gradient of a trained matrix would be one matrix per example: flatten rows
+    instead.
     """
     scalars, _ = _forward(link, chunk, excluded_ids, False, hidden_ND, matrix, base, tokens_N)
     return scalars
