@@ -1,4 +1,3 @@
-# ruff: noqa: E501
 """The bugs that `planted_bugs.py` plants: small, plausible, and none of them a crash."""
 
 from typing import NamedTuple

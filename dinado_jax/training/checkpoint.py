@@ -1,7 +1,7 @@
-"""Training state on disk: Orbax underneath, and with every checkpoint a manifest of what it holds.
+"""Training state on disk: Orbax checkpoints, each with a manifest of its content.
 
-Orbax commits a checkpoint as a whole but reads a damaged one without a word. The manifest, part of
-the checkpoint before it is committed, has the SHA-256 of every file, and of the base it belongs to.
+Orbax commits a checkpoint atomically but reads a damaged one silently. The manifest, written before
+the checkpoint is committed, holds the SHA-256 of every file and of the base it belongs to.
 """
 
 import errno
@@ -41,17 +41,20 @@ _FIX = "put what was there back, or delete that folder, and done.json beside it 
 
 
 class Checkpoints:
-    """The newest two states of one training run, and the one with the lowest loss, by step. All
-    processes make the same calls. Use as a context manager.
+    """Keeps the newest two states of a training run and the one with the lowest loss.
+
+    A context manager. All processes make the same calls.
 
     Args:
-      base: the fingerprint of the base that the states belong to; empty if to none.
+      folder: of the checkpoints, one subfolder per step.
+      base: fingerprint of the base that the states belong to; empty for none.
 
-    InputError where `folder` cannot be one.
+    Raises:
+      InputError: if `folder` cannot be a folder, or holds unreadable metadata.
     """
 
     def __init__(self, folder: Path, base: str = ""):
-        # What it has to say of a failure comes as an exception too.
+        # Orbax logs a failure and raises it too; one of them is enough.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         # Orbax takes absolute paths alone; `resolve` raises where links lead in a circle.
         self._folder, self._base = folder.absolute(), base
@@ -76,7 +79,7 @@ class Checkpoints:
         except OSError as error:
             raise os_error(folder, error) from error
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-            # What it reads of each checkpoint to tell when it was written.
+            # Orbax reads the time of every checkpoint from its metadata.
             raise InputError(
                 f"checkpoints in {folder}, a _CHECKPOINT_METADATA is none ({one_line(error)}): "
                 "delete that file"
@@ -91,9 +94,15 @@ class Checkpoints:
             self._manager.close()
 
     def save(self, step: int, state, loss: float | None = None) -> None:
-        """Writes `state` (a pytree of arrays) in the background; an existing step is kept.
+        """Writes a state in the background; an existing step is left as it is.
 
-        InputError, here or on leaving, if the disk is full.
+        Args:
+          step: number of steps done.
+          state: pytree of arrays.
+          loss: of that step; None does not compete for the lowest.
+
+        Raises:
+          InputError: here or on exit, if the disk is full.
         """
         if step not in self._manager.all_steps():
             metrics = None if loss is None else {"loss": loss}
@@ -101,17 +110,23 @@ class Checkpoints:
                 self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
 
     def newest(self) -> Path | None:
-        """The newest checkpoint that is written."""
+        """The folder of the newest committed checkpoint, or None."""
         self._manager.wait_until_finished()
         step = self._manager.latest_step()
         return None if step is None else self._folder / str(step)
 
     def restore(self, like):
-        """The newest whole state, with the structure, dtypes and shardings of `like`, a tree of
-        shapes; None if nothing has been saved.
+        """Reads the newest undamaged state; damaged ones are reported and moved aside.
 
-        What is damaged is reported and put aside. InputError if everything is, or if the newest
-        whole state belongs to another base or has another structure, shapes or dtypes.
+        Args:
+          like: pytree of `jax.ShapeDtypeStruct` with the shardings to restore to.
+
+        Returns:
+          The state, or None if nothing has been saved.
+
+        Raises:
+          InputError: if every checkpoint is damaged, or the newest undamaged one belongs to another
+            base or has another structure, shapes or dtypes.
         """
         errors = {}
         step = broadcast(self._newest_whole(errors) if is_main() else _NONE)
@@ -132,8 +147,8 @@ class Checkpoints:
         return self._manager.restore(step, args=ocp.args.StandardRestore(like))
 
     def _newest_whole(self, errors: dict[int, str]) -> int:
-        """Its step, or what there is instead. Notes errors by step, and puts aside what has any,
-        if there is something to go back to."""
+        """Its step, or a code for why there is none. Fills `errors` by step, and moves damaged
+        checkpoints aside if there is an older one to go back to."""
         for step in sorted(self._manager.all_steps(), reverse=True):
             base, error = _examined(self._folder / str(step))
             if step > LARGEST["train.steps"]:
@@ -153,7 +168,7 @@ class Checkpoints:
         return _DAMAGED if errors else _NONE
 
     def _seal(self) -> None:
-        """Writes the manifest of the checkpoint that is about to be committed."""
+        """Writes the manifest of the checkpoint about to be committed."""
         if is_main():
             for folder in self._folder.glob("*.orbax-checkpoint-tmp*"):
                 manifest = {"base": self._base, "files": _digests(folder)}
@@ -161,7 +176,7 @@ class Checkpoints:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below, by its path; except for what Orbax writes as it commits."""
+    """SHA-256 of every file by its relative path, except those that Orbax writes on commit."""
     paths = (Path(where) / name for where, _, names in os.walk(folder) for name in names)
     found = {path.relative_to(folder).as_posix(): path for path in paths}
     return {name: file_digest(found[name]) for name in sorted(found) if name not in _LATER}
@@ -173,7 +188,8 @@ def _own_digest(manifest: dict) -> str:
 
 
 def _examined(folder: Path) -> tuple[str, str]:
-    """The base that a checkpoint belongs to, and what is wrong with it in a few words, if any."""
+    """The fingerprint of a checkpoint's base, and what is wrong with the checkpoint, if
+    anything."""
     try:
         manifest = read_json(folder / _MANIFEST, "", {"base": str, "files": dict, "digest": str})
         if manifest["digest"] != _own_digest(manifest):
@@ -188,7 +204,7 @@ def _examined(folder: Path) -> tuple[str, str]:
 
 
 def _misfit(folder: Path, like) -> str:
-    """How the arrays of a checkpoint differ from those of `like`, in a few words, if they do."""
+    """The first difference between a checkpoint's arrays and those of `like`, "" for none."""
     try:
         found = _arrays(ocp.StandardCheckpointHandler().metadata(folder / "default").tree)
     except Exception as error:  # whatever Orbax raises for metadata that are none

@@ -1,4 +1,4 @@
-"""The training loop, the same for sft and control: read it top to bottom."""
+"""The training loop, the same for the base and for a control."""
 
 import dataclasses
 import functools
@@ -29,7 +29,7 @@ Terms = Callable[[Any, Any, Batch], dict[str, Term]]
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything a resumed run needs; batches follow from the step."""
+    """All that a resumed run needs; batches are pure functions of the step."""
 
     step: jax.Array  # int32 scalar, steps done
     trainable: Any
@@ -41,21 +41,35 @@ class Diverged(RuntimeError):
 
 
 def init_state(trainable: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
     return TrainState(jnp.zeros((), jnp.int32), trainable, optimizer.init(trainable))
 
 
 def restore_or_init(checkpoints: Checkpoints, plan: Plan, make: Callable, *args: Any) -> TrainState:
-    """The newest saved state, or a new one, make(*args), where the plan wants it."""
+    """Restores the newest saved state, or makes a new one, sharded by the plan.
+
+    Args:
+      checkpoints: of the training run.
+      plan: where the state is placed.
+      make: function of `args` that returns a new `TrainState`.
+      *args: pytrees of arrays.
+    """
     saved = checkpoints.restore(plan.abstract(jax.eval_shape(make, *args)))
     return plan.init_sharded(make, *args) if saved is None else plan.shard(saved)
 
 
-def make_step(terms: Terms, optimizer: optax.GradientTransformation, plan: Plan | None = None):
-    """A compiled step(state, frozen, batch) -> (state, metrics); the state is donated. Without a
-    plan it runs where its arrays are.
+def make_step(
+    terms: Terms, optimizer: optax.GradientTransformation, plan: Plan | None = None
+) -> Callable[[TrainState, Any, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+    """Compiles step(state, frozen, batch) -> (state, metrics); the state is donated.
 
-    `terms(trainable, frozen, micro_batch)` gives the loss as sums and weights. Every leaf of the
-    batch is [micro-batches, rows, ...]; gradients are accumulated over the leading axis.
+    Every leaf of the batch is [micro-batches, rows, ...]; gradients are accumulated over the
+    leading axis. Metrics are the loss, its terms and the norm of the gradient, float32 [] each.
+
+    Args:
+      terms: (trainable, frozen, micro_batch) -> the loss as sums and weights.
+      optimizer: of the trainable parameters.
+      plan: how the step is spread over devices; None runs it where its arrays are.
     """
 
     def step(state: TrainState, frozen: Any, batch: Batch, axis):
@@ -63,7 +77,7 @@ def make_step(terms: Terms, optimizer: optax.GradientTransformation, plan: Plan 
             out = terms(state.trainable, frozen, micro)
             return {name: term.weight for name, term in out.items()}
 
-        # Weights do not depend on parameters, so the compiler drops the rest of this pass.
+        # Weights do not depend on parameters: the compiler removes the rest of this forward pass.
         weights = jax.tree.map(jnp.sum, jax.vmap(weights_of)(batch))
         weights = jax.tree.map(lambda w: jnp.maximum(w, 1e-9), psum(weights, axis))
 
@@ -81,7 +95,7 @@ def make_step(terms: Terms, optimizer: optax.GradientTransformation, plan: Plan 
         sums, _ = jax.lax.scan(
             accumulate, (zero, jax.tree.map(jnp.zeros_like, state.trainable)), batch
         )
-        # Each device's loss is differentiated by itself, and only then added up.
+        # Each device differentiates the loss of its own rows; the sums meet only here.
         metrics, grads = psum(sums, axis)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
@@ -94,7 +108,7 @@ def make_step(terms: Terms, optimizer: optax.GradientTransformation, plan: Plan 
 
 
 def split_micro_batches(batch: Batch, accumulate: int) -> Batch:
-    """[rows, ...] -> [micro-batches, rows, ...] for every leaf."""
+    """Reshapes every leaf from [rows, ...] to [micro-batches, rows, ...]."""
     return jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
 
 
