@@ -82,7 +82,8 @@ def make_step(
         weights = jax.tree.map(lambda w: jnp.maximum(w, 1e-9), psum(weights, axis))
 
         def loss_of(trainable, micro):
-            out = terms(trainable, frozen, micro)
+            with jax.named_scope("loss"):
+                out = terms(trainable, frozen, micro)
             parts = {name: term.sum / weights[name] for name, term in out.items()}
             return sum(term.coefficient * parts[name] for name, term in out.items()), parts
 
@@ -97,8 +98,9 @@ def make_step(
         )
         # Each device differentiates the loss of its own rows; the sums meet only here.
         metrics, grads = psum(sums, axis)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
-        trainable = optax.apply_updates(state.trainable, updates)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
+            trainable = optax.apply_updates(state.trainable, updates)
         metrics["grad_norm"] = optax.tree.norm(grads)
         return TrainState(state.step + 1, trainable, opt_state), metrics
 
