@@ -297,4 +297,119 @@ BUGS = [
         LOOP,
     ),
     Bug("training/optimizer.py", "min(config.warmup, steps // 2)", "config.warmup", LOOP),
+    # The recursion and the vocabulary.
+    Bug(
+        "controls/recursion.py",
+        "return log_beta - peak, log_beta + below",
+        "return log_beta - peak, log_beta + below + peak",
+        "controls objectives",
+    ),
+    Bug(
+        "controls/recursion.py",
+        "linked = (started & inside).astype(jnp.float32)",
+        "linked = inside.astype(jnp.float32)",
+        "controls objectives",
+    ),
+    Bug(
+        "controls/recursion.py",
+        "carry = jnp.where(inside, after, log_r)",
+        "carry = jnp.where(started, after, log_r)",
+        "controls objectives",
+    ),
+    Bug(
+        "controls/recursion.py",
+        'ceiling = jnp.inf if form == "clamped" else 0.0',
+        "ceiling = 0.0",
+        "controls objectives",
+    ),
+    Bug("ops/vocab.py", "of_excess - given.below", "of_excess + given.below", "ops controls"),
+    Bug(
+        "ops/vocab.py", "of_mean += given.top + given.logit", "of_mean += given.top", "ops controls"
+    ),
+    Bug(
+        "ops/masks.py",
+        "predicted >= batch.prompt_length[:, None]",
+        "predicted > batch.prompt_length[:, None]",
+        "ops objectives controls",
+    ),
+    Bug(
+        "ops/masks.py",
+        "predicted < batch.length[:, None]",
+        "predicted <= batch.length[:, None]",
+        "ops objectives controls",
+    ),
+    Bug(
+        "ops/bernoulli.py",
+        "log_p = jnp.minimum(log_p, CEILING)",
+        "log_p = jnp.minimum(log_p, -1e-3)",
+        "ops controls objectives",
+    ),
+    # Decoding.
+    Bug(
+        "decoding/methods.py",
+        "min(max(self.temperature, _COLDEST), _HOTTEST)",
+        "max(self.temperature, _COLDEST)",
+        "decoding",
+    ),
+    Bug(
+        "decoding/methods.py", "probs >= nucleus_threshold", "probs > nucleus_threshold", "decoding"
+    ),
+    Bug(
+        "decoding/methods.py",
+        "if 0 < self.top_k < logits.shape[-1]:",
+        "if 1 < self.top_k < logits.shape[-1]:",
+        "decoding",
+    ),
+    Bug(
+        "decoding/beam.py",
+        "jnp.where(joins, log_probs / per, -jnp.inf)",
+        "jnp.where(joins, log_probs, -jnp.inf)",
+        "decoding",
+    ),
+    Bug(
+        "decoding/beam.py",
+        "running[:, 0] / per <= kept.scores[:, -1]",
+        "running[:, 0] / per <= kept.scores[:, 0]",
+        "decoding",
+    ),
+    Bug("decoding/beam.py", "same & (after != self.eos_id)", "same", "decoding"),
+    Bug(
+        "guides/tilt.py",
+        "success = jnp.log(rate) - start.log_value",
+        "success = jnp.log(rate)",
+        "guides",
+    ),
+    Bug(
+        "guides/tilt.py",
+        'kept = numbers["strength"] * kept',
+        'kept = numbers["strength"] + kept',
+        "guides",
+    ),
+    # Models and text.
+    Bug("models/cache.py", "<= slot", "< slot", "models decoding"),
+    Bug("models/gpt2.py", "self.config.layer_norm_epsilon", "1e-5", "models"),
+    Bug(
+        "models/tokenizer.py",
+        "[[*ids, self.eos_id] for ids",
+        "[[*ids] for ids",
+        "models stages/test_pipeline.py",
+    ),
+    Bug(
+        "data/sequences.py",
+        "if len(p) + len(t) <= max_length",
+        "if len(p) + len(t) < max_length",
+        "data models stages rollouts",
+    ),
+    Bug("adapters/lora.py", '"b": change["b"] * scale', '"b": change["b"]', "adapters controls"),
+    # Figures.
+    Bug("evaluation/metrics.py", "lowercase=True", "lowercase=False", "evaluation"),
+    Bug(
+        "evaluation/metrics.py",
+        "return floor / kl if kl > 0 else math.nan",
+        "return min(1.0, floor / kl) if kl > 0 else math.nan",
+        "evaluation stages",
+    ),
+    Bug("evaluation/metrics.py", "x.std(ddof=1)", "x.std()", "evaluation stages"),
+    Bug("evaluation/warnings.py", "_EFFICIENCY = 0.5", "_EFFICIENCY = 0.4", "evaluation"),
+    Bug("evaluation/warnings.py", "_VARIETY = 0.7", "_VARIETY = 0.6", "evaluation"),
 ]
