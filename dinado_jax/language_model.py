@@ -139,9 +139,9 @@ class Composed:
 
     @functools.cached_property
     def variables(self) -> dict:
-        controls = tuple(part.control.decode_params(part.params) for part in self.parts)
+        guides = tuple(part.control.decode_params(part.params) for part in self.parts)
         numbers = tuple(part.tilt.numbers for part in self.parts)
-        return {"base": self.base.params, "controls": controls, "tilts": numbers}
+        return {"base": self.base.params, "guides": guides, "tilts": numbers}
 
 
 LanguageModel = Base | Controlled | Composed
