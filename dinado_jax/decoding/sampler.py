@@ -267,8 +267,9 @@ def sample_prompts(
     ids: Sequence[int] | None = None,
     condition: Any = None,
 ) -> Samples:
-    """All that `sampled` yields, as host arrays in the order of the prompts."""
-    return restore_order(*zip(*iter_samples(sampler, variables, prompts, key, batch, ids)))
+    """All that `iter_samples` yields, as host arrays in the order of the prompts."""
+    drawn = iter_samples(sampler, variables, prompts, key, batch, ids, condition=condition)
+    return restore_order(*zip(*drawn))
 
 
 def sample_in_groups(

@@ -96,7 +96,7 @@ class Guided:
 
     def log_probs(self, variables: Any, batch: Batch) -> jax.Array:
         """As decoding computes them, one token after another: R may depend on all tokens before."""
-        tokens, start = batch.tokens, batch.prompt_length
+        tokens, start = jnp.asarray(batch.tokens), jnp.asarray(batch.prompt_length)
         T = tokens.shape[1]
         rows = jnp.arange(tokens.shape[0])
 

@@ -38,7 +38,11 @@ class Guide(Protocol):
 
     @property
     def single_pass(self) -> bool:
-        """Whether q needs no base beside it: `policy_variables` are then those of one model."""
+        """Whether q is the distribution of one model, which decodes without the base beside it."""
+        ...
+
+    def decode_params(self, params: Any) -> Any:
+        """The arrays as decoding reads them: the same function from fewer bytes."""
         ...
 
     def prefill(
