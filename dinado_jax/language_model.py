@@ -8,6 +8,7 @@ import difflib
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from dinado_jax.controls.control import Control
 from dinado_jax.decoding.policy import ModelPolicy, Policy
 from dinado_jax.errors import InputError, quote
 from dinado_jax.guides.guided import Guided
+from dinado_jax.guides.protocol import Guide
 from dinado_jax.guides.tilt import NEUTRAL, Tilt
 from dinado_jax.models import gpt2_checkpoint
 from dinado_jax.models.gpt2 import GPT2, GPT2Config
@@ -68,32 +70,39 @@ class Base:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Controlled:
-    """A base under a trained control: its policy decodes the composed distribution q."""
+    """A base under a trained control or another guide: its policy decodes the composed q."""
 
     base: Base
-    control: Control
-    params: dict
+    control: Control | Guide
+    params: Any
     tilt: Tilt = NEUTRAL  # how much of it is wanted
 
     @property
     def policy(self) -> Policy:
-        if self.tilt == NEUTRAL:
+        if self._alone:
             return self.control.policy
         return Composed((self,)).policy
 
     @functools.cached_property
     def variables(self) -> dict:
-        if self.tilt == NEUTRAL:
+        if self._alone:
             return self.control.policy_variables(self.base.params, self.params)
         return Composed((self,)).variables
+
+    @property
+    def _alone(self) -> bool:
+        return self.tilt == NEUTRAL and self.control.single_pass
 
     def __repr__(self) -> str:
         return f"Controlled({self._control}, {self.base!r})"
 
     @property
     def _control(self) -> str:
-        kind = type(self.control.direction).__name__.lower()
-        return f"{kind} control, {self.control.form}: {_size(self.params)}; {self.tilt}"
+        name = type(self.control).__name__
+        if isinstance(self.control, Control):
+            direction = type(self.control.direction).__name__.lower()
+            name = f"{direction} control, {self.control.form}"
+        return f"{name}: {_size(self.params)}; {self.tilt}"
 
     def tilted(self, **changes: float) -> "Controlled":
         """The same control with another `Tilt`: strength, target_rate, reject. InputError for any
@@ -139,9 +148,9 @@ class Composed:
 
     @functools.cached_property
     def variables(self) -> dict:
-        controls = tuple(part.control.decode_params(part.params) for part in self.parts)
+        guides = tuple(part.control.decode_params(part.params) for part in self.parts)
         numbers = tuple(part.tilt.numbers for part in self.parts)
-        return {"base": self.base.params, "controls": controls, "tilts": numbers}
+        return {"base": self.base.params, "guides": guides, "tilts": numbers}
 
 
 LanguageModel = Base | Controlled | Composed

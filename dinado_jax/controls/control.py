@@ -20,22 +20,32 @@ import jax.numpy as jnp
 
 from dinado_jax.controls.protocol import Direction, Norm
 from dinado_jax.controls.recursion import (
+    FLOOR,
     Values,
     advance,
     unroll,
 )
 from dinado_jax.data.batch import Batch
-from dinado_jax.decoding.policy import ModelPolicy, Policy
+from dinado_jax.decoding.policy import ModelPolicy, Policy, last_token_states
 from dinado_jax.guides.guided import Guided
-from dinado_jax.guides.protocol import NextValues
+from dinado_jax.guides.protocol import NextValues, Prompts
 from dinado_jax.guides.tilt import NEUTRAL
+from dinado_jax.models.cache import Cache, allocate
 from dinado_jax.models.gpt2 import (
     GPT2,
+    Output,
     logits,
     output_from_states,
 )
 from dinado_jax.ops import bernoulli, vocab
 from dinado_jax.ops.masks import target_mask
+
+
+class ControlState(NamedTuple):
+    """What a control carries from token to token of every row, as a guide."""
+
+    cache: Cache  # the direction's
+    log_r: jax.Array | None  # [R, V] log R after each next token, where R recurs on it
 
 
 class StepInputs(NamedTuple):
@@ -87,7 +97,7 @@ class Control:
             return self.direction.trunk(base_params, params["direction"])
         return {
             "base": base_params,
-            "controls": (self.decode_params(params),),
+            "guides": (self.decode_params(params),),
             "tilts": (NEUTRAL.numbers,),
         }
 
@@ -201,3 +211,37 @@ class Control:
             bernoulli.scaled(beta_B, -peak_B, gap_B),
             bernoulli.scaled(beta_B[:, None], below_BV, gap_BV),
         )
+
+    def prefill(
+        self,
+        params: dict,
+        base_params: dict,
+        base: Output,
+        prompts: Prompts,
+        samples: int,
+        steps: int,
+    ) -> tuple[NextValues, ControlState]:
+        """As `Guide.prefill`; the condition plays no part."""
+        out = self.direction.forward(base_params, params["direction"], base, prompts.tokens)
+        of_base, of_direction = (
+            (last_token_states(each.hidden, prompts.lengths), each.vocabulary)
+            for each in (base, out)
+        )
+        values = self.log_values(params, of_base, of_direction, None)
+        log_r = jnp.repeat(values.log_after, samples, 0) if self.recursive else None
+        return values, ControlState(allocate(out.cache, prompts.lengths, samples, steps), log_r)
+
+    def step(
+        self, params: dict, base_params: dict, base: Output, tokens: jax.Array, state: ControlState
+    ) -> tuple[NextValues, ControlState]:
+        """As `Guide.step`."""
+        new = tokens[:, None]
+        out = self.direction.forward(base_params, params["direction"], base, new, state.cache)
+        log_prev = None
+        if self.recursive:
+            drawn = jnp.take_along_axis(state.log_r, new, 1)[:, 0]
+            log_prev = jnp.maximum(drawn, FLOOR)
+        of_base, of_direction = ((each.hidden[:, 0], each.vocabulary) for each in (base, out))
+        values = self.log_values(params, of_base, of_direction, log_prev)
+        log_r = values.log_after if self.recursive else None
+        return values, ControlState(out.cache, log_r)

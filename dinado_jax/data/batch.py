@@ -25,6 +25,11 @@ class Batch:
     condition: Any = None  # pytree of [B, ...], what guides know of each row's prompt
 
 
+def rows_of(tree: Any, index: np.ndarray) -> Any:
+    """The rows numbered `index` of every leaf of a pytree of arrays; None stays None."""
+    return jax.tree.map(lambda x: x[index], tree)
+
+
 def batches_in(tree: Any) -> list[Batch]:
     """Every `Batch` in a pytree, such as an objective's batch of several parts."""
     leaves = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, Batch))

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from dinado_jax.data.batch import Batch
+from dinado_jax.data.batch import Batch, rows_of
 from dinado_jax.data.sequences import Sequences
 
 _BUCKET = 8
@@ -31,6 +31,7 @@ def take(rows: Sequences, index: np.ndarray) -> Batch:
         prompt_length=rows.prompt_length[index],
         length=length,
         row=index.astype(np.int32),
+        condition=rows_of(rows.condition, index),
     )
 
 

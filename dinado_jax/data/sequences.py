@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +29,7 @@ class Sequences:
     tokens: np.ndarray  # int32 [N, T], right-padded with the eos id
     prompt_length: np.ndarray  # int32 [N], tokens before the target, >= 1
     length: np.ndarray  # int32 [N], tokens in all, the closing eos included
+    condition: Any = dataclasses.field(default=None, kw_only=True)  # pytree of [N, ...]
 
     def __len__(self) -> int:
         return len(self.length)

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from dinado_jax.data.batch import rows_of
 from dinado_jax.decoding.policy import Carry, Policy
 from dinado_jax.decoding.sampler import check_finite, prompt_batches, restore_order
 from dinado_jax.distributed.partitioning import replicate, shard_rows
@@ -81,24 +82,29 @@ class Beam:
         if self.no_repeat_ngram > self.policy.n_positions:  # nothing so long fits in twice
             object.__setattr__(self, "no_repeat_ngram", 0)
 
-    def __call__(self, variables: Any, prompts: jax.Array, lengths: jax.Array) -> Hypotheses:
+    def __call__(
+        self, variables: Any, prompts: jax.Array, lengths: jax.Array, condition: Any = None
+    ) -> Hypotheses:
         """Continues right-padded prompts.
 
         Args:
           variables: the policy's arrays.
           prompts: [B, T] int32.
           lengths: [B] int32, tokens of each prompt, >= 1.
+          condition: pytree of [B, ...], what guides know of each prompt.
         """
-        return self.decode(variables, self.prefill(variables, prompts, lengths))[1]
+        state = self.prefill(variables, prompts, lengths, condition)
+        return self.decode(variables, state)[1]
 
     @functools.partial(jax.jit, static_argnums=0)
-    def prefill(self, variables, prompts, lengths) -> BeamState:
+    def prefill(self, variables, prompts, lengths, condition=None) -> BeamState:
         """Reads the prompts once and takes the first token of every beam."""
-        return shard_rows(self.mesh, self._prefill, (variables,), (prompts, lengths))
+        rows = prompts, lengths, condition
+        return shard_rows(self.mesh, self._prefill, (variables,), rows)
 
-    def _prefill(self, variables, prompts, lengths):
+    def _prefill(self, variables, prompts, lengths, condition):
         (B, T), K, N, n = prompts.shape, self.beams, self.max_new_tokens, self.no_repeat_ngram
-        logits, carry = self.policy.prefill(variables, prompts, lengths, K, N - 1)
+        logits, carry = self.policy.prefill(variables, prompts, lengths, K, N - 1, condition)
         nothing = self.policy.vocab_size
         past = None
         if n:
@@ -191,17 +197,22 @@ class Beam:
 
 
 def beam_prompts(
-    beam: Beam, variables: Any, prompts: Sequence[Sequence[int]], batch: int
+    beam: Beam,
+    variables: Any,
+    prompts: Sequence[Sequence[int]],
+    batch: int,
+    condition: Any = None,
 ) -> Hypotheses:
     """Searches any number of prompts, `batch` beams at a time; host arrays in their order.
 
     InputError for bad prompts or batch, and for a prompt after which no token can be drawn.
     """
     numbers, parts, variables = [], [], replicate(beam.mesh, variables)
-    for part, _, tokens, lengths in prompt_batches(
+    for part, filled, tokens, lengths in prompt_batches(
         beam.policy, prompts, beam.max_new_tokens, beam.eos_id, batch, beam.beams, beam.mesh
     ):
-        found = jax.device_get(beam(variables, tokens, lengths))
+        found = beam(variables, tokens, lengths, rows_of(condition, filled))
+        found = jax.device_get(found)
         found = Hypotheses(*(x[: len(part)] for x in found))
         check_finite(part, found.scores)
         numbers.append(part)

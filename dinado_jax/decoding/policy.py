@@ -29,11 +29,28 @@ class Policy(Protocol):
     n_positions: int
 
     def prefill(
-        self, variables: Any, tokens: jax.Array, lengths: jax.Array, samples: int, steps: int
+        self,
+        variables: Any,
+        tokens: jax.Array,
+        lengths: jax.Array,
+        samples: int,
+        steps: int,
+        condition: Any = None,
     ) -> tuple[jax.Array, Carry]:
-        """Logits [R, V] after right-padded prompts [B, T] of `lengths` [B] tokens, and a carry
-        for `steps` more tokens of each row: its caches are to be opened (models/cache.py), its
-        other arrays have a leading axis R."""
+        """Reads the prompts.
+
+        Args:
+          variables: the policy's arrays.
+          tokens: int32 [B, T], right-padded.
+          lengths: int32 [B], >= 1.
+          samples: rows per prompt.
+          steps: tokens to come of each row.
+          condition: pytree of [B, ...], what guides know of each prompt.
+
+        Returns:
+          Logits [R, V] of the next token, and the carry of each row. Its caches are allocated (see
+          models/cache.py); its other leaves have a leading axis R.
+        """
         ...
 
     def step(self, variables: Any, carry: Carry, tokens: jax.Array) -> tuple[jax.Array, Carry]:
@@ -60,7 +77,7 @@ class ModelPolicy:
     def n_positions(self) -> int:
         return self.model.config.n_positions
 
-    def prefill(self, variables, tokens, lengths, samples, steps):
+    def prefill(self, variables, tokens, lengths, samples, steps, condition=None):
         out = self.model.apply(variables, tokens)
         scores = logits(
             last_token_states(out.hidden, lengths), out.vocabulary, self.model.config.excluded_ids

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from dinado_jax.data.batch import rows_of
 from dinado_jax.data.batching import bucket
 from dinado_jax.data.sequences import check_tokens, pad
 from dinado_jax.decoding.methods import Method
@@ -73,6 +74,7 @@ class Sampler:
         ids: jax.Array,
         key: jax.Array,
         first: jax.Array | int = 0,
+        condition: Any = None,
     ) -> Samples:
         """Continues right-padded prompts.
 
@@ -83,20 +85,25 @@ class Sampler:
           ids: [B] int32; their rows draw from streams of their own.
           key: typed PRNG key.
           first: [B] or [] int32, the number of the first of each prompt's samples.
+          condition: pytree of [B, ...], what guides know of each prompt.
         """
-        state = self.prefill(variables, prompts, lengths, ids, key, first)
+        state = self.prefill(variables, prompts, lengths, ids, key, first, condition)
         return self.decode(variables, state)[1]
 
     @functools.partial(jax.jit, static_argnums=0)
-    def prefill(self, variables, prompts, lengths, ids, key, first=0) -> SamplingState:
+    def prefill(
+        self, variables, prompts, lengths, ids, key, first=0, condition=None
+    ) -> SamplingState:
         """Reads the prompts once and draws the first token of every row."""
         first = jnp.broadcast_to(first, ids.shape)
-        rows = prompts, lengths, ids, first
+        rows = prompts, lengths, ids, first, condition
         return shard_rows(self.mesh, self._prefill, (variables, key), rows)
 
-    def _prefill(self, variables, key, prompts, lengths, ids, first):
+    def _prefill(self, variables, key, prompts, lengths, ids, first, condition):
         S = self.samples
-        logits, carry = self.policy.prefill(variables, prompts, lengths, S, self.max_new_tokens - 1)
+        logits, carry = self.policy.prefill(
+            variables, prompts, lengths, S, self.max_new_tokens - 1, condition
+        )
         ids = jnp.repeat(ids, S)
         numbers = jnp.repeat(first, S) + jnp.arange(len(ids), dtype=jnp.int32) % S
         streams = jax.vmap(lambda i, s: jax.random.fold_in(jax.random.fold_in(key, i), s))(
@@ -201,6 +208,7 @@ def iter_samples(
     batch: int,
     ids: Sequence[int] | None = None,
     first: Sequence[int] | None = None,
+    condition: Any = None,
 ) -> Iterator[tuple[np.ndarray, Samples]]:
     """Samples any number of prompts, `batch` rows at a time.
 
@@ -208,6 +216,7 @@ def iter_samples(
       prompts: token ids; checked against vocabulary and context.
       ids: what numbers the rows' random streams; 0, 1, 2, .. when absent.
       first: the number of the first of each prompt's samples; 0 when absent.
+      condition: pytree of arrays with a row per prompt, what guides know of it.
 
     Yields host arrays as they come: row numbers, counted prompt by prompt, and the samples. The
     device draws the next ones while the caller reads these. InputError for bad prompts or batch,
@@ -222,7 +231,8 @@ def iter_samples(
         sampler.policy, prompts, sampler.max_new_tokens, sampler.eos_id, batch, S, sampler.mesh
     ):
         streams, begin = (x[filled].astype(np.int32) for x in (ids, first))
-        drawn = sampler(variables, tokens, lengths, streams, key, begin)
+        known = rows_of(condition, filled)
+        drawn = sampler(variables, tokens, lengths, streams, key, begin, known)
         if waiting:
             yield _on_host(S, *waiting)
         waiting = part, drawn
@@ -255,9 +265,11 @@ def sample_prompts(
     key: jax.Array,
     batch: int,
     ids: Sequence[int] | None = None,
+    condition: Any = None,
 ) -> Samples:
-    """All that `sampled` yields, as host arrays in the order of the prompts."""
-    return restore_order(*zip(*iter_samples(sampler, variables, prompts, key, batch, ids)))
+    """All that `iter_samples` yields, as host arrays in the order of the prompts."""
+    drawn = iter_samples(sampler, variables, prompts, key, batch, ids, condition=condition)
+    return restore_order(*zip(*drawn))
 
 
 def sample_in_groups(
@@ -266,6 +278,7 @@ def sample_in_groups(
     prompts: Sequence[Sequence[int]],
     key: jax.Array,
     batch: int,
+    condition: Any = None,
 ) -> Samples:
     """The same samples, those of a prompt in groups of 8, 4, 2 or 1, each from a prefill of its
     own: no program depends on how many there are."""
@@ -277,7 +290,9 @@ def sample_in_groups(
     again = [prompt for prompt in prompts for _ in range(each)]
     ids = np.repeat(np.arange(len(prompts)), each)
     first = np.tile(np.arange(each) * group, len(prompts))
-    return restore_order(*zip(*iter_samples(grouped, variables, again, key, batch, ids, first)))
+    condition = rows_of(condition, ids)
+    drawn = iter_samples(grouped, variables, again, key, batch, ids, first, condition)
+    return restore_order(*zip(*drawn))
 
 
 def restore_order(rows: Sequence[np.ndarray], parts: Sequence[NamedTuple]) -> NamedTuple:

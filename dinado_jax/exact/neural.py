@@ -55,7 +55,8 @@ def train_base(world: World) -> Neural:
     p = np.exp(world.log_tabled())
     rng = np.random.default_rng((world.seed, 3))
     index = rng.choice(len(p), 20_000, p=p / p.sum())
-    rows = Sequences(*(getattr(world.rows, f.name)[index] for f in dataclasses.fields(Sequences)))
+    all_rows = world.rows
+    rows = Sequences(all_rows.tokens[index], all_rows.prompt_length[index], all_rows.length[index])
     transform = optimizer(_SFT, _SFT.steps)
     step = make_step(lambda params, _, batch: likelihood(model, params, batch), transform)
     state = init_state(init_params(model.config, world.seed), transform)

@@ -1,41 +1,51 @@
-"""Decoding under controls beside the base: q(v | x) proportional to p(v | x) prod_k f_k(R_k(x, v)).
+"""Decoding under guides beside the base: q(v | x) proportional to p(v | x) prod_k f_k(R_k(x, v)).
 
-B rows, T prompt tokens, V vocabulary. Several controls compose as a product of experts: exact only
-for oracles independent under p. The exact way trains the second control on the first one's q
-(`Controlled.as_base`).
+B prompts, R rows (the samples of one prompt together), T prompt tokens, V vocabulary. Several
+guides compose as a product of experts: exact only for oracles independent under p. The exact way
+trains the second control on the first one's q (`Controlled.as_base`).
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from dinado_jax.controls.recursion import FLOOR
+from dinado_jax.data.batch import Batch
 from dinado_jax.decoding.policy import last_token_states
-from dinado_jax.guides.tilt import Features, Start
+from dinado_jax.guides.protocol import Guide, Prompts
+from dinado_jax.guides.tilt import Features, PromptValue
 from dinado_jax.models.cache import Cache, allocate, scan_steps
 from dinado_jax.models.gpt2 import GPT2, logits
 
-if TYPE_CHECKING:
-    from dinado_jax.controls.control import Control
+
+class GuidedState(NamedTuple):
+    """What a token hands to the next."""
+
+    cache: Cache  # the base's
+    guides: tuple[Any, ...]  # the state of each guide
+    starts: tuple[PromptValue | None, ...]  # for tilts that aim at a rate
 
 
-class Guide(NamedTuple):
-    """What one control carries from token to token."""
+class _Part(NamedTuple):
+    """One guide with its arrays."""
 
-    cache: Cache
-    start: Start | None  # for tilts that aim at a rate
-    log_r: jax.Array | None  # [R, V] log R after each next token, for controls that recur on it
+    guide: Guide
+    params: Any
+    tilt: Features
+    numbers: dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
 class Guided:
-    """A policy. variables: {"base": base parameters, "controls": one set of parameters each,
-    "tilts": one `Tilt.numbers` each}."""
+    """The composed distribution, a `Policy`.
+
+    Its variables are {"base": the base's parameters, "guides": the arrays of each guide, "tilts":
+    the `Tilt.numbers` of each}.
+    """
 
     model: GPT2
-    controls: tuple["Control", ...]
+    guides: tuple[Guide, ...]
     tilts: tuple[Features, ...]
 
     @property
@@ -46,49 +56,47 @@ class Guided:
     def n_positions(self) -> int:
         return self.model.config.n_positions
 
-    def prefill(self, variables, tokens, lengths, samples, steps):
-        def per_row(x):
-            return jnp.repeat(x, samples, 0)
-
+    def prefill(
+        self,
+        variables: Any,
+        tokens: jax.Array,
+        lengths: jax.Array,
+        samples: int,
+        steps: int,
+        condition: Any = None,
+    ) -> tuple[jax.Array, GuidedState]:
         base = self.model.apply({"params": variables["base"]}, tokens)
-        state = last_token_states(base.hidden, lengths), base.vocabulary
-        scores, guides = logits(*state, self.model.config.excluded_ids), []
-        for control, params, tilt, numbers in self._parts(variables):
-            out = control.direction.forward(variables["base"], params["direction"], base, tokens)
-            own = last_token_states(out.hidden, lengths), out.vocabulary
-            values = control.log_values(params, state, own, None)
-            start = Start(values.log_value, values.value_logit) if tilt.target_rate else None
-            scores += tilt(numbers, values, start)
-            kept = per_row(values.log_after) if control.recursive else None
-            cache = allocate(out.cache, lengths, samples, steps)
-            guides.append(Guide(cache, jax.tree.map(per_row, start), kept))
-        cache = allocate(base.cache, lengths, samples, steps)
-        return per_row(scores), (cache, tuple(guides))
-
-    def step(self, variables, carry, tokens):
-        cache, guides = carry
-        new = tokens[:, None]
-        base = self.model.apply({"params": variables["base"]}, new, cache)
-        state = base.hidden[:, 0], base.vocabulary
-        scores, after = logits(*state, self.model.config.excluded_ids), []
-        for part, guide in zip(self._parts(variables), guides, strict=True):
-            control, params, tilt, numbers = part
-            out = control.direction.forward(
-                variables["base"], params["direction"], base, new, guide.cache
+        last = last_token_states(base.hidden, lengths)
+        scores = logits(last, base.vocabulary, self.model.config.excluded_ids)
+        prompts, states, starts = Prompts(tokens, lengths, condition), [], []
+        for part in self._parts(variables):
+            values, state = part.guide.prefill(
+                part.params, variables["base"], base, prompts, samples, steps
             )
-            prev = None
-            if control.recursive:
-                drawn = jnp.take_along_axis(guide.log_r, tokens[:, None], 1)[:, 0]
-                prev = jnp.maximum(drawn, FLOOR)
-            values = control.log_values(params, state, (out.hidden[:, 0], out.vocabulary), prev)
-            scores += tilt(numbers, values, guide.start)
-            kept = values.log_after if control.recursive else None
-            after.append(Guide(out.cache, guide.start, kept))
-        return scores, (base.cache, tuple(after))
+            start = PromptValue.of(values) if part.tilt.target_rate else None
+            scores += part.tilt(part.numbers, values, start)
+            states.append(state)
+            starts.append(_per_row(start, samples))
+        cache = allocate(base.cache, lengths, samples, steps)
+        return _per_row(scores, samples), GuidedState(cache, tuple(states), tuple(starts))
 
-    def log_probs(self, variables, batch):
-        """As decoding has them, one token after another: R may depend on all tokens before."""
-        tokens, start = batch.tokens, batch.prompt_length
+    def step(
+        self, variables: Any, carry: GuidedState, tokens: jax.Array
+    ) -> tuple[jax.Array, GuidedState]:
+        base = self.model.apply({"params": variables["base"]}, tokens[:, None], carry.cache)
+        scores = logits(base.hidden[:, 0], base.vocabulary, self.model.config.excluded_ids)
+        states = []
+        for part, state, start in zip(
+            self._parts(variables), carry.guides, carry.starts, strict=True
+        ):
+            values, state = part.guide.step(part.params, variables["base"], base, tokens, state)
+            scores += part.tilt(part.numbers, values, start)
+            states.append(state)
+        return scores, GuidedState(base.cache, tuple(states), carry.starts)
+
+    def log_probs(self, variables: Any, batch: Batch) -> jax.Array:
+        """As decoding computes them, one token after another: R may depend on all tokens before."""
+        tokens, start = jnp.asarray(batch.tokens), jnp.asarray(batch.prompt_length)
         T = tokens.shape[1]
         rows = jnp.arange(tokens.shape[0])
 
@@ -99,9 +107,9 @@ class Guided:
             log_prob = jax.nn.log_softmax(scores)[rows, token]
             return self.step(variables, carry, token), (at - 1, log_prob)
 
-        state = self.prefill(variables, tokens, start, 1, T - 1)
+        state = self.prefill(variables, tokens, start, 1, T - 1, batch.condition)
         _, (columns, log_probs) = scan_steps(position, state, T - 1)
-        # Once a row is at its end its last token comes again and again: the first time stands.
+        # Beyond its end a row reads its last token again and again: only the first time counts.
         order = jnp.arange(T - 1)[:, None]
         inside = order < T - start[None]
         out = jnp.zeros((tokens.shape[0], T - 1), jnp.float32)
@@ -109,7 +117,11 @@ class Guided:
             jnp.where(inside, log_probs, 0.0)
         )
 
-    def _parts(self, variables: Any):
-        return list(
-            zip(self.controls, variables["controls"], self.tilts, variables["tilts"], strict=True)
-        )
+    def _parts(self, variables: Any) -> list[_Part]:
+        arrays = zip(self.guides, variables["guides"], self.tilts, variables["tilts"], strict=True)
+        return [_Part(*each) for each in arrays]
+
+
+def _per_row(tree: Any, samples: int) -> Any:
+    """[B, ...] -> [R, ...] for every leaf."""
+    return jax.tree.map(lambda x: jnp.repeat(x, samples, 0), tree)

@@ -14,14 +14,15 @@ from dinado_jax.guides.protocol import NextValues
 
 @dataclasses.dataclass(frozen=True)
 class Tilt:
-    """How much of a control is wanted: f(R) = rho(R)^strength.
+    """How strongly a guide acts: f(R) = rho(R)^strength.
 
-    strength: 0 is the base (except for `reject`), 1 the control as trained; above 1 it is
-      exaggerated.
-    target_rate: the success rate r to aim for, by rho(R) = R r / R0 + (1 - R) (1 - r) / (1 - R0)
-      with R0 the value of the prompt; 1 leaves rho(R) = R / R0.
-    reject: tokens with R(x, v) < reject R(x), which the control makes that much rarer than the base
-      has them, are never drawn; 0 is off. A token at least as likely as under the base remains.
+    Attributes:
+      strength: 0 is the base (except for `reject`), 1 the guide as it is; above 1 exaggerates it.
+      target_rate: the success rate r to aim for, by rho(R) = R r / R0 + (1 - R) (1 - r) / (1 - R0)
+        with R0 the value of the prompt; with 1, rho(R) = R / R0.
+      reject: tokens with R(x, v) < reject R(x), which the guide makes that much rarer than they are
+        under the base, are never drawn; 0 is off. Some token at least as likely as under the base
+        always remains.
     """
 
     strength: float = 1.0
@@ -42,27 +43,27 @@ class Tilt:
 
     @property
     def numbers(self) -> dict[str, np.float32]:
-        """Those of the features in use, as arrays: others of the same features compile nothing."""
+        """The values in use, as arrays: other values of the same features compile nothing new."""
         used = zip(Features._fields, self.features)
         return {name: np.float32(getattr(self, name)) for name, on in used if on}
 
 
 class Features(NamedTuple):
-    """Which parts of a `Tilt` are not neutral: all that a program depends on."""
+    """Which parts of a `Tilt` are not neutral; a compiled program depends on nothing else."""
 
     strength: bool = False
     target_rate: bool = False
     reject: bool = False
 
     def __call__(
-        self, numbers: dict[str, jax.Array], values: NextValues, start: "Start | None"
+        self, numbers: dict[str, jax.Array], values: NextValues, start: "PromptValue | None"
     ) -> jax.Array:
         """log f(R), up to a constant, of every next token: [B, V]."""
         kept = values.log_after
         if self.target_rate:
             rate = numbers["target_rate"]
             success = jnp.log(rate) - start.log_value
-            failure = jnp.log1p(-rate) - jax.nn.log_sigmoid(-start.odds)
+            failure = jnp.log1p(-rate) - jax.nn.log_sigmoid(-start.logit)
             log_not = jax.nn.log_sigmoid(-values.after_logit)
             kept = jnp.logaddexp(kept + success[:, None], log_not + failure[:, None])
         if self.strength:
@@ -76,8 +77,13 @@ class Features(NamedTuple):
 NEUTRAL = Tilt()
 
 
-class Start(NamedTuple):
-    """The value of a row's prompt, [R]."""
+class PromptValue(NamedTuple):
+    """V of each row's prompt."""
 
-    log_value: jax.Array
-    odds: jax.Array
+    log_value: jax.Array  # [R]
+    logit: jax.Array  # [R]
+
+    @classmethod
+    def of(cls, values: NextValues) -> "PromptValue":
+        """From the values of a prefill."""
+        return cls(values.log_value, values.value_logit)

@@ -5,15 +5,22 @@ import hashlib
 import math
 import zipfile
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
+import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
+from dinado_jax.data.batch import rows_of
 from dinado_jax.data.sequences import Sequences
 from dinado_jax.errors import InputError, one_line, os_error
 from dinado_jax.utils.files import check_regular, exists
 
+_CONDITION = "condition/"  # of arrays in a file that belong to it
 _AGAIN = "delete the stage's folder and run it again"
+
+
+Rows = TypeVar("Rows", bound="Rollouts")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +46,8 @@ class Rollouts(Sequences):
     def save(self, path: Path, fingerprint: str = "") -> None:
         """Writes an .npz, whole or not at all, sealed with `fingerprint`: what the rows are samples
         of."""
-        arrays = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        arrays = {name: getattr(self, name) for name in _columns(type(self))}
+        arrays |= _flat(self.condition)
         partial = path.with_name(path.name + ".partial")
         with partial.open("wb") as file:
             np.savez(file, **arrays, fingerprint=fingerprint, digest=_digest(arrays, fingerprint))
@@ -61,7 +69,8 @@ class Rollouts(Sequences):
                 _check_headers(cls, file)
                 file.seek(0)
                 with np.load(file, allow_pickle=False) as arrays:
-                    found = {field.name: arrays[field.name] for field in dataclasses.fields(cls)}
+                    names = [*_columns(cls), *filter(_is_condition, arrays.files)]
+                    found = {name: arrays[name] for name in names}
                     saved = str(arrays["fingerprint"])
                     whole = str(arrays["digest"]) == _digest(found, saved) and fingerprint in (
                         None,
@@ -78,7 +87,8 @@ class Rollouts(Sequences):
                 f"the rollouts in {path} are not as they were written, or belong to another run: "
                 f"put the file back, or {_AGAIN}"
             )
-        rows = cls(**found)
+        columns = {name: found[name] for name in _columns(cls)}
+        rows = cls(**columns, condition=_nested(found))
         if invalid := _invalid(rows, vocab_size):
             raise InputError(f"the rollouts in {path} are none ({invalid}): {_AGAIN}")
         return rows
@@ -121,14 +131,20 @@ def _check_headers(kind: type, file: BinaryIO) -> None:
     """ValueError unless the arrays in a file have the layout of this kind of rows and the sizes
     that they claim, found out before memory for them is taken."""
     with zipfile.ZipFile(file) as archive:
-        for name in (field.name for field in dataclasses.fields(kind)):
+        stored = [name.removesuffix(".npy") for name in archive.namelist()]
+        for name in [*_columns(kind), *filter(_is_condition, stored)]:
             member = archive.getinfo(f"{name}.npy")
             with archive.open(member) as array:
                 if np.lib.format.read_magic(array) != (1, 0):
                     raise ValueError(f"{name} has another format")
                 shape, _, dtype = np.lib.format.read_array_header_1_0(array)
                 there = member.file_size - array.tell()
-            wanted, axes = _LAYOUT[name]
+            if _is_condition(name):
+                wanted, axes = dtype, max(1, len(shape))  # any numbers, a row each
+                if dtype.kind not in "biuf":
+                    raise ValueError(f"{name} is {dtype}, not numbers")
+            else:
+                wanted, axes = _LAYOUT[name]
             if dtype != wanted and not (wanted == "str" and dtype.kind == "U"):
                 raise ValueError(f"{name} is {dtype}, not {wanted}")
             if len(shape) != axes or math.prod(shape) * dtype.itemsize != there:
@@ -138,11 +154,14 @@ def _check_headers(kind: type, file: BinaryIO) -> None:
 def _invalid(rows: Rollouts, vocab_size: int) -> str:
     """What collected rows cannot be, if these are it."""
     count, width = rows.tokens.shape
-    for field in dataclasses.fields(rows):
-        shape = getattr(rows, field.name).shape
+    for name in _columns(type(rows)):
+        shape = getattr(rows, name).shape
         wanted = {"tokens": (count, width), "log_prefix": (count, width - 1)}
-        if shape != wanted.get(field.name, (count,)):
-            return f"{field.name} of shape {shape} beside tokens of {count, width}"
+        if shape != wanted.get(name, (count,)):
+            return f"{name} of shape {shape} beside tokens of {count, width}"
+    for name, leaf in _flat(rows.condition).items():
+        if leaf.shape[:1] != (count,):
+            return f"{name} of shape {leaf.shape} beside {count} rows"
     judged = rows.error == "" if isinstance(rows, RolloutShard) else np.ones(count, bool)
     checks = {
         "no rows": count > 0,
@@ -159,19 +178,51 @@ def _invalid(rows: Rollouts, vocab_size: int) -> str:
     return next((what for what, holds in checks.items() if not np.all(holds)), "")
 
 
-def concatenate(parts: list[Rollouts], fill: int) -> Rollouts:
-    """One set of several of a kind; narrower token arrays are padded with `fill`."""
+def _columns(kind: type) -> list[str]:
+    """The names of the plain arrays of a kind of rows."""
+    return [field.name for field in dataclasses.fields(kind) if field.name != "condition"]
+
+
+def _is_condition(name: str) -> bool:
+    return name.startswith(_CONDITION)
+
+
+def _flat(condition: Any) -> dict[str, np.ndarray]:
+    """The leaves of a condition, nested dicts of arrays, by their names in a file."""
+    if condition is None:
+        return {}
+    leaves = flatten_dict(condition, sep="/")
+    return {_CONDITION + path: np.asarray(leaf) for path, leaf in leaves.items()}
+
+
+def _nested(arrays: dict[str, np.ndarray]) -> dict | None:
+    """The inverse of `_flat`."""
+    found = {k.removeprefix(_CONDITION): v for k, v in arrays.items() if _is_condition(k)}
+    return unflatten_dict(found, sep="/") if found else None
+
+
+def select(rows: Rows, index: np.ndarray) -> Rows:
+    """The rows numbered `index`, in its order."""
+    kind = type(rows)
+    columns = {name: getattr(rows, name)[index] for name in _columns(kind)}
+    return kind(**columns, condition=rows_of(rows.condition, index))
+
+
+def concatenate(parts: list[Rows], fill: int) -> Rows:
+    """Joins several sets of one kind; narrower token arrays are padded with `fill`."""
     width = max(part.tokens.shape[1] for part in parts)
 
     def column(name):
         arrays = [getattr(part, name) for part in parts]
         if name in ("tokens", "log_prefix"):
-            wide = width - (name == "log_prefix")
+            columns = width - (name == "log_prefix")
             value = fill if name == "tokens" else 0
             arrays = [
-                np.pad(a, ((0, 0), (0, wide - a.shape[1])), constant_values=value) for a in arrays
+                np.pad(a, ((0, 0), (0, columns - a.shape[1])), constant_values=value)
+                for a in arrays
             ]
         return np.concatenate(arrays)
 
     kind = type(parts[0])
-    return kind(**{f.name: column(f.name) for f in dataclasses.fields(kind)})
+    condition = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(p.condition for p in parts))
+    return kind(**{name: column(name) for name in _columns(kind)}, condition=condition)

@@ -8,8 +8,10 @@ from dinado_jax import tasks
 from dinado_jax.config.schema import Config, Sampling
 from dinado_jax.distributed.partitioning import local_mesh, make_plan, replicate
 from dinado_jax.errors import InputError
+from dinado_jax.oracles.judge import resolve
 from dinado_jax.rollouts.arrays import concatenate
-from dinado_jax.rollouts.collect import collect, collect_references, discard_shards, save_once
+from dinado_jax.rollouts.collect import Collector, PromptSet
+from dinado_jax.rollouts.shards import discard_shards, save_once
 from dinado_jax.rollouts.weighting import (
     success_rate,
 )
@@ -33,19 +35,10 @@ def rollout(config: Config, run: RunFolder) -> dict:
     mesh = local_mesh(make_plan(config.parallel))
     base = trained_base(config, run, partial(replicate, mesh))
     settings = config.rollout
-    prompts = training_prompts(config, 0, settings.prompts)
-    collected = collect(
-        "rollout",
-        base,
-        prompts,
-        settings,
-        samples=settings.samples,
-        oracle=config.rollout.oracle,
-        key=jax.random.key(config.seed),
-        folder=folder / "parts",
-        fingerprint=run.fingerprint("rollout"),
-        mesh=mesh,
-    )
+    prompts = PromptSet(training_prompts(config, 0, settings.prompts))
+    collector = Collector(resolve(settings.oracle), settings, run.fingerprint("rollout"), mesh)
+    key = jax.random.key(config.seed)
+    collected = collector.sample("rollout", base, prompts, settings.samples, key, folder / "parts")
     rollouts = collected.rollouts
     figures = {
         "samples": len(rollouts),
@@ -63,11 +56,7 @@ def rollout(config: Config, run: RunFolder) -> dict:
         )
     if settings.references:
         examples = tasks.examples(config.task, "train", config.seed)
-        oracle, batch, parts = settings.oracle, settings.batch, folder / "references_parts"
-        fingerprint = run.fingerprint("rollout")
-        references = collect_references(
-            base, prompts, examples, oracle, batch, parts, fingerprint, mesh
-        )
+        references = collector.references(base, prompts, examples, folder / "references_parts")
         figures["references"] = len(references)
         figures["references_success_rate"] = float(references.label.mean())
         rollouts = concatenate([rollouts, references], base.codec.eos_id)

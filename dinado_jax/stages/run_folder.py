@@ -19,7 +19,7 @@ from typing import Any
 from dinado_jax.config.schema import Config
 from dinado_jax.distributed.processes import barrier, broadcast, is_main
 from dinado_jax.errors import InputError, os_error, quote
-from dinado_jax.rollouts.collect import remove_shards
+from dinado_jax.rollouts.shards import remove_shards
 from dinado_jax.utils.files import (
     exists,
     file_digest,

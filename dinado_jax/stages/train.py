@@ -22,9 +22,11 @@ from dinado_jax.errors import InputError
 from dinado_jax.language_model import Base, Controlled
 from dinado_jax.objectives.table import phases
 from dinado_jax.objectives.warmup import Warmup
+from dinado_jax.oracles.judge import resolve
 from dinado_jax.rollouts.arrays import Rollouts, concatenate
-from dinado_jax.rollouts.collect import as_mixture, collect, save_once
+from dinado_jax.rollouts.collect import Collector, PromptSet
 from dinado_jax.rollouts.hidden_states import HiddenStates, base_states, delete_files, with_states
+from dinado_jax.rollouts.shards import save_once
 from dinado_jax.rollouts.weighting import (
     duplicate_share,
     effective_sample_size,
@@ -102,26 +104,17 @@ class Rounds:
     def _sample(self, number: int, params: dict, folder: Path) -> Rollouts:
         """Of q, or of the mixture of base and q, as many samples of each a prompt as it says."""
         first_id, train, rollout = self._first_id(number), self.config.train, self.config.rollout
-        prompts = training_prompts(self.config, first_id, train.refresh_prompts)
+        texts = training_prompts(self.config, first_id, train.refresh_prompts)
+        prompts = PromptSet(texts, first_id)
         key = jax.random.key(self.config.seed)
         base = dataclasses.replace(self.base, params=self.plan.gather(self.base.params))
         q = Controlled(base, self.control, self.plan.gather(params))
         mesh = local_mesh(self.plan)
+        collector = Collector(resolve(rollout.oracle), rollout, self.fingerprint, mesh)
 
         def sampled(what, model, samples, key, folder):
-            return collect(
-                f"round {number} {what}",
-                model,
-                prompts,
-                rollout,
-                samples=samples,
-                oracle=rollout.oracle,
-                key=key,
-                folder=folder,
-                fingerprint=self.fingerprint,
-                mesh=mesh,
-                first_id=first_id,
-            ).rollouts
+            name = f"round {number} {what}"
+            return collector.sample(name, model, prompts, samples, key, folder).rollouts
 
         plain = round(train.mixture * train.refresh_samples)
         base_key = jax.random.fold_in(key, 1)
@@ -132,7 +125,7 @@ class Rounds:
             return rows
         of_base = sampled("rollout of the base", q.base, plain, base_key, folder / "base")
         rows = concatenate([rows, of_base], q.base.codec.eos_id)
-        return as_mixture(rows, q, train.mixture, rollout.batch, mesh)
+        return collector.as_mixture(rows, q, train.mixture)
 
 
 def train(config: Config, run: RunFolder) -> dict:

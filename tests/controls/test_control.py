@@ -147,9 +147,7 @@ def test_q_is_a_distribution_and_the_same_in_parallel_and_token_by_token(kind):
     assert which.single_pass == (kind in ("merge", "clamped-merge"))
     if which.single_pass:
         beside = Guided(MODEL, (which,), (Features(),))
-        decoded = along(
-            forced(beside, {"base": base, "controls": (params,), "tilts": ({},)}, EVERY)
-        )
+        decoded = along(forced(beside, {"base": base, "guides": (params,), "tilts": ({},)}, EVERY))
         np.testing.assert_allclose(log_policy, decoded, rtol=0, atol=1e-4)
 
 

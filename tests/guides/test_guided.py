@@ -10,12 +10,12 @@ from support import tiny, world
 from support.world import DISTINCT, EOS, MODEL, PROMPTS, N, V
 
 from dinado_jax import language_model as base
-from dinado_jax.controls.recursion import NextValues
 from dinado_jax.data.sequences import pad
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.sampler import Sampler
 from dinado_jax.errors import InputError
-from dinado_jax.guides.tilt import Start, Tilt
+from dinado_jax.guides.protocol import NextValues
+from dinado_jax.guides.tilt import PromptValue, Tilt
 from dinado_jax.ops import bernoulli
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -184,7 +184,7 @@ def test_where_r_is_exact_the_rate_is_met_exactly(rate):
     start = log_v[:, 0]
     drawn_r = taken(log_r)[:, -1]
     tilt = Tilt(target_rate=rate)
-    start32 = Start(np.float32(start), bernoulli.logit(np.float32(start)))
+    start32 = PromptValue(np.float32(start), bernoulli.logit(np.float32(start)))
 
     def added(t):
         logs = np.float32(log_v[:, t]), np.float32(log_r[:, t])
@@ -202,7 +202,7 @@ def test_where_r_is_exact_the_rate_is_met_exactly(rate):
 def test_a_rate_aimed_at_where_a_token_all_but_surely_succeeds(rate):
     """nado: log(1 - R) comes from the logits, of the prompt too."""
     odds = np.float32([[40.0, 25.0, 18.0, 9.0, -30.0]])
-    start = Start(np.float32([-np.log1p(np.exp(-20.0))]), np.float32([20.0]))
+    start = PromptValue(np.float32([-np.log1p(np.exp(-20.0))]), np.float32([20.0]))
     values = NextValues(None, np.float32(-np.logaddexp(0, -odds)), None, odds)
     tilt = Tilt(target_rate=rate)
     found = np.asarray(tilt.features(tilt.numbers, values, start))
