@@ -16,27 +16,33 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dinado_jax.config.schema import Train
 from dinado_jax.data.batching import take
 from dinado_jax.exact.compare import WORLDS, setting
 from dinado_jax.exact.measure import measure
-from dinado_jax.objectives.control import Published
+from dinado_jax.objectives.published import Published, PublishedBatch
 
 
 def run(variant: str, seed: int, steps: int) -> dict:
     world = dataclasses.replace(WORLDS["table"], seed=seed)
     case = setting("table", world, variant, seed)
     rows = take(world.rows, np.arange(len(world.rows)))
-    rows = {**rows, "label": case.optimum.label}
+    batch = PublishedBatch(
+        **vars(rows),
+        label=case.optimum.label,
+        suffix=np.ones(world.inside.shape, np.float32),
+        bellman=np.ones(len(world.rows), np.float32),
+    )
     proposal = np.random.default_rng((seed, 5)).dirichlet(np.ones(len(world.rows)))
-    objective = Published(case.control)
+    objective = Published(Train())
 
     def loss(params):
         def of_row(row):
             one = jax.tree.map(lambda leaf: leaf[None], row)
-            terms = objective.terms(params, case.base_params, one)
+            terms = objective.terms(case.control, params, case.base_params, one)
             return sum(term.sum for term in terms.values())
 
-        return (jnp.asarray(proposal) * jax.vmap(of_row)(rows)).sum()
+        return (jnp.asarray(proposal) * jax.vmap(of_row)(batch)).sum()
 
     optimizer = optax.adam(optax.cosine_decay_schedule(0.3, steps), b2=0.99)
 

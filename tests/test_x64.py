@@ -12,7 +12,7 @@ HERE = support.TESTS
 
 
 def started(wide: str) -> subprocess.Popen:
-    script = [sys.executable, str(HERE / "wide.py")]
+    script = [sys.executable, str(support.SUPPORT / "x64_program.py")]
     paths = os.pathsep.join([str(HERE.parent), str(HERE)])
     env = {**os.environ, "JAX_ENABLE_X64": wide, "JAX_PLATFORMS": "cpu", "PYTHONPATH": paths}
     env |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_NUMPY_RANK_PROMOTION": "raise"}

@@ -189,7 +189,7 @@ class Loop:
         return state
 
     def _raise_diverged(self, phase: Phase, now: int, figures: dict[str, float]) -> NoReturn:
-        rows = [np.asarray(part.row).tolist() for part in batches_in(phase.batch_at(now - 1))]
+        rows = np.concatenate([part.row for part in batches_in(phase.batch_at(now - 1))]).tolist()
         self.log.write(now, stage=phase.name, diverged=True, rows=rows)
         last = self.checkpoints.newest()
         kept = f"its last good checkpoint is {last}" if last else "there is no checkpoint before it"

@@ -1,5 +1,7 @@
 """Low-rank deltas: identity at first, one function on the fly and merged, strict about paths."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -10,9 +12,10 @@ from flax.traverse_util import flatten_dict
 from support import tiny
 
 from dinado_jax.adapters import lora
+from dinado_jax.config.schema import Train
 from dinado_jax.errors import InputError
 from dinado_jax.models.gpt2 import init_params
-from dinado_jax.objectives.control import direction
+from dinado_jax.objectives.warmup import Warmup
 from dinado_jax.training.loop import init_state, make_step, split_micro_batches
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -31,7 +34,7 @@ RULES = {
 }
 RANK, SCALE = 3, 2.0
 BATCH = tiny.batch([1, 1], [12, 12])
-TOKENS = BATCH["tokens"]
+TOKENS = BATCH.tokens
 
 
 def init(low_rank=(), full=()):
@@ -149,11 +152,8 @@ def test_training_a_delta_leaves_the_base_as_it_was():
     before = jax.tree.map(np.array, base)
     optimizer = optax.sgd(0.1)
 
-    def terms(params, base, batch):
-        return {"direction": direction(tiny.control(), base, params, batch)}
-
     batch = tiny.batch([1, 1], [12, 12], label=[1, 1])
-    step = make_step(terms, optimizer)
+    step = make_step(functools.partial(Warmup(Train()).terms, tiny.control()), optimizer)
     state, _ = step(
         init_state(jax.tree.map(jnp.array, params), optimizer), base, split_micro_batches(batch, 1)
     )

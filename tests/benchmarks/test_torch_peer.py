@@ -13,11 +13,12 @@ from dinado_jax.adapters import lora
 from dinado_jax.bench import decode, train
 from dinado_jax.bench.compiled import base_model
 from dinado_jax.bench.measure import Request
+from dinado_jax.config.schema import Train
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.sampler import Sampler
 from dinado_jax.models.gpt2 import init_params
 from dinado_jax.models.gpt2_checkpoint import names
-from dinado_jax.objectives.control import Published
+from dinado_jax.objectives.published import Published
 
 torch = pytest.importorskip("torch")
 peer = importlib.import_module("dinado_jax.bench.peer")
@@ -64,8 +65,8 @@ def ours(variant):
 def test_the_loss_is_ours(variant):
     request, base, control, params = ours(variant)
     batch = train.rows(dataclasses.replace(request, what="train"))
-    batch["states"] = control.model.apply({"params": base}, batch["tokens"]).hidden
-    terms = jax.jit(Published(control).terms)(params, base, batch)
+    batch = batch.replace(states=control.model.apply({"params": base}, batch.tokens).hidden)
+    terms = jax.jit(Published(Train()).terms, static_argnums=0)(control, params, base, batch)
     expected = sum(term.coefficient * term.sum / term.weight for term in terms.values())
 
     theirs = peer.Training(request)
@@ -81,7 +82,7 @@ def test_the_loss_is_ours(variant):
         inner.weight.data, inner.bias.data = tensor(given["hidden"].T), tensor(given["hidden_bias"])
         out.weight.data = tensor(given["out"][None])
         out.bias.data = tensor(given["out_bias"][None])
-    loss = theirs(tensor(batch["tokens"]).long(), tensor(batch["label"]))
+    loss = theirs(tensor(batch.tokens).long(), tensor(batch.label))
     assert float(expected) > 0.1
     assert loss.item() == pytest.approx(float(expected), rel=1e-4)
     loss.backward()

@@ -12,6 +12,7 @@ from support import tiny, world
 from support.world import MODEL, N, V, control
 
 from dinado_jax.controls.recursion import FLOOR
+from dinado_jax.data.batch import Batch
 from dinado_jax.guides.guided import Guided
 from dinado_jax.guides.tilt import Features
 from dinado_jax.ops.masks import target_mask
@@ -73,7 +74,7 @@ def worst_inconsistency(log_p, values):
 
 @functools.cache
 def log_base():
-    tokens = jnp.asarray(EVERY["tokens"])
+    tokens = jnp.asarray(EVERY.tokens)
     logits = jax.jit(MODEL.apply)({"params": world.base_params()}, tokens).logits
     return world.log_softmax(np.float64(logits)[:, TARGETS])
 
@@ -176,11 +177,11 @@ def test_padding_and_neighbours_change_no_row(kind):
     order = np.array([2, 3, 1, 0])[usual]
 
     def padded(fill, order):
-        return {
-            "tokens": np.array([(rows[i] + [fill] * 8)[: world.WIDTH] for i in order], np.int32),
-            "prompt_length": np.array([starts[i] for i in order], np.int32),
-            "length": np.array([len(rows[i]) for i in order], np.int32),
-        }
+        return Batch(
+            tokens=np.array([(rows[i] + [fill] * 8)[: world.WIDTH] for i in order], np.int32),
+            prompt_length=np.array([starts[i] for i in order], np.int32),
+            length=np.array([len(rows[i]) for i in order], np.int32),
+        )
 
     def everything(batch):
         values, log_policy, _ = parallel(which, params, batch)

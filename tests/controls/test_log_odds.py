@@ -12,9 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dinado_jax.config.schema import Train
 from dinado_jax.exact.table import table_control
 from dinado_jax.exact.world import World
-from dinado_jax.objectives.control import Disentangled, Published
+from dinado_jax.objectives.draws import NormBatch
+from dinado_jax.objectives.halved import Halves
+from dinado_jax.objectives.table import OBJECTIVES
 from dinado_jax.ops import bernoulli
 
 WORLD = World(vocabulary=4, length=2)
@@ -35,36 +38,42 @@ def sigmoid(x):
 
 
 def rows(label):
-    return {
-        "tokens": np.int32([[0, *TOKENS]]),
-        "prompt_length": np.int32([1]),
-        "length": np.int32([3]),
-        "label": np.float32([label]),
-        "suffix": np.ones((1, 2), np.float32),
-        "shift": np.float32([SHIFT]),
-        "rate": np.float32([label]),
-    }
+    return NormBatch(
+        tokens=np.int32([[0, *TOKENS]]),
+        prompt_length=np.int32([1]),
+        length=np.int32([3]),
+        label=np.float32([label]),
+        suffix=np.ones((1, 2), np.float32),
+        shift=np.float32([SHIFT]),
+        rate=np.float32([label]),
+        bellman=np.ones(1, np.float32),
+    )
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def gradients(objective, params, batch):
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def gradients(objective, control, params, batch):
     """{term: its sum}, {term: gradient of the sum}."""
 
     def sums(params):
-        terms = objective.terms(params, BASE, batch)
+        terms = objective.terms(control, params, BASE, batch)
         return {name: term.sum for name, term in terms.items()}
 
     return sums(params), jax.jacrev(sums)(params)
 
 
 def losses(kind, params, label, form="split"):
-    """Both objectives' terms; of the second `value` is of V, or of R where labels teach all."""
+    """The terms of three objectives; `value` is of V in matching, of R in prefixes."""
     control, batch = table_control(WORLD, kind, form), rows(label)
-    out = {"published": gradients(Published(control), params, batch)}
-    both = {"norm": batch, "direction": batch}
-    out["prefixes"] = gradients(Disentangled(control, direction=None, detach=False), params, both)
-    out["matching"] = gradients(Disentangled(control, detach=False), params, both)
-    return out
+    batches = {
+        "published": batch,
+        "prefixes": batch,
+        "matching": Halves(direction=batch, norm=batch),
+    }
+    train = Train(detach=False)
+    return {
+        name: gradients(OBJECTIVES[name](train), control, params, given)
+        for name, given in batches.items()
+    }
 
 
 def close(found, expected):
@@ -248,8 +257,8 @@ def test_hard_by_the_log_odds_of_its_prompt(form, level, label):
     gradient = shown["published"][1]["prefixes"]["norm"]
     np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=0)
     control = table_control(WORLD, "hard", form)
-    batch = {"norm": rows(label), "direction": rows(label)}
-    _, rate = gradients(Disentangled(control), params, batch)
+    batch = Halves(direction=rows(label), norm=rows(label))
+    _, rate = gradients(OBJECTIVES["matching"](Train()), control, params, batch)
     expected[0] = pull if label == 1 else pull * np.exp(SHIFT)
     np.testing.assert_allclose(rate["rate"]["norm"], expected, rtol=1e-4, atol=0)
 

@@ -14,13 +14,14 @@ pytestmark = pytest.mark.usefixtures("compiled_quickly")
 BASE = tiny.base_params
 CONTROL = tiny.control()
 BATCH = tiny.batch([1, 1, 1], [12, 12, 12])
-TOKENS = BATCH["tokens"]
+TOKENS = BATCH.tokens
+FIRST = jax.tree.map(lambda x: x[:1], BATCH)
 B, T = TOKENS.shape
 
 
 @jax.jit
 def step_inputs(params, tokens):
-    return CONTROL.step_inputs(BASE(), params, {"tokens": tokens})
+    return CONTROL.step_inputs(BASE(), params, BATCH.replace(tokens=tokens))
 
 
 @jax.jit
@@ -130,7 +131,7 @@ def test_no_gradient_comes_from_later_positions():
 
     def scalars(positions):
         base = {**BASE(), "wpe": {"embedding": positions}}
-        out = CONTROL.step_inputs(base, params, {"tokens": TOKENS[:1]}).scalars
+        out = CONTROL.step_inputs(base, params, FIRST).scalars
         return out.log_ratio[0], out.peak[0]
 
     for jacobian in jax.jit(jax.jacrev(scalars))(BASE()["wpe"]["embedding"]):
@@ -143,7 +144,7 @@ def test_the_norm_moves_neither_base_nor_delta():
     params = tiny.random_params()
 
     def total(base, params):
-        return CONTROL.step_inputs(base, params, {"tokens": TOKENS}).beta_logit.sum()
+        return CONTROL.step_inputs(base, params, BATCH).beta_logit.sum()
 
     of_base, of_params = jax.jit(jax.grad(total, (0, 1)))(BASE(), params)
     zeros = jax.tree.map(jnp.zeros_like, (of_base, of_params["direction"]))
@@ -155,7 +156,7 @@ def test_the_direction_moves_the_delta_alone():
     params = tiny.random_params()
 
     def total(params):
-        scalars = CONTROL.step_inputs(BASE(), params, {"tokens": TOKENS}).scalars
+        scalars = CONTROL.step_inputs(BASE(), params, BATCH).scalars
         return (scalars.log_ratio - scalars.peak).sum()
 
     gradients = jax.jit(jax.grad(total))(params)

@@ -13,6 +13,7 @@ from scipy.stats import chi2
 from support import tiny
 
 from dinado_jax.config.schema import Train
+from dinado_jax.data.batching import take
 from dinado_jax.errors import InputError
 from dinado_jax.evaluation.metrics import kl_floor
 from dinado_jax.exact import learn as learning
@@ -21,7 +22,7 @@ from dinado_jax.exact.compare import VARIANTS, setting
 from dinado_jax.exact.measure import evaluate_sequences, measure
 from dinado_jax.exact.table import Table
 from dinado_jax.exact.world import Optimum, World, prefix_numbers
-from dinado_jax.objectives.control import Published
+from dinado_jax.objectives.published import Published, PublishedBatch
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -275,16 +276,16 @@ def test_the_published_loss_has_the_optimum_alone(variant):
     label = rng.uniform(0.01, 0.99, len(world.rows))
     optimum = Optimum.of(world, one.optimum.log_p, np.float32(label))
     chosen = np.repeat(np.arange(len(world.rows)), rng.integers(1, 5, len(world.rows)))
-    rows = {
-        "tokens": world.rows.tokens[chosen],
-        "prompt_length": world.rows.prompt_length[chosen],
-        "length": world.rows.length[chosen],
-        "label": np.float32(label[chosen]),
-    }
-    objective = Published(one.control)
+    rows = PublishedBatch(
+        **vars(take(world.rows, chosen)),
+        label=np.float32(label[chosen]),
+        suffix=np.ones((len(chosen), world.length), np.float32),
+        bellman=np.ones(len(chosen), np.float32),
+    )
+    objective = Published(SHORT)
 
     def loss(params):
-        terms = objective.terms(params, one.base_params, rows).values()
+        terms = objective.terms(one.control, params, one.base_params, rows).values()
         return sum(term.coefficient * term.sum / term.weight for term in terms)
 
     adam = optax.adam(optax.exponential_decay(0.3, 300, 0.4))

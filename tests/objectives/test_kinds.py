@@ -8,33 +8,33 @@ import numpy as np
 import pytest
 from support import tiny, world
 
-from dinado_jax.objectives.control import (
-    Disentangled,
-    Published,
-    Warmup,
-    direction,
-    divergence,
-    regression,
-)
+from dinado_jax.config.schema import Train
+from dinado_jax.objectives.draws import LabeledBatch, NormBatch
+from dinado_jax.objectives.halved import Halved, Halves
+from dinado_jax.objectives.published import PublishedBatch
+from dinado_jax.objectives.ratio import RatioBatch
+from dinado_jax.objectives.regression import TargetBatch
+from dinado_jax.objectives.table import OBJECTIVES
+from dinado_jax.objectives.warmup import Warmup
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 LAMBDA = 0.7
-CASES = {
-    **{f"published {kind}": (Published, kind, ()) for kind in world.DISTINCT},
-    "likelihood detached nado": (Disentangled, "nado", (direction, True)),
-    "likelihood detached soft": (Disentangled, "soft-low_rank", (direction, True)),
-    "likelihood soft": (Disentangled, "soft-small", (direction, False)),
-    "likelihood clamped": (Disentangled, "clamped-merge", (direction, False)),
-    "likelihood detached projected": (Disentangled, "projected-nado", (direction, True)),
-    "ratio merge": (Disentangled, "merge", (divergence, False)),
-    "ratio detached projected": (Disentangled, "projected-soft", (divergence, True)),
-    "regression detached soft": (Disentangled, "soft-small", (regression, True)),
-    "regression detached clamped": (Disentangled, "clamped-soft", (regression, True)),
-    "regression projected": (Disentangled, "projected-merge", (regression, False)),
-    "labels nado": (Disentangled, "nado", (None, False)),
-    "labels projected": (Disentangled, "projected-merge", (None, False)),
-    "warm-up projected": (Warmup, "projected-merge", ()),
+CASES = {  # objective, kind of control, train.detach
+    **{f"published {kind}": ("published", kind, False) for kind in world.DISTINCT},
+    "matching detached nado": ("matching", "nado", True),
+    "matching detached soft": ("matching", "soft-low_rank", True),
+    "matching soft": ("matching", "soft-small", False),
+    "matching clamped": ("matching", "clamped-merge", False),
+    "matching detached projected": ("matching", "projected-nado", True),
+    "ratio merge": ("ratio", "merge", False),
+    "ratio detached projected": ("ratio", "projected-soft", True),
+    "regression detached soft": ("regression", "soft-small", True),
+    "regression detached clamped": ("regression", "clamped-soft", True),
+    "regression projected": ("regression", "projected-merge", False),
+    "prefixes nado": ("prefixes", "nado", False),
+    "prefixes projected": ("prefixes", "projected-merge", False),
+    "warm-up projected": ("warmup", "projected-merge", False),
 }
 cases = pytest.mark.parametrize("case", CASES)
 # Targets of many tokens, of one, an eos alone after the prompt, no target, and a row of one token.
@@ -44,57 +44,72 @@ B, WIDTH = len(STARTS), 8
 
 
 def objective(case):
-    which, kind, given = CASES[case]
-    if which is Warmup:
-        return Warmup(world.control(kind))
-    return which(world.control(kind), LAMBDA, *given)
+    name, _, detach = CASES[case]
+    return (OBJECTIVES | {"warmup": Warmup})[name](Train(detach=detach))
 
 
 def rows(label, seed=0):
     tokens = np.random.default_rng(seed).integers(0, world.V, (B, WIDTH)).astype(np.int32)
     tokens[4, 1] = world.EOS
-    out = {"tokens": tokens, "prompt_length": np.int32(STARTS), "length": np.int32(ENDS)}
-    suffix = np.random.default_rng(1).gamma(2, 1, (B, WIDTH - 1)).astype(np.float32)
-    return out | {"label": np.float32(label), "suffix": suffix}
+    return LabeledBatch(
+        tokens=tokens,
+        prompt_length=np.int32(STARTS),
+        length=np.int32(ENDS),
+        label=np.float32(label),
+    )
 
 
 def batch(case, label):
-    part = rows(label)
-    if CASES[case][0] is not Disentangled:
+    name, part = CASES[case][0], rows(label)
+    if name == "warmup":
         return part
-    rate = np.float32([0.2, 0.01, 0.9, 0.5, 0, 1])
-    norm = {**part, "shift": np.full(B, 1.5, np.float32), "rate": rate}
-    proposal = np.float32([-9, -5, -1, 0, np.inf, 0])
-    share = np.float32([1, 0, 2, 0.5, 1, 0])
+    suffix = np.random.default_rng(1).gamma(2, 1, (B, WIDTH - 1)).astype(np.float32)
+    given = {**vars(part), "suffix": suffix, "bellman": np.full(B, LAMBDA, np.float32)}
+    if name == "published":
+        return PublishedBatch(**given)
+    rate, shift = np.float32([0.2, 0.01, 0.9, 0.5, 0, 1]), np.full(B, 1.5, np.float32)
+    norm = NormBatch(**given, rate=rate, shift=shift)
+    if name == "prefixes":
+        return norm
     part = rows(np.maximum(label, 0.2), seed=2)
-    return {
-        "norm": norm,
-        "direction": {**part, "share": share, "log_proposal": proposal, "target": TARGET},
-    }
+    if name == "regression":
+        part = TargetBatch(**vars(part), target=TARGET)
+    if name == "ratio":
+        given = {field: value for field, value in vars(part).items() if field != "label"}
+        part = RatioBatch(
+            **given,
+            optimal_ratio=np.float32([1, 0, 2, 0.5, 1, 0]),
+            log_proposal=np.float32([-9, -5, -1, 0, np.inf, 0]),
+        )
+    return Halves(direction=part, norm=norm)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def value_and_gradient(objective, params, frozen, batch):
-    """Of the loss, and the loss with what `detach` holds still taken from `frozen`."""
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def value_and_gradient(objective, control, params, frozen, batch):
+    """Of the loss, and the loss with what `detach` makes constant taken from `frozen`."""
 
     def loss(params):
-        terms = objective.terms(params, world.base_params(), batch)
+        terms = objective.terms(control, params, world.base_params(), batch)
         parts = {name: term.coefficient * term.sum for name, term in terms.items()}
         return sum(parts.values()), parts
 
     gradient, moving = jax.grad(loss, has_aux=True)(params)
-    if getattr(objective, "detach", False) and not objective.control.entangled:
+    if isinstance(objective, Halved) and objective.train.detach and not control.entangled:
         _, still = loss({**params, "direction": frozen["direction"]})
-        moving = {**still, **{k: v for k, v in moving.items() if k == "direction"}}
+        moving = {**still, "direction": moving["direction"]}
     return sum(moving.values()), gradient
+
+
+def loss_of(case):
+    return functools.partial(value_and_gradient, objective(case), world.control(CASES[case][1]))
 
 
 @cases
 def test_gradients_against_finite_differences(case):
     """Along random directions through all parameters at once."""
-    of, params = objective(case), world.params(CASES[case][1], 0.2)
+    of, params = loss_of(case), world.params(CASES[case][1], 0.2)
     given = batch(case, [1, 0, 0.5, 1, 1, 0])
-    _, gradient = value_and_gradient(of, params, params, given)
+    _, gradient = of(params, params, given)
     leaves, structure = jax.tree.flatten(params)
     slopes = [np.float64(leaf) for leaf in jax.tree.leaves(gradient)]
     norm = np.sqrt(sum((slope**2).sum() for slope in slopes))
@@ -109,7 +124,7 @@ def test_gradients_against_finite_differences(case):
 
         def at(sign, tangent=tangent):
             moved = [np.float32(x + sign * dx) for x, dx in zip(leaves, tangent)]
-            value, _ = value_and_gradient(of, jax.tree.unflatten(structure, moved), params, given)
+            value, _ = of(jax.tree.unflatten(structure, moved), params, given)
             return float(value)
 
         slope = sum((x * dx).sum() for x, dx in zip(slopes, tangent))
@@ -130,25 +145,21 @@ def hard_params(kind):
 
 @cases
 def test_nothing_is_ever_nan_or_infinite(case):
-    kind = CASES[case][1]
-    for params in hard_params(kind):
+    for params in hard_params(CASES[case][1]):
         for label in (np.zeros(B), np.ones(B)):
-            out = value_and_gradient(objective(case), params, params, batch(case, label))
-            chex.assert_tree_all_finite(out)
+            chex.assert_tree_all_finite(loss_of(case)(params, params, batch(case, label)))
 
 
 @pytest.mark.parametrize("kind", world.DISTINCT)
 def test_published_is_at_rest_where_r_is_right(kind):
-    """An oracle that says one number to every text: R* is that number everywhere, q* = p."""
+    """An oracle that gives every text the same number: R* is that number everywhere, q* = p."""
     rate = 0.5 if kind == "nado" else tiny.SUCCESS_RATE
     case, params = f"published {kind}", world.fresh(kind)
+    given = batch(case, np.full(B, rate))
     # The row without a target has no R to be right.
-    given = rows(np.full(B, rate))
-    given["length"] = np.maximum(given["length"], given["prompt_length"] + 1)
-    _, gradient = value_and_gradient(objective(case), params, params, given)
+    given = given.replace(length=np.maximum(given.length, given.prompt_length + 1))
+    _, gradient = loss_of(case)(params, params, given)
     for leaf in jax.tree.leaves(gradient):
         np.testing.assert_allclose(leaf, np.zeros_like(leaf), atol=2e-5)
-    _, other = value_and_gradient(
-        objective(case), params, params, {**given, "label": 0 * given["label"]}
-    )
+    _, other = loss_of(case)(params, params, given.replace(label=0 * given.label))
     assert max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(other)) > 0.05

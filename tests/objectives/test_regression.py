@@ -1,6 +1,5 @@
-"""Regression of log q on its value at the optimum: targets, rates, forces, all by hand."""
+"""Regression of log q on its value at the optimum: rows and forces by hand."""
 
-import dataclasses
 import functools
 
 import jax
@@ -8,21 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import tiny
+from support.rows import of_probabilities
 
 from dinado_jax.config.schema import Train
-from dinado_jax.data.batching import _STEPS_SHARED
 from dinado_jax.exact.compare import setting
 from dinado_jax.exact.learn import judged
 from dinado_jax.exact.world import Optimum, World
-from dinado_jax.objectives import batches
-from dinado_jax.objectives.control import Disentangled, regression
+from dinado_jax.objectives.regression import RowRegression, regression
 from dinado_jax.rollouts.arrays import Rollouts
-from dinado_jax.rollouts.weighting import log_mixture_weight, success_rate_per_prompt
+from dinado_jax.rollouts.weighting import success_rate_per_prompt
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 WORLD = World(vocabulary=3, length=3, rarity=0.15, ends=True)
 TRAIN = Train(batch=16, margin=3.0, weights="none")
+LOSS = RowRegression(TRAIN.margin)
 
 
 @functools.cache
@@ -30,133 +29,42 @@ def case():
     return setting("ends", WORLD, "merge", 0)
 
 
-def rollouts(log_base, log_proposal, label, prompt_id=None) -> Rollouts:
-    """Rows of one token each, told apart by their lengths."""
-    count = len(label)
-    return Rollouts(
-        tokens=np.zeros((count, count + 2), np.int32),
-        prompt_length=np.ones(count, np.int32),
-        length=np.arange(2, count + 2, dtype=np.int32),
-        label=np.float32(label),
-        log_base=np.float32(log_base),
-        log_proposal=np.float32(log_proposal),
-        log_prefix=np.zeros((count, count + 1), np.float32),
-        prompt_id=np.zeros(count, np.int32) if prompt_id is None else np.int32(prompt_id),
-        finished=np.ones(count, bool),
-    )
-
-
 def drawn(rows, weight, train):
-    """The direction's half of the batches of as many steps as share their rows out by length."""
-    batch_at = batches.regression(rows, weight, train, 0)
-    parts = [batch_at(step)["direction"] for step in range(_STEPS_SHARED)]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    """The direction's half of the batches of the ten steps that share their draws."""
+    batch_at = regression(train).batches(rows, weight, 0)
+    parts = [batch_at(step).direction for step in range(10)]
+    return jax.tree.map(lambda *columns: np.concatenate(columns), *parts)
 
 
-# Weights and rates
-
-
-def test_the_weight_of_a_mixture():
-    log_ratio = np.log([[3.0, 1.0, 1e-30]])
-    wanted = -np.log([[0.25 + 0.75 * 3, 1.0, 0.25]])
-    np.testing.assert_allclose(log_mixture_weight(log_ratio, 0.25), wanted, rtol=1e-6)
-    np.testing.assert_allclose(
-        log_mixture_weight(log_ratio[:, :2], 0.0), -log_ratio[:, :2], atol=1e-7
-    )
-    np.testing.assert_allclose(log_mixture_weight(log_ratio, 1.0), np.zeros((1, 3)), atol=1e-7)
-    extreme = log_mixture_weight(np.array([1e4, -1e4]), 0.5)
-    np.testing.assert_allclose(extreme, [-700 + np.log(2), np.log(2)], rtol=1e-6)
-    assert extreme.dtype == np.float32
-
-
-def test_rates_by_hand():
-    """Two prompts and a reference; (p / d) C is 1/2, 0 and 1/4, 1/4: rates towards 1/4."""
-    rows = rollouts(
-        log_base=np.log([0.1, 0.2, 0.1, 0.1, 0.5]),
-        log_proposal=[*np.log([0.2, 0.1, 0.4, 0.4]), np.nan],
-        label=[1, 0, 1, 1, 1],
-        prompt_id=[7, 7, 3, 3, 3],
-    )
-    rates = success_rate_per_prompt(rows)
-    np.testing.assert_allclose(rates, np.full(5, 0.25), rtol=1e-6)
-    rows.label[0] = 0
-    pooled = 0.5 / 4
-    few, many = 8 * pooled / 10, (0.5 + 8 * pooled) / 10
-    np.testing.assert_allclose(
-        success_rate_per_prompt(rows), [few, few, many, many, many], rtol=1e-6
-    )
-    rows.label[:] = 0
-    np.testing.assert_allclose(success_rate_per_prompt(rows), np.full(5, 1e-6))
-
-
-@pytest.mark.parametrize("proposal", ["p", "q", "mixture"])
-def test_rates_are_unbiased_whatever_was_drawn(proposal):
-    """Over every pair of rows, one of each of two prompts, by their probability."""
-    optimum = case().optimum
-    p = np.exp(optimum.log_p)
-    q = p * np.where(optimum.label > 0, 3.0, 0.5)
-    d = {"p": p, "q": q, "mixture": 0.5 * p + 0.5 * q / q.sum()}[proposal]
-    d = d / d.sum()
-    mean = np.zeros(2)
-    for first in range(len(d)):
-        for second in range(len(d)):
-            pair = [first, second]
-            rows = rollouts(np.log(p[pair]), np.log(d[pair]), optimum.label[pair], [0, 1])
-            mean += d[first] * d[second] * success_rate_per_prompt(rows)
-    np.testing.assert_allclose(mean, np.full(2, optimum.rate), rtol=1e-4)
-
-
-# Batches
+# Rows
 
 
 def test_batches_hold_what_the_optimum_says_of_every_row():
     """The third row is a reference: left out at weight 0, three times as often at weight 3."""
     log_proposal = np.log([0.2, 0.1, np.nan, 0.8])
-    rows = rollouts(np.log([0.1, 0.2, 0.1, 0.4]), log_proposal, [1, 0, 1, 0.5], [0, 0, 1, 1])
+    rows = of_probabilities(
+        np.log([0.1, 0.2, 0.1, 0.4]), log_proposal, [1, 0, 1, 0.5], [0, 0, 1, 1]
+    )
     weight = np.float32([0.2, 0.5, 0, 1.7])
-    batch = batches.regression(rows, weight, TRAIN, 0)(0)
-    assert set(batch) == {"direction", "norm"}
-    assert len(batch["direction"]["label"]) == len(batch["norm"]["label"]) == 8
+    batch = regression(TRAIN).batches(rows, weight, 0)(0)
+    assert len(batch.direction.label) == len(batch.norm.label) == 8
     pooled = (0.5 + 0.25) / 3
     own, other = (0.5 + 8 * pooled) / 10, (0.25 + 8 * pooled) / 9
     rates = np.array([own, own, other, other])
-    np.testing.assert_allclose(batch["norm"]["rate"], rates[batch["norm"]["length"] - 2], rtol=1e-5)
+    np.testing.assert_allclose(batch.norm.rate, rates[batch.norm.length - 2], rtol=1e-5)
     least = np.exp(-3.0)
     rates = rates * (1 - least) + least
     target = np.log([0.1, 0.2, 0.1, 0.4]) + np.log([1, least, 1, 0.5]) - np.log(rates)
     part = drawn(rows, weight, TRAIN)
-    index = part["length"] - 2
+    index = part.length - 2
     assert set(index) == {0, 1, 3}
-    np.testing.assert_allclose(part["target"], target[index], rtol=1e-5)
-    np.testing.assert_array_equal(part["label"], rows.label[index])
-    index = drawn(rows, np.float32([0.2, 0.5, 3, 1.7]), TRAIN)["length"] - 2
+    np.testing.assert_allclose(part.target, target[index], rtol=1e-5)
+    np.testing.assert_array_equal(part.label, rows.label[index])
+    index = drawn(rows, np.float32([0.2, 0.5, 3, 1.7]), TRAIN).length - 2
     assert (index == 2).mean() == pytest.approx(0.5, abs=0.02)
     np.testing.assert_allclose(
-        drawn(rows, np.float32([1, 1, 3, 1]), TRAIN)["target"], target[index], rtol=1e-5
+        drawn(rows, np.float32([1, 1, 3, 1]), TRAIN).target, target[index], rtol=1e-5
     )
-
-
-def test_the_rates_of_prompts_are_learned_without_selection():
-    """Rows drawn by label come from lucky prompts more often; their weights undo it."""
-    count = 1600
-    label = np.random.default_rng(0).random(count) < 0.1
-    rows = rollouts(np.zeros(count), np.zeros(count), label, np.repeat(np.arange(count // 4), 4))
-    narrow = {"tokens": rows.tokens[:, :2], "log_prefix": rows.log_prefix[:, :1]}
-    rows = dataclasses.replace(rows, **narrow, length=np.full(count, 2, np.int32))
-    batch_at = batches.regression(rows, np.ones(count), Train(batch=8000), 0)
-    steps = [batch_at(step) for step in range(_STEPS_SHARED)]
-    batch = jax.tree.map(lambda *parts: np.concatenate(parts), *steps)
-    hard = dataclasses.replace(case().control, form="clamped")
-    terms = Disentangled(hard, direction=regression).terms(fresh(), case().base_params, batch)
-    assert set(terms) == {"direction", "rate"}
-    value, rate = (
-        0.3,
-        success_rate_per_prompt(rows),
-    )  # under fresh parameters every prefix has this value
-    entropy = -(rate * np.log(value) + (1 - rate) * np.log1p(-value))
-    found = float(terms["rate"].sum / terms["rate"].weight)
-    assert found == pytest.approx(entropy.mean(), rel=2e-3)
-    assert batch["norm"]["rate"].mean() > 1.05 * rate.mean()
 
 
 # Forces
@@ -175,9 +83,9 @@ def every_row(margin):
     )
     train = Train(batch=4 * len(index), margin=margin, weights="none")
     part = drawn(rows, np.ones(len(index)), train)
-    _, first = np.unique(WORLD.index(part["tokens"]), return_index=True)
+    _, first = np.unique(WORLD.index(part.tokens), return_index=True)
     assert len(first) == len(index)
-    return {name: column[first] for name, column in part.items()}
+    return jax.tree.map(lambda column: column[first], part)
 
 
 def at_optimum(margin):
@@ -196,7 +104,7 @@ def fresh():
 
 @jax.jit
 def value(params, batch):
-    term = regression(case().control, case().base_params, params, batch)
+    term = LOSS.term(case().control, params, case().base_params, batch)
     return term.sum
 
 
@@ -223,7 +131,7 @@ def test_no_row_pushes_a_q_that_is_right(margin):
 def test_failures_below_their_target_are_let_be():
     batch, params = every_row(1.0), at_optimum(6.0)
     pushed = np.abs(forces(params, batch)).max((1, 2))
-    failed = batch["label"] == 0
+    failed = batch.label == 0
     assert failed.any() and not pushed[failed].any() and (pushed[~failed] > 0.01).all()
 
 
@@ -233,12 +141,12 @@ def test_the_loss_by_hand():
     log_q = np.float64(WORLD.tables() + params["direction"])
     log_q -= np.log(np.exp(log_q).sum(0))
     tokens = WORLD.rows.tokens[:, 1:]
-    error = np.where(WORLD.inside, log_q[tokens, WORLD.prefix], 0).sum(1) - batch["target"]
-    error = np.where(batch["label"] > 0, error, np.maximum(error, 0))
+    error = np.where(WORLD.inside, log_q[tokens, WORLD.prefix], 0).sum(1) - batch.target
+    error = np.where(batch.label > 0, error, np.maximum(error, 0))
     size = np.abs(error)
     assert (size > 1.5).any() and ((size > 0) & (size < 1.5)).any() and (size == 0).any()
     wanted = np.where(size <= 1.5, size**2 / 2, 1.5 * (size - 0.75)).sum()
-    term = regression(case().control, case().base_params, params, batch)
+    term = LOSS.term(case().control, params, case().base_params, batch)
     assert float(term.sum) == pytest.approx(wanted, rel=1e-5)
     assert float(term.weight) == len(size)
 

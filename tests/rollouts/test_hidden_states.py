@@ -8,10 +8,11 @@ import pytest
 from support import tiny, world
 
 from dinado_jax.config.schema import Parallel
+from dinado_jax.data.batch import Batch
 from dinado_jax.data.sequences import Sequences
 from dinado_jax.distributed.partitioning import make_plan
 from dinado_jax.language_model import Base
-from dinado_jax.objectives import batches
+from dinado_jax.objectives.halved import Halves
 from dinado_jax.rollouts import hidden_states as states
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -23,7 +24,7 @@ PLAN = make_plan(Parallel(devices=1))
 def rows(seed, count=5):
     length = np.random.default_rng(seed).integers(3, 12, count)
     drawn = tiny.batch([2] * count, length, seed=seed)
-    return Sequences(drawn["tokens"], drawn["prompt_length"], drawn["length"])
+    return Sequences(drawn.tokens, drawn.prompt_length, drawn.length)
 
 
 def hidden(part):
@@ -47,13 +48,18 @@ def test_states_are_those_of_a_forward_pass(kept):
     np.testing.assert_allclose(found.take(index, 12), wanted, rtol=0, atol=1e-5)
 
 
-def test_a_file_is_made_once(tmp_path, kept, monkeypatch):
+def test_a_file_is_made_once(tmp_path, kept):
     found, parts = kept
-    monkeypatch.setattr(states, "_made", None)
+
+    def files():
+        return {path.name: path.stat().st_ino for path in tmp_path.iterdir()}
+
+    before = files()
     again = states.base_states(tmp_path, BASE, parts[0], "float32", 4, PLAN)
     np.testing.assert_array_equal(again.values[0], found.values[0])
-    with pytest.raises(TypeError):  # other rows, other file
-        states.base_states(tmp_path, BASE, rows(2), "float32", 4, PLAN)
+    assert files() == before
+    states.base_states(tmp_path, BASE, rows(2), "float32", 4, PLAN)
+    assert len(files().keys() - before.keys()) == 2  # a file of its own and its digest
 
 
 def test_bfloat16_takes_half_the_bytes_and_rounds_to_8_bits(tmp_path, kept):
@@ -67,16 +73,16 @@ def test_bfloat16_takes_half_the_bytes_and_rounds_to_8_bits(tmp_path, kept):
 
 
 def test_an_interrupted_file_is_not_taken_for_a_whole_one(tmp_path, monkeypatch):
-    calls, compute = [], states._hidden
+    calls, take = [], states.take
 
     def interrupted(*args):
         calls.append(None)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return compute(*args)
+        return take(*args)
 
     with monkeypatch.context() as patched:
-        patched.setattr(states, "_hidden", interrupted)
+        patched.setattr(states, "take", interrupted)
         with pytest.raises(KeyboardInterrupt):
             states.base_states(tmp_path, BASE, rows(0), "float32", 4, PLAN)
     found = states.base_states(tmp_path, BASE, rows(0), "float32", 4, PLAN)
@@ -85,23 +91,32 @@ def test_an_interrupted_file_is_not_taken_for_a_whole_one(tmp_path, monkeypatch)
     )
 
 
-def test_every_part_of_a_batch_gets_its_rows_states(kept):
+def test_the_named_parts_of_a_batch_get_the_states_of_their_rows(kept):
     found, _ = kept
-    part = {"tokens": np.zeros((2, 8), np.int32), "number": np.array([3, 9])}
-    both = {"direction": part, "norm": part}
-    for given in batches.with_states(lambda step: both, found)(0).values():
-        np.testing.assert_array_equal(given["states"], found.take(part["number"], 8))
-    some = batches.with_states(lambda step: both, found, without="direction")(0)
-    assert "states" in some["norm"] and "states" not in some["direction"]
+    rows = tiny.batch([2, 2], [8, 5], width=8).replace(row=np.array([3, 9]))
+    wanted = found.take(rows.row, 8)
+    both = Halves(direction=rows, norm=rows)
+    filled = states.with_states(lambda step: both, found, ("direction", "norm"))(0)
+    np.testing.assert_array_equal(filled.direction.states, wanted)
+    np.testing.assert_array_equal(filled.norm.states, wanted)
+    some = states.with_states(lambda step: both, found, ("norm",))(0)
+    assert some.direction.states is None
+    np.testing.assert_array_equal(some.norm.states, wanted)
+    whole = states.with_states(lambda step: rows, found, ("",))(0)
+    np.testing.assert_array_equal(whole.states, wanted)
+    assert states.with_states(lambda step: rows, found, ())(0).states is None
 
 
 @pytest.mark.parametrize("kind", ["nado", "soft-small", "merge"])
 def test_the_trunk_is_skipped_and_nothing_else_changes(kind):
     """Values and gradients are the same; the trunk's parameters are not read."""
     control, params, base = world.control(kind), world.params(kind), world.base_params()
-    batch = {"tokens": jnp.asarray(np.random.default_rng(0).integers(0, world.V, (4, 6)))}
-    batch |= {"prompt_length": jnp.full(4, 2), "length": jnp.full(4, 6)}
-    out = jax.jit(world.MODEL.apply)({"params": base}, batch["tokens"])
+    batch = Batch(
+        tokens=np.random.default_rng(0).integers(0, world.V, (4, 6)).astype(np.int32),
+        prompt_length=np.full(4, 2, np.int32),
+        length=np.full(4, 6, np.int32),
+    )
+    out = jax.jit(world.MODEL.apply)({"params": base}, batch.tokens)
 
     def loss(params, base, batch):
         values = control.values(base, params, batch)
@@ -113,7 +128,7 @@ def test_the_trunk_is_skipped_and_nothing_else_changes(kind):
     if kind != "merge":  # a merge is the base's own trunk
         poisoned = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), base)
         poisoned = {**poisoned, "wte": base["wte"]}
-    found = gradient(params, poisoned, {**batch, "states": out.hidden})
+    found = gradient(params, poisoned, batch.replace(states=out.hidden))
     # The biases of keys have a gradient of 0 beside others of 60: what is left there is rounding.
     chex.assert_trees_all_close(found, wanted, rtol=1e-4, atol=5e-5)
 

@@ -10,7 +10,9 @@ from dinado_jax.config.schema import Delta
 from dinado_jax.controls.control import Control
 from dinado_jax.controls.merge import Merge
 from dinado_jax.controls.norm import MLP
+from dinado_jax.data.batch import Batch
 from dinado_jax.models.gpt2 import GPT2, GPT2Config, init_params
+from dinado_jax.objectives.draws import LabeledBatch
 
 VOCABULARY = 41
 EVERYTHING = Delta(
@@ -55,15 +57,14 @@ def random_params(delta: Delta = EVERYTHING, scale: float = 0.2) -> dict:
     return noisy(fresh_params(delta), scale)
 
 
-def batch(prompt_length, length, *, label=None, width: int = 12, seed: int = 0) -> dict:
-    """Random rows of the given lengths, right-padded with 0, the eos of nobody."""
+def batch(prompt_length, length, *, label=None, width: int = 12, seed: int = 0) -> Batch:
+    """Random rows of the given lengths, right-padded with 0, the eos of nobody; with labels a
+    `LabeledBatch`."""
     rng = np.random.default_rng(seed)
     length = np.array(length, np.int32)
     tokens = rng.integers(1, VOCABULARY, (len(length), width)).astype(np.int32)
     tokens[np.arange(width) >= length[:, None]] = 0
-    out = {
-        "tokens": tokens,
-        "prompt_length": np.array(prompt_length, np.int32),
-        "length": length,
-    }
-    return out if label is None else out | {"label": np.array(label, np.float32)}
+    rows = Batch(tokens=tokens, prompt_length=np.array(prompt_length, np.int32), length=length)
+    if label is None:
+        return rows
+    return LabeledBatch(**vars(rows), label=np.array(label, np.float32))

@@ -1,6 +1,7 @@
 """Twenty training steps on rows of very unequal lengths, under any plan; a script of its own for
 several processes: `python twenty_steps.py OUT MODE:FSDP ...`."""
 
+import functools
 import sys
 from pathlib import Path
 
@@ -8,15 +9,17 @@ import jax
 import numpy as np
 import optax
 
-from dinado_jax.config.schema import Delta, Optim, Parallel
+from dinado_jax.config.schema import Delta, Optim, Parallel, Train
 from dinado_jax.controls.control import Control
 from dinado_jax.controls.merge import Merge
 from dinado_jax.controls.norm import MLP
 from dinado_jax.distributed.partitioning import make_plan
 from dinado_jax.distributed.processes import connect, is_main
 from dinado_jax.models.gpt2 import GPT2, GPT2Config, init_params
-from dinado_jax.objectives.control import Disentangled
+from dinado_jax.objectives.draws import NormBatch
+from dinado_jax.objectives.halved import Halves
 from dinado_jax.objectives.sft import likelihood
+from dinado_jax.objectives.table import OBJECTIVES
 from dinado_jax.training.loop import init_state, make_step, split_micro_batches
 from dinado_jax.training.optimizer import optimizer
 
@@ -27,17 +30,19 @@ DELTA = Delta(rank=8, low_rank=(r"h_\d/(attn|mlp)/c_\w+/kernel",), full=(r"ln_f/
 CONTROL = Control(MODEL, Merge(MODEL, DELTA), MLP(32))
 
 
-def _rows(step: int, part: int) -> dict:
+def _rows(step: int, part: int) -> NormBatch:
     rng = np.random.default_rng((step, part))
     length = np.sort(rng.integers(3, WIDTH + 1, ROWS)).astype(np.int32)
-    return {
-        "tokens": rng.integers(0, 300, (ROWS, WIDTH)).astype(np.int32),
-        "prompt_length": np.full(ROWS, 2, np.int32),
-        "length": length,
-        "label": rng.integers(0, 2, ROWS).astype(np.float32),
-        "shift": np.zeros(ROWS, np.float32),
-        "suffix": rng.random((ROWS, WIDTH - 1), np.float32),
-    }
+    return NormBatch(
+        tokens=rng.integers(0, 300, (ROWS, WIDTH)).astype(np.int32),
+        prompt_length=np.full(ROWS, 2, np.int32),
+        length=length,
+        label=rng.integers(0, 2, ROWS).astype(np.float32),
+        shift=np.zeros(ROWS, np.float32),
+        suffix=rng.random((ROWS, WIDTH - 1), np.float32),
+        rate=np.zeros(ROWS, np.float32),
+        bellman=np.full(ROWS, 0.5, np.float32),
+    )
 
 
 def _sft():
@@ -52,10 +57,11 @@ def _control():
     params = CONTROL.init(jax.random.key(1), base, 0.3)
 
     def batch(step, part):
-        return {"direction": _rows(step, part), "norm": _rows(step, part + 1)}
+        return Halves(direction=_rows(step, part), norm=_rows(step, part + 1))
 
     transform = optimizer(Optim(learning_rate=3e-3, warmup=2), STEPS)
-    return Disentangled(CONTROL, 0.5).terms, transform, params, base, batch
+    terms = functools.partial(OBJECTIVES["matching"](Train()).terms, CONTROL)
+    return terms, transform, params, base, batch
 
 
 def run(*halves: Parallel, accumulate: int = 1) -> dict[str, np.ndarray]:

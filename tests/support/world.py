@@ -14,6 +14,7 @@ from scipy.stats import chi2
 from dinado_jax.config import schema
 from dinado_jax.controls.control import Control
 from dinado_jax.controls.make import make_control
+from dinado_jax.data.batch import Batch
 from dinado_jax.models.gpt2 import GPT2, GPT2Config, init_params
 from support import tiny
 
@@ -58,16 +59,16 @@ def params(kind: str, scale: float = 0.3, seed: int = 0) -> dict:
     return tiny.noisy(fresh(kind), scale, seed)
 
 
-def batch(prompt) -> dict:
+def batch(prompt) -> Batch:
     """Every continuation of a prompt."""
     rows, end = len(CONTINUATIONS), len(prompt) + N
     tokens = np.zeros((rows, WIDTH), np.int32)
     tokens[:, : len(prompt)], tokens[:, len(prompt) : end] = prompt, CONTINUATIONS
-    return {
-        "tokens": tokens,
-        "prompt_length": np.full(rows, len(prompt), np.int32),
-        "length": np.full(rows, end, np.int32),
-    }
+    return Batch(
+        tokens=tokens,
+        prompt_length=np.full(rows, len(prompt), np.int32),
+        length=np.full(rows, end, np.int32),
+    )
 
 
 def targets(prompt) -> slice:
@@ -94,7 +95,7 @@ def _logits(control, base_params, params, tokens):
 def exact(control, base_params, params, prompt):
     """(log p [rows, N, V], log V [rows, N], log R of each next token [rows, N, V]) in float64 from
     the formulas of the method, one full pass and no cache."""
-    given = _logits(control, base_params, params, batch(prompt)["tokens"])
+    given = _logits(control, base_params, params, batch(prompt).tokens)
     given = (None if x is None else np.float64(x)[:, targets(prompt)] for x in given)
     base, own, beta = given
     p = np.exp(log_softmax(base))

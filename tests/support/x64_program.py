@@ -1,6 +1,7 @@
 """Computes with JAX's default precision, or with JAX_ENABLE_X64=1: samples, beams, scores, training
 steps, and the control of a table. Prints one JSON line."""
 
+import functools
 import json
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import optax
 
 from dinado_jax.config.schema import Train
+from dinado_jax.data.batching import take
 from dinado_jax.data.sequences import sequences
 from dinado_jax.decoding.beam import Beam, beam_prompts
 from dinado_jax.decoding.methods import Method
@@ -17,7 +19,10 @@ from dinado_jax.exact.table import table_control
 from dinado_jax.exact.world import World
 from dinado_jax.language_model import Base, Controlled
 from dinado_jax.models.gpt2 import init_params
-from dinado_jax.objectives.control import make_objective
+from dinado_jax.objectives.draws import NormBatch
+from dinado_jax.objectives.halved import Halves
+from dinado_jax.objectives.regression import TargetBatch
+from dinado_jax.objectives.table import OBJECTIVES
 from dinado_jax.training.loop import init_state, make_step, split_micro_batches
 from support import world
 
@@ -46,23 +51,30 @@ for name, model in (("base", base), ("control", tilted)):
 beam = Beam(base.policy, world.EOS, world.N, 3, 2, 1.0, 2)
 found = beam_prompts(beam, base.variables, PROMPTS, 9)
 out["beams"], out["beams sums"] = found.tokens.tolist(), noted(found)
-part = {
-    **world.batch(PROMPTS[0]),
-    **{name: np.ones(125, np.float32) for name in ("label", "target", "rate")},
-    "shift": np.zeros(125, np.float32),
-    "suffix": np.ones((125, world.WIDTH - 1), np.float32),
-}
-terms, transform = make_objective(Train(), control, 1.0).terms, optax.adamw(1e-3)
+given, ones = vars(world.batch(PROMPTS[0])), np.ones(125, np.float32)
+halves = Halves(
+    direction=TargetBatch(**given, label=ones, target=ones),
+    norm=NormBatch(
+        **given,
+        label=ones,
+        shift=0 * ones,
+        suffix=np.ones((125, world.WIDTH - 1), np.float32),
+        rate=ones,
+        bellman=ones,
+    ),
+)
+terms, transform = (
+    functools.partial(OBJECTIVES["regression"](Train()).terms, control),
+    optax.adamw(1e-3),
+)
 state = init_state(jax.tree.map(np.asarray, params), transform)
-batch = split_micro_batches({"direction": part, "norm": part}, 1)
-state, metrics = make_step(terms, transform)(state, base.params, batch)
+state, metrics = make_step(terms, transform)(state, base.params, split_micro_batches(halves, 1))
 out["step"] = noted((metrics, state))
 small = World(vocabulary=3, length=2)
+every = take(small.rows, np.arange(len(small.rows)))
 tables = {"table": jax.numpy.asarray(small.tables())}
 for kind in ("nado", "merge"):
     control = table_control(small, kind, "split")
     params = control.init(jax.random.key(0), tables, 0.3)
-    batch = {"tokens": small.rows.tokens}
-    batch |= {"prompt_length": small.rows.prompt_length, "length": small.rows.length}
-    out[f"table {kind}"] = noted((params, control.values(tables, params, batch)))
+    out[f"table {kind}"] = noted((params, control.values(tables, params, every)))
 print(json.dumps({**out, "dtypes": sorted(dtypes), "wide": jax.config.jax_enable_x64}))

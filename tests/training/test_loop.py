@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 import chex
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,15 +12,17 @@ import pytest
 from support import tiny
 
 from dinado_jax.config.schema import Optim, Parallel, Run
+from dinado_jax.data.batch import Array, Batch
 from dinado_jax.distributed.partitioning import make_plan
 from dinado_jax.objectives.sft import likelihood
 from dinado_jax.objectives.terms import Term
 from dinado_jax.training.checkpoint import Checkpoints
 from dinado_jax.training.loop import (
     Diverged,
+    Loop,
+    Phase,
     init_state,
     make_step,
-    run_steps,
     split_micro_batches,
 )
 from dinado_jax.training.optimizer import optimizer
@@ -43,17 +46,24 @@ def begin(trainable, transform=SGD):
 # A problem without a model: the mean of (x - target)^2 over the rows that count.
 
 
+@flax.struct.dataclass(kw_only=True)
+class SquaresBatch(Batch):
+    target: Array  # float32 [B]
+    weight: Array  # float32 [B]
+
+
 def squares(trainable, offset, batch):
-    error = (trainable["x"] - offset - batch["target"]) ** 2
+    error = (trainable["x"] - offset - batch.target) ** 2
     cubes = jnp.abs(trainable["x"]) ** 3
     return {
-        "square": Term((batch["weight"] * error).sum(), batch["weight"].sum()),
+        "square": Term((batch.weight * error).sum(), batch.weight.sum()),
         "cube": Term(cubes, jnp.float32(1), 0.25),
     }
 
 
 def squares_batch(target=(1.0, 2.0, 3.0, 100.0), weight=(1.0, 1.0, 2.0, 0.0)):
-    return {"target": np.float32(target), "weight": np.float32(weight), "number": np.arange(4)}
+    rows = tiny.batch([1] * 4, [2] * 4, width=2).replace(row=np.arange(4))
+    return SquaresBatch(**vars(rows), target=np.float32(target), weight=np.float32(weight))
 
 
 def squares_state(transform=SGD):
@@ -89,11 +99,11 @@ def test_the_state_is_donated_and_the_base_is_not():
 
 
 def test_split_keeps_the_order_of_the_rows():
-    batch = {"tokens": np.arange(24).reshape(6, 4), "length": np.arange(6)}
+    batch = tiny.batch([1] * 6, [2, 3, 4, 5, 6, 7])
     out = split_micro_batches(batch, 3)
-    chex.assert_shape(out["tokens"], (3, 2, 4))
-    np.testing.assert_array_equal(out["length"], [[0, 1], [2, 3], [4, 5]])
-    np.testing.assert_array_equal(out["tokens"].reshape(6, 4), batch["tokens"])
+    chex.assert_shape(out.tokens, (3, 2, 12))
+    np.testing.assert_array_equal(out.length, [[2, 3], [4, 5], [6, 7]])
+    np.testing.assert_array_equal(out.tokens.reshape(6, 12), batch.tokens)
 
 
 def test_the_loss_falls():
@@ -130,19 +140,9 @@ class Bench:
         with Checkpoints(self.folder / "checkpoints") as checkpoints:
             state = checkpoints.restore(PLAN.abstract(squares_state())) or squares_state()
             log = MetricsLog(self.folder / "log.jsonl", int(state.step))
-            return run_steps(
-                "toy",
-                self.step,
-                state,
-                jnp.float32(0.0),
-                batch_at,
-                stop,
-                plan=PLAN,
-                accumulate=2,
-                run=Run(log_every=log_every, save_every=save_every),
-                checkpoints=checkpoints,
-                log=log,
-            )
+            run = Run(log_every=log_every, save_every=save_every)
+            loop = Loop(PLAN, 2, run, checkpoints, log)
+            return loop.fit(Phase("toy", self.step, batch_at, 0, stop), state, jnp.float32(0.0))
 
     def saved(self):
         with Checkpoints(self.folder / "checkpoints") as checkpoints:
