@@ -15,7 +15,8 @@ from dinado_jax.controls.recursion import FLOOR
 from dinado_jax.decoding.policy import last_token_states
 from dinado_jax.guides.tilt import Features, Start
 from dinado_jax.models.cache import Cache, allocate, scan_steps
-from dinado_jax.models.gpt2 import GPT2, logits
+from dinado_jax.models.output import logits
+from dinado_jax.models.protocol import Model
 
 if TYPE_CHECKING:
     from dinado_jax.controls.control import Control
@@ -34,17 +35,17 @@ class Guided:
     """A policy. variables: {"base": base parameters, "controls": one set of parameters each,
     "tilts": one `Tilt.numbers` each}."""
 
-    model: GPT2
+    model: Model
     controls: tuple["Control", ...]
     tilts: tuple[Features, ...]
 
     @property
     def vocab_size(self) -> int:
-        return self.model.config.vocab_size
+        return self.model.vocab_size
 
     @property
     def n_positions(self) -> int:
-        return self.model.config.n_positions
+        return self.model.context_length
 
     def prefill(self, variables, tokens, lengths, samples, steps):
         def per_row(x):
@@ -52,7 +53,7 @@ class Guided:
 
         base = self.model.apply({"params": variables["base"]}, tokens)
         state = last_token_states(base.hidden, lengths), base.vocabulary
-        scores, guides = logits(*state, self.model.config.excluded_ids), []
+        scores, guides = logits(*state, self.model.excluded_ids), []
         for control, params, tilt, numbers in self._parts(variables):
             out = control.direction.forward(variables["base"], params["direction"], base, tokens)
             own = last_token_states(out.hidden, lengths), out.vocabulary
@@ -70,7 +71,7 @@ class Guided:
         new = tokens[:, None]
         base = self.model.apply({"params": variables["base"]}, new, cache)
         state = base.hidden[:, 0], base.vocabulary
-        scores, after = logits(*state, self.model.config.excluded_ids), []
+        scores, after = logits(*state, self.model.excluded_ids), []
         for part, guide in zip(self._parts(variables), guides, strict=True):
             control, params, tilt, numbers = part
             out = control.direction.forward(

@@ -138,7 +138,7 @@ def _complained(before: str, result: OracleResult) -> str:
 def _part(base, prompts, drawn, result, ids, row, batch, mesh) -> RolloutShard:
     """One batch, scored under the base."""
     new = [tokens[:n] for tokens, n in zip(drawn.tokens, drawn.length)]
-    rows = sequences(prompts, new, base.codec.eos_id, base.model.config.n_positions)
+    rows = sequences(prompts, new, base.codec.eos_id, base.model.context_length)
     log_base = score(base.policy, base.variables, rows, batch, mesh)
     log_proposal = align_to_targets(rows, drawn.log_probs)
     return RolloutShard(
@@ -223,7 +223,7 @@ def collect_references(
     References too long for the base, and those on which the oracle fails, are left out. InputError
     if none are left.
     """
-    codec, limit, judged_by = base.codec, base.model.config.n_positions, resolve(oracle)
+    codec, limit, judged_by = base.codec, base.model.context_length, resolve(oracle)
     number = {prompt: i for i, prompt in reversed(list(enumerate(prompts)))}
     pairs = [(e.prompt, ref) for e in examples if e.prompt in number for ref in e.references]
     asked = codec.prompts([prompt for prompt, _ in pairs])

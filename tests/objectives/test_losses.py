@@ -174,7 +174,7 @@ def halved_batch(part, direction=None):
     """What `matching` and `ratio` take."""
     direction = rows([1, 1, 1, 0.25, 1, 1], seed=4) if direction is None else direction
     targets = np.float32(direction["length"] - direction["prompt_length"])
-    uniform = -targets * np.log(CONTROL.model.config.vocab_size)
+    uniform = -targets * np.log(CONTROL.model.vocab_size)
     proposal = {"share": SHARE, "log_proposal": np.float32(uniform + ABOVE_UNIFORM)}
     shift = np.full(len(part["label"]), 2.2, np.float32)
     columns = part["tokens"].shape[1] - 1
