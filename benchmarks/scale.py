@@ -33,8 +33,8 @@ from dinado_jax.controls.make import make_control
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.sampler import Sampler
 from dinado_jax.distributed.partitioning import AXES, Plan, local_mesh
-from dinado_jax.language_model import new_config
-from dinado_jax.models.gpt2 import GPT2, init_params
+from dinado_jax.models.architectures import new_model
+from dinado_jax.models.params import abstract_params
 from dinado_jax.ops import vocab
 from dinado_jax.ops.backend import compiling_for
 from dinado_jax.training.cost_estimate import training
@@ -96,8 +96,8 @@ def make_plan(settings: schema.Parallel, target: str, data: int) -> Plan:
 
 def training_step(settings: schema.Config, plan: Plan, length: int):
     """The compiled step, and what it is given: state, base, batch."""
-    model = GPT2(new_config(settings.base))
-    params = jax.eval_shape(lambda: init_params(model.config, 0))
+    model = new_model(settings.base)
+    params = abstract_params(model)
     step, state, batch = training(settings, make_control(settings, model), params, length)
     rows = NamedSharding(plan.mesh, PartitionSpec(None, AXES))
     given = plan.abstract(state), plan.abstract(params), _placed(batch, rows)
@@ -108,9 +108,9 @@ def decoding_call(settings: schema.Config, plan: Plan, length: int):
     """The compiled loop over `length` new tokens after prompts as long, one sample each, and what
     it is given: variables and a state."""
     mesh = local_mesh(plan)
-    model = GPT2(new_config(settings.base))
+    model = new_model(settings.base)
     control = make_control(settings, model)
-    params = jax.eval_shape(lambda: init_params(model.config, 0))
+    params = abstract_params(model)
     trained = jax.eval_shape(lambda: control.init(jax.random.key(0), params, 0.5))
     variables = jax.eval_shape(control.policy_variables, params, trained)
     sampler = Sampler(control.policy, Method(1.0, 0, 1.0), 0, length, mesh=mesh)
@@ -243,7 +243,7 @@ def work(settings: schema.Config, rows: int, length: int) -> dict[str, float]:
     `regression` half of them through the policy and back, half through base and policy. Over the
     vocabulary each such pass makes its logits, one with a gradient also the mean it needs.
     """
-    gpt2, rank = new_config(settings.base), settings.delta.rank
+    gpt2, rank = new_model(settings.base).config, settings.delta.rank
     D, V, width = gpt2.n_embd, gpt2.vocab_size, jnp.dtype(gpt2.dtype).itemsize
     published = settings.train.objective == "published"
     tokens = rows * length * (1 if published else 0.5)

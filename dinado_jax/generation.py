@@ -130,7 +130,7 @@ def _completions(model, prompts, prompt_ids, of, new, finished, batch) -> list[C
     """New tokens, row i of them after prompt of[i], with text and log-probabilities."""
     base, codec = model.base, model.base.codec
     prefixes = [prompt_ids[i] for i in of]
-    rows = sequences(prefixes, new, codec.eos_id, base.model.config.n_positions)
+    rows = sequences(prefixes, new, codec.eos_id, base.model.context_length)
     under_q, under_p = (
         score(which.policy, which.variables, rows, batch) for which in (model, base)
     )

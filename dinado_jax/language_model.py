@@ -1,4 +1,4 @@
-"""Language models to decode from: the base, a frozen GPT-2, and the base under controls.
+"""Language models to decode from: the base, frozen, and the base under controls.
 
 All have `base`, `policy` and `variables`, which is all that decoding needs.
 """
@@ -14,42 +14,40 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dinado_jax.adapters import lora
-from dinado_jax.config import schema
 from dinado_jax.controls.control import Control
+from dinado_jax.controls.merge import Merge
 from dinado_jax.decoding.policy import ModelPolicy, Policy
 from dinado_jax.errors import InputError, quote
 from dinado_jax.guides.guided import Guided
 from dinado_jax.guides.protocol import Guide
 from dinado_jax.guides.tilt import NEUTRAL, Tilt
-from dinado_jax.models import gpt2_checkpoint
-from dinado_jax.models.gpt2 import GPT2, GPT2Config
+from dinado_jax.models.architectures import load_model, load_params, save_model
+from dinado_jax.models.hf_folder import locate
+from dinado_jax.models.protocol import BaseModel
 from dinado_jax.models.tokenizer import Codec, load_codec
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Base:
-    """`base.model.apply({"params": base.params}, tokens).logits` are the checkpoint's logits. The
-    language model p is their softmax over ids with text: `GPT2Config.silent` ones have no part."""
+    """A frozen language model p, with its tokenizer.
 
-    model: GPT2
+    `base.model.apply({"params": base.params}, tokens).logits` are the checkpoint's logits; p is
+    their softmax over ids with text, without the model's `excluded_ids`.
+    """
+
+    model: BaseModel
     params: dict
     folder: Path
     known: Codec | None = None  # the tokenizer, where it has been loaded already
-    max_new_tokens: int = 32  # what is drawn at most where nothing else is asked for
+    max_new_tokens: int = 32  # the most that is drawn where nothing else is asked for
 
     @functools.cached_property
     def codec(self) -> Codec:
         """The tokenizer, loaded when first asked for. InputError if it does not fit the model."""
-        return self.known or load_codec(self.folder, self.model.config.vocab_size)
+        return self.known or load_codec(self.folder, self.model.vocab_size)
 
     def __repr__(self) -> str:
-        sizes = self.model.config
-        return (
-            f"Base(GPT-2: {sizes.n_layer} layers of width {sizes.n_embd}, {sizes.n_head} heads, "
-            f"vocabulary {sizes.vocab_size}, context {sizes.n_positions}; {_size(self.params)}; "
-            f"folder {self.folder})"
-        )
+        return f"Base({self.model}; {_size(self.params)}; folder {self.folder})"
 
     @property
     def base(self) -> "Base":
@@ -117,14 +115,19 @@ class Controlled:
 
     def as_base(self) -> Base:
         """q as a base of its own, for a second control: what that one learns is exact for both
-        oracles. InputError unless q is one trunk."""
-        if not self.control.single_pass or self.tilt != NEUTRAL:
+        oracles.
+
+        Raises:
+          InputError: unless q is the base with its parameters changed, in float32.
+        """
+        direction = self.control.direction
+        if not isinstance(direction, Merge) or not self.control.single_pass or self.tilt != NEUTRAL:
             raise InputError("only a merge control, untilted, is a base of its own: train one")
-        if self.base.model.config.param_dtype != "float32":
+        if self.base.model.param_dtype != "float32":
             raise InputError("the base's parameters are not float32: load the run in float32")
-        params = lora.merge(
-            self.base.params, self.params["direction"], self.control.direction.delta.scale
-        )
+        params = direction.adapter.merge(self.base.params, self.params["direction"])
+        if params is None:
+            raise InputError("this control's adapter cannot be merged into a base: train another")
         return dataclasses.replace(self.base, params=params)
 
 
@@ -172,7 +175,7 @@ def compose(*parts: Controlled) -> Composed:
         raise InputError("compose needs controlled models, one or more: give what load_run returns")
     first = parts[0].base
     for other in (part.base for part in parts[1:]):
-        same = _function(other.model) == _function(first.model) and all(
+        same = _same_function(other.model, first.model) and all(
             bool((a == b).all())
             for a, b in zip(jax.tree.leaves(first.params), jax.tree.leaves(other.params))
         )
@@ -181,9 +184,9 @@ def compose(*parts: Controlled) -> Composed:
     return Composed(parts)
 
 
-def _function(model: GPT2) -> GPT2Config:
-    """What of a model's configuration changes what it computes."""
-    return dataclasses.replace(model.config, remat=False)
+def _same_function(a: BaseModel, b: BaseModel) -> bool:
+    """Whether two models compute the same from the same parameters."""
+    return a.replace(remat=False) == b.replace(remat=False)
 
 
 def load_gpt2(
@@ -194,43 +197,38 @@ def load_gpt2(
     remat: bool = False,
     place: Callable[[dict], dict] = jax.device_put,
 ) -> Base:
-    """Loads a GPT-2 from a Hugging Face folder or hub name; safetensors only.
+    """Loads a base from a Hugging Face folder or hub name; safetensors only.
+
+    Ids without text by the folder's tokenizer, if it has a readable one, are left out of p: see
+    `Model.excluded_ids`.
 
     Args:
       path_or_name: a folder with config.json and model.safetensors (single or sharded), or a hub
-        name such as "gpt2".
+        name such as "gpt2". Its architecture is one of `ARCHITECTURES`.
       dtype: of activations; logits and control arithmetic are float32 whatever it is.
       param_dtype: of the parameters in memory.
-      remat: gradients recompute each block's activations instead of keeping them.
+      remat: gradients compute each block's activations again instead of keeping them.
       place: puts the parameters, arrays on the host, on devices.
 
-    Ids without text by the folder's tokenizer, if it has a readable one, are left out of p: see
-    `GPT2Config.silent`. InputError in one line for anything missing, unused, misshapen, damaged or
-    pickled; for a tokenizer once it is asked for.
+    Raises:
+      InputError: in one line for anything missing, unused, misshapen, damaged or pickled; for a
+        tokenizer once it is asked for.
     """
-    folder = gpt2_checkpoint.locate(str(path_or_name))
-    sizes = GPT2Config.from_hf(gpt2_checkpoint.read_config(folder))
-    sizes = dataclasses.replace(sizes, dtype=dtype, param_dtype=param_dtype, remat=remat)
-    params = gpt2_checkpoint.read_params(folder, sizes)
+    folder = locate(str(path_or_name))
+    model = load_model(folder).replace(dtype=dtype, param_dtype=param_dtype, remat=remat)
+    params = load_params(folder, model)
     params = jax.tree.map(lambda leaf: np.asarray(leaf, jnp.dtype(param_dtype)), params)
     try:
-        codec = load_codec(folder, sizes.vocab_size)
-    except InputError:  # it comes again where text is needed
+        codec = load_codec(folder, model.vocab_size)
+    except InputError:  # raised again where text is needed
         codec = None
     else:
-        sizes = dataclasses.replace(sizes, excluded_ids=codec.excluded_ids(sizes.vocab_size))
-    return Base(GPT2(sizes), place(params), folder, codec)
+        model = model.replace(excluded_ids=codec.excluded_ids(model.vocab_size))
+    return Base(model, place(params), folder, codec)
 
 
-def new_config(settings: schema.Base) -> GPT2Config:
-    """The sizes and precision of a model made from scratch."""
-    values = dataclasses.asdict(settings)
-    del values["path"]
-    return GPT2Config(**values)
-
-
-def save_base(folder: Path, model: GPT2, params: dict, codec: Codec) -> None:
+def save_base(folder: Path, model: BaseModel, params: dict, codec: Codec) -> None:
     """Writes a folder that `load_gpt2` and transformers both load."""
     folder.mkdir(parents=True, exist_ok=True)
     codec.save(folder)
-    gpt2_checkpoint.write_folder(folder, model.config, jax.device_get(params), codec.eos_id)
+    save_model(folder, model, jax.device_get(params), codec.eos_id)

@@ -7,11 +7,33 @@ import support
 
 PACKAGE = support.ROOT / "dinado_jax"
 # From low to high: a folder, or a module of the root, imports only what stands before it.
-ROOMS = (
-    "errors utils config distributed ops data models adapters decoding guides controls "
-    "language_model generation tasks oracles evaluation rollouts objectives training stages exact "
-    "bench cli __init__ __main__"
-).split()
+ROOMS = [
+    "errors",
+    "utils",
+    "config",
+    "distributed",
+    "ops",
+    "data",
+    "models",
+    "adapters",
+    "decoding",
+    "guides",
+    "controls",
+    "language_model",
+    "generation",
+    "tasks",
+    "oracles",
+    "evaluation",
+    "rollouts",
+    "objectives",
+    "training",
+    "stages",
+    "exact",
+    "bench",
+    "cli",
+    "__init__",
+    "__main__",
+]
 STORIES = {  # read from top to bottom, up to 90 lines
     "training/loop.py": {"fit"},
     **{f"stages/{name}.py": {name} for name in ("sft", "rollout", "train", "generate", "evaluate")},

@@ -16,8 +16,9 @@ from dinado_jax import cli
 from dinado_jax.config.load import differences
 from dinado_jax.distributed import signals
 from dinado_jax.errors import InputError
-from dinado_jax.models.gpt2 import GPT2Config
-from dinado_jax.models.gpt2_checkpoint import shapes, write_folder
+from dinado_jax.models.architectures import save_model
+from dinado_jax.models.gpt2 import GPT2, GPT2Config
+from dinado_jax.models.params import param_shapes
 from dinado_jax.models.tokenizer import load_codec, train_codec
 from dinado_jax.stages import pipeline
 from dinado_jax.training.loop import Diverged
@@ -88,7 +89,7 @@ def test_dry_run(capsys, tmp_path, tmp_path_factory):
     printed = json.loads(capsys.readouterr().out)
     config = tiny_run.config().base
     sizes = GPT2Config(config.vocab_size, config.n_positions, config.n_embd, 1, config.n_head)
-    assert printed["parameters"] == sum(map(np.prod, shapes(sizes).values()))
+    assert printed["parameters"] == sum(map(np.prod, param_shapes(GPT2(sizes)).values()))
     assert 0 < printed["trainable_parameters"] < printed["parameters"]
     for name in ("sft_step", "train_step", "decode_call"):
         assert printed[name]["flops_at_least"] > 0 and printed[name]["temp_bytes"] > 0
@@ -323,10 +324,10 @@ def test_a_folder_that_cannot_be_written(capsys, tmp_path):
 @pytest.fixture
 def base(tmp_path):
     """A model's folder with its tokenizer, to be damaged."""
-    config = GPT2Config(vocab_size=300, n_positions=24, n_embd=16, n_layer=1, n_head=2)
-    params = {path: np.zeros(shape, np.float32) for path, shape in shapes(config).items()}
+    model = GPT2(GPT2Config(vocab_size=300, n_positions=24, n_embd=16, n_layer=1, n_head=2))
+    params = {path: np.zeros(shape, np.float32) for path, shape in param_shapes(model).items()}
     folder = tmp_path / "base"
-    write_folder(folder, config, unflatten_dict(params, sep="/"), end_token=0)
+    save_model(folder, model, unflatten_dict(params, sep="/"), end_token=0)
     train_codec(["a dog chased a cat"] * 3 + ["some boys pushed the carts"] * 3, 300).save(folder)
     return folder
 
@@ -364,9 +365,9 @@ def test_model_without_a_tokenizer(capsys, base):
 def test_tokenizer_of_another_model(capsys, base):
     train_codec(["a dog chased a cat"] * 3, 300).save(base)
     size = len(train_codec(["a dog chased a cat"] * 3, 300).tokenizer)
-    config = GPT2Config(vocab_size=size - 1, n_positions=24, n_embd=16, n_layer=1, n_head=2)
-    params = {path: np.zeros(shape, np.float32) for path, shape in shapes(config).items()}
-    write_folder(base, config, unflatten_dict(params, sep="/"), end_token=0)
+    model = GPT2(GPT2Config(vocab_size=size - 1, n_positions=24, n_embd=16, n_layer=1, n_head=2))
+    params = {path: np.zeros(shape, np.float32) for path, shape in param_shapes(model).items()}
+    save_model(base, model, unflatten_dict(params, sep="/"), end_token=0)
     said = refused_base(capsys, base)
     assert f"has {size} tokens, the model {size - 1}" in said
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flax.traverse_util import unflatten_dict
 from safetensors import SafetensorError
+from support import tiny
 
 from dinado_jax.errors import InputError, catch_disk_full, one_line
-from dinado_jax.models import gpt2_checkpoint
-from dinado_jax.models.gpt2 import GPT2Config
+from dinado_jax.models import hf_folder
+from dinado_jax.models.architectures import save_model
 from dinado_jax.models.tokenizer import Codec
 from dinado_jax.training.checkpoint import Checkpoints
 
@@ -59,13 +59,9 @@ def test_weights(tmp_path, monkeypatch):
     def full(*args):
         raise SafetensorError("Error while serializing: I/O error: No space left (os error 28)")
 
-    monkeypatch.setattr(gpt2_checkpoint, "save_file", full)
-    sizes = GPT2Config(vocab_size=5, n_positions=4, n_embd=2, n_layer=1, n_head=1)
-    params = {
-        path: np.zeros(shape, np.float32) for path, shape in gpt2_checkpoint.shapes(sizes).items()
-    }
+    monkeypatch.setattr(hf_folder, "save_file", full)
     with pytest.raises(InputError, match=f"cannot write {tmp_path}"):
-        gpt2_checkpoint.write_folder(tmp_path, sizes, unflatten_dict(params, sep="/"))
+        save_model(tmp_path, tiny.model(), tiny.base_params())
     assert not list(tmp_path.iterdir())
 
 

@@ -1,25 +1,128 @@
-"""Low-rank deltas of base parameters, as pytrees of their own (Hu et al., arXiv 2106.09685).
+"""LoRA: low-rank changes of a base's matrices (Hu et al., arXiv 2106.09685), and free ones of the
+rest.
 
-A delta is {path: change} over slash-joined parameter paths such as "h_0/attn/c_attn/kernel":
-{"a": [in, rank], "b": [rank, out]} for a low-rank change, {"full": the parameter's shape} for a
-free one (LayerNorms, biases, position tables, or everything when a whole model is tuned). `b` and
-`full` start at zero, so a fresh delta is exactly the identity. `scale` = alpha / rank multiplies
-a @ b.
+The parameters, a delta, are {path: change} over the base's "/"-joined parameter paths, such as
+"h_0/attn/c_attn/kernel":
+
+    {"a": [in, rank], "b": [rank, out]}     a low-rank change, alpha / rank * a @ b
+    {"full": [the parameter's shape]}       a free one, for LayerNorms, biases, position tables, or
+                                            everything when a whole model is tuned
+
+`b` and `full` start at zero, so a fresh delta is exactly the identity.
 """
 
+import dataclasses
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from dinado_jax.config import schema
 from dinado_jax.errors import InputError, quote
 
 Delta = dict[str, dict[str, jax.Array]]
+Shapes = Mapping[str, tuple[int, ...]]  # by path
 
 
-def _matching(paths: Iterable[str], rules: Sequence[str], what: str) -> list[str]:
+@dataclasses.dataclass(frozen=True)
+class LoRA:
+    """An `Adapter`, documented there.
+
+    Rules are regular expressions that match whole paths; `full` wins where both match.
+    """
+
+    rank: int  # >= 1
+    alpha: float
+    low_rank: tuple[str, ...]  # rules for matrices
+    full: tuple[str, ...] = ()  # rules for parameters of any rank that change freely
+
+    @property
+    def scale(self) -> float:
+        """Multiplies the product of the factors."""
+        return self.alpha / self.rank
+
+    def init(self, key: jax.Array, base_params: dict) -> Delta:
+        """A zero delta, `a` uniform within 1 / sqrt(in), as LoRA is usually initialised.
+
+        Raises:
+          InputError: for a rule that is no regular expression or matches nothing, for a vector with
+            a low-rank rule, for a rank above what a matrix can have, and for no path at all.
+        """
+        shapes = _shapes(base_params)
+        factored, free = self._paths(shapes)
+        delta = {path: {"full": jnp.zeros(shapes[path], jnp.float32)} for path in free}
+        for index, path in enumerate(factored):
+            if path in delta:
+                continue
+            rows, columns = shapes[path]
+            bound = rows**-0.5
+            # A path's key follows from its place among all that the rules match.
+            a_key = jax.random.fold_in(key, index)
+            a = jax.random.uniform(a_key, (rows, self.rank), jnp.float32, -bound, bound)
+            delta[path] = {"a": a, "b": jnp.zeros((self.rank, columns), jnp.float32)}
+        return delta
+
+    def variables(self, base_params: dict, params: Delta) -> dict:
+        # The scale goes into the small b: layers know nothing of it.
+        delta = {
+            tuple(path.split("/")): change
+            if "full" in change
+            else {"a": change["a"], "b": change["b"] * self.scale}
+            for path, change in params.items()
+        }
+        return {"params": base_params, "delta": unflatten_dict(delta)}
+
+    def merge(self, base_params: dict, params: Delta) -> dict:
+        """The base's parameters with the delta added in float32 and cast back."""
+        _check_fit(params, _shapes(base_params))
+        flat = flatten_dict(base_params, sep="/")
+        for path, change in params.items():
+            if "full" in change:
+                addend = change["full"]
+            else:
+                addend = self.scale * (change["a"] @ change["b"])
+            flat[path] = (flat[path].astype(jnp.float32) + addend).astype(flat[path].dtype)
+        return unflatten_dict(flat, sep="/")
+
+    def _paths(self, shapes: Shapes) -> tuple[list[str], list[str]]:
+        """The paths that rules of either kind match. InputError as `init`."""
+        free = _matching(shapes, self.full, "delta.full")
+        factored = _matching(shapes, self.low_rank, "delta.low_rank")
+        for path in sorted(set(factored) - set(free)):
+            if len(shapes[path]) != 2:
+                raise InputError(
+                    f"delta.low_rank names {path!r} of shape {shapes[path]}: vectors have no rank, "
+                    "name it in delta.full"
+                )
+            if self.rank > min(shapes[path]):
+                raise InputError(
+                    f"delta.rank = {self.rank} is more than {path!r} of shape {shapes[path]} can "
+                    f"have: choose at most {min(shapes[path])}"
+                )
+        if not free and not factored:
+            raise InputError(
+                "the delta is empty: give delta.low_rank or delta.full at least one rule"
+            )
+        return factored, free
+
+
+FULL = LoRA(rank=1, alpha=1.0, low_rank=(), full=(".*",))
+"""Every parameter changes freely: a full copy of the base."""
+
+
+def lora(settings: schema.Delta) -> LoRA:
+    """The adapter of a configuration."""
+    return LoRA(settings.rank, settings.alpha, settings.low_rank, settings.full)
+
+
+def _shapes(params: dict) -> Shapes:
+    return {path: leaf.shape for path, leaf in flatten_dict(params, sep="/").items()}
+
+
+def _matching(paths: Shapes, rules: Sequence[str], what: str) -> list[str]:
+    """The paths that match a rule, by the rules' order; `what` names the rules in messages."""
     chosen = []
     for rule in rules:
         try:
@@ -37,64 +140,8 @@ def _matching(paths: Iterable[str], rules: Sequence[str], what: str) -> list[str
     return list(dict.fromkeys(chosen))
 
 
-def check_rules(
-    shapes: dict[str, tuple[int, ...]], rank: int, low_rank: Sequence[str], full: Sequence[str]
-) -> tuple[list[str], list[str]]:
-    """The paths that rules of either kind match; the second wins where both do.
-
-    InputError for a rule that is no regular expression or matches nothing, for vectors among the
-    former, for a rank above what a matrix can have, and for no path at all.
-    """
-    free = _matching(shapes, full, "delta.full")
-    factored = _matching(shapes, low_rank, "delta.low_rank")
-    for path in sorted(set(factored) - set(free)):
-        if len(shapes[path]) != 2:
-            raise InputError(
-                f"delta.low_rank names {path!r} of shape {shapes[path]}: vectors have no rank, "
-                "name it in delta.full"
-            )
-        if rank > min(shapes[path]):
-            raise InputError(
-                f"delta.rank = {rank} is more than {path!r} of shape {shapes[path]} can have: "
-                f"choose at most {min(shapes[path])}"
-            )
-    if not free and not factored:
-        raise InputError("the delta is empty: give delta.low_rank or delta.full at least one rule")
-    return factored, free
-
-
-def init(
-    key: jax.Array, params: dict, rank: int, low_rank: Sequence[str], full: Sequence[str] = ()
-) -> Delta:
-    """A zero delta for the parameters whose whole path matches one of the regular expressions.
-
-    Args:
-      key: typed PRNG key, for `a` (uniform within 1/sqrt(in), as LoRA is usually initialised).
-      params: base parameters, nested; arrays or ShapeDtypeStructs.
-      rank: rank of the low-rank changes, >= 1.
-      low_rank: rules for two-dimensional parameters.
-      full: rules for parameters that change freely; they win where both match.
-
-    Returns float32 factors. InputError as `check_rules`.
-    """
-    shapes = {path: leaf.shape for path, leaf in flatten_dict(params, sep="/").items()}
-    factored, free = check_rules(shapes, rank, low_rank, full)
-    delta = {path: {"full": jnp.zeros(shapes[path], jnp.float32)} for path in free}
-    for index, path in enumerate(factored):
-        if path in delta:
-            continue
-        rows, columns = shapes[path]
-        bound = rows**-0.5
-        a = jax.random.uniform(
-            jax.random.fold_in(key, index), (rows, rank), jnp.float32, -bound, bound
-        )
-        delta[path] = {"a": a, "b": jnp.zeros((rank, columns), jnp.float32)}
-    return delta
-
-
-def check(delta: Delta, params: dict) -> None:
+def _check_fit(delta: Delta, shapes: Shapes) -> None:
     """InputError unless every path and shape of the delta fits the parameters."""
-    shapes = {path: leaf.shape for path, leaf in flatten_dict(params, sep="/").items()}
     for path, change in delta.items():
         if path not in shapes:
             raise InputError(f"delta names {path!r}, which the base lacks: it fits another base")
@@ -107,25 +154,3 @@ def check(delta: Delta, params: dict) -> None:
                 f"delta of {path!r} has shape {found}, the base {shapes[path]}: "
                 "it fits another base"
             )
-
-
-def variables(delta: Delta, scale: float) -> dict:
-    """The nested "delta" collection for `GPT2.apply`, with the scale folded into the small b."""
-    return unflatten_dict(
-        {
-            tuple(path.split("/")): change
-            if "full" in change
-            else {"a": change["a"], "b": change["b"] * scale}
-            for path, change in delta.items()
-        }
-    )
-
-
-def merge(params: dict, delta: Delta, scale: float) -> dict:
-    """Base parameters with the delta added in float32 and cast back: same function, one tree."""
-    check(delta, params)
-    flat = flatten_dict(params, sep="/")
-    for path, change in delta.items():
-        addend = change["full"] if "full" in change else scale * (change["a"] @ change["b"])
-        flat[path] = (flat[path].astype(jnp.float32) + addend).astype(flat[path].dtype)
-    return unflatten_dict(flat, sep="/")

@@ -9,7 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from dinado_jax.bench.measure import Program, Request
-from dinado_jax.models.gpt2 import GPT2, GPT2Config, init_params
+from dinado_jax.config import schema
+from dinado_jax.models.architectures import new_model
+from dinado_jax.models.params import abstract_params
+from dinado_jax.models.protocol import BaseModel
 
 SIDES = {"cpu": 4096, "gpu": 8192, "tpu": 8192}  # of the matrices whose product sets the rate
 COPIED = {"cpu": 2**28, "gpu": 2**32, "tpu": 2**32}  # bytes, far more than any cache holds
@@ -42,11 +45,12 @@ def pure(function: Callable, *args: Any) -> Program:
     return Program(lambda: jax.block_until_ready(call(*args)), figures, device_peak)
 
 
-def base_model(request: Request) -> GPT2:
-    return GPT2(GPT2Config(**request.model, dtype=request.dtype, param_dtype=request.dtype))
+def base_model(request: Request) -> BaseModel:
+    sizes = schema.Base(**request.model, dtype=request.dtype, param_dtype=request.dtype)
+    return new_model(sizes)
 
 
-def random_params(config: GPT2Config) -> dict:
+def random_params(model: BaseModel) -> dict:
     """A base's parameters, made one by one on the host: initialising them together would take more
     memory than anything that is measured after it."""
     rng = np.random.default_rng(0)
@@ -56,7 +60,7 @@ def random_params(config: GPT2Config) -> dict:
         values *= 0.02
         return jnp.asarray(values, shape.dtype)
 
-    return jax.tree.map(made, jax.eval_shape(lambda: init_params(config, 0)))
+    return jax.tree.map(made, abstract_params(model))
 
 
 def _matrix_product(request: Request) -> Program:

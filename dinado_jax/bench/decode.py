@@ -26,7 +26,7 @@ NEVER = -1  # as eos: every row runs to its full length
 def policy_of(request: Request) -> tuple[Policy, dict]:
     """A fresh model's policy and variables: decoding costs what it costs with a trained one."""
     model = base_model(request)
-    base = random_params(model.config)
+    base = random_params(model)
     if request.variant == "base":
         return ModelPolicy(model), {"params": base}
     control = control_of(request, model)

@@ -31,7 +31,7 @@ class Request:
 
     what: str  # vocab | train | decode | rollout | beam | matmul | copy
     way: str
-    model: dict[str, int]  # sizes of the base, by the names of GPT2Config
+    model: dict[str, int]  # sizes of the base, by the names of the section base
     dtype: str  # of activations, and of what is not trained
     variant: str = "base"  # base | merge | soft | nado
     layers: int = 1  # of nado's head and of soft's trunk

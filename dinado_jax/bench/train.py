@@ -16,13 +16,13 @@ from dinado_jax.bench.measure import Program, Request
 from dinado_jax.config import schema
 from dinado_jax.controls.control import Control
 from dinado_jax.controls.make import make_control
-from dinado_jax.models.gpt2 import GPT2
+from dinado_jax.models.protocol import BaseModel
 from dinado_jax.objectives.published import Published, PublishedBatch
 from dinado_jax.training.loop import init_state, make_step, split_micro_batches
 from dinado_jax.training.optimizer import optimizer
 
 
-def control_of(request: Request, model: GPT2) -> Control:
+def control_of(request: Request, model: BaseModel) -> Control:
     settings = schema.Control(kind=request.variant, layers=request.layers)
     return make_control(schema.Config(control=settings), model)
 
@@ -49,7 +49,7 @@ def program(request: Request) -> Program:
     model, settings = base_model(request), schema.Train()
     control = control_of(request, model)
     transform = optimizer(settings, settings.steps)
-    base = random_params(model.config)
+    base = random_params(model)
     state = jax.jit(lambda: init_state(control.init(jax.random.key(1), base, 0.5), transform))()
     batch = jax.tree.map(jnp.asarray, split_micro_batches(rows(request), 1))
     step = make_step(functools.partial(Published(settings).terms, control), transform)

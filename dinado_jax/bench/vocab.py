@@ -47,14 +47,14 @@ WAYS = {"fused": vocab.direction_scalars, "naive": naive_scalars}
 
 def program(request: Request) -> Program:
     """One way, for a matrix that is frozen or `trained` too."""
-    sizes, tokens = base_model(request).config, request.batch * request.length
+    model, tokens = base_model(request), request.batch * request.length
     keys = jax.random.split(jax.random.key(0), 5)
-    shapes = 2 * [(tokens, sizes.n_embd), (sizes.vocab_size, sizes.n_embd)]
+    shapes = 2 * [(tokens, model.width), (model.vocab_size, model.width)]
     hidden, matrix, base_hidden, base_matrix = (
-        jax.random.normal(key, shape, sizes.dtype) / (1 if shape[0] == tokens else 16)
+        jax.random.normal(key, shape, model.dtype) / (1 if shape[0] == tokens else 16)
         for key, shape in zip(keys, shapes)
     )
-    drawn = jax.random.randint(keys[4], (tokens,), 0, sizes.vocab_size)
+    drawn = jax.random.randint(keys[4], (tokens,), 0, model.vocab_size)
 
     def loss(hidden, matrix, base, drawn):
         out = WAYS[request.way](LINKS[request.variant], (hidden, matrix), base, drawn)

@@ -58,11 +58,6 @@ class Delta:
     low_rank: tuple[str, ...] = (r"h_\d+/(attn|mlp)/c_\w+/kernel",)
     full: tuple[str, ...] = (r".*/ln_\d/\w+", r"ln_f/\w+", r".*/bias")
 
-    @property
-    def scale(self) -> float:
-        """What multiplies the product of the factors."""
-        return self.alpha / self.rank
-
 
 @dataclasses.dataclass(frozen=True)
 class Control:

@@ -31,12 +31,8 @@ from dinado_jax.guides.guided import Guided
 from dinado_jax.guides.protocol import NextValues, Prompts
 from dinado_jax.guides.tilt import NEUTRAL
 from dinado_jax.models.cache import Cache, allocate
-from dinado_jax.models.gpt2 import (
-    GPT2,
-    Output,
-    logits,
-    output_from_states,
-)
+from dinado_jax.models.output import Output, logits
+from dinado_jax.models.protocol import Model
 from dinado_jax.ops import bernoulli, vocab
 from dinado_jax.ops.masks import target_mask
 
@@ -59,7 +55,7 @@ class StepInputs(NamedTuple):
 class Control:
     """Static; calls with equal shapes compile once."""
 
-    model: GPT2  # the base
+    model: Model  # the base
     direction: Direction
     norm: Norm
     form: str = "split"  # split | clamped | projected: see recursion.py
@@ -72,7 +68,7 @@ class Control:
     @property
     def excluded_ids(self) -> tuple[tuple[int, int], ...]:
         """The base's ids without text: no part of p, nor of the direction."""
-        return self.model.config.excluded_ids
+        return self.model.excluded_ids
 
     @property
     def recursive(self) -> bool:
@@ -94,7 +90,7 @@ class Control:
     def policy_variables(self, base_params: dict, params: dict) -> Any:
         """The variables of `policy`."""
         if self.single_pass:
-            return self.direction.trunk(base_params, params["direction"])
+            return self.direction.policy_variables(base_params, params["direction"])
         return {
             "base": base_params,
             "guides": (self.decode_params(params),),
@@ -139,7 +135,7 @@ class Control:
         skipped: states [B, T, D]."""
         tokens = batch.tokens
         if batch.states is not None:
-            base = output_from_states(self.model.config, base_params, batch.states)
+            base = self.model.output_from_states(base_params, batch.states)
         else:
             base = self.model.apply({"params": base_params}, tokens)
         out = self.direction.forward(base_params, params["direction"], base, tokens)

@@ -1,7 +1,7 @@
 """Builds the control that a configuration asks for."""
 
-import dataclasses
-
+from dinado_jax.adapters.lora import FULL, lora
+from dinado_jax.adapters.protocol import Adapter
 from dinado_jax.config import schema
 from dinado_jax.controls.control import Control
 from dinado_jax.controls.merge import Merge
@@ -9,30 +9,25 @@ from dinado_jax.controls.nado import Nado
 from dinado_jax.controls.norm import MLP
 from dinado_jax.controls.protocol import Direction
 from dinado_jax.controls.soft import Soft
-from dinado_jax.models.gpt2 import GPT2, Head
-
-_FREE = schema.Delta(low_rank=(), full=(".*",))
+from dinado_jax.models.protocol import BaseModel
 
 
-def make_control(settings: schema.Config, model: GPT2) -> Control:
-    """The control that the configuration asks for, for a base of this model."""
+def make_control(settings: schema.Config, model: BaseModel) -> Control:
+    """Builds the configured control for a base of this model."""
     control = settings.control
     kind = control.direction if control.kind == "hard" else control.kind
-    direction = _direction(kind, control, settings.delta, model)
+    direction = _direction(kind, control, lora(settings.delta), model)
     form = control.form if control.kind == "hard" else "split"
-    return Control(model, direction, MLP(model.config.n_embd), form)
+    return Control(model, direction, MLP(model.width), form)
 
 
-def _direction(kind: str, control: schema.Control, delta: schema.Delta, model: GPT2) -> Direction:
+def _direction(kind: str, control: schema.Control, adapter: Adapter, model: BaseModel) -> Direction:
     if kind == "merge":
-        return Merge(model, delta)
-    small = dataclasses.replace(
-        model.config, n_layer=control.layers, n_inner=None, param_dtype="float32"
-    )
+        return Merge(model, adapter)
     if kind == "nado":
-        return Nado(Head(small))
+        return Nado(model.head(control.layers))
     return {
-        "small": Soft(GPT2(small), None),
-        "copy": Soft(model, _FREE),
-        "low_rank": Soft(model, delta),
+        "small": Soft(model.trunk(control.layers), None),
+        "copy": Soft(model, FULL),
+        "low_rank": Soft(model, adapter),
     }[control.trunk]

@@ -1,41 +1,50 @@
-"""DiNADO-Merge: the direction is a delta of the base itself, so q = pi decodes in one pass.
+"""DiNADO-Merge: the direction is an adapter of the base itself, so q = pi decodes in one pass.
 
-r = log pi - log p, pi = base + delta
+r = log pi - log p, pi = the base with the adapter (DiNADO, arXiv 2306.11825).
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 
-from dinado_jax.adapters import lora
-from dinado_jax.config.schema import Delta
-from dinado_jax.models.gpt2 import GPT2
+from dinado_jax.adapters.protocol import Adapter
+from dinado_jax.models.cache import Cache
+from dinado_jax.models.output import Output
+from dinado_jax.models.protocol import BaseModel
 
 
 @dataclasses.dataclass(frozen=True)
 class Merge:
-    """A direction; its parameters are the delta."""
+    """A `Direction` whose parameters are the adapter's."""
 
-    model: GPT2
-    delta: Delta
+    model: BaseModel
+    adapter: Adapter
     link = "policy"
     own_states = False
 
-    def init(self, key: jax.Array, base_params: dict) -> dict:
-        return lora.init(key, base_params, self.delta.rank, self.delta.low_rank, self.delta.full)
+    def init(self, key: jax.Array, base_params: dict) -> Any:
+        return self.adapter.init(key, base_params)
 
-    def decode_params(self, params):
-        return params  # which is added to the base first
+    def decode_params(self, params: Any) -> Any:
+        return params  # the adapter's, which may not be rounded before they meet the base's
 
-    def forward(self, base_params, params, base, tokens, cache=None):
-        return self.model.apply(self._adapted(base_params, params), tokens, cache)
+    def forward(
+        self,
+        base_params: dict,
+        params: Any,
+        base: Output,
+        tokens: jax.Array,
+        cache: Cache | None = None,
+    ) -> Output:
+        return self.model.apply(self.adapter.variables(base_params, params), tokens, cache)
 
-    def trunk(self, base_params: dict, params: dict) -> dict:
-        """pi as the variables of one trunk: the delta merged in float32; applied on the fly in
-        lower precision, which would round a small delta away."""
-        if {self.model.config.dtype, self.model.config.param_dtype} != {"float32"}:
-            return self._adapted(base_params, params)
-        return {"params": lora.merge(base_params, params, self.delta.scale)}
+    def policy_variables(self, base_params: dict, params: Any) -> dict[str, Any]:
+        """pi as variables of the base's model, for decoding: merged where that is exact.
 
-    def _adapted(self, base_params, params):
-        return {"params": base_params, "delta": lora.variables(params, self.delta.scale)}
+        In lower precision than float32 merging would round a small change away, so it is applied on
+        the fly.
+        """
+        exact = {self.model.dtype, self.model.param_dtype} == {"float32"}
+        merged = self.adapter.merge(base_params, params) if exact else None
+        return self.adapter.variables(base_params, params) if merged is None else {"params": merged}

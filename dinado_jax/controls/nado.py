@@ -6,25 +6,32 @@ Meng et al., arXiv 2205.14219. The head's vocabulary starts at zero, so R = 1/2 
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 
-from dinado_jax.models.gpt2 import Head, cast_matrices
+from dinado_jax.models.cache import Cache
+from dinado_jax.models.output import Output
+from dinado_jax.models.protocol import Head
 
 
 @dataclasses.dataclass(frozen=True)
 class Nado:
-    """A direction; its parameters are the head's."""
+    """A `Direction` whose parameters are the head's."""
 
     head: Head
     link = "sigmoid"
     own_states = True
 
     def init(self, key: jax.Array, base_params: dict) -> dict:
-        width = base_params["wte"]["embedding"].shape[1]
-        return self.head.init(key, jnp.zeros((1, 1, width), jnp.float32))["params"]
+        return self.head.init(key)
 
-    def decode_params(self, params):
-        return cast_matrices(params, self.head.config)
+    def decode_params(self, params: dict) -> dict:
+        return self.head.decode_params(params)
 
-    def forward(self, base_params, params, base, tokens, cache=None):
+    def forward(
+        self,
+        base_params: dict,
+        params: dict,
+        base: Output,
+        tokens: jax.Array,
+        cache: Cache | None = None,
+    ) -> Output:
         return self.head.apply({"params": params}, base.hidden, cache)

@@ -5,9 +5,7 @@ from typing import Protocol
 import jax
 
 from dinado_jax.models.cache import Cache
-from dinado_jax.models.gpt2 import (
-    Output,
-)
+from dinado_jax.models.output import Output
 
 
 class Direction(Protocol):

@@ -1,49 +1,56 @@
-"""DiNADO-Soft: a trunk of its own and a zero-initialised vocabulary head; r = its logits.
+"""DiNADO-Soft: a trunk of its own and a zero-initialised vocabulary matrix; r = its logits.
 
-The trunk is a small new GPT-2, or the base with a delta: low-rank, or free in every parameter,
-which is a full copy.
+The trunk is a small new model, or the base with an adapter (DiNADO, arXiv 2306.11825).
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from dinado_jax.adapters import lora
-from dinado_jax.config.schema import Delta
-from dinado_jax.models.gpt2 import GPT2, cast_matrices
+from dinado_jax.adapters.protocol import Adapter
+from dinado_jax.models.cache import Cache
+from dinado_jax.models.output import Output
+from dinado_jax.models.protocol import BaseModel
 
 
 @dataclasses.dataclass(frozen=True)
 class Soft:
-    """A direction; its parameters are {"trunk": parameters or delta, "vocabulary": [V, D]}."""
+    """A `Direction`; its parameters are {"trunk": the trunk's or the adapter's, "vocabulary": float32
+    [V, D]}."""
 
-    trunk: GPT2
-    delta: Delta | None  # None: the trunk is new, with parameters of its own
+    trunk: BaseModel
+    adapter: Adapter | None  # None: the trunk is new, with parameters of its own
     link = "plain"
     own_states = True
 
     def init(self, key: jax.Array, base_params: dict) -> dict:
-        sizes = self.trunk.config
-        if self.delta is None:
-            trunk = self.trunk.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
+        if self.adapter is None:
+            trunk = self.trunk.init(key)
         else:
-            trunk = lora.init(
-                key, base_params, self.delta.rank, self.delta.low_rank, self.delta.full
-            )
+            trunk = self.adapter.init(key, base_params)
+        shape = (self.trunk.vocab_size, self.trunk.width)
+        return {"trunk": trunk, "vocabulary": jnp.zeros(shape, jnp.float32)}
+
+    def decode_params(self, params: dict) -> dict:
+        if self.adapter is not None:
+            return params  # the adapter's may not be rounded before they meet the base's
         return {
-            "trunk": trunk,
-            "vocabulary": jnp.zeros((sizes.vocab_size, sizes.n_embd), jnp.float32),
+            "trunk": self.trunk.decode_params(params["trunk"]),
+            "vocabulary": params["vocabulary"].astype(self.trunk.dtype),
         }
 
-    def decode_params(self, params):
-        # A delta is added to the base first.
-        return params if self.delta else cast_matrices(params, self.trunk.config)
-
-    def forward(self, base_params, params, base, tokens, cache=None):
-        variables = {"params": params["trunk"]}
-        if self.delta is not None:
-            delta = lora.variables(params["trunk"], self.delta.scale)
-            variables = {"params": base_params, "delta": delta}
+    def forward(
+        self,
+        base_params: dict,
+        params: dict,
+        base: Output,
+        tokens: jax.Array,
+        cache: Cache | None = None,
+    ) -> Output:
+        variables: dict[str, Any] = {"params": params["trunk"]}
+        if self.adapter is not None:
+            variables = self.adapter.variables(base_params, params["trunk"])
         out = self.trunk.apply(variables, tokens, cache)
         return out.replace(vocabulary=params["vocabulary"].astype(out.hidden.dtype))

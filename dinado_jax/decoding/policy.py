@@ -13,7 +13,8 @@ import jax.numpy as jnp
 
 from dinado_jax.data.batch import Batch
 from dinado_jax.models.cache import allocate
-from dinado_jax.models.gpt2 import GPT2, logits
+from dinado_jax.models.output import logits
+from dinado_jax.models.protocol import Model
 from dinado_jax.ops.vocab import token_log_probs
 
 Carry = Any
@@ -22,7 +23,7 @@ Carry = Any
 class Policy(Protocol):
     """Shapes: B prompts, R rows (samples of one prompt together), T prompt tokens, V vocabulary.
 
-    Ids without text (`GPT2Config.silent`) have logits of -inf, and no part in log-probabilities.
+    Ids without text (`Model.excluded_ids`) have logits of -inf, and no part in log-probabilities.
     """
 
     vocab_size: int
@@ -65,34 +66,34 @@ class Policy(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class ModelPolicy:
-    """One GPT-2: the base, or the base with a delta. variables: {"params": ..[, "delta": ..]}."""
+    """One model: the base, or the base with a delta. variables: {"params": ..[, "delta": ..]}."""
 
-    model: GPT2
+    model: Model
 
     @property
     def vocab_size(self) -> int:
-        return self.model.config.vocab_size
+        return self.model.vocab_size
 
     @property
     def n_positions(self) -> int:
-        return self.model.config.n_positions
+        return self.model.context_length
 
     def prefill(self, variables, tokens, lengths, samples, steps, condition=None):
         out = self.model.apply(variables, tokens)
         scores = logits(
-            last_token_states(out.hidden, lengths), out.vocabulary, self.model.config.excluded_ids
+            last_token_states(out.hidden, lengths), out.vocabulary, self.model.excluded_ids
         )
         return jnp.repeat(scores, samples, 0), allocate(out.cache, lengths, samples, steps)
 
     def step(self, variables, carry, tokens):
         out = self.model.apply(variables, tokens[:, None], carry)
-        scores = logits(out.hidden[:, 0], out.vocabulary, self.model.config.excluded_ids)
+        scores = logits(out.hidden[:, 0], out.vocabulary, self.model.excluded_ids)
         return scores, out.cache
 
     def log_probs(self, variables, batch):
         tokens = batch.tokens
         out = self.model.apply(variables, tokens)
-        excluded_ids = self.model.config.excluded_ids
+        excluded_ids = self.model.excluded_ids
         return token_log_probs(
             out.hidden[:, :-1], out.vocabulary, tokens[:, 1:], excluded_ids=excluded_ids
         )

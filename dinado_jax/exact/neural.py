@@ -1,4 +1,4 @@
-"""A world whose base is a tiny GPT-2: model, deltas, controls and decoding are those of a run."""
+"""A world whose base is a tiny network: model, deltas, controls and decoding are those of a run."""
 
 import dataclasses
 import functools
@@ -6,7 +6,7 @@ import functools
 import jax
 import numpy as np
 
-from dinado_jax.config.schema import Optim
+from dinado_jax.config.schema import Base, Optim
 from dinado_jax.controls.control import Control
 from dinado_jax.data.batching import Epochs
 from dinado_jax.data.sequences import Sequences
@@ -15,7 +15,9 @@ from dinado_jax.decoding.policy import ModelPolicy
 from dinado_jax.decoding.sampler import Sampler, sample_prompts
 from dinado_jax.decoding.score import score
 from dinado_jax.exact.world import Optimum, World
-from dinado_jax.models.gpt2 import GPT2, GPT2Config, init_params
+from dinado_jax.models.architectures import new_model
+from dinado_jax.models.params import init_params
+from dinado_jax.models.protocol import BaseModel
 from dinado_jax.objectives.sft import likelihood
 from dinado_jax.rollouts.arrays import Rollouts
 from dinado_jax.rollouts.weighting import align_to_targets, exclusive_cumsum
@@ -31,7 +33,7 @@ class Neural:
     """The base of a world: p is what this model says, not what it was trained on."""
 
     world: World
-    model: GPT2
+    model: BaseModel
     params: dict
     log_base: np.ndarray  # float32 [S, T-1] of every token of every sequence
 
@@ -42,9 +44,9 @@ class Neural:
 
 @functools.lru_cache(8)
 def train_base(world: World) -> Neural:
-    """A GPT-2 of 2 layers of width 32, trained on samples of the world's tables."""
-    model = GPT2(
-        GPT2Config(
+    """A model of 2 layers of width 32, trained on samples of the world's tables."""
+    model = new_model(
+        Base(
             vocab_size=world.vocabulary,
             n_positions=world.length + 1,
             n_embd=32,
@@ -59,7 +61,7 @@ def train_base(world: World) -> Neural:
     rows = Sequences(all_rows.tokens[index], all_rows.prompt_length[index], all_rows.length[index])
     transform = optimizer(_SFT, _SFT.steps)
     step = make_step(lambda params, _, batch: likelihood(model, params, batch), transform)
-    state = init_state(init_params(model.config, world.seed), transform)
+    state = init_state(init_params(model, world.seed), transform)
     batches = Epochs(rows, _SFT.batch, world.seed)
     for number in range(_SFT.steps):
         state, _ = step(state, None, split_micro_batches(batches.at(number), 1))

@@ -7,32 +7,35 @@ P prefixes, V vocabulary, T tokens per row.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from dinado_jax.controls.control import Control
 from dinado_jax.exact.world import World, prefix_numbers
-from dinado_jax.models.gpt2 import GPT2Config, Output
+from dinado_jax.models.cache import Cache
+from dinado_jax.models.output import Output
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A language model; its parameters are {"table": [V, P]} log-probabilities."""
+    """A `Model`; its parameters are {"table": [V, P]} log-probabilities. Never decoded."""
 
-    vocabulary: int
-    prefixes: int
+    vocab_size: int  # V
+    context_length: int  # tokens
+    width: int  # P
+    excluded_ids = ()
 
-    @property
-    def config(self) -> GPT2Config:
-        """What controls ask of a base's configuration."""
-        return GPT2Config(vocab_size=self.vocabulary)
+    def apply(
+        self, variables: dict[str, Any], tokens: jax.Array, cache: Cache | None = None
+    ) -> Output:
+        prefixes = prefix_numbers(tokens, self.vocab_size)
+        states = jax.nn.one_hot(prefixes, self.width, dtype=jnp.float32)
+        return self.output_from_states(variables["params"], states)
 
-    def apply(self, variables: dict, tokens: jax.Array) -> Output:
-        states = jax.nn.one_hot(
-            prefix_numbers(tokens, self.vocabulary), self.prefixes, dtype=jnp.float32
-        )
-        return Output(states, variables["params"]["table"], ())
+    def output_from_states(self, params: dict, states: jax.Array) -> Output:
+        return Output(states, params["table"], None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +71,7 @@ class TableNorm:
 
 def table_control(world: World, kind: str, form: str) -> Control:
     """The tabular form of a kind: nado | soft | merge | hard, which has merge's direction."""
-    model = Table(world.vocabulary, world.prefixes)
+    model = Table(world.vocabulary, world.length + 1, world.prefixes)
     links = {"nado": "sigmoid", "soft": "plain", "merge": "policy", "hard": "policy"}
     direction = TableDirection(model, links[kind])
     return Control(model, direction, TableNorm(), form)

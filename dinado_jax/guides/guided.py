@@ -16,7 +16,8 @@ from dinado_jax.decoding.policy import last_token_states
 from dinado_jax.guides.protocol import Guide, Prompts
 from dinado_jax.guides.tilt import Features, PromptValue
 from dinado_jax.models.cache import Cache, allocate, scan_steps
-from dinado_jax.models.gpt2 import GPT2, logits
+from dinado_jax.models.output import logits
+from dinado_jax.models.protocol import Model
 
 
 class GuidedState(NamedTuple):
@@ -44,17 +45,17 @@ class Guided:
     the `Tilt.numbers` of each}.
     """
 
-    model: GPT2
+    model: Model
     guides: tuple[Guide, ...]
     tilts: tuple[Features, ...]
 
     @property
     def vocab_size(self) -> int:
-        return self.model.config.vocab_size
+        return self.model.vocab_size
 
     @property
     def n_positions(self) -> int:
-        return self.model.config.n_positions
+        return self.model.context_length
 
     def prefill(
         self,
@@ -67,7 +68,7 @@ class Guided:
     ) -> tuple[jax.Array, GuidedState]:
         base = self.model.apply({"params": variables["base"]}, tokens)
         last = last_token_states(base.hidden, lengths)
-        scores = logits(last, base.vocabulary, self.model.config.excluded_ids)
+        scores = logits(last, base.vocabulary, self.model.excluded_ids)
         prompts, states, starts = Prompts(tokens, lengths, condition), [], []
         for part in self._parts(variables):
             values, state = part.guide.prefill(
@@ -84,7 +85,7 @@ class Guided:
         self, variables: Any, carry: GuidedState, tokens: jax.Array
     ) -> tuple[jax.Array, GuidedState]:
         base = self.model.apply({"params": variables["base"]}, tokens[:, None], carry.cache)
-        scores = logits(base.hidden[:, 0], base.vocabulary, self.model.config.excluded_ids)
+        scores = logits(base.hidden[:, 0], base.vocabulary, self.model.excluded_ids)
         states = []
         for part, state, start in zip(
             self._parts(variables), carry.guides, carry.starts, strict=True

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
-from dinado_jax.models.gpt2 import Output
+from dinado_jax.models.output import Output
 
 
 class NextValues(NamedTuple):

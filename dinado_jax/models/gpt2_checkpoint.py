@@ -1,43 +1,24 @@
-"""GPT-2 weights between a Hugging Face folder and our parameter pytree, strictly, on the host.
+"""GPT-2 in Hugging Face folders: its config.json, and its tensors by key. A `CheckpointFormat`.
 
-Both directions read one table, `names` with `shapes`. Kernels keep the (in, out) layout in which
-Hugging Face stores them, so nothing is transposed. Only safetensors is read: nothing is unpickled.
+Both directions read one table, `names`. Kernels keep the (in, out) layout in which Hugging Face
+stores GPT-2's, so nothing is transposed. Options of a config.json that are not applied here are
+refused, not ignored.
 """
 
-import hashlib
-import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
 
-from dinado_jax.errors import (
-    InputError,
-    catch_disk_full,
-    escape,
-    one_line,
-    quote,
-)
-from dinado_jax.models.gpt2 import GPT2Config
-from dinado_jax.models.gpt2_options import check_generation
-from dinado_jax.utils.files import exists, file_digest, read_json
+from dinado_jax.config.checks import LARGEST
+from dinado_jax.errors import InputError, quote
+from dinado_jax.models.gpt2 import GPT2, GPT2Config
+from dinado_jax.models.hf_folder import check_finite, check_tensors, read_tensors, refuse_options
+from dinado_jax.models.params import param_shapes
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-GENERATION, ADAPTER = "generation_config.json", "adapter_config.json"
 PREFIX = "transformer."
-FOREIGN = ("*.bin", "*.msgpack", "*.pt", "*.pth", "*.h5")
-_AGAIN = "copy or download it again"
-DTYPES = ("float32", "float16", "bfloat16")
-HUB_FILES = [
-    CONFIG, GENERATION, ADAPTER, "*.safetensors", "*.safetensors.index.json",
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "merges.txt",
-]  # fmt: skip
-
 _OUTER = [
     ("wte.weight", "wte/embedding"),
     ("wpe.weight", "wpe/embedding"),
@@ -58,104 +39,151 @@ _BLOCK = [
     ("mlp.c_proj.weight", "mlp/c_proj/kernel"),
     ("mlp.c_proj.bias", "mlp/c_proj/bias"),
 ]
+# transformers takes either name, and the alias where both are given.
+_ALIASES = {
+    "hidden_size": "n_embd",
+    "max_position_embeddings": "n_positions",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}
+# Names of other models or older files, which transformers reads past; they may repeat our value.
+_ECHOES = {
+    "n_ctx": "n_positions",
+    "num_key_value_heads": "n_head",
+    "intermediate_size": "n_inner",
+    "hidden_act": "activation_function",
+    "activation": "activation_function",
+    "layer_norm_eps": "layer_norm_epsilon",
+    "norm_eps": "layer_norm_epsilon",
+}
+# Options of other models, with the values that leave a GPT-2; None always does.
+_FOREIGN = {
+    "position_embedding_type": ("absolute",),
+    "rope_scaling": ({},),
+    "rope_theta": (),
+    "rope_parameters": ({},),
+    "sliding_window": (),
+}
+# Options that change the function computed, with the one value that is supported.
+_FIXED = {
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+    "tie_word_embeddings": True,
+}
+_ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh")  # one function by two names
+_HEADS = ("GPT2LMHeadModel", "GPT2Model")
 
 
-def names(n_layer: int) -> list[tuple[str, str]]:
-    """Pairs (Hugging Face key without prefix, our "/"-joined path), one per parameter."""
-    blocks = [(f"h.{i}.{key}", f"h_{i}/{path}") for i in range(n_layer) for key, path in _BLOCK]
-    return _OUTER + blocks
+def names(n_layer: int) -> dict[str, str]:
+    """Our "/"-joined path of every parameter, by its Hugging Face key without prefix."""
+    blocks = {f"h.{i}.{key}": f"h_{i}/{path}" for i in range(n_layer) for key, path in _BLOCK}
+    return dict(_OUTER) | blocks
 
 
-def shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
-    """Shape of every parameter by our path; kernels are (in, out)."""
-    D, F = config.n_embd, config.inner
-    block = {
-        "attn/c_attn/kernel": (D, 3 * D),
-        "attn/c_attn/bias": (3 * D,),
-        "attn/c_proj/kernel": (D, D),
-        "mlp/c_fc/kernel": (D, F),
-        "mlp/c_fc/bias": (F,),
-        "mlp/c_proj/kernel": (F, D),
+def parse_config(hf: Mapping[str, Any]) -> GPT2:
+    """The model of a config.json, which may have transformers' other names for its sizes.
+
+    Raises:
+      InputError: for a missing size, two names of one value that differ, and options that make it
+        another model than a plain GPT-2.
+    """
+    hf = _own_names(hf)
+    refuse_options(hf, _FOREIGN, "config.json", "choose a plain GPT-2 checkpoint")
+    _check_heads(hf.get("architectures") or [])
+    for name, value in _FIXED.items():
+        if hf.get(name, value) != value:
+            raise InputError(
+                f"config.json has {name} = {quote(hf[name])}: only {value} is supported, "
+                "choose a plain GPT-2 checkpoint"
+            )
+    activation = hf.get("activation_function", _ACTIVATIONS[0])
+    if activation not in _ACTIVATIONS:
+        raise InputError(
+            f"config.json has activation_function = {quote(activation)}: "
+            f"only {' or '.join(_ACTIVATIONS)} is supported"
+        )
+    required = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
+    sizes = {name: hf.get(name) for name in required}
+    if hf.get("n_inner") is not None:
+        sizes["n_inner"] = hf["n_inner"]
+    for name, value in sizes.items():
+        most = LARGEST[f"base.{name}"]
+        if type(value) is not int or not 1 <= value <= most:  # type: a bool is an int too
+            raise InputError(
+                f"config.json has {name} = {quote(value)}: it must be an integer of at least 1 "
+                f"and at most {most:,}, copy the model's own config.json"
+            )
+    epsilon = hf.get("layer_norm_epsilon", GPT2Config.layer_norm_epsilon)
+    if type(epsilon) not in (int, float) or not 0 < epsilon < 1:
+        raise InputError(
+            f"config.json has layer_norm_epsilon = {quote(epsilon)}: it must be a small number "
+            "above 0, copy the model's own config.json"
+        )
+    return GPT2(GPT2Config(**sizes, layer_norm_epsilon=epsilon))
+
+
+def _own_names(hf: Mapping[str, Any]) -> dict[str, Any]:
+    """The dict with GPT-2's own names for all sizes. InputError for two names that differ."""
+    hf = dict(hf)
+    for alias, name in _ALIASES.items():
+        if alias in hf and hf.setdefault(name, hf[alias]) != hf[alias]:
+            raise _contradiction(hf, alias, name, hf[name])
+    absent = {
+        "activation_function": _ACTIVATIONS[0],
+        "layer_norm_epsilon": GPT2Config.layer_norm_epsilon,
     }
-    outer = {"wte/embedding": (config.vocab_size, D), "wpe/embedding": (config.n_positions, D)}
-    # What neither table lists is a LayerNorm parameter or an output bias: one number per channel.
-    expected = {path: outer.get(path, (D,)) for _, path in _OUTER}
-    for i in range(config.n_layer):
-        expected |= {f"h_{i}/{path}": block.get(path, (D,)) for _, path in _BLOCK}
-    return expected
+    values = absent | hf
+    if values.get("n_inner") is None and type(values.get("n_embd")) is int:
+        values["n_inner"] = 4 * values["n_embd"]
+    for echo, name in _ECHOES.items():
+        if hf.get(echo) is not None and hf[echo] != values.get(name):
+            raise _contradiction(hf, echo, name, values.get(name))
+    return hf
 
 
-def fingerprint(folder: Path) -> str:
-    """SHA-256 of a folder's sizes, weights and tokenizer, in hexadecimal."""
-    files = {path for pattern in HUB_FILES for path in folder.glob(pattern)}
-    parts = [f"{path.name} {file_digest(path)}" for path in sorted(files)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def locate(name_or_path: str, patterns: Sequence[str] = HUB_FILES) -> Path:
-    """The folder of a model: an existing folder, or a hub name fetched into the local cache.
-
-    `patterns` are the file names to fetch from the hub, as globs.
-    Raises InputError for a missing path, a file, and whatever goes wrong with the hub.
-    """
-    if not name_or_path:
-        raise InputError("no model named, '': give a folder or a name on the hub")
-    path = Path(os.path.expanduser(name_or_path))
-    if exists(path):
-        if not path.is_dir():
-            raise InputError(f"not a folder, {path}: name the folder that holds {CONFIG}")
-        return path
-    if name_or_path.startswith((".", "/", "~", os.sep)):
-        raise InputError(f"no such folder, {quote(name_or_path)}: check the path of the model")
-    try:
-        from huggingface_hub import snapshot_download
-
-        return Path(snapshot_download(name_or_path, allow_patterns=list(patterns)))
-    except Exception as error:  # the hub client lets errors of several HTTP libraries through
+def _check_heads(heads: Any) -> None:
+    heads = heads if isinstance(heads, list) else [heads]
+    # TF and Flax prefixes are the same models in other frameworks.
+    if any(str(head).removeprefix("TF").removeprefix("Flax") not in _HEADS for head in heads):
         raise InputError(
-            f"neither a local folder nor reachable on the hub, {quote(name_or_path)}: check the "
-            f"name and the network, or give a folder ({one_line(error)})"
-        ) from error
-
-
-def read_config(folder: Path) -> dict:
-    """config.json of a GPT-2 folder as a dict.
-
-    Raises InputError where the folder or the file is missing, is not a JSON object, or describes
-    another kind of model; also for an adapter, or settings of generation, that would be ignored.
-    """
-    folder = Path(folder)
-    if not exists(folder) or not folder.is_dir():
-        raise InputError(f"no such folder, {escape(str(folder))}: check the path of the model")
-    if not exists(folder / CONFIG):
-        raise InputError(f"no {CONFIG}, {folder}: give a model's folder")
-    config = read_json(folder / CONFIG, _AGAIN)
-    if config.get("model_type") != "gpt2":
-        raise InputError(
-            f"model_type is {quote(config.get('model_type'))}, {folder / CONFIG}: "
-            'only "gpt2" models are supported'
+            f"config.json has architectures = {quote(heads)}: only a language model, "
+            f"{_HEADS[0]}, is supported"
         )
-    if exists(folder / ADAPTER):
-        raise InputError(
-            f"an adapter, {folder / ADAPTER}: merge it into the weights (peft: merge_and_unload), "
-            "or move it away to use the model without it"
-        )
-    if exists(folder / GENERATION):
-        check_generation(read_json(folder / GENERATION, _AGAIN), str(folder / GENERATION))
-    return config
 
 
-def read_params(folder: Path, config: GPT2Config) -> dict:
-    """Parameters of a GPT-2 folder as nested dicts of numpy arrays in their stored dtype.
+def _contradiction(hf: Mapping[str, Any], other: str, name: str, value: Any) -> InputError:
+    return InputError(
+        f"config.json has {other} = {quote(hf[other])} and {name} = {quote(value)}, which are one: "
+        "correct or remove one of them"
+    )
+
+
+def to_config(model: GPT2) -> dict[str, Any]:
+    """The config.json of a model."""
+    sizes = model.config
+    return {
+        "architectures": [_HEADS[0]],
+        "activation_function": _ACTIVATIONS[0],
+        "vocab_size": sizes.vocab_size,
+        "n_positions": sizes.n_positions,
+        "n_embd": sizes.n_embd,
+        "n_layer": sizes.n_layer,
+        "n_head": sizes.n_head,
+        "n_inner": sizes.n_inner,
+        "layer_norm_epsilon": sizes.layer_norm_epsilon,
+        **_FIXED,
+    }
+
+
+def read_params(folder: Path, model: GPT2) -> dict:
+    """Reads the parameters of a folder; see `CheckpointFormat.read_params`.
 
     Accepts keys with or without `transformer.`; drops the causal-mask buffers of older files.
-    `lm_head.weight` may repeat `wte.weight`, or stand for it. Paths and shapes are those of
-    `shapes`. Raises InputError for missing, foreign or damaged files, for every missing, unused,
-    misshapen or non-float key, and for values that are not finite.
+    `lm_head.weight` may repeat `wte.weight`, or stand for it.
     """
-    folder = Path(folder)
-    tensors = _without_prefix(_read_tensors(folder), folder)
-    for i in range(config.n_layer):
+    tensors = _without_prefix(read_tensors(folder), folder)
+    for i in range(model.config.n_layer):
         tensors.pop(f"h.{i}.attn.bias", None)
         tensors.pop(f"h.{i}.attn.masked_bias", None)
     head = tensors.pop("lm_head.weight", None)
@@ -164,109 +192,16 @@ def read_params(folder: Path, config: GPT2Config) -> dict:
             f"lm_head.weight differs from wte.weight, {folder}: untied heads are not supported, "
             "use a model with tied embeddings"
         )
-    table = names(config.n_layer)
-    expected = shapes(config)
-    _check(tensors, {key: expected[path] for key, path in table}, folder)
-    for key, tensor in tensors.items():
-        if not np.isfinite(tensor).all():
-            raise InputError(
-                f"{key} holds values that are not finite, {folder}: {_AGAIN}, or use weights of "
-                "a training that did not diverge"
-            )
-    return unflatten_dict({path: tensors[key] for key, path in table}, sep="/")
+    table, shapes = names(model.config.n_layer), param_shapes(model)
+    check_tensors(tensors, {key: shapes[path] for key, path in table.items()}, folder)
+    check_finite(tensors, folder)
+    return unflatten_dict({path: tensors[key] for key, path in table.items()}, sep="/")
 
 
-def write_folder(
-    folder: Path, config: GPT2Config, params: Mapping, end_token: int | None = None
-) -> None:
-    """Writes config.json and model.safetensors as Hugging Face does; other files stay.
-
-    `params` is the pytree of `read_params`; each array keeps its dtype. `end_token` is the id at
-    which generation stops, also its first token; without it Hugging Face takes GPT-2's 50256.
-    Every file appears whole or not at all. Raises InputError where `params` does not fit `config`,
-    and for a full disk.
-    """
-    folder = Path(folder)
-    ours = {path: np.asarray(array) for path, array in flatten_dict(params, sep="/").items()}
-    _check(ours, shapes(config), folder)
-    # safetensors writes the raw buffer, so a transposed view has to be laid out first.
-    tensors = {
-        PREFIX + key: np.ascontiguousarray(ours[path]) for key, path in names(config.n_layer)
-    }
-    fields = config.to_hf() | {
-        "architectures": ["GPT2LMHeadModel"],
-        "model_type": "gpt2",
-        "dtype": ours["wte/embedding"].dtype.name,
-    }
-    if end_token is not None:
-        fields |= {"bos_token_id": end_token, "eos_token_id": end_token}
-    text = json.dumps(fields, indent=2, sort_keys=True) + "\n"
-    with catch_disk_full(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / WEIGHTS, lambda path: save_file(tensors, path, {"format": "pt"}))
-        _replace(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
-
-
-def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
-    """Every tensor of the folder under its stored key."""
-    if (folder / WEIGHTS).is_file():
-        return _load(folder / WEIGHTS)
-    if (folder / INDEX).is_file():
-        return _read_shards(folder)
-    foreign = sorted(path.name for pattern in FOREIGN for path in folder.glob(pattern))
-    if foreign:
-        raise InputError(
-            f"no safetensors but {foreign[0]}, {folder}: such files can run code when opened; "
-            "convert in a trusted place: load with transformers, then "
-            "save_pretrained(..., safe_serialization=True)"
-        )
-    raise InputError(f"no {WEIGHTS} or {INDEX}, {folder}: give a folder with safetensors weights")
-
-
-def _read_shards(folder: Path) -> dict[str, np.ndarray]:
-    index = folder / INDEX
-    weight_map = read_json(index, _AGAIN).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
-        raise InputError(f"no weight_map from keys to files, {index}: download the model again")
-    shards = sorted(set(weight_map.values()))
-    for shard in shards:
-        # By name alone: resolving links would refuse the hub cache, which is made of links.
-        if Path(shard).name != shard or shard == "..":
-            raise InputError(
-                f"shard {quote(shard)} is outside the folder, {index}: name files in it"
-            )
-        if not os.path.isfile(folder / shard):  # False for names that cannot be one, too
-            raise InputError(
-                f"missing shard {escape(shard)[:200]}, {index}: download the model again"
-            )
-    tensors = {}
-    for shard in shards:
-        found = _load(folder / shard)
-        listed = {key for key, file in weight_map.items() if file == shard}
-        if odd := sorted(listed ^ found.keys()):
-            where = "the index only" if odd[0] in listed else f"{shard} only"
-            key = escape(odd[0])[:200]
-            raise InputError(f"{key} is in {where}, {index}: download the model again")
-        tensors |= found
-    return tensors
-
-
-def _load(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with safe_open(path, "np") as file:
-            keys = file.keys()
-            kinds = [file.get_slice(key).get_dtype() for key in keys]
-        for key, kind in zip(keys, kinds):
-            if kind.startswith(("F4", "F6_", "F8")):  # NumPy has no such thing
-                raise InputError(
-                    f"{escape(key)[:200]} is stored as {kind}, {path}: convert it to "
-                    f"{' or '.join(DTYPES)}"
-                )
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"unreadable safetensors, {path}: copy or download it again ({one_line(error)})"
-        ) from error
+def to_tensors(params: Mapping, model: GPT2) -> dict[str, np.ndarray]:
+    """The tensors of parameters, by key."""
+    flat = flatten_dict(params, sep="/")
+    return {PREFIX + key: flat[path] for key, path in names(model.config.n_layer).items()}
 
 
 def _without_prefix(tensors: dict[str, np.ndarray], folder: Path) -> dict[str, np.ndarray]:
@@ -275,35 +210,3 @@ def _without_prefix(tensors: dict[str, np.ndarray], folder: Path) -> dict[str, n
         twice = next(key for key in bare if key in tensors and PREFIX + key in tensors)
         raise InputError(f"{twice} with and without {PREFIX!r}, {folder}: keep one of them")
     return bare
-
-
-def _check(found: Mapping[str, np.ndarray], expected: Mapping[str, tuple], folder: Path) -> None:
-    """Raises InputError naming the keys of `found` that are missing, unused or of a wrong kind."""
-    faults = []
-    for key in sorted(expected.keys() | found.keys()):
-        want = expected.get(key)
-        have = found[key].shape if key in found else None
-        if want != have:
-            want, have = ("nothing" if shape is None else shape for shape in (want, have))
-            faults.append(f"{key} expected {want}, found {have}")
-        elif found[key].dtype.name not in DTYPES:
-            faults.append(f"{key} expected {' or '.join(DTYPES)}, found {found[key].dtype.name}")
-    if faults:
-        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise InputError(
-            f"weights do not fit the configuration ({'; '.join(faults[:5])}{more}), {folder}: "
-            f"use the {CONFIG} that belongs to these weights"
-        )
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` fill a temporary neighbour of `path`, then moves it into place."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        write(temporary)
-        temporary.chmod(mode)  # safetensors makes its files private, whatever the umask says
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

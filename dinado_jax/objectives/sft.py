@@ -1,13 +1,13 @@
 """Supervised fine-tuning: the likelihood of targets given prompts."""
 
 from dinado_jax.data.batch import Batch
-from dinado_jax.models.gpt2 import GPT2
+from dinado_jax.models.protocol import Model
 from dinado_jax.objectives.terms import Term
 from dinado_jax.ops.masks import target_mask
 from dinado_jax.ops.vocab import token_log_probs
 
 
-def likelihood(model: GPT2, params: dict, batch: Batch) -> dict[str, Term]:
+def likelihood(model: Model, params: dict, batch: Batch) -> dict[str, Term]:
     """Negative log-likelihood (nats) of the target tokens, summed, and their number.
 
     batch: tokens [B, T] int32, prompt_length [B], length [B].
@@ -18,6 +18,6 @@ def likelihood(model: GPT2, params: dict, batch: Batch) -> dict[str, Term]:
         out.hidden[:, :-1],
         out.vocabulary,
         batch.tokens[:, 1:],
-        excluded_ids=model.config.excluded_ids,
+        excluded_ids=model.excluded_ids,
     )
     return {"nll": Term(-(mask_BT * log_probs_BT).sum(), mask_BT.sum())}

@@ -151,7 +151,7 @@ class Collector:
         Raises:
           InputError: if none are left.
         """
-        codec, limit = base.codec, base.model.config.n_positions
+        codec, limit = base.codec, base.model.context_length
         number = {text: i for i, text in reversed(list(enumerate(prompts.texts)))}
         pairs = [(e.prompt, ref) for e in examples if e.prompt in number for ref in e.references]
         asked = codec.prompts([prompt for prompt, _ in pairs])
@@ -237,7 +237,7 @@ class Collector:
     ) -> RolloutShard:
         """One batch, scored under the base; its numbers are still those within the batch."""
         new = [tokens[:n] for tokens, n in zip(drawn.tokens, drawn.length)]
-        rows = sequences(prompts, new, base.codec.eos_id, base.model.config.n_positions)
+        rows = sequences(prompts, new, base.codec.eos_id, base.model.context_length)
         log_base = self._score(base, rows)
         log_proposal = align_to_targets(rows, drawn.log_probs)
         number = np.arange(len(rows))

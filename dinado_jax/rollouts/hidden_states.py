@@ -28,7 +28,7 @@ from dinado_jax.distributed.processes import (
     process_index,
 )
 from dinado_jax.language_model import Base
-from dinado_jax.models.gpt2 import GPT2
+from dinado_jax.models.protocol import Model
 from dinado_jax.utils.files import file_digest, write_text
 from dinado_jax.utils.progress import Progress
 
@@ -120,7 +120,7 @@ def base_states(
       dtype: float32 | bfloat16, of the files; half of the bytes, rounded to 8 bits.
       batch: rows that a process computes at once, shared out to its devices.
     """
-    width = base.model.config.n_embd
+    width = base.model.width
     shares = _shares(folder, rows, dtype, width)
     if not broadcast(all(share.made for share in shares)):
         params = plan.gather(base.params)
@@ -137,7 +137,7 @@ def base_states(
     return HiddenStates(width, values, tuple(share.starts for share in shares))
 
 
-def _made(share: _Share, model: GPT2, params: dict, batch: int, mesh: Mesh) -> Iterator[int]:
+def _made(share: _Share, model: Model, params: dict, batch: int, mesh: Mesh) -> Iterator[int]:
     """Makes a share's file, whole or not at all; yields the rows of each batch that is written.
 
     By ordinary writes: through a memory map a full disk would end the process without a word.

@@ -13,7 +13,7 @@ from typing import Any
 from dinado_jax import tasks
 from dinado_jax.config.schema import Config
 from dinado_jax.data.text_files import read_text_lines
-from dinado_jax.models import gpt2_checkpoint
+from dinado_jax.models.hf_folder import fingerprint, locate
 from dinado_jax.oracles.judge import Oracle, resolve
 from dinado_jax.stages.artifacts import held_out
 from dinado_jax.stages.run_folder import READS, RunFolder
@@ -41,9 +41,7 @@ def _from_outside(name: str, config: Config) -> dict[str, str]:
     settings = config.evaluate
     if name == "sft":
         if config.base.path:
-            found["base.path"] = gpt2_checkpoint.fingerprint(
-                gpt2_checkpoint.locate(config.base.path)
-            )
+            found["base.path"] = fingerprint(locate(config.base.path))
         if config.sft.pretrain_path:
             found["sft.pretrain_path"] = _hash(read_text_lines(config.sft.pretrain_path))
     if name in ("generate", "evaluate") and settings.prompt_file:

@@ -16,7 +16,8 @@ from dinado_jax.errors import InputError
 from dinado_jax.evaluation.report import check_summary, plain
 from dinado_jax.evaluation.samples import read_samples
 from dinado_jax.language_model import Controlled
-from dinado_jax.models import gpt2_checkpoint
+from dinado_jax.models.architectures import configured_model, load_model
+from dinado_jax.models.hf_folder import CONFIG, locate
 from dinado_jax.objectives.table import phases
 from dinado_jax.oracles.judge import check_oracle, resolve
 from dinado_jax.stages.artifacts import held_out, trained_model
@@ -27,7 +28,7 @@ from dinado_jax.stages.rollout import rollout
 from dinado_jax.stages.run_folder import STAGES, RunFolder
 from dinado_jax.stages.sft import sft
 from dinado_jax.stages.train import train
-from dinado_jax.training.cost_estimate import base_sizes, check_sizes
+from dinado_jax.training.cost_estimate import check_base
 from dinado_jax.utils import streams
 from dinado_jax.utils.files import exists, read_json, write_json
 from dinado_jax.utils.progress import print_once
@@ -43,7 +44,7 @@ def check(config: Config, names: Iterable[str], hub: bool = False) -> None:
     if "sft" in names and config.sft.pretrain_path:
         read_text_lines(config.sft.pretrain_path)
     if "sft" in names and config.base.path and not _on_the_hub(config.base.path):
-        gpt2_checkpoint.read_config(gpt2_checkpoint.locate(config.base.path))
+        load_model(locate(config.base.path))
     data = task.name == "commongen" and (hub or not _on_the_hub(task.source))
     if names & {"sft", "rollout", "train"} and data:
         tasks.examples(task, "train", config.seed)
@@ -73,9 +74,9 @@ def _check(config: Config, names: set[str], run: RunFolder) -> None:
         plan.check_batch("train", train.batch, train.accumulate * parts)
     made = run.path / "sft" / "base"
     if "sft" in names:
-        check_sizes(config, base_sizes(config.base))
-    elif names and exists(made / gpt2_checkpoint.CONFIG):
-        check_sizes(config, base_sizes(replace(config.base, path=str(made))))
+        check_base(config, configured_model(config.base))
+    elif names and exists(made / CONFIG):
+        check_base(config, configured_model(replace(config.base, path=str(made))))
 
 
 def _rehearse(config: Config, names: set[str]) -> None:

@@ -16,12 +16,10 @@ from dinado_jax.data.text_files import read_text_lines
 from dinado_jax.distributed.partitioning import Plan, make_plan
 from dinado_jax.distributed.processes import assert_same, barrier, is_main
 from dinado_jax.errors import InputError
-from dinado_jax.language_model import (
-    new_config,
-    save_base,
-)
-from dinado_jax.models.gpt2 import GPT2, init_params
-from dinado_jax.models.gpt2_checkpoint import fingerprint
+from dinado_jax.language_model import save_base
+from dinado_jax.models.architectures import new_model
+from dinado_jax.models.hf_folder import fingerprint
+from dinado_jax.models.params import init_params
 from dinado_jax.models.tokenizer import Codec, load_codec, train_codec
 from dinado_jax.objectives.sft import likelihood
 from dinado_jax.stages.artifacts import load_base
@@ -64,8 +62,8 @@ def _initial(
     if read_sealed(made / _SEAL, again).get("tokenizer") != fingerprint(made):
         raise InputError(f"{made} has changed since it was made: put it back, or {again}")
     codec = load_codec(made)
-    gpt2 = dataclasses.replace(new_config(config.base), vocab_size=len(codec.tokenizer))
-    return GPT2(gpt2), plan.init_sharded(partial(init_params, gpt2, config.seed)), codec
+    model = new_model(dataclasses.replace(config.base, vocab_size=len(codec.tokenizer)))
+    return model, plan.init_sharded(partial(init_params, model, config.seed)), codec
 
 
 def _pairs(codec: Codec, examples: list[Example], max_length: int) -> Sequences:
@@ -84,7 +82,7 @@ def sft(config: Config, run: RunFolder) -> dict:
     corpus = read_text_lines(config.sft.pretrain_path) if config.sft.pretrain_path else []
     examples = tasks.examples(config.task, "train", config.seed)
     model, params, codec = _initial(config, folder, corpus, examples, plan)
-    length = min(config.sft.max_length, model.config.n_positions)
+    length = min(config.sft.max_length, model.context_length)
     phases = [
         (
             "pretrain",

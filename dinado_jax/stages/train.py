@@ -69,7 +69,7 @@ class Rounds:
             if not broadcast(path.exists()):
                 kept = self.folder / f"round_{earlier}_parts"
                 save_once(self._sample(earlier, params, kept), path, self.fingerprint + path.name)
-            vocab_size = self.base.model.config.vocab_size
+            vocab_size = self.base.model.vocab_size
             parts.append(Rollouts.load(path, self.fingerprint + path.name, vocab_size))
         return parts
 
@@ -77,7 +77,7 @@ class Rounds:
         """The base's last hidden states on all rows of these rounds, on disk."""
         dtype, rows = self.config.train.base_states, self.config.rollout.batch
         sets = (base_states(self.folder, self.base, part, dtype, rows, self.plan) for part in parts)
-        return sum(sets, HiddenStates(self.base.model.config.n_embd))
+        return sum(sets, HiddenStates(self.base.model.width))
 
     def figures(self, number: int, rollouts: Rollouts, weight: np.ndarray) -> dict:
         """What round `number` begins with, given all rollouts so far."""
@@ -134,7 +134,7 @@ def train(config: Config, run: RunFolder) -> dict:
     settings = config.train
     base, fingerprint = trained_base(config, run, plan.shard), base_fingerprint(run)
     path = run.path / "rollout" / "rollouts.npz"
-    initial = Rollouts.load(path, vocab_size=base.model.config.vocab_size)
+    initial = Rollouts.load(path, vocab_size=base.model.vocab_size)
     rate = success_rate(initial)
     if not 0 < rate < 1:
         raise InputError(

@@ -1,6 +1,5 @@
 """What a run would need, compiled from shapes alone: no data, no weights, no arrays."""
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -9,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dinado_jax.adapters import lora
 from dinado_jax.config import schema
 from dinado_jax.controls.control import Control
 from dinado_jax.controls.make import make_control
@@ -17,9 +15,9 @@ from dinado_jax.data.batching import take
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.sampler import Sampler
 from dinado_jax.errors import InputError
-from dinado_jax.language_model import new_config
-from dinado_jax.models import gpt2_checkpoint
-from dinado_jax.models.gpt2 import GPT2, GPT2Config, init_params
+from dinado_jax.models.architectures import configured_model
+from dinado_jax.models.params import abstract_params
+from dinado_jax.models.protocol import BaseModel
 from dinado_jax.objectives.sft import likelihood
 from dinado_jax.objectives.table import phases
 from dinado_jax.rollouts.arrays import Rollouts
@@ -71,31 +69,21 @@ def _cost(function, *args) -> dict[str, float]:
     }
 
 
-def base_sizes(settings: schema.Base) -> GPT2Config:
-    """Of the base's config.json, the only file read, or of a new model. InputError if it is none
-    that we have."""
-    if not settings.path:
-        return new_config(settings)
-    sizes = GPT2Config.from_hf(
-        gpt2_checkpoint.read_config(gpt2_checkpoint.locate(settings.path, [gpt2_checkpoint.CONFIG]))
-    )
-    precision = {name: getattr(settings, name) for name in ("dtype", "param_dtype", "remat")}
-    return dataclasses.replace(sizes, **precision)
-
-
-def check_sizes(settings: schema.Config, sizes: GPT2Config) -> None:
-    """InputError if the configuration asks for what a base of these sizes does not have: room for
-    new tokens, parameters that rules name."""
+def check_base(settings: schema.Config, model: BaseModel) -> None:
+    """InputError if the configuration asks for what this base does not have: room for new tokens,
+    parameters that an adapter's rules name."""
     for name, section in (("rollout", settings.rollout), ("decode", settings.decode)):
-        if section.max_new_tokens >= sizes.n_positions:
+        if section.max_new_tokens >= model.context_length:
             raise InputError(
                 f"{name}.max_new_tokens = {section.max_new_tokens} leaves no room for a prompt in "
-                f"the base's {sizes.n_positions} positions: lower it"
+                f"the base's {model.context_length} positions: lower it"
             )
-    control, delta = settings.control, settings.delta
-    kind = control.direction if control.kind == "hard" else control.kind
-    if kind == "merge" or (kind == "soft" and control.trunk == "low_rank"):
-        lora.check_rules(gpt2_checkpoint.shapes(sizes), delta.rank, delta.low_rank, delta.full)
+    _abstract_control(make_control(settings, model), abstract_params(model))
+
+
+def _abstract_control(control: Control, base_params: Any) -> Any:
+    """The shapes of a control's parameters. InputError where it does not fit the base's."""
+    return jax.eval_shape(lambda: control.init(jax.random.key(0), base_params, 0.5))
 
 
 def _zeros(tree):
@@ -107,7 +95,7 @@ def training(
     settings: schema.Config, control: Control, params: Any, length: int
 ) -> tuple[tuple[Terms, optax.GradientTransformation], TrainState, Batch]:
     """What `make_step` takes for the train stage, and the shapes of its step's state and batch."""
-    control_params = jax.eval_shape(lambda: control.init(jax.random.key(0), params, 0.5))
+    control_params = _abstract_control(control, params)
     transform = optimizer(settings.train, settings.train.steps)
     state = jax.eval_shape(lambda: init_state(_zeros(control_params), transform))
     _, objective = phases(settings.train)[-1]
@@ -123,23 +111,21 @@ def dry_run(settings: schema.Config) -> dict[str, Any]:
     Bytes are XLA's own and exact. Its count of FLOPs takes the body of a loop once, hence
     flops_at_least; forward_flops_per_token counts the matrix products of one pass by hand.
     """
-    gpt2 = base_sizes(settings.base)
-    check_sizes(settings, gpt2)
-    model = GPT2(gpt2)
-    params = jax.eval_shape(lambda: init_params(gpt2, 0))
+    model = configured_model(settings.base)
+    check_base(settings, model)
+    params = abstract_params(model)
     control = make_control(settings, model)
-    control_params = jax.eval_shape(lambda: control.init(jax.random.key(0), params, 0.5))
+    control_params = _abstract_control(control, params)
 
     def count(tree):
         return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
-    length = min(settings.sft.max_length, gpt2.n_positions)
+    length = min(settings.sft.max_length, model.context_length)
     decode = settings.rollout
-    kernels = sum(leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim == 2)
     out = {
         "parameters": count(params),
         "trainable_parameters": count(control_params),
-        "forward_flops_per_token": 2 * (kernels - gpt2.n_positions * gpt2.n_embd),
+        "forward_flops_per_token": model.flops_per_token,
     }
     transform = optimizer(settings.sft, settings.sft.steps)
     state = jax.eval_shape(lambda: init_state(_zeros(params), transform))

@@ -9,15 +9,14 @@ import pytest
 from flax.traverse_util import flatten_dict
 from support import tiny
 
-from dinado_jax.adapters import lora
 from dinado_jax.bench import decode, train
 from dinado_jax.bench.compiled import base_model
 from dinado_jax.bench.measure import Request
 from dinado_jax.config.schema import Train
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.sampler import Sampler
-from dinado_jax.models.gpt2 import init_params
 from dinado_jax.models.gpt2_checkpoint import names
+from dinado_jax.models.params import init_params
 from dinado_jax.objectives.published import Published
 
 torch = pytest.importorskip("torch")
@@ -34,7 +33,9 @@ def tensor(array):
 def fill(model, params, vocabulary=None):
     """Our parameters of a trunk into a GPT2LMHeadModel; `vocabulary` [V, D], where not its wte."""
     flat = flatten_dict(params, sep="/")
-    given = {key: tensor(flat[path]) for key, path in names(model.config.n_layer) if path in flat}
+    given = {
+        key: tensor(flat[path]) for key, path in names(model.config.n_layer).items() if path in flat
+    }
     head = given.get("wte.weight") if vocabulary is None else tensor(vocabulary)
     given.setdefault("wte.weight", head)
     state = {f"transformer.{key}": value for key, value in given.items()}
@@ -55,7 +56,7 @@ def ours(variant):
     """A control whose every parameter is random, on a base whose every one is."""
     request = dataclasses.replace(REQUEST, variant=variant)
     model = base_model(request)
-    base = tiny.noisy(init_params(model.config, 0), 0.1)
+    base = tiny.noisy(init_params(model, 0), 0.1)
     control = train.control_of(request, model)
     params = tiny.noisy(control.init(jax.random.key(1), base, 0.3), 0.1, seed=1)
     return request, base, control, params
@@ -72,8 +73,8 @@ def test_the_loss_is_ours(variant):
     theirs = peer.Training(request)
     fill(theirs.base, base)
     if variant == "merge":
-        scale = control.direction.delta.scale
-        fill(theirs.direction.model, lora.merge(base, params["direction"], scale))
+        merged = control.direction.adapter.merge(base, params["direction"])
+        fill(theirs.direction.model, merged)
     else:
         fill_direction(theirs.direction, params["direction"])
     if variant != "nado":

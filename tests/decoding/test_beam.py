@@ -19,13 +19,15 @@ from dinado_jax.decoding.beam import (
 from dinado_jax.decoding.policy import ModelPolicy
 from dinado_jax.decoding.score import score
 from dinado_jax.errors import InputError
-from dinado_jax.models.gpt2 import GPT2, GPT2Config, init_params
+from dinado_jax.models.gpt2 import GPT2, GPT2Config
+from dinado_jax.models.params import init_params
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 EOS, V, N, LONGEST = 0, 7, 7, 8
 CONFIG = GPT2Config(vocab_size=V, n_positions=LONGEST + N, n_embd=16, n_layer=1, n_head=2)
-POLICY = ModelPolicy(GPT2(CONFIG))
+MODEL = GPT2(CONFIG)
+POLICY = ModelPolicy(MODEL)
 _rng = np.random.default_rng(0)
 PROMPTS = [_rng.integers(1, V, n).tolist() for n in (3, 8, 1, 6)]
 # beams, hypotheses, length_penalty, no_repeat_ngram
@@ -40,7 +42,7 @@ SETTINGS = [
 
 @functools.cache
 def base_variables():
-    return {"params": tiny.noisy(init_params(CONFIG, seed=2), 0.3, seed=2)}
+    return {"params": tiny.noisy(init_params(MODEL, seed=2), 0.3, seed=2)}
 
 
 @pytest.fixture

@@ -22,12 +22,14 @@ from dinado_jax.decoding.sampler import (
 )
 from dinado_jax.decoding.score import score
 from dinado_jax.errors import InputError
-from dinado_jax.models.gpt2 import GPT2, GPT2Config, init_params
+from dinado_jax.models.gpt2 import GPT2, GPT2Config
+from dinado_jax.models.params import init_params
 from dinado_jax.utils import arguments
 
 EOS, NEW, LONGEST = 0, 6, 16
 CONFIG = GPT2Config(vocab_size=5, n_positions=LONGEST + NEW, n_embd=16, n_layer=1, n_head=2)
-POLICY = ModelPolicy(GPT2(CONFIG))
+MODEL = GPT2(CONFIG)
+POLICY = ModelPolicy(MODEL)
 KEY = jax.random.key(3)
 _rng = np.random.default_rng(0)
 PROMPTS = [_rng.integers(1, 5, n).tolist() for n in (3, 7, 12, 5, 16, 8, 1, 11)]
@@ -42,7 +44,7 @@ def compiled_quickly(tmp_path_factory):
 @pytest.fixture(scope="module")
 def variables():
     """A model that leaves every token some probability."""
-    params = init_params(CONFIG, seed=2)
+    params = init_params(MODEL, seed=2)
     params["ln_f"]["scale"] *= 0.4
     return {"params": params}
 
@@ -283,4 +285,4 @@ def test_seeds():
         with pytest.raises(InputError, match=r"^seed = [^\n]*\[0, 2\^32\)$"):
             arguments.require_seed(bad)
         with pytest.raises(InputError, match="seed"):
-            init_params(CONFIG, bad)
+            init_params(MODEL, bad)

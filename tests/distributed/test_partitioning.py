@@ -20,7 +20,7 @@ from dinado_jax.decoding.sampler import Sampler, sample_prompts
 from dinado_jax.decoding.score import score
 from dinado_jax.distributed.partitioning import local_mesh, make_plan
 from dinado_jax.errors import InputError
-from dinado_jax.models.gpt2 import GPT2, init_params
+from dinado_jax.models.params import init_params
 from dinado_jax.training.loop import init_state, make_step, split_micro_batches
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -94,14 +94,14 @@ def test_only_gradients_are_added_up():
     found = collectives("_sft", Parallel())
     assert {kind for kind, _ in found} == {"all-reduce"}
     large = [shape for _, shape in found if np.prod(shape) > 96]
-    vocabulary = turned((MODEL.config.vocab_size, MODEL.config.n_embd))
+    vocabulary = turned((MODEL.vocab_size, MODEL.width))
     assert large and set(large) <= sizes(params)
     assert large.count(vocabulary) <= 2  # looked up, and multiplied
 
 
 def test_fsdp_shares_out_what_is_large():
     plan = make_plan(Parallel(fsdp=4))
-    params = plan.shard(init_params(MODEL.config, 0))
+    params = plan.shard(init_params(MODEL, 0))
     assert plan.mesh.shape == {"data": 2, "fsdp": 4}
     assert params["wte"]["embedding"].sharding.spec == PartitionSpec("fsdp", None)
     for name in ("c_fc", "c_proj"):  # the first axis, not the longest
@@ -151,7 +151,7 @@ PROMPTS = [np.random.default_rng(n).integers(1, 300, 1 + n % 5).tolist() for n i
 
 @pytest.fixture(scope="module")
 def variables():
-    return {"params": init_params(MODEL.config, 0)}
+    return {"params": init_params(MODEL, 0)}
 
 
 def meshes():
@@ -160,7 +160,7 @@ def meshes():
 
 def test_samples_are_those_of_one_device(variables):
     """Prompts fewer than devices, and more than a batch; nothing is sent."""
-    policy = ModelPolicy(GPT2(MODEL.config))
+    policy = ModelPolicy(MODEL)
     drawn = [
         sample_prompts(
             Sampler(policy, Method(), EOS, 6, 2, mesh), variables, PROMPTS, jax.random.key(2), 8
@@ -178,9 +178,7 @@ def test_samples_are_those_of_one_device(variables):
 
 def test_beams_are_those_of_one_device(variables):
     found = [
-        beam_prompts(
-            Beam(ModelPolicy(GPT2(MODEL.config)), EOS, 5, 3, mesh=mesh), variables, PROMPTS, 12
-        )
+        beam_prompts(Beam(ModelPolicy(MODEL), EOS, 5, 3, mesh=mesh), variables, PROMPTS, 12)
         for mesh in meshes()
     ]
     np.testing.assert_array_equal(found[0].tokens, found[1].tokens)

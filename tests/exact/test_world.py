@@ -101,7 +101,7 @@ def test_the_tables_are_looked_up(kind):
     log_base = evaluate_sequences(world, found.control, found.base_params, fresh(found))[0]
     for row, hand in zip(log_base, by_hand, strict=True):
         np.testing.assert_allclose(row, hand + [0] * (len(row) - len(hand)), rtol=0, atol=1e-5)
-    out = Table(world.vocabulary, world.prefixes).apply(
+    out = Table(world.vocabulary, world.length + 1, world.prefixes).apply(
         {"params": found.base_params}, jnp.asarray(world.rows.tokens)
     )
     wanted = np.moveaxis(tables[:, world.prefix], 0, -1)

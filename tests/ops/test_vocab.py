@@ -12,11 +12,13 @@ import optax
 import pytest
 from support import tiny
 
+from dinado_jax.adapters.lora import lora
 from dinado_jax.config.schema import Delta
 from dinado_jax.controls.control import Control
 from dinado_jax.controls.merge import Merge
 from dinado_jax.controls.norm import MLP
-from dinado_jax.models.gpt2 import GPT2, GPT2Config, init_params
+from dinado_jax.models.gpt2 import GPT2, GPT2Config
+from dinado_jax.models.params import init_params
 from dinado_jax.objectives.control import Disentangled, Published
 from dinado_jax.ops.vocab import (
     CHUNKS,
@@ -217,10 +219,10 @@ def compiled_step(request):
     """make_step compiled, but never run, for a batch far larger than a chunk."""
     config = GPT2Config(vocab_size=LARGE_V, n_positions=T, n_embd=16, n_layer=1, n_head=1)
     model = GPT2(config)
-    merge = Merge(model, Delta(rank=2, full=(r"wte/embedding",)))
+    merge = Merge(model, lora(Delta(rank=2, full=(r"wte/embedding",))))
     control = Control(model, merge, MLP(config.n_embd))
     optimizer = optax.adam(1e-3)
-    base = jax.eval_shape(lambda: init_params(config, 0))
+    base = jax.eval_shape(lambda: init_params(model, 0))
     state = jax.eval_shape(
         lambda key, base: init_state(control.init(key, base, tiny.SUCCESS_RATE), optimizer),
         jax.random.key(0),

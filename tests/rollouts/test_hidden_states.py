@@ -36,7 +36,7 @@ def kept(tmp_path):
     """The states of two sets of rows, and those rows."""
     parts = [rows(0), rows(1, 7)]
     sets = [states.base_states(tmp_path, BASE, part, "float32", 4, PLAN) for part in parts]
-    return sum(sets, states.HiddenStates(BASE.model.config.n_embd)), parts
+    return sum(sets, states.HiddenStates(BASE.model.width)), parts
 
 
 def test_states_are_those_of_a_forward_pass(kept):

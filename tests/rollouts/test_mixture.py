@@ -52,7 +52,7 @@ def sampled(of, under_p, count):
     key, ids = jax.random.key(count), np.zeros(1, np.int32)
     drawn = jax.device_get(sampler(of.variables, prompt, length, ids, key))
     new = [row[:n] for row, n in zip(drawn.tokens, drawn.length)]
-    rows = sequences([PROMPT] * count, new, EOS, MODEL.config.n_positions)
+    rows = sequences([PROMPT] * count, new, EOS, MODEL.context_length)
     log_base = score(under_p.policy, under_p.variables, rows, count)
     log_proposal = align_to_targets(rows, drawn.log_probs)
     return Rollouts(

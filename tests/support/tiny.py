@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dinado_jax.adapters.lora import lora
 from dinado_jax.config.schema import Delta
 from dinado_jax.controls.control import Control
 from dinado_jax.controls.merge import Merge
 from dinado_jax.controls.norm import MLP
 from dinado_jax.data.batch import Batch
-from dinado_jax.models.gpt2 import GPT2, GPT2Config, init_params
+from dinado_jax.models.gpt2 import GPT2, GPT2Config
+from dinado_jax.models.params import init_params
 from dinado_jax.objectives.draws import LabeledBatch
 
 VOCABULARY = 41
@@ -33,7 +35,7 @@ def model(vocabulary: int = VOCABULARY, layers: int = 1) -> GPT2:
 @cache
 def base_params(layers: int = 1) -> dict:
     """A base whose every parameter is random, its biases and LayerNorms too."""
-    return noisy(init_params(model(layers=layers).config, seed=0), scale=0.1)
+    return noisy(init_params(model(layers=layers), seed=0), scale=0.1)
 
 
 def noisy(tree, scale: float, seed: int = 0):
@@ -45,7 +47,7 @@ def noisy(tree, scale: float, seed: int = 0):
 
 
 def control(delta: Delta = EVERYTHING) -> Control:
-    return Control(model(), Merge(model(), delta), MLP(model().config.n_embd))
+    return Control(model(), Merge(model(), lora(delta)), MLP(model().width))
 
 
 def fresh_params(delta: Delta = EVERYTHING, success_rate: float = SUCCESS_RATE) -> dict:

@@ -9,13 +9,15 @@ import jax
 import numpy as np
 import optax
 
+from dinado_jax.adapters.lora import lora
 from dinado_jax.config.schema import Delta, Optim, Parallel, Train
 from dinado_jax.controls.control import Control
 from dinado_jax.controls.merge import Merge
 from dinado_jax.controls.norm import MLP
 from dinado_jax.distributed.partitioning import make_plan
 from dinado_jax.distributed.processes import connect, is_main
-from dinado_jax.models.gpt2 import GPT2, GPT2Config, init_params
+from dinado_jax.models.gpt2 import GPT2, GPT2Config
+from dinado_jax.models.params import init_params
 from dinado_jax.objectives.draws import NormBatch
 from dinado_jax.objectives.halved import Halves
 from dinado_jax.objectives.sft import likelihood
@@ -27,7 +29,7 @@ STEPS, ROWS, WIDTH = 20, 16, 12
 MODEL = GPT2(GPT2Config(vocab_size=300, n_positions=16, n_embd=32, n_layer=1, n_head=4))
 # What really has a gradient: where it is zero except for rounding, Adam makes steps of the noise.
 DELTA = Delta(rank=8, low_rank=(r"h_\d/(attn|mlp)/c_\w+/kernel",), full=(r"ln_f/\w+",))
-CONTROL = Control(MODEL, Merge(MODEL, DELTA), MLP(32))
+CONTROL = Control(MODEL, Merge(MODEL, lora(DELTA)), MLP(32))
 
 
 def _rows(step: int, part: int) -> NormBatch:
@@ -49,11 +51,11 @@ def _sft():
     def terms(params, _, batch):
         return likelihood(MODEL, params, batch)
 
-    return terms, optax.sgd(0.3, momentum=0.9), init_params(MODEL.config, 1), None, _rows
+    return terms, optax.sgd(0.3, momentum=0.9), init_params(MODEL, 1), None, _rows
 
 
 def _control():
-    base = init_params(MODEL.config, 0)
+    base = init_params(MODEL, 0)
     params = CONTROL.init(jax.random.key(1), base, 0.3)
 
     def batch(step, part):

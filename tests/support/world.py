@@ -15,7 +15,8 @@ from dinado_jax.config import schema
 from dinado_jax.controls.control import Control
 from dinado_jax.controls.make import make_control
 from dinado_jax.data.batch import Batch
-from dinado_jax.models.gpt2 import GPT2, GPT2Config, init_params
+from dinado_jax.models.gpt2 import GPT2, GPT2Config
+from dinado_jax.models.params import init_params
 from support import tiny
 
 V, N, EOS, WIDTH = 5, 3, 0, 8
@@ -41,7 +42,7 @@ CONTINUATIONS = np.array(list(itertools.product(range(V), repeat=N)), np.int32)
 
 @functools.cache
 def base_params() -> dict:
-    return tiny.noisy(init_params(MODEL.config, seed=0), scale=0.3)
+    return tiny.noisy(init_params(MODEL, seed=0), scale=0.3)
 
 
 @functools.cache

@@ -18,7 +18,7 @@ from dinado_jax.decoding.score import score
 from dinado_jax.exact.table import table_control
 from dinado_jax.exact.world import World
 from dinado_jax.language_model import Base, Controlled
-from dinado_jax.models.gpt2 import init_params
+from dinado_jax.models.params import init_params
 from dinado_jax.objectives.draws import NormBatch
 from dinado_jax.objectives.halved import Halves
 from dinado_jax.objectives.regression import TargetBatch
@@ -38,7 +38,7 @@ def noted(tree):
 
 
 base = Base(world.MODEL, world.base_params(), None)
-noted(init_params(world.MODEL.config, 2**32 - 1))
+noted(init_params(world.MODEL, 2**32 - 1))
 control, params = world.control("projected-merge"), world.params("projected-merge")
 tilted = Controlled(base, control, params).tilted(reject=0.01, target_rate=0.9)
 method, key = Method(np.float64(0.9), np.int64(4), np.float64(0.95)), jax.random.key(2**32 - 1)

@@ -10,7 +10,7 @@ import pytest
 from dinado_jax.config.load import load
 from dinado_jax.data import text_files as text
 from dinado_jax.errors import InputError
-from dinado_jax.models.gpt2_checkpoint import read_config
+from dinado_jax.models.hf_folder import read_config
 from dinado_jax.stages.artifacts import held_out
 from dinado_jax.tasks import commongen
 from dinado_jax.utils.files import read_json, read_lines

@@ -1,0 +1,125 @@
+"""The architectures, by the `model_type` of a config.json; models of folders, and new ones.
+
+The only module that knows which architectures there are.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from dinado_jax.config import schema
+from dinado_jax.errors import InputError, quote
+from dinado_jax.models import gpt2_checkpoint
+from dinado_jax.models.gpt2 import GPT2, GPT2Config
+from dinado_jax.models.hf_folder import CONFIG, check_tensors, locate, read_config, write_folder
+from dinado_jax.models.params import param_shapes
+from dinado_jax.models.protocol import BaseModel
+
+
+class CheckpointFormat(Protocol):
+    """How one architecture stands in a Hugging Face folder: a module with these functions."""
+
+    def parse_config(self, hf: Mapping[str, Any]) -> BaseModel:
+        """The model of a config.json, in float32. InputError for a missing or bad size, and for
+        options that would have to be ignored."""
+        ...
+
+    def to_config(self, model: Any) -> dict[str, Any]:
+        """The config.json of a model, without its model_type and dtype."""
+        ...
+
+    def read_params(self, folder: Path, model: Any) -> dict:
+        """The parameters in a folder: nested dicts of NumPy arrays in their stored dtype.
+
+        Raises:
+          InputError: for missing, foreign or damaged files, for every missing, unused, misshapen or
+            non-float tensor, and for values that are not finite.
+        """
+        ...
+
+    def to_tensors(self, params: Mapping, model: Any) -> dict[str, np.ndarray]:
+        """The tensors of parameters, by key. The inverse of `read_params`."""
+        ...
+
+
+ARCHITECTURES: dict[str, CheckpointFormat] = {
+    "gpt2": gpt2_checkpoint,
+}
+
+
+def load_model(folder: Path) -> BaseModel:
+    """Reads the model of a folder, in float32, from its config.json alone.
+
+    Raises:
+      InputError: as `hf_folder.read_config` and `CheckpointFormat.parse_config`, and for an
+        architecture that is not in the table.
+    """
+    hf = read_config(folder)
+    kind = hf.get("model_type")
+    if not isinstance(kind, str) or kind not in ARCHITECTURES:
+        known = " or ".join(f'"{name}"' for name in ARCHITECTURES)
+        raise InputError(
+            f"model_type is {quote(kind)}, {Path(folder) / CONFIG}: only {known} models are "
+            "supported"
+        )
+    return ARCHITECTURES[kind].parse_config(hf)
+
+
+def load_params(folder: Path, model: BaseModel) -> dict:
+    """Reads the parameters of a folder to the host; see `CheckpointFormat.read_params`."""
+    return ARCHITECTURES[model.model_type].read_params(folder, model)
+
+
+def save_model(
+    folder: Path, model: BaseModel, params: Mapping, end_token: int | None = None
+) -> None:
+    """Writes a folder that `load_model`, `load_params` and transformers read; other files stay.
+
+    Args:
+      folder: made if it is not there.
+      model: whose parameters they are.
+      params: nested dicts of arrays on the host; each keeps its dtype.
+      end_token: id of the first token and of the one that ends generation; without it transformers
+        takes the architecture's default.
+
+    Raises:
+      InputError: where `params` does not fit `model`, and for a full disk.
+    """
+    flat = {path: np.asarray(array) for path, array in flatten_dict(params, sep="/").items()}
+    check_tensors(flat, param_shapes(model), folder)
+    checkpoint = ARCHITECTURES[model.model_type]
+    largest = max(flat.values(), key=lambda array: array.size)
+    config = checkpoint.to_config(model)
+    config |= {"model_type": model.model_type, "dtype": largest.dtype.name}
+    if end_token is not None:
+        config |= {"bos_token_id": end_token, "eos_token_id": end_token}
+    write_folder(folder, config, checkpoint.to_tensors(params, model))
+
+
+def new_model(settings: schema.Base) -> BaseModel:
+    """A model to train from scratch, a GPT-2 of the configured sizes and precision."""
+    return GPT2(
+        GPT2Config(
+            vocab_size=settings.vocab_size,
+            n_positions=settings.n_positions,
+            n_embd=settings.n_embd,
+            n_layer=settings.n_layer,
+            n_head=settings.n_head,
+            param_dtype=settings.param_dtype,
+            dtype=settings.dtype,
+            remat=settings.remat,
+        )
+    )
+
+
+def configured_model(settings: schema.Base) -> BaseModel:
+    """The model of a configuration: a new one, or that of `base.path`, of which config.json alone
+    is read, or fetched from the hub. InputError as `locate` and `load_model`."""
+    if not settings.path:
+        return new_model(settings)
+    return load_model(locate(settings.path, [CONFIG])).replace(
+        dtype=settings.dtype, param_dtype=settings.param_dtype, remat=settings.remat
+    )

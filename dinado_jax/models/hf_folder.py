@@ -1,0 +1,257 @@
+"""Hugging Face folders, whatever architecture they hold: finding, checking, reading and writing.
+
+Only safetensors is read: nothing is unpickled.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save_file
+
+from dinado_jax.errors import InputError, catch_disk_full, escape, one_line, quote
+from dinado_jax.utils.files import exists, file_digest, read_json
+
+Tensors = Mapping[str, np.ndarray]  # by key
+Shapes = Mapping[str, tuple[int, ...]]
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+GENERATION, ADAPTER = "generation_config.json", "adapter_config.json"
+_AGAIN = "copy or download it again"
+DTYPES = ("float32", "float16", "bfloat16")
+HUB_FILES = (
+    CONFIG, GENERATION, ADAPTER, "*.safetensors", "*.safetensors.index.json",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "merges.txt",
+)  # fmt: skip
+_FOREIGN = ("*.bin", "*.msgpack", "*.pt", "*.pth", "*.h5")
+
+# Options of a config.json that no architecture here has, with the values that leave a model plain;
+# None always does.
+_UNSUPPORTED = {
+    "quantization_config": ({},),
+    "compression_config": ({},),
+    "auto_map": ({},),
+    "pruned_heads": ({},),
+    "is_encoder_decoder": (False,),
+}
+# Settings of transformers' own generation that change which tokens a model gives, so that it would
+# differ from the model's own distribution, which is what is decoded here. Temperature and
+# truncation are the decoder's.
+_GENERATION_SETTINGS = {
+    "suppress_tokens": ([],),
+    "begin_suppress_tokens": ([],),
+    "bad_words_ids": ([],),
+    "sequence_bias": ({}, []),
+    "forced_bos_token_id": (),
+    "forced_eos_token_id": (),
+    "forced_decoder_ids": ([],),
+    "exponential_decay_length_penalty": (),
+    "repetition_penalty": (1,),
+    "no_repeat_ngram_size": (0,),
+    "min_length": (0,),
+    "min_new_tokens": (0,),
+}
+
+
+def locate(name_or_path: str, patterns: Sequence[str] = HUB_FILES) -> Path:
+    """Finds the folder of a model: an existing one, or a hub name fetched into the local cache.
+
+    Args:
+      name_or_path: of the model.
+      patterns: file names to fetch from the hub, as globs.
+
+    Raises:
+      InputError: for a missing path, a file, and whatever goes wrong with the hub.
+    """
+    if not name_or_path:
+        raise InputError("no model named, '': give a folder or a name on the hub")
+    path = Path(os.path.expanduser(name_or_path))
+    if exists(path):
+        if not path.is_dir():
+            raise InputError(f"not a folder, {path}: name the folder that holds {CONFIG}")
+        return path
+    if name_or_path.startswith((".", "/", "~", os.sep)):
+        raise InputError(f"no such folder, {quote(name_or_path)}: check the path of the model")
+    try:
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(name_or_path, allow_patterns=list(patterns)))
+    except Exception as error:  # the hub client lets errors of several HTTP libraries through
+        raise InputError(
+            f"neither a local folder nor reachable on the hub, {quote(name_or_path)}: check the "
+            f"name and the network, or give a folder ({one_line(error)})"
+        ) from error
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 of a folder's sizes, weights and tokenizer, in hexadecimal."""
+    files = {path for pattern in HUB_FILES for path in folder.glob(pattern)}
+    parts = [f"{path.name} {file_digest(path)}" for path in sorted(files)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Reads config.json as a dict.
+
+    Raises:
+      InputError: where the folder or the file is missing or is not a JSON object; for an adapter,
+        or settings of generation, that would be ignored; for what no architecture here supports.
+    """
+    folder = Path(folder)
+    if not exists(folder) or not folder.is_dir():
+        raise InputError(f"no such folder, {escape(str(folder))}: check the path of the model")
+    if not exists(folder / CONFIG):
+        raise InputError(f"no {CONFIG}, {folder}: give a model's folder")
+    config = read_json(folder / CONFIG, _AGAIN)
+    if exists(folder / ADAPTER):
+        raise InputError(
+            f"an adapter, {folder / ADAPTER}: merge it into the weights (peft: merge_and_unload), "
+            "or move it away to use the model without it"
+        )
+    refuse_options(config, _UNSUPPORTED, str(folder / CONFIG), "choose a plain checkpoint")
+    settings = {CONFIG: config}
+    if exists(folder / GENERATION):
+        settings[GENERATION] = read_json(folder / GENERATION, _AGAIN)
+    for name, given in settings.items():
+        fix = "the model's own distribution is decoded, remove it"
+        refuse_options(given, _GENERATION_SETTINGS, str(folder / name), fix)
+    return config
+
+
+def refuse_options(
+    given: Mapping[str, Any], neutral: Mapping[str, tuple], where: str, fix: str
+) -> None:
+    """InputError for the first option in `given` with another value than None and its `neutral`
+    ones: it would be ignored. `where` and `fix` are for the message."""
+    for name, values in neutral.items():
+        if given.get(name) is not None and given[name] not in values:
+            raise InputError(f"{where} has {name} = {quote(given[name])}: not supported, {fix}")
+
+
+def read_tensors(folder: Path) -> dict[str, np.ndarray]:
+    """Reads every tensor under its stored key, in its stored dtype, from one file or from shards.
+
+    Raises:
+      InputError: for missing, foreign or damaged files, and shards that disagree with their index.
+    """
+    if (folder / WEIGHTS).is_file():
+        return _load(folder / WEIGHTS)
+    if (folder / INDEX).is_file():
+        return _read_shards(folder)
+    foreign = sorted(path.name for pattern in _FOREIGN for path in folder.glob(pattern))
+    if foreign:
+        raise InputError(
+            f"no safetensors but {foreign[0]}, {folder}: such files can run code when opened; "
+            "convert in a trusted place: load with transformers, then "
+            "save_pretrained(..., safe_serialization=True)"
+        )
+    raise InputError(f"no {WEIGHTS} or {INDEX}, {folder}: give a folder with safetensors weights")
+
+
+def check_tensors(found: Tensors, expected: Shapes, folder: Path) -> None:
+    """InputError that names the tensors of `found` that are missing, unused, misshapen, or not of a
+    float dtype. `folder` is for the message."""
+    errors = []
+    for key in sorted(expected.keys() | found.keys()):
+        want = expected.get(key)
+        have = found[key].shape if key in found else None
+        if want != have:
+            want, have = ("nothing" if shape is None else shape for shape in (want, have))
+            errors.append(f"{key} expected {want}, found {have}")
+        elif found[key].dtype.name not in DTYPES:
+            errors.append(f"{key} expected {' or '.join(DTYPES)}, found {found[key].dtype.name}")
+    if errors:
+        more = f" and {len(errors) - 5} more" if len(errors) > 5 else ""
+        raise InputError(
+            f"weights do not fit the configuration ({'; '.join(errors[:5])}{more}), {folder}: "
+            f"use the {CONFIG} that belongs to these weights"
+        )
+
+
+def check_finite(tensors: Tensors, folder: Path) -> None:
+    """InputError that names a tensor with a value that is not finite."""
+    for key, tensor in tensors.items():
+        if not np.isfinite(tensor).all():
+            raise InputError(
+                f"{key} holds values that are not finite, {folder}: {_AGAIN}, or use weights of "
+                "a training that did not diverge"
+            )
+
+
+def write_folder(folder: Path, config: Mapping[str, Any], tensors: Tensors) -> None:
+    """Writes config.json and model.safetensors as Hugging Face does; other files stay.
+
+    Every file appears whole or not at all. Each tensor keeps its dtype. InputError for a full disk.
+    """
+    # safetensors writes the raw buffer, so a transposed view has to be laid out first.
+    tensors = {key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}
+    text = json.dumps(dict(config), indent=2, sort_keys=True) + "\n"
+    with catch_disk_full(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        _replace(folder / WEIGHTS, lambda path: save_file(tensors, path, {"format": "pt"}))
+        _replace(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def _read_shards(folder: Path) -> dict[str, np.ndarray]:
+    index = folder / INDEX
+    weight_map = read_json(index, _AGAIN).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
+        raise InputError(f"no weight_map from keys to files, {index}: download the model again")
+    shards = sorted(set(weight_map.values()))
+    for shard in shards:
+        # By name alone: resolving links would refuse the hub cache, which is made of links.
+        if Path(shard).name != shard or shard == "..":
+            raise InputError(
+                f"shard {quote(shard)} is outside the folder, {index}: name files in it"
+            )
+        if not os.path.isfile(folder / shard):  # False for names that cannot be one, too
+            raise InputError(
+                f"missing shard {escape(shard)[:200]}, {index}: download the model again"
+            )
+    tensors = {}
+    for shard in shards:
+        found = _load(folder / shard)
+        listed = {key for key, file in weight_map.items() if file == shard}
+        if odd := sorted(listed ^ found.keys()):
+            where = "the index only" if odd[0] in listed else f"{shard} only"
+            key = escape(odd[0])[:200]
+            raise InputError(f"{key} is in {where}, {index}: download the model again")
+        tensors |= found
+    return tensors
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with safe_open(path, "np") as file:
+            keys = file.keys()
+            kinds = [file.get_slice(key).get_dtype() for key in keys]
+        for key, kind in zip(keys, kinds):
+            if kind.startswith(("F4", "F6_", "F8")):  # NumPy has no such thing
+                raise InputError(
+                    f"{escape(key)[:200]} is stored as {kind}, {path}: convert it to "
+                    f"{' or '.join(DTYPES)}"
+                )
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"unreadable safetensors, {path}: copy or download it again ({one_line(error)})"
+        ) from error
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Lets `write` fill a temporary neighbour of `path`, then moves it into place."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        write(temporary)
+        temporary.chmod(mode)  # safetensors makes its files private, whatever the umask says
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

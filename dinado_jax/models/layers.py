@@ -1,0 +1,116 @@
+"""Layers whose parameters may carry a delta: what architectures are built from.
+
+A second collection, "delta", may hold a change of any parameter, under the parameter's own path:
+
+    {"full": [the parameter's shape]}               added to it
+    {"a": [in, rank], "b": [rank, out]}             a low-rank change of a matrix
+
+It is applied on the fly, in the forward pass; adapters (see adapters/protocol.py) write it. Every
+parameter is fetched whole where it is used (`all_gather_param`), wherever it is stored.
+
+Shapes: D width of the input, F features.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dinado_jax.distributed.constraints import all_gather_param, sharded_matmul
+from dinado_jax.ops.low_rank import low_rank_product
+
+
+class Dense(nn.Module):
+    """y = x W + b, plus (x a) b' where the delta holds low-rank factors of W.
+
+    Attributes:
+      features: F, the width of the output.
+      param_dtype: of kernel [D, F] and bias [F]; the product has the dtype of x.
+      init_scale: variance of the initial kernel times D.
+    """
+
+    features: int
+    param_dtype: str
+    init_scale: float = 1.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (x.shape[-1], self.features)
+        init = nn.initializers.variance_scaling(self.init_scale, "fan_in", "normal")
+        kernel = self.param("kernel", init, shape, self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
+        factors = _low_rank(self, "kernel")
+        if factors is None:
+            y = sharded_matmul(x, _adapted(self, "kernel", kernel))
+        else:
+            # The product of the factors has the kernel's size: it is never written out.
+            y = sharded_matmul(x, kernel) + low_rank_product(x, factors["a"], factors["b"])
+        return y + _vector(self, "bias", bias, y)
+
+
+class LayerNorm(nn.Module):
+    """LayerNorm over the last axis, with float32 statistics, in the dtype of x."""
+
+    epsilon: float
+    param_dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), self.param_dtype)
+        y = x.astype(jnp.float32)
+        y = y - y.mean(-1, keepdims=True)
+        y *= jax.lax.rsqrt((y * y).mean(-1, keepdims=True) + self.epsilon)
+        y = y * _vector(self, "scale", scale, y) + _vector(self, "bias", bias, y)
+        return y.astype(x.dtype)
+
+
+class Embed(nn.Module):
+    """A table [rows, width]: looked up by index, or whole, as a tied output head."""
+
+    rows: int
+    width: int
+    param_dtype: str
+    dtype: str  # of what comes out
+
+    def setup(self) -> None:
+        init = nn.initializers.normal(self.width**-0.5)
+        shape = (self.rows, self.width)
+        self.embedding = self.param("embedding", init, shape, self.param_dtype)
+
+    def __call__(self, index: jax.Array) -> jax.Array:
+        """[...] int32 -> [..., width]."""
+        factors = _low_rank(self, "embedding")
+        if factors is None:
+            found = all_gather_param(_adapted(self, "embedding", self.embedding))[index]
+        else:
+            found = all_gather_param(self.embedding)[index] + factors["a"][index] @ factors["b"]
+        return found.astype(self.dtype)
+
+    def table(self) -> jax.Array:
+        """[rows, width], with its delta."""
+        return all_gather_param(_adapted(self, "embedding", self.embedding)).astype(self.dtype)
+
+
+def _adapted(module: nn.Module, name: str, value: jax.Array) -> jax.Array:
+    """`value` plus its delta, written out; for vectors, full changes and tied heads."""
+    if not module.has_variable("delta", name):
+        return value
+    delta = module.get_variable("delta", name)
+    if "full" in delta:  # sharded as the value is
+        return value + delta["full"]
+    return value + all_gather_param(delta["a"]) @ all_gather_param(delta["b"])
+
+
+def _low_rank(module: nn.Module, name: str) -> dict[str, jax.Array] | None:
+    """The factors {a, b} of a low-rank delta of `name`, or None."""
+    if not module.has_variable("delta", name):
+        return None
+    delta = module.get_variable("delta", name)
+    return jax.tree.map(all_gather_param, delta) if "a" in delta else None
+
+
+def _vector(module: nn.Module, name: str, value: jax.Array, x: jax.Array) -> jax.Array:
+    """A parameter [D] with its delta, in x's dtype and rank: a rank that differs would broadcast
+    silently."""
+    vector = all_gather_param(_adapted(module, name, value)).astype(x.dtype)
+    return jnp.expand_dims(vector, tuple(range(x.ndim - 1)))

@@ -1,0 +1,47 @@
+"""What a forward pass returns.
+
+Shapes: B rows, T tokens, D model width, V vocabulary.
+"""
+
+import flax
+import jax
+import jax.numpy as jnp
+
+from dinado_jax.models.cache import Cache
+from dinado_jax.ops.masks import fill_ids
+from dinado_jax.ops.vocab import Ranges
+
+
+@flax.struct.dataclass
+class Output:
+    """Logits in factored form, and the cache.
+
+    Whole logits are large; what is computed from the factors in pieces (ops/vocab.py) never holds
+    them.
+    """
+
+    hidden: jax.Array  # [B, T, D] states after the final normalisation, activation dtype
+    vocabulary: jax.Array  # [V, D] the output head, with its delta, activation dtype
+    cache: Cache | None
+
+    @property
+    def logits(self) -> jax.Array:
+        """[B, T, V] float32, the checkpoint's own: also of the model's `excluded_ids`, which p
+        leaves out."""
+        return logits(self.hidden, self.vocabulary)
+
+
+def logits(hidden: jax.Array, vocabulary: jax.Array, excluded_ids: Ranges = ()) -> jax.Array:
+    """Multiplies states by the vocabulary matrix.
+
+    Args:
+      hidden: [..., D].
+      vocabulary: [V, D].
+      excluded_ids: ranges [first, end) of ids whose logits become -inf.
+
+    Returns:
+      [..., V] float32.
+    """
+    with jax.named_scope("unembed"):
+        out = jnp.einsum("...D,VD->...V", hidden, vocabulary, preferred_element_type=jnp.float32)
+        return fill_ids(out, excluded_ids, -jnp.inf)

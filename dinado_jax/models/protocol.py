@@ -1,0 +1,129 @@
+"""What the package asks of a language model. Nothing outside of models/ knows an architecture.
+
+Models are static and hashable: calls with equal models and shapes compile once. Their arrays travel
+beside them. A new architecture is a file with a class of this shape, a file with its checkpoint
+format, and a line in architectures.py.
+
+Shapes: B rows, T tokens, D width, V vocabulary.
+"""
+
+from typing import Any, Protocol, Self
+
+import jax
+
+from dinado_jax.models.cache import Cache
+from dinado_jax.models.output import Output
+from dinado_jax.ops.vocab import Ranges
+
+
+class Model(Protocol):
+    """What decoding, scoring and controls ask of a language model."""
+
+    @property
+    def width(self) -> int:
+        """D, of the last hidden states."""
+        ...
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of the longest row."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """V."""
+        ...
+
+    @property
+    def excluded_ids(self) -> Ranges:
+        """Ranges [first, end) of ids that stand for no text: p leaves them out, whatever their
+        logits are."""
+        ...
+
+    def apply(
+        self, variables: dict[str, Any], tokens: jax.Array, cache: Cache | None = None
+    ) -> Output:
+        """Runs the model, causally, on right-padded rows.
+
+        Indices are not checked on the device, where JAX clamps them: see `sequences.check_tokens`.
+
+        Args:
+          variables: {"params": p}, and {"delta": d} or what else an adapter adds.
+          tokens: [B, T] int32 from position 0 on; with a cache [R, 1], one more token of every row.
+          cache: of the tokens before; None for none.
+
+        Returns:
+          States and vocabulary matrix. Without a cache given, its cache holds the T slots of this
+          call as prompts, which is what a prefill wants; else it is the one given with the token
+          appended.
+        """
+        ...
+
+    def output_from_states(self, params: dict, states: jax.Array) -> Output:
+        """The output of `apply({"params": params}, ..)` whose hidden states [B, T, D] are known,
+        without its cache."""
+        ...
+
+
+class BaseModel(Model, Protocol):
+    """What a base offers besides: parameters to make, store and adapt, and new parts like it."""
+
+    @property
+    def model_type(self) -> str:
+        """The architecture's key in `architectures.ARCHITECTURES`, as in a config.json."""
+        ...
+
+    @property
+    def dtype(self) -> str:
+        """Of activations."""
+        ...
+
+    @property
+    def param_dtype(self) -> str:
+        """Of parameters, in memory."""
+        ...
+
+    @property
+    def flops_per_token(self) -> int:
+        """Floating-point operations of one token's forward pass in products with parameters:
+        attention's products of activations are left out."""
+        ...
+
+    def init(self, key: jax.Array) -> dict:
+        """Random parameters in `param_dtype`."""
+        ...
+
+    def decode_params(self, params: dict) -> dict:
+        """The parameters as a decoding loop wants them: the same function, fewer bytes to read."""
+        ...
+
+    def trunk(self, layers: int) -> Self:
+        """A new model of this kind and width with so many layers and float32 parameters."""
+        ...
+
+    def head(self, layers: int) -> "Head":
+        """New layers of this kind, to run on this model's last hidden states."""
+        ...
+
+    def replace(self, **changes: Any) -> Self:
+        """This model with another dtype, param_dtype, excluded_ids or remat (True: gradients
+        compute each block's activations again instead of keeping them)."""
+        ...
+
+
+class Head(Protocol):
+    """Layers on the last hidden states of a base, with a vocabulary matrix of their own."""
+
+    def init(self, key: jax.Array) -> dict:
+        """Random float32 parameters with a vocabulary of zeros: so are all logits, then."""
+        ...
+
+    def decode_params(self, params: dict) -> dict:
+        """As `BaseModel.decode_params`."""
+        ...
+
+    def apply(
+        self, variables: dict[str, Any], states: jax.Array, cache: Cache | None = None
+    ) -> Output:
+        """As `Model.apply`, from the base's states [B, T, D] instead of tokens."""
+        ...
