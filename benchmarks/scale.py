@@ -28,7 +28,6 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dinado_jax.config import schema
-from dinado_jax.config.load import changed, load
 from dinado_jax.controls.make import make_control
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.sampler import Sampler
@@ -36,6 +35,7 @@ from dinado_jax.distributed.partitioning import AXES, Plan, local_mesh
 from dinado_jax.language_model import new_config
 from dinado_jax.models.gpt2 import GPT2, init_params
 from dinado_jax.ops import blocks, vocab
+from dinado_jax.stages.settings import changed, load_config
 from dinado_jax.training.cost_estimate import training
 from dinado_jax.training.loop import make_step
 
@@ -379,7 +379,7 @@ def main():
     if args.target != "cpu":  # programs are traced here, for there
         vocab.CHUNKS["cpu"], blocks.FOLDED["cpu"] = vocab.CHUNKS["tpu"], blocks.FOLDED["tpu"]
     devices = args.data * args.fsdp
-    settings = load(args.config, ["task.source=none", *args.overrides])
+    settings = load_config(args.config, ["task.source=none", *args.overrides])
     rows = args.rows * devices * settings.train.accumulate
     settings = changed(
         settings,

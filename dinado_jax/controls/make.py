@@ -11,6 +11,8 @@ from dinado_jax.controls.protocol import Direction
 from dinado_jax.controls.soft import Soft
 from dinado_jax.models.gpt2 import GPT2, Head
 
+DIRECTIONS = ("nado", "soft", "merge")  # by the name of control.direction
+KINDS = (*DIRECTIONS, "hard")  # by the name of control.kind
 _FREE = schema.Delta(low_rank=(), full=(".*",))
 
 
