@@ -1,5 +1,7 @@
 """The range of each setting by itself."""
 
+import re
+
 import pytest
 
 from dinado_jax.config.checks import LARGEST, out_of_range

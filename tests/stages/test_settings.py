@@ -170,8 +170,5 @@ def test_the_table_of_objectives_is_all_that_checks_know_of_them(monkeypatch):
         "unbalanced labels draw no reference", "rollout.references=true", "train.reference_weight=1"
     )
     told("it is for matching, regression and ratio, ", "train.detach=false")
-    told("it is for train.objective=regression and other, after", "train.margin=3", WARM)
-    told("it is for other objectives than published, after", "train.balance=false", WARM)
-
-
-WARM = "train.warmup_direction=900"  # all steps
+    told("for train.objective=regression and other, ", "train.objective=ratio", "train.margin=3")
+    told("other objectives than published, ", "train.objective=published", "train.balance=false")
