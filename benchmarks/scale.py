@@ -28,7 +28,6 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dinado_jax.config import schema
-from dinado_jax.config.load import changed, load
 from dinado_jax.controls.make import make_control
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.sampler import Sampler
@@ -37,6 +36,7 @@ from dinado_jax.models.architectures import new_model
 from dinado_jax.models.params import abstract_params
 from dinado_jax.ops import vocab
 from dinado_jax.ops.backend import compiling_for
+from dinado_jax.stages.settings import changed, load_config
 from dinado_jax.training.cost_estimate import training
 from dinado_jax.training.loop import make_step
 
@@ -378,7 +378,7 @@ def main():
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 256 if args.target == "cpu" else 1)
     devices = args.data * args.fsdp
-    settings = load(args.config, ["task.source=none", *args.overrides])
+    settings = load_config(args.config, ["task.source=none", *args.overrides])
     rows = args.rows * devices * settings.train.accumulate
     settings = changed(
         settings,

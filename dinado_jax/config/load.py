@@ -5,16 +5,14 @@ An unknown key is an error that suggests the nearest known one.
 
 import dataclasses
 import difflib
-import itertools
 import json
 import math
 import tomllib
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dinado_jax.config import checks, relevance
 from dinado_jax.config.schema import Config, flatten
 from dinado_jax.errors import (
     InputError,
@@ -24,7 +22,7 @@ from dinado_jax.errors import (
 )
 from dinado_jax.utils.files import exists, parse_toml, read_text
 
-_LINE = "the command line"
+COMMAND_LINE = "the command line"
 Given = dict[str, tuple[Any, str]]  # "section.key": (value, where it was written)
 
 
@@ -113,49 +111,27 @@ def _override(text: str, kinds: dict[str, Any]) -> tuple[str, Any]:
     return key, raw if kinds.get(key) is str and not isinstance(value, str) else value
 
 
-def _overrides(texts: list[str] | tuple[str, ...]) -> Given:
-    kinds = {key: kind for key, (_, kind) in flatten(Config()).items()}
-    return {key: (value, _LINE) for key, value in (_override(t, kinds) for t in texts)}
+def parse_overrides(texts: Sequence[str]) -> Given:
+    """Parses `section.key=value` texts of the command line.
 
-
-def _validate(config: Config, idle: Iterable[str] = ()) -> None:
-    """InputError for the first fault; values are compared only once each is in its range, and
-    plays a part (`idle`: what does not)."""
-    values = {key: value for key, (value, _) in flatten(config).items()}
-    wrong = checks.out_of_range(values)
-    for fault in itertools.chain(wrong, idle, checks.contradictions(config)):
-        raise InputError(fault)
-
-
-def _idle(config: Config, given: Given, file: Given) -> Iterator[str]:
-    """What is wrong with given values that play no part, the schema's defaults aside.
-
-    A file describes a whole run: where an override takes its part from one of its values, as
-    base.path does from the sizes of a new model, that value is left alone.
+    Raises:
+      InputError: for a text of another form.
     """
-    defaults, values = flatten(Config()), flatten(config)
-    before = dict(relevance.unused_settings(_assigned(Config(), file), file))
-    for key, only in relevance.unused_settings(config, given):
-        value, where = values[key][0], given[key][1]
-        if value != defaults[key][0] and (key in before or where == _LINE):
-            given_as = f"{key} = {quote(value)} in {where}"
-            yield f"{given_as} plays no part in this run, {only}: leave it out"
+    kinds = {key: kind for key, (_, kind) in flatten(Config()).items()}
+    return {key: (value, COMMAND_LINE) for key, value in (_override(t, kinds) for t in texts)}
 
 
-def _replace(config: Config, given: Given) -> Config:
-    """`config` with values changed, checked."""
-    config = _assigned(config, given)
-    _validate(config)
-    return config
+def assign(config: Config, given: Given) -> Config:
+    """Returns `config` with values changed.
 
-
-def _assigned(config: Config, given: Given) -> Config:
-    """`config` with values changed, of the right types."""
-    leaves = flatten(config)
+    Raises:
+      InputError: for an unknown key, or a value of the wrong type.
+    """
+    known = flatten(config)
     for key, (value, where) in given.items():
-        if key not in leaves:
-            raise _unknown(key, list(leaves), where)
-        value = _typed(key, value, leaves[key][1], where)
+        if key not in known:
+            raise _unknown(key, list(known), where)
+        value = _typed(key, value, known[key][1], where)
         section, _, name = key.rpartition(".")
         if section:
             inner = dataclasses.replace(getattr(config, section), **{name: value})
@@ -165,7 +141,12 @@ def _assigned(config: Config, given: Given) -> Config:
     return config
 
 
-def _leaves(tree: dict[str, Any], where: str) -> dict[str, tuple[Any, str]]:
+def leaves(tree: dict[str, Any], where: str) -> Given:
+    """Flattens the tables of a configuration, which was read from `where`.
+
+    Raises:
+      InputError: for a section that there is not.
+    """
     sections = [f.name for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.type)]
     given = {}
     for key, value in tree.items():
@@ -178,37 +159,38 @@ def _leaves(tree: dict[str, Any], where: str) -> dict[str, tuple[Any, str]]:
     return given
 
 
-def from_dict(tree: dict[str, Any], where: str = "the stored configuration") -> Config:
-    """The inverse of `Config.as_dict`; absent keys keep their defaults."""
-    return _replace(Config(), _leaves(tree, where))
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A configuration and what was given for it."""
+
+    config: Config
+    file: Given  # what the file gave
+    given: Given  # what the file and the overrides gave, the last one where a key comes twice
 
 
-def load(path: str | Path | None, overrides: list[str] | tuple[str, ...] = ()) -> Config:
-    """Reads a TOML file (None: the demo's defaults) and applies `section.key=value` overrides.
+def load(path: str | Path | None, overrides: Sequence[str] = ()) -> Loaded:
+    """Reads a TOML file and applies `section.key=value` overrides.
 
-    InputError for a missing or malformed file, an unknown key (with the nearest known one), a value
-    of the wrong type, one that plays no part, or values that contradict each other.
+    Args:
+      path: None for the demo's defaults.
+
+    Raises:
+      InputError: for a missing or malformed file, an unknown key (with the nearest known one), or a
+        value of the wrong type. Ranges are left to `checks` and `stages/settings.py`.
     """
-    given: dict[str, tuple[Any, str]] = {}
+    file: Given = {}
     if path is not None:
         path, fix = Path(path), "correct it, see configs/"
         if not exists(path) or path.is_dir():
             raise InputError(f"no config file {quote(str(path))}: give the path of a .toml file")
         name = escape(str(path))
-        given = _leaves(parse_toml(read_text(path, fix), f"config {name}", fix), name)
-    everything = given | _overrides(overrides)
-    config = _assigned(Config(), everything)
-    _validate(config, _idle(config, everything, given))
-    return config
-
-
-def changed(config: Config, overrides: list[str]) -> Config:
-    """`config` with `section.key=value` overrides; InputError as for `load`."""
-    return _replace(config, _overrides(overrides))
+        file = leaves(parse_toml(read_text(path, fix), f"config {name}", fix), name)
+    given = file | parse_overrides(overrides)
+    return Loaded(assign(Config(), given), file, given)
 
 
 def differences(config: Config) -> list[str]:
-    """What of a configuration differs from the defaults, as lines "section.key = value"."""
+    """Lists what differs from the defaults, as lines "section.key = value"."""
     defaults = flatten(Config())
     return [
         f"{key} = {json.dumps(value, ensure_ascii=False)}"

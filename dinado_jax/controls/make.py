@@ -12,22 +12,30 @@ from dinado_jax.controls.soft import Soft
 from dinado_jax.models.protocol import BaseModel
 
 
+def _nado(control: schema.Control, adapter: Adapter, model: BaseModel) -> Direction:
+    return Nado(model.head(control.layers))
+
+
+def _soft(control: schema.Control, adapter: Adapter, model: BaseModel) -> Direction:
+    if control.trunk == "small":
+        return Soft(model.trunk(control.layers), None)
+    return Soft(model, FULL if control.trunk == "copy" else adapter)
+
+
+def _merge(control: schema.Control, adapter: Adapter, model: BaseModel) -> Direction:
+    return Merge(model, adapter)
+
+
+# By the name of control.direction.
+DIRECTIONS = {"nado": _nado, "soft": _soft, "merge": _merge}
+# By the name of control.kind: a direction with a norm beside it, or `hard` with any of them.
+KINDS = (*DIRECTIONS, "hard")
+
+
 def make_control(settings: schema.Config, model: BaseModel) -> Control:
     """Builds the configured control for a base of this model."""
     control = settings.control
-    kind = control.direction if control.kind == "hard" else control.kind
-    direction = _direction(kind, control, lora(settings.delta), model)
-    form = control.form if control.kind == "hard" else "split"
-    return Control(model, direction, MLP(model.width), form)
-
-
-def _direction(kind: str, control: schema.Control, adapter: Adapter, model: BaseModel) -> Direction:
-    if kind == "merge":
-        return Merge(model, adapter)
-    if kind == "nado":
-        return Nado(model.head(control.layers))
-    return {
-        "small": Soft(model.trunk(control.layers), None),
-        "copy": Soft(model, FULL),
-        "low_rank": Soft(model, adapter),
-    }[control.trunk]
+    hard = control.kind == "hard"
+    make = DIRECTIONS[control.direction if hard else control.kind]
+    direction = make(control, lora(settings.delta), model)
+    return Control(model, direction, MLP(model.width), control.form if hard else "split")

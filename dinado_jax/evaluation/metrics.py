@@ -23,33 +23,6 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
     return len(set(grams)) / len(grams) if grams else 0.0
 
 
-def bleu4(hypotheses: Sequence[str], references: Sequence[tuple[str, ...]]) -> float:
-    """Corpus BLEU-4, lower-cased, in [0, 100], by sacrebleu with its standard tokenizer.
-
-    references[i] are the one or more references of hypotheses[i]. Raises InputError if a
-    hypothesis has none, if the two lengths differ or are 0, or if sacrebleu is not installed.
-    """
-    if not hypotheses or len(hypotheses) != len(references):
-        raise InputError(
-            f"{len(hypotheses)} hypotheses and {len(references)} reference sets, BLEU: "
-            "give equally many, at least one"
-        )
-    for i, group in enumerate(references):
-        if not group:
-            raise InputError(f"hypothesis {i} has no references, BLEU: use a split with references")
-    try:
-        from sacrebleu import corpus_bleu
-    except ImportError as error:
-        raise InputError('sacrebleu is missing, BLEU: pip install ".[eval]"') from error
-    # sacrebleu wants the k-th references of all hypotheses together, None where there is none.
-    streams = [
-        [group[k] if k < len(group) else None for group in references]
-        for k in range(max(map(len, references)))
-    ]
-    # force: texts that end in " ." are what the task has, not a mistake to warn of.
-    return corpus_bleu(list(hypotheses), streams, lowercase=True, force=True).score
-
-
 def kl_floor(success: float, base_success: float) -> float:
     """The least KL(q || p), in nats per sequence, of any q that succeeds with rate s = `success`
     where the base p succeeds with rate R0 = `base_success`:

@@ -1,37 +1,54 @@
-"""The judged samples of a run, one JSON object per line."""
+"""The judged samples of a run, one JSON object per line of generate/*.jsonl."""
 
+import dataclasses
+import json
+import typing
+from collections.abc import Iterable
 from pathlib import Path
 
 from dinado_jax.errors import InputError
-from dinado_jax.utils.files import (
-    exists,
-    parse_json,
-    read_lines,
-    validate,
-)
-
-# A line of generate's files.
-_SCHEMA = {
-    "prompt_id": int,
-    "prompt": str,
-    "text": str,
-    "label": float,
-    "log_prob": float,
-    "log_prob_base": float,
-    "tokens": int,
-    "finished": bool,
-}
+from dinado_jax.utils.files import exists, parse_json, read_lines, validate
 
 
-def read_samples(path: Path) -> list[dict]:
-    """The lines of one of generate's files. InputError if it is missing, empty or damaged."""
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """A continuation of a prompt, judged by the oracle."""
+
+    prompt_id: int  # number of the prompt, in the order of the prompts
+    prompt: str
+    text: str
+    label: float  # of the oracle, in [0, 1]
+    log_prob: float  # nats per sequence, under the distribution that was decoded
+    log_prob_base: float  # nats per sequence, under the base
+    tokens: int  # new ones, an end of text included
+    finished: bool  # whether it ended with an end of text
+
+
+_SCHEMA = typing.get_type_hints(Sample)
+
+
+def write_samples(path: Path, samples: Iterable[Sample]) -> None:
+    """Writes a file whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    lines = [json.dumps(dataclasses.asdict(sample)) for sample in samples]
+    partial.write_text("\n".join(lines) + "\n")
+    partial.replace(path)
+
+
+def read_samples(path: Path) -> list[Sample]:
+    """Reads a file of the generate stage.
+
+    Raises:
+      InputError: if it is missing, empty or damaged.
+    """
     if not exists(path):
         raise InputError(f"no samples in {path}: run the generate stage first")
     fix = "delete the generate stage's folder and run it again"
-    samples = [
-        validate(parse_json(line, f"{path}:{number}", fix), _SCHEMA, f"{path}:{number}", fix)
-        for number, line in enumerate(read_lines(path, fix), start=1)
-    ]
+    samples = []
+    for number, line in enumerate(read_lines(path, fix), start=1):
+        where = f"{path}:{number}"
+        row = validate(parse_json(line, where, fix), _SCHEMA, where, fix)
+        samples.append(Sample(**{name: row[name] for name in _SCHEMA}))
     if not samples:
         raise InputError(f"no samples in {path}: {fix}")
     return samples

@@ -6,35 +6,42 @@ Thresholds are generous: a run that is merely not perfect has no warning.
 import math
 from collections.abc import Iterator
 
+from dinado_jax.evaluation.stage_figures import StageFigures
+from dinado_jax.evaluation.summary import BaseFigures, ControlFigures, Floors
+
 _EFFICIENCY = 0.5  # the floor over the KL spent
-_LEAST_KL = 0.1  # nats per sequence: below it there is no cost to speak of
-_ENDED = 0.05  # by which the share of samples that end may be lower than the base's
-_FLUENCY = 0.2  # nats per token by which text may be less likely than the base's own successes
+_LEAST_KL = 0.1  # nats per sequence: a lower cost is negligible
+_ENDED = 0.05  # the share of samples that end may be that much lower than the base's
+_FLUENCY = 0.2  # nats per token: text may be that much less likely than the base's successes
 _VARIETY = 0.7  # of the Distinct-2 of the base's successes, equal numbers of texts
-_SUCCESSES = 30  # of the base: fewer say too little of how its successes read
+_SUCCESSES = 30  # of the base: fewer tell too little about what its successes are like
 _FAILURES = 0.01  # share of samples on which the oracle may fail
 _ERROR = 0.25  # standard error of the KL, relative
 
 
-def summary_warnings(summary: dict) -> list[str]:
-    """One line per warning: what, the figures, what to do. Empty for a run that went well.
+def summary_warnings(
+    base: BaseFigures, control: ControlFigures, floors: Floors, stages: StageFigures
+) -> tuple[str, ...]:
+    """Lists what went badly, a line each: what, the figures, what to do.
 
-    Reads the figures of summary.json; null is no figure, and no warning follows from it.
+    Figures that were not measured are nan, and cause no warning.
     """
-    return list(_warnings(summary))
+    return (
+        *_success_and_cost(base, control, floors),
+        *_texts(base, control),
+        *_failures(control, stages),
+    )
 
 
-def _warnings(summary: dict) -> Iterator[str]:
-    base, control = summary["base"], summary["control"]
-    success, before = control["success_rate"], base["success_rate"]
-    noise = 2 * math.hypot(*(side["success_rate_error"] or 0 for side in (base, control)))
+def _success_and_cost(base: BaseFigures, control: ControlFigures, floors: Floors) -> Iterator[str]:
+    success, before = control.success_rate, base.success_rate
+    noise = 2 * math.hypot(base.success_rate_error, control.success_rate_error)
     if before < 1 and success <= before + noise:
         yield (
             f"no gain: success {success:.1%}, the base's is {before:.1%}: train longer "
             "(train.steps, train.rounds), draw more rollouts (rollout.samples), or check the oracle"
         )
-    kl, floor = control["kl_to_base"], summary["kl_floor_by_prompt"]
-    error = control["kl_to_base_error"] or 0
+    kl, error, floor = control.kl_to_base, control.kl_to_base_error, floors.kl_floor_by_prompt
     if kl - 2 * error > _LEAST_KL and (kl - 2 * error) * _EFFICIENCY > floor:
         yield (
             f"efficiency {floor / kl:.2f}: {kl:.2f} nats from the base where {floor:.2f} would do "
@@ -46,31 +53,41 @@ def _warnings(summary: dict) -> Iterator[str]:
             f"the KL of {kl:.2f} nats has an error of {error:.2f}: raise evaluate.prompts or "
             "evaluate.samples before trusting it"
         )
-    if control["finished"] < base["finished"] - _ENDED:
+
+
+def _texts(base: BaseFigures, control: ControlFigures) -> Iterator[str]:
+    if control.finished < base.finished - _ENDED:
         yield (
-            f"{1 - control['finished']:.1%} of samples did not end by themselves, "
-            f"{1 - base['finished']:.1%} of the base's: read some of them, raise "
+            f"{1 - control.finished:.1%} of samples did not end by themselves, "
+            f"{1 - base.finished:.1%} of the base's: read some of them, raise "
             "decode.max_new_tokens, or train fewer steps"
         )
-    fluency, wanted = control["log_prob_per_token"], base["log_prob_per_token_of_successes"]
-    known = base["successes"] >= _SUCCESSES
-    if known and fluency < wanted - _FLUENCY:
+    if base.successes < _SUCCESSES:
+        return
+    fluency, wanted = control.log_prob_per_token, base.log_prob_per_token_of_successes
+    if fluency < wanted - _FLUENCY:
         yield (
             f"text far from the base's own successes: {fluency:.2f} nats per token under the base, "
             f"theirs have {wanted:.2f}: read some samples, lower train.learning_rate, or try "
             "train.objective=matching"
         )
-    variety, theirs = control["distinct_2"], base["distinct_2_of_successes"]
-    if known and variety < _VARIETY * theirs:
+    variety, theirs = control.distinct_2, base.distinct_2_of_successes
+    if variety < _VARIETY * theirs:
         yield (
             f"texts repeat each other: Distinct-2 {variety:.3f}, {theirs:.3f} for as many of the "
             "base's successes: draw more prompts (rollout.prompts), or train fewer steps"
         )
-    for stage, figures in summary["stages"].items():
-        for name, failures in figures.items():
-            drawn = control["samples"] if stage == "generate" else figures.get("samples", 0)
-            if name.endswith("oracle_failures") and failures > _FAILURES * (drawn + failures):
-                yield (
-                    f"the oracle failed on {failures} samples of stage {stage}, which are left "
-                    "out: make it answer for every text"
-                )
+
+
+def _failures(control: ControlFigures, stages: StageFigures) -> Iterator[str]:
+    generate = stages.generate
+    for stage, failures, drawn in (
+        ("rollout", stages.rollout.oracle_failures, stages.rollout.samples),
+        ("generate", generate.base_oracle_failures, control.samples),
+        ("generate", generate.control_oracle_failures, control.samples),
+    ):
+        if failures > _FAILURES * (drawn + failures):
+            yield (
+                f"the oracle failed on {failures} samples of stage {stage}, which are left "
+                "out: make it answer for every text"
+            )

@@ -9,14 +9,16 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from dinado_jax.config import relevance, schema
-from dinado_jax.config.load import changed, differences
+from dinado_jax.config import schema
+from dinado_jax.config.load import differences
 from dinado_jax.controls.make import make_control
 from dinado_jax.errors import InputError
 from dinado_jax.exact.learn import Setting, enumerated, learn
 from dinado_jax.exact.neural import decoded, train_base
 from dinado_jax.exact.table import table_control
 from dinado_jax.exact.world import Optimum, World
+from dinado_jax.stages.relevance import unused_settings
+from dinado_jax.stages.settings import changed
 from dinado_jax.utils import arguments, streams
 from dinado_jax.utils.files import write_json
 from dinado_jax.utils.progress import Progress
@@ -182,9 +184,7 @@ def _refuse_idle(preset: schema.Config, whole: schema.Config, variants: list[str
     common = set(keys)
     for kind, form in map(VARIANTS.get, variants):
         control = dataclasses.replace(whole.control, kind=kind, form=form)
-        common &= dict(
-            relevance.unused_settings(dataclasses.replace(whole, control=control), keys)
-        ).keys()
+        common &= dict(unused_settings(dataclasses.replace(whole, control=control), keys)).keys()
     for key in sorted(common):
         raise InputError(
             f"{key} plays no part for {', '.join(variants)} with these settings: leave it out"

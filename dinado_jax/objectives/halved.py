@@ -27,6 +27,7 @@ class DirectionLoss(Protocol):
     """What differs between these objectives: the rows for the direction, and their loss."""
 
     weighted: bool  # whether importance weights reach it
+    least_samples: int  # per prompt, from which it can learn
     settings: frozenset[str]  # of `train`, that it alone reads
 
     def rows(self, rollouts: Rollouts, weight: np.ndarray, seed: int) -> RowsAt:
@@ -51,6 +52,14 @@ class Halved:
     train: Train
     loss: DirectionLoss
     parts = 2
+
+    @property
+    def least_samples(self) -> int:
+        return self.loss.least_samples
+
+    @property
+    def draws_references(self) -> bool:
+        return self.train.reference_weight > 0
 
     def batches(self, rollouts: Rollouts, weight: np.ndarray, seed: int) -> BatchAt:
         direction = self.loss.rows(rollouts, weight, seed)

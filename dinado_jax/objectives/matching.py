@@ -21,6 +21,7 @@ class Likelihood:
     """
 
     weighted = True
+    least_samples = 1
     settings = frozenset()
 
     def rows(self, rollouts: Rollouts, weight: np.ndarray, seed: int) -> RowsAt:

@@ -21,6 +21,12 @@ class Prefixes:
 
     train: Train
     parts = 1
+    least_samples = 1
+
+    @property
+    def draws_references(self) -> bool:
+        # Most references are successes: unbalanced labels would no longer be those of the base.
+        return self.train.balance and self.train.reference_weight > 0
 
     def batches(self, rollouts: Rollouts, weight: np.ndarray, seed: int) -> BatchAt:
         rows = norm_rows(rollouts, weight, self.train, seed)

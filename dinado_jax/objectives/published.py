@@ -39,6 +39,8 @@ class Published:
 
     train: Train
     parts = 1
+    least_samples = 1
+    draws_references = True
 
     def batches(self, rollouts: Rollouts, weight: np.ndarray, seed: int) -> BatchAt:
         train = self.train

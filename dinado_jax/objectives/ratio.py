@@ -45,6 +45,7 @@ class Divergence:
     """
 
     weighted = True
+    least_samples = 2  # it compares the samples of a prompt
     settings = frozenset()
 
     def rows(self, rollouts: Rollouts, weight: np.ndarray, seed: int) -> RowsAt:

@@ -45,6 +45,7 @@ class RowRegression:
 
     margin: float  # nats
     weighted = False
+    least_samples = 1
     settings = frozenset({"margin"})
 
     def rows(self, rollouts: Rollouts, weight: np.ndarray, seed: int) -> RowsAt:

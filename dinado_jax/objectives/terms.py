@@ -33,6 +33,12 @@ class Objective(Protocol):
     """
 
     parts: int  # equal parts that the rows of a batch are divided into
+    least_samples: int  # per prompt, from which it can learn
+
+    @property
+    def draws_references(self) -> bool:
+        """Whether references of the task, if there are any, are among its rows."""
+        ...
 
     def batches(self, rollouts: Rollouts, weight: np.ndarray, seed: int) -> BatchAt:
         """The batch of every step, a pure function of it.

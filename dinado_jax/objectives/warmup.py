@@ -19,6 +19,11 @@ class Warmup:
 
     train: Train
     parts = 1
+    least_samples = 1
+
+    @property
+    def draws_references(self) -> bool:
+        return self.train.reference_weight > 0
 
     def batches(self, rollouts: Rollouts, weight: np.ndarray, seed: int) -> BatchAt:
         rows = successes(rollouts, weight, seed)

@@ -1,4 +1,4 @@
-"""One guard around code that is not ours: an oracle's import, its calls and what it returns."""
+"""A guard around foreign code: the import of an oracle, its calls and its answers."""
 
 import contextlib
 import os
@@ -17,8 +17,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class ForeignError(Exception):
     """Whatever foreign code raised.
 
-    kind: the name of its type. The message may quote anything, secrets too: for a terminal, not
-    for files.
+    The message may quote anything, secrets too: it is for a terminal, not for files.
+
+    Attributes:
+      kind: the name of the exception's type.
     """
 
     def __init__(self, error: BaseException):
@@ -28,12 +30,14 @@ class ForeignError(Exception):
 
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
-    """Runs foreign code: what it raises, SystemExit and its like included, is a ForeignError, and
-    the working directory, standard streams, signal handlers, filters of warnings and NumPy's error
-    settings are afterwards what they were.
+    """Runs foreign code and restores the state of the process.
 
-    Only a KeyboardInterrupt that Python itself raises for Ctrl-C passes: a run has handlers of its
-    own (dinado_jax/signals.py) and gets none.
+    Working directory, standard streams, signal handlers, warning filters and NumPy's error settings
+    are restored. A KeyboardInterrupt that Python raises for Ctrl-C passes through; a run installs
+    its own handlers (distributed/signals.py), so that it never sees one.
+
+    Raises:
+      ForeignError: for whatever the code raises, SystemExit included.
     """
     folder = _folder()
     streams = {name: getattr(sys, name) for name in ("stdin", "stdout", "stderr")}
@@ -49,7 +53,7 @@ def guarded() -> Iterator[None]:
     finally:
         for name, stream in streams.items():
             setattr(sys, name, stream)
-            if getattr(stream, "closed", False):  # what is printed is lost, the run is not
+            if getattr(stream, "closed", False):  # lose what is printed rather than the run
                 setattr(sys, name, open(os.devnull, "r+", encoding="utf-8"))  # noqa: SIM115
         if folder and _folder() != folder:
             os.chdir(folder)
@@ -61,5 +65,5 @@ def guarded() -> Iterator[None]:
 def _folder() -> str:
     try:
         return os.getcwd()
-    except OSError:  # it is gone
+    except OSError:  # it was deleted
         return ""

@@ -1,9 +1,6 @@
-"""Calling an oracle, any Python callable, so that its failures stay with the samples they hit."""
+"""Calls an oracle, any Python callable, and isolates its failures to the samples they occur on."""
 
-import importlib
 import inspect
-import os
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -11,19 +8,18 @@ import numpy as np
 
 from dinado_jax.errors import InputError, quote
 from dinado_jax.oracles.foreign import ForeignError, guarded
-from dinado_jax.tasks.keyword.lexical import lexical
 
 Oracle = Callable[[list[str], list[str]], Sequence[bool] | Sequence[float]]
-_ROUNDING = 1e-6  # by which a label may miss [0, 1]: float32 arithmetic of the oracle's own
+_ROUNDING = 1e-6  # a label may miss [0, 1] by that much: an oracle may compute in float32
 _FORM = "write it as function(prompts, texts) and return one bool or float in [0, 1] per text"
 
 
 class OracleResult(NamedTuple):
-    """What the oracle said of N samples."""
+    """The labels of N samples."""
 
     labels: np.ndarray  # float32 [N], in [0, 1]; nan where the oracle failed
-    errors: np.ndarray  # str [N], the type of what it raised; empty where it judged
-    message: str = ""  # of the first exception; may hold secrets, so it is kept nowhere
+    errors: np.ndarray  # str [N], the type of the exception; empty where there was none
+    message: str = ""  # of the first exception; may contain secrets, so it is never written to disk
 
     @property
     def failed(self) -> np.ndarray:
@@ -39,12 +35,15 @@ class OracleResult(NamedTuple):
 def judge(oracle: Oracle, prompts: Sequence[str], texts: Sequence[str]) -> OracleResult:
     """Labels N samples: one call on the whole batch, or, if that raises, one call per sample.
 
-    Every call gets lists of its own, which it may change. A sample on which the oracle raises, or
-    whose answer a masked array masks, is marked as failed. InputError if the oracle returns
-    anything but a list, tuple or array of one number in [0, 1] (to within 1e-6) per sample.
+    Every call gets fresh lists, which it may change. A sample on which the oracle raises, or whose
+    answer is masked in a masked array, is marked as failed.
+
+    Raises:
+      InputError: if the oracle returns anything but a list, tuple or array of one number in [0, 1]
+        (to within 1e-6) per sample.
     """
     try:
-        labels, masked = _asked(oracle, prompts, texts)
+        labels, masked = _call(oracle, prompts, texts)
     except ForeignError:
         return _one_by_one(oracle, prompts, texts)
     message = "a masked answer" if masked.any() else ""
@@ -52,28 +51,33 @@ def judge(oracle: Oracle, prompts: Sequence[str], texts: Sequence[str]) -> Oracl
 
 
 def check_oracle(oracle: Oracle, prompts: Sequence[str], texts: Sequence[str]) -> None:
-    """Asks the oracle about a few rows before anything is computed, and drops its answers.
+    """Calls the oracle on a few samples before anything is computed.
 
-    InputError if it cannot be called with two lists, answers anything but labels, or raises on
-    every row.
+    Raises:
+      InputError: if it does not take two lists, returns anything but labels, or raises on every
+        sample.
     """
     with guarded():
         try:
-            takes = inspect.signature(oracle)
-        except (TypeError, ValueError):  # built in
-            takes = None
-    if takes:
+            signature = inspect.signature(oracle)
+        except (TypeError, ValueError):  # a builtin has none
+            signature = None
+    if signature:
         try:
-            takes.bind([], [])
+            signature.bind([], [])
         except TypeError as error:
             raise InputError(
-                f"oracle {_name(oracle)}{takes}, cannot take two lists ({error}): {_FORM}"
+                f"oracle {_name(oracle)}{signature}, cannot take two lists ({error}): {_FORM}"
             ) from None
     require_labels(oracle, judge(oracle, prompts, texts))
 
 
 def require_labels(oracle: Oracle, result: OracleResult) -> None:
-    """InputError if the oracle failed on every sample, of which there is one at least."""
+    """Checks that the oracle labelled a sample, if there is any.
+
+    Raises:
+      InputError: if it failed on all of them.
+    """
     if result.failures and result.failed.all():
         raise InputError(
             f"oracle {_name(oracle)}, all {result.failures} samples raised, the first "
@@ -85,19 +89,21 @@ def _one_by_one(oracle: Oracle, prompts: Sequence[str], texts: Sequence[str]) ->
     labels, errors, message = np.full(len(texts), np.nan, np.float32), [""] * len(texts), ""
     for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
         try:
-            (labels[i],), (masked,) = _asked(oracle, [prompt], [text])
+            (labels[i],), (masked,) = _call(oracle, [prompt], [text])
             errors[i] = "masked" if masked else ""
         except ForeignError as error:
             errors[i], message = error.kind, message or str(error)
     return OracleResult(labels, np.array(errors), message)
 
 
-def _asked(
+def _call(
     oracle: Oracle, prompts: Sequence[str], texts: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Labels float32 [N], and which of them the answer masks, bool [N], from one call.
+    """Calls the oracle once: labels float32 [N], and which of them are masked, bool [N].
 
-    ForeignError for what the oracle raises, InputError for an answer that is no labels.
+    Raises:
+      ForeignError: for whatever the oracle raises.
+      InputError: for an answer that is no list of labels.
     """
     count = len(texts)
     with guarded():
@@ -114,7 +120,7 @@ def _asked(
 
 
 def _labels(answer: Any, count: int) -> tuple[np.ndarray | None, str]:
-    """The answer as float64 [N] of our own, or what is wrong with it."""
+    """Copies the answer to float64 [N], or says what is wrong with it."""
     if not isinstance(answer, (list, tuple)) and not hasattr(answer, "__array__"):
         return None, f"returned {quote(answer) if answer is None else type(answer).__name__}"
     try:
@@ -132,48 +138,11 @@ def _labels(answer: Any, count: int) -> tuple[np.ndarray | None, str]:
         return None, f"answer of type {values.dtype}, with {quote(odd)},"
     values = values.astype(np.float64)
     numbers = np.ma.getdata(values)
-    # `not` of the inside: also true of nan
+    # The negation of "inside" is also true of nan.
     outside = ~((numbers >= -_ROUNDING) & (numbers <= 1 + _ROUNDING)) & ~np.ma.getmaskarray(values)
     if outside.any():
         return None, f"answer holds {numbers[outside][0]}"
     return np.clip(values, 0.0, 1.0), ""
-
-
-def resolve(name: str) -> Oracle:
-    """The oracle of that name: "lexical", or "package.module:function" to import, also from
-    the current working directory. Raises InputError if there is none."""
-    if name == "lexical":
-        return lexical
-    module_name, _, function = name.partition(":")
-    if not module_name or not function:
-        raise InputError(
-            f'oracle {quote(name)}, no such oracle: give "lexical" or "package.module:function"'
-        )
-    # The console script, unlike python -m, does not look for modules where it is run.
-    if not {"", os.getcwd()} & set(sys.path):
-        sys.path.insert(0, os.getcwd())
-    importlib.invalidate_caches()
-    try:
-        with guarded():
-            module = importlib.import_module(module_name)
-    except ForeignError as error:
-        raise InputError(
-            f"oracle {quote(name)}, importing {module_name} raised {error}: "
-            "correct the name or install the module"
-        ) from None
-    try:
-        with guarded():
-            oracle = getattr(module, function, None)
-            found = callable(oracle)
-    except ForeignError as error:
-        raise InputError(
-            f"oracle {quote(name)}, looking up {function} raised {error}: correct the module"
-        ) from None
-    if not found:
-        raise InputError(
-            f"oracle {quote(name)}, {module_name} has no function {function}: correct the name"
-        )
-    return oracle
 
 
 def _name(oracle: Oracle) -> str:

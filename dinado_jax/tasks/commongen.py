@@ -6,34 +6,53 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dinado_jax.errors import (
-    InputError,
-    one_line,
-    os_error,
-    quote,
-)
-from dinado_jax.tasks.keyword.format import Example, format_prompt
+from dinado_jax.config import schema
+from dinado_jax.errors import InputError, one_line, os_error, quote
+from dinado_jax.tasks.bleu import BLEU
+from dinado_jax.tasks.keyword.format import format_prompt
+from dinado_jax.tasks.keyword.task import keyword_task
+from dinado_jax.tasks.protocol import Example, Task
 from dinado_jax.utils.files import exists, parse_json, read_lines
 
 # What files call each split.
 _ALIASES = {"train": ("train",), "dev": ("dev", "valid", "validation"), "test": ("test",)}
 _HUB_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 
-# where it stands, its concepts, its references
+# Where it was read ("FILE:LINE"), its concepts, its references.
 Row = tuple[str, list[str], list[str]]
 
 
+def commongen(settings: schema.Task) -> Task:
+    """`task.name = "commongen"`: several people wrote the references of each concept set."""
+
+    def read(split: str, seed: int, count: int | None = None) -> list[Example]:
+        return examples(settings.source, split)[:count]
+
+    fault = "task.source is empty: give CommonGen's folder or hub name, task.source=FOLDER"
+    return keyword_task(
+        read,
+        "source",
+        source=settings.source,
+        fault="" if settings.source else fault,
+        metrics=(BLEU,),
+    )
+
+
 def examples(source: str, split: str) -> list[Example]:
-    """The examples of a split (train, dev, test), one per set of concepts, in order of first
-    appearance; the order of the concepts in a set does not matter, equal references count once.
+    """Reads the examples of a split, one per set of concepts, in order of first appearance.
 
-    source: a folder, or the name of a hub dataset. A folder has per split, gzipped or not, either
-    `*train*.jsonl` with lines {"concepts": ["dog", "run"] or "concept_set": "dog#run",
-    "scene", "references" or "target": a text or list of texts}, or the pair `train_src.txt`,
-    `train_trg.txt` of one concept line and one reference per line. The dev split may be called
-    dev, valid or validation. Only the test split may lack references.
+    The order of the concepts in a set does not matter; equal references count once.
 
-    Raises InputError, with file and line, for missing, empty, malformed or mismatched data.
+    Args:
+      source: a folder, or the name of a hub dataset. A folder has per split, gzipped or not, either
+        `*train*.jsonl` with lines {"concepts": ["dog", "run"] or "concept_set": "dog#run",
+        "scene", "references" or "target": a text or list of texts}, or the pair `train_src.txt`,
+        `train_trg.txt` of one concept line and one reference per line. The dev split may be called
+        dev, valid or validation. Only the test split may lack references.
+      split: "train", "dev" or "test".
+
+    Raises:
+      InputError: with file and line, for missing, empty, malformed or mismatched data.
     """
     if split not in _ALIASES:
         raise InputError(f"split {quote(split)}, concept data: give one of {', '.join(_ALIASES)}")
@@ -55,7 +74,7 @@ def examples(source: str, split: str) -> list[Example]:
 
 
 def _found(source: str) -> Path | None:
-    """The folder of that path; None for what may be a name on the hub."""
+    """Returns the folder of that path, or None for what may be a name on the hub."""
     path = Path(os.path.expanduser(source))
     if exists(path):
         if not path.is_dir():

@@ -10,8 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dinado_jax.config import schema
 from dinado_jax.errors import InputError
-from dinado_jax.tasks.keyword.format import Example, format_prompt
+from dinado_jax.tasks.keyword.format import format_prompt
+from dinado_jax.tasks.keyword.task import keyword_task
+from dinado_jax.tasks.protocol import Example, Task
 
 FOLLOW = 0.53
 
@@ -153,13 +156,24 @@ SINGULAR, PLURAL = ("a", "the", "one", "this"), ("two", "three", "some", "the", 
 SPLITS = ("train", "dev", "test")
 
 
+def toy(settings: schema.Task) -> Task:
+    """`task.name = "toy"`: a made-up caption is no yardstick, so BLEU is not reported."""
+
+    def read(split: str, seed: int, count: int | None = None) -> list[Example]:
+        return examples(split, settings.train_examples if count is None else count, seed)
+
+    return keyword_task(read, "train_examples")
+
+
 def examples(split: str, count: int, seed: int) -> list[Example]:
-    """`count` examples of one reference each, the same ones for the same split, count and seed.
+    """Draws `count` examples of one reference each, a pure function of split, count and seed.
 
     The 24 x 16 x 20 triples of noun, verb and object are divided among the splits, 80/10/10. Train
-    draws its triples with repetition; dev and test go through theirs in random order, and start
-    again only when count exceeds them. Raises InputError for another split, or a negative count
-    or seed.
+    draws its triples with replacement; dev and test go through theirs in random order, and repeat
+    them only where count exceeds their number.
+
+    Raises:
+      InputError: for another split, or a negative count or seed.
     """
     if split not in SPLITS:
         raise InputError(f"split {split!r}, toy task: give one of {', '.join(SPLITS)}")
@@ -175,7 +189,7 @@ def examples(split: str, count: int, seed: int) -> list[Example]:
 
 
 def _triples(split: str) -> list[tuple[int, int, int]]:
-    """The split's (noun, verb, object) indices; every split meets every word of each class."""
+    """The (noun, verb, object) indices of a split; every split has every word of each class."""
     held_out = {0: "dev", 5: "test"}
     return [
         (noun, verb, item)
@@ -193,7 +207,7 @@ def _example(rng: np.random.Generator, noun: int, verb: int, item: int) -> Examp
 
 
 def _follow(rng: np.random.Generator, table: tuple, keyword: int):
-    """The keyword's row with probability FOLLOW, else any other one."""
+    """Returns the entry of the keyword with probability FOLLOW, otherwise any other one."""
     if rng.random() < FOLLOW:
         return table[keyword]
     return table[(keyword + rng.integers(1, len(table))) % len(table)]

@@ -13,15 +13,15 @@ import support
 from jax.sharding import PartitionSpec
 
 from dinado_jax.config import schema
-from dinado_jax.config.load import load
 from dinado_jax.models.gpt2 import GPT2Config
+from dinado_jax.stages.settings import load_config
 
 scale = SimpleNamespace(**runpy.run_path(str(support.ROOT / "benchmarks" / "scale.py")))
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 LENGTH = 16
-SETTINGS = load(
+SETTINGS = load_config(
     None,
     [
         "base.n_embd=64",

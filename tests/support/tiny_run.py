@@ -7,14 +7,15 @@ from pathlib import Path
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from dinado_jax.config.load import differences, load
+from dinado_jax.config.load import differences
 from dinado_jax.config.schema import Config
+from dinado_jax.stages.settings import load_config
 
 CONFIG = Path(__file__).with_suffix(".toml")
 
 
 def config(*overrides: str) -> Config:
-    return load(CONFIG, overrides)
+    return load_config(CONFIG, overrides)
 
 
 # The same as overrides of the demo.

@@ -1,27 +1,18 @@
-"""The "keywords = sentence" format shared by every keyword task: a base is tuned on the line
-f"{prompt} {reference}", and a prompt alone is what it continues."""
+"""The prompt format of keyword tasks: "dog chase =" is continued by a sentence with these words."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from dinado_jax.errors import InputError, quote
 
-END = " ="
-
-
-@dataclass(frozen=True)
-class Example:
-    """A prompt such as "dog chase =" and the sentences people wrote for it (may be none)."""
-
-    prompt: str
-    references: tuple[str, ...]
+_END = " ="
 
 
 def format_prompt(concepts: Sequence[str]) -> str:
-    """("dog", "chase") -> "dog chase =".
+    """Writes a prompt: ("dog", "chase") -> "dog chase =".
 
-    Raises InputError without concepts, or if a concept is empty or holds white space (the prompt
-    could not be read back).
+    Raises:
+      InputError: without concepts, or if a concept is empty or holds white space, so that the
+        prompt could not be parsed again.
     """
     for concept in concepts:
         if concept.split() != [concept]:
@@ -31,15 +22,16 @@ def format_prompt(concepts: Sequence[str]) -> str:
             )
     if not concepts:
         raise InputError("no concepts, keyword prompt: give at least one")
-    return " ".join(concepts) + END
+    return " ".join(concepts) + _END
 
 
 def concepts_of(prompt: str) -> tuple[str, ...]:
-    """ "dog chase =" -> ("dog", "chase"), the inverse of `format_prompt`.
+    """Parses a prompt: "dog chase =" -> ("dog", "chase"), the inverse of `format_prompt`.
 
-    Raises InputError if the prompt does not end in " =" or has no concepts before it.
+    Raises:
+      InputError: if the prompt does not end in " =" or has no concepts before it.
     """
-    concepts = tuple(prompt.removesuffix(END).split())
-    if not prompt.endswith(END) or not concepts:
+    concepts = tuple(prompt.removesuffix(_END).split())
+    if not prompt.endswith(_END) or not concepts:
         raise InputError(f'prompt {quote(prompt)}, keyword task: write it as "dog chase ="')
     return concepts

@@ -1,4 +1,4 @@
-"""Keyword examples mined from plain text: a base trained on them has learnt to use its keywords
+"""Keyword examples mined from plain text: a base pretrained on them uses the keywords of a prompt
 before it sees the task (concept-to-sentence pretraining, as in CALM, arXiv 2011.07956)."""
 
 from collections import Counter
@@ -7,18 +7,26 @@ from collections.abc import Sequence
 import numpy as np
 
 from dinado_jax.errors import InputError
-from dinado_jax.tasks.keyword.format import Example, concepts_of, format_prompt
+from dinado_jax.tasks.keyword.format import concepts_of, format_prompt
 from dinado_jax.tasks.keyword.lexical import forms, words
+from dinado_jax.tasks.protocol import Example
 
 
 def mine(lines: Sequence[str], examples: Sequence[Example], seed: int) -> list[Example]:
-    """One example per line that holds concepts of the task's examples, in any of their forms: the
-    prompt names some of those concepts, at random and in random order. Their number is that of a
-    prompt of the task, all sizes alike, or as many as the line holds. Lines without a concept are
-    left out, and so are concepts written in several words (hot-dog). Of concepts with a form in
-    common, the one most prompts name is taken.
+    """Makes one example from each line that holds concepts of the task in any of their forms.
 
-    Raises InputError if no line holds a concept.
+    The prompt names some of those concepts in random order: as many as a prompt of the task, whose
+    sizes are equally likely, or as many as the line holds. Lines without a concept are left out,
+    and so are concepts of several words (hot-dog). Of concepts with a form in common, the one that
+    most prompts name is taken.
+
+    Args:
+      lines: plain text, a sentence each.
+      examples: of the task.
+      seed: of sizes, choice and order.
+
+    Raises:
+      InputError: if no line holds a concept.
     """
     prompts = [concepts_of(prompt) for prompt in {example.prompt: None for example in examples}]
     named = Counter(concept for prompt in prompts for concept in prompt)

@@ -1,23 +1,27 @@
 """Which settings play a part in a run: a value given for one that does not is refused by name.
 
-A setting plays a part where another value of it would change what the run does: its result, its
-speed or its memory. `ALWAYS` and `RULES` name every key of the schema once.
+A setting plays a part where another value of it would change the result of the run, its speed or
+its memory. `ALWAYS` and `RULES` name every key of the schema once.
 """
 
-import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-if typing.TYPE_CHECKING:
-    from dinado_jax.config.schema import Config
+from dinado_jax.config import schema
+from dinado_jax.config.schema import Config
+from dinado_jax.controls.make import KINDS
+from dinado_jax.objectives.table import OBJECTIVES, phases
+from dinado_jax.tasks.table import TASKS, make_task
 
 
 class Rule(NamedTuple):
     """Settings that play a part only in some runs."""
 
     keys: str
-    plays: Callable[["Config"], bool]
-    only: str  # what a message says of them
+    plays: Callable[[Config], bool]
+    # For messages. {readers} and {others} are the tasks or objectives that read the setting, and
+    # those that do not.
+    only: str
 
 
 ALWAYS = """
@@ -32,29 +36,29 @@ run.folder run.log_every run.save_every
 """
 
 
-def _direction(config: "Config") -> str:
+def _direction(config: Config) -> str:
     """nado | soft | merge"""
     control = config.control
     return control.direction if control.kind == "hard" else control.kind
 
 
-def _has_delta(config: "Config") -> bool:
+def _has_delta(config: Config) -> bool:
     direction = _direction(config)
     return direction == "merge" or (direction == "soft" and config.control.trunk == "low_rank")
 
 
-def _has_low_rank(config: "Config") -> bool:
+def _has_low_rank(config: Config) -> bool:
     # Free changes win where both match.
     return _has_delta(config) and bool(config.delta.low_rank) and ".*" not in config.delta.full
 
 
-def _has_new_blocks(config: "Config") -> bool:
+def _has_new_blocks(config: Config) -> bool:
     direction = _direction(config)
     return direction == "nado" or (direction == "soft" and config.control.trunk == "small")
 
 
-def _reads_states(config: "Config") -> bool:
-    """Whether some loss needs the frozen base: not a warm-up of a control that decodes alone."""
+def _reads_states(config: Config) -> bool:
+    """Whether a loss needs the frozen base: not the warm-up of a control that decodes alone."""
     control = config.control
     alone = control.kind == "merge" or (
         control.kind == "hard" and control.direction == "merge" and control.form == "clamped"
@@ -62,29 +66,34 @@ def _reads_states(config: "Config") -> bool:
     return _after_warmup(config) or not alone
 
 
-def _after_warmup(config: "Config") -> bool:
+def _after_warmup(config: Config) -> bool:
     """Whether any step is left to the objective."""
     return config.train.warmup_direction < config.train.steps
 
 
-def _weighs(config: "Config") -> bool:
-    """Whether importance weights reach a loss."""
-    train, kind = config.train, config.control.kind
-    if train.warmup_direction:
-        return True
-    if train.objective == "published":
-        return kind in ("nado", "hard")  # labels after every token
-    # hard, detached: its norm learns rates, regression's rows count equally
-    return not (train.objective == "regression" and kind == "hard" and train.detach)
+def _of_task(setting: str) -> Callable[[Config], bool]:
+    """Whether the task reads a setting of its section."""
+    return lambda config: setting in make_task(config.task).settings_read
 
 
-def _weighs_references(config: "Config") -> bool:
-    train = config.train
-    weighed = train.warmup_direction > 0 or train.objective != "published"
-    return config.rollout.references and weighed
+def _of_objectives(setting: str) -> Callable[[Config], bool]:
+    """Whether an objective that has any steps, that of a warm-up included, reads a setting."""
+
+    def plays(config: Config) -> bool:
+        begin, read = 0, set()
+        for end, objective in phases(config.train):
+            read |= objective.settings_read(config.control.kind) if begin < end else set()
+            begin = end
+        return setting in read
+
+    return plays
 
 
-def _has_bellman(config: "Config") -> bool:
+_weighs = _of_objectives("weights")
+_weighs_references = _of_objectives("reference_weight")
+
+
+def _has_bellman(config: Config) -> bool:
     train = config.train
     some = max(train.warmup_direction, train.bellman_start) < train.steps
     return config.control.kind != "hard" and some
@@ -122,8 +131,8 @@ def _sampling(name: str) -> tuple[Rule, ...]:
 
 
 RULES = (
-    Rule("task.source", lambda c: c.task.name == "commongen", "it is for task.name=commongen"),
-    Rule("task.train_examples", lambda c: c.task.name == "toy", "it is for task.name=toy"),
+    Rule("task.source", _of_task("source"), "it is for task.name={readers}"),
+    Rule("task.train_examples", _of_task("train_examples"), "it is for task.name={readers}"),
     Rule(
         "base.vocab_size base.n_positions base.n_embd base.n_layer base.n_head",
         lambda c: not c.base.path,
@@ -181,8 +190,8 @@ RULES = (
     ),
     Rule(
         "train.margin",
-        lambda c: c.train.objective == "regression" and _after_warmup(c),
-        "it is for train.objective=regression, after the warm-up",
+        _of_objectives("margin"),
+        "it is for train.objective={readers}, after the warm-up",
     ),
     Rule(
         "train.bellman",
@@ -210,22 +219,18 @@ RULES = (
     ),
     Rule(
         "train.reference_weight",
-        _weighs_references,
-        "it is for rollout.references=true, in a warm-up or another objective than published",
+        lambda c: c.rollout.references and _weighs_references(c),
+        "it is for rollout.references=true, in a warm-up or another objective than {others}",
     ),
     Rule(
         "train.balance",
-        lambda c: c.train.objective != "published" and _after_warmup(c),
-        "it is for other objectives than published, after the warm-up",
+        _of_objectives("balance"),
+        "it is for other objectives than {others}, after the warm-up",
     ),
     Rule(
         "train.detach",
-        lambda c: (
-            c.train.objective in ("matching", "regression", "ratio")
-            and c.control.kind != "nado"
-            and _after_warmup(c)
-        ),
-        "it is for matching, regression and ratio, a norm of its own (not nado), after the warm-up",
+        _of_objectives("detach"),
+        "it is for {readers}, a norm of its own (not nado), after the warm-up",
     ),
     Rule("train.base_states", _reads_states, "a warm-up alone does not read them"),
     *_sampling("decode"),
@@ -242,9 +247,35 @@ RULES = (
 )
 
 
-def unused_settings(config: "Config", keys: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Those of the keys that play no part under this configuration, and what they are for."""
+def unused_settings(config: Config, keys: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yields those of the keys that play no part under a configuration, and what they are for."""
     rules = {key: rule for rule in RULES for key in rule.keys.split()}
     for key in keys:
         if key in rules and not rules[key].plays(config):
-            yield key, rules[key].only
+            yield key, _only(rules[key].only, key)
+
+
+def _only(text: str, key: str) -> str:
+    if "{" not in text:
+        return text
+    section, _, setting = key.partition(".")
+    reads = {"task": _task_reads, "train": _objective_reads}[section](setting)
+    readers = [name for name, does in reads.items() if does]
+    others = [name for name, does in reads.items() if not does]
+    return text.format(readers=_listed(readers), others=_listed(others))
+
+
+def _task_reads(setting: str) -> dict[str, bool]:
+    return {name: setting in make(schema.Task()).settings_read for name, make in TASKS.items()}
+
+
+def _objective_reads(setting: str) -> dict[str, bool]:
+    """Whether each objective reads a setting of `train`, for any kind of control."""
+    return {
+        name: any(setting in make(schema.Train()).settings_read(kind) for kind in KINDS)
+        for name, make in OBJECTIVES.items()
+    }
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))

@@ -5,10 +5,12 @@ from collections import Counter
 
 import pytest
 
-from dinado_jax.config.load import differences, from_dict, load
-from dinado_jax.config.relevance import ALWAYS, RULES
+from dinado_jax.config.load import differences
 from dinado_jax.config.schema import Config
 from dinado_jax.errors import InputError
+from dinado_jax.stages.relevance import ALWAYS, RULES
+from dinado_jax.stages.settings import load_config as load
+from dinado_jax.stages.settings import stored_config
 
 COMMONGEN = "task.name=commongen task.source=data"
 HARD, SOFT, NADO = "control.kind=hard", "control.kind=soft", "control.kind=nado"
@@ -166,4 +168,6 @@ def test_overrides_may_take_the_part_of_a_file_s_value_or_give_it(tmp_path):
 
 
 def test_stored_configurations_load_whatever_they_hold():
-    assert from_dict({"task": {"source": "x"}, "train": {"rounds": 1, "mixture": 0.5}}) != Config()
+    assert (
+        stored_config({"task": {"source": "x"}, "train": {"rounds": 1, "mixture": 0.5}}) != Config()
+    )

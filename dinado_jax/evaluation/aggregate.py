@@ -1,0 +1,121 @@
+"""Figures of a run from the samples of the base and of the controlled model."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from dinado_jax.evaluation import metrics
+from dinado_jax.evaluation.samples import Sample
+from dinado_jax.evaluation.summary import BaseFigures, ControlFigures, Floors
+from dinado_jax.tasks.protocol import Metric
+
+
+def aggregate(
+    base: Sequence[Sample],
+    control: Sequence[Sample],
+    task_metrics: Sequence[tuple[Metric, bool]],
+    references: Sequence[tuple[str, ...]],
+    seed: int,
+) -> tuple[BaseFigures, ControlFigures]:
+    """Computes the figures of both models.
+
+    Args:
+      base, control: samples on the same prompts, one or more.
+      task_metrics: the metrics of the task, and whether each is reported.
+      references: of each prompt, by its number.
+      seed: of the choice of texts for Distinct-2, which compares equal numbers of texts.
+    """
+
+    def common(samples: Sequence[Sample]) -> dict:
+        rate, rate_error = _mean(samples, _labels(samples))
+        log_base, _ = _mean(samples, np.array([s.log_prob_base for s in samples]))
+        return {
+            "samples": len(samples),
+            "success_rate": rate,
+            "success_rate_error": rate_error,
+            "log_prob_under_base": log_base,
+            "log_prob_per_token": _per_token(samples),
+            "tokens": float(np.mean([s.tokens for s in samples])),
+            "finished": float(np.mean([s.finished for s in samples])),
+            "distinct_2": _distinct(samples, equal, seed),
+            "metrics": {
+                metric.key: _measure(metric, samples, references) if reported else math.nan
+                for metric, reported in task_metrics
+            },
+        }
+
+    successes = [s for s in base if s.label > 0.5]
+    equal = min(len(successes), len(control))
+    kl, kl_error = _mean(control, np.array([s.log_prob - s.log_prob_base for s in control]))
+    return (
+        BaseFigures(
+            **common(base),
+            successes=len(successes),
+            log_prob_per_token_of_successes=_per_token(successes),
+            distinct_2_of_successes=_distinct(successes, equal, seed),
+        ),
+        ControlFigures(**common(control), kl_to_base=kl, kl_to_base_error=kl_error),
+    )
+
+
+def floors(base: Sequence[Sample], success_rate: float, control: ControlFigures) -> Floors:
+    """Computes the least KL of any controller with the control's success rate.
+
+    Args:
+      base: samples of the base.
+      success_rate: of the base.
+      control: figures of the controlled model.
+    """
+    floor = metrics.kl_floor(control.success_rate, success_rate)
+    group = _groups(base)
+    hits, draws = np.bincount(group, _labels(base)), np.bincount(group)
+    by_prompt = metrics.kl_floor_by_prompt(
+        control.success_rate, *metrics.rate_distribution(hits, draws)
+    )
+    # Both are floors; where the base hardly ever succeeds, the grid of rates ends too early.
+    by_prompt = max(by_prompt, floor)
+    return Floors(
+        kl_floor=floor,
+        efficiency=metrics.efficiency(floor, control.kl_to_base),
+        kl_floor_by_prompt=by_prompt,
+        efficiency_by_prompt=metrics.efficiency(by_prompt, control.kl_to_base),
+    )
+
+
+def _labels(samples: Sequence[Sample]) -> np.ndarray:
+    return np.array([s.label for s in samples])
+
+
+def _groups(samples: Sequence[Sample]) -> np.ndarray:
+    """Numbers the prompts that are present from 0: int [N], the number of each sample's prompt."""
+    return np.unique([s.prompt_id for s in samples], return_inverse=True)[1]
+
+
+def _mean(samples: Sequence[Sample], values: np.ndarray) -> tuple[float, float]:
+    """Mean over samples and its standard error, where prompts are the independent draws."""
+    group = _groups(samples)
+    per_prompt = np.bincount(group, values) / np.bincount(group)
+    return float(values.mean()), metrics.mean_and_error(per_prompt)[1]
+
+
+def _per_token(samples: Sequence[Sample]) -> float:
+    """Log-probability under the base in nats per token, nan without tokens."""
+    tokens = sum(s.tokens for s in samples)
+    return sum(s.log_prob_base for s in samples) / tokens if tokens else math.nan
+
+
+def _distinct(samples: Sequence[Sample], count: int, seed: int) -> float:
+    """Distinct-2 of `count` of the texts: it falls with their number."""
+    chosen = np.random.default_rng(seed).permutation(len(samples))[:count]
+    return metrics.distinct_n([samples[i].text for i in chosen], 2)
+
+
+def _measure(
+    metric: Metric, samples: Sequence[Sample], references: Sequence[tuple[str, ...]]
+) -> float:
+    return metric.measure(
+        [s.prompt for s in samples],
+        [s.text for s in samples],
+        [references[s.prompt_id] for s in samples],
+    )

@@ -1,0 +1,107 @@
+"""The figures that stages report: printed, kept in done.json, and gathered in summary.json."""
+
+import dataclasses
+import itertools
+from typing import Any
+
+from dinado_jax.evaluation.records import read_record
+
+
+@dataclasses.dataclass(frozen=True)
+class SftFigures:
+    """Of stage sft."""
+
+    parameters: int
+    base: str  # fingerprint of the base that the stage wrote
+    pretrain_rows: int | None = None  # None: no step of pretraining
+    sft_rows: int | None = None  # None: no step on the task
+
+
+@dataclasses.dataclass(frozen=True)
+class RolloutFigures:
+    """Of stage rollout: samples of the base on training prompts."""
+
+    samples: int
+    successes: int
+    success_rate: float
+    finished: float  # share that ended with an end of text
+    oracle_failures: int  # samples left out
+    target: str  # the distribution that the weighted rollouts are samples of
+    references: int | None = None  # None: rollout.references=false
+    references_success_rate: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class RoundFigures:
+    """Of a round of training, when it begins."""
+
+    oracle_failures: int  # samples of this round that were left out
+    rollouts: int  # of all rounds so far
+    repeated: float  # share of them that repeat an earlier one
+    newest_success_rate: float  # of the rollouts of this round
+    effective_successes: float  # effective sample size of the weighted successes
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainFigures:
+    """Of stage train."""
+
+    trainable_parameters: int
+    rounds: tuple[RoundFigures, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerateFigures:
+    """Of stage generate."""
+
+    prompts: int
+    base_oracle_failures: int  # samples left out
+    control_oracle_failures: int
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateFigures:
+    """Of stage evaluate; None except on the main process."""
+
+    success_rate: float | None = None  # of the controlled model
+    efficiency: float | None = None
+
+
+Figures = (
+    SftFigures | RolloutFigures | TrainFigures | GenerateFigures | EvaluateFigures | RoundFigures
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class StageFigures:
+    """Of all stages before evaluate."""
+
+    sft: SftFigures
+    rollout: RolloutFigures
+    train: TrainFigures
+    generate: GenerateFigures
+
+
+def as_dict(figures: Figures) -> dict[str, Any]:
+    """Returns figures as a JSON object: rounds as "round_0", ..; what is None is left out."""
+    tree = {}
+    for field in dataclasses.fields(figures):
+        value = getattr(figures, field.name)
+        if field.name == "rounds":
+            tree |= {f"round_{number}": as_dict(each) for number, each in enumerate(value)}
+        elif value is not None:
+            tree[field.name] = value
+    return tree
+
+
+def from_dict(kind: type[Figures], tree: dict[str, Any], where: str, fix: str) -> Any:
+    """The inverse of `as_dict`: figures of that kind.
+
+    Raises:
+      InputError: as `read_record`.
+    """
+    if kind is not TrainFigures:
+        return read_record(kind, tree, where, fix)
+    names = itertools.takewhile(tree.__contains__, map("round_{}".format, itertools.count()))
+    rounds = tuple(read_record(RoundFigures, tree[name], f"{where}, {name}", fix) for name in names)
+    return read_record(TrainFigures, tree, where, fix, rounds=rounds)

@@ -1,0 +1,89 @@
+"""Oracles by name: those of this package, and any function that can be imported."""
+
+import dataclasses
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+
+from dinado_jax.errors import InputError, quote
+from dinado_jax.oracles.foreign import ForeignError, guarded
+from dinado_jax.oracles.judge import Oracle
+from dinado_jax.tasks.keyword.lexical import lexical
+
+# Each raises InputError for a prompt that it cannot judge, whatever the text.
+ORACLES: dict[str, Oracle] = {
+    "lexical": lexical,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class NamedOracle:
+    """An oracle and the name that `rollout.oracle` gives it."""
+
+    name: str
+    function: Oracle
+
+    @property
+    def built_in(self) -> bool:
+        """Whether it is one of this package."""
+        return self.name in ORACLES
+
+    def check_prompts(self, prompts: Mapping[str, str]) -> None:
+        """Checks that a built-in oracle can judge these prompts, given by where they were read.
+
+        Raises:
+          InputError: for the first prompt that it cannot judge.
+        """
+        for where, prompt in prompts.items() if self.built_in else ():
+            try:
+                self.function([prompt], [""])
+            except InputError as error:
+                raise InputError(f"{where}, {error}") from None
+
+
+def resolve(name: str) -> NamedOracle:
+    """Finds the oracle of that name.
+
+    Args:
+      name: a name of `ORACLES`, or "package.module:function", which is imported, also from the
+        current working directory.
+
+    Raises:
+      InputError: if there is none.
+    """
+    return NamedOracle(name, ORACLES.get(name) or _imported(name))
+
+
+def _imported(name: str) -> Oracle:
+    module_name, _, function = name.partition(":")
+    if not module_name or not function:
+        known = ", ".join(f'"{one}"' for one in ORACLES)
+        raise InputError(
+            f'oracle {quote(name)}, no such oracle: give {known} or "package.module:function"'
+        )
+    # The console script, unlike python -m, does not look for modules in the working directory.
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.insert(0, os.getcwd())
+    importlib.invalidate_caches()
+    try:
+        with guarded():
+            module = importlib.import_module(module_name)
+    except ForeignError as error:
+        raise InputError(
+            f"oracle {quote(name)}, importing {module_name} raised {error}: "
+            "correct the name or install the module"
+        ) from None
+    try:
+        with guarded():
+            oracle = getattr(module, function, None)
+            found = callable(oracle)
+    except ForeignError as error:
+        raise InputError(
+            f"oracle {quote(name)}, looking up {function} raised {error}: correct the module"
+        ) from None
+    if not found:
+        raise InputError(
+            f"oracle {quote(name)}, {module_name} has no function {function}: correct the name"
+        )
+    return oracle

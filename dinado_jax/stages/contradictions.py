@@ -1,0 +1,147 @@
+"""Settings that contradict each other; every fault is one line that says how to fix it."""
+
+import math
+from collections.abc import Iterator
+
+from dinado_jax.config.schema import Base, Config
+from dinado_jax.objectives.table import phases
+from dinado_jax.tasks.table import make_task
+
+_MOST_PARAMETERS = 10**11  # 400 GB in float32
+_MOST_TOKENS = 10**10  # of a batch, or of all rollouts of a round: 40 GB of ids alone
+
+
+def contradictions(config: Config) -> Iterator[str]:
+    """Yields the faults of a configuration whose values are each in their range."""
+    yield from _of_training(config)
+    yield from _of_inputs(config)
+    yield from _beyond_memory(config)
+    if not config.base.path:  # otherwise the sizes are the checkpoint's
+        yield from _of_a_new_base(config)
+
+
+def _of_training(config: Config) -> Iterator[str]:
+    sft, train, rollout = config.sft, config.train, config.rollout
+    _, objective = phases(train)[-1]
+    for name, section in (("sft", sft), ("train", train)):
+        if section.batch % section.accumulate:
+            yield (
+                f"{name}.batch = {section.batch} is not divisible by {name}.accumulate = "
+                f"{section.accumulate}: choose a multiple"
+            )
+    read = objective.settings_read(config.control.kind)
+    # Rows are drawn by label and part of the batch, and each part is split into micro-batches.
+    unit = math.lcm(4, 2 * train.accumulate, objective.parts * train.accumulate)
+    if "balance" in read and train.batch % unit:
+        yield (
+            f"train.batch = {train.batch}: with objective {train.objective} and train.accumulate = "
+            f"{train.accumulate} it must be a multiple of {unit}"
+        )
+    if min(rollout.samples, train.refresh_samples) < objective.least_samples:
+        yield (
+            f"train.objective = {train.objective} compares the samples of a prompt: set "
+            f"rollout.samples and train.refresh_samples to {objective.least_samples} or more"
+        )
+    if train.warmup_direction > train.steps:
+        yield (
+            f"train.warmup_direction = {train.warmup_direction} is more than train.steps = "
+            f"{train.steps}: lower it, 0 is no warm-up"
+        )
+    share = train.mixture * train.refresh_samples
+    if abs(share - round(share)) > 1e-6:
+        yield (
+            f"train.mixture = {train.mixture} of train.refresh_samples = {train.refresh_samples} "
+            "is no whole number of samples: change one of them"
+        )
+    if train.mixture and (rollout.temperature != 1 or rollout.top_k or rollout.top_p < 1):
+        yield (
+            "train.mixture weighs plain samples of base and control: leave rollout.temperature, "
+            "rollout.top_k and rollout.top_p at their defaults, or set train.mixture=0"
+        )
+    if rollout.references and not objective.draws_references:
+        if not train.reference_weight:
+            yield (
+                f"rollout.references = true, but objective {train.objective} draws no reference "
+                "while train.reference_weight = 0: set train.reference_weight, or "
+                "rollout.references=false"
+            )
+        yield (
+            "rollout.references = true, but unbalanced labels draw no reference: set "
+            "train.balance=true, or rollout.references=false"
+        )
+
+
+def _of_inputs(config: Config) -> Iterator[str]:
+    sft, task = config.sft, make_task(config.task)
+    if config.parallel.fsdp > 1 and config.parallel.mode != "jit":
+        yield (
+            f"parallel.fsdp = {config.parallel.fsdp} is for parallel.mode=jit alone: set it, or "
+            "parallel.fsdp=1"
+        )
+    if sft.pretrain_steps and not sft.pretrain_path:
+        yield (
+            "sft.pretrain_path is empty: give plain text, sft.pretrain_path=FILE, or leave it out "
+            "with sft.pretrain_steps=0"
+        )
+    if sft.pretrain_steps and task.mine is None:
+        yield (
+            f"sft.pretrain_steps = {sft.pretrain_steps}: task {config.task.name} makes no examples "
+            "from plain text, set sft.pretrain_steps=0"
+        )
+    if task.fault:
+        yield task.fault
+
+
+def _of_a_new_base(config: Config) -> Iterator[str]:
+    base = config.base
+    if (parameters := _parameters(base)) > _MOST_PARAMETERS:
+        yield (
+            f"base.n_layer = {base.n_layer}, base.n_embd = {base.n_embd} and base.vocab_size = "
+            f"{base.vocab_size} make {parameters:,} parameters: at most {_MOST_PARAMETERS:,} "
+            "fit, lower them"
+        )
+    if base.n_embd % base.n_head:
+        yield (
+            f"base.n_embd = {base.n_embd} is not divisible by base.n_head = {base.n_head}: "
+            "choose a multiple"
+        )
+    for name, section in (("rollout", config.rollout), ("decode", config.decode)):
+        if section.max_new_tokens >= base.n_positions:
+            yield (
+                f"{name}.max_new_tokens = {section.max_new_tokens} leaves no room for a prompt in "
+                f"base.n_positions = {base.n_positions}: lower one or raise the other"
+            )
+
+
+def _parameters(base: Base) -> int:
+    """Counts the parameters of a new model without biases and LayerNorms."""
+    rows = 12 * base.n_layer * base.n_embd + base.vocab_size + base.n_positions
+    return rows * base.n_embd
+
+
+def _beyond_memory(config: Config) -> Iterator[str]:
+    """Yields products of values that exceed the memory of any machine."""
+    sft, rollout, train, decode = config.sft, config.rollout, config.train, config.decode
+    for product in (
+        {"sft.batch": sft.batch, "sft.max_length": sft.max_length},
+        {
+            "rollout.prompts": rollout.prompts,
+            "rollout.samples": rollout.samples,
+            "rollout.max_new_tokens": rollout.max_new_tokens,
+        },
+        {
+            "train.refresh_prompts": train.refresh_prompts,
+            "train.refresh_samples": train.refresh_samples,
+            "rollout.max_new_tokens": rollout.max_new_tokens,
+        },
+        {
+            "evaluate.prompts": config.evaluate.prompts,
+            "evaluate.samples": config.evaluate.samples,
+            "decode.max_new_tokens": decode.max_new_tokens,
+        },
+        {"rollout.batch": rollout.batch, "rollout.max_new_tokens": rollout.max_new_tokens},
+        {"decode.batch": decode.batch, "decode.max_new_tokens": decode.max_new_tokens},
+    ):
+        if (tokens := math.prod(product.values())) > _MOST_TOKENS:
+            factors = " times ".join(f"{key} = {value}" for key, value in product.items())
+            yield f"{factors} is {tokens:,} tokens: at most {_MOST_TOKENS:,} fit, lower one"

@@ -1,0 +1,47 @@
+"""What the keyword tasks share: the lexical oracle, keyword coverage, and mining."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dinado_jax.tasks.keyword.lexical import coverage
+from dinado_jax.tasks.keyword.mining import mine
+from dinado_jax.tasks.protocol import Metric, ReadExamples, Task
+
+_ORACLE = "lexical"
+
+
+def _mean_coverage(
+    prompts: Sequence[str], texts: Sequence[str], references: Sequence[tuple[str, ...]]
+) -> float:
+    return float(np.mean([coverage(prompt, text) for prompt, text in zip(prompts, texts)]))
+
+
+# Another oracle does not ask for the keywords of the prompt: their coverage would say nothing of
+# its success.
+COVERAGE = Metric("coverage", "keyword coverage", "{:.1%}", _mean_coverage, oracle=_ORACLE)
+
+
+def keyword_task(
+    examples: ReadExamples,
+    setting: str,
+    *,
+    source: str = "",
+    fault: str = "",
+    metrics: tuple[Metric, ...] = (),
+) -> Task:
+    """Makes a task whose prompts are keywords; arguments as the fields of `Task`.
+
+    Args:
+      setting: the one setting of the `task` section that the task reads.
+      metrics: to be reported besides keyword coverage.
+    """
+    return Task(
+        examples=examples,
+        oracle=_ORACLE,
+        settings_read=frozenset({setting}),
+        source=source,
+        fault=fault,
+        metrics=(COVERAGE, *metrics),
+        mine=mine,
+    )

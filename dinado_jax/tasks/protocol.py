@@ -1,0 +1,71 @@
+"""What a task is: examples, a default oracle, metrics, and what it reads from outside."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """A prompt in the format of its task and the references for it (may be none).
+
+    A base is fine-tuned on f"{prompt} {reference}" and continues the prompt alone.
+    """
+
+    prompt: str
+    references: tuple[str, ...]
+
+
+class ReadExamples(Protocol):
+    """Reads the examples of a split."""
+
+    def __call__(self, split: str, seed: int, count: int | None = None) -> list[Example]:
+        """Returns at most `count` examples; those of "train" may repeat a prompt.
+
+        Args:
+          split: "train", "dev" or "test".
+          seed: of a task that draws its examples.
+          count: None for all of the split.
+
+        Raises:
+          InputError: for a missing split or malformed data.
+        """
+        ...
+
+
+Mine = Callable[[Sequence[str], Sequence[Example], int], list[Example]]
+"""(lines of plain text, train examples, seed) -> examples in the format of the task."""
+
+Measure = Callable[[Sequence[str], Sequence[str], Sequence[tuple[str, ...]]], float]
+"""(prompts, texts, references), one of each per sample -> a figure."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A figure of the samples of a model, reported beside those of every task."""
+
+    key: str  # in summary.json
+    label: str  # in the report
+    form: str  # of its value in the report, such as "{:.1%}"
+    measure: Measure
+    oracle: str = ""  # reported only where this oracle judges; "" for any
+    needs_references: bool = False  # reported only where every prompt has references
+    package: str = ""  # which it imports, if that is optional
+    extra: str = ""  # the optional dependency of dinado-jax that installs it
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A task, constructed from the `task` section of a configuration without reading anything.
+
+    A new task is one file (or folder) with a function `schema.Task -> Task` and one line in
+    `tasks/table.py`.
+    """
+
+    examples: ReadExamples
+    oracle: str  # the default of rollout.oracle: a name of `oracles/table.py` or "module:function"
+    settings_read: frozenset[str] = frozenset()  # of the `task` section, besides `name`
+    source: str = ""  # folder or hub name that examples are read from; "" if the package has them
+    fault: str = ""  # what is wrong with its settings, in one line
+    metrics: tuple[Metric, ...] = ()
+    mine: Mine | None = None  # makes examples from plain text for pretraining; None: it cannot

@@ -1,0 +1,18 @@
+"""The tasks by the name that `task.name` gives them."""
+
+from collections.abc import Callable
+
+from dinado_jax.config import schema
+from dinado_jax.tasks.commongen import commongen
+from dinado_jax.tasks.protocol import Task
+from dinado_jax.tasks.toy import toy
+
+TASKS: dict[str, Callable[[schema.Task], Task]] = {
+    "toy": toy,
+    "commongen": commongen,
+}
+
+
+def make_task(settings: schema.Task) -> Task:
+    """Returns the task that a configuration names."""
+    return TASKS[settings.name](settings)
