@@ -177,7 +177,7 @@ def test_a_signal_before_anything_is_done_ends_at_once(tmp_path, compiled):
     script = tmp_path / "signalled.py"
     script.write_text(
         "import signal, time\n"
-        "from dinado_jax import processes\n"
+        "from dinado_jax.distributed import processes\n"
         "processes.connect()\n"
         "signal.raise_signal(signal.SIGTERM)\n"
         "time.sleep(100)\n"
@@ -197,7 +197,9 @@ def test_a_failure_of_one_ends_all(tmp_path, compiled):
     """Each says why in a line, whatever it waits for."""
     script = tmp_path / "one_fails.py"
     script.write_text(
-        "from dinado_jax import cli, pipeline, processes\n"
+        "from dinado_jax import cli\n"
+        "from dinado_jax.distributed import processes\n"
+        "from dinado_jax.stages import pipeline\n"
         "from dinado_jax.errors import InputError\n"
         "def run_stages(*_):\n"
         "    if processes.process_index() == 1:\n"
@@ -255,7 +257,7 @@ def test_addresses_of_this_machine_are_taken(host):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     script = (
-        "from dinado_jax import processes as p; p.connect(); print(p.process_count(), p.is_main())"
+        "from dinado_jax.distributed import processes as p; p.connect(); print(p.process_count(), p.is_main())"
     )
     settings = {"DINADO_DISTRIBUTED": f" {host} :{port}, 1, 0 ", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
@@ -272,7 +274,7 @@ def test_off_is_one_process(monkeypatch, how):
 
 
 def test_a_host_that_never_gets_its_name_is_told_of(tmp_path):
-    script = "from dinado_jax import processes; processes.connect()"
+    script = "from dinado_jax.distributed import processes; processes.connect()"
     settings = {"DINADO_DISTRIBUTED_TIMEOUT": "1", "JAX_PLATFORMS": "cpu"}
     settings["DINADO_DISTRIBUTED"] = "no.such.host.invalid:8476,2,1"
     argv = [sys.executable, "-c", script]
