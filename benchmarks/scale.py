@@ -32,7 +32,8 @@ from dinado_jax.config.load import changed, load
 from dinado_jax.controls.make import make_control
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.sampler import Sampler
-from dinado_jax.distributed.partitioning import AXES, Plan, local_mesh
+from dinado_jax.distributed.constraints import AXES
+from dinado_jax.distributed.partitioning import Plan, local_mesh
 from dinado_jax.language_model import new_config
 from dinado_jax.models.gpt2 import GPT2, init_params
 from dinado_jax.ops import blocks, vocab

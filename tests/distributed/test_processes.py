@@ -92,7 +92,7 @@ def alone():
 
 def test_twenty_steps_are_those_of_one_process(alone, tmp_path, compiled):
     ways = ["pmap:1"]  # fsdp goes through a whole run below
-    argv = [str(TESTS / "twenty_steps.py"), str(tmp_path), *ways]
+    argv = [str(support.SUPPORT / "twenty_steps.py"), str(tmp_path), *ways]
     with Pod(2, 2, argv, tmp_path, compiled) as pod:
         assert pod.codes() == [0, 0], pod.said()
     for way in ways:
@@ -170,7 +170,7 @@ def test_a_missing_process_is_told_in_a_line(tmp_path, compiled):
         pod.processes[1].kill()
         assert pod.processes[0].wait(timeout=60) == 1
         (line,) = pod.said()[0]
-    assert line.startswith("dinado: error: not all processes came within 2 s")
+    assert line.startswith("dinado: error: not all processes connected within 2 s")
 
 
 def test_a_signal_before_anything_is_done_ends_at_once(tmp_path, compiled):
@@ -221,7 +221,7 @@ def test_a_failure_of_one_ends_all(tmp_path, compiled):
     [
         ("nonsense", "300", "give off, auto, or HOST:PORT,N,I"),
         ("host:1,2,2", "300", "of 2 processes the last is 1"),
-        ("auto", "300", "no cluster is to be seen"),
+        ("auto", "300", "no cluster is detected"),
         ("auto", "soon", "whole number of seconds"),
         ("auto", "0", "whole number of seconds"),
         ("auto", "9" * 20, "whole number of seconds"),
