@@ -31,7 +31,8 @@ from dinado_jax.config import schema
 from dinado_jax.controls.make import make_control
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.sampler import Sampler
-from dinado_jax.distributed.partitioning import AXES, Plan, local_mesh
+from dinado_jax.distributed.constraints import AXES
+from dinado_jax.distributed.partitioning import Plan, local_mesh
 from dinado_jax.models.architectures import new_model
 from dinado_jax.models.params import abstract_params
 from dinado_jax.ops import vocab

@@ -1,6 +1,7 @@
-"""What programs say to a compiler that spreads them over devices; nothing to any other.
+"""Sharding constraints inside a program: they apply under `partitioning.Plan` in mode jit alone.
 
-Under `parallel.Plan`, mode jit, rows are cut into as many parts as there are devices.
+There the compiler sees a mesh (data, fsdp): rows are sharded over both axes, large parameters over
+fsdp. Without a mesh every function here is the identity.
 """
 
 import math
@@ -8,51 +9,63 @@ import math
 import jax
 from jax.sharding import PartitionSpec
 
-_SMALL = 2**12  # values; smaller arrays are not worth sharing out
+DATA, FSDP = "data", "fsdp"  # the axes of a mesh
+AXES = (DATA, FSDP)
+_SMALL = 2**12  # values; smaller arrays are replicated
 
 
 def _devices() -> int:
+    """Size of the mesh over which the compiler shards this program; 1 without a mesh."""
     mesh = jax.sharding.get_abstract_mesh()
     return 1 if mesh.empty or not mesh.are_all_axes_auto else mesh.size
 
 
 def shard_count(rows: int) -> int:
-    """How many devices share an axis of so many rows."""
+    """Returns into how many shards an axis of `rows` is divided; 1 if it is not divisible."""
     devices = _devices()
     return devices if rows % devices == 0 else 1
 
 
 def partition_spec(shape: tuple[int, ...], devices: int) -> PartitionSpec:
-    """How an array is cut by devices that share one copy of it: along the first axis that they
-    divide. (Where it is a later one, TPUs' compilers add up the whole of its gradient.)"""
-    spec = [None] * len(shape)
+    """Returns the sharding of a parameter over `devices` of the fsdp axis.
+
+    The first axis whose size they divide is sharded; small arrays are replicated. With a later
+    axis TPU compilers all-reduce the whole gradient instead of reduce-scattering it.
+    """
+    spec: list[str | None] = [None] * len(shape)
     axes = [i for i, size in enumerate(shape) if size % devices == 0]
     if devices > 1 and axes and math.prod(shape) >= _SMALL:
-        spec[axes[0]] = "fsdp"
+        spec[axes[0]] = FSDP
     return PartitionSpec(*spec)
 
 
 def reduce_scatter_grad(gradient: jax.Array) -> jax.Array:
-    """A gradient cut as its parameter is: no device needs the sum of more than its own part."""
-    devices = 1 if _devices() == 1 else jax.sharding.get_abstract_mesh().shape["fsdp"]
+    """Shards a gradient as its parameter is: each device gets the sum of its own shard alone."""
+    devices = 1 if _devices() == 1 else jax.sharding.get_abstract_mesh().shape[FSDP]
     if devices == 1:
         return gradient
     return jax.lax.with_sharding_constraint(gradient, partition_spec(gradient.shape, devices))
 
 
 def all_gather_param(parameter: jax.Array) -> jax.Array:
-    """A parameter whole on every device: one that is shared out is fetched where it is used, and
-    forgotten after; the rows stay where they are."""
+    """Gathers a sharded parameter where it is used, so that parameters move and rows do not."""
     if _devices() == 1:
         return parameter
     return jax.lax.with_sharding_constraint(parameter, PartitionSpec())
 
 
 def sharded_matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """x times a parameter in x's dtype. Where it is shared out its gradient fetches it once more:
-    what was fetched for the forward pass would otherwise stay until then, the whole base of it."""
+    """Multiplies by a parameter that may be sharded.
 
-    def whole(x, kernel):
+    The backward pass gathers the parameter again: otherwise the gathered copies of all layers would
+    stay in memory from the forward pass on.
+
+    Args:
+      x: [.., N], of the dtype of the result.
+      kernel: [N, M].
+    """
+
+    def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return x @ all_gather_param(kernel).astype(x.dtype)
 
-    return whole(x, kernel) if _devices() == 1 else jax.checkpoint(whole)(x, kernel)
+    return matmul(x, kernel) if _devices() == 1 else jax.checkpoint(matmul)(x, kernel)

@@ -1,14 +1,14 @@
-"""How work is spread over devices: training steps over all, decoding over those of one process.
+"""Parallelism: training steps run on the devices of all processes, decoding on those of one.
 
-A training step is one function of (state, frozen, batch, axis), in which sums over rows go through
-`total`. `Plan.compiled` wraps it in one of three ways:
+A training step is one function of (state, frozen, batch, axis) that sums over rows by `psum`.
+`Plan.compile` turns it into a program in one of three modes:
 
-jit        arrays on a mesh of all devices, the compiler spreads the work (axis None); `fsdp` of
-           them share one copy of base, trainable parameters and optimiser state
-shard_map  each device has rows of its own, sums meet in a psum
-pmap       the same, as JAX had it first
+jit        arrays are sharded over a mesh (data, fsdp) and the compiler inserts the collectives
+           (axis None); base, trainable parameters and optimiser state are sharded over fsdp
+shard_map  each device computes on its rows; sums are explicit psums
+pmap       the same by JAX's older transformation
 
-Decoding sends nothing between devices: `over_rows` gives each of them prompts of its own.
+Decoding needs no communication: `shard_rows` gives each device its own prompts.
 """
 
 import dataclasses
@@ -21,28 +21,35 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dinado_jax.config.schema import Parallel
-from dinado_jax.distributed.constraints import partition_spec
+from dinado_jax.distributed.constraints import AXES, FSDP, partition_spec
 from dinado_jax.errors import InputError
 
-AXES = ("data", "fsdp")
-_ROWS = "rows"
+_ROWS = "rows"  # the one axis of a mesh for decoding
 
 
 def psum(tree: Any, axis: str | tuple[str, ...] | None) -> Any:
-    """The sum over devices that have rows of their own; None: the compiler sees all rows."""
+    """Sums over the devices of a mapped axis; None, where the compiler sees all rows: identity."""
     return tree if axis is None else jax.lax.psum(tree, axis)
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Where the arrays of training lie."""
+    """The placement of training's arrays on devices."""
 
     mode: str  # jit | shard_map | pmap
     mesh: Mesh  # (data, fsdp) over the devices of all processes
 
     def check_batch(self, name: str, batch: int, pieces: int) -> None:
-        """InputError if the pieces of a batch, micro-batches and their parts, cannot be shared out
-        evenly."""
+        """Checks that every device gets equally many rows.
+
+        Args:
+          name: section of the configuration, for the message.
+          batch: rows of a step.
+          pieces: number of micro-batches times the parts of each.
+
+        Raises:
+          InputError: the rows of a piece cannot be divided evenly among the devices.
+        """
         unit = pieces * self.mesh.size
         if batch % unit:
             raise InputError(
@@ -50,12 +57,18 @@ class Plan:
                 f"pieces each: choose a multiple of {unit}, or set parallel.devices"
             )
 
-    def compile(self, step: Callable) -> Callable:
-        """step(state, frozen, batch, axis) -> (state, metrics) as a program of the first three; the
-        state is donated."""
+    def compile(self, step: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
+        """Compiles a training step for the devices of the plan.
+
+        Args:
+          step: (state, frozen, batch, axis) -> (state, metrics).
+
+        Returns:
+          A program of (state, frozen, batch); the state is donated.
+        """
         if self.mode == "jit":
 
-            def sharded_step(state, frozen, batch):
+            def sharded_step(state: Any, frozen: Any, batch: Any) -> tuple[Any, Any]:
                 with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
                     state, metrics = step(state, frozen, batch, None)
                 return jax.lax.with_sharding_constraint(state, self.shardings(state)), metrics
@@ -63,12 +76,12 @@ class Plan:
             return jax.jit(sharded_step, donate_argnums=0)
         body = functools.partial(step, axis=AXES)
         if self.mode == "shard_map":
-            everywhere, rows = PartitionSpec(), PartitionSpec(None, AXES)
+            whole, rows = PartitionSpec(), PartitionSpec(None, AXES)
             mapped = jax.shard_map(
                 body,
                 mesh=self.mesh,
-                in_specs=(everywhere, everywhere, rows),
-                out_specs=everywhere,
+                in_specs=(whole, whole, rows),
+                out_specs=whole,
                 check_vma=False,
             )
             return jax.jit(mapped, donate_argnums=0)
@@ -82,45 +95,43 @@ class Plan:
         )
 
     def shardings(self, tree: Any) -> Any:
-        """Of base, trainable parameters and optimiser state: what is large is shared out by
-        `fsdp`."""
-        parts = self.mesh.shape["fsdp"]
+        """Returns the sharding of each array of base or state: large ones are sharded over fsdp."""
+        parts = self.mesh.shape[FSDP]
         return jax.tree.map(
             lambda x: NamedSharding(self.mesh, partition_spec(x.shape, parts)), tree
         )
 
     def init_sharded(self, function: Callable, *args: Any) -> Any:
-        """What a function of placed arrays gives, each device making no more than its share."""
+        """Computes base or state in their shardings: no device holds more than its shards."""
         if self.mode == "pmap":
             return replicate(local_mesh(self), jax.jit(function)(*args))
         shardings = self.shardings(jax.eval_shape(function, *args))
         return jax.jit(function, out_shardings=shardings)(*args)
 
     def shard(self, tree: Any) -> Any:
-        """Base or state, as every process has it whole or as it was placed before, where training
-        wants it."""
+        """Places base or state for training; every process has it whole, or it is placed already."""
         if self.mode == "pmap":
             return replicate(local_mesh(self), jax.tree.map(np.asarray, tree))
         return jax.tree.map(_put, tree, self.shardings(tree))
 
     def shard_batch(self, batch: Any) -> Any:
-        """A batch [micro-batches, rows, ..] of all processes, as each of them has it: its rows."""
+        """Places a batch, of which every process has all rows: leaves [micro-batches, rows, ..]."""
         if self.mode != "pmap":
             rows = NamedSharding(self.mesh, PartitionSpec(None, AXES))
             return jax.tree.map(lambda x: _put(x, rows), batch)
-        mine = [device.process_index == jax.process_index() for device in self.mesh.devices.flat]
+        local = [device.process_index == jax.process_index() for device in self.mesh.devices.flat]
 
-        def own(x):
-            return x.reshape(len(x), self.mesh.size, -1, *x.shape[2:])[:, mine]
+        def local_rows(x: np.ndarray) -> np.ndarray:
+            return x.reshape(len(x), self.mesh.size, -1, *x.shape[2:])[:, local]
 
-        return jax.tree.map(own, batch)
+        return jax.tree.map(local_rows, batch)
 
     def to_host(self, state: Any) -> Any:
-        """A state as checkpoints take it."""
+        """Returns a state in the form that checkpoints save: NumPy arrays under pmap."""
         return jax.tree.map(np.asarray, state) if self.mode == "pmap" else state
 
     def abstract(self, tree: Any) -> Any:
-        """The shapes of a state or of a part of it, as checkpoints give it back: to be placed."""
+        """Returns shapes, dtypes and shardings of a state or of a part of it, to restore it."""
         return jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             tree,
@@ -128,38 +139,41 @@ class Plan:
         )
 
     def gather_to_host(self, tree: Any) -> Any:
-        """Base or state in the memory of every process; on devices one array at a time is whole."""
+        """Gathers base or state into host memory, one array at a time."""
         return jax.tree.map(lambda leaf: np.asarray(self.gather(leaf)), tree)
 
     def gather(self, tree: Any) -> Any:
-        """Base or state whole on every device of this process, as decoding wants it."""
+        """Replicates base or state on every device of this process, as decoding needs it."""
         if self.mode == "pmap":
             return tree
-        if self.mesh.shape["fsdp"] > 1:
-            tree = _everywhere(self.mesh)(tree)
+        if self.mesh.shape[FSDP] > 1:
+            tree = _all_gather(self.mesh)(tree)
         if jax.process_count() == 1:
             return tree
-        mesh = local_mesh(self)
-        everywhere = NamedSharding(mesh, PartitionSpec())
+        replicated = NamedSharding(local_mesh(self), PartitionSpec())
 
-        def own(x):
-            pieces = [shard.data for shard in x.addressable_shards]
-            return jax.make_array_from_single_device_arrays(x.shape, everywhere, pieces)
+        def local_copies(x: jax.Array) -> jax.Array:
+            copies = [shard.data for shard in x.addressable_shards]
+            return jax.make_array_from_single_device_arrays(x.shape, replicated, copies)
 
-        return jax.tree.map(own, tree)
+        return jax.tree.map(local_copies, tree)
 
 
 def make_plan(settings: Parallel) -> Plan:
-    """The plan of a configuration. InputError if there are fewer devices than it names, or if
-    `fsdp` does not divide their number."""
-    of_processes = [_of(process) for process in range(jax.process_count())]
-    fewest = min(map(len, of_processes))
+    """Returns the plan of a configuration.
+
+    Raises:
+      InputError: a process has fewer devices than `parallel.devices`, or `parallel.fsdp` does not
+        divide the number of all devices.
+    """
+    per_process = [_devices_of(process) for process in range(jax.process_count())]
+    fewest = min(map(len, per_process))
     if settings.devices > fewest:
         raise InputError(
             f"parallel.devices = {settings.devices}, a process has {fewest}: choose at most that, "
             "or 0 for all"
         )
-    devices = [device for own in of_processes for device in own[: settings.devices or None]]
+    devices = [device for local in per_process for device in local[: settings.devices or None]]
     if len(devices) % settings.fsdp:
         raise InputError(
             f"parallel.fsdp = {settings.fsdp} does not divide the {len(devices)} devices: choose "
@@ -169,18 +183,18 @@ def make_plan(settings: Parallel) -> Plan:
     return Plan(settings.mode, Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 2))
 
 
-def _of(process: int) -> list:
+def _devices_of(process: int) -> list[jax.Device]:
     return [device for device in jax.devices() if device.process_index == process]
 
 
 def local_mesh(plan: Plan) -> Mesh:
-    """Those of the plan's devices that are this process's, to decode on."""
-    own = [d for d in plan.mesh.devices.flat if d.process_index == jax.process_index()]
-    return Mesh(np.array(own), (_ROWS,), axis_types=(AxisType.Auto,))
+    """Returns a mesh of this process's devices among the plan's, for decoding."""
+    local = [d for d in plan.mesh.devices.flat if d.process_index == jax.process_index()]
+    return Mesh(np.array(local), (_ROWS,), axis_types=(AxisType.Auto,))
 
 
 @functools.cache
-def _everywhere(mesh: Mesh) -> Callable:
+def _all_gather(mesh: Mesh) -> Callable[[Any], Any]:
     return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
@@ -194,24 +208,31 @@ def _put(x: Any, sharding: NamedSharding) -> jax.Array:
 
 
 def replicate(mesh: Mesh | None, tree: Any) -> Any:
-    """Arrays on every device of a mesh, whole."""
+    """Replicates arrays on every device of a mesh; None: returns them as they are."""
     return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def shard_rows(mesh: Mesh | None, function: Callable, shared: tuple, rows: tuple) -> Any:
-    """function(*shared, *rows), each device with rows of its own: a part of the leading axis of
-    every array in `rows` and in the result; scalars are the same everywhere. Under jit; no mesh:
-    plainly."""
+def shard_rows(
+    mesh: Mesh | None, function: Callable[..., Any], shared: tuple[Any, ...], rows: tuple[Any, ...]
+) -> Any:
+    """Calls function(*shared, *rows) under jit with the rows divided among the devices of a mesh.
+
+    Args:
+      mesh: of one axis; None or one device: a plain call.
+      function: every array of its result has the rows as its leading axis too.
+      shared: arrays that every device needs whole.
+      rows: arrays with the rows as their leading axis, and scalars, which every device gets.
+    """
     if mesh is None or mesh.size == 1:
         return function(*shared, *rows)
 
-    def specs(tree):
+    def specs(tree: Any) -> Any:
         return jax.tree.map(lambda x: PartitionSpec(_ROWS) if x.ndim else PartitionSpec(), tree)
 
-    def part(x):
+    def local_shape(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         return x.update(shape=(x.shape[0] // mesh.size, *x.shape[1:])) if x.ndim else x
 
-    shapes = jax.tree.map(part, jax.eval_shape(lambda rows: rows, rows))
+    shapes = jax.tree.map(local_shape, jax.eval_shape(lambda rows: rows, rows))
     out = jax.eval_shape(function, *shared, *shapes)
     mapped = jax.shard_map(
         lambda shared, rows: function(*shared, *rows),

@@ -1,9 +1,9 @@
-"""The processes of one run: how they find each other, meet, and agree.
+"""The processes of one run: connection, collectives on the host, and failures.
 
-DINADO_DISTRIBUTED in the environment says how: `off` or unset, one process; `auto`, as JAX finds
-out on TPU pods, SLURM, Kubernetes and Open MPI; or HOST:PORT,N,I, process I of N meets the others
-at process 0's address. They all see one run folder: process 0 writes what is common, each of them
-its own parts.
+The environment variable DINADO_DISTRIBUTED says how they connect: `off` or unset, one process;
+`auto`, as JAX detects it on TPU pods, SLURM, Kubernetes and Open MPI; or HOST:PORT,N,I, process I
+of N, where process 0 is the coordinator and listens at HOST:PORT. All processes see one run folder:
+process 0 writes the common files, and each process its own shards.
 """
 
 import atexit
@@ -18,67 +18,74 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Iterator
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import numpy as np
-from jax._src.distributed import global_state  # its client has no public name
+
+# The coordinator's key-value store: jax.distributed does not expose its client (0.10, 0.11).
+from jax._src.distributed import global_state
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dinado_jax.distributed import signals
 from dinado_jax.errors import InputError, one_line, quote
 
-_HOW, _PATIENCE = "DINADO_DISTRIBUTED", "DINADO_DISTRIBUTED_TIMEOUT"
-_FAILURES = "dinado/failures"
-_ending = threading.Event()
+T = TypeVar("T")
+
+_VARIABLE, _TIMEOUT = "DINADO_DISTRIBUTED", "DINADO_DISTRIBUTED_TIMEOUT"
+_FAILURES = "dinado/failures"  # keys in the coordinator's store, one per failed process
+_exiting = threading.Event()
 
 
 def connect() -> None:
-    """Finds the other processes; to be called before JAX touches a device.
+    """Connects to the coordinator and the other processes; must run before JAX uses a device.
 
-    InputError for an environment that cannot be read, or in which process 0 cannot be reached. If
-    some process does not come within DINADO_DISTRIBUTED_TIMEOUT seconds (300), a line says so and
-    the program ends with 1.
+    If some process does not connect within DINADO_DISTRIBUTED_TIMEOUT seconds (300), the program
+    ends with exit code 1 and a line on standard error.
+
+    Raises:
+      InputError: the environment is malformed, no cluster is detected, or this is process 0 and it
+        cannot listen at its address.
     """
-    how = os.environ.get(_HOW, "").strip() or "off"
-    if how == "off":
+    setting = os.environ.get(_VARIABLE, "").strip() or "off"
+    if setting == "off":
         return
-    patience = os.environ.get(_PATIENCE, "").strip() or "300"
-    if not re.fullmatch(r"0*[1-9]\d{0,5}", patience, re.ASCII):
-        raise InputError(f"{_PATIENCE} = {quote(patience)}: give a whole number of seconds above 0")
-    place = _place(how)
-    if place.get("process_id") == 0:
-        _check_own(place["coordinator_address"], place["num_processes"])
-    # It would take the signal to stop, which is for us to hear.
+    timeout = os.environ.get(_TIMEOUT, "").strip() or "300"
+    if not re.fullmatch(r"0*[1-9]\d{0,5}", timeout, re.ASCII):
+        raise InputError(f"{_TIMEOUT} = {quote(timeout)}: give a whole number of seconds above 0")
+    arguments = _initialize_arguments(setting)
+    if arguments.get("process_id") == 0:
+        _check_coordinator(arguments["coordinator_address"], arguments["num_processes"])
+    # JAX's service would take SIGTERM away from the handlers of `signals`.
     jax.config.update("jax_enable_preemption_service", False)
-    # Left to itself, JAX would abort with the stack of its C++ library.
-    address = place.get("coordinator_address", "")
-    watch = threading.Timer(int(patience), _give_up, (patience, address))
-    watch.start()
+    # After JAX's own timeout its C++ library aborts with a stack trace; the timer ends before.
+    address = arguments.get("coordinator_address", "")
+    timer = threading.Timer(int(timeout), _exit_after_timeout, (timeout, address))
+    timer.start()
     try:
-        jax.distributed.initialize(**place, initialization_timeout=int(patience) + 60)
-    except ValueError as error:  # what JAX says where it finds no cluster
+        jax.distributed.initialize(**arguments, initialization_timeout=int(timeout) + 60)
+    except ValueError as error:  # raised where JAX detects no cluster
         raise InputError(
-            f"{_HOW} = {how}, but no cluster is to be seen here ({one_line(error)}): set it to "
-            "HOST:PORT,N,I or off"
+            f"{_VARIABLE} = {setting}, but no cluster is detected here ({one_line(error)}): set it "
+            "to HOST:PORT,N,I or off"
         ) from None
     finally:
-        watch.cancel()
-    atexit.register(_ending.set)
-    threading.Thread(target=_heed, daemon=True).start()
+        timer.cancel()
+    atexit.register(_exiting.set)
+    threading.Thread(target=_watch_failures, daemon=True).start()
 
 
-def _give_up(patience: str, address: str) -> None:
-    why = f"not all processes came within {patience} s"
-    if address and not _addresses(*_split(address)):
-        why = f"{_HOW} = {address},..: no host has that name, even after {patience} s"
+def _exit_after_timeout(timeout: str, address: str) -> None:
+    reason = f"not all processes connected within {timeout} s"
+    if address and not _resolve(*_split(address)):
+        reason = f"{_VARIABLE} = {address},..: no host has that name, even after {timeout} s"
     line = (
-        f"dinado: error: {why}: start the command on every host, with one {_HOW}, or raise "
-        f"{_PATIENCE}\n"
+        f"dinado: error: {reason}: start the command on every host, with one {_VARIABLE}, or raise "
+        f"{_TIMEOUT}\n"
     )
-    with contextlib.suppress(OSError):  # nobody listens
+    with contextlib.suppress(OSError):  # standard error is closed
         os.write(2, line.encode())
     os._exit(1)
 
@@ -89,26 +96,26 @@ _FORM = re.compile(
 )
 
 
-def _place(how: str) -> dict[str, Any]:
-    """What jax.distributed.initialize is to be told. InputError for what cannot be right."""
-    if how == "auto":
+def _initialize_arguments(setting: str) -> dict[str, Any]:
+    """Arguments of jax.distributed.initialize. InputError for a malformed setting."""
+    if setting == "auto":
         return {}
-    where = f"{_HOW} = {quote(how)}"
-    found = _FORM.fullmatch(how)
+    where = f"{_VARIABLE} = {quote(setting)}"
+    found = _FORM.fullmatch(setting)
     if not found:
         raise InputError(
             f"{where}: give off, auto, or HOST:PORT,N,I for process I of N (IPv6: [HOST]:PORT,N,I)"
         )
-    port, number, index = (int(digits) for digits in found.groups()[1:])
+    port, count, index = (int(digits) for digits in found.groups()[1:])
     if not 0 < port < 2**16:
         raise InputError(f"{where}: {port} is no port, give one from 1 to 65535")
-    if number < 1:
+    if count < 1:
         raise InputError(f"{where}: there is at least 1 process, raise N")
-    if index >= number:
-        raise InputError(f"{where}: of {number} processes the last is {number - 1}, lower I")
+    if index >= count:
+        raise InputError(f"{where}: of {count} processes the last is {count - 1}, lower I")
     return {
         "coordinator_address": f"{found[1]}:{port}",
-        "num_processes": number,
+        "num_processes": count,
         "process_id": index,
     }
 
@@ -118,25 +125,28 @@ def _split(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _addresses(host: str, port: int) -> list:
-    """What the name stands for, none if nobody knows it."""
+def _resolve(host: str, port: int) -> list[tuple]:
+    """The addresses of a host; none for an unknown name."""
     try:
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return []
 
 
-def _check_own(address: str, number: int) -> None:
-    """InputError unless the address of process 0, which is this one, leads here. The others cannot
-    know: their process 0 may come later, and its name with it."""
+def _check_coordinator(address: str, count: int) -> None:
+    """Raises InputError unless this process, process 0, can listen at the coordinator's address and
+    be reached there.
+
+    The other processes cannot check it: process 0 may start later, and its host name with it.
+    """
     host, port = _split(address)
-    where, seconds = f"{_HOW} = {address},{number},0", 5.0
-    if not _addresses(host, port):
+    where, seconds = f"{_VARIABLE} = {address},{count},0", 5.0
+    if not _resolve(host, port):
         raise InputError(f"{where}: no host has that name, correct HOST")
-    every = {"family": socket.AF_INET6, "dualstack_ipv6": True}
-    every = every if socket.has_dualstack_ipv6() else {}
+    dual_stack = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual_stack else socket.AF_INET
     try:
-        with socket.create_server(("", port), **every) as server:
+        with socket.create_server(("", port), family=family, dualstack_ipv6=dual_stack) as server:
             server.settimeout(seconds)
             with socket.create_connection((host, port), seconds):
                 server.accept()[0].close()
@@ -152,68 +162,79 @@ def _check_own(address: str, number: int) -> None:
 
 
 def process_count() -> int:
+    """Returns the number of processes."""
     return jax.process_count()
 
 
 def process_index() -> int:
+    """Returns the index of this process, from 0."""
     return jax.process_index()
 
 
 def is_main() -> bool:
-    """Whether this is process 0, which writes what all have in common."""
+    """Returns whether this is process 0, which writes the common files."""
     return process_index() == 0
 
 
-def barrier(place: str) -> None:
-    """Returns once all processes have come to this place of the program."""
+def barrier(name: str) -> None:
+    """Waits until all processes have reached the barrier of this name."""
     if process_count() > 1:
-        multihost_utils.sync_global_devices(place)
+        multihost_utils.sync_global_devices(name)
 
 
 def broadcast(number: int | bool) -> int:
-    """What process 0 says, in all processes."""
-    return (
-        number
-        if process_count() == 1
-        else int(multihost_utils.broadcast_one_to_all(np.int32(number)))
-    )
+    """Returns process 0's number, an int32, in all processes."""
+    if process_count() == 1:
+        return number
+    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
 
-def abort(code: int, why: str) -> NoReturn:
-    """Ends this process after a failure. Others, who need not share it and would wait for this one,
-    are told, and end with the same code and a line that says why."""
+def abort(code: int, reason: str) -> NoReturn:
+    """Ends this process after a failure, and all others with it.
+
+    The others, which would wait for this one forever, end with the same exit code and a line that
+    gives the reason.
+    """
     if not jax.distributed.is_initialized():
         sys.exit(code)
-    _ending.set()
-    with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 is gone: they know
-        note = json.dumps({"process": process_index(), "code": code, "why": why})
-        global_state.client.key_value_set(f"{_FAILURES}/{process_index()}", note)
-    _end(code)
+    _exiting.set()
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # the coordinator has gone already
+        failure = json.dumps({"process": process_index(), "code": code, "reason": reason})
+        _store().key_value_set(f"{_FAILURES}/{process_index()}", failure)
+    _exit(code)
 
 
-def _heed() -> None:
-    """Ends this process, whatever it waits for, once another one has reported its failure."""
-    while not _ending.wait(1):
-        note = _worst_failure()
-        if note and not _ending.is_set():
-            line = f"dinado: error: process {note['process']} failed: {note['why']}\n"
-            with contextlib.suppress(OSError):  # nobody listens
+def _store() -> Any:
+    return global_state.client
+
+
+def _watch_failures() -> None:
+    """Ends this process, whatever it is waiting for, once another one has reported its failure."""
+    while not _exiting.wait(1):
+        failure = _worst_failure()
+        if failure and not _exiting.is_set():
+            line = f"dinado: error: process {failure['process']} failed: {failure['reason']}\n"
+            with contextlib.suppress(OSError):  # standard error is closed
                 os.write(2, line.encode())
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what now breaks here is its echo
-            _end(note["code"])
+            # Errors that follow in this process are consequences: they are not shown.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            _exit(failure["code"])
 
 
-def _worst_failure() -> dict | None:
-    """Of those told so far: bad input, or what else there is."""
-    notes = []
-    with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 cannot be reached
-        notes = [json.loads(n) for _, n in global_state.client.key_value_dir_get(_FAILURES)]
-    return max(notes, key=lambda note: note["code"], default=None)
+def _worst_failure() -> dict[str, Any] | None:
+    """Of the failures reported so far: bad input (2) before any other (1)."""
+    failures = []
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # the coordinator cannot be reached
+        failures = [json.loads(value) for _, value in _store().key_value_dir_get(_FAILURES)]
+    return max(failures, key=lambda failure: failure["code"], default=None)
 
 
-def _end(code: int) -> NoReturn:
-    """Later than others hear of it: who is gone breaks what they are at. Process 0, through whom
-    they hear, goes last. What failed meanwhile may be the cause: bad input is said to all."""
+def _exit(code: int) -> NoReturn:
+    """Ends this process when the others have had time to read of the failure.
+
+    A process that is gone breaks the collectives of the others; process 0, whose store they read,
+    goes last. If bad input is reported meanwhile, it is the likely cause and its code counts.
+    """
     with contextlib.suppress(OSError):
         sys.stdout.flush()
     time.sleep(4 if is_main() else 2)
@@ -222,7 +243,7 @@ def _end(code: int) -> NoReturn:
 
 
 def assert_same(what: str, value: str) -> None:
-    """InputError in all processes unless they hold the same text."""
+    """Raises InputError in all processes unless they hold the same text."""
     checksum = zlib.crc32(value.encode()) & 0x7FFFFFFF
     if (
         process_count() > 1
@@ -234,45 +255,51 @@ def assert_same(what: str, value: str) -> None:
 
 
 class AsyncMax:
-    """The largest of the numbers that the processes give, alike in all of them.
+    """An all-reduce by maximum that does not wait for its result.
 
-    One process has its answer at once. Several have each answer a call late, the first of them
-    None, so that nobody waits for the devices.
+    With several processes each call returns the maxima of the call before, and the first one None,
+    so that no process waits for the devices. One process gets its numbers back at once.
     """
 
-    def __init__(self):
-        self._asked = None
+    def __init__(self) -> None:
+        """Starts with no call under way."""
+        self._pending: jax.Array | None = None
 
     def __call__(self, *numbers: int) -> list[int] | None:
+        """Starts the all-reduce of these int32 numbers, and returns the result of the last call."""
         if process_count() == 1:
             return list(numbers)
-        before, self._asked = self._asked, _largest(numbers)
-        return None if before is None else before.addressable_data(0).tolist()
+        previous, self._pending = self._pending, _all_reduce_max(numbers)
+        return None if previous is None else previous.addressable_data(0).tolist()
 
 
-def _largest(numbers: tuple[int, ...]) -> jax.Array:
-    mesh, highest = _everywhere()
-    mine = np.tile(np.int32(numbers), (jax.local_device_count(), 1))
-    spread = NamedSharding(mesh, PartitionSpec("device"))
-    return highest(jax.make_array_from_process_local_data(spread, mine))
+def _all_reduce_max(numbers: tuple[int, ...]) -> jax.Array:
+    mesh, highest = _reducer()
+    local = np.tile(np.array(numbers, np.int32), (jax.local_device_count(), 1))
+    per_device = NamedSharding(mesh, PartitionSpec("device"))
+    return highest(jax.make_array_from_process_local_data(per_device, local))
 
 
 @functools.cache
-def _everywhere():
+def _reducer() -> tuple[Mesh, Callable[[jax.Array], jax.Array]]:
     mesh = Mesh(np.array(jax.devices()), ("device",), axis_types=(AxisType.Auto,))
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    return mesh, jax.jit(lambda numbers: numbers.max(0), out_shardings=everywhere)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    return mesh, jax.jit(lambda numbers: numbers.max(0), out_shardings=replicated)
 
 
-def lockstep(work: Iterator) -> Iterator:
-    """Yields what is there for this process to do, until no process has any left.
+def lockstep(work: Iterator[T]) -> Iterator[T]:
+    """Yields this process's items; returns after as many rounds in all processes.
 
-    All processes raise Stopped after as many rounds if one of them has received a signal.
+    A process whose items are used up keeps taking part until no process has any left.
+
+    Raises:
+      signals.Stopped: one of the processes has received a signal; raised in all of them after
+        equally many rounds.
     """
-    agreed, item = AsyncMax(), next(work, None)
+    all_reduce, item = AsyncMax(), next(work, None)
     while True:
-        answer = agreed(signals.received_signal(), item is not None)
-        signum, busy = answer or (0, True)
+        result = all_reduce(signals.received_signal(), item is not None)
+        signum, busy = result or (0, True)
         if signum:
             raise signals.Stopped(signum)
         if not busy:

@@ -1,24 +1,29 @@
-"""Stopping cleanly: the first SIGINT or SIGTERM asks, and work ends at its next safe point."""
+"""Clean stops: after the first SIGINT or SIGTERM, work ends at its next safe point."""
 
 import signal
 import time
+from types import FrameType
 
 _received: list[int] = []
 
 
 class Stopped(Exception):
-    """Raised at a safe point after a signal; everything worth keeping is saved."""
+    """Raised at a safe point after a signal, when everything that the next run needs is saved."""
 
     def __init__(self, signum: int):
+        """Sets the exit code that a shell reports for this signal, 128 + its number."""
         super().__init__(signal.Signals(signum).name)
         self.exit_code = 128 + signum
 
 
 def install_handlers() -> None:
-    """From now on the first SIGINT or SIGTERM is remembered; another one ends at once, unless it
-    follows within a second: whoever stops a process often tells its group and its parents too."""
+    """Records the first SIGINT or SIGTERM from now on; a second one ends the process at once.
 
-    def remember(signum, frame):
+    A second signal within one second is ignored: whoever stops a process often signals its group
+    and its parents too, and they pass the signal on.
+    """
+
+    def record(signum: int, frame: FrameType | None) -> None:
         nonlocal first
         if not _received:
             _received.append(signum)
@@ -29,11 +34,11 @@ def install_handlers() -> None:
 
     first = 0.0
     for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, remember)
+        signal.signal(signum, record)
 
 
 def received_signal() -> int:
-    """The first signal's number, 0 before there is one."""
+    """Returns the number of the first signal, 0 if none has come."""
     return _received[0] if _received else 0
 
 

@@ -1,4 +1,4 @@
-"""What a caller in Python gives, checked: one line of InputError for any value of another kind."""
+"""Checks of values that callers pass in Python; each failure is an InputError of one line."""
 
 import numbers
 from collections.abc import Callable
@@ -6,18 +6,27 @@ from typing import Any
 
 from dinado_jax.errors import InputError, quote
 
-SEEDS = 2**32  # what a random key tells apart
+SEEDS = 2**32  # number of distinct random keys: jax.random.key uses 32 bits of its seed
 POSITIVE = "at least 1", lambda x: x >= 1
 
 
-def _real(value: Any, kind: type) -> bool:
+def _is_number(value: Any, kind: type) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def require_integer(name: str, value: Any, wanted: str, holds: Callable[[int], bool]) -> int:
-    """The value as an int, numpy's included. InputError for anything but a whole number that
-    `holds`, which is `wanted` in words."""
-    if not _real(value, numbers.Integral):
+    """Returns `value` as an int if it is an integer (NumPy's included) that satisfies `holds`.
+
+    Args:
+      name: of the argument, for the message.
+      value: of any type; a bool is not an integer here.
+      wanted: the condition in words, for the message.
+      holds: the condition.
+
+    Raises:
+      InputError: `value` is not an integer, or `holds(value)` is false.
+    """
+    if not _is_number(value, numbers.Integral):
         raise InputError(f"{name} = {quote(value)}: it must be an integer, {wanted}")
     if not holds(int(value)):
         raise InputError(f"{name} = {quote(int(value))}: it must be {wanted}")
@@ -25,30 +34,33 @@ def require_integer(name: str, value: Any, wanted: str, holds: Callable[[int], b
 
 
 def require_number(name: str, value: Any, wanted: str, holds: Callable[[float], bool]) -> float:
-    """The value as a finite float. InputError as for `checked_integer`, and for nan, infinity."""
-    if not _real(value, numbers.Real):
+    """Returns `value` as a float if it is a finite number that satisfies `holds`.
+
+    Args and Raises as for `require_integer`; nan and infinity are refused too.
+    """
+    if not _is_number(value, numbers.Real):
         raise InputError(f"{name} = {quote(value)}: it must be a number, {wanted}")
     try:
-        require_number_field = float(value)
+        number = float(value)
     except OverflowError:
-        require_number_field = float("inf")
-    if not (abs(require_number_field) < float("inf") and holds(require_number_field)):
+        number = float("inf")
+    if not (abs(number) < float("inf") and holds(number)):
         raise InputError(f"{name} = {quote(value)}: it must be {wanted}")
-    return require_number_field
+    return number
 
 
 def require_seed(value: Any, name: str = "seed") -> int:
-    """A seed in [0, 2^32): beyond, different seeds would be the same random stream."""
+    """Returns a seed in [0, 2^32); larger ones would repeat the random streams of smaller ones."""
     return require_integer(name, value, "in [0, 2^32)", lambda x: 0 <= x < SEEDS)
 
 
 def require_integer_field(owner: Any, name: str, wanted: str, holds: Callable[[int], bool]) -> None:
-    """Checks a field of a frozen dataclass, and leaves it as a plain int."""
+    """Checks a field of a frozen dataclass and converts it to int, in `__post_init__`."""
     object.__setattr__(owner, name, require_integer(name, getattr(owner, name), wanted, holds))
 
 
 def require_number_field(
     owner: Any, name: str, wanted: str, holds: Callable[[float], bool]
 ) -> None:
-    """Checks a field of a frozen dataclass, and leaves it as a plain float."""
+    """Checks a field of a frozen dataclass and converts it to float, in `__post_init__`."""
     object.__setattr__(owner, name, require_number(name, getattr(owner, name), wanted, holds))

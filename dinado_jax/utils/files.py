@@ -1,4 +1,4 @@
-"""Text and JSON files, written whole or not at all and read with errors in one line; checksums."""
+"""Text, JSON and TOML files: written atomically, read with errors of one line; checksums."""
 
 import codecs
 import errno
@@ -29,9 +29,8 @@ _KINDS = {
     dict: "an object", list: "a list", str: "a text", int: "an integer", float: "a number",
     bool: "true or false", type(None): "null",
 }  # fmt: skip
-# A type (float takes integers too), a tuple of types, {key: schema} or [schema].
-Schema = type | tuple | dict | list
-_OTHER_MARKS = {  # UTF-32 first: one of its marks begins with one of UTF-16
+Schema = type | tuple[type, ...] | dict[str, Any] | list[Any]  # see `validate`
+_OTHER_MARKS = {  # UTF-32 first: its little-endian mark begins with UTF-16's
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
     codecs.BOM_UTF16_LE: "UTF-16",
@@ -39,13 +38,13 @@ _OTHER_MARKS = {  # UTF-32 first: one of its marks begins with one of UTF-16
 }
 
 
-def write_json(path: Path, value) -> None:
-    """Writes a JSON file; numbers that JSON lacks (nan, infinity) as null."""
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file atomically; nan and infinity, which JSON lacks, become null."""
     write_text(path, json.dumps(_finite(value), indent=1, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a UTF-8 file whole or not at all."""
+    """Writes a UTF-8 file atomically: a reader sees the old content or all of the new one."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -55,10 +54,17 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_text(path: Path, fix: str = "") -> str:
-    """All of a UTF-8 text file, decompressed if its suffix is .gz or .xz, without byte-order marks;
-    line ends (CR LF, CR) become "\\n".
+    """Returns the content of a UTF-8 text file.
 
-    InputError in one line for whatever is wrong, ending in `fix` where the file's content is.
+    Files ending in .gz or .xz are decompressed, byte-order marks are removed, and CR LF and CR
+    become "\\n".
+
+    Args:
+      path: of a regular file.
+      fix: ends the message if the content is at fault; "give UTF-8 text" by default.
+
+    Raises:
+      InputError: the file cannot be read or is not UTF-8 text.
     """
     opener = _OPENERS.get(path.suffix, open)
     check_regular(path)
@@ -73,7 +79,7 @@ def read_text(path: Path, fix: str = "") -> str:
     except (OSError, ValueError) as error:
         raise os_error(path, error) from error
     text = _decoded(data, path, fix or "give UTF-8 text")
-    # A mark stands at the start of each of several files joined end to end, and is never text.
+    # Files that were concatenated have marks inside as well; a mark is never text.
     return text.replace(_BOM, "").replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -92,18 +98,27 @@ def _decoded(data: bytes, path: Path, fix: str) -> str:
 
 
 def read_lines(path: Path, fix: str = "") -> list[str]:
-    """All lines of a text file, blank ones too, without their ends; InputError as `read_text`."""
-    # Not str.splitlines: it also cuts at form feeds and U+2028, and line numbers would shift.
+    """Returns all lines of a text file, blank ones included, without line ends; see `read_text`."""
+    # str.splitlines would also split at form feeds and U+2028, and shift the line numbers.
     lines = read_text(path, fix).split("\n")
     return lines if lines[-1] else lines[:-1]
 
 
 def parse_json(text: str, where: str, fix: str) -> Any:
-    """The value of a JSON text. InputError, "where, what: fix", for malformed or unbounded text:
-    nested too deep, integers of thousands of digits, half a surrogate pair."""
+    """Parses JSON text.
+
+    Args:
+      text: the JSON text.
+      where: names its source, at the start of the message.
+      fix: ends the message.
+
+    Raises:
+      InputError: malformed text, text nested too deep, integers of thousands of digits, or half a
+        surrogate pair.
+    """
     try:
         value = json.loads(text)
-        if "\\ud" in text.lower():  # half a surrogate pair is valid JSON and no text
+        if "\\ud" in text.lower():  # half a surrogate pair is valid JSON but not valid text
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise InputError(f"{where}, nested too deep: {fix}") from None
@@ -115,43 +130,50 @@ def parse_json(text: str, where: str, fix: str) -> Any:
 
 
 def parse_toml(text: str, where: str, fix: str) -> dict:
-    """The tables of a TOML text. InputError, in one line, for malformed or unbounded text."""
+    """Parses TOML text; Args and Raises as for `parse_json`."""
     try:
         return tomllib.loads(text)
     except RecursionError:
         raise InputError(f"{where}, nested too deep: {fix}") from None
-    except ValueError as error:  # integers of thousands of digits are no TOMLDecodeError
+    except ValueError as error:  # not only TOMLDecodeError: integers of thousands of digits
         raise InputError(f"{where} is not TOML ({one_line(error)}): {fix}") from error
 
 
 def validate(content: Any, schema: Schema, where: str, fix: str) -> Any:
-    """`content`, a parsed JSON value, if it has the shape of `schema`; other keys may be there too.
+    """Returns `content`, a parsed JSON value, if it has the structure of `schema`.
 
-    A schema is a type (float takes integers too, and int no bools), a tuple of such, {key: schema}
-    or [schema], a list of any length: checked(record, {"figures": dict, "seconds": float}, ..).
-    InputError, "where, which part is what: fix", for the first part that has another.
+    Args:
+      content: the value.
+      schema: a type (float accepts integers, int does not accept bools), a tuple of types,
+        {key: schema}, where other keys are allowed too, or [schema], a list of any length:
+        validate(record, {"figures": dict, "seconds": float}, ...).
+      where: names its source, at the start of the message.
+      fix: ends the message.
+
+    Raises:
+      InputError: names the first part that does not fit, and its value.
     """
-    if fault := _misfit(content, schema, ""):
-        raise InputError(f"{where}, {fault}: {fix}")
+    if error := _mismatch(content, schema, ""):
+        raise InputError(f"{where}, {error}: {fix}")
     return content
 
 
-def _misfit(content: Any, schema: Schema, name: str) -> str:
-    """What is wrong with the part called `name`, if anything."""
+def _mismatch(content: Any, schema: Schema, name: str) -> str:
+    """What is wrong with the part called `name`; "" if nothing is."""
     if isinstance(schema, dict):
-        if fault := _misfit(content, dict, name):
-            return fault
+        if error := _mismatch(content, dict, name):
+            return error
         for key, inner in schema.items():
             part = f"{name}.{key}".lstrip(".")
             if key not in content:
                 return f"{part} is missing"
-            if fault := _misfit(content[key], inner, part):
-                return fault
+            if error := _mismatch(content[key], inner, part):
+                return error
         return ""
     if isinstance(schema, list):
         parts = enumerate(content) if type(content) is list else ()
-        faults = (_misfit(part, schema[0], f"{name}[{i}]") for i, part in parts)
-        return _misfit(content, list, name) or next(filter(None, faults), "")
+        errors = (_mismatch(part, schema[0], f"{name}[{i}]") for i, part in parts)
+        return _mismatch(content, list, name) or next(filter(None, errors), "")
     kinds = schema if isinstance(schema, tuple) else (schema,)
     if type(content) in kinds or (float in kinds and type(content) is int):
         return ""
@@ -160,8 +182,16 @@ def _misfit(content: Any, schema: Schema, name: str) -> str:
 
 
 def read_json(path: Path, fix: str, schema: Schema = dict) -> dict:
-    """The object in a JSON file. InputError, ending in `fix`, if it cannot be read, is none, or
-    does not have the shape of `schema` (see `checked`)."""
+    """Returns the object in a JSON file.
+
+    Args:
+      path: the file.
+      fix: ends the message.
+      schema: as of `validate`.
+
+    Raises:
+      InputError: the file cannot be read, does not hold a JSON object, or does not fit `schema`.
+    """
     content = parse_json(read_text(path, fix), str(path), fix)
     if not isinstance(content, dict):
         raise InputError(f"{path}, not a JSON object: {fix}")
@@ -169,7 +199,10 @@ def read_json(path: Path, fix: str, schema: Schema = dict) -> dict:
 
 
 def check_regular(path: Path) -> None:
-    """InputError unless there is a file, links followed: pipes and devices may never end."""
+    """Raises InputError unless `path` is a regular file or a link to one.
+
+    Reading a pipe or a device might never end.
+    """
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError) as error:
@@ -181,8 +214,11 @@ def check_regular(path: Path) -> None:
 
 
 def exists(path: Path) -> bool:
-    """Whether something is there, links followed. InputError for a path that cannot be one, or
-    that may not be looked at."""
+    """Returns whether `path`, links followed, exists.
+
+    Raises:
+      InputError: `path` is not a valid path, or its folder may not be read.
+    """
     try:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -193,14 +229,17 @@ def exists(path: Path) -> bool:
 
 
 def write_sealed(path: Path, content: dict) -> None:
-    """Writes a JSON object with the SHA-256 of its content, for `read_sealed`."""
+    """Writes a JSON object together with the SHA-256 of its content, for `read_sealed`."""
     content = _finite(content)
     write_json(path, {**content, "digest": _content_digest(content)})
 
 
 def read_sealed(path: Path, fix: str) -> dict:
-    """What `write_sealed` wrote, as JSON has it. InputError, ending in `fix`, if it cannot be read
-    or has changed since."""
+    """Returns the object that `write_sealed` wrote.
+
+    Raises:
+      InputError: the file cannot be read, or its content does not have its digest; ends in `fix`.
+    """
     content = read_json(path, fix)
     if content.pop("digest", None) != _content_digest(content):
         raise InputError(
@@ -214,7 +253,11 @@ def _content_digest(content: dict) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal. InputError if it cannot be read."""
+    """Returns the SHA-256 of a file in hexadecimal.
+
+    Raises:
+      InputError: the file cannot be read.
+    """
     check_regular(path)
     try:
         now = path.stat()
@@ -225,12 +268,12 @@ def file_digest(path: Path) -> str:
 
 @functools.lru_cache(1024)
 def _digest(path: Path, *_state: int) -> str:
-    """Read once while inode, size and time of the file stay the same: stages ask many times."""
+    """Cached by inode, size and modification time: the stages ask for the same files often."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _finite(value):
+def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):

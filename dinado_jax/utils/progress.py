@@ -1,6 +1,6 @@
-"""What a long task shows while it works, and the JSON lines it writes.
+"""Progress of long tasks on standard error, and the JSON-lines log of metrics.
 
-A terminal gets a bar with rate and time left; anything else plain lines, a few a minute.
+A terminal shows a bar with rate and time left; any other output gets a few plain lines per minute.
 """
 
 import contextlib
@@ -10,31 +10,27 @@ import threading
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import jax
 
 from dinado_jax.errors import InputError
 from dinado_jax.utils import streams
-from dinado_jax.utils.files import (
-    check_regular,
-    exists,
-    parse_json,
-    validate,
-)
+from dinado_jax.utils.files import check_regular, exists, parse_json, validate
 
 _SECONDS_BETWEEN_LINES = 15.0
-_SECONDS_TO_THE_FIRST = 5.0  # without a unit done a line says what takes so long
-_RECENT = 5  # lines, over which the rate is measured
+_SECONDS_TO_THE_FIRST = 5.0  # after which a line says that the program is still being compiled
+_RECENT = 5  # lines over which the rate is measured
 
 
 def _is_main() -> bool:
-    """As `distributed.processes.is_main`, which stands above this module."""
+    """`distributed.processes.is_main`, which utils must not import."""
     return jax.process_index() == 0
 
 
 def print_once(line: str) -> None:
-    """A line for people, once, however many processes there are."""
+    """Prints a status line on process 0 alone."""
     if _is_main():
         streams.print_status(line)
 
@@ -49,22 +45,30 @@ def _clock(seconds: float) -> str:
 
 
 class Progress:
-    """Counts `total` units of work; use as a context manager and call `advance`.
+    """Counts units of work; a context manager, in which `advance` is called as units are done.
 
-    The first unit takes what compiling takes, so rate and time left are those of the later ones,
-    the recent ones where the rate changes.
+    The first unit includes compilation, so rate and time left are measured on later units, and on
+    the recent ones if the rate changes.
     """
 
     def __init__(self, what: str, total: int, unit: str, start: int = 0):
+        """Prepares a count from `start` to `total`.
+
+        Args:
+          what: name of the task, shown first in every line.
+          total: number of units.
+          unit: name of one unit, in the singular.
+          start: number of units done by an earlier run.
+        """
         self._what, self._total, self._unit = what, total, unit
         self._start, self._done = start, start
-        self._marks: deque[tuple[float, int]] = deque(maxlen=_RECENT)  # when how many were done
-        self._bar = None
+        self._marks: deque[tuple[float, int]] = deque(maxlen=_RECENT)  # (time, units done)
+        self._bar: Any = None  # a tqdm, whose module is imported only where a bar is shown
         self._waiting = threading.Timer(_SECONDS_TO_THE_FIRST, self._compiling)
         self._waiting.daemon = True
 
-    def __enter__(self) -> "Progress":
-        self._began = self._shown = time.monotonic()
+    def __enter__(self) -> Self:
+        self._started = self._shown = time.monotonic()
         if _is_main() and sys.stderr.isatty():
             from tqdm import tqdm
 
@@ -80,22 +84,23 @@ class Progress:
         print_once(f"{self._what}: compiling, the first of {self._total} {self._unit}s is to come")
 
     def advance(self, count: int = 1, **figures: float) -> None:
+        """Adds `count` finished units, and shows the newest figures beside the count."""
         self._waiting.cancel()
-        begins = self._done == self._start
+        first = self._done == self._start
         self._done += count
         if self._bar is not None:
-            self._draw(count, begins, figures)
+            self._draw(count, first, figures)
             return
         now = time.monotonic()
-        if begins:
+        if first:
             self._marks.append((now, self._done))
         if now - self._shown >= _SECONDS_BETWEEN_LINES and self._done < self._total:
             self._shown = now
             self._line(now, figures)
 
-    def _draw(self, count: int, begins: bool, figures: dict[str, float]) -> None:
-        with contextlib.suppress(OSError):  # the terminal has gone
-            if begins:
+    def _draw(self, count: int, first: bool, figures: dict[str, float]) -> None:
+        with contextlib.suppress(OSError):  # the terminal was closed
+            if first:
                 self._bar.set_postfix_str("", refresh=False)
                 self._bar.unpause()
             if figures:
@@ -111,47 +116,58 @@ class Progress:
         shown = "".join(f", {key} {value:.4g}" for key, value in figures.items())
         print_once(f"{self._what}: {self._done}/{self._total} {self._unit}s, {pace}{shown}")
 
-    def __exit__(self, kind, *_):
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._waiting.cancel()
         if self._bar is not None:
             with contextlib.suppress(OSError):
                 self._bar.close()
         elif kind is None and self._done > self._start:
-            elapsed = time.monotonic() - self._began
+            elapsed = time.monotonic() - self._started
             print_once(
                 f"{self._what}: {self._done}/{self._total} {self._unit}s in {_clock(elapsed)}"
             )
 
 
-def _whole_lines(path: Path) -> list[dict]:
-    """The lines of a log up to the first that a killed process left torn, or that is none."""
-    whole = []
+def _valid_lines(path: Path) -> list[dict]:
+    """The records of a log up to the first line that is incomplete, as a killed process leaves it,
+    or not a record."""
+    records = []
     if not exists(path):
-        return whole
+        return records
     check_regular(path)
     for line in path.read_text("utf-8", "replace").split("\n"):
         try:
             record = parse_json(line, "", "")
-            whole.append(validate(record, {"step": int}, "", ""))
+            records.append(validate(record, {"step": int}, "", ""))
         except InputError:
             break
-    return whole
+    return records
 
 
 class MetricsLog:
-    """A JSON-lines file of figures by step; reopening at a step drops what came after it. Process 0
-    writes it."""
+    """A JSON-lines file of metrics by step, written by process 0 alone."""
 
     def __init__(self, path: Path, resume_step: int = 0):
+        """Opens a log and drops all records after `resume_step`.
+
+        Raises:
+          InputError: `path` exists and is not a regular file.
+        """
         self._path = path
         if not _is_main():
             return
-        kept = [line for line in _whole_lines(path) if line["step"] <= resume_step]
+        kept = [line for line in _valid_lines(path) if line["step"] <= resume_step]
         partial = path.with_name(path.name + ".partial")
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
         partial.replace(path)
 
     def write(self, step: int, **figures: Any) -> None:
+        """Appends the record of a step."""
         if not _is_main():
             return
         with self._path.open("a", encoding="utf-8") as file:

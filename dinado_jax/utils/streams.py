@@ -1,67 +1,75 @@
-"""Standard output and error: the one place through which text reaches people.
+"""Standard output and standard error: everything that the package prints goes through here.
 
-A terminal that cannot encode a text gets escapes. A reader of progress that has gone does not stop
-the work; a reader of results that has gone ends the command quietly, with UNREAD.
+Characters that the terminal cannot encode are escaped. If standard error is closed, work goes on;
+if standard output is closed, the command ends quietly with exit code READER_GONE.
 """
 
 import contextlib
+import io
 import os
 import sys
 from typing import TextIO
 
 from dinado_jax.errors import InputError, one_line
 
-READER_GONE = 141  # 128 + SIGPIPE, as a shell reports other programs whose reader has gone
+READER_GONE = 141  # 128 + SIGPIPE, the exit code of a program that SIGPIPE ends
 
 
 class ReaderGone(Exception):
-    """Nobody reads standard output any more."""
+    """The reader of standard output has closed it."""
 
 
 def prepare() -> None:
-    """To be called first: no text can break the streams, and no file gets a closed one's number."""
+    """Makes both streams accept any text; to be called before a file is opened.
+
+    A stream that is closed at the start is opened on the null device: the next file that the
+    program opens would otherwise get its descriptor, and with it everything that is printed.
+    """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest free number
-    sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor
+    sys.stdout, sys.stderr = sys.stdout or _null(), sys.stderr or _null()
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def print_result(text: str) -> None:
-    """A result, on standard output. Unread if its reader has gone; InputError if it cannot be
-    written, as on a full disk."""
+    """Prints a result on standard output.
+
+    Raises:
+      ReaderGone: the reader has closed standard output.
+      InputError: the text cannot be written, as on a full disk.
+    """
     try:
         print(text, flush=True)
     except OSError as error:
         _mute(sys.stdout)
         if isinstance(error, BrokenPipeError):
             raise ReaderGone from None
-        said = error.strerror or one_line(error)
+        reason = error.strerror or one_line(error)
         raise InputError(
-            f"standard output, cannot be written ({said}): make room or send it elsewhere"
+            f"standard output, cannot be written ({reason}): make room or redirect it"
         ) from None
 
 
 def print_status(line: str) -> None:
-    """A line for people, on standard error; dropped where that cannot be written."""
+    """Prints a status line on standard error; drops it if that cannot be written."""
     try:
         print(line, file=sys.stderr, flush=True)
     except OSError:
         _mute(sys.stderr)
 
 
-def _nowhere() -> TextIO:
+def _null() -> TextIO:
     return open(os.devnull, "w", encoding="utf-8")
 
 
 def _mute(stream: TextIO) -> None:
-    """What is written to the stream from now on, and what it still holds, goes nowhere: Python
-    would try again at exit, and fail again."""
-    with contextlib.suppress(OSError, ValueError):  # streams without a number
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
+    """Redirects a stream to the null device: Python flushes it at exit, and would fail again."""
+    with contextlib.suppress(OSError, ValueError):  # the stream has no descriptor
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)

@@ -79,6 +79,8 @@ def test_what_a_terminal_cannot_encode_is_escaped(encoding, written):
     written = written or name.encode()
     done = python("-m", "dinado_jax", "run", f"{name}.toml", env=env)
     assert done.returncode == 2 and written in done.stderr and done.stderr.count(b"\n") == 1
-    show = f"from dinado_jax import streams; streams.prepare(); streams.print_result({name!r})"
+    show = (
+        f"from dinado_jax.utils import streams; streams.prepare(); streams.print_result({name!r})"
+    )
     done = python("-c", show, env={**env, "PYTHONUTF8": "1"})
     assert (done.returncode, done.stdout) == (0, written + b"\n")
