@@ -8,7 +8,7 @@ import jax
 from dinado_jax.config.schema import Config
 from dinado_jax.distributed.partitioning import local_mesh, make_plan
 from dinado_jax.distributed.processes import is_main
-from dinado_jax.oracles.judge import resolve
+from dinado_jax.oracles.table import resolve
 from dinado_jax.rollouts.collect import Collected, Collector, PromptSet
 from dinado_jax.stages.artifacts import held_out, read_prompt_file, trained_model
 from dinado_jax.stages.run_folder import RunFolder
@@ -52,7 +52,7 @@ def generate(config: Config, run: RunFolder) -> dict:
     file = config.evaluate.prompt_file
     where = list(read_prompt_file(Path(file))) if file else None
     figures = {"prompts": len(prompts)}
-    oracle, mesh = resolve(config.rollout.oracle), local_mesh(plan)
+    oracle, mesh = resolve(config.rollout.oracle).function, local_mesh(plan)
     collector = Collector(oracle, decode, run.fingerprint("generate"), mesh)
     key = jax.random.key((config.seed + 1) % 2**32)
     for name, model in (("base", controlled.base), ("control", controlled)):

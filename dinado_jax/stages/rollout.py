@@ -8,7 +8,7 @@ from dinado_jax import tasks
 from dinado_jax.config.schema import Config, Sampling
 from dinado_jax.distributed.partitioning import local_mesh, make_plan, replicate
 from dinado_jax.errors import InputError
-from dinado_jax.oracles.judge import resolve
+from dinado_jax.oracles.table import resolve
 from dinado_jax.rollouts.arrays import concatenate
 from dinado_jax.rollouts.collect import Collector, PromptSet
 from dinado_jax.rollouts.shards import discard_shards, save_once
@@ -36,7 +36,9 @@ def rollout(config: Config, run: RunFolder) -> dict:
     base = trained_base(config, run, partial(replicate, mesh))
     settings = config.rollout
     prompts = PromptSet(training_prompts(config, 0, settings.prompts))
-    collector = Collector(resolve(settings.oracle), settings, run.fingerprint("rollout"), mesh)
+    collector = Collector(
+        resolve(settings.oracle).function, settings, run.fingerprint("rollout"), mesh
+    )
     key = jax.random.key(config.seed)
     collected = collector.sample("rollout", base, prompts, settings.samples, key, folder / "parts")
     rollouts = collected.rollouts

@@ -22,7 +22,7 @@ from dinado_jax.errors import InputError
 from dinado_jax.language_model import Base, Controlled
 from dinado_jax.objectives.table import phases
 from dinado_jax.objectives.warmup import Warmup
-from dinado_jax.oracles.judge import resolve
+from dinado_jax.oracles.table import resolve
 from dinado_jax.rollouts.arrays import Rollouts, concatenate
 from dinado_jax.rollouts.collect import Collector, PromptSet
 from dinado_jax.rollouts.hidden_states import HiddenStates, base_states, delete_files, with_states
@@ -110,7 +110,7 @@ class Rounds:
         base = dataclasses.replace(self.base, params=self.plan.gather(self.base.params))
         q = Controlled(base, self.control, self.plan.gather(params))
         mesh = local_mesh(self.plan)
-        collector = Collector(resolve(rollout.oracle), rollout, self.fingerprint, mesh)
+        collector = Collector(resolve(rollout.oracle).function, rollout, self.fingerprint, mesh)
 
         def sampled(what, model, samples, key, folder):
             name = f"round {number} {what}"

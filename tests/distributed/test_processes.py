@@ -25,7 +25,8 @@ pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 class Pod:
-    """`count` processes of `devices` each that run `argv`; kills what is left of them at the end."""
+    """`count` processes of `devices` each that run `argv`; kills what is left of them at the
+    end."""
 
     def __init__(self, count, devices, argv, folder, **settings):
         with socket.socket() as free:
