@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -12,7 +13,8 @@ from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.sampler import Sampler, check_prompts, sample_in_groups
 from dinado_jax.decoding.score import score
 from dinado_jax.errors import InputError, quote
-from dinado_jax.language_model import LanguageModel
+from dinado_jax.language_model import Base, LanguageModel
+from dinado_jax.models.tokenizer import Codec
 from dinado_jax.utils import arguments
 from dinado_jax.utils.arguments import POSITIVE
 
@@ -60,12 +62,16 @@ def generate(
     method = Method(temperature, top_k, top_p)
     prompts, prompt_ids, new_tokens = _begun(model, prompts, max_new_tokens)
     codec = model.base.codec
-    sampler = Sampler(model.policy, method, codec.eos_id, new_tokens, samples)
+    sampler = Sampler(model.policy, method, codec.eos_id, new_tokens, samples, scores=True)
     batch = _rows(len(prompts) * sampler.samples, batch)
     drawn = sample_in_groups(sampler, model.variables, prompt_ids, key, batch)
     new = [row[:length] for row, length in zip(drawn.tokens, drawn.length)]
-    of = np.arange(len(new)) // sampler.samples
-    return _completions(model, prompts, prompt_ids, of, new, drawn.finished, batch)
+    found = _Found(np.arange(len(new)) // sampler.samples, new, drawn.finished)
+    under_q, under_p = drawn.log_policy, drawn.log_base
+    if under_p is None:  # a single pass knows its own distribution alone
+        own = isinstance(model, Base)
+        under_p = under_q if own else _scored(model.base, prompt_ids, found, batch)
+    return _completions(codec, prompts, found, under_q, under_p)
 
 
 def beam_search(
@@ -97,10 +103,14 @@ def beam_search(
         no_repeat_ngram,
     )
     batch = _rows(len(prompts) * search.beams, batch)
-    found = beam_prompts(search, model.variables, prompt_ids, batch)
-    of, which = np.nonzero(found.length)
-    new = [found.tokens[i, j, : found.length[i, j]] for i, j in zip(of, which)]
-    return _completions(model, prompts, prompt_ids, of, new, found.finished[of, which], batch)
+    best = beam_prompts(search, model.variables, prompt_ids, batch)
+    of, which = np.nonzero(best.length)
+    new = [best.tokens[i, j, : best.length[i, j]] for i, j in zip(of, which)]
+    found = _Found(of, new, best.finished[of, which])
+    under_q = _scored(model, prompt_ids, found, batch)
+    own = isinstance(model, Base)
+    under_p = under_q if own else _scored(model.base, prompt_ids, found, batch)
+    return _completions(model.base.codec, prompts, found, under_q, under_p)
 
 
 def _rows(wanted: int, batch: int) -> int:
@@ -126,22 +136,40 @@ def _begun(model, prompts, max_new_tokens) -> tuple[list[str], list[list[int]], 
     return prompts, ids, least if given else min(model.base.max_new_tokens, room)
 
 
-def _completions(model, prompts, prompt_ids, of, new, finished, batch) -> list[Completion]:
-    """New tokens, row i of them after prompt of[i], with text and log-probabilities."""
-    base, codec = model.base, model.base.codec
-    prefixes = [prompt_ids[i] for i in of]
-    rows = sequences(prefixes, new, codec.eos_id, base.model.context_length)
-    under_q, under_p = (
-        score(which.policy, which.variables, rows, batch) for which in (model, base)
-    )
+class _Found(NamedTuple):
+    """Continuations: row i are the tokens new[i] after prompt of[i]."""
+
+    of: np.ndarray
+    new: list[np.ndarray]
+    finished: np.ndarray
+
+
+def _scored(
+    model: LanguageModel, prompts: list[list[int]], found: _Found, batch: int
+) -> list[np.ndarray]:
+    """Log-probability of every new token, nats, by a pass over whole rows."""
+    prefixes, base = [prompts[i] for i in found.of], model.base
+    rows = sequences(prefixes, found.new, base.codec.eos_id, base.model.context_length)
+    scores = score(model.policy, model.variables, rows, batch)
+    return [row[start:] for row, start in zip(scores, rows.prompt_length - 1)]
+
+
+def _completions(
+    codec: Codec,
+    prompts: list[str],
+    found: _Found,
+    under_q: Sequence[np.ndarray],
+    under_p: Sequence[np.ndarray],
+) -> list[Completion]:
+    """With text; log-probabilities are cut to the length of each row."""
     return [
         Completion(
-            prompts[of[i]],
+            prompts[found.of[i]],
             said,
-            new[i],
-            under_q[i, start : start + len(new[i])],
-            under_p[i, start : start + len(new[i])],
-            bool(finished[i]),
+            found.new[i],
+            under_q[i][: len(found.new[i])],
+            under_p[i][: len(found.new[i])],
+            bool(found.finished[i]),
         )
-        for i, (said, start) in enumerate(zip(codec.decode(new), rows.prompt_length - 1))
+        for i, said in enumerate(codec.decode(found.new))
     ]

@@ -104,7 +104,7 @@ class Beam:
 
     def _prefill(self, variables, prompts, lengths, condition):
         (B, T), K, N, n = prompts.shape, self.beams, self.max_new_tokens, self.no_repeat_ngram
-        logits, carry = self.policy.prefill(variables, prompts, lengths, K, N - 1, condition)
+        scores, carry = self.policy.prefill(variables, prompts, lengths, K, N - 1, condition)
         nothing = self.policy.vocab_size
         past = None
         if n:
@@ -124,7 +124,7 @@ class Beam:
             past=past,
             carry=carry,
         )
-        return self._advanced(state, logits, 0)
+        return self._advanced(state, scores.policy, 0)
 
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
     def decode(self, variables, state: BeamState) -> tuple[BeamState, Hypotheses]:
@@ -135,8 +135,8 @@ class Beam:
         def advance(state, index):
             newest = jax.lax.dynamic_index_in_dim(state.tokens, index, 2, keepdims=False)
             carry = reorder(state.carry, state.rows)
-            logits, carry = self.policy.step(variables, carry, newest.reshape(-1))
-            return self._advanced(state.replace(carry=carry), logits, index + 1)
+            scores, carry = self.policy.step(variables, carry, newest.reshape(-1))
+            return self._advanced(state.replace(carry=carry), scores.policy, index + 1)
 
         def step(state, index):
             return update_where(~state.settled.all(), lambda s: advance(s, index), state), None

@@ -6,7 +6,7 @@ carry and add their log R to the base's (controls/guided.py).
 """
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,13 @@ from dinado_jax.models.protocol import Model
 from dinado_jax.ops.vocab import token_log_probs
 
 Carry = Any
+
+
+class NextLogits(NamedTuple):
+    """Logits of the next token of R rows; -inf at ids without text (`Model.excluded_ids`)."""
+
+    policy: jax.Array  # float32 [R, V], of the policy itself
+    base: jax.Array | None = None  # float32 [R, V], of the base, where the policy has them in hand
 
 
 class Policy(Protocol):
@@ -37,7 +44,7 @@ class Policy(Protocol):
         samples: int,
         steps: int,
         condition: Any = None,
-    ) -> tuple[jax.Array, Carry]:
+    ) -> tuple[NextLogits, Carry]:
         """Reads the prompts.
 
         Args:
@@ -49,13 +56,13 @@ class Policy(Protocol):
           condition: pytree of [B, ...], what guides know of each prompt.
 
         Returns:
-          Logits [R, V] of the next token, and the carry of each row. Its caches are allocated (see
+          Logits of the next token, and the carry of each row. Its caches are allocated (see
           models/cache.py); its other leaves have a leading axis R.
         """
         ...
 
-    def step(self, variables: Any, carry: Carry, tokens: jax.Array) -> tuple[jax.Array, Carry]:
-        """Logits [R, V] after one more token [R]."""
+    def step(self, variables: Any, carry: Carry, tokens: jax.Array) -> tuple[NextLogits, Carry]:
+        """Reads one more token [R] of every row."""
         ...
 
     def log_probs(self, variables: Any, batch: Batch) -> jax.Array:
@@ -83,12 +90,13 @@ class ModelPolicy:
         scores = logits(
             last_token_states(out.hidden, lengths), out.vocabulary, self.model.excluded_ids
         )
-        return jnp.repeat(scores, samples, 0), allocate(out.cache, lengths, samples, steps)
+        scores = NextLogits(jnp.repeat(scores, samples, 0))
+        return scores, allocate(out.cache, lengths, samples, steps)
 
     def step(self, variables, carry, tokens):
         out = self.model.apply(variables, tokens[:, None], carry)
         scores = logits(out.hidden[:, 0], out.vocabulary, self.model.excluded_ids)
-        return scores, out.cache
+        return NextLogits(scores), out.cache
 
     def log_probs(self, variables, batch):
         tokens = batch.tokens

@@ -36,10 +36,18 @@ class SamplingState:
     """What one step hands to the next."""
 
     token: jax.Array  # int32 [R], the newest token
-    log_prob: jax.Array  # float32 [R] nats, its own
+    log_probs: "LogProbs"  # [R], of that token
     done: jax.Array  # bool [R], the row has ended
     streams: jax.Array  # [R] keys
     carry: Carry  # the policy's caches
+
+
+class LogProbs(NamedTuple):
+    """Log-probabilities of drawn tokens, float32 nats."""
+
+    drawn: jax.Array  # as drawn: temperature and truncation included; nan if nothing can be drawn
+    policy: jax.Array | None  # under the policy itself
+    base: jax.Array | None  # under the base
 
 
 class Samples(NamedTuple):
@@ -49,6 +57,9 @@ class Samples(NamedTuple):
     log_probs: jax.Array  # float32 [R, N] nats, as drawn; 0 after the end; nan: nothing to draw
     length: jax.Array  # int32 [R] new tokens, eos included
     finished: jax.Array  # bool [R]: ended by eos, not cut at N
+    # Of a sampler that scores, as log_probs, temperature and truncation aside; else None.
+    log_policy: jax.Array | None = None
+    log_base: jax.Array | None = None  # None too where the policy does not know the base
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +72,7 @@ class Sampler:
     max_new_tokens: int
     samples: int = 1  # per prompt, from one prefill
     mesh: Mesh | None = None  # devices that share the prompts out, a multiple of their number
+    scores: bool = False  # whether samples carry log_policy and log_base
 
     def __post_init__(self):
         for name in ("max_new_tokens", "samples"):
@@ -124,23 +136,34 @@ class Sampler:
         def step(state, index):
             ended = state.done
             state = update_where(~ended.all(), lambda state: advance(state, index), state)
-            return state, (state.token, state.log_prob, ended)
+            return state, (state.token, state.log_probs, ended)
 
-        first = state.token, state.log_prob, jnp.zeros_like(state.done)
+        first = state.token, state.log_probs, jnp.zeros_like(state.done)
         state, later = scan_steps(step, state, self.max_new_tokens - 1)
         tokens, log_probs, ended = jax.tree.map(
             lambda x, xs: jnp.concatenate([x[None], xs]).T, first, later
         )
-        log_probs = jnp.where(ended, 0.0, log_probs)
-        return state, Samples(tokens, log_probs, (~ended).sum(1, dtype=jnp.int32), state.done)
+        drawn, *scores = jax.tree.map(lambda x: jnp.where(ended, 0.0, x), log_probs)
+        length = (~ended).sum(1, dtype=jnp.int32)
+        return state, Samples(tokens, drawn, length, state.done, *scores)
 
     def _drawn(self, logits, streams, index, done, carry) -> SamplingState:
         uniform = jax.vmap(
             lambda k: jax.random.uniform(jax.random.fold_in(k, index), dtype=jnp.float32)
         )(streams)
-        token, log_prob = self.method.draw(logits, uniform)
+        token, log_prob = self.method.draw(logits.policy, uniform)
         token = jnp.where(done, self.eos_id, token)
-        return SamplingState(token, log_prob, done | (token == self.eos_id), streams, carry)
+        log_probs = LogProbs(log_prob, None, None)
+        if self.scores:
+            scored = jax.tree.map(lambda x: _log_prob(x, token), logits)
+            log_probs = LogProbs(log_prob, scored.policy, scored.base)
+        return SamplingState(token, log_probs, done | (token == self.eos_id), streams, carry)
+
+
+def _log_prob(logits: jax.Array, token: jax.Array) -> jax.Array:
+    """Log-softmax at one token per row: [R, V], [R] -> [R]."""
+    chosen = jnp.take_along_axis(logits, token[:, None], 1)[:, 0]
+    return chosen - jax.nn.logsumexp(logits, axis=-1)
 
 
 def prompt_batches(
@@ -242,7 +265,7 @@ def iter_samples(
 def _on_host(samples: int, part: np.ndarray, drawn: Samples) -> tuple[np.ndarray, Samples]:
     """Row numbers and samples of the prompts in `part`, without what filled the batch."""
     rows = (part[:, None] * samples + np.arange(samples)).ravel()
-    drawn = Samples(*(x[: len(rows)] for x in jax.device_get(drawn)))
+    drawn = jax.tree.map(lambda x: x[: len(rows)], jax.device_get(drawn))
     check_finite(rows // samples, drawn.log_probs)
     return rows, drawn
 
@@ -296,6 +319,6 @@ def sample_in_groups(
 
 
 def restore_order(rows: Sequence[np.ndarray], parts: Sequence[NamedTuple]) -> NamedTuple:
-    """Tuples of arrays, a part of the rows each, as one in the order of the row numbers."""
+    """Joins tuples of arrays, a part of the rows each, in the order of the row numbers."""
     order = np.argsort(np.concatenate(rows))
-    return type(parts[0])(*(np.concatenate(column)[order] for column in zip(*parts)))
+    return jax.tree.map(lambda *column: np.concatenate(column)[order], *parts)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from dinado_jax.data.batch import Batch
-from dinado_jax.decoding.policy import last_token_states
+from dinado_jax.decoding.policy import NextLogits, last_token_states
 from dinado_jax.guides.protocol import Guide, Prompts
 from dinado_jax.guides.tilt import Features, PromptValue
 from dinado_jax.models.cache import Cache, allocate, scan_steps
@@ -65,10 +65,10 @@ class Guided:
         samples: int,
         steps: int,
         condition: Any = None,
-    ) -> tuple[jax.Array, GuidedState]:
+    ) -> tuple[NextLogits, GuidedState]:
         base = self.model.apply({"params": variables["base"]}, tokens)
         last = last_token_states(base.hidden, lengths)
-        scores = logits(last, base.vocabulary, self.model.excluded_ids)
+        scores = log_base = logits(last, base.vocabulary, self.model.excluded_ids)
         prompts, states, starts = Prompts(tokens, lengths, condition), [], []
         for part in self._parts(variables):
             values, state = part.guide.prefill(
@@ -79,13 +79,14 @@ class Guided:
             states.append(state)
             starts.append(_per_row(start, samples))
         cache = allocate(base.cache, lengths, samples, steps)
-        return _per_row(scores, samples), GuidedState(cache, tuple(states), tuple(starts))
+        state = GuidedState(cache, tuple(states), tuple(starts))
+        return _per_row(NextLogits(scores, log_base), samples), state
 
     def step(
         self, variables: Any, carry: GuidedState, tokens: jax.Array
-    ) -> tuple[jax.Array, GuidedState]:
+    ) -> tuple[NextLogits, GuidedState]:
         base = self.model.apply({"params": variables["base"]}, tokens[:, None], carry.cache)
-        scores = logits(base.hidden[:, 0], base.vocabulary, self.model.excluded_ids)
+        scores = log_base = logits(base.hidden[:, 0], base.vocabulary, self.model.excluded_ids)
         states = []
         for part, state, start in zip(
             self._parts(variables), carry.guides, carry.starts, strict=True
@@ -93,7 +94,8 @@ class Guided:
             values, state = part.guide.step(part.params, variables["base"], base, tokens, state)
             scores += part.tilt(part.numbers, values, start)
             states.append(state)
-        return scores, GuidedState(base.cache, tuple(states), carry.starts)
+        state = GuidedState(base.cache, tuple(states), carry.starts)
+        return NextLogits(scores, log_base), state
 
     def log_probs(self, variables: Any, batch: Batch) -> jax.Array:
         """As decoding computes them, one token after another: R may depend on all tokens before."""
@@ -105,7 +107,7 @@ class Guided:
             scores, carry = state
             at = jnp.minimum(start + index, T - 1)
             token = tokens[rows, at]
-            log_prob = jax.nn.log_softmax(scores)[rows, token]
+            log_prob = jax.nn.log_softmax(scores.policy)[rows, token]
             return self.step(variables, carry, token), (at - 1, log_prob)
 
         state = self.prefill(variables, tokens, start, 1, T - 1, batch.condition)

@@ -150,9 +150,9 @@ def test_one_compilation_a_bucket(variables):
     traced = []
 
     class Counting(ModelPolicy):
-        def prefill(self, variables, tokens, lengths, samples, steps):
+        def prefill(self, variables, tokens, lengths, samples, steps, condition=None):
             traced.append(tokens.shape)
-            return super().prefill(variables, tokens, lengths, samples, steps)
+            return super().prefill(variables, tokens, lengths, samples, steps, condition)
 
         def step(self, variables, carry, tokens):
             traced.append("step")
@@ -190,7 +190,7 @@ def test_batches_come_as_they_are_drawn(variables, together):
     seen = []
     for rows, part in iter_samples(sampler(), variables, PROMPTS[:5], KEY, 4):
         assert len(rows) <= 4
-        assert_same(part, Samples(*(x[rows] for x in together)))
+        assert_same(part, jax.tree.map(lambda x: x[rows], together))
         seen += rows.tolist()
     assert sorted(seen) == list(range(10))
 
@@ -204,7 +204,7 @@ def test_a_batch_stops_when_all_its_rows_have_ended(variables):
         def step(self, variables, carry, tokens):
             logits, carry = super().step(variables, carry, tokens)
             only_eos = jnp.where(jnp.arange(CONFIG.vocab_size) == EOS, 0.0, -jnp.inf)
-            return logits + only_eos[None], carry
+            return logits._replace(policy=logits.policy + only_eos[None]), carry
 
     stopping = sampler(policy=Ending(POLICY.model))
     arrays = pad(PROMPTS, EOS, 16), np.int32([len(p) for p in PROMPTS]), np.arange(8), KEY

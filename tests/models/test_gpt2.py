@@ -61,10 +61,10 @@ def decoded(variables, prompts, lengths, later, samples=1):
 
         def step(carry, index):
             logits, carry = trunk.step(variables, carry, later[:, index])
-            return carry, logits
+            return carry, logits.policy
 
         _, rest = cache.scan_steps(step, carry, steps)
-        return jnp.concatenate([logits[None], rest])
+        return jnp.concatenate([logits.policy[None], rest])
 
     return run(variables, later)
 
