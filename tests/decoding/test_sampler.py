@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from support import tiny_run
 
+from dinado_jax.data.batch import Batch
 from dinado_jax.data.sequences import pad, sequences
 from dinado_jax.decoding.beam import Beam, beam_prompts
 from dinado_jax.decoding.methods import Method
@@ -66,7 +67,7 @@ def assert_same(some: Samples, others: Samples):
 
 
 def rows_of(samples: Samples, index: int) -> Samples:
-    return Samples(*(x[2 * index : 2 * index + 2] for x in samples))
+    return jax.tree.map(lambda x: x[2 * index : 2 * index + 2], samples)
 
 
 def test_a_row_does_not_depend_on_its_batch(variables, together):
@@ -108,7 +109,7 @@ def test_log_probs_are_those_of_the_whole_sequence(variables, together):
 
 def test_a_row_ends_at_its_first_eos(together):
     assert 0 < together.finished.sum() < 16
-    for tokens, log_probs, length, finished in zip(*together):
+    for tokens, log_probs, length, finished in zip(*together[:4]):
         ends = np.flatnonzero(tokens == EOS)
         assert finished == (len(ends) > 0)
         assert length == (ends[0] + 1 if finished else NEW)
@@ -129,7 +130,8 @@ def test_samples_follow_the_exact_distribution(variables):
     count, prompt = 20_000, PROMPTS[0]
     every = np.array(list(itertools.product(range(5), repeat=3)), np.int32)
     rows = np.concatenate([np.tile(np.int32(prompt), (125, 1)), every], axis=1)
-    log_probs = np.asarray(jax.jit(POLICY.log_probs)(variables, {"tokens": rows}))
+    whole = Batch(tokens=rows, prompt_length=np.full(125, len(prompt)), length=np.full(125, 16))
+    log_probs = np.asarray(jax.jit(POLICY.log_probs)(variables, whole))
     log_probs = log_probs[:, len(prompt) - 1 :]
     exact = {}
     for tokens, steps in zip(every.tolist(), log_probs):
@@ -190,7 +192,7 @@ def test_batches_come_as_they_are_drawn(variables, together):
     seen = []
     for rows, part in iter_samples(sampler(), variables, PROMPTS[:5], KEY, 4):
         assert len(rows) <= 4
-        assert_same(part, jax.tree.map(lambda x: x[rows], together))
+        assert_same(part, jax.tree.map(lambda x, rows=rows: x[rows], together))
         seen += rows.tolist()
     assert sorted(seen) == list(range(10))
 
@@ -286,3 +288,17 @@ def test_seeds():
             arguments.require_seed(bad)
         with pytest.raises(InputError, match="seed"):
             init_params(MODEL, bad)
+
+
+@pytest.mark.parametrize("method", [Method(), Method(0.7, 3, 0.9)])
+def test_a_sampler_that_scores_knows_the_policys_log_probabilities(variables, method):
+    """Temperature and truncation aside; a policy of one model knows no base beside it."""
+    plain = sample_prompts(sampler(method=method), variables, PROMPTS, KEY, 16)
+    scoring = Sampler(POLICY, method, EOS, NEW, 2, scores=True)
+    drawn = sample_prompts(scoring, variables, PROMPTS, KEY, 16)
+    assert_same(plain, drawn)
+    assert plain.log_policy is None and drawn.log_base is None
+    new = [row[:length].tolist() for row, length in zip(drawn.tokens, drawn.length)]
+    rows = sequences([p for p in PROMPTS for _ in range(2)], new, EOS, CONFIG.n_positions)
+    scores = score(POLICY, variables, rows, batch=16)
+    np.testing.assert_allclose(drawn.log_policy.sum(1), scores.sum(1), rtol=0, atol=1e-4)
