@@ -13,13 +13,15 @@ import pytest
 from support import tiny
 
 from dinado_jax.adapters.lora import lora
-from dinado_jax.config.schema import Delta
+from dinado_jax.config.schema import Delta, Train
 from dinado_jax.controls.control import Control
 from dinado_jax.controls.merge import Merge
 from dinado_jax.controls.norm import MLP
 from dinado_jax.models.gpt2 import GPT2, GPT2Config
 from dinado_jax.models.params import init_params
-from dinado_jax.objectives.control import Disentangled, Published
+from dinado_jax.objectives.draws import NormBatch
+from dinado_jax.objectives.halved import Halves
+from dinado_jax.objectives.table import OBJECTIVES
 from dinado_jax.ops.vocab import (
     CHUNKS,
     VocabScalars,
@@ -229,22 +231,24 @@ def compiled_step(request):
         base,
     )
 
-    def array(*shape, dtype=jnp.int32):
+    def array(*shape, dtype=jnp.float32):
         return jax.ShapeDtypeStruct((1, ROWS, *shape), dtype)
 
-    rows = {
-        "tokens": array(T),
-        "prompt_length": array(),
-        "length": array(),
-        "label": array(dtype=jnp.float32),
-    }
+    ids, each = functools.partial(array, dtype=jnp.int32), array()
+    batch = NormBatch(
+        tokens=ids(T),
+        prompt_length=ids(),
+        length=ids(),
+        label=each,
+        shift=each,
+        suffix=array(T - 1),
+        rate=each,
+        bellman=each,
+    )
     if request.param == "matching":
-        objective = Disentangled(control)
-        norm = {"shift": array(dtype=jnp.float32), "suffix": array(T - 1, dtype=jnp.float32)}
-        rows = {"direction": rows, "norm": {**rows, **norm}}
-    else:
-        objective = Published(control)
-    return make_step(objective.terms, optimizer).lower(state, base, rows).compile()
+        batch = Halves(direction=batch, norm=batch)
+    terms = functools.partial(OBJECTIVES[request.param](Train()).terms, control)
+    return make_step(terms, optimizer).lower(state, base, batch).compile()
 
 
 def test_the_step_needs_memory_for_a_few_chunks_only(compiled_step):
