@@ -17,7 +17,7 @@ from dinado_jax.models.protocol import BaseModel
 
 @dataclasses.dataclass(frozen=True)
 class Soft:
-    """A `Direction`; its parameters are {"trunk": the trunk's or the adapter's, "vocabulary": float32
+    """A `Direction` with parameters {"trunk": the trunk's or the adapter's, "vocabulary": float32
     [V, D]}."""
 
     trunk: BaseModel

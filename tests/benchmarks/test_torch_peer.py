@@ -32,7 +32,9 @@ def tensor(array):
 def fill(model, params, vocabulary=None):
     """Our parameters of a trunk into a GPT2LMHeadModel; `vocabulary` [V, D], where not its wte."""
     flat = flatten_dict(params, sep="/")
-    given = {key: tensor(flat[path]) for key, path in names(model.config.n_layer).items() if path in flat}
+    given = {
+        key: tensor(flat[path]) for key, path in names(model.config.n_layer).items() if path in flat
+    }
     head = given.get("wte.weight") if vocabulary is None else tensor(vocabulary)
     given.setdefault("wte.weight", head)
     state = {f"transformer.{key}": value for key, value in given.items()}

@@ -178,9 +178,7 @@ def test_samples_are_those_of_one_device(variables):
 
 def test_beams_are_those_of_one_device(variables):
     found = [
-        beam_prompts(
-            Beam(ModelPolicy(MODEL), EOS, 5, 3, mesh=mesh), variables, PROMPTS, 12
-        )
+        beam_prompts(Beam(ModelPolicy(MODEL), EOS, 5, 3, mesh=mesh), variables, PROMPTS, 12)
         for mesh in meshes()
     ]
     np.testing.assert_array_equal(found[0].tokens, found[1].tokens)
