@@ -1,8 +1,29 @@
-"""Keys and values of what rows have seen: prompts, shared by samples, then tokens of their
-generated.
+"""Keys and values of the tokens that rows have seen: of prompts, which samples share, and then of
+each row's own generated tokens.
 
-B prompts, S samples of each, R = B S rows, H heads, K head width, L layers. A row's heads lie in
-the leading axis, beside its slots: no product over them needs a copy first.
+    prompt      shared by the samples of a prompt; right-padded, `lengths` tokens count
+    generated   the open segments, full except the last one, which holds `count` minus their slots
+    reserved    segments that are allocated and not yet open: nothing attends to them
+
+For 2 prompts of 3 and 5 tokens, 2 samples each, segments of 4, 4 and 8 slots, after 6 new tokens
+(p prompt, g generated, . padding or not yet written):
+
+               prompt         generated               reserved
+    row 0   +-----------+ +---------+---------+ +-----------------+
+    row 1   | p p p . . | | g g g g | g g . . | | . . . . . . . . |
+            +-----------+ |         |         | |                 |
+    row 2   | p p p p p | | g g g g | g g . . | | . . . . . . . . |
+    row 3   +-----------+ +---------+---------+ +-----------------+
+                                          ^
+                                   slot = count - 4, where every row's next token goes
+    position of that token: lengths + count = 9 in rows 0 and 1, 11 in rows 2 and 3
+
+Every row writes at the same slot, so that a step updates one slice of each array, in place. A loop
+over many tokens opens segments one after another, and attends to those alone: it pays for what is
+filled. Each size is a program of its own to compile, so later segments are as long as all before.
+
+B prompts, S samples of each, R = B S rows, T prompt slots, H heads, K head width, L layers. A row's
+heads lie in the leading axis, beside its slots: no product over them needs a copy first.
 """
 
 import itertools
@@ -13,7 +34,7 @@ import flax
 import jax
 import jax.numpy as jnp
 
-_SEGMENT = 64  # slots of the rows' generated that open first
+SEGMENT = 64  # slots of the first segment
 
 
 class KV(NamedTuple):
@@ -26,84 +47,104 @@ class KV(NamedTuple):
 Segment = tuple[KV, ...]  # a KV for each layer
 
 
+class LayerCache(NamedTuple):
+    """One layer of a cache."""
+
+    prompt: KV
+    generated: tuple[KV, ...]
+    lengths: jax.Array  # int32 [B]
+    slot: jax.Array | int  # int32, of the last segment: where the next token goes
+
+
 @flax.struct.dataclass
 class Cache:
-    """Rows write their tokens at the same slot, and attend to open segments only: a loop over many
-    tokens opens them one after another, and pays for what is filled."""
+    """Of all layers; see the picture above."""
 
     prompt: Segment  # right-padded
-    lengths: jax.Array  # [B] int32 tokens of each prompt
-    generated: tuple[Segment, ...] = ()  # the rows' generated, full except for the last
+    lengths: jax.Array  # int32 [B], tokens of each prompt
+    generated: tuple[Segment, ...] = ()  # the open segments
     reserved: tuple[Segment, ...] = ()  # not yet open
     count: jax.Array | int = 0  # int32, tokens in `generated`
 
     @property
     def positions(self) -> jax.Array:
-        """[R, 1] int32: where each row's next token stands."""
+        """[R, 1] int32: the position of each row's next token."""
         samples = self.generated[-1][0].k.shape[0] // self.prompt[0].k.shape[0]
         return jnp.repeat(self.lengths, samples)[:, None] + self.count
 
-    def layer(self, index: int) -> "LayerCache":
+    def layer(self, index: int) -> LayerCache:
         """What one layer attends to and writes into."""
         generated = tuple(segment[index] for segment in self.generated)
         slot = self.count - sum(kv.k.shape[1] for kv in generated[:-1])
         return LayerCache(self.prompt[index], generated, self.lengths, slot)
 
     def append(self, newest: Segment) -> "Cache":
-        """After one more token of every row, with the last open segment as its layers left it."""
+        """The cache after one more token of every row, with the last open segment as its layers
+        returned it."""
         return self.replace(generated=(*self.generated[:-1], newest), count=self.count + 1)
 
-
-class LayerCache(NamedTuple):
-    """One layer of a cache."""
-
-    prompt: KV
-    generated: tuple[KV, ...]
-    lengths: jax.Array  # [B]
-    slot: jax.Array  # int32, of the last segment: where the next token goes
+    def open_next(self) -> "Cache":
+        """The cache with its next reserved segment open."""
+        opened, *rest = self.reserved
+        return self.replace(generated=(*self.generated, opened), reserved=tuple(rest))
 
 
-def _sizes(steps: int) -> list[int]:
-    """The slots of each segment, every later one as many as there are before it: few loops to
-    compile, at most half of the slots empty. One at least: a loop of no steps is traced too."""
-    sizes, done = [], 0
-    while done < max(1, steps):
-        sizes.append(min(max(_SEGMENT, done), max(1, steps) - done))
-        done += sizes[-1]
-    return sizes
+def allocate(
+    cache: Cache, lengths: jax.Array, samples: int, steps: int, segment: int = SEGMENT
+) -> Cache:
+    """Reserves room for generated tokens.
 
+    Args:
+      cache: of a prefill of B prompts.
+      lengths: int32 [B], tokens of each prompt.
+      samples: S, rows of each prompt.
+      steps: tokens of each row.
+      segment: slots of the first segment.
+    """
 
-def allocate(cache: Cache, lengths: jax.Array, samples: int, steps: int) -> Cache:
-    """The cache of a prefill, with room for `steps` tokens of `samples` rows per prompt."""
-
-    def empty(layer, slots):
+    def empty(layer: KV, slots: int) -> KV:
         heads, _, width = layer.k.shape
         zeros = jnp.zeros((samples * heads, slots, width), layer.k.dtype)
         return KV(zeros, zeros)
 
     reserved = tuple(
-        tuple(empty(layer, slots) for layer in cache.prompt) for slots in _sizes(steps)
+        tuple(empty(layer, slots) for layer in cache.prompt) for slots in _sizes(steps, segment)
     )
     return Cache(cache.prompt, lengths, (), reserved, jnp.zeros((), jnp.int32))
 
 
-def _is_cache(leaf: Any) -> bool:
-    return isinstance(leaf, Cache)
+def _sizes(steps: int, segment: int) -> list[int]:
+    """The slots of each segment, every later one as many as there are before it: few loops to
+    compile, at most half of the slots empty. One at least: a loop of no steps is traced too."""
+    sizes, done = [], 0
+    while done < max(1, steps):
+        sizes.append(min(max(segment, done), max(1, steps) - done))
+        done += sizes[-1]
+    return sizes
 
 
-def scan_steps(step: Callable, state: Any, steps: int) -> tuple[Any, Any]:
-    """`lax.scan` of step(state, index), index 0 .. steps - 1, with one token per step written into
-    every cache in the state: their segments open one after another."""
+def scan_steps(
+    step: Callable[[Any, jax.Array], tuple[Any, Any]], state: Any, steps: int
+) -> tuple[Any, Any]:
+    """Runs `lax.scan` over steps that write one token into every cache of their state.
 
-    def open_next(leaf):
-        if not _is_cache(leaf):
-            return leaf
-        return leaf.replace(
-            generated=(*leaf.generated, leaf.reserved[0]), reserved=leaf.reserved[1:]
-        )
+    Args:
+      step: of (state, index), with index 0 .. steps - 1, to (state, output).
+      state: a pytree; its caches are allocated, for at least `steps` tokens, and none is open yet.
+      steps: tokens.
 
+    Returns:
+      The last state, and the outputs stacked along a leading axis [steps, ...].
+    """
+
+    def open_next(leaf: Any) -> Any:
+        return leaf.open_next() if _is_cache(leaf) else leaf
+
+    caches = [leaf for leaf in jax.tree.leaves(state, is_leaf=_is_cache) if _is_cache(leaf)]
+    sizes = [segment[0].k.shape[1] for segment in caches[0].reserved] if caches else [steps]
     outs, first = [], 0
-    for slots in _sizes(steps):
+    for slots in sizes:
+        # More open segments are other shapes: one scan each.
         state = jax.tree.map(open_next, state, is_leaf=_is_cache)
         indices = jnp.arange(first, min(first + slots, steps), dtype=jnp.int32)
         state, out = jax.lax.scan(step, state, indices)
@@ -112,9 +153,16 @@ def scan_steps(step: Callable, state: Any, steps: int) -> tuple[Any, Any]:
     return state, jax.tree.map(lambda *parts: jnp.concatenate(parts), *outs)
 
 
-def update_where(wanted: jax.Array, change: Callable, state: Any) -> Any:
-    """change(state) if wanted, else state. A loop of at most one round: in place, as `lax.cond`,
-    which copies the caches, is not."""
+def _is_cache(leaf: Any) -> bool:
+    return isinstance(leaf, Cache)
+
+
+def update_where(wanted: jax.Array, change: Callable[[Any], Any], state: Any) -> Any:
+    """change(state) if `wanted` [] bool, else state.
+
+    A loop of at most one round, because its carry is updated in place; `lax.cond` would copy the
+    caches.
+    """
     begun = wanted, state
     return jax.lax.while_loop(
         lambda it: it[0], lambda it: (jnp.bool_(False), change(it[1])), begun
@@ -122,18 +170,20 @@ def update_where(wanted: jax.Array, change: Callable, state: Any) -> Any:
 
 
 def reorder(tree: Any, rows: jax.Array) -> Any:
-    """A tree of arrays [R, ..] and caches, each row replaced by the one `rows` [R] names: another
-    of the same prompt."""
+    """Replaces each row by another one of the same prompt, in a pytree of arrays [R, ...] and
+    caches.
 
-    def of_rows(x):
-        return x[rows]
+    Args:
+      tree: the pytree; prompts, which rows share, stay.
+      rows: int32 [R], the row that each one becomes.
+    """
 
-    def of_heads(x):
+    def of_heads(x: jax.Array) -> jax.Array:
         return x.reshape(len(rows), -1, *x.shape[1:])[rows].reshape(x.shape)
 
-    def change(leaf):
+    def change(leaf: Any) -> Any:
         if not _is_cache(leaf):
-            return of_rows(leaf)
+            return leaf[rows]
         return leaf.replace(generated=jax.tree.map(of_heads, leaf.generated))
 
     return jax.tree.map(change, tree, is_leaf=_is_cache)
@@ -146,10 +196,15 @@ def fold_heads(x: jax.Array) -> jax.Array:
 
 
 def attend(q: jax.Array, new: KV, past: LayerCache) -> tuple[jax.Array, KV]:
-    """One new token per row, which sees its prompt, its generated tokens and itself.
+    """Attention of one new token per row, which sees its prompt, its generated tokens and itself.
 
-    q and new: [R H, 1, K]. Returns the attended values [R H, 1, K] and the last segment with the
-    token written.
+    Args:
+      q: [R H, 1, K], queries.
+      new: [R H, 1, K], the token's key and value.
+      past: one layer of the cache.
+
+    Returns:
+      The attended values [R H, 1, K] in q's dtype, and the last segment with the token written.
     """
     prompt, generated, lengths, slot = past
     newest = KV(
@@ -159,17 +214,18 @@ def attend(q: jax.Array, new: KV, past: LayerCache) -> tuple[jax.Array, KV]:
     B, (BH, T, K) = len(lengths), prompt.k.shape
     H, S = BH // B, len(q) // BH
 
-    def by_prompt(x):
+    def by_prompt(x: jax.Array) -> jax.Array:
         """[R H, 1, n] -> [B H, S, n]: the samples of a prompt as one product."""
         return x.reshape(B, S, H, -1).swapaxes(1, 2).reshape(BH, S, -1)
 
-    def by_row(x):
+    def by_row(x: jax.Array) -> jax.Array:
+        """[B H, S, n] -> [R H, 1, n], the inverse."""
         return x.reshape(B, H, S, -1).swapaxes(1, 2).reshape(BH * S, 1, -1)
 
-    def scores(q, k):
+    def scores(q: jax.Array, k: jax.Array) -> jax.Array:
         return jnp.einsum("rtk,rsk->rts", q, k, preferred_element_type=jnp.float32) * K**-0.5
 
-    def mixed(weights, v):
+    def mix(weights: jax.Array, v: jax.Array) -> jax.Array:
         weights = weights.astype(v.dtype)
         return jnp.einsum("rts,rsk->rtk", weights, v, preferred_element_type=jnp.float32)
 
@@ -177,11 +233,13 @@ def attend(q: jax.Array, new: KV, past: LayerCache) -> tuple[jax.Array, KV]:
     inside = jnp.repeat(inside, S * H, axis=0)[:, None]
     parts = [jnp.where(inside, by_row(scores(by_prompt(q), prompt.k)), -jnp.inf)]
     parts += [scores(q, segment.k) for segment in generated]
+    # The slots after the new token's are not yet written.
     filled = jnp.arange(newest.k.shape[1])[None, None] <= slot
     parts[-1] = jnp.where(filled, parts[-1], -jnp.inf)
+    # One softmax over all parts; segments are never concatenated themselves, which would copy them.
     weights = jax.nn.softmax(jnp.concatenate(parts, axis=-1))
     starts = itertools.accumulate((segment.k.shape[1] for segment in generated[:-1]), initial=T)
     of_prompt, *of_own = jnp.split(weights, list(starts), axis=-1)
-    out = by_row(mixed(by_prompt(of_prompt), prompt.v))
-    out += sum(mixed(part, segment.v) for part, segment in zip(of_own, generated))
+    out = by_row(mix(by_prompt(of_prompt), prompt.v))
+    out += sum(mix(part, segment.v) for part, segment in zip(of_own, generated))
     return out.astype(q.dtype), newest

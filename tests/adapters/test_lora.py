@@ -1,7 +1,5 @@
 """Low-rank deltas: identity at first, one function on the fly and merged, strict about paths."""
 
-import functools
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -11,11 +9,11 @@ import pytest
 from flax.traverse_util import flatten_dict
 from support import tiny
 
-from dinado_jax.adapters import lora
-from dinado_jax.config.schema import Train
+from dinado_jax.adapters.lora import LoRA
 from dinado_jax.errors import InputError
-from dinado_jax.models.gpt2 import init_params
-from dinado_jax.objectives.warmup import Warmup
+from dinado_jax.models.params import abstract_params
+from dinado_jax.objectives.draws import LabeledBatch
+from dinado_jax.objectives.matching import Likelihood
 from dinado_jax.training.loop import init_state, make_step, split_micro_batches
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -33,20 +31,24 @@ RULES = {
     "everything": ((ATTENTION, MLP, "wte/embedding"), ("wpe/embedding", r".*ln_\w+/\w+", ".*bias")),
 }
 RANK, SCALE = 3, 2.0
-BATCH = tiny.batch([1, 1], [12, 12])
-TOKENS = BATCH.tokens
+ANY = LoRA(RANK, RANK * SCALE, (), ())  # applies and merges a delta, whatever its rules
+TOKENS = np.random.default_rng(0).integers(1, tiny.VOCABULARY, (2, 12)).astype(np.int32)
+BATCH = LabeledBatch(
+    tokens=TOKENS,
+    prompt_length=np.ones(2, np.int32),
+    length=np.full(2, 12, np.int32),
+    label=np.ones(2, np.float32),
+)
 
 
 def init(low_rank=(), full=()):
-    return lora.init(jax.random.key(0), tiny.base_params(), RANK, low_rank, full)
+    return LoRA(RANK, RANK * SCALE, low_rank, full).init(jax.random.key(0), tiny.base_params())
 
 
 @jax.jit
 def logits(params, delta=None):
-    collections = {"params": params}
-    if delta is not None:
-        collections["delta"] = lora.variables(delta, SCALE)
-    return tiny.model().apply(collections, TOKENS).logits
+    variables = {"params": params} if delta is None else ANY.variables(params, delta)
+    return tiny.model().apply(variables, TOKENS).logits
 
 
 def refused(*words):
@@ -57,7 +59,7 @@ def refused(*words):
 def test_a_fresh_delta_is_exactly_the_identity(name):
     delta = init(*RULES[name])
     np.testing.assert_array_equal(logits(tiny.base_params(), delta), logits(tiny.base_params()))
-    chex.assert_trees_all_equal(lora.merge(tiny.base_params(), delta, SCALE), tiny.base_params())
+    chex.assert_trees_all_equal(ANY.merge(tiny.base_params(), delta), tiny.base_params())
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -67,9 +69,7 @@ def test_on_the_fly_equals_merged(name):
     delta = tiny.noisy(init(*RULES[name]), 0.2)
     with jax.default_matmul_precision("highest"):
         adapted = logits(base, delta)
-        np.testing.assert_allclose(
-            adapted, logits(lora.merge(base, delta, SCALE)), rtol=1e-5, atol=1e-5
-        )
+        np.testing.assert_allclose(adapted, logits(ANY.merge(base, delta)), rtol=1e-5, atol=1e-5)
         assert np.abs(adapted - logits(base)).max() > 0.05
 
 
@@ -88,7 +88,7 @@ def test_merge_adds_the_scaled_product_and_keeps_the_dtype():
     base = jax.tree.map(lambda x: x.astype(jnp.bfloat16), tiny.base_params())
     path = "h_0/attn/c_proj/kernel"
     delta = tiny.noisy(init((path,), ("ln_f/bias",)), 0.3)
-    merged = lora.merge(base, delta, SCALE)
+    merged = ANY.merge(base, delta)
     chex.assert_trees_all_equal_shapes_and_dtypes(merged, base)
     before, after = flatten_dict(base, sep="/"), flatten_dict(merged, sep="/")
     addend = SCALE * (np.float64(delta[path]["a"]) @ np.float64(delta[path]["b"]))
@@ -113,8 +113,9 @@ def test_shapes_and_sizes():
 
 
 def test_a_delta_of_shapes_alone():
-    shapes = jax.eval_shape(lambda: tiny.base_params())
-    chex.assert_trees_all_equal(lora.init(jax.random.key(0), shapes, RANK, (MLP,)), init((MLP,)))
+    adapter = LoRA(RANK, 1.0, (MLP,))
+    delta = adapter.init(jax.random.key(0), abstract_params(tiny.model()))
+    chex.assert_trees_all_equal(delta, init((MLP,)))
 
 
 def test_full_wins_where_both_match_and_overlapping_rules_count_once():
@@ -152,10 +153,12 @@ def test_training_a_delta_leaves_the_base_as_it_was():
     before = jax.tree.map(np.array, base)
     optimizer = optax.sgd(0.1)
 
-    batch = tiny.batch([1, 1], [12, 12], label=[1, 1])
-    step = make_step(functools.partial(Warmup(Train()).terms, tiny.control()), optimizer)
+    def terms(params, base, batch):
+        return {"direction": Likelihood().term(tiny.control(), params, base, batch)}
+
+    step = make_step(terms, optimizer)
     state, _ = step(
-        init_state(jax.tree.map(jnp.array, params), optimizer), base, split_micro_batches(batch, 1)
+        init_state(jax.tree.map(jnp.array, params), optimizer), base, split_micro_batches(BATCH, 1)
     )
     moved = jax.tree.map(
         lambda x, y: np.any(x != y), state.trainable["direction"], params["direction"]
@@ -189,28 +192,30 @@ def test_bad_rules(low_rank, full, words):
 
 
 def test_a_rank_that_no_matrix_has():
-    shapes = {"h_0/attn/c_attn/kernel": (16, 48), "wte/embedding": (41, 16)}
-    factored, free = lora.check_rules(shapes, 16, (".*",), ())
-    assert factored == list(shapes) and not free
+    wte = jax.ShapeDtypeStruct((41, 16), jnp.float32)
+    kernel = jax.ShapeDtypeStruct((16, 48), jnp.float32)
+    shapes = {"wte": {"embedding": wte}, "h_0": {"c_attn": {"kernel": kernel}}}
+
+    def changes(rank, low_rank, full=()):
+        delta = LoRA(rank, 1.0, low_rank, full).init(jax.random.key(0), shapes)
+        return {path: set(change) for path, change in delta.items()}
+
+    paths = ("wte/embedding", "h_0/c_attn/kernel")
+    assert changes(16, (".*",)) == {path: {"a", "b"} for path in paths}
     with refused("delta.rank = 17", "choose at most 16"):
-        lora.check_rules(shapes, 17, (".*",), ())
-    lora.check_rules(shapes, 17, (), (".*",))  # free changes have no rank
-    lora.check_rules(shapes, 17, (".*",), (".*",))
+        changes(17, (".*",))
+    free = {path: {"full"} for path in paths}  # which has no rank
+    assert changes(17, (), (".*",)) == changes(17, (".*",), (".*",)) == free
 
 
 def test_a_delta_of_another_base_is_refused_by_name():
-    delta = init(*RULES["everything"])
-    lora.check(delta, tiny.base_params())
-    deeper = jax.eval_shape(lambda: init_params(tiny.model(layers=2).config, 0))
-    taller = lora.init(jax.random.key(0), deeper, RANK, (ATTENTION,))
-    with refused("h_1/attn/c_attn/kernel", "another base"):
-        lora.check(taller, tiny.base_params())
-    with refused("h_1/attn/c_attn/kernel", "another base"):
-        lora.merge(tiny.base_params(), taller, SCALE)
-    wider = jax.eval_shape(
-        lambda: {**tiny.base_params(), "wte": {"embedding": jnp.zeros((50, 16))}}
+    base = tiny.base_params()
+    taller = LoRA(RANK, 1.0, (ATTENTION,)).init(
+        jax.random.key(0), abstract_params(tiny.model(layers=2))
     )
-    with refused("wte/embedding", r"\(41, 16\)", r"\(50, 16\)", "another base"):
-        lora.check(delta, wider)
-    with refused("wte/embedding", "another base"):
-        lora.check(init((), ("wte/embedding",)), wider)
+    with refused("h_1/attn/c_attn/kernel", "another base"):
+        ANY.merge(base, taller)
+    wider = {**base, "wte": {"embedding": jnp.zeros((50, 16))}}
+    for rules in (RULES["everything"], ((), ("wte/embedding",))):
+        with refused("wte/embedding", r"\(41, 16\)", r"\(50, 16\)", "another base"):
+            ANY.merge(wider, init(*rules))

@@ -1,6 +1,5 @@
 """Ids without text: left out of p and q, of draws, beams, scores and gradients alike."""
 
-import dataclasses
 import functools
 
 import jax
@@ -23,27 +22,28 @@ from dinado_jax.language_model import (
     load_gpt2,
     save_base,
 )
-from dinado_jax.models.gpt2 import GPT2, GPT2Config, init_params
+from dinado_jax.models.gpt2 import GPT2, GPT2Config
+from dinado_jax.models.gpt2_checkpoint import to_config
+from dinado_jax.models.params import init_params
 from dinado_jax.models.tokenizer import train_codec
 from dinado_jax.ops.vocab import direction_scalars, token_log_probs
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
-SILENT = ((2, 4), (6, 7))
-MUTE, HEARD = [2, 3, 6], [0, 1, 4, 5]
-SIZES = dataclasses.replace(world.MODEL.config, vocab_size=7, excluded_ids=SILENT)
-MODEL = GPT2(SIZES)
+EXCLUDED = ((2, 4), (6, 7))
+OUTSIDE, INSIDE = [2, 3, 6], [0, 1, 4, 5]
+MODEL = world.MODEL.replace(vocab_size=7, excluded_ids=EXCLUDED)
 KINDS = ["base", "merge", "nado", "soft-small", "projected-merge", "clamped-nado"]
 
 
 @functools.cache
 def base() -> Base:
     """Every logit of an id with text is about -40, and that of one without is 0."""
-    params = tiny.noisy(init_params(SIZES, seed=0), 0.1)
+    params = tiny.noisy(init_params(MODEL, seed=0), 0.1)
     params["ln_f"]["bias"] = jnp.zeros_like(params["ln_f"]["bias"]).at[0].set(8.0)
     table = params["wte"]["embedding"]
     table = table.at[:, 0].set(-5.0 + 0.1 * table[:, 0])
-    params["wte"]["embedding"] = table.at[jnp.array(MUTE)].set(0.0)
+    params["wte"]["embedding"] = table.at[jnp.array(OUTSIDE)].set(0.0)
     return Base(MODEL, params, None)
 
 
@@ -59,7 +59,7 @@ def model(kind: str, fresh: bool = False, **tilt):
 
 def test_the_raw_logits_would_draw_nothing_else():
     out = MODEL.apply({"params": base().params}, np.int32([[0, 1, 4]]))
-    assert (jax.nn.softmax(out.logits)[..., jnp.array(MUTE)].sum(-1) > 0.99).all()
+    assert (jax.nn.softmax(out.logits)[..., jnp.array(OUTSIDE)].sum(-1) > 0.99).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -70,14 +70,14 @@ def test_draws_and_scores(kind):
     for method in (Method(), Method(0.0), Method(1e6, top_k=6, top_p=0.99)):
         sampler = Sampler(which.policy, method, 0, 3, 64)
         drawn = sample_prompts(sampler, which.variables, prompts, jax.random.key(0), 128)
-        assert np.isfinite(drawn.log_probs).all() and not np.isin(drawn.tokens, MUTE).any()
+        assert np.isfinite(drawn.log_probs).all() and not np.isin(drawn.tokens, OUTSIDE).any()
         if method == Method():
             prefixes = [prompts[i // 64] for i in range(128)]
             new = [row[:n] for row, n in zip(drawn.tokens, drawn.length)]
             rows = sequences(prefixes, new, 0, 8)
             scored = score(which.policy, which.variables, rows, 128).sum(1)
             np.testing.assert_allclose(scored, drawn.log_probs.sum(1), rtol=0, atol=1e-4)
-    tokens = np.pad(np.int32([[0, 5, token] for token in HEARD]), ((0, 0), (0, 5)))
+    tokens = np.pad(np.int32([[0, 5, token] for token in INSIDE]), ((0, 0), (0, 5)))
     rows = Sequences(tokens, np.full(4, 2, np.int32), np.full(4, 3, np.int32))
     total = np.exp(score(which.policy, which.variables, rows, 4).sum(1, dtype=np.float64)).sum()
     np.testing.assert_allclose(total, 1, rtol=0, atol=1e-5)
@@ -88,7 +88,7 @@ def test_beams(kind):
     which = model(kind)
     search = Beam(which.policy, 0, 3, 9, 9)
     found = beam_prompts(search, which.variables, [[0], [0, 3, 5]], 18)
-    assert not np.isin(found.tokens, MUTE).any() and np.isfinite(found.scores).all()
+    assert not np.isin(found.tokens, OUTSIDE).any() and np.isfinite(found.scores).all()
 
 
 @pytest.mark.parametrize("tilt", [{"strength": 0.0}, {"strength": 5.0}, {"target_rate": 0.9},
@@ -97,7 +97,7 @@ def test_tilted_controls(tilt):
     which = model("nado", **tilt)
     sampler = Sampler(which.policy, Method(), 0, 3, 64)
     drawn = sample_prompts(sampler, which.variables, [[0, 5]], jax.random.key(0), 64)
-    assert np.isfinite(drawn.log_probs).all() and not np.isin(drawn.tokens, MUTE).any()
+    assert np.isfinite(drawn.log_probs).all() and not np.isin(drawn.tokens, OUTSIDE).any()
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
@@ -115,9 +115,9 @@ def test_scalars_and_gradients_are_those_of_a_smaller_vocabulary(link):
     rng = np.random.default_rng(0)
     hidden, base_hidden = rng.normal(size=(2, 9, 6)).astype(np.float32)
     matrix, base_matrix = rng.normal(size=(2, 7, 6)).astype(np.float32)
-    matrix[MUTE] *= 30  # peaks, if they counted
-    tokens = np.array(HEARD * 2 + [1])
-    fewer = np.searchsorted(HEARD, tokens)
+    matrix[OUTSIDE] *= 30  # peaks, if they counted
+    tokens = np.array(INSIDE * 2 + [1])
+    fewer = np.searchsorted(INSIDE, tokens)
     weights = rng.normal(size=(7, 9)).astype(np.float32)
 
     def value(hidden, matrix, frozen, tokens, excluded_ids):
@@ -126,28 +126,28 @@ def test_scalars_and_gradients_are_those_of_a_smaller_vocabulary(link):
 
     gradient = jax.jit(jax.value_and_grad(value, (0, 1), has_aux=True), static_argnums=4)
     (_, out), (of_hidden, of_matrix) = gradient(
-        hidden, matrix, (base_hidden, base_matrix), tokens, SILENT
+        hidden, matrix, (base_hidden, base_matrix), tokens, EXCLUDED
     )
     (_, plain), (plain_hidden, plain_matrix) = gradient(
-        hidden, matrix[HEARD], (base_hidden, base_matrix[HEARD]), fewer, ()
+        hidden, matrix[INSIDE], (base_hidden, base_matrix[INSIDE]), fewer, ()
     )
     for mine, theirs in zip((*out, of_hidden), (*plain, plain_hidden)):
         np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(of_matrix[jnp.array(HEARD)], plain_matrix, rtol=1e-4, atol=1e-4)
-    np.testing.assert_array_equal(of_matrix[jnp.array(MUTE)], 0)
+    np.testing.assert_allclose(of_matrix[jnp.array(INSIDE)], plain_matrix, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(of_matrix[jnp.array(OUTSIDE)], 0)
     # A prompt's token may be one of them: nothing of it is left once it is masked.
-    log_prob = jax.grad(lambda h: 0 * token_log_probs(h, matrix, tokens * 0 + 2, 4, SILENT).sum())
+    log_prob = jax.grad(lambda h: 0 * token_log_probs(h, matrix, tokens * 0 + 2, 4, EXCLUDED).sum())
     np.testing.assert_array_equal(log_prob(hidden), 0)
 
 
-def test_without_silent_ids_the_program_is_the_same():
+def test_without_excluded_ids_the_program_is_the_same():
     def text(excluded_ids):
         out = jax.jit(lambda h, m, t: token_log_probs(h, m, t, 4, excluded_ids))
         return out.lower(np.ones((4, 3), np.float32), np.ones((7, 3), np.float32),
                          np.zeros(4, np.int32)).as_text()  # fmt: skip
 
-    assert text(()).count("select") < text(SILENT).count("select")
-    assert "silent" not in GPT2Config(excluded_ids=SILENT).to_hf()
+    assert text(()).count("select") < text(EXCLUDED).count("select")
+    assert "excluded_ids" not in to_config(MODEL)
 
 
 @pytest.fixture
@@ -157,22 +157,22 @@ def folder(tmp_path):
     known = len(codec.tokenizer)
     codec.tokenizer.add_special_tokens({"pad_token": "<pad>"})
     codec.tokenizer.add_tokens(["zebra"])
-    sizes = GPT2Config(vocab_size=known + 5, n_positions=8, n_embd=8, n_layer=1, n_head=2)
-    save_base(tmp_path, GPT2(sizes), init_params(sizes, 0), codec)
+    model = GPT2(GPT2Config(vocab_size=known + 5, n_positions=8, n_embd=8, n_layer=1, n_head=2))
+    save_base(tmp_path, model, init_params(model, 0), codec)
     return tmp_path, known
 
 
 def test_a_folder_says_which_ids_have_no_text(folder):
     path, known = folder
     base = load_gpt2(path)
-    assert base.model.config.excluded_ids == ((known, known + 1), (known + 2, known + 5))
+    assert base.model.excluded_ids == ((known, known + 1), (known + 2, known + 5))
     assert base.codec.eos_id not in range(known, known + 5)
     (spelled,) = base.codec.targets(["a <pad> dog"])  # text is text: it is not that token
     assert not set(range(*base.codec.excluded_ids(len(base.codec.tokenizer))[0])) & set(spelled)
     assert base.codec.targets(["a dog zebra"]) and base.codec.prompts(["a <pad>"])
     assert "<pad>" not in repr(base) and len(repr(base)) < 300
     (path / "tokenizer.json").unlink()
-    mute = load_gpt2(path)
-    assert mute.model.config.excluded_ids == ()
+    bare = load_gpt2(path)
+    assert bare.model.excluded_ids == ()
     with pytest.raises(InputError, match="no tokenizer"):
-        print(mute.codec)
+        print(bare.codec)

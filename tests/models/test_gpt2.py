@@ -1,7 +1,5 @@
 """GPT-2's own promises: the cache, padding, causality, precision, and what config.json may say."""
 
-import dataclasses
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -14,19 +12,15 @@ from dinado_jax.decoding.policy import ModelPolicy
 from dinado_jax.decoding.sampler import Sampler
 from dinado_jax.errors import InputError
 from dinado_jax.models import cache
-from dinado_jax.models.gpt2 import (
-    GPT2,
-    GPT2Config,
-    attention_kernel,
-    init_params,
-)
-from dinado_jax.models.gpt2_checkpoint import shapes
+from dinado_jax.models.gpt2 import GPT2, GPT2Config, attention_kernel
+from dinado_jax.models.gpt2_checkpoint import parse_config, to_config
+from dinado_jax.models.params import abstract_params, init_params, param_shapes
 
 CONFIG = GPT2Config(vocab_size=11, n_positions=12, n_embd=16, n_layer=2, n_head=4, n_inner=24)
 MODEL = GPT2(CONFIG)
 B, T = 3, 9
 TOKENS = np.random.default_rng(0).integers(0, CONFIG.vocab_size, (B, T)).astype(np.int32)
-HF = CONFIG.to_hf()
+HF = to_config(MODEL)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,7 +31,7 @@ def compiled_quickly(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def variables():
-    return {"params": init_params(CONFIG, seed=1)}
+    return {"params": init_params(MODEL, seed=1)}
 
 
 @pytest.fixture(scope="module")
@@ -51,31 +45,32 @@ def full(apply, variables):
     return np.asarray(apply(variables, TOKENS).logits)
 
 
-def decoded(variables, prompts, lengths, later, samples=1):
+def decoded(variables, prompts, lengths, later, samples=1, segment=cache.SEGMENT):
     """Logits [N, R, V] at the prompts' ends and after each but the last of later [R, N] tokens."""
-    trunk, steps = ModelPolicy(MODEL), later.shape[1] - 1
+    steps = later.shape[1] - 1
 
     @jax.jit
     def run(variables, later):
-        logits, carry = trunk.prefill(variables, prompts, lengths, samples, steps)
+        out = MODEL.apply(variables, prompts)
+        ends = jnp.repeat(out.logits[jnp.arange(len(prompts)), lengths - 1], samples, 0)
+        state = cache.allocate(out.cache, lengths, samples, steps, segment)
 
-        def step(carry, index):
-            logits, carry = trunk.step(variables, carry, later[:, index])
-            return carry, logits.policy
+        def step(state, index):
+            out = MODEL.apply(variables, later[:, index][:, None], state)
+            return out.cache, out.logits[:, 0]
 
-        _, rest = cache.scan_steps(step, carry, steps)
-        return jnp.concatenate([logits.policy[None], rest])
+        _, rest = cache.scan_steps(step, state, steps)
+        return jnp.concatenate([ends[None], rest])
 
     return run(variables, later)
 
 
 @pytest.mark.parametrize("segment", [2, 3, 64])
 @pytest.mark.parametrize("prompt", [1, 4])
-def test_cached_decoding_is_the_full_forward(monkeypatch, variables, full, prompt, segment):
+def test_cached_decoding_is_the_full_forward(variables, full, prompt, segment):
     """A prefill followed by single tokens, in one segment of the cache or in several."""
-    monkeypatch.setattr(cache, "_SEGMENT", segment)
     lengths = np.full(B, prompt, np.int32)
-    logits = decoded(variables, TOKENS[:, :prompt], lengths, TOKENS[:, prompt:])
+    logits = decoded(variables, TOKENS[:, :prompt], lengths, TOKENS[:, prompt:], segment=segment)
     assert len(logits) == T - prompt
     wanted = full[:, prompt - 1 : T - 1].swapaxes(0, 1)
     np.testing.assert_allclose(logits, wanted, rtol=0, atol=1e-5)
@@ -98,15 +93,15 @@ def test_ragged_prompts_decode_as_each_row_alone(apply, variables, samples):
 def test_a_decoding_loop_writes_its_caches_in_place(variables):
     """Whole caches aliased; what else is alive is no more than logits and two layers' caches."""
     vocabulary = 4096
-    config = dataclasses.replace(CONFIG, vocab_size=vocabulary, n_embd=64, n_positions=200)
-    sampler = Sampler(ModelPolicy(GPT2(config)), Method(), 0, 120, samples=2)
-    params = jax.eval_shape(lambda: {"params": init_params(config, 0)})
+    model = MODEL.replace(vocab_size=vocabulary, n_embd=64, n_positions=200)
+    sampler = Sampler(ModelPolicy(model), Method(), 0, 120, samples=2)
+    params = {"params": abstract_params(model)}
     tokens, row = jnp.zeros((4, 8), jnp.int32), jnp.zeros(4, jnp.int32)
     state = jax.eval_shape(sampler.prefill, params, tokens, row, row, jax.random.key(0))
     memory = Sampler.decode.lower(sampler, params, state).compile().memory_analysis()
     caches = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.carry))
     assert memory.alias_size_in_bytes >= caches
-    assert memory.temp_size_in_bytes <= 8 * vocabulary * 4 + 2 * caches / config.n_layer
+    assert memory.temp_size_in_bytes <= 8 * vocabulary * 4 + 2 * caches / CONFIG.n_layer
 
 
 def test_no_position_sees_a_later_one(variables):
@@ -125,12 +120,12 @@ def test_no_position_sees_a_later_one(variables):
 
 
 def test_rematerialised_blocks_are_computed_twice_for_the_same_gradient():
-    config = dataclasses.replace(CONFIG, n_positions=64)
-    params = init_params(config, 1)
+    longer = MODEL.replace(n_positions=64)
+    params = init_params(longer, 1)
     tokens = np.random.default_rng(0).integers(0, 11, (8, 64)).astype(np.int32)
 
     def compiled(remat):
-        model = GPT2(dataclasses.replace(config, remat=remat))
+        model = longer.replace(remat=remat)
 
         def loss(params):
             return (model.apply({"params": params}, tokens).hidden ** 3).sum()
@@ -144,7 +139,7 @@ def test_rematerialised_blocks_are_computed_twice_for_the_same_gradient():
 
 
 def test_bfloat16_activations_leave_logits_float32(variables, full):
-    model = GPT2(dataclasses.replace(CONFIG, dtype="bfloat16"))
+    model = MODEL.replace(dtype="bfloat16")
     out = jax.jit(model.apply)(variables, TOKENS)
     assert out.hidden.dtype == jnp.bfloat16 and out.logits.dtype == jnp.float32
     assert 0 < np.abs(out.logits - full).max() < 0.05 * np.abs(full).max()
@@ -167,14 +162,14 @@ def test_attention_is_fused_where_cudnn_can(backend, dtype, width, kernel):
 def test_inner_width(variables):
     assert variables["params"]["h_0"]["mlp"]["c_fc"]["kernel"].shape == (16, 24)
     assert GPT2Config(n_embd=16, n_head=4).inner == 64
-    assert shapes(CONFIG)["h_1/mlp/c_proj/kernel"] == (24, 16)
+    assert param_shapes(MODEL)["h_1/mlp/c_proj/kernel"] == (24, 16)
 
 
 def test_config_json_goes_round():
-    assert GPT2Config.from_hf(HF) == CONFIG
-    assert GPT2Config.from_hf(HF | {"n_inner": None}).n_inner is None
+    assert parse_config(HF) == MODEL
+    assert parse_config(HF | {"n_inner": None}).config.n_inner is None
     absent = {k: v for k, v in HF.items() if k not in ("n_inner", "layer_norm_epsilon")}
-    assert GPT2Config.from_hf(absent) == dataclasses.replace(CONFIG, n_inner=None)
+    assert parse_config(absent) == MODEL.replace(n_inner=None)
 
 
 @pytest.mark.parametrize(
@@ -203,5 +198,5 @@ def test_config_json_goes_round():
 )
 def test_config_json_refusals(key, value):
     with pytest.raises(InputError, match=key) as caught:
-        GPT2Config.from_hf(HF | {key: value})
+        parse_config(HF | {key: value})
     assert "\n" not in str(caught.value)

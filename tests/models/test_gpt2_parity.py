@@ -8,8 +8,8 @@ import support
 from flax.traverse_util import flatten_dict
 
 from dinado_jax.models import cache
-from dinado_jax.models.gpt2 import GPT2, GPT2Config
-from dinado_jax.models.gpt2_checkpoint import names, read_config, read_params
+from dinado_jax.models.architectures import load_model, load_params
+from dinado_jax.models.gpt2_checkpoint import names
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -18,29 +18,29 @@ FOLDERS = ("heads", "odd_vocab", "inner", "deep", "bare", "sharded")
 
 
 def load(name):
-    """(config, params, golden arrays) of one stored model."""
+    """(model, params, golden arrays) of one stored model."""
     folder = GOLDEN / f"gpt2_{name}"
-    config = GPT2Config.from_hf(read_config(folder))
+    model = load_model(folder)
     with np.load(folder / "golden.npz") as arrays:
-        return config, read_params(folder, config), dict(arrays)
+        return model, load_params(folder, model), dict(arrays)
 
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_logits(name):
-    config, params, golden = load(name)
+    model, params, golden = load(name)
     with jax.default_matmul_precision("highest"):
-        logits = jax.jit(GPT2(config).apply)({"params": params}, golden["tokens"]).logits
+        logits = jax.jit(model.apply)({"params": params}, golden["tokens"]).logits
     assert logits.dtype == jnp.float32
     np.testing.assert_allclose(logits, golden["logits"], rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_loss_and_gradients(name):
-    config, params, golden = load(name)
+    model, params, golden = load(name)
     tokens = golden["tokens"]
 
     def nll(params):
-        logits = GPT2(config).apply({"params": params}, tokens).logits
+        logits = model.apply({"params": params}, tokens).logits
         log_p = jax.nn.log_softmax(logits[:, :-1])
         return -jnp.take_along_axis(log_p, tokens[:, 1:, None], axis=-1).mean()
 
@@ -48,7 +48,7 @@ def test_loss_and_gradients(name):
         value, gradients = jax.jit(jax.value_and_grad(nll))(params)
     np.testing.assert_allclose(value, golden["nll"], rtol=0, atol=2e-5)
     gradients = flatten_dict(gradients, sep="/")
-    path_of = dict(names(config.n_layer))
+    path_of = names(model.config.n_layer)
     compared = [key for key in golden if key.startswith("grad:")]
     assert len(compared) == 5
     for key in compared:
@@ -58,10 +58,9 @@ def test_loss_and_gradients(name):
 
 def test_cache_gives_the_same_logits():
     """A prompt and then single tokens."""
-    config, params, golden = load("odd_vocab")
+    model, params, golden = load("odd_vocab")
     tokens, prompt = golden["tokens"], 5
     B, T = tokens.shape
-    model = GPT2(config)
 
     @jax.jit
     def run(variables):
