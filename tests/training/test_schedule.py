@@ -76,7 +76,7 @@ CASES = {
     "long warm-up": {"warmup": 3},
     "memory": {"beta2": 0.7},
     "weights decay": {"weight_decay": 0.4},
-    "clipped": {"clip": 2.4},
+    "clipped": {"clip": 4.0},
     "never clipped": {"clip": 0.0},
     "rarely clipped": {"clip": 5.0},
 }
