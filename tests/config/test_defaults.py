@@ -1,0 +1,243 @@
+"""What a run is if nothing is said: every default of the schema, and every file of configs/."""
+
+import pytest
+import support
+
+from dinado_jax.config.load import differences, load
+from dinado_jax.config.schema import Config, flatten
+
+DEFAULTS = {
+    "name": "demo",
+    "seed": 0,
+    "task.name": "toy",
+    "task.source": "",
+    "task.train_examples": 40_000,
+    "base.path": "",
+    "base.vocab_size": 1024,
+    "base.n_positions": 24,
+    "base.n_embd": 64,
+    "base.n_layer": 2,
+    "base.n_head": 4,
+    "base.param_dtype": "float32",
+    "base.dtype": "float32",
+    "base.remat": False,
+    "sft.steps": 1200,
+    "sft.batch": 64,
+    "sft.accumulate": 1,
+    "sft.learning_rate": 5e-3,
+    "sft.warmup": 50,
+    "sft.decay": "cosine",
+    "sft.weight_decay": 0.0,
+    "sft.beta2": 0.99,
+    "sft.clip": 1.0,
+    "sft.pretrain_path": "",
+    "sft.pretrain_steps": 0,
+    "sft.max_length": 32,
+    "delta.rank": 16,
+    "delta.alpha": 16.0,
+    "delta.low_rank": (r"h_\d+/(attn|mlp)/c_\w+/kernel",),
+    "delta.full": (r".*/ln_\d/\w+", r"ln_f/\w+", r".*/bias"),
+    "control.kind": "merge",
+    "control.direction": "merge",
+    "control.form": "clamped",
+    "control.trunk": "small",
+    "control.layers": 4,
+    "control.norm_bias": "success_rate",
+    "rollout.temperature": 1.0,
+    "rollout.top_k": 0,
+    "rollout.top_p": 1.0,
+    "rollout.max_new_tokens": 16,
+    "rollout.batch": 512,
+    "rollout.oracle": "lexical",
+    "rollout.prompts": 2500,
+    "rollout.samples": 8,
+    "rollout.references": False,
+    "train.steps": 900,
+    "train.batch": 256,
+    "train.accumulate": 1,
+    "train.learning_rate": 5e-3,
+    "train.warmup": 50,
+    "train.decay": "cosine",
+    "train.weight_decay": 0.0,
+    "train.beta2": 0.99,
+    "train.clip": 1.0,
+    "train.objective": "regression",
+    "train.warmup_direction": 180,
+    "train.rounds": 5,
+    "train.refresh_prompts": 2500,
+    "train.refresh_samples": 8,
+    "train.mixture": 0.0,
+    "train.margin": 6.0,
+    "train.bellman": 1.0,
+    "train.bellman_start": 0,
+    "train.weights": "importance",
+    "train.weight_clip": 0.98,
+    "train.reference_weight": 0.0,
+    "train.balance": True,
+    "train.detach": True,
+    "train.base_states": "recompute",
+    "decode.temperature": 1.0,
+    "decode.top_k": 0,
+    "decode.top_p": 1.0,
+    "decode.max_new_tokens": 16,
+    "decode.batch": 512,
+    "decode.strength": 1.0,
+    "decode.target_rate": 1.0,
+    "decode.reject": 0.0,
+    "evaluate.split": "test",
+    "evaluate.prompts": 500,
+    "evaluate.samples": 4,
+    "evaluate.prompt_file": "",
+    "parallel.mode": "jit",
+    "parallel.fsdp": 1,
+    "parallel.devices": 0,
+    "run.folder": "runs",
+    "run.log_every": 20,
+    "run.save_every": 200,
+}
+# By file: what it leaves to the command line, and what of the whole differs from the defaults.
+SOURCE, TEXT = "task.source=some", "sft.pretrain_path=text"
+LARGE = """
+task.name = "commongen"
+task.source = "some"
+base.path = "gpt2-large"
+base.dtype = "bfloat16"
+sft.steps = 1316
+sft.batch = 256
+sft.accumulate = 8
+sft.learning_rate = 1e-06
+sft.warmup = 0
+sft.decay = "constant"
+sft.beta2 = 0.95
+sft.clip = 0.0
+sft.max_length = 128
+control.norm_bias = "zero"
+rollout.top_p = 0.98
+rollout.max_new_tokens = 64
+rollout.prompts = 32471
+rollout.samples = 4
+rollout.references = true
+train.steps = 61800
+train.accumulate = 8
+train.warmup = 0
+train.decay = "constant"
+train.beta2 = 0.95
+train.clip = 0.0
+train.objective = "published"
+train.warmup_direction = 0
+train.rounds = 1
+decode.max_new_tokens = 64
+evaluate.split = "dev"
+evaluate.prompts = 992
+run.save_every = 500
+"""
+CONFIGS = {
+    "demo": ([], ""),
+    "commongen_small": (
+        [SOURCE, TEXT],
+        """
+name = "commongen_small"
+task.name = "commongen"
+task.source = "some"
+base.vocab_size = 8192
+base.n_positions = 64
+base.n_embd = 192
+base.n_layer = 4
+sft.steps = 2500
+sft.learning_rate = 0.002
+sft.warmup = 200
+sft.weight_decay = 0.02
+sft.pretrain_path = "text"
+sft.pretrain_steps = 7500
+sft.max_length = 48
+rollout.max_new_tokens = 28
+rollout.prompts = 8000
+rollout.samples = 4
+train.steps = 600
+train.learning_rate = 0.002
+train.objective = "ratio"
+train.warmup_direction = 0
+train.rounds = 4
+train.refresh_prompts = 4000
+train.refresh_samples = 4
+decode.max_new_tokens = 28
+evaluate.split = "dev"
+evaluate.prompts = 992
+evaluate.samples = 8
+""",
+    ),
+    "commongen_gpt2": (
+        [SOURCE, TEXT],
+        r"""
+name = "commongen_gpt2"
+task.name = "commongen"
+task.source = "some"
+base.vocab_size = 16384
+base.n_positions = 64
+base.n_embd = 768
+base.n_layer = 12
+base.n_head = 12
+base.dtype = "bfloat16"
+sft.steps = 1600
+sft.batch = 256
+sft.learning_rate = 0.0005
+sft.warmup = 400
+sft.weight_decay = 0.1
+sft.pretrain_path = "text"
+sft.pretrain_steps = 4000
+sft.max_length = 48
+delta.full = [".*/ln_\\d/\\w+", "ln_f/\\w+", ".*/bias", "wpe/embedding"]
+rollout.max_new_tokens = 32
+rollout.batch = 4096
+rollout.prompts = 8000
+train.steps = 1000
+train.batch = 512
+train.learning_rate = 0.001
+train.objective = "ratio"
+train.warmup_direction = 0
+train.refresh_prompts = 4000
+decode.max_new_tokens = 32
+decode.batch = 4096
+evaluate.split = "dev"
+evaluate.prompts = 992
+""",
+    ),
+    "commongen_gpt2_large": (
+        [SOURCE],
+        LARGE
+        + r"""
+name = "commongen_gpt2_large"
+delta.alpha = 32.0
+delta.full = [".*/ln_\\d/\\w+", "ln_f/\\w+"]
+train.learning_rate = 0.0001
+""",
+    ),
+    "commongen_gpt2_large_full": (
+        [SOURCE],
+        LARGE
+        + """
+name = "commongen_gpt2_large_full"
+delta.low_rank = []
+delta.full = [".*"]
+train.learning_rate = 2e-06
+""",
+    ),
+}
+
+
+def test_every_default():
+    found = {key: value for key, (value, _) in flatten(Config()).items()}
+    assert found == DEFAULTS
+    for key, value in found.items():
+        assert type(value) is type(DEFAULTS[key]), key
+
+
+def test_every_config_is_pinned():
+    assert {path.stem for path in (support.ROOT / "configs").glob("*.toml")} == set(CONFIGS)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_a_config_changes(name):
+    given, wanted = CONFIGS[name]
+    found = differences(load(support.ROOT / "configs" / f"{name}.toml", given))
+    assert sorted(found) == sorted(line for line in wanted.split("\n") if line)
