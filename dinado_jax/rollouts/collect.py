@@ -33,7 +33,6 @@ from dinado_jax.oracles.judge import (
     OracleResult,
     judge,
     require_labels,
-    resolve,
 )
 from dinado_jax.rollouts.arrays import Rollouts, RolloutShard, concatenate
 from dinado_jax.rollouts.weighting import (
@@ -41,7 +40,7 @@ from dinado_jax.rollouts.weighting import (
     exclusive_cumsum,
     log_mixture_weight,
 )
-from dinado_jax.tasks.keyword.format import Example
+from dinado_jax.tasks.protocol import Example
 from dinado_jax.utils.progress import Progress, print_once
 
 _PART_FILE = re.compile(r"\d{8,}\.npz(\.partial)?")
@@ -64,7 +63,7 @@ def collect(
     decode: Sampling,
     *,
     samples: int,
-    oracle: str,
+    oracle: Oracle,
     key: jax.Array,
     folder: Path,
     fingerprint: str,
@@ -83,7 +82,7 @@ def collect(
       where: what messages call each prompt; "prompt 0" and so on when absent.
       first_id: the first prompt's number, which its random stream depends on.
     """
-    codec, judged_by = model.base.codec, resolve(oracle)
+    codec = model.base.codec
     assert_same("prompts", json.dumps(prompts))
     prompt_ids = codec.prompts(prompts)
     method = Method(decode.temperature, decode.top_k, decode.top_p)
@@ -108,7 +107,7 @@ def collect(
         for numbers, drawn in lockstep(batches):
             prompt = left[numbers // samples]
             said = codec.decode([row[:n] for row, n in zip(drawn.tokens, drawn.length)])
-            result = judge(judged_by, [prompts[i] for i in prompt], said)
+            result = judge(oracle, [prompts[i] for i in prompt], said)
             complaint = _complained(complaint, result)
             row = prompt * samples + numbers % samples
             begin = [prompt_ids[i] for i in prompt]
@@ -117,7 +116,7 @@ def collect(
             progress.advance(len(row))
     barrier(what)
     number = len(prompts) * samples
-    rows = _whole(folder, fingerprint, number, codec.eos_id, judged_by)
+    rows = _whole(folder, fingerprint, number, codec.eos_id, oracle)
     said = codec.decode(
         [
             tokens[start:end]
@@ -210,7 +209,7 @@ def collect_references(
     base: Base,
     prompts: Sequence[str],
     examples: Sequence[Example],
-    oracle: str,
+    oracle: Oracle,
     batch: int,
     folder: Path,
     fingerprint: str,
@@ -223,7 +222,7 @@ def collect_references(
     References too long for the base, and those on which the oracle fails, are left out. InputError
     if none are left.
     """
-    codec, limit, judged_by = base.codec, base.model.config.n_positions, resolve(oracle)
+    codec, limit = base.codec, base.model.config.n_positions
     number = {prompt: i for i, prompt in reversed(list(enumerate(prompts)))}
     pairs = [(e.prompt, ref) for e in examples if e.prompt in number for ref in e.references]
     asked = codec.prompts([prompt for prompt, _ in pairs])
@@ -241,7 +240,7 @@ def collect_references(
     batches, complaint = (left[i : i + batch] for i in range(0, len(left), batch)), ""
     with Progress("references", len(own), "row", len(own) - len(left)) as progress:
         for row in lockstep(batches):
-            result = judge(judged_by, *zip(*(pairs[i] for i in row)))
+            result = judge(oracle, *zip(*(pairs[i] for i in row)))
             complaint = _complained(complaint, result)
             rows = sequences([asked[i] for i in row], [given[i] for i in row], codec.eos_id, limit)
             RolloutShard(
@@ -257,7 +256,7 @@ def collect_references(
             ).save(folder / f"{row.min():08d}.npz", fingerprint)
             progress.advance(len(row))
     barrier("references")
-    return _rollouts(_whole(folder, fingerprint, len(fit), codec.eos_id, judged_by))
+    return _rollouts(_whole(folder, fingerprint, len(fit), codec.eos_id, oracle))
 
 
 def save_once(rollouts: Rollouts, path: Path, fingerprint: str = "") -> None:

@@ -4,72 +4,75 @@ from functools import partial
 
 import jax
 
-from dinado_jax import tasks
-from dinado_jax.config.schema import Config, Sampling
-from dinado_jax.distributed.partitioning import local_mesh, make_plan, replicate
+from dinado_jax.config.schema import Sampling
+from dinado_jax.distributed.partitioning import replicate
 from dinado_jax.errors import InputError
+from dinado_jax.evaluation.stage_figures import RolloutFigures
 from dinado_jax.rollouts.arrays import concatenate
 from dinado_jax.rollouts.collect import collect, collect_references, discard_shards, save_once
-from dinado_jax.rollouts.weighting import (
-    success_rate,
-)
+from dinado_jax.rollouts.weighting import success_rate
 from dinado_jax.stages.artifacts import trained_base, training_prompts
-from dinado_jax.stages.run_folder import RunFolder
+from dinado_jax.stages.context import Context
 
 
 def _target(settings: Sampling) -> str:
-    """What the weighted rollouts are samples of."""
+    """Says what the weighted rollouts are samples of."""
     if settings.top_k or settings.top_p < 1:
         return "q* of the truncated base: tokens that rollouts never draw are never learned"
     return "q* of the base"
 
 
-def rollout(config: Config, run: RunFolder) -> dict:
-    """Samples the base on training prompts; leaves rollout/rollouts.npz.
+def rollout(context: Context) -> RolloutFigures:
+    """Samples the base on training prompts; writes rollout/rollouts.npz.
 
-    InputError when no sample succeeds: there is nothing to learn from.
+    Raises:
+      InputError: when no sample succeeds: there is nothing to learn from.
     """
-    folder = run.stage_folder("rollout")
-    mesh = local_mesh(make_plan(config.parallel))
-    base = trained_base(config, run, partial(replicate, mesh))
-    settings = config.rollout
-    prompts = training_prompts(config, 0, settings.prompts)
+    settings, folder = context.config.rollout, context.run.stage_folder("rollout")
+    fingerprint, oracle = context.run.fingerprint("rollout"), context.oracle.function
+    base = trained_base(context, partial(replicate, context.mesh))
+    prompts = training_prompts(context, 0, settings.prompts)
     collected = collect(
         "rollout",
         base,
         prompts,
         settings,
         samples=settings.samples,
-        oracle=config.rollout.oracle,
-        key=jax.random.key(config.seed),
+        oracle=oracle,
+        key=jax.random.key(context.config.seed),
         folder=folder / "parts",
-        fingerprint=run.fingerprint("rollout"),
-        mesh=mesh,
+        fingerprint=fingerprint,
+        mesh=context.mesh,
     )
-    rollouts = collected.rollouts
-    figures = {
-        "samples": len(rollouts),
-        "successes": int((rollouts.label > 0).sum()),
-        "success_rate": success_rate(rollouts),
-        "finished": float(rollouts.finished.mean()),
-        "oracle_failures": collected.failures,
-        "target": _target(settings),
-    }
-    if not figures["successes"]:
+    rollouts = samples = collected.rollouts
+    successes = int((samples.label > 0).sum())
+    if not successes:
         discard_shards(folder / "parts")  # other settings draw others
         raise InputError(
-            f"none of the {figures['samples']} rollouts satisfies the oracle: draw more with "
+            f"none of the {len(samples)} rollouts satisfies the oracle: draw more with "
             "rollout.samples, train the base on the task with sft.steps, or ease the oracle"
         )
+    references = None
     if settings.references:
-        examples = tasks.examples(config.task, "train", config.seed)
-        oracle, batch, parts = settings.oracle, settings.batch, folder / "references_parts"
-        fingerprint = run.fingerprint("rollout")
         references = collect_references(
-            base, prompts, examples, oracle, batch, parts, fingerprint, mesh
+            base,
+            prompts,
+            context.train_examples,
+            oracle,
+            settings.batch,
+            folder / "references_parts",
+            fingerprint,
+            context.mesh,
         )
-        figures["references"] = len(references)
-        figures["references_success_rate"] = float(references.label.mean())
-        rollouts = concatenate([rollouts, references], base.codec.eos_id)
+        rollouts = concatenate([samples, references], base.codec.eos_id)
     save_once(rollouts, folder / "rollouts.npz")
-    return figures
+    return RolloutFigures(
+        samples=len(samples),
+        successes=successes,
+        success_rate=success_rate(samples),
+        finished=float(samples.finished.mean()),
+        oracle_failures=collected.failures,
+        target=_target(settings),
+        references=None if references is None else len(references),
+        references_success_rate=None if references is None else float(references.label.mean()),
+    )

@@ -195,21 +195,22 @@ def exists(path: Path) -> bool:
 def write_sealed(path: Path, content: dict) -> None:
     """Writes a JSON object with the SHA-256 of its content, for `read_sealed`."""
     content = _finite(content)
-    write_json(path, {**content, "digest": _content_digest(content)})
+    write_json(path, {**content, "digest": json_digest(content)})
 
 
 def read_sealed(path: Path, fix: str) -> dict:
     """What `write_sealed` wrote, as JSON has it. InputError, ending in `fix`, if it cannot be read
     or has changed since."""
     content = read_json(path, fix)
-    if content.pop("digest", None) != _content_digest(content):
+    if content.pop("digest", None) != json_digest(content):
         raise InputError(
             f"{path}, changed since it was written, or written by another version: {fix}"
         )
     return content
 
 
-def _content_digest(content: dict) -> str:
+def json_digest(content: Any) -> str:
+    """SHA-256 of a JSON value, in hexadecimal; the order of keys does not count."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
