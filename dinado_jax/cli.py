@@ -220,15 +220,14 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _run_stages(args: argparse.Namespace) -> None:
-    from dinado_jax.config.load import load
+    from dinado_jax.stages import pipeline
+    from dinado_jax.stages.settings import load_config
 
     whole = args.command in ("demo", "run")
     names = tuple(_STAGE_HELP) if whole else (args.command,)
     if args.out and any(text.startswith("run.folder=") for text in args.overrides):
         raise InputError("run.folder plays no part beside --out: leave out one of them")
-    config = load(getattr(args, "config", None), args.overrides)
-    from dinado_jax.stages import pipeline
-
+    config = load_config(getattr(args, "config", None), args.overrides)
     if args.print_config or args.dry_run:
         pipeline.check(config, names)
         made = config.as_dict()

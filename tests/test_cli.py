@@ -21,6 +21,7 @@ from dinado_jax.models.gpt2 import GPT2, GPT2Config
 from dinado_jax.models.params import param_shapes
 from dinado_jax.models.tokenizer import load_codec, train_codec
 from dinado_jax.stages import pipeline
+from dinado_jax.stages.context import Context
 from dinado_jax.training.loop import Diverged
 
 TESTS = support.TESTS
@@ -101,7 +102,7 @@ def test_the_demo_is_its_config(capsys):
     demo = capsys.readouterr().out
     cli.main(["run", str(DEMO), "--print-config"])
     assert capsys.readouterr().out == demo
-    assert pipeline.run_folder(tiny_run.config("name=demo")).path == Path("runs/demo")
+    assert Context.of(tiny_run.config("name=demo")).run.path == Path("runs/demo")
 
 
 def test_version(capsys):

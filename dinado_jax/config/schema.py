@@ -87,7 +87,8 @@ class Decode(Sampling):
 
 @dataclasses.dataclass(frozen=True)
 class Rollout(Sampling):
-    oracle: str = "lexical"  # lexical, or "package.module:function"(prompts, texts) -> scores
+    # lexical, or "package.module:function"(prompts, texts) -> scores; empty: the task's own.
+    oracle: str = ""
     prompts: int = 2500
     samples: int = 8  # per prompt
     references: bool = False  # the task's references join the rollouts, judged like any sample

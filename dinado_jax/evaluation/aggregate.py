@@ -59,17 +59,16 @@ def aggregate(
     )
 
 
-def floors(base: Sequence[Sample], success_rate: float, control: ControlFigures) -> Floors:
+def floors(samples: Sequence[Sample], base: BaseFigures, control: ControlFigures) -> Floors:
     """Computes the least KL of any controller with the control's success rate.
 
     Args:
-      base: samples of the base.
-      success_rate: of the base.
-      control: figures of the controlled model.
+      samples: of the base, by which the success rates of prompts are estimated.
+      base, control: figures of the models.
     """
-    floor = metrics.kl_floor(control.success_rate, success_rate)
-    group = _groups(base)
-    hits, draws = np.bincount(group, _labels(base)), np.bincount(group)
+    floor = metrics.kl_floor(control.success_rate, base.success_rate)
+    group = _groups(samples)
+    hits, draws = np.bincount(group, _labels(samples)), np.bincount(group)
     by_prompt = metrics.kl_floor_by_prompt(
         control.success_rate, *metrics.rate_distribution(hits, draws)
     )

@@ -38,7 +38,9 @@ def read_record(kind: type[T], tree: Any, where: str, fix: str, **given: Any) ->
 def _schema(hint: Any) -> Schema:
     if hint is float:
         return (float, type(None))
-    return typing.get_args(hint) if isinstance(hint, types.UnionType) else hint
+    if isinstance(hint, types.UnionType):
+        return typing.get_args(hint)
+    return typing.get_origin(hint) or hint
 
 
 def _value(hint: Any, value: Any) -> Any:

@@ -37,7 +37,7 @@ from dinado_jax.rollouts.weighting import (
     exclusive_cumsum,
     log_mixture_weight,
 )
-from dinado_jax.tasks.keyword.format import Example
+from dinado_jax.tasks.protocol import Example
 from dinado_jax.utils.progress import Progress, print_once
 
 

@@ -1,70 +1,49 @@
-"""Stage generate: held-out prompts continued by the base and by the controlled model, alike."""
+"""Stage generate: held-out prompts continued by the base and by the controlled model."""
 
-import json
-from pathlib import Path
+from collections.abc import Iterator
 
 import jax
 
-from dinado_jax.config.schema import Config
-from dinado_jax.distributed.partitioning import local_mesh, make_plan
 from dinado_jax.distributed.processes import is_main
-from dinado_jax.oracles.table import resolve
+from dinado_jax.evaluation.samples import Sample, write_samples
+from dinado_jax.evaluation.stage_figures import GenerateFigures
 from dinado_jax.rollouts.collect import Collected, Collector, PromptSet
-from dinado_jax.stages.artifacts import held_out, read_prompt_file, trained_model
-from dinado_jax.stages.run_folder import RunFolder
+from dinado_jax.stages.artifacts import trained_model
+from dinado_jax.stages.context import Context
 
 
-def _write(path: Path, collected: Collected) -> None:
-    rollouts = collected.rollouts
-    lines = [
-        json.dumps(
-            {
-                "prompt_id": int(rollouts.prompt_id[i]),
-                "prompt": collected.prompts[i],
-                "text": collected.texts[i],
-                "label": float(rollouts.label[i]),
-                "log_prob": float(rollouts.log_proposal[i]),
-                "log_prob_base": float(rollouts.log_base[i]),
-                "tokens": int(rollouts.length[i] - rollouts.prompt_length[i]),
-                "finished": bool(rollouts.finished[i]),
-            }
+def _samples(collected: Collected) -> Iterator[Sample]:
+    rows = collected.rollouts
+    for i, (prompt, text) in enumerate(zip(collected.prompts, collected.texts, strict=True)):
+        yield Sample(
+            prompt_id=int(rows.prompt_id[i]),
+            prompt=prompt,
+            text=text,
+            label=float(rows.label[i]),
+            log_prob=float(rows.log_proposal[i]),
+            log_prob_base=float(rows.log_base[i]),
+            tokens=int(rows.length[i] - rows.prompt_length[i]),
+            finished=bool(rows.finished[i]),
         )
-        for i in range(len(rollouts))
-    ]
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("\n".join(lines) + "\n")
-    partial.replace(path)
 
 
-def generate(config: Config, run: RunFolder) -> dict:
-    """Leaves generate/base.jsonl and generate/control.jsonl, one judged sample per line.
-
-    log_prob is under the distribution that was decoded, log_prob_base under p, both in nats a
-    sequence.
-    """
-    folder = run.stage_folder("generate")
-    prompts = [example.prompt for example in held_out(config)]
-    decode = config.decode
-    plan = make_plan(config.parallel)
-    controlled = trained_model(config, run, plan).tilted(
+def generate(context: Context) -> GenerateFigures:
+    """Writes generate/base.jsonl and generate/control.jsonl, one judged sample per line."""
+    folder, decode = context.run.stage_folder("generate"), context.config.decode
+    controlled = trained_model(context).tilted(
         strength=decode.strength, target_rate=decode.target_rate, reject=decode.reject
     )
-    file = config.evaluate.prompt_file
-    where = list(read_prompt_file(Path(file))) if file else None
-    figures = {"prompts": len(prompts)}
-    oracle, mesh = resolve(config.rollout.oracle).function, local_mesh(plan)
-    collector = Collector(oracle, decode, run.fingerprint("generate"), mesh)
-    key = jax.random.key((config.seed + 1) % 2**32)
+    fingerprint = context.run.fingerprint("generate")
+    collector = Collector(context.oracle.function, decode, fingerprint, context.mesh)
+    key = jax.random.key((context.config.seed + 1) % 2**32)  # another stream than that of rollouts
+    prompts = PromptSet(
+        [example.prompt for example in context.held_out], names=list(context.prompt_file) or None
+    )
+    failures = {}
     for name, model in (("base", controlled.base), ("control", controlled)):
-        collected = collector.sample(
-            f"generate {name}",
-            model,
-            PromptSet(prompts, names=where),
-            config.evaluate.samples,
-            key,
-            folder / f"{name}_parts",
-        )
+        samples, shards = context.config.evaluate.samples, folder / f"{name}_shards"
+        collected = collector.sample(f"generate {name}", model, prompts, samples, key, shards)
         if is_main():
-            _write(folder / f"{name}.jsonl", collected)
-        figures[f"{name}_oracle_failures"] = collected.failures
-    return figures
+            write_samples(folder / f"{name}.jsonl", _samples(collected))
+        failures[name] = collected.failures
+    return GenerateFigures(len(prompts.texts), failures["base"], failures["control"])

@@ -1,15 +1,13 @@
-"""A run's folder: one subfolder per stage, with a record of what the stage read and what it wrote.
+"""The folder of a run: a subfolder per stage, with a record of what the stage read and wrote.
 
-`config.json` is written as a stage begins: its settings and the SHA-256 of what it reads besides
-them. `done.json` is written as it ends: figures, seconds and the SHA-256 of its results. A stage is
+`config.json` is written as a stage begins: its settings and the SHA-256 of its other inputs.
+`done.json` is written as it ends: figures, seconds and the SHA-256 of its results. A stage is
 continued or reused only while all of that still holds; what differs is named.
 """
 
 import contextlib
 import dataclasses
 import fcntl
-import hashlib
-import json
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -19,16 +17,32 @@ from typing import Any
 from dinado_jax.config.schema import Config
 from dinado_jax.distributed.processes import barrier, broadcast, is_main
 from dinado_jax.errors import InputError, os_error, quote
+from dinado_jax.evaluation import stage_figures
+from dinado_jax.evaluation.records import read_record
+from dinado_jax.evaluation.stage_figures import Figures
 from dinado_jax.rollouts.shards import remove_shards
 from dinado_jax.utils.files import (
     exists,
     file_digest,
+    json_digest,
+    read_json,
     read_sealed,
     write_sealed,
 )
 
+# Of the records and of the files that stages write for each other. Raised with every change after
+# which a run of the version before cannot go on.
+FORMAT = 2
 STAGES = ("sft", "rollout", "train", "generate", "evaluate")
-# What each stage leaves for others, relative to its folder; hashed when it is done.
+# The figures of each stage.
+_FIGURES = {
+    "sft": stage_figures.SftFigures,
+    "rollout": stage_figures.RolloutFigures,
+    "train": stage_figures.TrainFigures,
+    "generate": stage_figures.GenerateFigures,
+    "evaluate": stage_figures.EvaluateFigures,
+}
+# What each stage writes for others, relative to its folder; hashed when it is done.
 _RESULTS = {
     "sft": ("base",),
     "rollout": ("rollouts.npz",),
@@ -36,13 +50,13 @@ _RESULTS = {
     "generate": ("base.jsonl", "control.jsonl"),
     "evaluate": ("../summary.json", "../report.html"),
 }
-# Folders of judged samples, a file per batch; of no use once the stage is done.
-_PARTS = {
-    "rollout": r"parts|references_parts",
-    "train": r"round_\d+_parts",
-    "generate": r"(base|control)_parts",
+# Folders of judged samples, a file per batch; removed once the stage is done.
+_SHARDS = {
+    "rollout": r"(references_)?shards",
+    "train": r"round_\d+_shards",
+    "generate": r"(base|control)_shards",
 }
-# What each stage's result depends on; a finished stage is reused only while these stand.
+# What each stage's result depends on; a finished stage is reused only while these are the same.
 _SECTIONS = {
     "sft": ("seed", "task", "base", "sft"),
     "rollout": ("rollout",),
@@ -58,8 +72,8 @@ READS = {
     "generate": ("sft", "train"),
     "evaluate": ("generate",),
 }
-# These change memory and speed, results by rounding at most: what ran out of memory goes on with
-# less at once.
+# These change memory and speed, results by rounding at most: a run that went out of memory can
+# continue with smaller ones.
 _FREE = {
     "base": ("remat",),
     "sft": ("accumulate",),
@@ -67,6 +81,35 @@ _FREE = {
     "rollout": ("batch",),
     "decode": ("batch",),
 }
+
+
+def check_format(run: Path) -> None:
+    """Checks that this version can continue or load the run in a folder.
+
+    Raises:
+      InputError: if another version wrote it.
+    """
+    for name in STAGES:
+        record = run / name / "config.json"
+        if _exists(record) and read_json(record, _again(run, name)).get("format") != FORMAT:
+            raise InputError(
+                f"{record} was written by another version of dinado-jax: delete the folder {run} "
+                "and run again, or use the version that wrote it"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class StageRecord:
+    """What a stage recorded as it ended."""
+
+    figures: Any  # the `Figures` of the stage
+    seconds: float
+    results: dict[str, str]  # SHA-256 of each file it wrote for others, by path
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all results."""
+        return json_digest(self.results)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +120,7 @@ class RunFolder:
     config: Config
 
     def stage_folder(self, name: str) -> Path:
-        """The stage's folder, made if it is not there."""
+        """Returns the stage's folder, made if it is not there."""
         folder = self.path / name
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -85,34 +128,57 @@ class RunFolder:
             raise InputError(f"cannot write the run folder: {os_error(folder, error)}") from None
         return folder
 
-    def finished(self, name: str) -> dict | None:
-        """The record of a finished stage, or None. InputError if it was begun with other settings,
-        or if its results are no longer as it left them."""
-        if self.started(name) is None or not _exists(self.path / name / "done.json"):
+    def finished(self, name: str) -> StageRecord | None:
+        """Reads the record of a stage, None if it is not done.
+
+        Raises:
+          InputError: if it was begun with other settings, or if its results have changed since.
+        """
+        done = self.path / name / "done.json"
+        if self.started(name) is None or not _exists(done):
             return None
-        record = read_sealed(self.path / name / "done.json", self._again(name))
+        again = _again(self.path, name)
+        tree = read_sealed(done, again)
+        figures = stage_figures.from_dict(
+            _FIGURES[name], tree.get("figures"), f"{done}, figures", again
+        )
+        record = read_record(StageRecord, tree, str(done), again, figures=figures)
         found = _digests(self.path / name, _RESULTS[name])
-        for file in sorted(found.keys() | record["results"].keys()):
-            was, now = record["results"].get(file), found.get(file)
+        for file in sorted(found.keys() | record.results.keys()):
+            was, now = record.results.get(file), found.get(file)
             if was != now:
                 what = "is missing" if now is None else "is new" if was is None else "has changed"
                 raise InputError(
                     f"{self.path / name / file} {what} since stage {name} was done: put it back "
-                    f"as it was, or {self._again(name)}"
+                    f"as it was, or {again}"
                 )
         return record
 
+    def record(self, name: str) -> StageRecord:
+        """Reads the record of a stage that is done. InputError if it is not, or as `finished`."""
+        record = self.finished(name)
+        if record is None:
+            raise InputError(
+                f"stage {name} is not done in {self.path}: run `dinado {name}` or `dinado run`"
+            )
+        return record
+
     def started(self, name: str) -> dict | None:
-        """What a stage recorded as it began, or None if there is no work of it. InputError if its
-        settings differ. While the stage is not done its learning rate may change: after a loss that
-        diverged, training goes on from a checkpoint."""
+        """Reads what a stage recorded as it began, None if there is no work of it.
+
+        While a stage is not done its learning rate may change: after a loss that diverged,
+        training goes on from a checkpoint.
+
+        Raises:
+          InputError: if its settings differ.
+        """
         folder = self.path / name
         record = folder / "config.json"
         if not any(entry.name != record.name and _is_work(entry) for entry in _entries(folder)):
             return None
         if not _exists(record):
-            raise InputError(f"no {record}, beside work of that stage: {self._again(name)}")
-        before = read_sealed(record, self._again(name))
+            raise InputError(f"no {record}, beside work of that stage: {_again(self.path, name)}")
+        before = read_sealed(record, _again(self.path, name))
         done = _exists(folder / "done.json")
         old, new = (
             _counted(settings, "" if done else name)
@@ -125,38 +191,42 @@ class RunFolder:
             raise InputError(
                 f"stage {name} in {self.path} was begun with another {key} "
                 f"({quote(old.get(key))}, now {quote(new.get(key))}): set it back, give this run "
-                f"its own name=..., or {self._again(name)}"
+                f"its own name=..., or {_again(self.path, name)}"
             )
         return before
 
     def check_inputs(self, name: str, inputs: dict[str, str]) -> None:
-        """InputError if the stage was begun from other content of any of these inputs, which are
-        given by name as SHA-256."""
+        """Checks a stage that was begun against its inputs, given by name as SHA-256.
+
+        Raises:
+          InputError: if it was begun with other content of any of them.
+        """
         before = self.started(name)
         for what, digest in inputs.items() if before else ():
             was = before["inputs"].get(what)
             if was != digest:
                 raise InputError(
                     f"stage {name} in {self.path} was begun with other content of {what}: put "
-                    f"back what was there, or {self._again(name)}"
+                    f"back what was there, or {_again(self.path, name)}"
                 )
 
     def results_digest(self, name: str) -> str:
-        """SHA-256 of what a finished stage left, "" if it is not finished."""
+        """Returns the SHA-256 of the results of a stage, "" if it is not done."""
         record = self.finished(name)
-        return "" if record is None else _hash(record["results"])
+        return "" if record is None else record.digest
 
     def fingerprint(self, name: str) -> str:
-        """SHA-256 of everything the results of a stage that was begun depend on."""
-        before = read_sealed(self.path / name / "config.json", self._again(name))
-        return _hash([_counted(before["settings"], name), before["inputs"]])
+        """Returns the SHA-256 of all that the results of a stage that was begun depend on."""
+        before = read_sealed(self.path / name / "config.json", _again(self.path, name))
+        return json_digest([_counted(before["settings"], name), before["inputs"]])
 
-    def run(self, name: str, work: Callable, inputs: dict[str, str]) -> dict:
-        """Does a stage unless it is done, in all processes together; returns its record. Process
-        0's figures are the ones on disk, others may lack what it alone computes.
+    def run(self, name: str, work: Callable[[], Figures], inputs: dict[str, str]) -> StageRecord:
+        """Does a stage unless it is done, in all processes together, and returns its record.
+
+        The main process's figures are the ones on disk, others may lack what it alone computes.
 
         Args:
-          work: (config, run folder) -> figures.
+          work: does it.
           inputs: SHA-256, by name, of what the stage reads besides its settings.
         """
         record = self.finished(name)
@@ -164,23 +234,25 @@ class RunFolder:
             barrier(f"{name} begins")
             folder = self.stage_folder(name)
             if is_main():
-                settings = self._settings(name)
-                write_sealed(folder / "config.json", {"settings": settings, "inputs": inputs})
+                begun = {"format": FORMAT, "settings": self._settings(name), "inputs": inputs}
+                write_sealed(folder / "config.json", begun)
             barrier(f"{name} has begun")
             began = time.monotonic()
-            figures = work(self.config, self)
-            barrier(f"{name} has been worked on")  # nobody reads its parts any more
-            record = {"figures": figures, "seconds": round(time.monotonic() - began, 2)}
+            figures = work()
+            barrier(f"{name} has been worked on")  # nobody reads its shards any more
+            record = StageRecord(figures, round(time.monotonic() - began, 2), {})
             if is_main():
-                record["results"] = _digests(folder, _RESULTS[name])
-                write_sealed(folder / "done.json", record)
-                _tidy(folder, _PARTS.get(name, ""))
+                results = _digests(folder, _RESULTS[name])
+                record = dataclasses.replace(record, results=results)
+                tree = {**vars(record), "figures": stage_figures.as_dict(figures)}
+                write_sealed(folder / "done.json", tree)
+                _tidy(folder, _SHARDS.get(name, ""))
             barrier(f"{name} is done")
         return record
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """While stages are done. InputError if another command does stages of this run."""
+        """Locks the run while stages are done. InputError if another command has locked it."""
         with contextlib.ExitStack() as stack:
             free = True
             if is_main():
@@ -200,22 +272,26 @@ class RunFolder:
             yield
 
     def _settings(self, name: str) -> dict[str, Any]:
-        """The sections a stage depends on: its own and those of earlier stages."""
+        """Returns the sections a stage depends on: its own and those of earlier stages."""
         until = STAGES[: STAGES.index(name) + 1]
         everything = self.config.as_dict()
         return {section: everything[section] for stage in until for section in _SECTIONS[stage]}
 
-    def _again(self, name: str) -> str:
-        """What to do to run a stage again: what came after it goes too."""
-        later = STAGES[STAGES.index(name) :]
-        there = [stage for stage in later if stage == name or _exists(self.path / stage)]
-        folders = f"folder {there[0]}" if len(there) == 1 else f"folders {', '.join(there)}"
-        return f"delete the {folders} in {self.path} and run again"
+
+def _again(run: Path, name: str) -> str:
+    """Says how to run a stage again: what came after it must go too."""
+    later = STAGES[STAGES.index(name) :]
+    there = [stage for stage in later if stage == name or _exists(run / stage)]
+    folders = f"folder {there[0]}" if len(there) == 1 else f"folders {', '.join(there)}"
+    return f"delete the {folders} in {run} and run again"
 
 
 def _counted(settings: dict[str, Any], open_stage: str) -> dict[str, Any]:
-    """Settings that results depend on, by "section.key". The learning rate of a stage that is not
-    done is not among them."""
+    """Flattens the settings that results depend on, by "section.key".
+
+    Args:
+      open_stage: a stage that is not done, whose learning rate is left out; "" for none.
+    """
     counted = {}
     for section, values in settings.items():
         if not isinstance(values, dict):
@@ -236,7 +312,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _is_work(entry: Path) -> bool:
-    """What discarding left, or a write that was cut short, is none."""
+    """Whether it is work of a stage, not the remains of a removal or of an interrupted write."""
     return not entry.name.startswith("forgotten_") and entry.suffix != ".partial"
 
 
@@ -245,8 +321,10 @@ def _exists(path: Path) -> bool:
 
 
 def _digests(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
-    """SHA-256 of files, and of all files in folders, by their path relative to `folder`; what is
-    not there is left out."""
+    """Returns the SHA-256 of files, and of all files in folders, by path relative to `folder`.
+
+    What does not exist is left out.
+    """
     found = {}
     for name in names:
         path = folder / name
@@ -259,12 +337,8 @@ def _digests(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def _hash(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _tidy(folder: Path, parts: str) -> None:
-    """Removes the parts that a stage's result was collected from, and nothing else."""
+def _tidy(folder: Path, shards: str) -> None:
+    """Removes the shards that a stage's result was collected from, and nothing else."""
     for entry in _entries(folder):
-        if re.fullmatch(parts, entry.name) and entry.is_dir():
+        if re.fullmatch(shards, entry.name) and entry.is_dir():
             remove_shards(entry)

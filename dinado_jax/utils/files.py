@@ -231,7 +231,7 @@ def exists(path: Path) -> bool:
 def write_sealed(path: Path, content: dict) -> None:
     """Writes a JSON object together with the SHA-256 of its content, for `read_sealed`."""
     content = _finite(content)
-    write_json(path, {**content, "digest": _content_digest(content)})
+    write_json(path, {**content, "digest": json_digest(content)})
 
 
 def read_sealed(path: Path, fix: str) -> dict:
@@ -241,14 +241,15 @@ def read_sealed(path: Path, fix: str) -> dict:
       InputError: the file cannot be read, or its content does not have its digest; ends in `fix`.
     """
     content = read_json(path, fix)
-    if content.pop("digest", None) != _content_digest(content):
+    if content.pop("digest", None) != json_digest(content):
         raise InputError(
             f"{path}, changed since it was written, or written by another version: {fix}"
         )
     return content
 
 
-def _content_digest(content: dict) -> str:
+def json_digest(content: Any) -> str:
+    """SHA-256 of a JSON value, in hexadecimal; the order of keys does not count."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from support import tiny_run
 
-import dinado_jax.stages.rollout
+import dinado_jax.rollouts.collect
 import dinado_jax.training.loop
 from dinado_jax.distributed import signals
 from dinado_jax.errors import InputError
@@ -98,7 +98,13 @@ def world(tmp_path_factory):
     with tiny_run.quick_compilation(tmp_path_factory), pytest.MonkeyPatch.context() as patch:
         world = World(tmp_path_factory.mktemp("world"))
         patch.syspath_prepend(str(world.root))
-        judge, split = (dinado_jax.stages.rollout, "judge"), (dinado_jax.training.loop, "split")
+        judge, split = (
+            (dinado_jax.rollouts.collect, "judge"),
+            (
+                dinado_jax.training.loop,
+                "split_micro_batches",
+            ),
+        )
         moments = {"sft": (split, 2), "rollout": (judge, 2), "train": (split, 4)}
         for stage, (where, at) in {**moments, "generate": (judge, 3)}.items():
             with stopped(patch, *where, at):

@@ -14,9 +14,9 @@ import support
 from support import tiny_run
 
 import dinado_jax
-import dinado_jax.stages.rollout
+import dinado_jax.rollouts.collect
+import dinado_jax.stages.rounds
 import dinado_jax.stages.run_folder
-import dinado_jax.stages.train
 import dinado_jax.training.loop
 from dinado_jax import cli
 from dinado_jax.decoding.sampler import Sampler
@@ -24,14 +24,10 @@ from dinado_jax.decoding.score import _score_batch
 from dinado_jax.distributed import signals
 from dinado_jax.errors import InputError
 from dinado_jax.evaluation.metrics import kl_floor_by_prompt, rate_distribution
+from dinado_jax.evaluation.stage_figures import RolloutFigures
 from dinado_jax.rollouts.arrays import Rollouts
-from dinado_jax.stages.pipeline import (
-    load_run,
-    run_folder,
-    run_stages,
-    show_report,
-)
-from dinado_jax.stages.run_folder import STAGES
+from dinado_jax.stages.pipeline import load_run, run_stages, show_report
+from dinado_jax.stages.run_folder import STAGES, RunFolder
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -356,7 +352,7 @@ def stop_after(monkeypatch, count):
     """SIGTERM is received in the `count`th training step."""
     steps = []
 
-    class Asked(dinado_jax.training.loop.Agreement):
+    class Asked(dinado_jax.training.loop.AsyncMax):
         def __call__(self, *_):
             steps.append(None)
             if len(steps) == count:
@@ -392,7 +388,7 @@ def test_training_stopped_and_continued_is_training_in_one_go(run, copy, monkeyp
     assert not (path / "train" / "done.json").exists() and steps_of(path)[-1] == count
     if count == 5:  # the second round has its rollouts
         never = pytest.fail
-        monkeypatch.setattr(dinado_jax.stages.train, "collect", lambda *a, **k: never("sampled"))
+        monkeypatch.setattr(dinado_jax.stages.rounds, "collect", lambda *a, **k: never("sampled"))
     run_stages(tiny_run.config(), ("train",), path)
     assert steps_of(path) == steps_of(run) == [1, 2, 3, 4, 5, 6]
     assert_same_control(path, run)
@@ -430,7 +426,7 @@ def test_training_killed_goes_on_from_its_last_checkpoint(run, copy, monkeypatch
 
 def judging(monkeypatch, at=None):
     """The samples of each call of the oracle from now on; SIGTERM is received in the `at`th."""
-    calls, judge = [], dinado_jax.stages.rollout.judge
+    calls, judge = [], dinado_jax.rollouts.collect.judge
 
     def counted(oracle, prompts, texts):
         calls.append(len(texts))
@@ -439,7 +435,7 @@ def judging(monkeypatch, at=None):
         return judge(oracle, prompts, texts)
 
     monkeypatch.setattr(signals, "_received", [])
-    monkeypatch.setattr(dinado_jax.stages.rollout, "judge", counted)
+    monkeypatch.setattr(dinado_jax.rollouts.collect, "judge", counted)
     return calls
 
 
@@ -484,7 +480,9 @@ def test_parts_are_forgotten_once_every_process_has_read_them(tmp_path, monkeypa
     monkeypatch.setattr(
         dinado_jax.stages.run_folder, "barrier", lambda _: seen.append(parts.exists())
     )
-    run_folder(tiny_run.config(), tmp_path).run("rollout", lambda *_: parts.mkdir() or {}, {})
+    figures = RolloutFigures(1, 1, 1.0, 1.0, 0, "q*")
+    run = RunFolder(tmp_path, tiny_run.config())
+    run.run("rollout", lambda: parts.mkdir(parents=True) or figures, {})
     assert seen == [False, False, True, False]
 
 
@@ -496,7 +494,7 @@ def test_a_batch_that_cannot_be_shared_is_told_before_anything_is_done(tmp_path)
 
 def test_two_commands_in_one_folder(copy):
     path = copy(2)
-    with run_folder(tiny_run.config(), path).locked():
+    with RunFolder(path, tiny_run.config()).locked():
         refused("another command is at work in", run_stages, tiny_run.config(), ("train",), path)
 
 
@@ -506,7 +504,7 @@ def test_a_learning_rate_may_change_until_the_stage_is_done(run, copy, monkeypat
         stop_after(patch, 2)
         with pytest.raises(signals.Stopped):
             run_stages(tiny_run.config(), ("train",), path)
-    assert run_folder(slower, path).finished("train") is None
+    assert RunFolder(path, slower).finished("train") is None
     refused("another train.learning_rate", run_stages, slower, STAGES, run)
 
 

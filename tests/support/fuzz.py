@@ -24,16 +24,16 @@ from pathlib import Path
 
 import numpy as np
 
-from dinado_jax import tasks
-from dinado_jax.config.load import load
 from dinado_jax.config.schema import Config
 from dinado_jax.distributed import signals
 from dinado_jax.errors import InputError
 from dinado_jax.language_model import load_gpt2
 from dinado_jax.oracles.judge import judge
-from dinado_jax.stages.artifacts import held_out
+from dinado_jax.stages.context import Context
 from dinado_jax.stages.pipeline import run_stages
 from dinado_jax.stages.run_folder import STAGES
+from dinado_jax.stages.settings import load_config
+from dinado_jax.tasks import commongen, toy
 from support import tiny_run
 
 SECONDS = 60
@@ -195,7 +195,7 @@ def config_file(rng: random.Random, folder: Path, _) -> None:
     path.write_bytes(of_bytes(rng, content) if rng.random() < 0.4 else content)
     if rng.random() < 0.05:
         of_place(rng, path)
-    config = load(path)
+    config = load_config(path)
     text = path.read_bytes().decode().replace("\ufeff", "")
     tree = tomllib.loads(text.replace("\r\n", "\n").replace("\r", "\n"))
     given = {}
@@ -220,12 +220,12 @@ def overrides(rng: random.Random, *_) -> None:
             "utf-8", "surrogateescape"
         )
         given = {}
-    same_settings(load(None, words), given)
+    same_settings(load_config(None, words), given)
 
 
 def prompt_file(rng: random.Random, folder: Path, _) -> None:
     path = folder / "prompts.txt"
-    lines = [example.prompt for example in tasks.toy.examples("test", 5, rng.randrange(99))]
+    lines = [example.prompt for example in toy.examples("test", 5, rng.randrange(99))]
     if rng.random() < 0.5:
         lines.insert(rng.randrange(6), rng.choice([t for t in ODD_TEXTS if t != "\ud800"]))
     content = "\n".join(lines).encode()
@@ -233,12 +233,8 @@ def prompt_file(rng: random.Random, folder: Path, _) -> None:
     if rng.random() < 0.1:
         of_place(rng, path)
     oracle = rng.choice(["lexical", "support.tiny_run:even"])
-    prompts = [
-        example.prompt
-        for example in held_out(
-            tiny_run.config(f"evaluate.prompt_file={path}", f"rollout.oracle={oracle}")
-        )
-    ]
+    config = tiny_run.config(f"evaluate.prompt_file={path}", f"rollout.oracle={oracle}")
+    prompts = [example.prompt for example in Context.of(config).held_out]
     text = path.read_bytes().decode().replace("\r\n", "\n").replace("\r", "\n")
     wanted = [line.replace("\ufeff", "").strip() for line in text.split("\n")]
     found = [prompt.replace("\ufeff", "").strip() for prompt in prompts]
@@ -249,7 +245,7 @@ def prompt_file(rng: random.Random, folder: Path, _) -> None:
 def task_file(rng: random.Random, folder: Path, _) -> None:
     rows = [
         {"concepts": e.prompt.removesuffix(" =").split(), "scene": list(e.references)}
-        for e in tasks.toy.examples("dev", 5, rng.randrange(99))
+        for e in toy.examples("dev", 5, rng.randrange(99))
     ]
     kind = rng.choice(["jsonl", "pairs", "gz"])
     if kind == "pairs":
@@ -275,7 +271,7 @@ def task_file(rng: random.Random, folder: Path, _) -> None:
             path.write_bytes(of_bytes(rng, content) if rng.random() < 0.4 else content)
         if rng.random() < 0.05:
             of_place(rng, path)
-    found = tasks.commongen.examples(str(folder), "test")
+    found = commongen.examples(str(folder), "test")
     for example in found:
         concepts = example.prompt.removesuffix(" =").split()
         require(bool(concepts) and all(map(str.strip, example.references)), repr(example)[:200])

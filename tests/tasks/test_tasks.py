@@ -16,8 +16,9 @@ from dinado_jax.data import text_files as text
 from dinado_jax.errors import InputError
 from dinado_jax.tasks import commongen, toy
 from dinado_jax.tasks.keyword import mining as mined
-from dinado_jax.tasks.keyword.format import Example, concepts_of, format_prompt
+from dinado_jax.tasks.keyword.format import concepts_of, format_prompt
 from dinado_jax.tasks.keyword.lexical import forms, lexical, words
+from dinado_jax.tasks.protocol import Example
 
 
 def error_of(function, *args) -> str:

@@ -7,11 +7,11 @@ import lzma
 
 import pytest
 
-from dinado_jax.config.load import load
 from dinado_jax.data import text_files as text
 from dinado_jax.errors import InputError
-from dinado_jax.models.hf_folder import read_config
-from dinado_jax.stages.artifacts import held_out
+from dinado_jax.models.gpt2_checkpoint import read_config
+from dinado_jax.stages.context import Context
+from dinado_jax.stages.settings import load_config
 from dinado_jax.tasks import commongen
 from dinado_jax.utils.files import read_json, read_lines
 
@@ -20,13 +20,13 @@ BOM = "\ufeff"
 
 
 def read_toml(path):
-    loaded = load(path)
+    loaded = load_config(path)
     return loaded.seed, loaded.sft.steps
 
 
 def read_prompts(path):
     given = [f"evaluate.prompt_file={json.dumps(str(path))}"]
-    return held_out(load(None, given))
+    return Context.of(load_config(None, given)).held_out
 
 
 def read_split(path):

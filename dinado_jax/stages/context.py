@@ -1,0 +1,124 @@
+"""What the stages of one command share, each part resolved or read once."""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+from jax.sharding import Mesh
+
+from dinado_jax.config.schema import Config
+from dinado_jax.data.text_files import read_text_lines
+from dinado_jax.distributed.partitioning import Plan, local_mesh, make_plan
+from dinado_jax.errors import InputError
+from dinado_jax.oracles.table import NamedOracle, resolve
+from dinado_jax.stages.run_folder import RunFolder
+from dinado_jax.tasks.protocol import Example, Metric, Task
+from dinado_jax.tasks.table import make_task
+from dinado_jax.utils.files import json_digest, read_lines
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """A run as its stages see it: each part is resolved, read or placed on devices when it is first
+    asked for, and then kept."""
+
+    run: RunFolder
+
+    @classmethod
+    def of(cls, config: Config, folder: Path | None = None) -> "Context":
+        """Makes the context of a command.
+
+        Args:
+          folder: of the run; None for run.folder/name.
+        """
+        return cls(RunFolder(folder or Path(config.run.folder) / config.name, config))
+
+    @property
+    def config(self) -> Config:
+        return self.run.config
+
+    @functools.cached_property
+    def task(self) -> Task:
+        """The task that the configuration names."""
+        return make_task(self.config.task)
+
+    @functools.cached_property
+    def oracle(self) -> NamedOracle:
+        """The oracle that the configuration names, or the task's own. InputError if there is
+        none."""
+        return resolve(self.config.rollout.oracle or self.task.oracle)
+
+    @functools.cached_property
+    def plan(self) -> Plan:
+        """How arrays are partitioned over the devices of all processes."""
+        return make_plan(self.config.parallel)
+
+    @functools.cached_property
+    def mesh(self) -> Mesh:
+        """The devices of this process, on which it decodes."""
+        return local_mesh(self.plan)
+
+    @functools.cached_property
+    def train_examples(self) -> list[Example]:
+        """The task's examples to train on. InputError if they cannot be read."""
+        return self.task.examples("train", self.config.seed)
+
+    @functools.cached_property
+    def held_out(self) -> list[Example]:
+        """The examples to generate for: of a prompt file, or of a split of the task.
+
+        Raises:
+          InputError: if they cannot be read, or the oracle cannot judge a prompt.
+        """
+        settings = self.config.evaluate
+        if settings.prompt_file:
+            return [Example(prompt, ()) for prompt in self.prompt_file.values()]
+        return self.task.examples(settings.split, self.config.seed, settings.prompts)
+
+    @functools.cached_property
+    def prompt_file(self) -> dict[str, str]:
+        """The prompts of evaluate.prompt_file by where each stands, "FILE:LINE"; {} without one."""
+        if not self.config.evaluate.prompt_file:
+            return {}
+        path = Path(self.config.evaluate.prompt_file)
+        lines = enumerate(map(str.strip, read_lines(path)), start=1)
+        prompts = {f"{path}:{number}": line for number, line in lines if line}
+        if not prompts:
+            raise InputError(f"{path} holds no prompt: write one per line")
+        self.oracle.check_prompts(prompts)
+        return prompts
+
+    def read_corpus(self) -> list[str]:
+        """Reads the lines of sft.pretrain_path ([] without one). InputError if that fails.
+
+        They are not kept: plain text may be large, and one stage alone trains on it.
+        """
+        path = self.config.sft.pretrain_path
+        return read_text_lines(path) if path else []
+
+    @functools.cached_property
+    def corpus_digest(self) -> str:
+        """SHA-256 of these lines."""
+        return json_digest(self.read_corpus())
+
+    @property
+    def reported_metrics(self) -> tuple[tuple[Metric, bool], ...]:
+        """The metrics of the task, and whether each can be computed in this run."""
+        referenced = all(example.references for example in self.held_out)
+        return tuple(
+            (
+                metric,
+                metric.oracle in ("", self.oracle.name)
+                and (referenced or not metric.needs_references),
+            )
+            for metric in self.task.metrics
+        )
+
+    @functools.cached_property
+    def base_fingerprint(self) -> str:
+        """Identifies the base that the sft stage wrote, by content.
+
+        Raises:
+          InputError: if the stage is not done, or its base has changed since.
+        """
+        return self.run.record("sft").digest

@@ -1,0 +1,127 @@
+"""The rollouts of the rounds of training, on disk: round 0 is the rollout stage's, later ones
+sample the controlled model q."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from dinado_jax.controls.control import Control
+from dinado_jax.distributed.processes import broadcast
+from dinado_jax.evaluation.stage_figures import RoundFigures
+from dinado_jax.language_model import Base, Controlled, LanguageModel
+from dinado_jax.rollouts.arrays import Rollouts, concatenate
+from dinado_jax.rollouts.collect import Collector, PromptSet
+from dinado_jax.rollouts.hidden_states import HiddenStates, base_states
+from dinado_jax.rollouts.shards import save_once
+from dinado_jax.rollouts.weighting import (
+    duplicate_share,
+    effective_sample_size,
+    normalize_per_prompt,
+)
+from dinado_jax.stages.artifacts import training_prompts
+from dinado_jax.stages.context import Context
+
+
+@dataclasses.dataclass(frozen=True)
+class Rounds:
+    """Samples the rollouts of each round, or loads them where they are on disk already."""
+
+    context: Context
+    base: Base  # placed by the plan
+    control: Control
+    initial: Rollouts  # of the rollout stage
+
+    @property
+    def _folder(self) -> Path:
+        return self.context.run.path / "train"
+
+    def through_round(self, number: int, params: dict) -> list[Rollouts]:
+        """Returns the rollouts of rounds 0 .. number.
+
+        Args:
+          params: of the control, which the newest round samples unless it is on disk.
+        """
+        rounds, fingerprint = [self.initial], self.context.run.fingerprint("train")
+        for earlier in range(1, number + 1):
+            path = self._folder / f"round_{earlier}.npz"
+            if not broadcast(path.exists()):
+                parts = self._folder / f"round_{earlier}_shards"
+                save_once(self._sample(earlier, params, parts), path, fingerprint + path.name)
+            vocab_size = self.base.model.vocab_size
+            rounds.append(Rollouts.load(path, fingerprint + path.name, vocab_size))
+        return rounds
+
+    def states(self, rounds: list[Rollouts]) -> HiddenStates | None:
+        """Returns the base's last hidden states on all rows of these rounds, from files; None
+        where training recomputes them."""
+        config = self.context.config
+        dtype, rows = config.train.base_states, config.rollout.batch
+        if dtype == "recompute":
+            return None
+        sets = (
+            base_states(self._folder, self.base, part, dtype, rows, self.context.plan)
+            for part in rounds
+        )
+        return sum(sets, HiddenStates(self.base.model.width))
+
+    def figures(self, number: int, rollouts: Rollouts, weight: np.ndarray) -> RoundFigures:
+        """Computes what round `number` begins with.
+
+        Args:
+          rollouts: N rows, of all rounds so far.
+          weight: float [N], their importance weights.
+        """
+        newest = (rollouts.prompt_id >= self._first_id(number)) & ~rollouts.reference
+        train, rollout = self.context.config.train, self.context.config.rollout
+        drawn = train.refresh_prompts * train.refresh_samples
+        if not number:
+            drawn = rollout.prompts * rollout.samples
+        return RoundFigures(
+            oracle_failures=drawn - int(newest.sum()),
+            rollouts=int((~rollouts.reference).sum()),
+            repeated=round(duplicate_share(rollouts), 4),
+            newest_success_rate=float(rollouts.label[newest].mean()),
+            effective_successes=effective_sample_size(
+                normalize_per_prompt(weight * rollouts.label, rollouts.prompt_id)
+            ),
+        )
+
+    def _first_id(self, number: int) -> int:
+        """Prompts are numbered through all rounds, so that no two share a random stream."""
+        config = self.context.config
+        return config.rollout.prompts + (number - 1) * config.train.refresh_prompts if number else 0
+
+    def _sample(self, number: int, params: dict, folder: Path) -> Rollouts:
+        """Samples q, or for a mixture base and q in the configured shares of each prompt."""
+        context, plan = self.context, self.context.plan
+        first_id, train, rollout = (
+            self._first_id(number),
+            context.config.train,
+            context.config.rollout,
+        )
+        texts = training_prompts(context, first_id, train.refresh_prompts)
+        prompts = PromptSet(texts, first_id)
+        fingerprint = context.run.fingerprint("train")
+        collector = Collector(context.oracle.function, rollout, fingerprint, context.mesh)
+        key = jax.random.key(context.config.seed)
+        base = dataclasses.replace(self.base, params=plan.gather(self.base.params))
+        q = Controlled(base, self.control, plan.gather(params))
+
+        def sampled(
+            what: str, model: LanguageModel, samples: int, key: jax.Array, folder: Path
+        ) -> Rollouts:
+            name = f"round {number} {what}"
+            return collector.sample(name, model, prompts, samples, key, folder).rollouts
+
+        plain = round(train.mixture * train.refresh_samples)
+        base_key = jax.random.fold_in(key, 1)
+        if plain == train.refresh_samples:
+            return sampled("rollout of the base", q.base, plain, base_key, folder)
+        rows = sampled("rollout", q, train.refresh_samples - plain, key, folder)
+        if not plain:
+            return rows
+        of_base = sampled("rollout of the base", q.base, plain, base_key, folder / "base")
+        rows = concatenate([rows, of_base], q.base.codec.eos_id)
+        return collector.as_mixture(rows, q, train.mixture)
