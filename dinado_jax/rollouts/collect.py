@@ -194,17 +194,6 @@ class Collector:
         rows = merge_shards(folder, self.fingerprint, len(fit), codec.eos_id, self.oracle)
         return _rollouts(rows)
 
-    def as_mixture(self, rollouts: Rollouts, q: LanguageModel, alpha: float) -> Rollouts:
-        """Reweights plain samples of base and q, a share `alpha` of them the base's, as draws of
-        the mixture alpha p + (1 - alpha) q: p / proposal is then at most 1 / alpha (defensive
-        importance sampling)."""
-        log_ratio = self._score(q, rollouts) - self._score(q.base, rollouts)
-        return dataclasses.replace(
-            rollouts,
-            log_proposal=rollouts.log_base - log_mixture_weight(log_ratio.sum(1), alpha),
-            log_prefix=log_mixture_weight(exclusive_cumsum(log_ratio), alpha),
-        )
-
     def _draw(
         self,
         model: LanguageModel,
@@ -272,3 +261,26 @@ def _report_failure(before: str, result: OracleResult) -> str:
 def _rollouts(rows: RolloutShard) -> Rollouts:
     """Without what only collecting needs."""
     return Rollouts(**{f.name: getattr(rows, f.name) for f in dataclasses.fields(Rollouts)})
+
+
+def as_mixture(
+    rollouts: Rollouts, q: LanguageModel, alpha: float, batch: int, mesh: Mesh | None = None
+) -> Rollouts:
+    """Reweights plain samples of base and q as draws of the mixture alpha p + (1 - alpha) q.
+
+    p / proposal is then at most 1 / alpha (defensive importance sampling).
+
+    Args:
+      rollouts: a share `alpha` of them the base's samples, the rest q's.
+      q: a controlled model.
+      alpha: in (0, 1).
+      batch: rows scored at a time.
+      mesh: devices of this process.
+    """
+    under_p, under_q = (score(m.policy, m.variables, rollouts, batch, mesh) for m in (q.base, q))
+    log_ratio = under_q - under_p
+    return dataclasses.replace(
+        rollouts,
+        log_proposal=rollouts.log_base - log_mixture_weight(log_ratio.sum(1), alpha),
+        log_prefix=log_mixture_weight(exclusive_cumsum(log_ratio), alpha),
+    )

@@ -12,7 +12,7 @@ from dinado_jax.distributed.processes import broadcast
 from dinado_jax.evaluation.stage_figures import RoundFigures
 from dinado_jax.language_model import Base, Controlled, LanguageModel
 from dinado_jax.rollouts.arrays import Rollouts, concatenate
-from dinado_jax.rollouts.collect import Collector, PromptSet
+from dinado_jax.rollouts.collect import Collector, PromptSet, as_mixture
 from dinado_jax.rollouts.hidden_states import HiddenStates, base_states
 from dinado_jax.rollouts.shards import save_once
 from dinado_jax.rollouts.weighting import (
@@ -124,4 +124,4 @@ class Rounds:
             return rows
         of_base = sampled("rollout of the base", q.base, plain, base_key, folder / "base")
         rows = concatenate([rows, of_base], q.base.codec.eos_id)
-        return collector.as_mixture(rows, q, train.mixture)
+        return as_mixture(rows, q, train.mixture, rollout.batch, context.mesh)

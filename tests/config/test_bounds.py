@@ -8,9 +8,9 @@ import re
 import pytest
 from support import tiny_run
 
-from dinado_jax.config.load import from_dict
 from dinado_jax.config.schema import Config, flatten
 from dinado_jax.errors import InputError
+from dinado_jax.stages.settings import stored_config
 
 TINY = 1e-9
 # (the least taken, the first refused below it): by keys.
@@ -106,7 +106,7 @@ def said(key, value):
     tree = tiny_run.config().as_dict()
     (tree[section] if section else tree)[name] = value
     try:
-        from_dict(tree)
+        stored_config(tree)
     except InputError as error:
         return str(error)
     return ""
@@ -215,7 +215,7 @@ def test_values_beside_each_other(overrides, told):
         tree[section][name] = value == "true" if kind is bool else kind(value)
     if told:
         with pytest.raises(InputError, match=told) as caught:
-            from_dict(tree)
+            stored_config(tree)
         assert "\n" not in str(caught.value)
     else:
-        from_dict(tree)
+        stored_config(tree)

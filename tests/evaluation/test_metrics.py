@@ -8,7 +8,6 @@ import pytest
 
 from dinado_jax.errors import InputError
 from dinado_jax.evaluation.metrics import (
-    bleu4,
     distinct_n,
     efficiency,
     kl_floor,
@@ -16,6 +15,7 @@ from dinado_jax.evaluation.metrics import (
     mean_and_error,
     rate_distribution,
 )
+from dinado_jax.tasks.bleu import bleu4
 
 
 def test_distinct_n_counts_within_texts():

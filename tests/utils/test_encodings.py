@@ -9,7 +9,7 @@ import pytest
 
 from dinado_jax.data import text_files as text
 from dinado_jax.errors import InputError
-from dinado_jax.models.gpt2_checkpoint import read_config
+from dinado_jax.models.hf_folder import read_config
 from dinado_jax.stages.context import Context
 from dinado_jax.stages.settings import load_config
 from dinado_jax.tasks import commongen
