@@ -189,7 +189,7 @@ def codec():
 def tensors():
     rng, V = np.random.default_rng(0), len(codec().tokenizer)
     shapes = {"in": (V, D), "out": (V, D), "mix.weight": (3 * D, D), "mix.bias": (3 * D,)}
-    return {key: rng.normal(size=shape).astype(np.float32) for key, shape in shapes.items()}
+    return {key: rng.normal(0, 0.5, shape).astype(np.float32) for key, shape in shapes.items()}
 
 
 @pytest.fixture
@@ -259,7 +259,7 @@ CONTROLS = {
 def test_controls_of_it_train_and_decode(base, kind):
     """One step of each; then what is sampled token by token is scored the same in one pass."""
     control = make_control(settings(**CONTROLS[kind]), base.model)
-    optimizer = optax.sgd(0.5)
+    optimizer = optax.sgd(0.03)
     step = make_step(functools.partial(Warmup(schema.Train()).terms, control), optimizer)
     prompts, targets = base.codec.prompts(TEXTS), base.codec.targets(TEXTS)
     rows = sequences(prompts, targets, base.codec.eos_id, base.model.context_length)
@@ -292,11 +292,10 @@ def test_a_run_is_checked_against_it(folder):
 
 
 def test_nothing_outside_of_models_names_an_architecture():
-    names = re.compile(r"GPT2|models\.gpt2|gpt2_checkpoint|\bwte\b|n_embd|n_positions")
+    """Benchmarks aside, which compare GPT-2s with PyTorch's."""
+    names = re.compile(r"GPT2|models\.gpt2|gpt2_checkpoint|\bwte\b|\.n_(embd|layer|head)\b(?! =)")
     package = ROOT / "dinado_jax"
-    # The sizes of a new model are settings; benchmarks compare GPT-2s with PyTorch's.
-    elsewhere = ("models", "config", "bench")
     for path in sorted(package.rglob("*.py")):
-        if path.relative_to(package).parts[0] not in elsewhere:
+        if path.relative_to(package).parts[0] not in ("models", "config", "bench"):
             found = [line for line in path.read_text().splitlines() if names.search(line)]
             assert not found, (path, found)
