@@ -132,7 +132,7 @@ def _begun(model, prompts, max_new_tokens) -> tuple[list[str], list[list[int]], 
     least = arguments.require_integer("max_new_tokens", max_new_tokens, *POSITIVE) if given else 1
     names = [f"prompt {index} ({quote(text[:40])})" for index, text in enumerate(prompts)]
     check_prompts(model.policy, ids, least, names)
-    room = model.policy.n_positions - max(map(len, ids))
+    room = model.policy.context_length - max(map(len, ids))
     return prompts, ids, least if given else min(model.base.max_new_tokens, room)
 
 

@@ -2,7 +2,9 @@
 
 It reads last hidden states, the base's or the direction's own (DiNADO, arXiv 2306.11825; width 4 D,
 ReLU, zero-initialised output as in the public release). The output bias starts at the log-odds of
-the oracle's success rate, where the release starts at 0.
+the oracle's success rate; the release starts at 0.
+
+Shapes: D width of the states.
 """
 
 import dataclasses
@@ -15,12 +17,12 @@ from dinado_jax.distributed.constraints import all_gather_param
 
 @dataclasses.dataclass(frozen=True)
 class MLP:
-    """Reads states of `width` values."""
+    """A `Norm` with one hidden layer of width 4 D."""
 
-    width: int
+    width: int  # D
 
     def init(self, key: jax.Array, base_params: dict, success_rate: float) -> dict:
-        """Parameters with beta = success_rate everywhere."""
+        """Float32 parameters with beta = success_rate, in (0, 1), everywhere."""
         bound = self.width**-0.5
         shape = (self.width, 4 * self.width)
         return {
@@ -31,7 +33,7 @@ class MLP:
         }
 
     def logit(self, params: dict, states: jax.Array) -> jax.Array:
-        """[..., D] -> [...] float32, log-odds of beta (nats)."""
+        """Log-odds of beta: [..., D] -> [...] float32 nats."""
         states, params = states.astype(jnp.float32), jax.tree.map(all_gather_param, params)
         bias = jnp.expand_dims(params["hidden_bias"], tuple(range(states.ndim - 1)))
         inner = jax.nn.relu(states @ params["hidden"] + bias)

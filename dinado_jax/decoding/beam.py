@@ -79,7 +79,7 @@ class Beam:
             self, "length_penalty", "finite, between -10 and 10", lambda x: abs(x) <= 10
         )
         require_integer_field(self, "no_repeat_ngram", "0 (off) or more", lambda x: x >= 0)
-        if self.no_repeat_ngram > self.policy.n_positions:  # nothing so long fits in twice
+        if self.no_repeat_ngram > self.policy.context_length:  # nothing so long fits in twice
             object.__setattr__(self, "no_repeat_ngram", 0)
 
     def __call__(

@@ -34,7 +34,7 @@ class Policy(Protocol):
     """
 
     vocab_size: int
-    n_positions: int
+    context_length: int  # tokens
 
     def prefill(
         self,
@@ -82,7 +82,7 @@ class ModelPolicy:
         return self.model.vocab_size
 
     @property
-    def n_positions(self) -> int:
+    def context_length(self) -> int:
         return self.model.context_length
 
     def prefill(self, variables, tokens, lengths, samples, steps, condition=None):

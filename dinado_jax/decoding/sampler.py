@@ -186,7 +186,7 @@ def prompt_batches(
     devices = mesh.size if mesh else 1
     count = max(1, batch // each // devices) * devices
     check_prompts(policy, prompts, max_new_tokens)
-    limit = policy.n_positions - max_new_tokens
+    limit = policy.context_length - max_new_tokens
     widths = np.array([bucket(len(prompt), limit) for prompt in prompts])
     for width in np.unique(widths):
         members = np.flatnonzero(widths == width)
@@ -215,11 +215,11 @@ def check_prompts(
         name = where[index] if where else f"prompt {index}"
         if not prompt:
             raise InputError(f"{name} is empty: begin it with the end-of-text token")
-        over = len(prompt) + max_new_tokens - policy.n_positions
+        over = len(prompt) + max_new_tokens - policy.context_length
         if over > 0:
             raise InputError(
                 f"{name} has {len(prompt)} tokens and max_new_tokens is {max_new_tokens}, {over} "
-                f"more than the context of {policy.n_positions} holds: shorten one of them"
+                f"more than the context of {policy.context_length} holds: shorten one of them"
             )
 
 

@@ -36,7 +36,7 @@ def score(
     T = rows.tokens.shape[1]
     out = np.zeros((len(rows), T - 1), np.float32)
     # The longest row shall not be a width of its own.
-    wider = max(T, bucket(T, policy.n_positions)) - T
+    wider = max(T, bucket(T, policy.context_length)) - T
     rows = dataclasses.replace(rows, tokens=np.pad(rows.tokens, ((0, 0), (0, wider))))
     order = np.argsort(rows.length, kind="stable")
     variables = replicate(mesh, variables)

@@ -54,7 +54,7 @@ class Guided:
         return self.model.vocab_size
 
     @property
-    def n_positions(self) -> int:
+    def context_length(self) -> int:
         return self.model.context_length
 
     def prefill(

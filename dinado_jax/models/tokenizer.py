@@ -1,4 +1,4 @@
-"""Between text and token ids, on the host: tokenizers, checks, and padded arrays of sequences.
+"""Between text and token ids, on the host: tokenizers, and checks that they keep text as it is.
 
 The format of a row is `<|endoftext|> prompt target<|endoftext|>`: prompt and target each begin with
 a space, so that words are the same tokens wherever they stand.
@@ -7,17 +7,15 @@ a space, so that words are the same tokens wherever they stand.
 import codecs
 import dataclasses
 import os
+import types
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from dinado_jax.errors import (
-    InputError,
-    catch_disk_full,
-    one_line,
-    quote,
-)
+from dinado_jax.errors import InputError, catch_disk_full, one_line, quote
+from dinado_jax.ops.vocab import Ranges
 from dinado_jax.utils.files import exists, read_json, read_text
 
 EOS = "<|endoftext|>"
@@ -25,7 +23,7 @@ _FILES = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
     "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
 )  # fmt: skip
-# Of both cases, with accents, numbers and spaces before punctuation: normalisers would show.
+# Of both cases, with accents, numbers and spaces before punctuation: what normalisers change.
 _SAMPLE = " The dog caught 12 Kites , didn't it ? na\u00efve"
 _SPARE = 512  # rows a model may have beyond its tokenizer: vocabularies are rounded up for speed
 
@@ -34,7 +32,7 @@ _SPARE = 512  # rows a model may have beyond its tokenizer: vocabularies are rou
 class Codec:
     """A transformers tokenizer and the id that begins and ends every row."""
 
-    tokenizer: object
+    tokenizer: Any  # transformers' PreTrainedTokenizerBase
     eos_id: int
 
     def __repr__(self) -> str:
@@ -49,17 +47,17 @@ class Codec:
         """Ids of each text before eos_id. InputError for a text that holds that token itself."""
         return [[*ids, self.eos_id] for ids in self._ids(texts)]
 
-    def excluded_ids(self, vocab_size: int) -> tuple[tuple[int, int], ...]:
-        """The ids of a model of `vocab_size` tokens that stand for no text, as ranges [first, end):
-        those the tokenizer lacks, and special tokens other than the end of text."""
+    def excluded_ids(self, vocab_size: int) -> Ranges:
+        """The ids of a model of `vocab_size` tokens that stand for no text: those the tokenizer
+        lacks, and special tokens other than the end of text. See `Model.excluded_ids`."""
         added = self.tokenizer.added_tokens_decoder.items()
         special = {id for id, token in added if token.special}
         special = special.union(self.tokenizer.all_special_ids) - {self.eos_id}
-        spoken = np.zeros(vocab_size + 2, bool)  # one on each side ends the ranges there
-        spoken[[0, -1]] = True
+        has_text = np.zeros(vocab_size + 2, bool)  # one on each side ends the ranges there
+        has_text[[0, -1]] = True
         known = set(self.tokenizer.get_vocab().values()) - special | {self.eos_id}
-        spoken[[1 + id for id in known if id < vocab_size]] = True
-        edges = np.flatnonzero(np.diff(spoken)).tolist()
+        has_text[[1 + id for id in known if id < vocab_size]] = True
+        edges = np.flatnonzero(np.diff(has_text)).tolist()
         return tuple(zip(edges[::2], edges[1::2]))
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
@@ -89,8 +87,8 @@ class Codec:
     def decode(self, ids: Iterable[Sequence[int]]) -> list[str]:
         """Text of each row, special tokens dropped, outer spaces stripped.
 
-        Undoes the encoding: names of special tokens that stand in a text, spelled in ordinary
-        tokens, stay.
+        The inverse of the encoding: a special token's name within a text, which is spelled in
+        ordinary tokens, stays.
         """
         rows = [list(map(int, row)) for row in ids]
         texts = self.tokenizer.batch_decode(
@@ -99,13 +97,13 @@ class Codec:
         return [text.strip() for text in texts]
 
     def save(self, folder: Path) -> None:
-        """Writes the tokenizer as transformers does. InputError if the disk is full."""
+        """Writes the tokenizer as transformers does. InputError for a full disk."""
         with catch_disk_full(folder):
             self.tokenizer.save_pretrained(str(folder))
 
 
-def _transformers():
-    """Imported when first needed (seconds), without its advice to install PyTorch."""
+def _transformers() -> types.ModuleType:
+    """Imports transformers when first needed (seconds), without its advice to install PyTorch."""
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     import transformers
 
@@ -113,7 +111,10 @@ def _transformers():
 
 
 def train_codec(lines: Iterable[str], vocab_size: int) -> Codec:
-    """A byte-level BPE of at most `vocab_size` tokens, trained on the lines; deterministic."""
+    """Trains a byte-level BPE of at most `vocab_size` tokens on the lines; deterministic.
+
+    InputError for fewer tokens than there are bytes.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     transformers = _transformers()
@@ -137,8 +138,8 @@ def train_codec(lines: Iterable[str], vocab_size: int) -> Codec:
 
 
 def _check_plain(path: Path) -> None:
-    """InputError for text that transformers misreads: byte-order marks are content to it, and
-    merges.txt with line ends of CR alone is one line."""
+    """InputError for text that transformers misreads: it takes byte-order marks for content, and
+    merges.txt with line ends of CR alone for one line."""
     read_text(path)  # refuses what is not UTF-8
     data = path.read_bytes()
     if data.startswith(codecs.BOM_UTF8):
@@ -148,11 +149,15 @@ def _check_plain(path: Path) -> None:
 
 
 def load_codec(folder: Path, vocab_size: int | None = None) -> Codec:
-    """The tokenizer of a Hugging Face folder.
+    """Loads the tokenizer of a Hugging Face folder.
 
-    InputError if there is none, if it is not one for a model of `vocab_size` tokens (larger, or
-    much smaller), if it does not give text back as it was, or if its end of text is not the one of
-    the folder's config.json.
+    Args:
+      folder: with tokenizer.json, or vocab.json and merges.txt.
+      vocab_size: of the model; None: any.
+
+    Raises:
+      InputError: if there is none, if it is larger or much smaller than `vocab_size`, if it changes
+        text, or if its end of text is not that of the folder's config.json.
     """
     transformers = _transformers()
     fix = "put tokenizer.json, or vocab.json and merges.txt, there"
@@ -171,7 +176,7 @@ def load_codec(folder: Path, vocab_size: int | None = None) -> Codec:
         size, eos_id = 1 + max(tokenizer.get_vocab().values()), tokenizer.eos_token_id
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise  # the other is what a fault in Rust looks like
+            raise  # a PanicException is how an error in Rust arrives
         raise InputError(f"no tokenizer in {folder} ({one_line(error)}): {fix}") from None
     if vocab_size is not None and not 0 <= vocab_size - size <= _SPARE:
         raise InputError(
@@ -191,8 +196,8 @@ def load_codec(folder: Path, vocab_size: int | None = None) -> Codec:
 
 
 def _check_round_trip(codec: Codec, folder: Path) -> None:
-    """InputError for a tokenizer that changes text (lower case, unknown words, ..): an oracle would
-    judge, and a model continue, other texts than those given."""
+    """InputError for a tokenizer that changes text (lower case, unknown words, ...): an oracle
+    would judge, and a model continue, other texts than those given."""
     (ids,) = codec.prompts([_SAMPLE])
     again = codec.tokenizer.decode(ids[1:], clean_up_tokenization_spaces=False)
     model = getattr(codec.tokenizer.backend_tokenizer, "model", None)
@@ -207,9 +212,9 @@ def _check_round_trip(codec: Codec, folder: Path) -> None:
     )
 
 
-def _check_ends(settings: dict, eos_id: int, path: Path) -> None:
-    """InputError where a model's first or last token is not the tokenizer's: every row begins and
-    ends with the latter."""
+def _check_ends(settings: dict[str, Any], eos_id: int, path: Path) -> None:
+    """InputError where a model's first or last token is not the tokenizer's, with which every row
+    begins and ends."""
     for name in ("bos_token_id", "eos_token_id"):
         if settings.get(name) not in (None, eos_id, [eos_id]):
             raise InputError(
