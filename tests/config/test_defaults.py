@@ -3,8 +3,9 @@
 import pytest
 import support
 
-from dinado_jax.config.load import differences, load
+from dinado_jax.config.load import differences
 from dinado_jax.config.schema import Config, flatten
+from dinado_jax.stages.settings import load_config
 
 DEFAULTS = {
     "name": "demo",
@@ -48,7 +49,7 @@ DEFAULTS = {
     "rollout.top_p": 1.0,
     "rollout.max_new_tokens": 16,
     "rollout.batch": 512,
-    "rollout.oracle": "lexical",
+    "rollout.oracle": "",
     "rollout.prompts": 2500,
     "rollout.samples": 8,
     "rollout.references": False,
@@ -239,5 +240,5 @@ def test_every_config_is_pinned():
 @pytest.mark.parametrize("name", CONFIGS)
 def test_what_a_config_changes(name):
     given, wanted = CONFIGS[name]
-    found = differences(load(support.ROOT / "configs" / f"{name}.toml", given))
+    found = differences(load_config(support.ROOT / "configs" / f"{name}.toml", given))
     assert sorted(found) == sorted(line for line in wanted.split("\n") if line)

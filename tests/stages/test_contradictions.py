@@ -1,0 +1,91 @@
+"""Values that are each in range but do not fit beside each other: both sides of every rule."""
+
+import pytest
+from support import tiny_run
+
+from dinado_jax.errors import InputError
+from dinado_jax.stages.settings import stored_config
+
+
+@pytest.mark.parametrize(
+    "overrides, told",
+    [
+        # regression: two halves, the norm's by label, in micro-batches
+        ("train.batch=12 train.accumulate=3", ""),
+        ("train.batch=12 train.accumulate=2", ""),
+        ("train.batch=20 train.accumulate=4", "multiple of 8"),
+        ("train.batch=24 train.accumulate=4", ""),
+        ("train.batch=10", "multiple of 4"),
+        ("train.objective=prefixes train.batch=10", "multiple of 4"),
+        ("train.objective=published train.batch=9", ""),
+        ("train.objective=published train.batch=9 train.accumulate=3", ""),
+        ("train.objective=published train.batch=9 train.accumulate=2", "not divisible by"),
+        ("sft.batch=9 sft.accumulate=3", ""),
+        ("sft.batch=9 sft.accumulate=2", "sft.batch = 9 is not divisible by"),
+        # ratio: several samples of a prompt, in both kinds of rounds
+        ("train.objective=ratio rollout.samples=2 train.refresh_samples=2", ""),
+        ("train.objective=ratio rollout.samples=1", "set rollout.samples and"),
+        ("train.objective=ratio train.refresh_samples=1", "set rollout.samples and"),
+        ("train.warmup_direction=6 train.objective=regression", ""),
+        ("train.warmup_direction=7", "is more than train.steps = 6"),
+        ("train.mixture=0.25", ""),
+        ("train.mixture=0.75 rollout.top_k=0 rollout.top_p=1", ""),
+        ("train.mixture=0.3", "no whole number"),
+        ("train.mixture=0.25 rollout.temperature=0.9", "weighs plain samples"),
+        ("train.mixture=0.25 rollout.top_k=3", "weighs plain samples"),
+        ("train.mixture=0.25 rollout.top_p=0.9", "weighs plain samples"),
+        ("rollout.references=true", "draws no reference"),
+        ("rollout.references=true train.reference_weight=0.5", ""),
+        ("rollout.references=true train.objective=published train.warmup_direction=0", ""),
+        (
+            "rollout.references=true train.reference_weight=1 train.objective=prefixes "
+            "train.balance=false",
+            "unbalanced labels draw no reference",
+        ),
+        (
+            "rollout.references=true train.reference_weight=1 train.objective=matching "
+            "train.balance=false",
+            "",
+        ),
+        ("parallel.fsdp=2", ""),
+        ("parallel.fsdp=2 parallel.mode=shard_map", "parallel.mode=jit alone"),
+        ("parallel.fsdp=1 parallel.mode=pmap", ""),
+        ("sft.pretrain_steps=1", "sft.pretrain_path is empty"),
+        ("sft.pretrain_steps=1 sft.pretrain_path=x", ""),
+        ("task.name=commongen", "task.source is empty"),
+        ("base.n_embd=18", ""),
+        ("base.n_embd=17", "base.n_embd = 17 is not divisible by base.n_head = 2"),
+        ("rollout.max_new_tokens=23", ""),
+        ("rollout.max_new_tokens=24", "rollout.max_new_tokens = 24 leaves no room"),
+        ("decode.max_new_tokens=23", ""),
+        ("decode.max_new_tokens=24", "decode.max_new_tokens = 24 leaves no room"),
+        # products, just within and just beyond what fits: 10^10 tokens, 10^11 parameters
+        ("rollout.prompts=1250000 rollout.samples=1000", ""),
+        ("rollout.prompts=1250001 rollout.samples=1000", "10,000,008,000 tokens"),
+        ("train.refresh_prompts=1250000 train.refresh_samples=1000", ""),
+        ("train.refresh_prompts=1250001 train.refresh_samples=1000", "train.refresh_prompts ="),
+        ("evaluate.prompts=1250000 evaluate.samples=1000", ""),
+        ("evaluate.prompts=1250001 evaluate.samples=1000", "evaluate.prompts = 1250001"),
+        ("sft.batch=100000 sft.max_length=100000", ""),
+        ("sft.batch=100001 sft.max_length=100000", "sft.max_length = 100000"),
+        ("base.n_positions=1000000 rollout.max_new_tokens=10001 rollout.batch=1000000 "
+         "rollout.prompts=1 rollout.samples=1", "rollout.batch = 1000000 times"),
+        ("base.n_positions=1000000 decode.max_new_tokens=10001 decode.batch=1000000 "
+         "evaluate.prompts=1 evaluate.samples=1", "decode.batch = 1000000 times"),
+        ("base.n_layer=1000 base.n_embd=2886", ""),
+        ("base.n_layer=1000 base.n_embd=2888", "parameters: at most 100,000,000,000"),
+    ],
+)  # fmt: skip
+def test_values_beside_each_other(overrides, told):
+    tree = tiny_run.config().as_dict()
+    for text in overrides.split():
+        key, _, value = text.partition("=")
+        section, _, name = key.partition(".")
+        kind = type(tree[section][name])
+        tree[section][name] = value == "true" if kind is bool else kind(value)
+    if told:
+        with pytest.raises(InputError, match=told) as caught:
+            stored_config(tree)
+        assert "\n" not in str(caught.value)
+    else:
+        stored_config(tree)

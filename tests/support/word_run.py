@@ -1,0 +1,128 @@
+"""A run whose every setting is another than its default and than its neighbours'.
+
+Texts of six words, so that a tiny base satisfies the lexical oracle now and then; prompts with
+several references, some of which fail; counts that differ, so that none stands for another.
+"""
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+
+from dinado_jax.config.schema import Config
+from dinado_jax.stages.pipeline import run_stages
+from dinado_jax.stages.run_folder import STAGES
+from dinado_jax.stages.settings import load_config
+from support import tiny_run
+
+WORDS = ("dog", "cat", "fox", "cow", "ant", "bee")
+SETTINGS = """
+name=words
+seed=3
+task.name=commongen
+base.vocab_size=281
+base.n_positions=20
+base.n_embd=12
+base.n_layer=1
+base.n_head=3
+sft.steps=18
+sft.batch=10
+sft.accumulate=2
+sft.learning_rate=0.02
+sft.warmup=1
+sft.decay=constant
+sft.weight_decay=0.1
+sft.beta2=0.95
+sft.clip=0.7
+sft.pretrain_steps=2
+sft.max_length=10
+delta.rank=2
+delta.alpha=3.0
+delta.full=ln_f/\\w+
+rollout.prompts=6
+rollout.samples=3
+rollout.max_new_tokens=6
+rollout.batch=9
+rollout.references=true
+train.steps=4
+train.rounds=3
+train.batch=12
+train.accumulate=3
+train.learning_rate=0.03
+train.warmup=1
+train.weight_decay=0.2
+train.beta2=0.9
+train.clip=0.6
+train.warmup_direction=1
+train.refresh_prompts=4
+train.refresh_samples=4
+train.mixture=0.25
+train.margin=2.5
+train.bellman=0.6
+train.bellman_start=3
+train.weight_clip=0.9
+train.reference_weight=1.7
+decode.temperature=0.9
+decode.top_k=30
+decode.top_p=0.97
+decode.max_new_tokens=5
+decode.batch=8
+decode.strength=1.6
+decode.target_rate=0.8
+decode.reject=0.3
+evaluate.split=dev
+evaluate.prompts=6
+evaluate.samples=4
+parallel.devices=1
+run.log_every=1
+run.save_every=17
+"""
+
+
+def write_data(folder: Path) -> None:
+    """Task data and plain text; train has 12 prompts, dev 7, test 3."""
+    rng = np.random.default_rng(0)
+    concepts = [*itertools.combinations(WORDS, 1), *itertools.combinations(WORDS, 2)]
+    order = rng.permutation(len(concepts))
+    splits = {"train": order[:12], "dev": order[12:19], "test": order[17:20]}
+    for split, chosen in splits.items():
+        lines = []
+        for number, i in enumerate(chosen):
+            scenes = []
+            for which in range(1 + number % 3):
+                words = [*concepts[i], *rng.choice(WORDS, rng.integers(2, 4))]
+                # The last of three misses its concepts.
+                words = [w for w in words if which < 2 or w not in concepts[i]] or ["and"]
+                scenes.append(" ".join([*rng.permutation(words), "."]))
+            lines.append(json.dumps({"concepts": concepts[i], "scene": scenes}))
+        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+    plain = [" ".join(rng.choice([*WORDS, "and"], rng.integers(1, 7))) for _ in range(40)]
+    (folder / "plain.txt").write_text("\n".join([*plain, "nothing of the kind"]) + "\n")
+
+
+_finished: dict[Path, Path] = {}
+
+
+def finished(factory) -> Path:
+    """The folder of data and of the finished run of these settings, made once a process: "data" and
+    "run" in it, not to be changed.
+
+    Args:
+      factory: pytest's tmp_path_factory.
+    """
+    base = factory.getbasetemp()
+    if base not in _finished:
+        folder = factory.mktemp("words")
+        (folder / "data").mkdir()
+        write_data(folder / "data")
+        with tiny_run.quick_compilation(factory):
+            run_stages(config(folder / "data"), STAGES, folder / "run")
+        _finished[base] = folder
+    return _finished[base]
+
+
+def config(data: Path, *overrides: str) -> Config:
+    """The settings above, with data of `write_data`."""
+    given = [f"task.source={data}", f"sft.pretrain_path={data / 'plain.txt'}"]
+    return load_config(None, [*SETTINGS.split(), *given, *overrides])
