@@ -1,4 +1,4 @@
-"""Some hundred cases of the fuzzer (tests/fuzz.py), and those that once found something."""
+"""Some hundred cases of the fuzzer (tests/support/fuzz.py), and those that once found something."""
 
 import signal
 

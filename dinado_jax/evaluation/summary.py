@@ -103,7 +103,8 @@ _COVERAGE = {"coverage": math.nan}
 
 def _as_dict(figures: ModelFigures) -> dict[str, Any]:
     tree = dataclasses.asdict(figures)
-    return tree | _COVERAGE | tree.pop("metrics")
+    metrics = tree.pop("metrics")
+    return tree | _COVERAGE | metrics
 
 
 def _read_model(kind: type[T], tree: dict[str, Any], where: str, fix: str) -> T:

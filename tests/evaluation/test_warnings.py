@@ -1,52 +1,65 @@
 """Warnings: none for a run that went well, one for each way to go badly."""
 
-import copy
+import dataclasses
+import math
 
 import pytest
 
+from dinado_jax.evaluation.stage_figures import (
+    GenerateFigures,
+    RolloutFigures,
+    SftFigures,
+    StageFigures,
+    TrainFigures,
+)
+from dinado_jax.evaluation.summary import BaseFigures, ControlFigures, Floors
 from dinado_jax.evaluation.warnings import summary_warnings
 
 # The demo's figures, about.
-GOOD = {
-    "base": {
-        "success_rate": 0.096,
-        "success_rate_error": 0.007,
-        "finished": 1.0,
-        "successes": 190,
-        "log_prob_per_token_of_successes": -1.62,
-        "distinct_2_of_successes": 0.53,
-    },
-    "control": {
-        "samples": 2000,
-        "success_rate": 0.976,
-        "success_rate_error": 0.004,
-        "finished": 0.999,
-        "kl_to_base": 2.37,
-        "kl_to_base_error": 0.02,
-        "log_prob_per_token": -1.66,
-        "distinct_2": 0.52,
-    },
-    "kl_floor_by_prompt": 2.16,
-    "stages": {
-        "rollout": {"samples": 20000, "oracle_failures": 0},
-        "generate": {"control_oracle_failures": 0, "base_oracle_failures": 0},
-    },
-}
+COMMON = {"samples": 2000, "log_prob_under_base": -17.0, "tokens": 10.5, "metrics": {}}
+BASE = BaseFigures(
+    **COMMON,
+    success_rate=0.096,
+    success_rate_error=0.007,
+    finished=1.0,
+    log_prob_per_token=-1.7,
+    distinct_2=0.5,
+    successes=190,
+    log_prob_per_token_of_successes=-1.62,
+    distinct_2_of_successes=0.53,
+)
+CONTROL = ControlFigures(
+    **COMMON,
+    success_rate=0.976,
+    success_rate_error=0.004,
+    finished=0.999,
+    kl_to_base=2.37,
+    kl_to_base_error=0.02,
+    log_prob_per_token=-1.66,
+    distinct_2=0.52,
+)
+FLOORS = Floors(2.0, 0.85, 2.16, 0.91)
+STAGES = StageFigures(
+    SftFigures(100, "fingerprint"),
+    RolloutFigures(20_000, 2000, 0.1, 1.0, 0, "q* of the base"),
+    TrainFigures(10, ()),
+    GenerateFigures(500, 0, 0),
+)
+GOOD = {"base": BASE, "control": CONTROL, "floors": FLOORS, "stages": STAGES}
 
 
 def changed(path, value):
-    summary = copy.deepcopy(GOOD)
-    *outer, key = path.split(".")
-    place = summary
-    for name in outer:
-        place = place[name]
-    assert key in place
-    place[key] = value
-    return summary
+    """The arguments of a good run with one figure changed, given as "part.field"."""
+    name, *inner, field = path.split(".")
+    part = GOOD[name]
+    if inner:
+        of_stage = dataclasses.replace(getattr(part, inner[0]), **{field: value})
+        return GOOD | {name: dataclasses.replace(part, **{inner[0]: of_stage})}
+    return GOOD | {name: dataclasses.replace(part, **{field: value})}
 
 
 def test_a_run_that_went_well_has_none():
-    assert summary_warnings(GOOD) == []
+    assert summary_warnings(**GOOD) == ()
 
 
 @pytest.mark.parametrize(
@@ -54,33 +67,36 @@ def test_a_run_that_went_well_has_none():
     [
         ("control.success_rate", 0.1, "no gain: success 10.0%, the base's is 9.6%"),
         ("control.kl_to_base", 4.9, "efficiency 0.44"),
-        ("kl_floor_by_prompt", 0.57, "efficiency 0.24: 2.37 nats"),
+        ("floors.kl_floor_by_prompt", 0.57, "efficiency 0.24: 2.37 nats"),
         ("control.kl_to_base_error", 0.7, "has an error of 0.70"),
         ("control.finished", 0.83, "17.0% of samples did not end"),
         ("control.log_prob_per_token", -2.0, "-2.00 nats per token"),
         ("control.distinct_2", 0.3, "Distinct-2 0.300"),
         ("stages.rollout.oracle_failures", 400, "failed on 400 samples of stage rollout"),
         ("stages.generate.control_oracle_failures", 40, "40 samples of stage generate"),
+        ("stages.generate.base_oracle_failures", 41, "41 samples of stage generate"),
     ],
 )
 def test_each_way_to_go_badly_has_its_line(path, value, said):
-    (line,) = summary_warnings(changed(path, value))
+    (line,) = summary_warnings(**changed(path, value))
     assert said in line and "\n" not in line and ": " in line
 
 
 @pytest.mark.parametrize("path", ["control.success_rate_error", "control.kl_to_base_error"])
 def test_what_was_not_measured_is_no_reason_to_warn(path):
-    assert summary_warnings(changed(path, None)) == []
+    assert summary_warnings(**changed(path, math.nan)) == ()
 
 
 def test_few_successes_of_the_base_say_little_of_how_they_read():
-    summary = changed("base.successes", 3)
-    summary["base"] |= {"log_prob_per_token_of_successes": -0.1, "distinct_2_of_successes": 1.0}
-    assert summary_warnings(summary) == []
-    summary = changed("base.successes", 0)
-    summary["base"] |= {"log_prob_per_token_of_successes": None, "distinct_2_of_successes": None}
-    assert summary_warnings(summary) == []
+    for count, fluency, variety in ((3, -0.1, 1.0), (0, math.nan, math.nan)):
+        base = dataclasses.replace(
+            BASE,
+            successes=count,
+            log_prob_per_token_of_successes=fluency,
+            distinct_2_of_successes=variety,
+        )
+        assert summary_warnings(**GOOD | {"base": base}) == ()
 
 
 def test_a_small_cost_is_none():
-    assert summary_warnings(changed("control.kl_to_base", 0.05)) == []
+    assert summary_warnings(**changed("control.kl_to_base", 0.05)) == ()

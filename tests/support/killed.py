@@ -1,7 +1,7 @@
 """Kills runs at random moments and holds what they become against a run that was let alone.
 
-    python tests/killed.py OUT --kills 50          one process, SIGKILL, a JSON line each
-    python tests/killed.py OUT --stops 20          two processes, SIGTERM to one of them
+    PYTHONPATH=tests python -m support.killed OUT --kills 50          one process, SIGKILL, a JSON line each
+    PYTHONPATH=tests python -m support.killed OUT --stops 20          two processes, SIGTERM to one of them
 
 One stage after the other is hit, each at a random moment. Whatever it was, the same command goes
 on: the same rollouts, samples and steps, none lost or counted twice, and with one process the same

@@ -1,0 +1,39 @@
+"""Finding oracles by name."""
+
+import sys
+
+import pytest
+from support.refusal import error_of
+
+from dinado_jax.oracles.table import ORACLES, NamedOracle, resolve
+from dinado_jax.tasks.keyword.lexical import lexical
+
+
+def test_names_resolve_also_in_the_working_directory(tmp_path, monkeypatch):
+    assert resolve("lexical") == NamedOracle("lexical", lexical)
+    assert resolve("dinado_jax.tasks.keyword.lexical:lexical").function is lexical
+    (tmp_path / "oracle_of_mine.py").write_text("def short(prompts, texts):\n    return [True]\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    assert resolve("oracle_of_mine:short").function(["p ="], ["t"]) == [True]
+    assert "no function long" in error_of(resolve, "oracle_of_mine:long")
+    (tmp_path / "oracle_with_a_bug.py").write_text("1 / 0\n")
+    assert "ZeroDivisionError" in error_of(resolve, "oracle_with_a_bug:short")
+
+
+@pytest.mark.parametrize("name", ["lexicon", "no_such_module:f", "sys:", ":f", "sys:maxsize"])
+def test_names_that_lead_nowhere(name):
+    assert repr(name) in error_of(resolve, name)
+
+
+def test_an_oracle_of_the_table_is_found_and_checks_prompts(monkeypatch):
+    def polite(prompts, texts):
+        return ["please" in text for text in texts]
+
+    monkeypatch.setitem(ORACLES, "polite", polite)
+    assert resolve("polite") == NamedOracle("polite", polite)
+    resolve("polite").check_prompts({"file:1": "any prompt"})
+    assert 'give "lexical", "polite" or' in error_of(resolve, "impolite")
+    said = error_of(resolve("lexical").check_prompts, {"file:1": "dog =", "file:2": "dog"})
+    assert said.startswith("file:2, prompt 'dog'")
+    resolve("builtins:max").check_prompts({"file:1": "a user's oracle is not asked"})
