@@ -21,16 +21,6 @@ from dinado_jax.rollouts.arrays import Rollouts
 SEED, HEADS, EOS = 3, 3, 0
 COLUMNS = ("tokens", "prompt_length", "length", "prompt_id", "label", "finished")
 COLUMNS += ("log_base", "log_proposal", "log_prefix")
-    "tokens",
-    "prompt_length",
-    "length",
-    "label",
-    "log_base",
-    "log_proposal",
-    "log_prefix",
-    "prompt_id",
-    "finished",
-]
 STEP = 4  # of train: the last one, and all of round 2
 
 
