@@ -11,7 +11,7 @@ from support import tiny_run
 from dinado_jax.config.schema import Train
 from dinado_jax.controls.make import make_control
 from dinado_jax.data.batching import Draws, take
-from dinado_jax.language_model import new_config
+from dinado_jax.models.architectures import new_model
 from dinado_jax.models.gpt2 import GPT2, init_params
 from dinado_jax.objectives.norm import log_row
 from dinado_jax.objectives.table import OBJECTIVES
@@ -68,7 +68,7 @@ def test_a_throw_away_objective_trains(config, tmp_path):
 
 
 def test_the_shapes_of_its_batches_are_known_without_data(config):
-    model = GPT2(new_config(config.base))
+    model = new_model(config.base)
     params = jax.eval_shape(lambda: init_params(model.config, 0))
     _, _, batch = training(config, make_control(config, model), params, 16)
     assert batch.tokens.shape == (1, config.train.batch, 16)
