@@ -68,6 +68,7 @@ def generate(
     new = [row[:length] for row, length in zip(drawn.tokens, drawn.length)]
     found = _Found(np.arange(len(new)) // sampler.samples, new, drawn.finished)
     under_q, under_p = drawn.log_policy, drawn.log_base
+    assert under_q is not None  # the sampler scores
     if under_p is None:  # a single pass knows its own distribution alone
         own = isinstance(model, Base)
         under_p = under_q if own else _scored(model.base, prompt_ids, found, batch)

@@ -77,13 +77,13 @@ class Controlled:
 
     @property
     def policy(self) -> Policy:
-        if self._alone:
+        if self._alone and isinstance(self.control, Control):
             return self.control.policy
         return Composed((self,)).policy
 
     @functools.cached_property
     def variables(self) -> dict:
-        if self._alone:
+        if self._alone and isinstance(self.control, Control):
             return self.control.policy_variables(self.base.params, self.params)
         return Composed((self,)).variables
 
@@ -120,8 +120,8 @@ class Controlled:
         Raises:
           InputError: unless q is the base with its parameters changed, in float32.
         """
-        direction = self.control.direction
-        if not isinstance(direction, Merge) or not self.control.single_pass or self.tilt != NEUTRAL:
+        direction = self.control.direction if isinstance(self.control, Control) else None
+        if not isinstance(direction, Merge) or not self._alone:
             raise InputError("only a merge control, untilted, is a base of its own: train one")
         if self.base.model.param_dtype != "float32":
             raise InputError("the base's parameters are not float32: load the run in float32")

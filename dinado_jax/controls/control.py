@@ -13,12 +13,12 @@ Training asks for `values`, or `log_policy` or `log_direction` where only q matt
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 
-from dinado_jax.controls.protocol import Direction, Norm
+from dinado_jax.controls.protocol import Direction, Norm, PolicyDirection
 from dinado_jax.controls.recursion import (
     FLOOR,
     Values,
@@ -90,7 +90,8 @@ class Control:
     def policy_variables(self, base_params: dict, params: dict) -> Any:
         """The variables of `policy`."""
         if self.single_pass:
-            return self.direction.policy_variables(base_params, params["direction"])
+            direction = cast(PolicyDirection, self.direction)
+            return direction.policy_variables(base_params, params["direction"])
         return {
             "base": base_params,
             "guides": (self.decode_params(params),),
@@ -234,7 +235,7 @@ class Control:
         new = tokens[:, None]
         out = self.direction.forward(base_params, params["direction"], base, new, state.cache)
         log_prev = None
-        if self.recursive:
+        if state.log_r is not None:
             drawn = jnp.take_along_axis(state.log_r, new, 1)[:, 0]
             log_prev = jnp.maximum(drawn, FLOOR)
         of_base, of_direction = ((each.hidden[:, 0], each.vocabulary) for each in (base, out))

@@ -1,6 +1,6 @@
 """The two parts of a control: a direction over next tokens and a norm of prefixes."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 
@@ -9,34 +9,61 @@ from dinado_jax.models.output import Output
 
 
 class Direction(Protocol):
-    """What says, up to a constant per prefix, which next tokens raise R. Static and pure."""
+    """Says, up to a constant per prefix, which next tokens raise R. Static and pure."""
 
-    link: str  # how its logits become r: see ops.vocab.direction
-    own_states: bool  # the norm reads this direction's states, not the base's
+    @property
+    def link(self) -> str:
+        """How its logits become r: policy, plain or sigmoid, see `ops.vocab.direction`."""
+        ...
 
-    def init(self, key: jax.Array, base_params: dict) -> dict:
+    @property
+    def own_states(self) -> bool:
+        """Whether the norm reads this direction's states instead of the base's."""
+        ...
+
+    def init(self, key: jax.Array, base_params: Any) -> Any:
         """Parameters with which r is the same for every token."""
         ...
 
-    def decode_params(self, params: dict) -> dict:
-        """The parameters as a decoding loop is to have them: the same function, fewer bytes."""
+    def decode_params(self, params: Any) -> Any:
+        """The parameters as a decoding loop reads them: the same function from fewer bytes."""
         ...
 
     def forward(
         self,
-        base_params: dict,
-        params: dict,
-        base: Output,
+        base_params: Any,
+        params: Any,
+        base: Output | None,
         tokens: jax.Array,
         cache: Cache | None = None,
     ) -> Output:
-        """Factored logits [B, T] for the tokens [B, T] whose `base` output is given."""
+        """Factored logits for every position.
+
+        Args:
+          base_params: the base's parameters.
+          params: this direction's.
+          base: the base's output on the tokens; None where only a policy of its own is asked for.
+          tokens: int32 [B, T]; with a cache [R, 1].
+          cache: this direction's own.
+        """
+        ...
+
+
+class PolicyDirection(Direction, Protocol):
+    """A direction of link "policy": its logits are those of q itself."""
+
+    def policy_variables(self, base_params: Any, params: Any) -> Any:
+        """The variables with which the base's model is q."""
         ...
 
 
 class Norm(Protocol):
-    def init(self, key: jax.Array, base_params: dict, success_rate: float) -> dict: ...
+    """A value beta in (0, 1) of every prefix, read from last hidden states."""
 
-    def logit(self, params: dict, states: jax.Array) -> jax.Array:
-        """Log-odds of beta: [..., D] -> [...] float32 nats."""
+    def init(self, key: jax.Array, base_params: Any, success_rate: float) -> Any:
+        """Parameters with beta = success_rate everywhere."""
+        ...
+
+    def logit(self, params: Any, states: jax.Array) -> jax.Array:
+        """Log-odds of beta (nats): [..., D] -> [...] float32."""
         ...

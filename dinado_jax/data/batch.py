@@ -1,15 +1,15 @@
 """The rows of a training or scoring step, as one pytree of arrays."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
-import flax
 import jax
 import numpy as np
+from flax import struct
 
-Array = jax.Array | np.ndarray
+Array: TypeAlias = Any  # numpy.ndarray on the host, jax.Array on devices
 
 
-@flax.struct.dataclass(kw_only=True)
+@struct.dataclass(kw_only=True)
 class Batch:
     """Right-padded rows of prompt and target: B rows of T tokens, D the width of the base.
 

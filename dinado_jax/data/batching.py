@@ -5,7 +5,7 @@ padding is computed and few shapes are compiled.
 """
 
 import dataclasses
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -82,9 +82,12 @@ class Draws:
     seed: int
 
     def __post_init__(self):
-        cumulative = np.cumsum(self.weight, dtype=np.float64)
-        object.__setattr__(self, "_cumulative", cumulative / cumulative[-1])
         object.__setattr__(self, "_shared", lru_cache(2)(self._shared))
+
+    @cached_property
+    def _cumulative(self) -> np.ndarray:
+        cumulative = np.cumsum(self.weight, dtype=np.float64)
+        return cumulative / cumulative[-1]
 
     def _shared(self, block: int, count: int) -> np.ndarray:
         total = count * _STEPS_SHARED

@@ -13,12 +13,12 @@ import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import flax
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax.sharding import Mesh
 
-from dinado_jax.data.batch import rows_of
+from dinado_jax.data.batch import Array, rows_of
 from dinado_jax.decoding.policy import Carry, Policy
 from dinado_jax.decoding.sampler import check_finite, prompt_batches, restore_order
 from dinado_jax.distributed.partitioning import replicate, shard_rows
@@ -34,14 +34,14 @@ class Hypotheses(NamedTuple):
     """The best of every prompt, best first, H of them. Where a prompt has fewer of probability
     above 0, the rest have no tokens and a score of -inf."""
 
-    tokens: jax.Array  # int32 [B, H, N]; eos, where found, is kept, and what follows it is eos too
-    log_probs: jax.Array  # float32 [B, H] nats: log q of all new tokens together
-    scores: jax.Array  # float32 [B, H]: log_probs / length^penalty
-    length: jax.Array  # int32 [B, H] new tokens, eos included
-    finished: jax.Array  # bool [B, H]: ended by eos, not cut at N
+    tokens: Array  # int32 [B, H, N]; eos, where found, is kept, and what follows it is eos too
+    log_probs: Array  # float32 [B, H] nats: log q of all new tokens together
+    scores: Array  # float32 [B, H]: log_probs / length^penalty
+    length: Array  # int32 [B, H] new tokens, eos included
+    finished: Array  # bool [B, H]: ended by eos, not cut at N
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class BeamState:
     """What one step hands to the next; V stands where there is no token."""
 
@@ -83,7 +83,7 @@ class Beam:
             object.__setattr__(self, "no_repeat_ngram", 0)
 
     def __call__(
-        self, variables: Any, prompts: jax.Array, lengths: jax.Array, condition: Any = None
+        self, variables: Any, prompts: Array, lengths: Array, condition: Any = None
     ) -> Hypotheses:
         """Continues right-padded prompts.
 

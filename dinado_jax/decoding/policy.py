@@ -33,8 +33,15 @@ class Policy(Protocol):
     Ids without text (`Model.excluded_ids`) have logits of -inf, and no part in log-probabilities.
     """
 
-    vocab_size: int
-    context_length: int  # tokens
+    @property
+    def vocab_size(self) -> int:
+        """V."""
+        ...
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of the longest row."""
+        ...
 
     def prefill(
         self,

@@ -10,15 +10,15 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jax.sharding import Mesh
 
-from dinado_jax.data.batch import rows_of
+from dinado_jax.data.batch import Array, rows_of
 from dinado_jax.data.batching import bucket
 from dinado_jax.data.sequences import check_tokens, pad
 from dinado_jax.decoding.methods import Method
@@ -28,10 +28,11 @@ from dinado_jax.errors import InputError
 from dinado_jax.models.cache import scan_steps, update_where
 from dinado_jax.utils.arguments import POSITIVE, require_integer, require_integer_field
 
+Rows = TypeVar("Rows", bound=tuple)  # of arrays, a row each
 _GROUP = 8  # a power of two
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class SamplingState:
     """What one step hands to the next."""
 
@@ -53,13 +54,13 @@ class LogProbs(NamedTuple):
 class Samples(NamedTuple):
     """New tokens of every row, samples of one prompt together."""
 
-    tokens: jax.Array  # int32 [R, N]; eos, where drawn, is kept, and what follows it is eos too
-    log_probs: jax.Array  # float32 [R, N] nats, as drawn; 0 after the end; nan: nothing to draw
-    length: jax.Array  # int32 [R] new tokens, eos included
-    finished: jax.Array  # bool [R]: ended by eos, not cut at N
+    tokens: Array  # int32 [R, N]; eos, where drawn, is kept, and what follows it is eos too
+    log_probs: Array  # float32 [R, N] nats, as drawn; 0 after the end; nan: nothing to draw
+    length: Array  # int32 [R] new tokens, eos included
+    finished: Array  # bool [R]: ended by eos, not cut at N
     # Of a sampler that scores, as log_probs, temperature and truncation aside; else None.
-    log_policy: jax.Array | None = None
-    log_base: jax.Array | None = None  # None too where the policy does not know the base
+    log_policy: Array | None = None
+    log_base: Array | None = None  # None too where the policy does not know the base
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,11 +82,11 @@ class Sampler:
     def __call__(
         self,
         variables: Any,
-        prompts: jax.Array,
-        lengths: jax.Array,
-        ids: jax.Array,
+        prompts: Array,
+        lengths: Array,
+        ids: Array,
         key: jax.Array,
-        first: jax.Array | int = 0,
+        first: Array | int = 0,
         condition: Any = None,
     ) -> Samples:
         """Continues right-padded prompts.
@@ -229,8 +230,8 @@ def iter_samples(
     prompts: Sequence[Sequence[int]],
     key: jax.Array,
     batch: int,
-    ids: Sequence[int] | None = None,
-    first: Sequence[int] | None = None,
+    ids: Sequence[int] | np.ndarray | None = None,
+    first: Sequence[int] | np.ndarray | None = None,
     condition: Any = None,
 ) -> Iterator[tuple[np.ndarray, Samples]]:
     """Samples any number of prompts, `batch` rows at a time.
@@ -247,19 +248,20 @@ def iter_samples(
     """
     S = sampler.samples
     variables = replicate(sampler.mesh, variables)
-    ids = np.arange(len(prompts)) if ids is None else np.asarray(ids)
-    first = np.zeros(len(prompts)) if first is None else np.asarray(first)
-    waiting = None
+    stream = np.arange(len(prompts)) if ids is None else np.asarray(ids)
+    start = np.zeros(len(prompts)) if first is None else np.asarray(first)
+    waiting: list[tuple[np.ndarray, Samples]] = []
     for part, filled, tokens, lengths in prompt_batches(
         sampler.policy, prompts, sampler.max_new_tokens, sampler.eos_id, batch, S, sampler.mesh
     ):
-        streams, begin = (x[filled].astype(np.int32) for x in (ids, first))
+        streams, begin = (x[filled].astype(np.int32) for x in (stream, start))
         known = rows_of(condition, filled)
         drawn = sampler(variables, tokens, lengths, streams, key, begin, known)
+        # One batch late: the device is at work on this one meanwhile.
         if waiting:
-            yield _on_host(S, *waiting)
-        waiting = part, drawn
-    yield _on_host(S, *waiting)
+            yield _on_host(S, *waiting.pop())
+        waiting.append((part, drawn))
+    yield _on_host(S, *waiting.pop())
 
 
 def _on_host(samples: int, part: np.ndarray, drawn: Samples) -> tuple[np.ndarray, Samples]:
@@ -287,7 +289,7 @@ def sample_prompts(
     prompts: Sequence[Sequence[int]],
     key: jax.Array,
     batch: int,
-    ids: Sequence[int] | None = None,
+    ids: Sequence[int] | np.ndarray | None = None,
     condition: Any = None,
 ) -> Samples:
     """All that `iter_samples` yields, as host arrays in the order of the prompts."""
@@ -318,7 +320,7 @@ def sample_in_groups(
     return restore_order(*zip(*drawn))
 
 
-def restore_order(rows: Sequence[np.ndarray], parts: Sequence[NamedTuple]) -> NamedTuple:
+def restore_order(rows: Sequence[np.ndarray], parts: Sequence[Rows]) -> Rows:
     """Joins tuples of arrays, a part of the rows each, in the order of the row numbers."""
     order = np.argsort(np.concatenate(rows))
     return jax.tree.map(lambda *column: np.concatenate(column)[order], *parts)

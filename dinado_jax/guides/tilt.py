@@ -60,7 +60,7 @@ class Features(NamedTuple):
     ) -> jax.Array:
         """log f(R), up to a constant, of every next token: [B, V]."""
         kept = values.log_after
-        if self.target_rate:
+        if self.target_rate and start is not None:
             rate = numbers["target_rate"]
             success = jnp.log(rate) - start.log_value
             failure = jnp.log1p(-rate) - jax.nn.log_sigmoid(-start.logit)

@@ -30,9 +30,9 @@ import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 SEGMENT = 64  # slots of the first segment
 
@@ -56,7 +56,7 @@ class LayerCache(NamedTuple):
     slot: jax.Array | int  # int32, of the last segment: where the next token goes
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class Cache:
     """Of all layers; see the picture above."""
 

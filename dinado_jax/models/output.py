@@ -3,16 +3,17 @@
 Shapes: B rows, T tokens, D model width, V vocabulary.
 """
 
-import flax
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from flax import struct
 
-from dinado_jax.models.cache import Cache
 from dinado_jax.ops.masks import fill_ids
 from dinado_jax.ops.vocab import Ranges
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class Output:
     """Logits in factored form, and the cache.
 
@@ -22,7 +23,7 @@ class Output:
 
     hidden: jax.Array  # [B, T, D] states after the final normalisation, activation dtype
     vocabulary: jax.Array  # [V, D] the output head, with its delta, activation dtype
-    cache: Cache | None
+    cache: Any  # a `Cache`; None where no model has been run
 
     @property
     def logits(self) -> jax.Array:

@@ -3,8 +3,8 @@
 N rollouts; batches of B rows of T tokens.
 """
 
-import flax
 import numpy as np
+from flax import struct
 
 from dinado_jax.config.schema import Train
 from dinado_jax.data.batch import Array, Batch
@@ -18,14 +18,14 @@ from dinado_jax.rollouts.weighting import (
 )
 
 
-@flax.struct.dataclass(kw_only=True)
+@struct.dataclass(kw_only=True)
 class LabeledBatch(Batch):
     """Rows for a likelihood."""
 
     label: Array  # float32 [B] in [0, 1], each row's weight
 
 
-@flax.struct.dataclass(kw_only=True)
+@struct.dataclass(kw_only=True)
 class NormBatch(Batch):
     """Rows from which the norm learns."""
 
@@ -73,7 +73,7 @@ def norm_rows(rollouts: Rollouts, weight: np.ndarray, train: Train, seed: int) -
     def at(step: int, count: int) -> NormBatch:
         index = np.concatenate([each.at(step, count // len(draws)) for each in draws])
         rows = take(rollouts, index)
-        balanced = np.repeat(np.float32([1, 0]), count // 2)
+        balanced = np.repeat(np.array([1, 0], np.float32), count // 2)
         return NormBatch(
             **vars(rows),
             label=balanced if train.balance else label[index],

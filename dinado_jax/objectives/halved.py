@@ -3,9 +3,9 @@
 import dataclasses
 from typing import Any, Protocol
 
-import flax
 import jax
 import numpy as np
+from flax import struct
 
 from dinado_jax.config.schema import Train
 from dinado_jax.controls.control import Control
@@ -15,7 +15,7 @@ from dinado_jax.objectives.terms import BatchAt, RowsAt, Term
 from dinado_jax.rollouts.arrays import Rollouts
 
 
-@flax.struct.dataclass(kw_only=True)
+@struct.dataclass(kw_only=True)
 class Halves:
     """Half of the rows for the direction, half for the norm."""
 

@@ -2,9 +2,9 @@
 
 import dataclasses
 
-import flax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
 from dinado_jax.config.schema import Train
 from dinado_jax.controls.control import Control
@@ -19,7 +19,7 @@ from dinado_jax.rollouts.arrays import Rollouts
 from dinado_jax.rollouts.weighting import suffix_importance_weights
 
 
-@flax.struct.dataclass(kw_only=True)
+@struct.dataclass(kw_only=True)
 class PublishedBatch(Batch):
     """Rollouts, drawn uniformly."""
 

@@ -2,9 +2,9 @@
 
 import dataclasses
 
-import flax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
 from dinado_jax.config.schema import Train
 from dinado_jax.controls.control import Control
@@ -19,7 +19,7 @@ from dinado_jax.rollouts.weighting import optimal_ratio, sum_per_prompt
 _CAP = 3.0  # nats
 
 
-@flax.struct.dataclass(kw_only=True)
+@struct.dataclass(kw_only=True)
 class RatioBatch(Batch):
     """Rows of any proposal d."""
 

@@ -2,10 +2,10 @@
 
 import dataclasses
 
-import flax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import struct
 
 from dinado_jax.config.schema import Train
 from dinado_jax.controls.control import Control
@@ -21,7 +21,7 @@ from dinado_jax.rollouts.weighting import success_rate_per_prompt
 _HUBER = 1.5  # nats: errors beyond it pull with constant force
 
 
-@flax.struct.dataclass(kw_only=True)
+@struct.dataclass(kw_only=True)
 class TargetBatch(Batch):
     """Rows of any proposal, successes and failures."""
 

@@ -1,7 +1,7 @@
 """Masks of a batch's positions and of a vocabulary's ids."""
 
 import functools
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +10,9 @@ import jax.numpy as jnp
 class Rows(Protocol):
     """Right-padded rows, see `data.batch.Batch`."""
 
-    @property
-    def tokens(self) -> jax.Array: ...
-
-    @property
-    def prompt_length(self) -> jax.Array: ...
-
-    @property
-    def length(self) -> jax.Array: ...
+    tokens: Any  # int32 [B, T]
+    prompt_length: Any  # int32 [B]
+    length: Any  # int32 [B]
 
 
 def target_mask(batch: Rows) -> jax.Array:

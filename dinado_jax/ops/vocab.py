@@ -16,7 +16,7 @@ N tokens, n of them per chunk, D width, V vocabulary.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import chex
 import jax
@@ -158,7 +158,7 @@ def direction_scalars(
 class _Kept(NamedTuple):
     """Residuals for the backward pass: [N], except for mean [N, D]."""
 
-    mean: jax.Array  # E without x and m
+    mean: Any  # E without x and m
     weight: jax.Array  # w of x
     slope: jax.Array  # s of x
     peak: jax.Array | None  # m
@@ -166,7 +166,7 @@ class _Kept(NamedTuple):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _reduced(link, chunk, excluded_ids, hidden_ND, matrix, base, tokens_N):
+def _reduced(link, chunk, excluded_ids, hidden_ND, matrix, base, tokens_N) -> VocabScalars:
     """Scalars of N tokens; without a base the token's log-probability alone.
 
     Under vmap the gradient of a trained matrix would be one matrix per example: flatten rows
@@ -235,7 +235,7 @@ def _forward(link, chunk, excluded_ids, differentiated, hidden_ND, matrix, base,
             link, excluded_ids, hidden_nD, matrix, frozen
         )
         drawn_n = _at(r_nV, tokens_n)
-        scalars = VocabScalars(drawn_n, *6 * [None])
+        scalars = VocabScalars(drawn_n, *cast(Any, 6 * [None]))
         # The larger the logit the larger r, and next to r = 0 only the logit tells tokens apart.
         score_nV = l_nV if link == "sigmoid" else r_nV
         if base is not None:
@@ -270,7 +270,7 @@ def _forward(link, chunk, excluded_ids, differentiated, hidden_ND, matrix, base,
     return jax.tree.map(lambda x: _untiled(x, len(tokens_N)), out)
 
 
-def _over_vocabulary(link, excluded_ids, hidden_nD, matrix, base):
+def _over_vocabulary(link, excluded_ids, hidden_nD, matrix, base) -> tuple[Any, ...]:
     """One chunk: log p, l and r [n, V], peak and gap [n], the weights w [n, V]. Without a base r is
     log q."""
     l_nV = fill_ids(_product("nD,VD->nV", hidden_nD, matrix), excluded_ids, _LOW)

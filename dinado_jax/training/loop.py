@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import struct
 
 from dinado_jax.config.schema import Run
 from dinado_jax.data.batch import batches_in
@@ -27,7 +27,7 @@ Batch = Any  # a pytree of arrays whose leading axis is the row
 Terms = Callable[[Any, Any, Batch], dict[str, Term]]
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class TrainState:
     """All that a resumed run needs; batches are pure functions of the step."""
 

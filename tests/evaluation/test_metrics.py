@@ -14,7 +14,6 @@ from dinado_jax.evaluation.metrics import (
     mean_and_error,
     rate_distribution,
 )
-from dinado_jax.tasks.bleu import bleu4
 
 
 def test_distinct_n_counts_within_texts():

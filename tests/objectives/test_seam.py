@@ -12,7 +12,7 @@ from dinado_jax.config.schema import Train
 from dinado_jax.controls.make import make_control
 from dinado_jax.data.batching import Draws, take
 from dinado_jax.models.architectures import new_model
-from dinado_jax.models.gpt2 import GPT2, init_params
+from dinado_jax.models.gpt2 import init_params
 from dinado_jax.objectives.norm import log_row
 from dinado_jax.objectives.table import OBJECTIVES
 from dinado_jax.objectives.terms import Term
