@@ -109,7 +109,7 @@ class Plan:
         return jax.jit(function, out_shardings=shardings)(*args)
 
     def shard(self, tree: Any) -> Any:
-        """Places base or state for training; every process has it whole, or it is placed already."""
+        """Places base or state for training, where every process has it whole or placed already."""
         if self.mode == "pmap":
             return replicate(local_mesh(self), jax.tree.map(np.asarray, tree))
         return jax.tree.map(_put, tree, self.shardings(tree))
