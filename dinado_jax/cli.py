@@ -155,15 +155,15 @@ def _add_bench_options(what: str, command: argparse.ArgumentParser) -> None:
         return
     number("prompt", 16, "prompt tokens")
     number("layers", 4, "of nado's head, and of soft's trunk")
-    command.add_argument("--peer", action="store_true", help="PyTorch programs beside ours")
+    command.add_argument("--peer", type=Path, metavar="FILE", help="a Python file with programs")
+    command.add_argument(
+        "--peer-way", action="append", metavar="NAME", help="of those; may be given several times"
+    )
     if what == "rollout":
         number("samples", 8, "rows that share a prompt")
     if what == "beam":
         number("beams", 4, "hypotheses kept of a row")
     if what in ("decode", "rollout"):
-        command.add_argument(
-            "--recomputed", action="store_true", help="among the peers the slow one without caches"
-        )
         number("top-k", 0, "0 is off")
         number("top-p", 1.0, "1 is off", float)
 

@@ -1,16 +1,17 @@
-"""The command `dinado bench`: a JSON line for each way of doing the same, then a small table."""
+"""The command `dinado bench`: a line of JSON for each way of doing the same work, and a table."""
 
 import argparse
 import dataclasses
-import importlib.util
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from dinado_jax.bench import measure
 from dinado_jax.bench.measure import Request
 from dinado_jax.errors import InputError
 from dinado_jax.utils import streams
+from dinado_jax.utils.files import check_regular
 
 
 def _sizes(n_embd: int, n_layer: int, n_head: int) -> dict[str, int]:
@@ -23,77 +24,81 @@ SIZES = {
     "gpt2": _sizes(768, 12, 12),
     "gpt2-large": _sizes(1280, 36, 20),
 }
+_FIELDS = {field.name for field in dataclasses.fields(Request)} - {"way", "model", "peer"}
 
 
 def bench(args: argparse.Namespace) -> None:
-    """Prints a record for each way, made in one run, in turns: what it took in seconds (median,
-    least, most) and memory, and the share of this machine's best rate that the work needs, of
-    products (vocab, train) or of copying (all else). InputError for a number that is none."""
-    options = {k: v for k, v in vars(args).items() if k not in ("command", "overrides")}
-    _check(args.what, options)
-    peer, recomputed = options.pop("peer", False), options.pop("recomputed", False)
-    repeats, size = options.pop("repeats"), options.pop("size")
-    request = Request(way="", model=SIZES[size], **options)
-    probe = "matmul" if args.what in ("vocab", "train") else "copy"
-    requests = [dataclasses.replace(request, way=way) for way in _ways(request, peer, recomputed)]
+    """Times all ways of what `args.what` names, and prints a record for each.
+
+    A record has seconds (median, minimum, maximum), memory, and the share of this machine's rate
+    that the required work amounts to: of a matrix product (vocab, train) or of a copy (otherwise),
+    which are measured in the same rounds.
+
+    Raises:
+      InputError: an option is out of range, or the file of --peer is not a peer.
+      measure.Failed: a program failed.
+    """
+    _check(args)
+    options = {name: value for name, value in vars(args).items() if name in _FIELDS}
+    request = Request(way="", model=SIZES[args.size], **options)
+    requests = _requests(request, getattr(args, "peer", None), getattr(args, "peer_way", None))
+    probe = "matmul" if request.what in ("vocab", "train") else "copy"
     requests.append(dataclasses.replace(request, what=probe, way=probe))
     with measure.workers(requests) as started:
-        found = measure.in_turns(started, repeats)
+        found = measure.in_turns(started, args.repeats)
     probed = found.pop(probe)
     rate = probed["operations"] / probed["seconds"]
-    common = {"what": args.what, "size": size, **options}
-    first = next(iter(found.values()))
-    records = []
-    for way, figures in found.items():
-        derived = _derived(request, figures, rate)
-        if args.what == "vocab":
-            naive = found["naive"]
-            derived["time_to_naive"] = figures["seconds"] / naive["seconds"]
-            derived["memory_to_naive"] = figures["temp_bytes"] / naive["temp_bytes"]
-        else:
-            derived["time_to_ours"] = figures["seconds"] / first["seconds"]
-        records.append({**common, "way": way, **figures, **derived})
+    del options["what"]
+    common = {"what": request.what, "size": args.size, **options}
+    records = [
+        {**common, "way": way, **figures, **_derived(request, figures, rate)}
+        for way, figures in found.items()
+    ]
+    _compare(records, "naive" if request.what == "vocab" else "ours")
     for record in records:
         streams.print_result(json.dumps(record))
     streams.print_status(_table(records))
 
 
-def _check(what: str, options: dict[str, Any]) -> None:
+def _check(args: argparse.Namespace) -> None:
+    given = vars(args)
     for name in ("batch", "length", "repeats", "prompt", "layers", "samples", "beams"):
-        if options.get(name, 1) < 1:
-            raise InputError(f"--{name} {options[name]}: it must be at least 1")
-    batch, length, prompt = options["batch"], options["length"], options.get("prompt", 0)
-    if what == "train" and prompt >= length:
+        if given.get(name, 1) < 1:
+            raise InputError(f"--{name} {given[name]}: it must be at least 1")
+    batch, length, prompt = args.batch, args.length, given.get("prompt", 0)
+    if args.what == "train" and prompt >= length:
         raise InputError(f"--prompt {prompt}: it must be less than --length, {length}")
-    context = SIZES[options["size"]]["n_positions"]
-    if (total := length if what == "train" else prompt + length) > context and what != "vocab":
+    context = SIZES[args.size]["n_positions"]
+    total = length if args.what == "train" else prompt + length
+    if total > context and args.what != "vocab":
         raise InputError(f"rows of {total} tokens: the context holds {context}, take --length less")
-    if batch % (samples := options.get("samples", 1)):
+    if batch % (samples := given.get("samples", 1)):
         raise InputError(f"--batch {batch}: it must be a multiple of --samples, {samples}")
-    if options.get("recomputed") and not (options["peer"] and options["variant"] != "base"):
-        raise InputError("--recomputed is a peer of controls: give --peer and a --variant")
-    if options.get("peer") and not importlib.util.find_spec("torch"):
-        raise InputError("--peer needs torch: pip install 'dinado-jax[peer]'")
+    if given.get("peer"):
+        check_regular(args.peer)
+    elif given.get("peer_way"):
+        raise InputError("--peer-way chooses among the ways of a peer: give --peer FILE too")
 
 
-def _ways(request: Request, peer: bool, recomputed: bool = False) -> list[str]:
-    if request.what == "vocab":
-        return ["fused", "naive"]
-    ours = ["ours", "trunk too"] if request.what == "train" else ["ours"]
-    if not peer:
-        return ours
-    if request.what == "train":
-        return [*ours, "torch"]
-    if request.variant == "base" or request.what == "beam":
-        return ["ours", "generate"]
-    return ["ours", "generate", "cached head", *(["recomputed head"] if recomputed else [])]
+def _requests(request: Request, peer: Path | None, chosen: list[str] | None) -> list[Request]:
+    """One for each way: the package's, and those of a peer that are chosen, by default its own
+    choice."""
+    ours = {"vocab": ["fused", "naive"], "train": ["ours", "trunk too"]}.get(request.what, ["ours"])
+    requests = [dataclasses.replace(request, way=way) for way in ours]
+    if peer is None:
+        return requests
+    request = dataclasses.replace(request, peer=str(peer))
+    theirs = chosen or measure.peer_ways(request)
+    if taken := {*theirs} & {*ours, "matmul", "copy"}:
+        raise InputError(f"--peer {peer}, its way {min(taken)!r} has a name in use: rename it")
+    return requests + [dataclasses.replace(request, way=way) for way in theirs]
 
 
 def _derived(request: Request, figures: dict[str, Any], rate: float) -> dict[str, float]:
     tokens, seconds = request.batch * request.length, figures["seconds"]
     out = {"tokens_per_s": tokens / seconds}
     if request.what in ("vocab", "train"):
-        out["flops"] = needed_flops(request)
+        out["flops"] = required_flops(request)
         return out | {"share_of_matmul_rate": out["flops"] / seconds / rate}
     if request.what == "rollout":
         out["rollouts_per_s"] = request.batch / seconds
@@ -101,37 +106,49 @@ def _derived(request: Request, figures: dict[str, Any], rate: float) -> dict[str
     return out | {"share_of_copy_rate": figures["step_bytes"] * request.length / seconds / rate}
 
 
-def needed_flops(request: Request) -> float:
-    """Of the fewest matrix products that the result can be had with, in trunks and over the
-    vocabulary, the base's states being given; attention's own and the norm's are left out."""
+def required_flops(request: Request) -> float:
+    """Returns the FLOPs of the fewest matrix products that give the result.
+
+    Counted are the products in trunks, where the base's hidden states are given, and over the
+    vocabulary; those inside attention and in the norm are not.
+    """
     sizes, tokens = request.model, request.batch * request.length
     logits = 2.0 * tokens * sizes["n_embd"] * sizes["vocab_size"]
     if request.what == "vocab":
         return logits * (4 if request.trained else 3)
     layer = 2.0 * tokens * 12 * sizes["n_embd"] ** 2
-    if request.variant == "merge":  # forward, and back to a small delta; its matrix is frozen
+    if request.variant == "merge":  # forward, and backward to a small delta: matrices are frozen
         return 2 * sizes["n_layer"] * layer + 3 * logits
     return 3 * request.layers * layer + 4 * logits
 
 
-def _table(records: list[dict]) -> str:
+def _compare(records: list[dict[str, Any]], baseline: str) -> None:
+    """Adds to each record its time, and where XLA tells it its memory, relative to one way's."""
+    (base,) = (record for record in records if record["way"] == baseline)
+    for record in records:
+        record[f"time_to_{baseline}"] = record["seconds"] / base["seconds"]
+        if baseline == "naive":
+            record["memory_to_naive"] = record["temp_bytes"] / base["temp_bytes"]
+
+
+def _table(records: list[dict[str, Any]]) -> str:
     columns = {name: cell for name, (needs, cell) in _COLUMNS.items() if needs in records[0]}
     lines = [" " * 16 + "".join(f"{name:>11}" for name in columns)]
-    for one in records:
-        cells = "".join(f"{_told(cell, one):>11}" for cell in columns.values())
-        lines.append(f"{one['way']:16}" + cells)
+    for record in records:
+        cells = "".join(f"{_text(cell, record):>11}" for cell in columns.values())
+        lines.append(f"{record['way']:16}" + cells)
     return "\n".join(lines)
 
 
-def _told(cell: Callable[[dict], str], record: dict) -> str:
+def _text(cell: Callable[[dict[str, Any]], str], record: dict[str, Any]) -> str:
     try:
         return cell(record)
-    except KeyError:  # what is XLA's alone
+    except KeyError:  # known of XLA's programs alone
         return "-"
 
 
-# Of a heading: the figure that a record must have for it, and what is told.
-_COLUMNS = {
+# Heading: the figure that the first record must have, and the text of a cell.
+_COLUMNS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "tokens/s": ("tokens_per_s", lambda one: f"{one['tokens_per_s']:.0f}"),
     "rollouts/s": ("rollouts_per_s", lambda one: f"{one['rollouts_per_s']:.1f}"),
     "ms/token": ("ms_per_token", lambda one: f"{one['ms_per_token']:.2f}"),

@@ -1,4 +1,4 @@
-"""Programs compiled ahead by XLA, with what it says of them; and this machine's best rates."""
+"""Programs compiled ahead of time, with XLA's figures of them; probes of the machine's rates."""
 
 import time
 from collections.abc import Callable
@@ -14,70 +14,85 @@ from dinado_jax.models.architectures import new_model
 from dinado_jax.models.params import abstract_params
 from dinado_jax.models.protocol import BaseModel
 
-SIDES = {"cpu": 4096, "gpu": 8192, "tpu": 8192}  # of the matrices whose product sets the rate
+SIDES = {"cpu": 4096, "gpu": 8192, "tpu": 8192}  # of the square matrices of the matmul probe
 COPIED = {"cpu": 2**28, "gpu": 2**32, "tpu": 2**32}  # bytes, far more than any cache holds
 
 
-def compiled(function: Callable, *args: Any) -> tuple[Callable, dict[str, Any]]:
-    """A jitted function compiled for these arrays (static arguments first, then not to be given
-    again), and what is known of it; XLA counts the FLOPs in the body of a loop once."""
-    began = time.monotonic()
-    made = function.lower(*args).compile()
-    memory = made.memory_analysis()
+def compiled(function: Any, *args: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """Compiles a jitted function for these arguments.
+
+    Returns:
+      The program, which takes the arguments that are not static, and its figures. XLA counts the
+      FLOPs in the body of a loop once.
+    """
+    started = time.monotonic()
+    program = function.lower(*args).compile()
+    memory = program.memory_analysis()
     figures = {
-        "compile_s": round(time.monotonic() - began, 2),
+        "compile_s": round(time.monotonic() - started, 2),
         "temp_bytes": memory.temp_size_in_bytes,
         "alias_bytes": memory.alias_size_in_bytes,
-        "counted_flops": made.cost_analysis().get("flops", 0.0),
+        "counted_flops": program.cost_analysis().get("flops", 0.0),
         "device": jax.devices()[0].device_kind,
     }
-    return made, figures
+    return program, figures
 
 
 def device_peak() -> int | None:
-    """Most bytes in use on an accelerator; None on a CPU."""
+    """Returns the peak bytes in use on an accelerator; None on a CPU."""
     return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 
-def pure(function: Callable, *args: Any) -> Program:
-    """A pure function of these arrays."""
+def pure(function: Callable[..., Any], *args: Any) -> Program:
+    """Returns the program of a pure function of these arrays."""
     call, figures = compiled(jax.jit(function), *args)
     return Program(lambda: jax.block_until_ready(call(*args)), figures, device_peak)
 
 
 def base_model(request: Request) -> BaseModel:
-    sizes = schema.Base(**request.model, dtype=request.dtype, param_dtype=request.dtype)
+    """Returns the base, all of it in the dtype of the request."""
+    sizes = schema.Base(
+        vocab_size=request.model["vocab_size"],
+        n_positions=request.model["n_positions"],
+        n_embd=request.model["n_embd"],
+        n_layer=request.model["n_layer"],
+        n_head=request.model["n_head"],
+        dtype=request.dtype,
+        param_dtype=request.dtype,
+    )
     return new_model(sizes)
 
 
-def random_params(model: BaseModel) -> dict:
-    """A base's parameters, made one by one on the host: initialising them together would take more
-    memory than anything that is measured after it."""
+def random_params(model: BaseModel) -> dict[str, Any]:
+    """Returns random parameters of a base, created one by one on the host.
+
+    A program that initialises all of them would set the peak of memory.
+    """
     rng = np.random.default_rng(0)
 
-    def made(shape):
+    def leaf(shape: jax.ShapeDtypeStruct) -> jax.Array:
         values = rng.standard_normal(shape.shape, np.float32)
         values *= 0.02
         return jnp.asarray(values, shape.dtype)
 
-    return jax.tree.map(made, abstract_params(model))
+    return jax.tree.map(leaf, abstract_params(model))
 
 
 def _matrix_product(request: Request) -> Program:
-    """A large product; its floating-point operations are a figure."""
+    """A large matrix product; figure "operations": its FLOPs."""
     side = SIDES[jax.default_backend()]
     a = jax.random.normal(jax.random.key(0), (side, side), request.dtype)
-    made = pure(jnp.dot, a, a)
-    return made._replace(figures=made.figures | {"operations": 2.0 * side**3})
+    product = pure(jnp.dot, a, a)
+    return product._replace(figures=product.figures | {"operations": 2.0 * side**3})
 
 
 def _copy(request: Request) -> Program:
-    """A large array changed in place; the bytes read and written are a figure."""
+    """A large array changed in place; figure "operations": the bytes read and written."""
     size = COPIED[jax.default_backend()]
     x = jnp.zeros(size // 4, jnp.float32)
     call, figures = compiled(jax.jit(lambda x: x + 1, donate_argnums=0), x)
 
-    def run():
+    def run() -> None:
         nonlocal x
         x = jax.block_until_ready(call(x))
 

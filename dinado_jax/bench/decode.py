@@ -1,17 +1,13 @@
-"""Decoding loops: sampling under a control, rollouts judged by an oracle on the host, beams."""
+"""Decoding loops: sampling under a control, rollouts judged by an oracle, beam search."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dinado_jax.bench.compiled import (
-    base_model,
-    compiled,
-    device_peak,
-    random_params,
-)
+from dinado_jax.bench.compiled import base_model, compiled, device_peak, random_params
 from dinado_jax.bench.measure import Program, Request, oracle
 from dinado_jax.bench.train import control_of
 from dinado_jax.decoding.beam import Beam
@@ -20,30 +16,33 @@ from dinado_jax.decoding.policy import ModelPolicy, Policy
 from dinado_jax.decoding.sampler import Sampler, sample_prompts
 from dinado_jax.oracles.judge import judge
 
-NEVER = -1  # as eos: every row runs to its full length
+NEVER = -1  # as id of the end of text: every row has its full length
 
 
-def policy_of(request: Request) -> tuple[Policy, dict]:
-    """A fresh model's policy and variables: decoding costs what it costs with a trained one."""
+def policy_of(request: Request) -> tuple[Policy, dict[str, Any]]:
+    """Returns policy and variables of a random model, which decodes as fast as a trained one."""
     model = base_model(request)
     base = random_params(model)
     if request.variant == "base":
         return ModelPolicy(model), {"params": base}
     control = control_of(request, model)
     params = jax.jit(lambda: control.init(jax.random.key(1), base, 0.5))()
-    compose = jax.jit(control.policy_variables, donate_argnums=0)  # never two of the base at once
+    compose = jax.jit(control.policy_variables, donate_argnums=0)  # one copy of the base
     return control.policy, compose(base, params)
 
 
 def prompts_of(request: Request) -> np.ndarray:
-    """Random tokens, int32 [rows / samples, prompt]."""
+    """Returns random tokens, int32 [rows / samples, prompt]."""
     shape = request.batch // request.samples, request.prompt
     return np.random.default_rng(0).integers(0, request.model["vocab_size"], shape, np.int32)
 
 
-def sizes(request: Request, policy: Policy, variables: dict) -> dict[str, int]:
-    """Bytes: that a step reads at least (all parameters, and the caches as full as they are
-    halfway), of the logits, and of one layer's whole cache."""
+def sizes(request: Request, policy: Policy, variables: dict[str, Any]) -> dict[str, int]:
+    """Returns bytes: read by a step, of its logits, and of one layer's whole cache.
+
+    A step reads at least all parameters, and the caches, which are taken as full as they are
+    halfway through the loop.
+    """
     count, rows = request.batch // request.samples, request.batch * request.beams
     tokens = jax.ShapeDtypeStruct((count, request.prompt), jnp.int32)
     ends = jax.ShapeDtypeStruct((count,), jnp.int32)
@@ -64,8 +63,10 @@ def sizes(request: Request, policy: Policy, variables: dict) -> dict[str, int]:
 
 
 def program(request: Request) -> Program:
-    """decode, beam: one call. rollout: all of it, from lists of prompts to labels. XLA's figures
-    are the decoding loop's, without the prefill."""
+    """Returns a program: one call of sampler or beam search, or rollouts from prompts to labels.
+
+    XLA's figures are those of the decoding loop, without the prefill.
+    """
     policy, variables = policy_of(request)
     prompts, key = prompts_of(request), jax.random.key(0)
     count = len(prompts)
@@ -81,11 +82,11 @@ def program(request: Request) -> Program:
     go_on, figures = compiled(kind.decode, loop, variables, begin(variables, *rest))
     figures["compile_s"] = round(figures["compile_s"] + first["compile_s"], 2)
 
-    def decode():
+    def decode() -> jax.Array:
         _, out = go_on(variables, begin(variables, *rest))
         return jax.block_until_ready(out).tokens
 
-    def rollout():
+    def rollout() -> np.ndarray:
         drawn = sample_prompts(loop, variables, prompts.tolist(), key, request.batch)
         rows = np.repeat(prompts, request.samples, 0).tolist()
         return judge(oracle, rows, drawn.tokens.tolist()).labels

@@ -1,8 +1,10 @@
-"""Fair timing: each way in a process of its own, which compiles apart and warms up; then all in
-turns, told as the median with its spread.
+"""Fair timing: each way of doing the same work runs in its own process, and all take turns.
 
-Nothing here imports JAX or PyTorch: the parent stays small (a child's peak of resident memory
-begins at its parent's), and a way's process holds no library but its own.
+A process compiles its program and runs it once untimed; then every round runs each way once, so
+that other load on the machine affects all ways equally.
+
+This module imports neither JAX nor a peer's library: the peak of a child's resident memory starts
+at its parent's, which therefore stays small, and a child loads the libraries of its own way alone.
 """
 
 import contextlib
@@ -13,8 +15,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from typing import IO, Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import IO, Any, NamedTuple, Protocol
 
 from dinado_jax.errors import InputError
 
@@ -22,46 +24,70 @@ _ENVIRONMENT = {
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # several processes share an accelerator
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
 }
-_TARGETS = range(17, 25)  # tokens, a third of what a byte has
+_TARGETS = range(17, 25)  # token ids; a third of all byte values
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What a worker is to make ready; as one line of JSON it is the worker's only input."""
+    """The work of one worker process, which reads it as a line of JSON."""
 
     what: str  # vocab | train | decode | rollout | beam | matmul | copy
     way: str
-    model: dict[str, int]  # sizes of the base, by the names of the section base
-    dtype: str  # of activations, and of what is not trained
+    model: dict[str, int]  # sizes of the base: vocab_size, n_positions, n_embd, n_layer, n_head
+    dtype: str  # of activations and of frozen parameters
     variant: str = "base"  # base | merge | soft | nado
     layers: int = 1  # of nado's head and of soft's trunk
     batch: int = 1  # rows
     prompt: int = 1  # tokens
-    length: int = 1  # tokens of a row (vocab, train), new tokens (all else)
-    trained: bool = False  # vocab: the matrix too
-    samples: int = 1  # rollout: rows that share a prompt
+    length: int = 1  # tokens per row (vocab, train), new tokens per row (otherwise)
+    trained: bool = False  # vocab: the matrix is trained too
+    samples: int = 1  # rollout: rows per prompt
     beams: int = 1
-    top_k: int = 0
-    top_p: float = 1.0
+    top_k: int = 0  # 0: off
+    top_p: float = 1.0  # 1: off
+    peer: str = ""  # the file that `way` belongs to; "" for the package's own ways
 
 
 class Program(NamedTuple):
-    """Something to time. `run` returns when its work is done."""
+    """A program to time."""
 
-    run: Callable[[], Any]
-    figures: dict[str, Any]  # what is known without running: compile_s, temp_bytes, device, ..
-    device_peak: Callable[[], int | None] = lambda: None  # bytes of memory of its own, so far
+    run: Callable[[], Any]  # returns when its work is done, on devices too
+    figures: dict[str, Any]  # known without running: compile_s, temp_bytes, device, ..
+    device_peak: Callable[[], int | None] = lambda: None  # peak bytes of an accelerator; None: CPU
 
 
 class Failed(RuntimeError):
-    """A worker ended before its time."""
+    """A worker failed, and not because of bad input."""
+
+
+class Timed(Protocol):
+    """What `in_turns` needs of a worker."""
+
+    figures: dict[str, Any]
+
+    def run(self) -> float:
+        """Runs the program once; returns seconds."""
+        ...
+
+    def end(self) -> dict[str, Any]:
+        """Ends the worker; returns the figures known only then: peak_bytes."""
+        ...
 
 
 class Worker:
-    """A process with one program; idle but while it is asked."""
+    """A child process with one program, which runs only when asked to."""
 
     def __init__(self, request: Request, errors: IO[str]):
-        """Returns when the program is compiled and has run once; `errors` takes its stderr."""
+        """Starts the process; returns when its program is compiled and has run once.
+
+        Args:
+          request: the program.
+          errors: a file that takes the process's standard error.
+
+        Raises:
+          InputError: the request is at fault.
+          Failed: the process failed otherwise.
+        """
         self._way, self._errors = request.way, errors
         self._process = subprocess.Popen(
             [sys.executable, "-m", "dinado_jax.bench.worker"],
@@ -78,29 +104,31 @@ class Worker:
             raise
 
     def run(self) -> float:
-        """Seconds of one run."""
+        """Runs the program once; returns seconds."""
         return self._ask("run")["seconds"]
 
     def end(self) -> dict[str, Any]:
-        """What is known only at the end: peak_bytes."""
+        """Ends the process; returns the figures known only then: peak_bytes."""
         return self._ask("end")
 
     def kill(self) -> None:
-        """Whatever it does, it is over, and waited for."""
+        """Ends the process, whatever it is doing, and waits for it."""
         self._process.kill()
         self._process.communicate()
 
     def _ask(self, line: str) -> dict[str, Any]:
-        with contextlib.suppress(BrokenPipeError):  # it is dead, and answers nothing
+        assert self._process.stdin and self._process.stdout
+        with contextlib.suppress(BrokenPipeError):  # the process has ended: no answer follows
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
-        answer = json.loads(self._process.stdout.readline() or "null") or self._epitaph()
-        if fault := answer.get("error"):
-            kind = InputError if answer["input"] else Failed
-            raise kind(fault if answer["input"] else f"{self._way}: {fault}")
+        answer = json.loads(self._process.stdout.readline() or "null") or self._exit_answer()
+        if error := answer.get("error"):
+            if answer["input"]:
+                raise InputError(error)
+            raise Failed(f"{self._way or 'peer'}: {error}")
         return answer
 
-    def _epitaph(self) -> dict[str, Any]:
+    def _exit_answer(self) -> dict[str, Any]:
         code = self._process.wait()
         self._errors.seek(0)
         last = (self._errors.read().split("\n")[-2:] or [""])[0].strip()
@@ -110,7 +138,8 @@ class Worker:
 
 @contextlib.contextmanager
 def workers(requests: Sequence[Request]) -> Iterator[dict[str, Worker]]:
-    """One for each request, by way, made ready one after another; none outlives the block."""
+    """Starts a worker per request, one after another; yields them by way, and kills them at the
+    end."""
     with contextlib.ExitStack() as stack:
         started = {}
         for request in requests:
@@ -120,11 +149,25 @@ def workers(requests: Sequence[Request]) -> Iterator[dict[str, Worker]]:
         yield started
 
 
-def in_turns(started: dict[str, Worker], repeats: int) -> dict[str, dict[str, Any]]:
-    """Figures of each way: those it came with, median, least and most seconds of `repeats` runs,
-    and those it ends with. One round runs every way once, so that a noisy neighbour meets all
-    alike."""
-    seconds = {way: [] for way in started}
+def peer_ways(request: Request) -> list[str]:
+    """Returns the ways of `request.peer`, asked in a process of its own.
+
+    Raises:
+      InputError: the file is not a peer, see `bench.peer.load`.
+      Failed: its function `ways` failed.
+    """
+    with workers([dataclasses.replace(request, way="")]) as started:
+        return started[""].figures["ways"]
+
+
+def in_turns(started: Mapping[str, Timed], repeats: int) -> dict[str, dict[str, Any]]:
+    """Runs all workers in turns, `repeats` rounds, and ends them.
+
+    Returns:
+      The figures of each way: those known before and after the runs, and the median, minimum and
+      maximum of its seconds.
+    """
+    seconds: dict[str, list[float]] = {way: [] for way in started}
     for _ in range(repeats):
         for way, worker in started.items():
             seconds[way].append(worker.run())
@@ -141,5 +184,5 @@ def in_turns(started: dict[str, Worker], repeats: int) -> dict[str, dict[str, An
 
 
 def oracle(prompts: Sequence[Sequence[int]], rows: Sequence[Sequence[int]]) -> list[bool]:
-    """A cheap judge of token ids on the host: a continuation [N] has any of a few ids."""
+    """A cheap oracle on token ids: whether a continuation contains any of a few ids."""
     return [any(token in _TARGETS for token in row) for row in rows]

@@ -1,17 +1,13 @@
-"""A training step of the published objective: the package's own step, control and optimiser."""
+"""A training step of the published objective, by the package's step, control and optimiser."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dinado_jax.bench.compiled import (
-    base_model,
-    compiled,
-    device_peak,
-    random_params,
-)
+from dinado_jax.bench.compiled import base_model, compiled, device_peak, random_params
 from dinado_jax.bench.measure import Program, Request
 from dinado_jax.config import schema
 from dinado_jax.controls.control import Control
@@ -23,13 +19,17 @@ from dinado_jax.training.optimizer import optimizer
 
 
 def control_of(request: Request, model: BaseModel) -> Control:
+    """Returns the control of a request, with the defaults of a run otherwise."""
     settings = schema.Control(kind=request.variant, layers=request.layers)
     return make_control(schema.Config(control=settings), model)
 
 
 def rows(request: Request) -> PublishedBatch:
-    """Full rows of random tokens, every other one a success; with the base's last states, as
-    training may have them from disk. The way "trunk too" computes them in every step."""
+    """Returns full rows of random tokens; every second one is a success.
+
+    The way "ours" is given the base's hidden states, as training with `train.base_states` is; the
+    way "trunk too" computes them in every step.
+    """
     rng = np.random.default_rng(0)
     count, length = request.batch, request.length
     states = rng.standard_normal((count, length, request.model["n_embd"]), np.float32)
@@ -46,6 +46,7 @@ def rows(request: Request) -> PublishedBatch:
 
 
 def program(request: Request) -> Program:
+    """Returns the program of one training step; every run trains on."""
     model, settings = base_model(request), schema.Train()
     control = control_of(request, model)
     transform = optimizer(settings, settings.steps)
@@ -55,7 +56,7 @@ def program(request: Request) -> Program:
     step = make_step(functools.partial(Published(settings).terms, control), transform)
     call, figures = compiled(step, state, base, batch)
 
-    def run():
+    def run() -> dict[str, Any]:
         nonlocal state
         state, metrics = jax.block_until_ready(call(state, base, batch))
         return metrics

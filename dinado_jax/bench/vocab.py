@@ -1,4 +1,4 @@
-"""The scalars of a control and their gradient: ops/vocab.py beside the formulas written out.
+"""The scalars of a control and their gradient, fused (ops/vocab.py) and over whole arrays.
 
 N tokens, D width, V vocabulary.
 """
@@ -16,8 +16,13 @@ from dinado_jax.ops import vocab
 LINKS = {"merge": Merge.link, "soft": Soft.link, "nado": Nado.link}
 
 
-def naive_scalars(link: str, factors, base, tokens) -> vocab.VocabScalars:
-    """As `vocab.direction_scalars`, by whole arrays [N, V]."""
+Factors = tuple[jax.Array, jax.Array]  # hidden states [N, D] and a vocabulary matrix [V, D]
+
+
+def naive_scalars(
+    link: str, factors: Factors, base: Factors, tokens: jax.Array
+) -> vocab.VocabScalars:
+    """Computes `vocab.direction_scalars` of `tokens` [N] with whole arrays [N, V] of logits."""
     logits, base_logits = (
         jnp.einsum("ND,VD->NV", *pair, preferred_element_type=jnp.float32)
         for pair in (factors, base)
@@ -27,7 +32,7 @@ def naive_scalars(link: str, factors, base, tokens) -> vocab.VocabScalars:
     log_q = log_p + r if link == "policy" else jax.nn.log_softmax(log_p + r)
     log_ratio = log_q - log_p
 
-    def drawn(x):
+    def drawn(x: jax.Array) -> jax.Array:
         return jnp.take_along_axis(x, tokens[:, None], 1)[:, 0]
 
     top, peak = r.max(-1), log_ratio.max(-1)
@@ -46,7 +51,7 @@ WAYS = {"fused": vocab.direction_scalars, "naive": naive_scalars}
 
 
 def program(request: Request) -> Program:
-    """One way, for a matrix that is frozen or `trained` too."""
+    """Returns the program of value and gradient, one way; of the matrix too if it is `trained`."""
     model, tokens = base_model(request), request.batch * request.length
     keys = jax.random.split(jax.random.key(0), 5)
     shapes = 2 * [(tokens, model.width), (model.vocab_size, model.width)]
@@ -56,7 +61,7 @@ def program(request: Request) -> Program:
     )
     drawn = jax.random.randint(keys[4], (tokens,), 0, model.vocab_size)
 
-    def loss(hidden, matrix, base, drawn):
+    def loss(hidden: jax.Array, matrix: jax.Array, base: Factors, drawn: jax.Array) -> jax.Array:
         out = WAYS[request.way](LINKS[request.variant], (hidden, matrix), base, drawn)
         return (out.log_ratio + out.peak).sum()
 

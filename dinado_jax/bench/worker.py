@@ -1,8 +1,11 @@
-"""The process of one way: `python -m dinado_jax.bench.worker`, lines of JSON in and out.
+"""The process of one way: `python -m dinado_jax.bench.worker`; lines of JSON in and out.
 
-A Request comes in; the figures of its program go out once it is compiled and has run. Then each
-line "run" is answered with {"seconds"}, and anything else with {"peak_bytes"}, which is the end. A
-failure is answered with {"error", "input": whether the input is to blame}.
+1. In: a Request. Out: the figures of its program, which is compiled and has run once; for a peer
+   without a way, {"ways"}, and the process ends.
+2. In: "run". Out: {"seconds"}; any number of times.
+3. In: any other line. Out: {"peak_bytes"}, and the process ends.
+
+A failure is answered with {"error", "input": whether the input is at fault}.
 """
 
 import json
@@ -11,17 +14,15 @@ import sys
 import time
 from collections.abc import Callable
 
+from dinado_jax.bench import peer
 from dinado_jax.bench.measure import Program, Request
 from dinado_jax.errors import InputError, one_line
 
-PEERS = ("torch", "generate", "cached head", "recomputed head")
-
 
 def program(request: Request) -> Program:
-    if request.way in PEERS:
-        from dinado_jax.bench import peer
-
-        return peer.program(request)
+    """Returns the program of a request; imports the libraries of its way alone."""
+    if request.peer:
+        return peer.load(request.peer).program(request)
     if request.what in ("matmul", "copy"):
         from dinado_jax.bench import compiled
 
@@ -40,20 +41,25 @@ def program(request: Request) -> Program:
 
 
 def serve(ask: Callable[[], str], answer: Callable[[dict], None]) -> None:
-    made = program(Request(**json.loads(ask())))
-    made.run()
-    answer(made.figures)
+    """Answers one parent, see the module; `ask` returns its next line, "" after the last."""
+    request = Request(**json.loads(ask()))
+    if request.peer and not request.way:
+        return answer({"ways": list(peer.load(request.peer).ways(request))})
+    timed = program(request)
+    timed.run()
+    answer(timed.figures)
     while ask().strip() == "run":
-        began = time.perf_counter()
-        made.run()
-        answer({"seconds": time.perf_counter() - began})
-    unit = 1 if sys.platform == "darwin" else 1024
+        started = time.perf_counter()
+        timed.run()
+        answer({"seconds": time.perf_counter() - started})
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
     resident = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    answer({"peak_bytes": made.device_peak() or resident})
+    answer({"peak_bytes": timed.device_peak() or resident})
 
 
 def main() -> None:
-    out, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
+    """Serves standard input and output."""
+    out, sys.stdout = sys.stdout, sys.stderr  # libraries may print: not on the answers' stream
 
     def answer(figures: dict) -> None:
         print(json.dumps(figures), file=out, flush=True)

@@ -32,7 +32,11 @@ class Objective(Protocol):
     A new objective is one file with a class of this shape and one line in `objectives/table.py`.
     """
 
-    parts: int  # equal parts that the rows of a batch are divided into
+    @property
+    def parts(self) -> int:
+        """Equal parts that the rows of a batch are divided into."""
+        ...
+
     least_samples: int  # per prompt, from which it can learn
 
     @property

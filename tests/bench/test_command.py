@@ -1,5 +1,6 @@
 """`dinado bench`: ways that are compared do the same, and records hold what they promise."""
 
+import dataclasses
 import json
 
 import chex
@@ -7,15 +8,7 @@ import jax
 import pytest
 
 from dinado_jax import cli
-from dinado_jax.bench import (
-    command,
-    compiled,
-    decode,
-    measure,
-    train,
-    vocab,
-    worker,
-)
+from dinado_jax.bench import command, compiled, decode, measure, train, vocab, worker
 from dinado_jax.bench.measure import Request
 from dinado_jax.config.schema import Control
 from dinado_jax.errors import InputError
@@ -23,21 +16,46 @@ from dinado_jax.errors import InputError
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 SIZES = {"vocab_size": 41, "n_positions": 32, "n_embd": 16, "n_layer": 1, "n_head": 2}
+# The same of all requests, so that equal programs are compiled once.
+ROWS = {"batch": 4, "prompt": 3, "length": 7, "layers": 1}
+OPTIONS = [word for name, value in ROWS.items() for word in (f"--{name}", str(value))]
+PEER = """
+from dinado_jax.bench.measure import Program
+from dinado_jax.errors import InputError
+
+def ways(request):
+    return [f"{request.what} of {request.batch} rows"]
+
+def program(request):
+    if request.way == "fails":
+        raise ValueError("it broke")
+    if request.way == "refuses":
+        raise InputError("top_p = 3.0: it must be in (0, 1]")
+    return Program(lambda: None, {"device": "none", "step_bytes": 32})
+"""
 
 
 def request_of(what, way="ours", **given):
-    return Request(what, way, SIZES, "float32", **{"batch": 4, "length": 7, "prompt": 3, **given})
+    return Request(what, way, SIZES, "float32", **{**ROWS, **given})
+
+
+@pytest.fixture
+def peer(tmp_path):
+    path = tmp_path / "peer.py"
+    path.write_text(PEER)
+    return str(path)
 
 
 class Here:
     """A worker in this very process."""
 
     def __init__(self, request, errors):
-        self.program = worker.program(request)
-        self.figures = self.program.figures
+        lines = iter([json.dumps(dataclasses.asdict(request)), "run"])
+        answers = []
+        worker.serve(lambda: next(lines, "end"), answers.append)
+        self.figures = answers[0]
 
     def run(self):
-        self.program.run()
         return 0.25
 
     def end(self):
@@ -84,21 +102,18 @@ def test_every_run_is_a_step_of_training():
 
 @pytest.mark.parametrize("variant", ["base", "merge", "nado"])
 def test_every_row_is_decoded_to_its_end(variant):
-    program = decode.program(request_of("decode", variant=variant, length=9))
-    assert program.run().shape == (4, 9)
+    program = decode.program(request_of("decode", variant=variant))
+    assert program.run().shape == (4, 7)
     assert program.figures["logits_bytes"] == 4 * 4 * 41
-    assert program.figures["cache_layer_bytes"] == 4 * 2 * 4 * (3 + 8) * 16
+    assert program.figures["cache_layer_bytes"] == 4 * 2 * 4 * (3 + 6) * 16
+    if variant == "base":  # a step reads all parameters, and the cache as it is halfway
+        layer = 12 * 16**2 + 13 * 16
+        values = (41 + 32) * 16 + layer + 2 * 16
+        counters = 4 + 1  # a prompt's length each, and the tokens so far
+        assert program.figures["step_bytes"] == 4 * (values + 4 * (3 + 3) * 2 * 16 + counters)
 
 
-def test_a_step_of_decoding_reads_parameters_and_cache():
-    figures = decode.program(request_of("decode", length=8, batch=2)).figures
-    layer = 12 * 16**2 + 13 * 16
-    values = (41 + 32) * 16 + layer + 2 * 16
-    counters = 2 + 1  # a prompt's length each, and the tokens so far
-    assert figures["step_bytes"] == 4 * (values + 2 * (3 + 4) * 2 * 16 + counters)
-
-
-@pytest.mark.parametrize("variant", ["base", "nado"])
+@pytest.mark.parametrize("variant", ["base", "merge"])
 def test_beams(variant):
     program = decode.program(request_of("beam", variant=variant, beams=3))
     assert program.run().shape == (4, 1, 7)
@@ -114,7 +129,7 @@ def test_rollouts_are_judged():
 # How
 
 
-def test_turns_are_taken_by_all_alike():
+def test_all_ways_take_turns():
     order = []
 
     class Fake:
@@ -139,8 +154,9 @@ def test_turns_are_taken_by_all_alike():
     }
 
 
-def test_a_process_of_its_own():
-    """The real thing: a child compiles, runs when asked, tells its memory and is gone."""
+def test_a_process_of_its_own(monkeypatch):
+    """A real child compiles, runs when asked, gives its memory and ends."""
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     asked = request_of("vocab", "naive", variant="merge")
     with measure.workers([asked]) as started:
         child = started["naive"]
@@ -152,35 +168,41 @@ def test_a_process_of_its_own():
 
 
 @pytest.mark.parametrize(
-    "given, kind, said",
+    "way, kind, said",
     [
-        ({"what": "decode", "top_p": 3.0}, InputError, "top_p = 3.0: it must be in"),
-        ({"what": "vocab", "variant": "none"}, measure.Failed, "ours: KeyError: "),
+        ("refuses", InputError, r"^top_p = 3.0: it must be in"),
+        ("fails", measure.Failed, "^fails: ValueError: it broke"),
     ],
 )
-def test_a_failing_worker_says_why(given, kind, said):
-    with pytest.raises(kind, match=said), measure.workers([request_of(**given)]):
+def test_a_failing_worker_gives_the_reason(peer, way, kind, said):
+    with pytest.raises(kind, match=said), measure.workers([request_of("decode", way, peer=peer)]):
         pass
 
 
-def test_a_worker_that_dies_is_told():
-    with measure.workers([request_of("vocab", "fused", variant="merge")]) as started:
-        child = started["fused"]
+def test_a_worker_that_dies_is_reported(peer):
+    with measure.workers([request_of("decode", "dies", peer=peer)]) as started:
+        child = started["dies"]
         child._process.kill()
-        with pytest.raises(measure.Failed, match="fused: ended with exit code -9: it may want"):
+        with pytest.raises(measure.Failed, match="dies: ended with exit code -9: it may want"):
             child.run()
+
+
+@pytest.mark.parametrize("option", [{"top_p": 3.0}, {"top_k": -1}], ids=str)
+def test_options_out_of_range_are_bad_input(option):
+    with pytest.raises(InputError, match=r"top_[pk] = "):
+        worker.program(request_of("decode", variant="base", **option))
 
 
 # The command
 
 
 def test_records_of_vocab(small, capsys):
-    records, table = bench(capsys, "vocab", "--batch", "2", "--length", "3")
+    records, table = bench(capsys, "vocab", "--batch", "4", "--length", "7")
     assert [record["way"] for record in records] == ["fused", "naive"]
     for record in records:
-        assert record["tokens_per_s"] == 6 / 0.25
+        assert record["tokens_per_s"] == 28 / 0.25
         assert record["compile_s"] >= 0 and record["temp_bytes"] > 0
-        assert record["flops"] == 3 * 2 * 6 * 16 * 41
+        assert record["flops"] == 3 * 2 * 28 * 16 * 41
         # The product of two matrices of side 8 took as long.
         assert record["share_of_matmul_rate"] == pytest.approx(record["flops"] / (2 * 8**3))
         assert record["device"] == jax.devices()[0].device_kind
@@ -190,27 +212,30 @@ def test_records_of_vocab(small, capsys):
 
 
 def test_records_of_train(small, capsys):
-    options = ("--batch", "2", "--length", "6", "--prompt", "2", "--layers", "1")
-    (record, other), table = bench(capsys, "train", *options, "--variant", "nado")
+    (record, other), table = bench(capsys, "train", *OPTIONS)
     assert other["way"] == "trunk too" and other["counted_flops"] > record["counted_flops"]
     assert (record["way"], record["layers"], record["peak_bytes"]) == ("ours", 1, 5)
-    assert record["tokens_per_s"] == 12 / 0.25
-    assert record["flops"] == 2 * 12 * (3 * 12 * 16**2 + 4 * 16 * 41)
+    assert record["tokens_per_s"] == 28 / 0.25
+    assert record["flops"] == 2 * 28 * (2 * 12 * 16**2 + 3 * 16 * 41)
     assert len(table) == 3
 
 
+def test_required_flops_of_a_head():
+    request = request_of("train", variant="nado", layers=2)
+    assert command.required_flops(request) == 2 * 28 * (3 * 2 * 12 * 16**2 + 4 * 16 * 41)
+
+
 def test_records_of_decoding(small, capsys):
-    options = ("--batch", "4", "--length", "6", "--prompt", "2", "--top-k", "5")
-    (record,), table = bench(capsys, "decode", *options)
-    assert record["ms_per_token"] == pytest.approx(250 / 6)
+    (record,), table = bench(capsys, "decode", *OPTIONS)
+    assert record["ms_per_token"] == pytest.approx(250 / 7)
     # A copy read and wrote 128 bytes in as long.
-    assert record["share_of_copy_rate"] == pytest.approx(record["step_bytes"] * 6 / 128)
+    assert record["share_of_copy_rate"] == pytest.approx(record["step_bytes"] * 7 / 128)
     assert "of copy" in table[0] and "of matmul" not in table[0]
-    (record,), table = bench(capsys, "rollout", *options, "--samples", "2")
+    (record,), table = bench(capsys, "rollout", *OPTIONS, "--samples", "2")
     assert record["rollouts_per_s"] == 4 / 0.25
     assert "rollouts/s" in table[0]
-    (record,), _ = bench(capsys, "beam", *options[:-2], "--beams", "3")
-    assert record["tokens_per_s"] == 24 / 0.25 and record["beams"] == 3
+    (record,), _ = bench(capsys, "beam", *OPTIONS, "--beams", "3")
+    assert record["tokens_per_s"] == 28 / 0.25 and record["beams"] == 3
 
 
 @pytest.mark.parametrize(
@@ -224,15 +249,15 @@ def test_records_of_decoding(small, capsys):
         (["train", "--length", "16"], "--prompt 16: it must be less than --length, 16"),
         (["decode", "--length", "1020"], "rows of 1036 tokens: the context holds 1024"),
         (["rollout", "--batch", "6", "--samples", "4"], "must be a multiple of --samples, 4"),
-        (["decode", "--recomputed"], "--recomputed is a peer of controls: give --peer"),
-        (["train", "--peer"], "--peer needs torch: pip install 'dinado-jax[peer]'"),
+        (["decode", "--peer-way", "torch"], "--peer-way chooses among the ways of a peer"),
+        (["train", "--peer", "nowhere.py"], "nowhere.py, no such file or directory: correct"),
+        (["train", "--peer", "."], "., is a directory: name a file"),
         (["vocab", "--prompt", "3"], "unrecognized arguments: --prompt"),
         (["train", "--variant", "base"], "invalid choice: 'base'"),
         (["decode", "--trained"], "unrecognized arguments: --trained"),
     ],
 )
-def test_what_is_refused(monkeypatch, capsys, arguments, said):
-    monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None)
+def test_what_is_refused(capsys, arguments, said):
     with pytest.raises(SystemExit) as caught:
         cli.main(["bench", *arguments])
     assert caught.value.code == 2
@@ -254,16 +279,34 @@ def test_a_control_is_as_deep_as_a_run_has_it():
     assert cli._parse(["bench", "train"]).layers == Control().layers
 
 
-WITH_PEERS = (("train", "merge"), ("decode", "base"), ("rollout", "nado"), ("beam", "nado"))
+def test_peers_are_timed_beside_ours(small, capsys, peer):
+    (ours, theirs), _ = bench(capsys, "decode", *OPTIONS, "--peer", peer)
+    assert (ours["way"], theirs["way"]) == ("ours", "decode of 4 rows")
+    assert theirs["share_of_copy_rate"] == pytest.approx(32 * 7 / 128)
+    assert theirs["device"] == "none" and theirs["time_to_ours"] == 1
 
 
-def test_peers_stand_beside_ours():
-    ways = {
-        what: command._ways(request_of(what, variant=variant), True, True)
-        for what, variant in WITH_PEERS
-    }
-    assert ways["train"] == ["ours", "trunk too", "torch"]
-    assert ways["decode"] == ways["beam"] == ["ours", "generate"]
-    assert ways["rollout"] == ["ours", "generate", "cached head", "recomputed head"]
-    theirs = {way for each in ways.values() for way in each} - {"ours", "trunk too"}
-    assert theirs == set(worker.PEERS)
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        ("import no_such_library", "cannot be imported (ModuleNotFoundError: No module named"),
+        ("1 +", "cannot be imported (SyntaxError"),
+        ("ways = list", "has no function program(request): define it"),
+        ("program = ways = 3", "has no function ways(request): define it"),
+        (PEER.replace("[f", "['ours', f"), "its way 'ours' has a name in use: rename it"),
+    ],
+)
+def test_peers_that_are_refused(tmp_path, capsys, content, said):
+    path = tmp_path / "peer.py"
+    path.write_text(content)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["bench", "decode", "--peer", str(path)])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert caught.value.code == 2 and line.startswith("dinado: error: --peer") and said in line
+
+
+def test_a_peer_that_is_no_python_is_refused(tmp_path, capsys):
+    (tmp_path / "peer.txt").write_text(PEER)
+    with pytest.raises(SystemExit):
+        cli.main(["bench", "decode", "--peer", str(tmp_path / "peer.txt")])
+    assert "not a Python file: name a file that ends in .py" in capsys.readouterr().err
