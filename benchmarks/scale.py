@@ -29,6 +29,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dinado_jax.config import schema
 from dinado_jax.controls.make import make_control
+from dinado_jax.data.prompts import Prompts
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.sampler import Sampler
 from dinado_jax.distributed.constraints import AXES
@@ -119,7 +120,7 @@ def decoding_call(settings: schema.Config, plan: Plan, length: int):
     tokens = jax.ShapeDtypeStruct((rows, length), jnp.int32)
     each = jax.ShapeDtypeStruct((rows,), jnp.int32)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    state = jax.eval_shape(sampler.prefill, variables, tokens, each, each, key)
+    state = jax.eval_shape(sampler.prefill, variables, Prompts(tokens, each), each, key)
     everywhere = NamedSharding(mesh, PartitionSpec())
 
     def by_row(x):

@@ -16,6 +16,7 @@ _HOMES = {
     "load_gpt2": "dinado_jax.language_model",
     "load_run": "dinado_jax.stages.pipeline",
     "Completion": "dinado_jax.generation",
+    "PromptSet": "dinado_jax.data.prompts",
     "generate": "dinado_jax.generation",
     "beam_search": "dinado_jax.generation",
     "InputError": "dinado_jax.errors",

@@ -1,20 +1,21 @@
-"""Text in, text out: the Python door to decoding."""
+"""Text in, text out: decoding from Python."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import TypedDict, Unpack
 
 import jax
 import numpy as np
 
+from dinado_jax.data.prompts import PromptSet, TokenizedPrompts
 from dinado_jax.data.sequences import sequences
+from dinado_jax.decoding.batching import check_prompts
 from dinado_jax.decoding.beam import Beam, beam_prompts
 from dinado_jax.decoding.methods import Method
-from dinado_jax.decoding.sampler import Sampler, check_prompts, sample_in_groups
+from dinado_jax.decoding.sampler import Sampler, sample_in_groups
 from dinado_jax.decoding.score import score
 from dinado_jax.errors import InputError, quote
 from dinado_jax.language_model import Base, LanguageModel
-from dinado_jax.models.tokenizer import Codec
 from dinado_jax.utils import arguments
 from dinado_jax.utils.arguments import POSITIVE
 
@@ -38,46 +39,64 @@ class Completion:
         )
 
 
+class MethodSettings(TypedDict, total=False):
+    """The fields of `Method`."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+
+
 def generate(
     model: LanguageModel,
-    prompts: Sequence[str],
+    prompts: Sequence[str] | PromptSet,
     *,
     max_new_tokens: int | None = None,
     samples: int = 1,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
     seed: int = 0,
     batch: int = 64,
+    **method: Unpack[MethodSettings],
 ) -> list[Completion]:
     """Continues each prompt `samples` times with a base or a controlled model.
 
     A completion depends on its prompt, its number and the seed, not on the batch around it.
-    max_new_tokens None is the model's own (a run's decode.max_new_tokens, else 32), or what the
-    longest prompt leaves of the context. temperature 0 is greedy; top_k 0 and top_p 1 are off. A
-    seed lies in [0, 2^32). Returns the completions prompt by prompt. InputError for bad settings,
-    no or too long prompts, one text instead of a list, or logits that are nan or infinite.
+
+    Args:
+      model: to sample.
+      prompts: texts; as a `PromptSet` with the condition that a guide of the model reads.
+      max_new_tokens: None: the model's own (a run's decode.max_new_tokens, else 32), or what the
+        longest prompt leaves of the context.
+      samples: per prompt.
+      seed: in [0, 2^32).
+      batch: rows drawn at once.
+      **method: temperature, top_k and top_p, as for `Method`: 0 is greedy, 0 and 1 are off.
+
+    Returns:
+      The completions, prompt by prompt.
+
+    Raises:
+      InputError: for bad settings, no or too long prompts, one text instead of a list, or logits
+        that are nan or infinite.
     """
-    key = jax.random.key(arguments.require_seed(seed))
-    method = Method(temperature, top_k, top_p)
-    prompts, prompt_ids, new_tokens = _begun(model, prompts, max_new_tokens)
-    codec = model.base.codec
-    sampler = Sampler(model.policy, method, codec.eos_id, new_tokens, samples, scores=True)
-    batch = _rows(len(prompts) * sampler.samples, batch)
-    drawn = sample_in_groups(sampler, model.variables, prompt_ids, key, batch)
-    new = [row[:length] for row, length in zip(drawn.tokens, drawn.length)]
-    found = _Found(np.arange(len(new)) // sampler.samples, new, drawn.finished)
-    under_q, under_p = drawn.log_policy, drawn.log_base
-    assert under_q is not None  # the sampler scores
-    if under_p is None:  # a single pass knows its own distribution alone
-        own = isinstance(model, Base)
-        under_p = under_q if own else _scored(model.base, prompt_ids, found, batch)
-    return _completions(codec, prompts, found, under_q, under_p)
+    key, how = jax.random.key(arguments.require_seed(seed)), Method(**method)
+    texts, tokens, new_tokens = _begin(model, prompts, max_new_tokens)
+    eos_id = model.base.codec.eos_id
+    sampler = Sampler(model.policy, how, eos_id, new_tokens, samples, scores=True)
+    batch = _rows(len(texts) * sampler.samples, batch)
+    drawn = sample_in_groups(sampler, model.variables, tokens, key, batch)
+    found = _Found(
+        prompt=np.arange(len(drawn.length)) // sampler.samples,
+        tokens=[row[:length] for row, length in zip(drawn.tokens, drawn.length)],
+        finished=drawn.finished,
+        log_policy=drawn.log_policy,
+        log_base=drawn.log_base,
+    )
+    return _completions(model, texts, tokens, found, batch)
 
 
 def beam_search(
     model: LanguageModel,
-    prompts: Sequence[str],
+    prompts: Sequence[str] | PromptSet,
     *,
     max_new_tokens: int | None = None,
     beams: int = 8,
@@ -86,14 +105,27 @@ def beam_search(
     no_repeat_ngram: int = 0,
     batch: int = 64,
 ) -> list[Completion]:
-    """The likeliest continuations that a beam search finds, prompt by prompt, best first.
+    """Finds the likeliest continuations of each prompt by a beam search.
 
-    length_penalty: hypotheses are ranked by log q / length^penalty. no_repeat_ngram: no n-gram
-    occurs twice in prompt and continuation, except that a text may always end; 0 is off. batch:
-    beams searched at once. A prompt with fewer hypotheses of probability above 0 has fewer
-    completions. max_new_tokens and InputError as for `generate`.
+    Args:
+      model: to search.
+      prompts: as for `generate`.
+      max_new_tokens: as for `generate`.
+      beams: running hypotheses per prompt.
+      hypotheses: of the beams, how many to return.
+      length_penalty: hypotheses are ranked by log q / length^penalty.
+      no_repeat_ngram: no n-gram occurs twice in prompt and continuation, except that a text may
+        always end; 0 is off.
+      batch: beams searched at once.
+
+    Returns:
+      The completions, prompt by prompt, best first. A prompt with fewer hypotheses of probability
+      above 0 has fewer.
+
+    Raises:
+      InputError: as for `generate`.
     """
-    prompts, prompt_ids, new_tokens = _begun(model, prompts, max_new_tokens)
+    texts, tokens, new_tokens = _begin(model, prompts, max_new_tokens)
     search = Beam(
         model.policy,
         model.base.codec.eos_id,
@@ -102,16 +134,19 @@ def beam_search(
         hypotheses,
         length_penalty,
         no_repeat_ngram,
+        scores=True,
     )
-    batch = _rows(len(prompts) * search.beams, batch)
-    best = beam_prompts(search, model.variables, prompt_ids, batch)
-    of, which = np.nonzero(best.length)
-    new = [best.tokens[i, j, : best.length[i, j]] for i, j in zip(of, which)]
-    found = _Found(of, new, best.finished[of, which])
-    under_q = _scored(model, prompt_ids, found, batch)
-    own = isinstance(model, Base)
-    under_p = under_q if own else _scored(model.base, prompt_ids, found, batch)
-    return _completions(model.base.codec, prompts, found, under_q, under_p)
+    batch = _rows(len(texts) * search.beams, batch)
+    best = beam_prompts(search, model.variables, tokens, batch)
+    prompt, which = np.nonzero(best.length)
+    found = _Found(
+        prompt=prompt,
+        tokens=[best.tokens[i, j, : best.length[i, j]] for i, j in zip(prompt, which)],
+        finished=best.finished[prompt, which],
+        log_policy=best.log_policy[prompt, which],
+        log_base=None if best.log_base is None else best.log_base[prompt, which],
+    )
+    return _completions(model, texts, tokens, found, batch)
 
 
 def _rows(wanted: int, batch: int) -> int:
@@ -120,57 +155,73 @@ def _rows(wanted: int, batch: int) -> int:
     return min(batch, 1 << (max(1, wanted) - 1).bit_length())
 
 
-def _begun(model, prompts, max_new_tokens) -> tuple[list[str], list[list[int]], int]:
+def _begin(
+    model: LanguageModel, prompts: Sequence[str] | PromptSet, max_new_tokens: int | None
+) -> tuple[list[str], TokenizedPrompts, int]:
     """The prompts, their token ids, and how many tokens to draw at most."""
-    if isinstance(prompts, (str, bytes)) or not isinstance(prompts, Iterable):
-        raise InputError(f"prompts is {quote(prompts)}: give a list of prompts")
-    prompts = list(prompts)
-    for index, prompt in enumerate(prompts):
-        if not isinstance(prompt, str):
-            raise InputError(f"prompt {index} is {quote(prompt)}: give text")
-    ids = model.base.codec.prompts(prompts)
-    given = max_new_tokens is not None
-    least = arguments.require_integer("max_new_tokens", max_new_tokens, *POSITIVE) if given else 1
-    names = [f"prompt {index} ({quote(text[:40])})" for index, text in enumerate(prompts)]
-    check_prompts(model.policy, ids, least, names)
+    given = prompts if isinstance(prompts, PromptSet) else PromptSet(prompts)
+    if isinstance(given.texts, (str, bytes)) or not isinstance(given.texts, Iterable):
+        raise InputError(f"prompts is {quote(given.texts)}: give a list of prompts")
+    texts = list(given.texts)
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"prompt {index} is {quote(text)}: give text")
+    given = dataclasses.replace(given, texts=texts)
+    names = given.names or [f"prompt {i} ({quote(text[:40])})" for i, text in enumerate(texts)]
+    ids = model.base.codec.prompts(texts)
+    tokens = TokenizedPrompts(ids, given.condition, names, given.ids)
+    asked = max_new_tokens is not None
+    least = arguments.require_integer("max_new_tokens", max_new_tokens, *POSITIVE) if asked else 1
+    check_prompts(model.policy, tokens, least)
     room = model.policy.context_length - max(map(len, ids))
-    return prompts, ids, least if given else min(model.base.max_new_tokens, room)
+    return texts, tokens, least if asked else min(model.base.max_new_tokens, room)
 
 
-class _Found(NamedTuple):
-    """Continuations: row i are the tokens new[i] after prompt of[i]."""
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """R continuations."""
 
-    of: np.ndarray
-    new: list[np.ndarray]
-    finished: np.ndarray
-
-
-def _scored(
-    model: LanguageModel, prompts: list[list[int]], found: _Found, batch: int
-) -> list[np.ndarray]:
-    """Log-probability of every new token, nats, by a pass over whole rows."""
-    prefixes, base = [prompts[i] for i in found.of], model.base
-    rows = sequences(prefixes, found.new, base.codec.eos_id, base.model.context_length)
-    scores = score(model.policy, model.variables, rows, batch)
-    return [row[start:] for row, start in zip(scores, rows.prompt_length - 1)]
+    prompt: np.ndarray  # int [R], the number of the prompt that each continues
+    tokens: list[np.ndarray]  # int32 [length] each
+    finished: np.ndarray  # bool [R]
+    log_policy: np.ndarray  # float32 [R, N] nats of each token, 0 after the end
+    log_base: np.ndarray | None  # None where decoding did not know the base
 
 
 def _completions(
-    codec: Codec,
-    prompts: list[str],
-    found: _Found,
-    under_q: Sequence[np.ndarray],
-    under_p: Sequence[np.ndarray],
+    model: LanguageModel, texts: list[str], prompts: TokenizedPrompts, found: _Found, batch: int
 ) -> list[Completion]:
-    """With text; log-probabilities are cut to the length of each row."""
+    """With text, and log-probabilities cut to the length of each row."""
+    under_p = found.log_base
+    if under_p is None:  # q was decoded in a single pass
+        base = isinstance(model, Base)
+        under_p = found.log_policy if base else _score_base(model.base, prompts, found, batch)
     return [
         Completion(
-            prompts[found.of[i]],
-            said,
-            found.new[i],
-            under_q[i][: len(found.new[i])],
-            under_p[i][: len(found.new[i])],
-            bool(found.finished[i]),
+            prompt=texts[prompt],
+            text=text,
+            tokens=tokens,
+            log_probs=log_policy[: len(tokens)],
+            log_probs_base=log_base[: len(tokens)],
+            finished=bool(finished),
         )
-        for i, said in enumerate(codec.decode(found.new))
+        for prompt, text, tokens, log_policy, log_base, finished in zip(
+            found.prompt,
+            model.base.codec.decode(found.tokens),
+            found.tokens,
+            found.log_policy,
+            under_p,
+            found.finished,
+            strict=True,
+        )
     ]
+
+
+def _score_base(
+    base: Base, prompts: TokenizedPrompts, found: _Found, batch: int
+) -> list[np.ndarray]:
+    """Log-probabilities of every new token under the base, nats, by a pass over whole rows."""
+    prefixes = [prompts.tokens[i] for i in found.prompt]
+    rows = sequences(prefixes, found.tokens, base.codec.eos_id, base.model.context_length)
+    scores = score(base.policy, base.variables, rows, batch)
+    return [row[start:] for row, start in zip(scores, rows.prompt_length - 1)]

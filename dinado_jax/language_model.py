@@ -18,7 +18,7 @@ from dinado_jax.controls.control import Control
 from dinado_jax.controls.merge import Merge
 from dinado_jax.decoding.policy import ModelPolicy, Policy
 from dinado_jax.errors import InputError, quote
-from dinado_jax.guides.guided import Guided
+from dinado_jax.guides.guided import guided_policy, guided_variables
 from dinado_jax.guides.protocol import Guide
 from dinado_jax.guides.tilt import NEUTRAL, Tilt
 from dinado_jax.models.architectures import load_model, load_params, save_model
@@ -77,19 +77,11 @@ class Controlled:
 
     @property
     def policy(self) -> Policy:
-        if self._alone and isinstance(self.control, Control):
-            return self.control.policy
         return Composed((self,)).policy
 
     @functools.cached_property
     def variables(self) -> dict:
-        if self._alone and isinstance(self.control, Control):
-            return self.control.policy_variables(self.base.params, self.params)
         return Composed((self,)).variables
-
-    @property
-    def _alone(self) -> bool:
-        return self.tilt == NEUTRAL and self.control.single_pass
 
     def __repr__(self) -> str:
         return f"Controlled({self._control}, {self.base!r})"
@@ -121,7 +113,7 @@ class Controlled:
           InputError: unless q is the base with its parameters changed, in float32.
         """
         direction = self.control.direction if isinstance(self.control, Control) else None
-        if not isinstance(direction, Merge) or not self._alone:
+        if not isinstance(direction, Merge) or not self.control.single_pass or self.tilt != NEUTRAL:
             raise InputError("only a merge control, untilted, is a base of its own: train one")
         if self.base.model.param_dtype != "float32":
             raise InputError("the base's parameters are not float32: load the run in float32")
@@ -145,15 +137,21 @@ class Composed:
         return self.parts[0].base
 
     @property
-    def policy(self) -> Guided:
-        controls = tuple(part.control for part in self.parts)
-        return Guided(self.base.model, controls, tuple(part.tilt.features for part in self.parts))
+    def policy(self) -> Policy:
+        return guided_policy(self.base.model, self._guides, self._tilts)
 
     @functools.cached_property
     def variables(self) -> dict:
-        guides = tuple(part.control.decode_params(part.params) for part in self.parts)
-        numbers = tuple(part.tilt.numbers for part in self.parts)
-        return {"base": self.base.params, "guides": guides, "tilts": numbers}
+        params = [part.params for part in self.parts]
+        return guided_variables(self.base.params, self._guides, params, self._tilts)
+
+    @property
+    def _guides(self) -> list[Guide]:
+        return [part.control for part in self.parts]
+
+    @property
+    def _tilts(self) -> list[Tilt]:
+        return [part.tilt for part in self.parts]
 
 
 LanguageModel = Base | Controlled | Composed

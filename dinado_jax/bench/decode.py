@@ -10,6 +10,7 @@ import numpy as np
 from dinado_jax.bench.compiled import base_model, compiled, device_peak, random_params
 from dinado_jax.bench.measure import Program, Request, oracle
 from dinado_jax.bench.train import control_of
+from dinado_jax.data.prompts import Prompts, TokenizedPrompts
 from dinado_jax.decoding.beam import Beam
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.policy import ModelPolicy, Policy
@@ -44,11 +45,13 @@ def sizes(request: Request, policy: Policy, variables: dict[str, Any]) -> dict[s
     halfway through the loop.
     """
     count, rows = request.batch // request.samples, request.batch * request.beams
-    tokens = jax.ShapeDtypeStruct((count, request.prompt), jnp.int32)
-    ends = jax.ShapeDtypeStruct((count,), jnp.int32)
+    prompts = Prompts(
+        jax.ShapeDtypeStruct((count, request.prompt), jnp.int32),
+        jax.ShapeDtypeStruct((count,), jnp.int32),
+    )
     halfway = rows // count, request.length // 2
     _, carry = jax.eval_shape(
-        lambda *given: policy.prefill(*given, *halfway), variables, tokens, ends
+        lambda variables, prompts: policy.prefill(variables, prompts, *halfway), variables, prompts
     )
     width = request.model["n_embd"] * jnp.dtype(request.dtype).itemsize
     slots = count * request.prompt + rows * (request.length - 1)
@@ -70,7 +73,7 @@ def program(request: Request) -> Program:
     policy, variables = policy_of(request)
     prompts, key = prompts_of(request), jax.random.key(0)
     count = len(prompts)
-    rest = prompts, np.full(count, request.prompt, np.int32)
+    rest = (Prompts(prompts, np.full(count, request.prompt, np.int32)),)
     if request.what == "beam":
         loop = Beam(policy, NEVER, request.length, request.beams)
     else:
@@ -87,7 +90,8 @@ def program(request: Request) -> Program:
         return jax.block_until_ready(out).tokens
 
     def rollout() -> np.ndarray:
-        drawn = sample_prompts(loop, variables, prompts.tolist(), key, request.batch)
+        given = TokenizedPrompts(prompts.tolist())
+        drawn = sample_prompts(loop, variables, given, key, request.batch)
         rows = np.repeat(prompts, request.samples, 0).tolist()
         return judge(oracle, rows, drawn.tokens.tolist()).labels
 

@@ -7,9 +7,11 @@ The four parameterisations differ in these three alone:
     merge    log pi - log p, pi the base with a delta; norm; split
     hard     any of these directions; norm of the prompt alone; clamped or projected
 
-Training asks for `values`, or `log_policy` or `log_direction` where only q matters; decoding for
-`log_values`, token by token. All are pure functions over the parameters {"direction": ..,
-["norm": ..]}.
+Training reads `values`, or `log_policy` or `log_direction` where only q matters. Decoding reads
+`log_values` token by token: a control is a `Guide`. All are pure functions of the parameters
+{"direction": .., ["norm": ..]}.
+
+B rows, T tokens, D model width, V vocabulary.
 """
 
 import dataclasses
@@ -19,16 +21,12 @@ import jax
 import jax.numpy as jnp
 
 from dinado_jax.controls.protocol import Direction, Norm, PolicyDirection
-from dinado_jax.controls.recursion import (
-    FLOOR,
-    Values,
-    advance,
-    unroll,
-)
+from dinado_jax.controls.recursion import FLOOR, Values, advance, unroll
 from dinado_jax.data.batch import Batch
-from dinado_jax.decoding.policy import ModelPolicy, Policy, last_token_states
-from dinado_jax.guides.guided import Guided
-from dinado_jax.guides.protocol import NextValues, Prompts
+from dinado_jax.data.prompts import Prompts
+from dinado_jax.decoding.policy import Policy, last_token_states
+from dinado_jax.guides.guided import guided_policy, guided_variables
+from dinado_jax.guides.protocol import NextValues
 from dinado_jax.guides.tilt import NEUTRAL
 from dinado_jax.models.cache import Cache, allocate
 from dinado_jax.models.output import Output, logits
@@ -77,29 +75,25 @@ class Control:
 
     @property
     def single_pass(self) -> bool:
-        """q is the direction's own distribution: no base is needed to decode."""
+        """Whether q is the direction's own distribution: no base is needed to decode."""
         return self.direction.link == "policy" and self.form != "projected"
 
     @property
     def policy(self) -> Policy:
-        """The composed distribution q, for decoding loops."""
-        if self.single_pass:
-            return ModelPolicy(self.model)
-        return Guided(self.model, (self,), (NEUTRAL.features,))
+        """The controlled distribution q, for decoding loops."""
+        return guided_policy(self.model, (self,), (NEUTRAL,))
 
-    def policy_variables(self, base_params: dict, params: dict) -> Any:
+    def policy_variables(self, base_params: dict, params: dict) -> dict[str, Any]:
         """The variables of `policy`."""
-        if self.single_pass:
-            direction = cast(PolicyDirection, self.direction)
-            return direction.policy_variables(base_params, params["direction"])
-        return {
-            "base": base_params,
-            "guides": (self.decode_params(params),),
-            "tilts": (NEUTRAL.numbers,),
-        }
+        return guided_variables(base_params, (self,), (params,), (NEUTRAL,))
+
+    def single_pass_variables(self, base_params: dict, params: dict) -> dict[str, Any]:
+        """See `SinglePassGuide`."""
+        direction = cast(PolicyDirection, self.direction)
+        return direction.policy_variables(base_params, params["direction"])
 
     def decode_params(self, params: dict) -> dict:
-        """What `Guided` reads of this control."""
+        """See `Guide.decode_params`."""
         return {**params, "direction": self.direction.decode_params(params["direction"])}
 
     def init(self, key: jax.Array, base_params: dict, success_rate: float) -> dict:

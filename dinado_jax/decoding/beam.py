@@ -3,24 +3,26 @@
 The search is that of transformers' `generate(num_beams=K, do_sample=False, early_stopping=False)`:
 finished hypotheses are kept apart from the running beams, K of each. It differs in one thing: eos
 ends a text and, by our format, begins every prompt; it is no text, so no ban of repeated n-grams
-holds it back.
+applies to it.
 
-B prompts, K beams of each, R = B K rows, T prompt tokens, N new tokens, V vocabulary.
+B prompts, K beams of each, R = B K rows, H hypotheses of each, T prompt tokens, N new tokens, V
+vocabulary.
 """
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+import operator
 from typing import Any, NamedTuple
 
+import chex
+import flax
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jax.sharding import Mesh
 
-from dinado_jax.data.batch import Array, rows_of
-from dinado_jax.decoding.policy import Carry, Policy
-from dinado_jax.decoding.sampler import check_finite, prompt_batches, restore_order
+from dinado_jax.data.prompts import Prompts, TokenizedPrompts
+from dinado_jax.decoding.batching import check_finite, prompt_batches, restore_order
+from dinado_jax.decoding.policy import Carry, NextLogits, Policy
 from dinado_jax.distributed.partitioning import replicate, shard_rows
 from dinado_jax.errors import InputError
 from dinado_jax.models.cache import reorder, scan_steps, update_where
@@ -30,28 +32,40 @@ from dinado_jax.utils.arguments import POSITIVE, require_integer_field, require_
 _BLOCK = 128
 
 
+class Beams(NamedTuple):
+    """The running beams of every prompt, best first; the token V stands where there is none yet."""
+
+    tokens: jax.Array  # int32 [B, K, N]
+    log_probs: jax.Array  # float32 [B, K] nats: log q of their tokens together; -inf: no beam
+    # Of a search with `scores`, else None: float32 [B, K, N] nats of each token, 0 where none is.
+    log_policy: jax.Array | None
+    log_base: jax.Array | None  # None too where the policy does not know the base
+
+
 class Hypotheses(NamedTuple):
-    """The best of every prompt, best first, H of them. Where a prompt has fewer of probability
-    above 0, the rest have no tokens and a score of -inf."""
+    """The best of every prompt, best first. Where a prompt has fewer of probability above 0, the
+    rest have no tokens and a score of -inf."""
 
-    tokens: Array  # int32 [B, H, N]; eos, where found, is kept, and what follows it is eos too
-    log_probs: Array  # float32 [B, H] nats: log q of all new tokens together
-    scores: Array  # float32 [B, H]: log_probs / length^penalty
-    length: Array  # int32 [B, H] new tokens, eos included
-    finished: Array  # bool [B, H]: ended by eos, not cut at N
+    tokens: jax.Array  # int32 [B, H, N]; eos from the end on
+    log_probs: jax.Array  # float32 [B, H] nats: log q of all new tokens together
+    scores: jax.Array  # float32 [B, H]: log_probs / length^penalty
+    length: jax.Array  # int32 [B, H] new tokens, eos included
+    finished: jax.Array  # bool [B, H]: ended by eos, not cut at N
+    # Of a search with `scores`, else None: float32 [B, H, N] nats of each token, 0 after the end.
+    log_policy: jax.Array | None = None
+    log_base: jax.Array | None = None  # None too where the policy does not know the base
 
 
-@struct.dataclass
+@flax.struct.dataclass
 class BeamState:
-    """What one step hands to the next; V stands where there is no token."""
+    """The carry of a step."""
 
-    tokens: jax.Array  # int32 [B, K, N] of the running beams, best first
-    log_probs: jax.Array  # float32 [B, K] nats, their own; -inf: no beam
-    rows: jax.Array  # int32 [R], whose caches they continue
-    kept: Hypotheses  # [B, K]
-    settled: jax.Array  # bool [B], nothing better is to come
+    beams: Beams  # [B, K]
+    rows: jax.Array  # int32 [R], the row of the step before whose caches each beam continues
+    kept: Hypotheses  # [B, K], finished; V stands where there is no token
+    settled: jax.Array  # bool [B], whether nothing better is to come
     past: jax.Array | None  # int32 [B, T + n - 1] right-aligned prompts, to find n-grams
-    carry: Carry  # the policy's caches
+    carry: Carry  # the policy's, with its caches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +80,8 @@ class Beam:
     length_penalty: float = 1.0  # score = log q / length^penalty: 0 sums, 1 averages
     # No n-gram occurs twice in prompt and new tokens, except one that eos ends; 0 is off.
     no_repeat_ngram: int = 0
-    mesh: Mesh | None = None  # devices that share the prompts out, a multiple of their number
+    mesh: Mesh | None = None  # devices that share the prompts of a call, a multiple of them
+    scores: bool = False  # whether hypotheses carry log_policy and log_base
 
     def __post_init__(self):
         for name in ("max_new_tokens", "beams", "hypotheses"):
@@ -82,61 +97,66 @@ class Beam:
         if self.no_repeat_ngram > self.policy.context_length:  # nothing so long fits in twice
             object.__setattr__(self, "no_repeat_ngram", 0)
 
-    def __call__(
-        self, variables: Any, prompts: Array, lengths: Array, condition: Any = None
-    ) -> Hypotheses:
-        """Continues right-padded prompts.
+    def __call__(self, variables: Any, prompts: Prompts) -> Hypotheses:
+        """Continues a batch of prompts.
 
         Args:
           variables: the policy's arrays.
-          prompts: [B, T] int32.
-          lengths: [B] int32, tokens of each prompt, >= 1.
-          condition: pytree of [B, ...], what guides know of each prompt.
+          prompts: [B, T].
         """
-        state = self.prefill(variables, prompts, lengths, condition)
-        return self.decode(variables, state)[1]
+        return self.decode(variables, self.prefill(variables, prompts))[1]
 
     @functools.partial(jax.jit, static_argnums=0)
-    def prefill(self, variables, prompts, lengths, condition=None) -> BeamState:
+    def prefill(self, variables: Any, prompts: Prompts) -> BeamState:
         """Reads the prompts once and takes the first token of every beam."""
-        rows = prompts, lengths, condition
-        return shard_rows(self.mesh, self._prefill, (variables,), rows)
+        prompts.check()
+        return shard_rows(self.mesh, self._prefill, (variables,), (prompts,))
 
-    def _prefill(self, variables, prompts, lengths, condition):
-        (B, T), K, N, n = prompts.shape, self.beams, self.max_new_tokens, self.no_repeat_ngram
-        scores, carry = self.policy.prefill(variables, prompts, lengths, K, N - 1, condition)
-        nothing = self.policy.vocab_size
-        past = None
-        if n:
-            column = jnp.arange(1 - n, T, dtype=jnp.int32)[None] - T + lengths[:, None]
-            shifted = jnp.take_along_axis(prompts, jnp.maximum(column, 0), 1)
-            past = jnp.where(column < 0, nothing, shifted)
-        tokens = jnp.full((B, K, N), nothing, jnp.int32)
+    def _prefill(self, variables: Any, prompts: Prompts) -> BeamState:
+        B, K, N = len(prompts.lengths), self.beams, self.max_new_tokens
+        with jax.named_scope("prefill"):
+            logits, carry = self.policy.prefill(variables, prompts, K, N - 1)
+        nothing = jnp.full((B, K, N), self.policy.vocab_size, jnp.int32)
+        zeros = jnp.zeros((B, K, N), jnp.float32)
+        scores = [zeros if self.scores and x is not None else None for x in logits]
         none = jnp.full((B, K), -jnp.inf, jnp.float32)
+        # The beams of a prompt are still the same: all but the first are none.
+        beams = Beams(nothing, none.at[:, 0].set(0), *scores)
+        length, finished = jnp.zeros((B, K), jnp.int32), jnp.zeros((B, K), bool)
         state = BeamState(
-            tokens=tokens,
-            log_probs=none.at[:, 0].set(0),  # the beams of a prompt are still the same
+            beams=beams,
             rows=jnp.arange(B * K, dtype=jnp.int32),
-            kept=Hypotheses(
-                tokens, none, none, jnp.zeros((B, K), jnp.int32), jnp.zeros((B, K), bool)
-            ),
+            kept=Hypotheses(nothing, none, none, length, finished, *scores),
             settled=jnp.zeros(B, bool),
-            past=past,
+            past=self._right_aligned(prompts) if self.no_repeat_ngram else None,
             carry=carry,
         )
-        return self._advanced(state, scores.policy, 0)
+        return self._advanced(state, logits, 0)
+
+    def _right_aligned(self, prompts: Prompts) -> jax.Array:
+        """The prompts ending in the last column, after V where they have no tokens, with n - 1
+        columns more than they need: int32 [B, T + n - 1]. For n = 3, T = 4:
+
+        tokens     a b c .        past   V V V a b c
+                   d . . .               V V V V V d
+        """
+        (_, T), n = prompts.tokens.shape, self.no_repeat_ngram
+        column = jnp.arange(1 - n, T, dtype=jnp.int32)[None] - T + prompts.lengths[:, None]
+        shifted = jnp.take_along_axis(prompts.tokens, jnp.maximum(column, 0), 1)
+        return jnp.where(column < 0, self.policy.vocab_size, shifted)
 
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-    def decode(self, variables, state: BeamState) -> tuple[BeamState, Hypotheses]:
-        """All further tokens. The state is donated: its caches are written in place."""
+    def decode(self, variables: Any, state: BeamState) -> tuple[BeamState, Hypotheses]:
+        """Takes all further tokens. The state is donated: its caches are written in place."""
         return shard_rows(self.mesh, self._decode, (variables,), (state,))
 
-    def _decode(self, variables, state):
+    def _decode(self, variables: Any, state: BeamState) -> tuple[BeamState, Hypotheses]:
         def advance(state, index):
-            newest = jax.lax.dynamic_index_in_dim(state.tokens, index, 2, keepdims=False)
-            carry = reorder(state.carry, state.rows)
-            scores, carry = self.policy.step(variables, carry, newest.reshape(-1))
-            return self._advanced(state.replace(carry=carry), scores.policy, index + 1)
+            newest = _newest(state.beams.tokens, index)
+            with jax.named_scope("step"):
+                carry = reorder(state.carry, state.rows)
+                logits, carry = self.policy.step(variables, carry, newest.reshape(-1))
+            return self._advanced(state.replace(carry=carry), logits, index + 1)
 
         def step(state, index):
             return update_where(~state.settled.all(), lambda s: advance(s, index), state), None
@@ -146,46 +166,80 @@ class Beam:
         tokens = jnp.where(best.tokens < self.policy.vocab_size, best.tokens, self.eos_id)
         return state, best._replace(tokens=tokens)
 
-    def _advanced(self, state: BeamState, logits: jax.Array, index) -> BeamState:
-        """After token `index` of every beam, of which these are the logits [R, V]."""
-        (B, K), N = state.log_probs.shape, self.max_new_tokens
-        logits = logits.reshape(B, K, -1)
-        most = _tops(logits).max(-1)
-        total = jnp.exp(logits - most[..., None]).sum(-1)
-        added = state.log_probs - most - jnp.log(total)
-        if self.no_repeat_ngram:
-            logits = self._unrepeated(state, logits, index)
-        log_probs, beams, new = best_next(logits, added, 2 * K)
-        here = jnp.arange(N)[None, None] == index
-        tokens = jnp.where(here, new[..., None], _taken(state.tokens, beams))
-        length, ends = jnp.int32(index + 1), new == self.eos_id
+    @jax.named_scope("choose")
+    def _advanced(self, state: BeamState, logits: NextLogits, index: jax.Array | int) -> BeamState:
+        """The state after token `index` of every beam, whose logits these are: [R, V]."""
+        (B, K), N = state.beams.log_probs.shape, self.max_new_tokens
+        candidates, parents = self._candidates(state, logits, index)  # [B, 2 K]
+        length = jnp.int32(index + 1)
+        ends = _newest(candidates.tokens, index) == self.eos_id
         per = length.astype(jnp.float32) ** self.length_penalty
 
-        running, which = jax.lax.top_k(jnp.where(ends, -jnp.inf, log_probs), K)
+        running, which = jax.lax.top_k(jnp.where(ends, -jnp.inf, candidates.log_probs), K)
         joins = (ends | (length == N)) & ~state.settled[:, None]
-        scores = jnp.where(joins, log_probs / per, -jnp.inf)
-        found = Hypotheses(tokens, log_probs, scores, jnp.full_like(new, length), ends)
+        found = Hypotheses(
+            candidates.tokens,
+            candidates.log_probs,
+            jnp.where(joins, candidates.log_probs / per, -jnp.inf),
+            jnp.full_like(parents, length),
+            ends,
+            candidates.log_policy,
+            candidates.log_base,
+        )
         # Candidates after the first K only stand in for those that ended.
         both = jax.tree.map(lambda x, y: jnp.concatenate([x, y[:, :K]], 1), state.kept, found)
         kept = _taken(both, jax.lax.top_k(both.scores, K)[1])
         hopeless = running[:, 0] / per <= kept.scores[:, -1]
-        rows = jnp.arange(B, dtype=jnp.int32)[:, None] * K + _taken(beams, which)
+        rows = jnp.arange(B, dtype=jnp.int32)[:, None] * K + _taken(parents, which)
         return state.replace(
-            tokens=_taken(tokens, which),
-            log_probs=running,
+            beams=_taken(candidates, which)._replace(log_probs=running),
             rows=rows.reshape(-1),
             kept=kept,
             settled=state.settled | hopeless,
         )
 
-    def _unrepeated(self, state: BeamState, logits: jax.Array, index) -> jax.Array:
+    def _candidates(
+        self, state: BeamState, logits: NextLogits, index: jax.Array | int
+    ) -> tuple[Beams, jax.Array]:
+        """The 2 K best continuations of each prompt's beams by one token, and the beams [B, 2 K]
+        they continue: if all of K end, there are K that do not."""
+        (B, K), N = state.beams.log_probs.shape, self.max_new_tokens
+        scores = logits.policy.reshape(B, K, -1)
+        most = _tops(scores).max(-1)
+        total = jnp.exp(scores - most[..., None]).sum(-1)
+        added = state.beams.log_probs - most - jnp.log(total)
+        if self.no_repeat_ngram:
+            scores = self._unrepeated(state, scores, index)
+        log_probs, parents, new = best_next(scores, added, 2 * K)
+        here = jnp.arange(N)[None, None] == index
+
+        def extended(history: jax.Array, newest: jax.Array) -> jax.Array:
+            """[B, K, N], [B, 2 K] -> [B, 2 K, N]."""
+            return jnp.where(here, newest[..., None], _taken(history, parents))
+
+        def scored(history: jax.Array | None, logits: jax.Array | None) -> jax.Array | None:
+            if history is None:
+                return None
+            return extended(history, _log_prob(logits.reshape(B, K, -1), parents, new))
+
+        beams = Beams(
+            extended(state.beams.tokens, new),
+            log_probs,
+            scored(state.beams.log_policy, logits.policy),
+            scored(state.beams.log_base, logits.base),
+        )
+        return beams, parents
+
+    def _unrepeated(self, state: BeamState, logits: jax.Array, index: jax.Array | int) -> jax.Array:
         """The logits [B, K, V] with -inf at tokens, except eos, that would end an n-gram a second
         time."""
         B, K, V = logits.shape
         past = jnp.broadcast_to(state.past[:, None], (B, K, state.past.shape[1]))
-        history = jnp.concatenate([past, state.tokens], -1)
+        history = jnp.concatenate([past, state.beams.tokens], -1)
         m = self.no_repeat_ngram - 1
         newest = jax.lax.dynamic_slice_in_dim(history, past.shape[-1] + index - m, m, 2)
+        # after[.., j] follows the m tokens history[.., j : j + m]: a repetition of `newest`, it
+        # would complete the same n-gram.
         after = history[..., m:]
         same = jnp.ones(after.shape, bool)
         for i in range(m):
@@ -196,26 +250,27 @@ class Beam:
         return flat.at[rows, banned].set(-jnp.inf, mode="drop").reshape(B, K, V)
 
 
-def beam_prompts(
-    beam: Beam,
-    variables: Any,
-    prompts: Sequence[Sequence[int]],
-    batch: int,
-    condition: Any = None,
-) -> Hypotheses:
-    """Searches any number of prompts, `batch` beams at a time; host arrays in their order.
+def beam_prompts(beam: Beam, variables: Any, prompts: TokenizedPrompts, batch: int) -> Hypotheses:
+    """Searches any number of prompts.
 
-    InputError for bad prompts or batch, and for a prompt after which no token can be drawn.
+    Args:
+      beam: the search.
+      variables: the policy's arrays.
+      prompts: checked against vocabulary and context.
+      batch: beams searched at once.
+
+    Returns:
+      Host arrays in the order of the prompts.
+
+    Raises:
+      InputError: for bad prompts or a bad batch, and for a prompt after which nothing can be drawn.
     """
     numbers, parts, variables = [], [], replicate(beam.mesh, variables)
-    for part, filled, tokens, lengths in prompt_batches(
-        beam.policy, prompts, beam.max_new_tokens, beam.eos_id, batch, beam.beams, beam.mesh
-    ):
-        found = beam(variables, tokens, lengths, rows_of(condition, filled))
-        found = jax.device_get(found)
-        found = Hypotheses(*(x[: len(part)] for x in found))
-        check_finite(part, found.scores)
-        numbers.append(part)
+    for part in prompt_batches(beam, prompts, batch, beam.beams):
+        found = jax.device_get(beam(variables, part.prompts))
+        found = jax.tree.map(operator.itemgetter(slice(len(part.index))), found)
+        check_finite(prompts, part.index, found.scores)
+        numbers.append(part.index)
         parts.append(found)
     return restore_order(numbers, parts)
 
@@ -223,11 +278,20 @@ def beam_prompts(
 def best_next(
     logits: jax.Array, added: jax.Array, count: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The `count` largest of logits [B, K, V] + added [B, K] of each prompt, in order (all K V, if
-    fewer): scores [B, count], beams [B, count] and tokens [B, count] int32.
+    """Finds each prompt's largest logits + added.
 
     They lie in the `count` blocks of tokens with the largest maxima: nothing else is sorted.
+
+    Args:
+      logits: float32 [B, K, V].
+      added: float32 [B, K], to every token of a beam.
+      count: how many; all K V, if there are fewer.
+
+    Returns:
+      Scores [B, count] in falling order, beams int32 [B, count], tokens int32 [B, count].
     """
+    chex.assert_rank([logits, added], [3, 2])
+    chex.assert_equal_shape_prefix([logits, added], 2)
     B, K, V = logits.shape
     tops = _tops(logits) + added[..., None]
     blocks = tops.shape[-1]
@@ -243,11 +307,23 @@ def best_next(
     return scores, _taken(beams, place // _BLOCK), _taken(tokens.reshape(B, -1), place)
 
 
+def _log_prob(logits: jax.Array, beams: jax.Array, tokens: jax.Array) -> jax.Array:
+    """The log-softmax of tokens [B, C] after beams [B, C], from logits [B, K, V]: [B, C]."""
+    B, K, V = logits.shape
+    chosen = jnp.take_along_axis(logits.reshape(B, K * V), beams * V + tokens, 1)
+    return chosen - jnp.take_along_axis(jax.nn.logsumexp(logits, axis=-1), beams, 1)
+
+
+def _newest(tokens: jax.Array, index: jax.Array | int) -> jax.Array:
+    """Token `index` of each: [B, C, N] -> [B, C]."""
+    return jax.lax.dynamic_index_in_dim(tokens, index, 2, keepdims=False)
+
+
 def _tops(logits: jax.Array) -> jax.Array:
     """The largest of every block of tokens: [B, K, V] -> [B, K, blocks]."""
     return block_reduce(logits, _BLOCK, jax.lax.max, -jnp.inf)
 
 
 def _taken(tree: Any, index: jax.Array) -> Any:
-    """Entries index [B, n] of each prompt's, of every array [B, .., ..]."""
+    """Each prompt's entries `index` [B, n] of every array [B, ..]: [B, n, ..]."""
     return jax.tree.map(lambda x: jax.vmap(lambda own, at: own[at])(x, index), tree)

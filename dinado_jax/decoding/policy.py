@@ -1,18 +1,19 @@
 """What a decoding loop needs of a distribution: logits after a prompt, and after each next token.
 
-A policy is static (hashable) and pure; its arrays travel beside it. The composed distribution of a
-control is a policy like any other: `merge` is one trunk; controls that need two put both into the
-carry and add their log R to the base's (controls/guided.py).
+A policy is static (hashable) and pure; its arrays travel beside it. Any base model is one, with or
+without a delta; so is a base under guides (guides/guided.py).
 """
 
 import dataclasses
 from typing import Any, NamedTuple, Protocol
 
+import chex
 import jax
 import jax.numpy as jnp
 
 from dinado_jax.data.batch import Batch
-from dinado_jax.models.cache import allocate
+from dinado_jax.data.prompts import Prompts
+from dinado_jax.models.cache import Cache, allocate
 from dinado_jax.models.output import logits
 from dinado_jax.models.protocol import Model
 from dinado_jax.ops.vocab import token_log_probs
@@ -34,33 +35,23 @@ class Policy(Protocol):
     """
 
     @property
-    def vocab_size(self) -> int:
-        """V."""
-        ...
+    def vocab_size(self) -> int: ...
 
     @property
     def context_length(self) -> int:
-        """Tokens of the longest row."""
+        """Tokens of the longest row, prompt included."""
         ...
 
     def prefill(
-        self,
-        variables: Any,
-        tokens: jax.Array,
-        lengths: jax.Array,
-        samples: int,
-        steps: int,
-        condition: Any = None,
+        self, variables: Any, prompts: Prompts, samples: int, steps: int
     ) -> tuple[NextLogits, Carry]:
         """Reads the prompts.
 
         Args:
           variables: the policy's arrays.
-          tokens: int32 [B, T], right-padded.
-          lengths: int32 [B], >= 1.
+          prompts: [B, T].
           samples: rows per prompt.
-          steps: tokens to come of each row.
-          condition: pytree of [B, ...], what guides know of each prompt.
+          steps: how many more tokens of each row will be read.
 
         Returns:
           Logits of the next token, and the carry of each row. Its caches are allocated (see
@@ -73,8 +64,16 @@ class Policy(Protocol):
         ...
 
     def log_probs(self, variables: Any, batch: Batch) -> jax.Array:
-        """Log-probability of each target token: tokens [B, T] int32, prompt_length [B] -> [B, T-1]
-        float32 nats; what stands before the targets is of no use."""
+        """Scores every target token.
+
+        Args:
+          variables: the policy's arrays.
+          batch: rows [B, T], and the condition of their prompts.
+
+        Returns:
+          float32 [B, T-1] nats: column t scores token t + 1. Columns before and after the target
+          have no meaning.
+        """
         ...
 
 
@@ -92,20 +91,23 @@ class ModelPolicy:
     def context_length(self) -> int:
         return self.model.context_length
 
-    def prefill(self, variables, tokens, lengths, samples, steps, condition=None):
-        out = self.model.apply(variables, tokens)
-        scores = logits(
-            last_token_states(out.hidden, lengths), out.vocabulary, self.model.excluded_ids
-        )
+    def prefill(
+        self, variables: Any, prompts: Prompts, samples: int, steps: int
+    ) -> tuple[NextLogits, Cache]:
+        out = self.model.apply(variables, prompts.tokens)
+        last = last_token_states(out.hidden, prompts.lengths)
+        scores = logits(last, out.vocabulary, self.model.excluded_ids)
         scores = NextLogits(jnp.repeat(scores, samples, 0))
-        return scores, allocate(out.cache, lengths, samples, steps)
+        return scores, allocate(out.cache, prompts.lengths, samples, steps)
 
-    def step(self, variables, carry, tokens):
+    def step(
+        self, variables: Any, carry: Cache, tokens: jax.Array
+    ) -> tuple[NextLogits, Cache | None]:
         out = self.model.apply(variables, tokens[:, None], carry)
         scores = logits(out.hidden[:, 0], out.vocabulary, self.model.excluded_ids)
         return NextLogits(scores), out.cache
 
-    def log_probs(self, variables, batch):
+    def log_probs(self, variables: Any, batch: Batch) -> jax.Array:
         tokens = batch.tokens
         out = self.model.apply(variables, tokens)
         excluded_ids = self.model.excluded_ids
@@ -115,5 +117,6 @@ class ModelPolicy:
 
 
 def last_token_states(hidden: jax.Array, lengths: jax.Array) -> jax.Array:
-    """The states [B, D] at the last tokens of right-padded rows: [B, T, D], [B]."""
+    """The states at the last tokens of right-padded rows: [B, T, D], [B] -> [B, D]."""
+    chex.assert_rank([hidden, lengths], [3, 1])
     return jnp.take_along_axis(hidden, lengths[:, None, None] - 1, 1)[:, 0]

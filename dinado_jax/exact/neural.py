@@ -9,6 +9,7 @@ import numpy as np
 from dinado_jax.config.schema import Base, Optim
 from dinado_jax.controls.control import Control
 from dinado_jax.data.batching import Epochs
+from dinado_jax.data.prompts import TokenizedPrompts
 from dinado_jax.data.sequences import Sequences
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.policy import ModelPolicy
@@ -84,7 +85,8 @@ def decoded(base: Neural, optimum: Optimum, control: Control, seed: int):
         key = jax.random.key(seed)
         for part in (world.seed, number, params is None):
             key = jax.random.fold_in(key, part)
-        new = sample_prompts(sampler, variables, [[0]] * count, key, min(count, _ROWS))
+        prompts = TokenizedPrompts([[0]] * count)
+        new = sample_prompts(sampler, variables, prompts, key, min(count, _ROWS))
         tokens = np.pad(new.tokens, ((0, 0), (1, 0)))
         index = world.index(tokens)
         rows = Sequences(tokens, np.ones(count, np.int32), 1 + new.length)

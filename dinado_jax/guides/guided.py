@@ -1,31 +1,63 @@
-"""Decoding under guides beside the base: q(v | x) proportional to p(v | x) prod_k f_k(R_k(x, v)).
+"""Decoding under guides: q(v | x) proportional to p(v | x) prod_k f_k(R_k(x, v)).
 
-B prompts, R rows (the samples of one prompt together), T prompt tokens, V vocabulary. Several
-guides compose as a product of experts: exact only for oracles independent under p. The exact way
-trains the second control on the first one's q (`Controlled.as_base`).
+Several guides compose as a product of experts: exact only for oracles independent under p. The
+exact way trains the second control on the first one's q (`Controlled.as_base`).
+
+B prompts, S samples of each, R = B S rows, T prompt tokens, V vocabulary.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from dinado_jax.data.batch import Batch
-from dinado_jax.decoding.policy import NextLogits, last_token_states
-from dinado_jax.guides.protocol import Guide, Prompts
-from dinado_jax.guides.tilt import Features, PromptValue
+from dinado_jax.data.prompts import Prompts
+from dinado_jax.decoding.policy import ModelPolicy, NextLogits, Policy, last_token_states
+from dinado_jax.guides.protocol import Guide, SinglePassGuide
+from dinado_jax.guides.tilt import NEUTRAL, Features, PromptValue, Tilt
 from dinado_jax.models.cache import Cache, allocate, scan_steps
 from dinado_jax.models.output import logits
 from dinado_jax.models.protocol import Model
 
 
+def guided_policy(model: Model, guides: Sequence[Guide], tilts: Sequence[Tilt]) -> Policy:
+    """The distribution q of a base under guides, each with its tilt.
+
+    One untilted guide may need a single pass of the model; else the base is decoded beside the
+    guides. Its arrays are those of `guided_variables` for the same guides and tilts.
+    """
+    if _single(guides, tilts):
+        return ModelPolicy(model)
+    return Guided(model, tuple(guides), tuple(tilt.features for tilt in tilts))
+
+
+def guided_variables(
+    base_params: Any, guides: Sequence[Guide], params: Sequence[Any], tilts: Sequence[Tilt]
+) -> dict[str, Any]:
+    """The variables of `guided_policy`, from the parameters of the base and of each guide."""
+    if single := _single(guides, tilts):
+        return single.single_pass_variables(base_params, params[0])
+    decoded = (guide.decode_params(own) for guide, own in zip(guides, params, strict=True))
+    numbers = tuple(tilt.numbers for tilt in tilts)
+    return {"base": base_params, "guides": tuple(decoded), "tilts": numbers}
+
+
+def _single(guides: Sequence[Guide], tilts: Sequence[Tilt]) -> SinglePassGuide | None:
+    """The only guide, if q is a single pass of the model."""
+    if len(guides) == 1 and tilts[0] == NEUTRAL and guides[0].single_pass:
+        return guides[0]
+    return None
+
+
 class GuidedState(NamedTuple):
-    """What a token hands to the next."""
+    """The carry of a step."""
 
     cache: Cache  # the base's
     guides: tuple[Any, ...]  # the state of each guide
-    starts: tuple[PromptValue | None, ...]  # for tilts that aim at a rate
+    starts: tuple[PromptValue | None, ...]  # of each guide, for tilts that aim at a rate
 
 
 class _Part(NamedTuple):
@@ -39,7 +71,7 @@ class _Part(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Guided:
-    """The composed distribution, a `Policy`.
+    """The base with guides decoded beside it, a `Policy`.
 
     Its variables are {"base": the base's parameters, "guides": the arrays of each guide, "tilts":
     the `Tilt.numbers` of each}.
@@ -58,27 +90,22 @@ class Guided:
         return self.model.context_length
 
     def prefill(
-        self,
-        variables: Any,
-        tokens: jax.Array,
-        lengths: jax.Array,
-        samples: int,
-        steps: int,
-        condition: Any = None,
+        self, variables: Any, prompts: Prompts, samples: int, steps: int
     ) -> tuple[NextLogits, GuidedState]:
-        base = self.model.apply({"params": variables["base"]}, tokens)
-        last = last_token_states(base.hidden, lengths)
+        base = self.model.apply({"params": variables["base"]}, prompts.tokens)
+        last = last_token_states(base.hidden, prompts.lengths)
         scores = log_base = logits(last, base.vocabulary, self.model.excluded_ids)
-        prompts, states, starts = Prompts(tokens, lengths, condition), [], []
+        states, starts = [], []
         for part in self._parts(variables):
-            values, state = part.guide.prefill(
-                part.params, variables["base"], base, prompts, samples, steps
-            )
+            with jax.named_scope("guide"):
+                values, state = part.guide.prefill(
+                    part.params, variables["base"], base, prompts, samples, steps
+                )
             start = PromptValue.of(values) if part.tilt.target_rate else None
             scores += part.tilt(part.numbers, values, start)
             states.append(state)
             starts.append(_per_row(start, samples))
-        cache = allocate(base.cache, lengths, samples, steps)
+        cache = allocate(base.cache, prompts.lengths, samples, steps)
         state = GuidedState(cache, tuple(states), tuple(starts))
         return _per_row(NextLogits(scores, log_base), samples), state
 
@@ -91,17 +118,25 @@ class Guided:
         for part, state, start in zip(
             self._parts(variables), carry.guides, carry.starts, strict=True
         ):
-            values, state = part.guide.step(part.params, variables["base"], base, tokens, state)
+            with jax.named_scope("guide"):
+                values, state = part.guide.step(part.params, variables["base"], base, tokens, state)
             scores += part.tilt(part.numbers, values, start)
             states.append(state)
         state = GuidedState(base.cache, tuple(states), carry.starts)
         return NextLogits(scores, log_base), state
 
     def log_probs(self, variables: Any, batch: Batch) -> jax.Array:
-        """As decoding computes them, one token after another: R may depend on all tokens before."""
+        """See `Policy.log_probs`. Computed one token after another, as decoding does: R may depend
+        on all tokens before."""
         tokens, start = jnp.asarray(batch.tokens), jnp.asarray(batch.prompt_length)
         T = tokens.shape[1]
         rows = jnp.arange(tokens.shape[0])
+
+        # Step i reads token start + i of each row. With T = 6, rows of prompt length 2 and 4:
+        #
+        #     step        0   1   2   3   4
+        #     reads at    2   3   4   5   5    columns 1 2 3 4 (4)
+        #     reads at    4   5   5   5   5    columns 3 4 (4 4 4)
 
         def position(state, index):
             scores, carry = state
@@ -110,9 +145,10 @@ class Guided:
             log_prob = jax.nn.log_softmax(scores.policy)[rows, token]
             return self.step(variables, carry, token), (at - 1, log_prob)
 
-        state = self.prefill(variables, tokens, start, 1, T - 1, batch.condition)
+        prompts = Prompts(tokens, start, batch.condition)
+        state = self.prefill(variables, prompts, 1, T - 1)
         _, (columns, log_probs) = scan_steps(position, state, T - 1)
-        # Beyond its end a row reads its last token again and again: only the first time counts.
+        # Beyond its end a row reads its last token again (in brackets): only the first time counts.
         order = jnp.arange(T - 1)[:, None]
         inside = order < T - start[None]
         out = jnp.zeros((tokens.shape[0], T - 1), jnp.float32)

@@ -1,17 +1,22 @@
-"""What steers decoding: a guide gives log R over the next tokens of every prefix.
+"""The interface of a guide: what steers decoding by log R over the next tokens of every prefix.
 
-B prompts, R rows (the samples of one prompt together), T prompt tokens, V vocabulary, D width.
+A trained control is a guide (controls/control.py); a keyword automaton, a hidden Markov model or a
+classifier are others. A new one is a class of this shape, used as `Controlled(base, guide, params)`
+or composed with others by `compose`.
+
+B prompts, S samples of each, R = B S rows, T prompt tokens, V vocabulary.
 """
 
 from typing import Any, NamedTuple, Protocol
 
 import jax
 
+from dinado_jax.data.prompts import Prompts
 from dinado_jax.models.output import Output
 
 
 class NextValues(NamedTuple):
-    """V of a prefix and R after each next token, for B prefixes: logarithms (nats) and log-odds."""
+    """V of B prefixes and R after each next token: float32, in nats and as log-odds."""
 
     log_value: jax.Array  # [B]
     log_after: jax.Array  # [B, V]
@@ -19,26 +24,18 @@ class NextValues(NamedTuple):
     after_logit: jax.Array  # [B, V]
 
 
-class Prompts(NamedTuple):
-    """Right-padded prompts, and what a guide knows of each."""
-
-    tokens: jax.Array  # int32 [B, T]
-    lengths: jax.Array  # int32 [B], >= 1
-    condition: Any = None  # pytree of [B, ...], such as the keywords of each prompt
-
-
 class Guide(Protocol):
-    """Static and hashable; its arrays travel beside it. A trained control is one; a keyword
-    automaton, a hidden Markov model or a classifier are others.
+    """Static and hashable; its arrays travel beside it, as `params`.
 
-    The state is a pytree. Its caches are `models.cache.Cache`s, allocated for the steps to come;
-    every other leaf has the row as its leading axis, so that beams can reorder it and devices share
-    it.
+    The state is a pytree of a guide's own. Its caches, if it has any, are `models.cache.Cache`s
+    allocated for the steps to come; every other leaf has the row as its leading axis, so that beams
+    reorder it and devices share it.
     """
 
     @property
     def single_pass(self) -> bool:
-        """Whether q is the distribution of one model, which decodes without the base beside it."""
+        """Whether q is also the distribution of the base's model with other variables, so that the
+        base need not be decoded beside it. Such a guide has `single_pass_variables` too."""
         ...
 
     def decode_params(self, params: Any) -> Any:
@@ -57,12 +54,12 @@ class Guide(Protocol):
         """Reads the prompts.
 
         Args:
-          params: the guide's arrays.
+          params: the guide's arrays, as `decode_params` returns them.
           base_params: the base's.
           base: the base's output on the prompts, [B, T].
           prompts: tokens, lengths and conditions.
-          samples: rows per prompt.
-          steps: tokens to come of each row.
+          samples: S, rows per prompt.
+          steps: how many more tokens of each row will be read.
 
         Returns:
           The values of each prompt, [B], and the state of each row, [R].
@@ -72,9 +69,24 @@ class Guide(Protocol):
     def step(
         self, params: Any, base_params: Any, base: Output, tokens: jax.Array, state: Any
     ) -> tuple[NextValues, Any]:
-        """Reads one more token [R] of every row, of which `base` [R, 1] is the base's output.
+        """Reads one more token of every row.
+
+        Args:
+          params: the guide's arrays, as `decode_params` returns them.
+          base_params: the base's.
+          base: the base's output on the tokens, [R, 1].
+          tokens: int32 [R].
+          state: of the rows before.
 
         Returns:
-          The values after it, [R], and the state.
+          The values after the tokens, [R], and the state.
         """
+        ...
+
+
+class SinglePassGuide(Guide, Protocol):
+    """A guide whose `single_pass` is true."""
+
+    def single_pass_variables(self, base_params: Any, params: Any) -> dict[str, Any]:
+        """Variables of the base's model with which its distribution is q."""
         ...

@@ -8,7 +8,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -16,9 +15,11 @@ from jax.sharding import Mesh
 
 from dinado_jax.config.schema import Sampling
 from dinado_jax.data.batch import rows_of
+from dinado_jax.data.prompts import PromptSet, TokenizedPrompts
 from dinado_jax.data.sequences import Sequences, sequences
+from dinado_jax.decoding.batching import check_prompts
 from dinado_jax.decoding.methods import Method
-from dinado_jax.decoding.sampler import Sampler, Samples, check_prompts, iter_samples
+from dinado_jax.decoding.sampler import Sampler, Samples, iter_samples
 from dinado_jax.decoding.score import score
 from dinado_jax.distributed.processes import (
     assert_same,
@@ -39,21 +40,6 @@ from dinado_jax.rollouts.weighting import (
 )
 from dinado_jax.tasks.protocol import Example
 from dinado_jax.utils.progress import Progress, print_once
-
-
-@dataclasses.dataclass(frozen=True)
-class PromptSet:
-    """N prompts to sample from."""
-
-    texts: list[str]
-    first_id: int = 0  # number of the first prompt, on which its random stream depends
-    names: Sequence[str] | None = None  # for messages; "prompt 0", "prompt 1", .. by default
-    condition: Any = None  # pytree of [N, ...], what guides know of each prompt
-
-    @property
-    def ids(self) -> np.ndarray:
-        """int64 [N]."""
-        return self.first_id + np.arange(len(self.texts))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,12 +83,12 @@ class Collector:
         Raises:
           InputError: for prompts that do not fit the model, or an oracle that always fails.
         """
-        codec, texts = model.base.codec, prompts.texts
+        codec, texts = model.base.codec, list(prompts.texts)
         assert_same("prompts", json.dumps(texts))
         tokens = codec.prompts(texts)
-        new = self.settings.max_new_tokens
-        check_prompts(model.policy, tokens, new, prompts.names)
-        identity = json.dumps([self.fingerprint, name, list(texts)])
+        tokenized = TokenizedPrompts(tokens, prompts.condition, prompts.names, prompts.ids)
+        check_prompts(model.policy, tokenized, self.settings.max_new_tokens)
+        identity = json.dumps([self.fingerprint, name, texts])
         fingerprint = hashlib.sha256(identity.encode()).hexdigest()
         folder.mkdir(parents=True, exist_ok=True)
         # Processes take turns in the order of length, so that each has batches of similar rows.
@@ -111,7 +97,7 @@ class Collector:
         left = own[~np.isin(own, saved_rows(folder, fingerprint) // samples)]
         begun, message = (len(own) - len(left)) * samples, ""
         with Progress(name, len(own) * samples, "sample", begun) as progress:
-            drawn = self._draw(model, prompts, [tokens[i] for i in left], left, samples, key)
+            drawn = self._draw(model, tokenized.select(left), samples, key)
             for numbers, batch in lockstep(drawn):
                 prompt = left[numbers // samples]
                 said = codec.decode([row[:n] for row, n in zip(batch.tokens, batch.length)])
@@ -197,29 +183,18 @@ class Collector:
     def _draw(
         self,
         model: LanguageModel,
-        prompts: PromptSet,
-        tokens: list[list[int]],
-        left: np.ndarray,
+        prompts: TokenizedPrompts,
         samples: int,
         key: jax.Array,
     ) -> Iterator[tuple[np.ndarray, Samples]]:
-        """Samples of the prompts numbered `left`, whose token ids are given."""
-        if not len(left):
+        """See `iter_samples`."""
+        if not len(prompts):
             return iter(())
         settings = self.settings
         method = Method(settings.temperature, settings.top_k, settings.top_p)
         new, eos_id = settings.max_new_tokens, model.base.codec.eos_id
         sampler = Sampler(model.policy, method, eos_id, new, samples, self.mesh)
-        condition = rows_of(prompts.condition, left)
-        return iter_samples(
-            sampler,
-            model.variables,
-            tokens,
-            key,
-            settings.batch,
-            prompts.ids[left],
-            condition=condition,
-        )
+        return iter_samples(sampler, model.variables, prompts, key, settings.batch)
 
     def _shard(
         self, base: Base, prompts: list[list[int]], drawn: Samples, result: OracleResult

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 import jax
 
+from dinado_jax.data.prompts import PromptSet
 from dinado_jax.distributed.processes import is_main
 from dinado_jax.evaluation.samples import Sample, write_samples
 from dinado_jax.evaluation.stage_figures import GenerateFigures
-from dinado_jax.rollouts.collect import Collected, Collector, PromptSet
+from dinado_jax.rollouts.collect import Collected, Collector
 from dinado_jax.stages.artifacts import trained_model
 from dinado_jax.stages.context import Context
 

@@ -5,11 +5,12 @@ from functools import partial
 import jax
 
 from dinado_jax.config.schema import Sampling
+from dinado_jax.data.prompts import PromptSet
 from dinado_jax.distributed.partitioning import replicate
 from dinado_jax.errors import InputError
 from dinado_jax.evaluation.stage_figures import RolloutFigures
 from dinado_jax.rollouts.arrays import concatenate
-from dinado_jax.rollouts.collect import Collector, PromptSet
+from dinado_jax.rollouts.collect import Collector
 from dinado_jax.rollouts.shards import discard_shards, save_once
 from dinado_jax.rollouts.weighting import success_rate
 from dinado_jax.stages.artifacts import trained_base, training_prompts

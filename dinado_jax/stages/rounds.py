@@ -8,11 +8,12 @@ import jax
 import numpy as np
 
 from dinado_jax.controls.control import Control
+from dinado_jax.data.prompts import PromptSet
 from dinado_jax.distributed.processes import broadcast
 from dinado_jax.evaluation.stage_figures import RoundFigures
 from dinado_jax.language_model import Base, Controlled, LanguageModel
 from dinado_jax.rollouts.arrays import Rollouts, concatenate
-from dinado_jax.rollouts.collect import Collector, PromptSet, as_mixture
+from dinado_jax.rollouts.collect import Collector, as_mixture
 from dinado_jax.rollouts.hidden_states import HiddenStates, base_states
 from dinado_jax.rollouts.shards import save_once
 from dinado_jax.rollouts.weighting import (

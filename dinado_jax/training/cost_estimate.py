@@ -12,6 +12,7 @@ from dinado_jax.config import schema
 from dinado_jax.controls.control import Control
 from dinado_jax.controls.make import make_control
 from dinado_jax.data.batching import take
+from dinado_jax.data.prompts import Prompts
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.sampler import Sampler
 from dinado_jax.errors import InputError
@@ -148,7 +149,8 @@ def dry_run(settings: schema.Config) -> dict[str, Any]:
         decode.samples,
     )
     key = jax.eval_shape(lambda: jax.random.key(0))
-    arrays = _shape(per_call, prompt), _shape(per_call), _shape(per_call), key
+    prompts = Prompts(_shape(per_call, prompt), _shape(per_call))
+    arrays = prompts, _shape(per_call), key
     variables = jax.eval_shape(control.policy_variables, params, control_params)
     out["prefill_call"] = _cost(Sampler.prefill, sampler, variables, *arrays)
     state = jax.eval_shape(sampler.prefill, variables, *arrays)

@@ -14,6 +14,7 @@ from dinado_jax.bench import decode, peer, train
 from dinado_jax.bench.compiled import base_model
 from dinado_jax.bench.measure import Request
 from dinado_jax.config.schema import Train
+from dinado_jax.data.prompts import Prompts
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.sampler import Sampler
 from dinado_jax.models.gpt2_checkpoint import names
@@ -102,7 +103,10 @@ def test_greedy_continuations_are_ours(variant, way):
     sampler = Sampler(control.policy, Method(temperature=0), decode.NEVER, request.length)
     lengths = np.full(len(prompts), request.prompt, np.int32)
     expected = sampler(
-        control.policy_variables(base, params), prompts, lengths, lengths, jax.random.key(0)
+        control.policy_variables(base, params),
+        Prompts(prompts, lengths),
+        lengths,
+        jax.random.key(0),
     ).tokens
 
     model = torch_peer.gpt2(SIZES, "float32")

@@ -9,6 +9,7 @@ from guides import test_guided
 from support import tiny, world
 
 from dinado_jax import language_model as base
+from dinado_jax.data.prompts import TokenizedPrompts
 from dinado_jax.data.sequences import pad, sequences
 from dinado_jax.decoding.beam import (
     Beam,
@@ -54,9 +55,12 @@ def beam(beams=4, hypotheses=4, length_penalty=1.0, no_repeat_ngram=0, policy=PO
     return Beam(policy, EOS, new, beams, hypotheses, length_penalty, no_repeat_ngram)
 
 
+def batch(prompts=PROMPTS, width=LONGEST):
+    return TokenizedPrompts(prompts).batch(np.arange(len(prompts)), EOS, width)
+
+
 def found(beam, variables, prompts=PROMPTS, width=LONGEST) -> Hypotheses:
-    lengths = np.int32([len(prompt) for prompt in prompts])
-    return jax.device_get(beam(variables, pad(prompts, EOS, width), lengths))
+    return jax.device_get(beam(variables, batch(prompts, width)))
 
 
 def plainly(beam, log_q, prompt) -> tuple[dict, int]:
@@ -201,7 +205,7 @@ def test_one_beam_is_greedy(variables):
 def test_a_prompt_does_not_depend_on_its_batch_or_padding(variables):
     search = beam(6, 6, 0.5, 3)
     together, alone = found(search, variables), found(search, variables, PROMPTS[:1], 3)
-    for all_of_them, one in zip(together, alone):
+    for all_of_them, one in zip(together[:5], alone[:5]):
         np.testing.assert_allclose(one[0], all_of_them[0], rtol=0, atol=1e-5)
 
 
@@ -217,16 +221,14 @@ def test_the_loop_ends_when_every_prompt_is_settled(variables):
     search, taken = beam(*SETTINGS[1]), plain(SETTINGS[1])[1]
     early = [index for index, length in enumerate(taken) if length < N]
     prompts = [PROMPTS[index] for index in np.resize(early, len(PROMPTS))]
-    lengths = np.int32([len(prompt) for prompt in prompts])
-    start = search.prefill(variables, pad(prompts, EOS, LONGEST), lengths)
-    state, _ = search.decode(variables, start)
+    state, _ = search.decode(variables, search.prefill(variables, batch(prompts)))
     assert early and state.settled.all()
     assert state.carry.count == max(taken[index] for index in early) - 1
 
 
 def test_caches_are_written_in_place(variables):
-    search, lengths = beam(), np.int32([len(prompt) for prompt in PROMPTS])
-    state = search.prefill(variables, pad(PROMPTS, EOS, LONGEST), lengths)
+    search = beam()
+    state = search.prefill(variables, batch())
     compiled = Beam.decode.lower(search, variables, state).compile()
     caches = sum(leaf.nbytes for leaf in jax.tree.leaves(state.carry))
     assert compiled.memory_analysis().alias_size_in_bytes >= caches
@@ -277,7 +279,7 @@ def test_a_text_may_end_though_eos_begins_its_prompt(variables):
             text = [*prompt[:2], *tokens[:length][tokens[:length] != EOS]]
             assert length == 0 or len(set(text[2:])) == len(text[2:])
     longer = beam(4, 4, 1.0, 2**70)  # no n-gram so long: as if it were off
-    for some, others in zip(found(longer, variables), found(beam(), variables)):
+    for some, others in zip(found(longer, variables)[:5], found(beam(), variables)):
         np.testing.assert_array_equal(some, others)
 
 
@@ -286,9 +288,11 @@ def test_any_number_of_prompts(variables):
     search = beam(3, 2)
     prompts = [PROMPTS[i] for i in (1, 0, 3, 2, 1)]
     together = found(search, variables)
-    for whole, part in zip(together, beam_prompts(search, variables, prompts, 6)):
+    for whole, part in zip(
+        together[:5], beam_prompts(search, variables, TokenizedPrompts(prompts), 6)
+    ):
         np.testing.assert_allclose(part, whole[[1, 0, 3, 2, 1]], rtol=0, atol=1e-5)
     with pytest.raises(InputError, match="batch = 0"):
-        beam_prompts(search, variables, prompts, 0)
+        beam_prompts(search, variables, TokenizedPrompts(prompts), 0)
     with pytest.raises(InputError, match="prompt 1 is empty"):
-        beam_prompts(search, variables, [[1], []], 6)
+        beam_prompts(search, variables, TokenizedPrompts([[1], []]), 6)

@@ -9,14 +9,15 @@ import pytest
 from support import tiny_run
 
 from dinado_jax.data.batch import Batch
+from dinado_jax.data.prompts import Prompts, TokenizedPrompts
 from dinado_jax.data.sequences import pad, sequences
+from dinado_jax.decoding.batching import check_prompts
 from dinado_jax.decoding.beam import Beam, beam_prompts
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.policy import ModelPolicy
 from dinado_jax.decoding.sampler import (
     Sampler,
     Samples,
-    check_prompts,
     iter_samples,
     sample_in_groups,
     sample_prompts,
@@ -34,6 +35,7 @@ POLICY = ModelPolicy(MODEL)
 KEY = jax.random.key(3)
 _rng = np.random.default_rng(0)
 PROMPTS = [_rng.integers(1, 5, n).tolist() for n in (3, 7, 12, 5, 16, 8, 1, 11)]
+ALL = TokenizedPrompts(PROMPTS)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -57,7 +59,7 @@ def sampler(new=NEW, samples=2, method=None, policy=POLICY):
 @pytest.fixture(scope="module")
 def together(variables):
     """Two samples of every prompt, sixteen rows at once."""
-    return sample_prompts(sampler(), variables, PROMPTS, KEY, 16)
+    return sample_prompts(sampler(), variables, ALL, KEY, 16)
 
 
 def assert_same(some: Samples, others: Samples):
@@ -72,19 +74,19 @@ def rows_of(samples: Samples, index: int) -> Samples:
 
 def test_a_row_does_not_depend_on_its_batch(variables, together):
     """Small batches, another order, and alone: a row's stream follows from its id."""
-    assert_same(sample_prompts(sampler(), variables, PROMPTS, KEY, 4), together)
+    assert_same(sample_prompts(sampler(), variables, ALL, KEY, 4), together)
     for index in (2, 0):
-        alone = sample_prompts(sampler(), variables, [PROMPTS[index]], KEY, 4, ids=[index])
+        alone = sample_prompts(sampler(), variables, ALL.select(np.array([index])), KEY, 4)
         assert_same(alone, rows_of(together, index))
-    backwards = sample_prompts(sampler(), variables, PROMPTS[::-1], KEY, 16, ids=range(8)[::-1])
+    backwards = sample_prompts(sampler(), variables, ALL.select(np.arange(8)[::-1]), KEY, 16)
     for index in range(8):
         assert_same(rows_of(backwards, 7 - index), rows_of(together, index))
 
 
 def test_a_row_depends_on_id_sample_and_key(variables, together):
-    twins = sample_prompts(sampler(), variables, [PROMPTS[1]] * 8, KEY, 16)
+    twins = sample_prompts(sampler(), variables, TokenizedPrompts([PROMPTS[1]] * 8), KEY, 16)
     assert len({tuple(row) for row in twins.log_probs}) > 8
-    other = sample_prompts(sampler(), variables, PROMPTS, jax.random.key(4), 16)
+    other = sample_prompts(sampler(), variables, ALL, jax.random.key(4), 16)
     assert (other.tokens != together.tokens).any()
 
 
@@ -92,7 +94,7 @@ def test_a_row_does_not_depend_on_the_width_of_its_bucket(variables, together):
     """Here all have a width of 16, and other padding; there the short ones have 8."""
     lengths = np.array([len(prompt) for prompt in PROMPTS], np.int32)
     wide = pad(PROMPTS, 4, 16)
-    drawn = sampler()(variables, wide, lengths, np.arange(8, dtype=np.int32), KEY)
+    drawn = sampler()(variables, Prompts(wide, lengths), np.arange(8, dtype=np.int32), KEY)
     assert_same(jax.device_get(drawn), together)
 
 
@@ -119,7 +121,7 @@ def test_a_row_ends_at_its_first_eos(together):
 
 def test_greedy_takes_the_largest_logit(variables):
     greedy = sampler(new=2, method=Method(temperature=0))
-    drawn = sample_prompts(greedy, variables, PROMPTS[:1], KEY, 2)
+    drawn = sample_prompts(greedy, variables, TokenizedPrompts(PROMPTS[:1]), KEY, 2)
     np.testing.assert_array_equal(drawn.tokens[0], drawn.tokens[1])
     logits = jax.jit(POLICY.model.apply)(variables, np.int32([PROMPTS[0]])).logits
     assert drawn.tokens[0, 0] == logits[0, -1].argmax()
@@ -138,7 +140,9 @@ def test_samples_follow_the_exact_distribution(variables):
         length = tokens.index(EOS) + 1 if EOS in tokens else 3
         exact[tuple(tokens[:length])] = np.exp(steps[:length].sum(dtype=np.float64))
     assert len(exact) == 85 and np.isclose(sum(exact.values()), 1, atol=1e-5)
-    drawn = sample_prompts(sampler(new=3, samples=count), variables, [prompt], KEY, count)
+    drawn = sample_prompts(
+        sampler(new=3, samples=count), variables, TokenizedPrompts([prompt]), KEY, count
+    )
     found = dict.fromkeys(exact, 0)
     for tokens, length in zip(drawn.tokens.tolist(), drawn.length):
         found[tuple(tokens[:length])] += 1
@@ -152,9 +156,9 @@ def test_one_compilation_a_bucket(variables):
     traced = []
 
     class Counting(ModelPolicy):
-        def prefill(self, variables, tokens, lengths, samples, steps, condition=None):
-            traced.append(tokens.shape)
-            return super().prefill(variables, tokens, lengths, samples, steps, condition)
+        def prefill(self, variables, prompts, samples, steps):
+            traced.append(prompts.tokens.shape)
+            return super().prefill(variables, prompts, samples, steps)
 
         def step(self, variables, carry, tokens):
             traced.append("step")
@@ -162,35 +166,44 @@ def test_one_compilation_a_bucket(variables):
 
     counting = sampler(new=2, policy=Counting(POLICY.model))
     for length in range(1, 9):
-        sample_prompts(counting, variables, [[1] * length] * (1 + length % 3), KEY, 4)
+        sample_prompts(
+            counting, variables, TokenizedPrompts([[1] * length] * (1 + length % 3)), KEY, 4
+        )
     assert traced == [(2, 8), "step"]
-    sample_prompts(counting, variables, PROMPTS, KEY, 4)
+    sample_prompts(counting, variables, ALL, KEY, 4)
     assert traced == [(2, 8), "step", (2, 16), "step"]
 
 
 @pytest.mark.parametrize("count", [1, 3, 8, 12])
 def test_groups_change_no_sample(variables, count):
-    together = sample_prompts(sampler(samples=count), variables, PROMPTS[:3], KEY, 64)
-    assert_same(sample_in_groups(sampler(samples=count), variables, PROMPTS[:3], KEY, 16), together)
+    together = sample_prompts(
+        sampler(samples=count), variables, TokenizedPrompts(PROMPTS[:3]), KEY, 64
+    )
+    assert_same(
+        sample_in_groups(sampler(samples=count), variables, TokenizedPrompts(PROMPTS[:3]), KEY, 16),
+        together,
+    )
     assert len(together.length) == 3 * count
 
 
 def test_many_numbers_of_samples_are_few_programs(variables):
     before = Sampler.prefill._cache_size()
     for count in (8, 16, 24, 40):
-        sample_in_groups(sampler(new=3, samples=count), variables, PROMPTS[:2], KEY, 16)
+        sample_in_groups(
+            sampler(new=3, samples=count), variables, TokenizedPrompts(PROMPTS[:2]), KEY, 16
+        )
     assert Sampler.prefill._cache_size() == before + 1
 
 
 def test_a_prompt_that_is_refused_keeps_its_number_in_groups(variables):
     with pytest.raises(InputError, match="prompt 1 has 17 tokens"):
-        sample_in_groups(sampler(samples=12), variables, [[1], [1] * 17], KEY, 16)
+        sample_in_groups(sampler(samples=12), variables, TokenizedPrompts([[1], [1] * 17]), KEY, 16)
 
 
 def test_batches_come_as_they_are_drawn(variables, together):
     """Every row once, whatever fills the last batch of a bucket."""
     seen = []
-    for rows, part in iter_samples(sampler(), variables, PROMPTS[:5], KEY, 4):
+    for rows, part in iter_samples(sampler(), variables, TokenizedPrompts(PROMPTS[:5]), KEY, 4):
         assert len(rows) <= 4
         assert_same(part, jax.tree.map(lambda x, rows=rows: x[rows], together))
         seen += rows.tolist()
@@ -209,13 +222,13 @@ def test_a_batch_stops_when_all_its_rows_have_ended(variables):
             return logits._replace(policy=logits.policy + only_eos[None]), carry
 
     stopping = sampler(policy=Ending(POLICY.model))
-    arrays = pad(PROMPTS, EOS, 16), np.int32([len(p) for p in PROMPTS]), np.arange(8), KEY
-    state, drawn = stopping.decode(variables, stopping.prefill(variables, *arrays))
+    start = stopping.prefill(variables, ALL.batch(np.arange(8), EOS, 16), np.arange(8), KEY)
+    state, drawn = stopping.decode(variables, start)
     assert drawn.finished.all() and (drawn.length <= 2).all() and state.carry.count == 1
 
 
 def test_a_prompt_may_fill_the_context(variables):
-    drawn = sample_prompts(sampler(), variables, [[1] * LONGEST], KEY, 16)
+    drawn = sample_prompts(sampler(), variables, TokenizedPrompts([[1] * LONGEST]), KEY, 16)
     assert drawn.tokens.shape == (2, NEW)
 
 
@@ -232,16 +245,16 @@ def test_a_prompt_may_fill_the_context(variables):
 )
 def test_prompts_that_are_refused(variables, prompts, match):
     with pytest.raises(InputError, match=match) as caught:
-        sample_prompts(sampler(), variables, prompts, KEY, 4)
+        sample_prompts(sampler(), variables, TokenizedPrompts(prompts), KEY, 4)
     assert "\n" not in str(caught.value)
 
 
 def test_a_prompt_of_a_file_is_named_by_its_line():
     where = ["prompts.txt:1", "prompts.txt:4"]
     with pytest.raises(InputError, match=r"^prompts.txt:4 has 17 tokens and max_new_tokens is 6"):
-        check_prompts(sampler().policy, [[1], [1] * 17], 6, where)
+        check_prompts(sampler().policy, TokenizedPrompts([[1], [1] * 17], names=where), 6)
     with pytest.raises(InputError, match=r"^prompts.txt:4 is empty"):
-        check_prompts(sampler().policy, [[1], []], 6, where)
+        check_prompts(sampler().policy, TokenizedPrompts([[1], []], names=where), 6)
 
 
 def test_sizes_that_are_refused(variables):
@@ -249,9 +262,9 @@ def test_sizes_that_are_refused(variables):
         with pytest.raises(InputError, match="at least 1"):
             sampler(**bad)
     with pytest.raises(InputError, match="batch = 0"):
-        sample_prompts(sampler(), variables, PROMPTS, KEY, 0)
+        sample_prompts(sampler(), variables, ALL, KEY, 0)
     with pytest.raises(InputError, match="max_new_tokens is 40"):
-        sample_prompts(sampler(new=40), variables, [[1]], KEY, 4)
+        sample_prompts(sampler(new=40), variables, TokenizedPrompts([[1]]), KEY, 4)
 
 
 def test_a_model_that_says_nothing_is_an_error_that_names_the_prompt(variables):
@@ -260,9 +273,9 @@ def test_a_model_that_says_nothing_is_an_error_that_names_the_prompt(variables):
     table = broken["params"]["wpe"]["embedding"]
     broken["params"]["wpe"]["embedding"] = table.at[10].set(jnp.nan)
     with pytest.raises(InputError, match=r"^prompt 2: no token can be drawn after it[^\n]*$"):
-        sample_prompts(sampler(new=2), broken, [[1], [1, 2], [1] * 12], KEY, 4)
+        sample_prompts(sampler(new=2), broken, TokenizedPrompts([[1], [1, 2], [1] * 12]), KEY, 4)
     with pytest.raises(InputError, match="prompt 1: no token"):
-        beam_prompts(Beam(POLICY, EOS, 2, 2), broken, [[1], [1] * 12], 4)
+        beam_prompts(Beam(POLICY, EOS, 2, 2), broken, TokenizedPrompts([[1], [1] * 12]), 4)
 
 
 @pytest.mark.parametrize("bad", [1.0, True, "3", None, -1, 2**40 * 1.5])
@@ -272,7 +285,7 @@ def test_counts_that_are_no_counts(variables, bad):
         lambda: sampler(samples=bad),
         lambda: Beam(POLICY, EOS, bad, 2),
         lambda: Beam(POLICY, EOS, 2, bad),
-        lambda: sample_prompts(sampler(), variables, PROMPTS, KEY, bad),
+        lambda: sample_prompts(sampler(), variables, ALL, KEY, bad),
     ):
         with pytest.raises(InputError, match=r"^\w+ = [^\n]*at least 1$"):
             make()
@@ -293,9 +306,9 @@ def test_seeds():
 @pytest.mark.parametrize("method", [Method(), Method(0.7, 3, 0.9)])
 def test_a_sampler_that_scores_knows_the_policys_log_probabilities(variables, method):
     """Temperature and truncation aside; a policy of one model knows no base beside it."""
-    plain = sample_prompts(sampler(method=method), variables, PROMPTS, KEY, 16)
+    plain = sample_prompts(sampler(method=method), variables, ALL, KEY, 16)
     scoring = Sampler(POLICY, method, EOS, NEW, 2, scores=True)
-    drawn = sample_prompts(scoring, variables, PROMPTS, KEY, 16)
+    drawn = sample_prompts(scoring, variables, ALL, KEY, 16)
     assert_same(plain, drawn)
     assert plain.log_policy is None and drawn.log_base is None
     new = [row[:length].tolist() for row, length in zip(drawn.tokens, drawn.length)]

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec
 from support import twenty_steps
 
 from dinado_jax.config.schema import Parallel
+from dinado_jax.data.prompts import TokenizedPrompts
 from dinado_jax.data.sequences import sequences
 from dinado_jax.decoding.beam import Beam, beam_prompts
 from dinado_jax.decoding.methods import Method
@@ -163,7 +164,11 @@ def test_samples_are_those_of_one_device(variables):
     policy = ModelPolicy(MODEL)
     drawn = [
         sample_prompts(
-            Sampler(policy, Method(), EOS, 6, 2, mesh), variables, PROMPTS, jax.random.key(2), 8
+            Sampler(policy, Method(), EOS, 6, 2, mesh),
+            variables,
+            TokenizedPrompts(PROMPTS),
+            jax.random.key(2),
+            8,
         )
         for mesh in meshes()
     ]
@@ -177,8 +182,9 @@ def test_samples_are_those_of_one_device(variables):
 
 
 def test_beams_are_those_of_one_device(variables):
+    prompts = TokenizedPrompts(PROMPTS)
     found = [
-        beam_prompts(Beam(ModelPolicy(MODEL), EOS, 5, 3, mesh=mesh), variables, PROMPTS, 12)
+        beam_prompts(Beam(ModelPolicy(MODEL), EOS, 5, 3, mesh=mesh), variables, prompts, 12)
         for mesh in meshes()
     ]
     np.testing.assert_array_equal(found[0].tokens, found[1].tokens)

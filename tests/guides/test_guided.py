@@ -10,6 +10,7 @@ from support import tiny, world
 from support.world import DISTINCT, EOS, MODEL, PROMPTS, N, V
 
 from dinado_jax import language_model as base
+from dinado_jax.data.prompts import Prompts
 from dinado_jax.data.sequences import pad
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.sampler import Sampler
@@ -21,7 +22,7 @@ from dinado_jax.ops import bernoulli
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 DRAWS = 34_000  # of each of the three prompts
-TOKENS, LENGTHS = pad(PROMPTS, EOS, 4), np.int32([len(prompt) for prompt in PROMPTS])
+BATCH = Prompts(pad(PROMPTS, EOS, 4), np.int32([len(prompt) for prompt in PROMPTS]))
 
 
 def controlled(kind, seed=0, params=None, of=None, **tilt):
@@ -49,7 +50,7 @@ def drawn(model, method=None, samples=DRAWS, seed=5):
     """[prompts, samples, N] tokens, from one call."""
     sampler = Sampler(model.policy, method or Method(), EOS, N, samples)
     ids, key = np.arange(len(PROMPTS), dtype=np.int32), jax.random.key(seed)
-    out = jax.device_get(sampler(model.variables, TOKENS, LENGTHS, ids, key))
+    out = jax.device_get(sampler(model.variables, BATCH, ids, key))
     return out.tokens.reshape(-1, samples, N), out.log_probs.sum(1).reshape(-1, samples)
 
 

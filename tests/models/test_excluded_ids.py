@@ -10,6 +10,7 @@ from support import tiny, world
 
 from dinado_jax.config import schema
 from dinado_jax.controls.make import make_control
+from dinado_jax.data.prompts import TokenizedPrompts
 from dinado_jax.data.sequences import Sequences, sequences
 from dinado_jax.decoding.beam import Beam, beam_prompts
 from dinado_jax.decoding.methods import Method
@@ -69,7 +70,9 @@ def test_draws_and_scores(kind):
     prompts = [[0], [0, 3, 5]]  # the prompt may hold one
     for method in (Method(), Method(0.0), Method(1e6, top_k=6, top_p=0.99)):
         sampler = Sampler(which.policy, method, 0, 3, 64)
-        drawn = sample_prompts(sampler, which.variables, prompts, jax.random.key(0), 128)
+        drawn = sample_prompts(
+            sampler, which.variables, TokenizedPrompts(prompts), jax.random.key(0), 128
+        )
         assert np.isfinite(drawn.log_probs).all() and not np.isin(drawn.tokens, OUTSIDE).any()
         if method == Method():
             prefixes = [prompts[i // 64] for i in range(128)]
@@ -87,7 +90,7 @@ def test_draws_and_scores(kind):
 def test_beams(kind):
     which = model(kind)
     search = Beam(which.policy, 0, 3, 9, 9)
-    found = beam_prompts(search, which.variables, [[0], [0, 3, 5]], 18)
+    found = beam_prompts(search, which.variables, TokenizedPrompts([[0], [0, 3, 5]]), 18)
     assert not np.isin(found.tokens, OUTSIDE).any() and np.isfinite(found.scores).all()
 
 
@@ -96,7 +99,9 @@ def test_beams(kind):
 def test_tilted_controls(tilt):
     which = model("nado", **tilt)
     sampler = Sampler(which.policy, Method(), 0, 3, 64)
-    drawn = sample_prompts(sampler, which.variables, [[0, 5]], jax.random.key(0), 64)
+    drawn = sample_prompts(
+        sampler, which.variables, TokenizedPrompts([[0, 5]]), jax.random.key(0), 64
+    )
     assert np.isfinite(drawn.log_probs).all() and not np.isin(drawn.tokens, OUTSIDE).any()
 
 

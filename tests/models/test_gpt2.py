@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from support import tiny_run
 
+from dinado_jax.data.prompts import Prompts
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.policy import ModelPolicy
 from dinado_jax.decoding.sampler import Sampler
@@ -97,7 +98,7 @@ def test_a_decoding_loop_writes_its_caches_in_place(variables):
     sampler = Sampler(ModelPolicy(model), Method(), 0, 120, samples=2)
     params = {"params": abstract_params(model)}
     tokens, row = jnp.zeros((4, 8), jnp.int32), jnp.zeros(4, jnp.int32)
-    state = jax.eval_shape(sampler.prefill, params, tokens, row, row, jax.random.key(0))
+    state = jax.eval_shape(sampler.prefill, params, Prompts(tokens, row), row, jax.random.key(0))
     memory = Sampler.decode.lower(sampler, params, state).compile().memory_analysis()
     caches = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.carry))
     assert memory.alias_size_in_bytes >= caches

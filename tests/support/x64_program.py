@@ -10,6 +10,7 @@ import optax
 
 from dinado_jax.config.schema import Train
 from dinado_jax.data.batching import take
+from dinado_jax.data.prompts import TokenizedPrompts
 from dinado_jax.data.sequences import sequences
 from dinado_jax.decoding.beam import Beam, beam_prompts
 from dinado_jax.decoding.methods import Method
@@ -44,12 +45,12 @@ tilted = Controlled(base, control, params).tilted(reject=0.01, target_rate=0.9)
 method, key = Method(np.float64(0.9), np.int64(4), np.float64(0.95)), jax.random.key(2**32 - 1)
 for name, model in (("base", base), ("control", tilted)):
     sampler = Sampler(model.policy, method, world.EOS, world.N, 4)
-    drawn = sample_prompts(sampler, model.variables, PROMPTS, key, 12)
+    drawn = sample_prompts(sampler, model.variables, TokenizedPrompts(PROMPTS), key, 12)
     rows = sequences(np.repeat(np.array(PROMPTS, object), 4).tolist(), drawn.tokens.tolist(), 0, 8)
     out[name] = drawn.tokens.tolist()
     out[f"{name} sums"] = noted((drawn, score(model.policy, model.variables, rows, 12)))
 beam = Beam(base.policy, world.EOS, world.N, 3, 2, 1.0, 2)
-found = beam_prompts(beam, base.variables, PROMPTS, 9)
+found = beam_prompts(beam, base.variables, TokenizedPrompts(PROMPTS), 9)
 out["beams"], out["beams sums"] = found.tokens.tolist(), noted(found)
 given, ones = vars(world.batch(PROMPTS[0])), np.ones(125, np.float32)
 halves = Halves(
