@@ -265,7 +265,8 @@ def _diverging():
 
 def main(argv: list[str] | None = None) -> None:
     """Exit codes: 0 done, 2 bad input (one line), 1 anything else, 128 + signal after a stop, 141
-    if nobody reads the results."""
+    if nobody reads the results.
+    """
     streams.prepare()
     try:
         _run(_parse(argv))

@@ -82,7 +82,8 @@ def _check(args: argparse.Namespace) -> None:
 
 def _requests(request: Request, peer: Path | None, chosen: list[str] | None) -> list[Request]:
     """One for each way: the package's, and those of a peer that are chosen, by default its own
-    choice."""
+    choice.
+    """
     ours = {"vocab": ["fused", "naive"], "train": ["ours", "trunk too"]}.get(request.what, ["ours"])
     requests = [dataclasses.replace(request, way=way) for way in ours]
     if peer is None:

@@ -139,7 +139,8 @@ class Worker:
 @contextlib.contextmanager
 def workers(requests: Sequence[Request]) -> Iterator[dict[str, Worker]]:
     """Starts a worker per request, one after another; yields them by way, and kills them at the
-    end."""
+    end.
+    """
     with contextlib.ExitStack() as stack:
         started = {}
         for request in requests:

@@ -127,7 +127,8 @@ class Control:
 
     def step_inputs(self, base_params: dict, params: dict, batch: Batch) -> StepInputs:
         """Of all positions. Where the batch holds the base's last hidden states, its trunk is
-        skipped: states [B, T, D]."""
+        skipped: states [B, T, D].
+        """
         tokens = batch.tokens
         if batch.states is not None:
             base = self.model.output_from_states(base_params, batch.states)

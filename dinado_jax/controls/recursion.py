@@ -63,7 +63,8 @@ def advance(
 def _lifted(log_prev, below, peak):
     """log d, d = a + (1 - a) e^below: the direction mixed with the base's own, as little as makes
     sum_v p d no smaller than R_prev. Unbent that sum is S = e^-peak, so a = (R_prev - S) / (1 - S)
-    where positive, and sum_v p d = max(S, R_prev)."""
+    where positive, and sum_v p d = max(S, R_prev).
+    """
     excess = log_prev + peak
     bent = excess > 0
     some = jnp.where(bent, peak, 1.0)

@@ -18,7 +18,8 @@ from dinado_jax.models.protocol import BaseModel
 @dataclasses.dataclass(frozen=True)
 class Soft:
     """A `Direction` with parameters {"trunk": the trunk's or the adapter's, "vocabulary": float32
-    [V, D]}."""
+    [V, D]}.
+    """
 
     trunk: BaseModel
     adapter: Adapter | None  # None: the trunk is new, with parameters of its own

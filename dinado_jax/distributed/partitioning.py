@@ -110,7 +110,8 @@ class Plan:
 
     def shard(self, tree: Any) -> Any:
         """Places base or state for training; every process has it whole, or it is placed
-        already."""
+        already.
+        """
         if self.mode == "pmap":
             return replicate(local_mesh(self), jax.tree.map(np.asarray, tree))
         return jax.tree.map(_put, tree, self.shardings(tree))

@@ -84,7 +84,8 @@ def kl_floor_by_prompt(success: float, rates: np.ndarray, probability: np.ndarra
 
 def efficiency(floor: float, kl: float) -> float:
     """floor / kl: 1 if the control paid no more KL than its success needs. nan if kl <= 0,
-    which only an estimate from few samples can be, or a control that did nothing."""
+    which only an estimate from few samples can be, or a control that did nothing.
+    """
     return floor / kl if kl > 0 else math.nan
 
 

@@ -93,7 +93,8 @@ def compare(
     seed: int,
 ) -> Iterator[dict]:
     """One record per variant, as each is done: its figures, the curve they came from, and the steps
-    and rollouts at the first measurement with 90% satisfaction (None: never)."""
+    and rollouts at the first measurement with 90% satisfaction (None: never).
+    """
     for variant in variants:
         began = time.monotonic()
         case = setting(kind, world, variant, seed)
@@ -152,7 +153,8 @@ def _figure_class():
 
 def plot(records: list[dict], path: Path) -> None:
     """Satisfaction and KL(q* || q) against rollouts, a line per variant; the suffix says the
-    format. InputError without matplotlib."""
+    format. InputError without matplotlib.
+    """
     figure = _figure_class()(figsize=(9, 3.5), layout="constrained")
     axes = figure.subplots(1, 2)
     for axis, key, label in zip(
@@ -175,7 +177,8 @@ _ABSENT += ("train.reference_weight", "train.base_states")
 
 def _refuse_idle(preset: schema.Config, whole: schema.Config, variants: list[str]) -> None:
     """InputError for a changed setting that plays no part in a world, or for none of these
-    variants."""
+    variants.
+    """
     keys = sorted(set(differences(whole)) - set(differences(preset)))
     keys = [line.partition(" = ")[0] for line in keys]
     for key in keys:

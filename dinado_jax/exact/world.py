@@ -98,7 +98,8 @@ class World:
 
     def scattered(self, log_p: np.ndarray) -> np.ndarray:
         """A random oracle: sequences in random order succeed while their mass is within the rarity.
-        float32 [S] from log p [S]."""
+        float32 [S] from log p [S].
+        """
         p = np.exp(np.asarray(log_p, np.float64))
         label, mass = np.zeros(len(p), np.float32), 0.0
         for i in np.random.default_rng((self.seed, 1)).permutation(len(p)):
@@ -111,7 +112,8 @@ class World:
     def keywords(self, log_p: np.ndarray) -> np.ndarray:
         """An oracle that can be generalised: sequences with every token of a set succeed. Of all
         sets of 2 to 4 tokens, the one whose success rate is nearest the rarity.
-        float32 [S] from log p [S]."""
+        float32 [S] from log p [S].
+        """
         p, tokens = np.exp(np.asarray(log_p, np.float64)), self.rows.tokens[:, 1:]
         has = np.stack([(tokens == v).any(1) for v in range(self.vocabulary)])
         sets = [
@@ -128,7 +130,8 @@ class World:
 
 def prefix_numbers(tokens: np.ndarray, vocabulary: int) -> np.ndarray:
     """The number of the prefix that ends with each token, the prompt alone being 0: [B, T] int32 ->
-    [B, T]. For NumPy and JAX arrays."""
+    [B, T]. For NumPy and JAX arrays.
+    """
     numbers = [0 * tokens[:, :1]]
     for t in range(1, tokens.shape[1]):
         numbers.append(numbers[-1] * vocabulary + tokens[:, t : t + 1] + 1)

@@ -24,7 +24,8 @@ class CheckpointFormat(Protocol):
 
     def parse_config(self, hf: Mapping[str, Any]) -> BaseModel:
         """The model of a config.json, in float32. InputError for a missing or bad size, and for
-        options that would have to be ignored."""
+        options that would have to be ignored.
+        """
         ...
 
     def to_config(self, model: Any) -> dict[str, Any]:
@@ -117,7 +118,8 @@ def new_model(settings: schema.Base) -> BaseModel:
 
 def configured_model(settings: schema.Base) -> BaseModel:
     """The model of a configuration: a new one, or that of `base.path`, of which config.json alone
-    is read, or fetched from the hub. InputError as `locate` and `load_model`."""
+    is read, or fetched from the hub. InputError as `locate` and `load_model`.
+    """
     if not settings.path:
         return new_model(settings)
     return load_model(locate(settings.path, [CONFIG])).replace(

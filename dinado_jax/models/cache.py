@@ -80,7 +80,8 @@ class Cache:
 
     def append(self, newest: Segment) -> "Cache":
         """The cache after one more token of every row, with the last open segment as its layers
-        returned it."""
+        returned it.
+        """
         return self.replace(generated=(*self.generated[:-1], newest), count=self.count + 1)
 
     def open_next(self) -> "Cache":
@@ -115,7 +116,8 @@ def allocate(
 
 def _sizes(steps: int, segment: int) -> list[int]:
     """The slots of each segment, every later one as many as there are before it: few loops to
-    compile, at most half of the slots empty. One at least: a loop of no steps is traced too."""
+    compile, at most half of the slots empty. One at least: a loop of no steps is traced too.
+    """
     sizes, done = [], 0
     while done < max(1, steps):
         sizes.append(min(max(segment, done), max(1, steps) - done))

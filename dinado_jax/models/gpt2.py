@@ -130,7 +130,8 @@ class GPT2:
 @dataclasses.dataclass(frozen=True)
 class GPT2Head:
     """GPT-2 blocks on the states of a GPT-2, with positions and a vocabulary of their own; a
-    `Head`, documented there."""
+    `Head`, documented there.
+    """
 
     config: GPT2Config
 
@@ -154,7 +155,8 @@ def _new_config(config: GPT2Config, layers: int) -> GPT2Config:
 
 def _cast_matrices(params: dict, dtype: str) -> dict:
     """Casts matrices to the activation dtype. Every use of one rounds it to that dtype anyway: a
-    decoding loop would read it in full, and round it, at every token."""
+    decoding loop would read it in full, and round it, at every token.
+    """
     return jax.tree.map(lambda x: x.astype(dtype) if x.ndim == 2 else x, params)
 
 
@@ -257,7 +259,8 @@ class Attention(nn.Module):
 
 def attention_kernel(backend: str, dtype: Any, width: int) -> str:
     """Chooses the kernel of prefills and training: "cudnn" where its fused attention applies, which
-    is 16-bit heads whose width is a multiple of 8 up to 128, on a GPU; else "xla"."""
+    is 16-bit heads whose width is a multiple of 8 up to 128, on a GPU; else "xla".
+    """
     fits = jnp.dtype(dtype).itemsize == 2 and width % 8 == 0 and width <= 128
     return "cudnn" if backend == "gpu" and fits else "xla"
 

@@ -128,7 +128,8 @@ def refuse_options(
     given: Mapping[str, Any], neutral: Mapping[str, tuple], where: str, fix: str
 ) -> None:
     """InputError for the first option in `given` with another value than None and its `neutral`
-    ones: it would be ignored. `where` and `fix` are for the message."""
+    ones: it would be ignored. `where` and `fix` are for the message.
+    """
     for name, values in neutral.items():
         if given.get(name) is not None and given[name] not in values:
             raise InputError(f"{where} has {name} = {quote(given[name])}: not supported, {fix}")
@@ -156,7 +157,8 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
 
 def check_tensors(found: Tensors, expected: Shapes, folder: Path) -> None:
     """InputError that names the tensors of `found` that are missing, unused, misshapen, or not of a
-    float dtype. `folder` is for the message."""
+    float dtype. `folder` is for the message.
+    """
     errors = []
     for key in sorted(expected.keys() | found.keys()):
         want = expected.get(key)

@@ -111,6 +111,7 @@ def _low_rank(module: nn.Module, name: str) -> dict[str, jax.Array] | None:
 
 def _vector(module: nn.Module, name: str, value: jax.Array, x: jax.Array) -> jax.Array:
     """A parameter [D] with its delta, in x's dtype and rank: a rank that differs would broadcast
-    silently."""
+    silently.
+    """
     vector = all_gather_param(_adapted(module, name, value)).astype(x.dtype)
     return jnp.expand_dims(vector, tuple(range(x.ndim - 1)))

@@ -28,7 +28,8 @@ class Output:
     @property
     def logits(self) -> jax.Array:
         """[B, T, V] float32, the checkpoint's own: also of the model's `excluded_ids`, which p
-        leaves out."""
+        leaves out.
+        """
         return logits(self.hidden, self.vocabulary)
 
 

@@ -37,7 +37,8 @@ class Model(Protocol):
     @property
     def excluded_ids(self) -> Ranges:
         """Ranges [first, end) of ids that stand for no text: p leaves them out, whatever their
-        logits are."""
+        logits are.
+        """
         ...
 
     def apply(
@@ -61,7 +62,8 @@ class Model(Protocol):
 
     def output_from_states(self, params: dict, states: jax.Array) -> Output:
         """The output of `apply({"params": params}, ..)` whose hidden states [B, T, D] are known,
-        without its cache."""
+        without its cache.
+        """
         ...
 
 
@@ -86,7 +88,8 @@ class BaseModel(Model, Protocol):
     @property
     def flops_per_token(self) -> int:
         """Floating-point operations of one token's forward pass in products with parameters:
-        attention's products of activations are left out."""
+        attention's products of activations are left out.
+        """
         ...
 
     def init(self, key: jax.Array) -> dict:
@@ -107,7 +110,8 @@ class BaseModel(Model, Protocol):
 
     def replace(self, **changes: Any) -> Self:
         """This model with another dtype, param_dtype, excluded_ids or remat (True: gradients
-        compute each block's activations again instead of keeping them)."""
+        compute each block's activations again instead of keeping them).
+        """
         ...
 
 

@@ -49,7 +49,8 @@ class Codec:
 
     def excluded_ids(self, vocab_size: int) -> Ranges:
         """The ids of a model of `vocab_size` tokens that stand for no text: those the tokenizer
-        lacks, and special tokens other than the end of text. See `Model.excluded_ids`."""
+        lacks, and special tokens other than the end of text. See `Model.excluded_ids`.
+        """
         added = self.tokenizer.added_tokens_decoder.items()
         special = {id for id, token in added if token.special}
         special = special.union(self.tokenizer.all_special_ids) - {self.eos_id}
@@ -139,7 +140,8 @@ def train_codec(lines: Iterable[str], vocab_size: int) -> Codec:
 
 def _check_plain(path: Path) -> None:
     """InputError for text that transformers misreads: it takes byte-order marks for content, and
-    merges.txt with line ends of CR alone for one line."""
+    merges.txt with line ends of CR alone for one line.
+    """
     read_text(path)  # refuses what is not UTF-8
     data = path.read_bytes()
     if data.startswith(codecs.BOM_UTF8):
@@ -197,7 +199,8 @@ def load_codec(folder: Path, vocab_size: int | None = None) -> Codec:
 
 def _check_round_trip(codec: Codec, folder: Path) -> None:
     """InputError for a tokenizer that changes text (lower case, unknown words, ...): an oracle
-    would judge, and a model continue, other texts than those given."""
+    would judge, and a model continue, other texts than those given.
+    """
     (ids,) = codec.prompts([_SAMPLE])
     again = codec.tokenizer.decode(ids[1:], clean_up_tokenization_spaces=False)
     model = getattr(codec.tokenizer.backend_tokenizer, "model", None)
@@ -214,7 +217,8 @@ def _check_round_trip(codec: Codec, folder: Path) -> None:
 
 def _check_ends(settings: dict[str, Any], eos_id: int, path: Path) -> None:
     """InputError where a model's first or last token is not the tokenizer's, with which every row
-    begins and ends."""
+    begins and ends.
+    """
     for name in ("bos_token_id", "eos_token_id"):
         if settings.get(name) not in (None, eos_id, [eos_id]):
             raise InputError(

@@ -88,5 +88,6 @@ def norm_rows(rollouts: Rollouts, weight: np.ndarray, train: Train, seed: int) -
 
 def bellman_at(train: Train, step: int, count: int) -> np.ndarray:
     """lambda of a step, once per row: float32 [count]. An array, so that no program depends on
-    it."""
+    it.
+    """
     return np.full(count, train.bellman if step >= train.bellman_start else 0.0, np.float32)

@@ -14,14 +14,16 @@ from dinado_jax.ops.masks import target_mask
 
 def bellman(values: Values) -> Term:
     """KL(V_{i+1} || R_i) (nats) summed over every target position after the first: forward
-    consistency, DiNADO eq. 7 (arXiv 2306.11825)."""
+    consistency, DiNADO eq. 7 (arXiv 2306.11825).
+    """
     residual = bernoulli.kl(values.value_logit, values.before_logit)
     return Term((values.linked * residual).sum(), values.linked.sum())
 
 
 def prompt_rate(control: Control, params: dict, base_params: dict, batch: NormBatch) -> Term:
     """Cross entropy between beta of the prompt and the prompt's estimated success rate: all that a
-    recursion from the prompt on has to learn besides its direction."""
+    recursion from the prompt on has to learn besides its direction.
+    """
     beta_logit = control.step_inputs(base_params, params, batch).beta_logit
     last = batch.prompt_length[:, None] - 1
     logit = jnp.take_along_axis(beta_logit, last, axis=1, mode="clip")[:, 0]
@@ -35,7 +37,8 @@ def value_terms(
     control: Control, params: dict, base_params: dict, batch: NormBatch
 ) -> dict[str, Term]:
     """Cross entropy of V with the label before every target token and of R with it at the end, and
-    the Bellman residual of a form that does not recur."""
+    the Bellman residual of a form that does not recur.
+    """
     values = control.values(base_params, params, batch)
     weight = target_mask(batch) * batch.suffix
     entropy = bernoulli.cross_entropy(

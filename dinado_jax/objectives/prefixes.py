@@ -17,7 +17,8 @@ from dinado_jax.rollouts.arrays import Rollouts
 @dataclasses.dataclass(frozen=True)
 class Prefixes:
     """`train.objective = "prefixes"`: labels teach direction and norm together, through R after
-    each token."""
+    each token.
+    """
 
     train: Train
     parts = 1

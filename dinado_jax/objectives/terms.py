@@ -66,5 +66,6 @@ class Objective(Protocol):
 
     def settings_read(self, kind: str) -> set[str]:
         """The settings of `train` that play a part for this kind of control, of those that not
-        every objective reads."""
+        every objective reads.
+        """
         ...

@@ -15,7 +15,8 @@ from dinado_jax.rollouts.arrays import Rollouts
 @dataclasses.dataclass(frozen=True)
 class Warmup:
     """The first `train.warmup_direction` steps: the direction unbent, whatever the form; the norm
-    has no gradient, unless it is one with the direction (nado)."""
+    has no gradient, unless it is one with the direction (nado).
+    """
 
     train: Train
     parts = 1

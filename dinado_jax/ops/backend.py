@@ -10,14 +10,16 @@ _target: str | None = None
 
 def target() -> str:
     """ "cpu", "gpu" or "tpu": JAX's default backend, or that of `compiling_for`. Read while
-    tracing."""
+    tracing.
+    """
     return _target or jax.default_backend()
 
 
 @contextlib.contextmanager
 def compiling_for(platform: str) -> Iterator[None]:
     """Programs traced inside are laid out for another platform, as ahead-of-time compilation
-    needs."""
+    needs.
+    """
     global _target
     before, _target = _target, platform
     try:

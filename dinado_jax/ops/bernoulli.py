@@ -1,5 +1,6 @@
 """Bernoulli probabilities as log-odds (nats), exact next to 0 and 1 in float32, and their
-losses."""
+losses.
+"""
 
 import math
 

@@ -272,7 +272,8 @@ def _forward(link, chunk, excluded_ids, differentiated, hidden_ND, matrix, base,
 
 def _over_vocabulary(link, excluded_ids, hidden_nD, matrix, base) -> tuple[Any, ...]:
     """One chunk: log p, l and r [n, V], peak and gap [n], the weights w [n, V]. Without a base r is
-    log q."""
+    log q.
+    """
     l_nV = fill_ids(_product("nD,VD->nV", hidden_nD, matrix), excluded_ids, _LOW)
     if base is None:
         log_q_nV = jax.nn.log_softmax(l_nV)
@@ -318,7 +319,8 @@ def _product(axes, a, b):
 def _tiles(arrays, chunk):
     """[N, ..] -> [chunks, n, ..], n at most `chunk` on each device, whose rows are in every chunk:
     none is sent. N is rounded up to whole chunks, with zeros: a lone remainder would compile
-    twice."""
+    twice.
+    """
 
     def cut(x):
         devices = shard_count(x.shape[0])

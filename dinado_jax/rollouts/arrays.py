@@ -45,7 +45,8 @@ class Rollouts(Sequences):
 
     def save(self, path: Path, fingerprint: str = "") -> None:
         """Writes an .npz, whole or not at all, sealed with `fingerprint`: what the rows are samples
-        of."""
+        of.
+        """
         arrays = {name: getattr(self, name) for name in _columns(type(self))}
         arrays |= _flat(self.condition)
         partial = path.with_name(path.name + ".partial")
@@ -58,7 +59,8 @@ class Rollouts(Sequences):
         cls, path: Path, fingerprint: str | None = None, vocab_size: int = 2**31
     ) -> "Rollouts":
         """InputError if the file is missing, damaged, changed, was saved with another fingerprint
-        (None: any), or if its rows cannot have been collected for a model of so many tokens."""
+        (None: any), or if its rows cannot have been collected for a model of so many tokens.
+        """
         if not exists(path) or path.is_dir():
             raise InputError(f"no rollouts in {path}: {_AGAIN}")
         check_regular(path)
@@ -129,7 +131,8 @@ _LAYOUT = {
 
 def _check_headers(kind: type, file: BinaryIO) -> None:
     """ValueError unless the arrays in a file have the layout of this kind of rows and the sizes
-    that they claim, found out before memory for them is taken."""
+    that they claim, found out before memory for them is taken.
+    """
     with zipfile.ZipFile(file) as archive:
         stored = [name.removesuffix(".npy") for name in archive.namelist()]
         for name in [*_columns(kind), *filter(_is_condition, stored)]:

@@ -8,7 +8,8 @@ from dinado_jax.rollouts.arrays import Rollouts
 
 def align_to_targets(rows: Sequences, log_probs: np.ndarray) -> np.ndarray:
     """Log-probabilities of new tokens [N, new], 0 after a row's end, in the columns `score` has
-    for them: float32 [N, T-1]."""
+    for them: float32 [N, T-1].
+    """
     out = np.zeros((len(rows), rows.tokens.shape[1] - 1), np.float32)
     column = rows.prompt_length[:, None] - 1 + np.arange(log_probs.shape[1])
     inside = column < rows.length[:, None] - 1
@@ -70,7 +71,8 @@ def suffix_importance_weights(rollouts: Rollouts, mode: str, clip: float) -> np.
 
 def duplicate_share(rollouts: Rollouts) -> float:
     """The share of rows that repeat an earlier one of their prompt. They are draws like any other
-    and stay: leaving them out would flatten what the rows say of the distribution."""
+    and stay: leaving them out would flatten what the rows say of the distribution.
+    """
     rows = np.column_stack([rollouts.prompt_id, rollouts.length, rollouts.tokens])
     return 1 - len(np.unique(rows, axis=0)) / len(rows)
 

@@ -20,7 +20,8 @@ from dinado_jax.utils.files import json_digest, read_lines
 @dataclasses.dataclass(frozen=True)
 class Context:
     """A run as its stages see it: each part is resolved, read or placed on devices when it is first
-    asked for, and then kept."""
+    asked for, and then kept.
+    """
 
     run: RunFolder
 
@@ -45,7 +46,8 @@ class Context:
     @functools.cached_property
     def oracle(self) -> NamedOracle:
         """The oracle that the configuration names, or the task's own. InputError if there is
-        none."""
+        none.
+        """
         return resolve(self.config.rollout.oracle or self.task.oracle)
 
     @functools.cached_property

@@ -21,7 +21,8 @@ _PACKAGES = ("dinado-jax", "jax", "flax", "optax", "orbax-checkpoint", "transfor
 
 def evaluate(context: Context) -> EvaluateFigures:
     """Reads the generate stage's samples; the main process writes summary.json and report.html in
-    the run folder."""
+    the run folder.
+    """
     began, run = time.monotonic(), context.run
     run.stage_folder("evaluate")
     if not is_main():

@@ -1,5 +1,6 @@
 """What each stage reads besides its settings, as SHA-256 of content: a path may stay the same while
-what is there changes."""
+what is there changes.
+"""
 
 import os
 import sys

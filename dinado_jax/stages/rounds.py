@@ -1,5 +1,6 @@
 """The rollouts of the rounds of training, on disk: round 0 is the rollout stage's, later ones
-sample the controlled model q."""
+sample the controlled model q.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -56,7 +57,8 @@ class Rounds:
 
     def states(self, rounds: list[Rollouts]) -> HiddenStates | None:
         """Returns the base's last hidden states on all rows of these rounds, from files; None
-        where training recomputes them."""
+        where training recomputes them.
+        """
         config = self.context.config
         dtype, rows = config.train.base_states, config.rollout.batch
         if dtype == "recompute":

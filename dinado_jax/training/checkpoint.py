@@ -148,7 +148,8 @@ class Checkpoints:
 
     def _newest_whole(self, errors: dict[int, str]) -> int:
         """Its step, or a code for why there is none. Fills `errors` by step, and moves damaged
-        checkpoints aside if there is an older one to go back to."""
+        checkpoints aside if there is an older one to go back to.
+        """
         for step in sorted(self._manager.all_steps(), reverse=True):
             base, error = _examined(self._folder / str(step))
             if step > LARGEST["train.steps"]:
@@ -189,7 +190,8 @@ def _own_digest(manifest: dict) -> str:
 
 def _examined(folder: Path) -> tuple[str, str]:
     """The fingerprint of a checkpoint's base, and what is wrong with the checkpoint, if
-    anything."""
+    anything.
+    """
     try:
         manifest = read_json(folder / _MANIFEST, "", {"base": str, "files": dict, "digest": str})
         if manifest["digest"] != _own_digest(manifest):

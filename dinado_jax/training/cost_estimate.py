@@ -72,7 +72,8 @@ def _cost(function, *args) -> dict[str, float]:
 
 def check_base(settings: schema.Config, model: BaseModel) -> None:
     """InputError if the configuration asks for what this base does not have: room for new tokens,
-    parameters that an adapter's rules name."""
+    parameters that an adapter's rules name.
+    """
     for name, section in (("rollout", settings.rollout), ("decode", settings.decode)):
         if section.max_new_tokens >= model.context_length:
             raise InputError(

@@ -201,7 +201,8 @@ class Loop:
 
     def _prefetch(self, phase: Phase, first: int) -> Iterator[tuple[int, Batch]]:
         """Yields the tokens and the micro-batches of each step, on the devices; a thread makes the
-        next ones meanwhile."""
+        next ones meanwhile.
+        """
 
         def prepared(index):
             batch = phase.batch_at(index)

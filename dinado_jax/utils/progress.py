@@ -135,7 +135,8 @@ class Progress:
 
 def _valid_lines(path: Path) -> list[dict]:
     """The records of a log up to the first line that is incomplete, as a killed process leaves it,
-    or not a record."""
+    or not a record.
+    """
     records = []
     if not exists(path):
         return records

@@ -243,7 +243,8 @@ def test_a_port_in_use_is_reported_at_once(monkeypatch):
 def test_addresses_of_this_machine_are_accepted(host):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    script = "from dinado_jax.distributed import processes as p; p.connect(); print(p.process_count(), p.is_main())"
+    script = "from dinado_jax.distributed import processes as p; p.connect(); "
+    script += "print(p.process_count(), p.is_main())"
     settings = {"DINADO_DISTRIBUTED": f" {host} :{port}, 1, 0 ", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, "-c", script], env=os.environ | settings, capture_output=True, text=True

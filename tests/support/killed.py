@@ -1,7 +1,8 @@
 """Kills runs at random moments and holds what they become against a run that was let alone.
 
-    PYTHONPATH=tests python -m support.killed OUT --kills 50          one process, SIGKILL, a JSON line each
-    PYTHONPATH=tests python -m support.killed OUT --stops 20          two processes, SIGTERM to one of them
+    PYTHONPATH=tests python -m support.killed OUT --kills 50    one process, SIGKILL, a JSON line
+    each PYTHONPATH=tests python -m support.killed OUT --stops 20    two processes, SIGTERM to one
+    of them
 
 One stage after the other is hit, each at a random moment. Whatever it was, the same command goes
 on: the same rollouts, samples and steps, none lost or counted twice, and with one process the same

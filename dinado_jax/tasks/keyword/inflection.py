@@ -1,5 +1,6 @@
 """All inflections of an English word: irregular ones from tables, the others by rule, with
-lemminflect's dictionary for parts of speech, stress and what else is no matter of spelling."""
+lemminflect's dictionary for parts of speech, stress and what else is no matter of spelling.
+"""
 
 import re
 
@@ -79,7 +80,8 @@ def _simple(word: str) -> set[str]:
 
 def _compound(word: str) -> set[str]:
     """A compound inflects its last part, or its head where that stands before a particle or an
-    adjective."""
+    adjective.
+    """
     if word in irregular.NOUNS or word in irregular.VERBS:
         verb = _conjugated(word, {}) if word in irregular.VERBS else set()
         return {word} | _plurals(word, {}) | verb

@@ -47,7 +47,8 @@ def _plain(text: str) -> str:
 def words(text: str) -> list[str]:
     """Lower-case word tokens: runs of letters and digits, so "dog's" -> dog, s and
     "hot-dogs" -> hot, dogs; only negations keep their apostrophe, always "'": "won't" stands for
-    "won\u2019t", "wo n't" and "won 't", too."""
+    "won\u2019t", "wo n't" and "won 't", too.
+    """
     return _WORD.findall(_plain(text))
 
 

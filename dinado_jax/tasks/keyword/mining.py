@@ -1,5 +1,6 @@
 """Keyword examples mined from plain text: a base pretrained on them uses the keywords of a prompt
-before it sees the task (concept-to-sentence pretraining, as in CALM, arXiv 2011.07956)."""
+before it sees the task (concept-to-sentence pretraining, as in CALM, arXiv 2011.07956).
+"""
 
 from collections import Counter
 from collections.abc import Sequence
