@@ -3,16 +3,16 @@
 Shapes: B rows, T tokens, D model width, V vocabulary.
 """
 
-import flax
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from dinado_jax.models.cache import Cache
 from dinado_jax.ops.masks import fill_ids
 from dinado_jax.ops.vocab import Ranges
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class Output:
     """Logits in factored form, and the cache.
 
