@@ -17,10 +17,10 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dinado_jax.config import schema
 from dinado_jax.errors import InputError, quote
+from dinado_jax.models.params import by_path, nested
 
 Delta = dict[str, dict[str, jax.Array]]
 Shapes = Mapping[str, tuple[int, ...]]  # by path
@@ -67,24 +67,22 @@ class LoRA:
     def variables(self, base_params: dict, params: Delta) -> dict:
         # The scale goes into the small b: layers know nothing of it.
         delta = {
-            tuple(path.split("/")): change
-            if "full" in change
-            else {"a": change["a"], "b": change["b"] * self.scale}
+            path: change if "full" in change else {"a": change["a"], "b": change["b"] * self.scale}
             for path, change in params.items()
         }
-        return {"params": base_params, "delta": unflatten_dict(delta)}
+        return {"params": base_params, "delta": nested(delta)}
 
     def merge(self, base_params: dict, params: Delta) -> dict:
         """The base's parameters with the delta added in float32 and cast back."""
         _check_fit(params, _shapes(base_params))
-        flat = flatten_dict(base_params, sep="/")
+        flat = by_path(base_params)
         for path, change in params.items():
             if "full" in change:
                 addend = change["full"]
             else:
                 addend = self.scale * (change["a"] @ change["b"])
             flat[path] = (flat[path].astype(jnp.float32) + addend).astype(flat[path].dtype)
-        return unflatten_dict(flat, sep="/")
+        return nested(flat)
 
     def _paths(self, shapes: Shapes) -> tuple[list[str], list[str]]:
         """The paths that rules of either kind match. InputError as `init`."""
@@ -118,7 +116,7 @@ def lora(settings: schema.Delta) -> LoRA:
 
 
 def _shapes(params: dict) -> Shapes:
-    return {path: leaf.shape for path, leaf in flatten_dict(params, sep="/").items()}
+    return {path: leaf.shape for path, leaf in by_path(params).items()}
 
 
 def _matching(paths: Shapes, rules: Sequence[str], what: str) -> list[str]:

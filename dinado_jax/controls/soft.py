@@ -54,4 +54,5 @@ class Soft:
         if self.adapter is not None:
             variables = self.adapter.variables(base_params, params["trunk"])
         out = self.trunk.apply(variables, tokens, cache)
-        return out.replace(vocabulary=params["vocabulary"].astype(out.hidden.dtype))
+        vocabulary = params["vocabulary"].astype(out.hidden.dtype)
+        return dataclasses.replace(out, vocabulary=vocabulary)

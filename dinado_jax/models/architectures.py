@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from flax.traverse_util import flatten_dict
 
 from dinado_jax.config import schema
 from dinado_jax.errors import InputError, quote
 from dinado_jax.models import gpt2_checkpoint
 from dinado_jax.models.gpt2 import GPT2, GPT2Config
 from dinado_jax.models.hf_folder import CONFIG, check_tensors, locate, read_config, write_folder
-from dinado_jax.models.params import param_shapes
+from dinado_jax.models.params import by_path, param_shapes
 from dinado_jax.models.protocol import BaseModel
 
 
@@ -89,7 +88,7 @@ def save_model(
     Raises:
       InputError: where `params` does not fit `model`, and for a full disk.
     """
-    flat = {path: np.asarray(array) for path, array in flatten_dict(params, sep="/").items()}
+    flat = {path: np.asarray(array) for path, array in by_path(params).items()}
     check_tensors(flat, param_shapes(model), folder)
     checkpoint = ARCHITECTURES[model.model_type]
     largest = max(flat.values(), key=lambda array: array.size)

@@ -26,6 +26,7 @@ B prompts, S samples of each, R = B S rows, T prompt slots, H heads, K head widt
 heads lie in the leading axis, beside its slots: no product over them needs a copy first.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -82,12 +83,14 @@ class Cache:
         """The cache after one more token of every row, with the last open segment as its layers
         returned it.
         """
-        return self.replace(generated=(*self.generated[:-1], newest), count=self.count + 1)
+        generated = (*self.generated[:-1], newest)
+        return dataclasses.replace(self, generated=generated, count=self.count + 1)
 
     def open_next(self) -> "Cache":
         """The cache with its next reserved segment open."""
         opened, *rest = self.reserved
-        return self.replace(generated=(*self.generated, opened), reserved=tuple(rest))
+        generated = (*self.generated, opened)
+        return dataclasses.replace(self, generated=generated, reserved=tuple(rest))
 
 
 def allocate(
@@ -186,7 +189,7 @@ def reorder(tree: Any, rows: jax.Array) -> Any:
     def change(leaf: Any) -> Any:
         if not _is_cache(leaf):
             return leaf[rows]
-        return leaf.replace(generated=jax.tree.map(of_heads, leaf.generated))
+        return dataclasses.replace(leaf, generated=jax.tree.map(of_heads, leaf.generated))
 
     return jax.tree.map(change, tree, is_leaf=_is_cache)
 

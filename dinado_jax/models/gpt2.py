@@ -7,7 +7,7 @@ Shapes: B rows, T tokens, H heads, K head width, D model width, V vocabulary.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal, cast
 
 import flax.linen as nn
 import jax
@@ -103,12 +103,13 @@ class GPT2:
         GPT-2's own fixed 0.02 suits its width of 768; at a width of 64 attention then sleeps for
         long.
         """
-        return Transformer(self.config).init(key, jnp.zeros((1, 1), jnp.int32))["params"]
+        tokens = jnp.zeros((1, 1), jnp.int32)
+        return dict(Transformer(self.config).init(key, tokens)["params"])
 
     def apply(
         self, variables: dict[str, Any], tokens: jax.Array, cache: Cache | None = None
     ) -> Output:
-        return Transformer(self.config).apply(variables, tokens, cache)
+        return cast(Output, Transformer(self.config).apply(variables, tokens, cache))
 
     def output_from_states(self, params: dict, states: jax.Array) -> Output:
         vocabulary = params["wte"]["embedding"].astype(self.dtype)
@@ -137,7 +138,7 @@ class GPT2Head:
 
     def init(self, key: jax.Array) -> dict:
         states = jnp.zeros((1, 1, self.config.n_embd), jnp.float32)
-        return HeadTransformer(self.config).init(key, states)["params"]
+        return dict(HeadTransformer(self.config).init(key, states)["params"])
 
     def decode_params(self, params: dict) -> dict:
         return _cast_matrices(params, self.config.dtype)
@@ -145,7 +146,7 @@ class GPT2Head:
     def apply(
         self, variables: dict[str, Any], states: jax.Array, cache: Cache | None = None
     ) -> Output:
-        return HeadTransformer(self.config).apply(variables, states, cache)
+        return cast(Output, HeadTransformer(self.config).apply(variables, states, cache))
 
 
 def _new_config(config: GPT2Config, layers: int) -> GPT2Config:
@@ -257,7 +258,7 @@ class Attention(nn.Module):
         return _into_residual(config, "c_proj")(out_BTD), present
 
 
-def attention_kernel(backend: str, dtype: Any, width: int) -> str:
+def attention_kernel(backend: str, dtype: Any, width: int) -> Literal["cudnn", "xla"]:
     """Chooses the kernel of prefills and training: "cudnn" where its fused attention applies, which
     is 16-bit heads whose width is a multiple of 8 up to 128, on a GPU; else "xla".
     """

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dinado_jax.config.checks import LARGEST
 from dinado_jax.errors import InputError, quote
 from dinado_jax.models.gpt2 import GPT2, GPT2Config
 from dinado_jax.models.hf_folder import check_finite, check_tensors, read_tensors, refuse_options
-from dinado_jax.models.params import param_shapes
+from dinado_jax.models.params import by_path, nested, param_shapes
 
 PREFIX = "transformer."
 _OUTER = [
@@ -104,7 +103,7 @@ def parse_config(hf: Mapping[str, Any]) -> GPT2:
             f"only {' or '.join(_ACTIVATIONS)} is supported"
         )
     required = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
-    sizes = {name: hf.get(name) for name in required}
+    sizes: dict[str, Any] = {name: hf.get(name) for name in required}
     if hf.get("n_inner") is not None:
         sizes["n_inner"] = hf["n_inner"]
     for name, value in sizes.items():
@@ -195,12 +194,12 @@ def read_params(folder: Path, model: GPT2) -> dict:
     table, shapes = names(model.config.n_layer), param_shapes(model)
     check_tensors(tensors, {key: shapes[path] for key, path in table.items()}, folder)
     check_finite(tensors, folder)
-    return unflatten_dict({path: tensors[key] for key, path in table.items()}, sep="/")
+    return nested({path: tensors[key] for key, path in table.items()})
 
 
 def to_tensors(params: Mapping, model: GPT2) -> dict[str, np.ndarray]:
     """The tensors of parameters, by key."""
-    flat = flatten_dict(params, sep="/")
+    flat = by_path(params)
     return {PREFIX + key: flat[path] for key, path in names(model.config.n_layer).items()}
 
 

@@ -1,7 +1,10 @@
-"""Parameters of any architecture: random ones, and their shapes."""
+"""Parameters of any architecture: random ones, their shapes, and their paths."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import jax
-from flax.traverse_util import flatten_dict
+from flax import traverse_util
 
 from dinado_jax.models.protocol import BaseModel
 from dinado_jax.utils import arguments
@@ -20,6 +23,14 @@ def abstract_params(model: BaseModel) -> dict:
 
 def param_shapes(model: BaseModel) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter by its "/"-joined path."""
-    return {
-        path: leaf.shape for path, leaf in flatten_dict(abstract_params(model), sep="/").items()
-    }
+    return {path: leaf.shape for path, leaf in by_path(abstract_params(model)).items()}
+
+
+def by_path(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dicts as one, from "/"-joined paths to leaves."""
+    return dict(traverse_util.flatten_dict(params, sep="/"))
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `by_path`."""
+    return dict(traverse_util.unflatten_dict(flat, sep="/"))

@@ -204,11 +204,12 @@ def _check_round_trip(codec: Codec, folder: Path) -> None:
     (ids,) = codec.prompts([_SAMPLE])
     again = codec.tokenizer.decode(ids[1:], clean_up_tokenization_spaces=False)
     model = getattr(codec.tokenizer.backend_tokenizer, "model", None)
-    if again == _SAMPLE and not getattr(model, "dropout", None):
+    dropout = getattr(model, "dropout", None)
+    if again == _SAMPLE and not dropout:
         return
     what = f"makes {quote(again)} of {quote(_SAMPLE)}"
     if again == _SAMPLE:
-        what = f"leaves out merges at random (dropout = {model.dropout})"
+        what = f"leaves out merges at random (dropout = {dropout})"
     raise InputError(
         f"the tokenizer in {folder} {what}: use one that keeps text as it is, such as GPT-2's "
         "byte-level BPE"

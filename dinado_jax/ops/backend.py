@@ -9,9 +9,8 @@ _target: str | None = None
 
 
 def target() -> str:
-    """ "cpu", "gpu" or "tpu": JAX's default backend, or that of `compiling_for`. Read while
-    tracing.
-    """
+    """The platform, "cpu", "gpu" or "tpu", while tracing: JAX's default or that of
+    `compiling_for`."""
     return _target or jax.default_backend()
 
 

@@ -124,7 +124,7 @@ def dry_run(settings: schema.Config) -> dict[str, Any]:
 
     length = min(settings.sft.max_length, model.context_length)
     decode = settings.rollout
-    out = {
+    out: dict[str, Any] = {
         "parameters": count(params),
         "trainable_parameters": count(control_params),
         "forward_flops_per_token": model.flops_per_token,
