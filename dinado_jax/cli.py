@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from dinado_jax.distributed import signals
 from dinado_jax.errors import (
@@ -76,9 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _common_options() -> argparse.ArgumentParser:
+def _common_options() -> _Parser:
     """Of all commands that do stages."""
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Parser(add_help=False)
     common.add_argument(
         "--out", type=Path, metavar="DIR", help="the run's folder (default: run.folder/name)"
     )
@@ -138,8 +138,8 @@ def _add_bench(commands) -> None:
 
 
 def _add_bench_options(what: str, command: argparse.ArgumentParser) -> None:
-    def number(name, default, text, kind=int):
-        value = {"default": default, "metavar": "N" if kind is int else "P"}
+    def number(name: str, default: float, text: str, kind: type = int) -> None:
+        value: dict[str, Any] = {"default": default, "metavar": "N" if kind is int else "P"}
         command.add_argument(f"--{name}", type=kind, help=f"{text} (default: {default})", **value)
 
     rows = what in ("vocab", "train")
@@ -183,13 +183,14 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _choices(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    return parser._subparsers._group_actions[0].choices if parser._subparsers else {}
+    actions: list[Any] = parser._subparsers._group_actions if parser._subparsers else []
+    return actions[0].choices if actions else {}
 
 
 def _options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[str]:
     """The options of the command that was given."""
     for name in (args.command, getattr(args, "what", None)):
-        parser = _choices(parser).get(name, parser)
+        parser = _choices(parser).get(name or "", parser)
     return [option for option in parser._option_string_actions if option.startswith("--")]
 
 

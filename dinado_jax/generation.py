@@ -84,6 +84,7 @@ def generate(
     sampler = Sampler(model.policy, how, eos_id, new_tokens, samples, scores=True)
     batch = _rows(len(texts) * sampler.samples, batch)
     drawn = sample_in_groups(sampler, model.variables, tokens, key, batch)
+    assert drawn.log_policy is not None  # the sampler scores
     found = _Found(
         prompt=np.arange(len(drawn.length)) // sampler.samples,
         tokens=[row[:length] for row, length in zip(drawn.tokens, drawn.length)],
@@ -139,6 +140,7 @@ def beam_search(
     batch = _rows(len(texts) * search.beams, batch)
     best = beam_prompts(search, model.variables, tokens, batch)
     prompt, which = np.nonzero(best.length)
+    assert best.log_policy is not None  # the search scores
     found = _Found(
         prompt=prompt,
         tokens=[best.tokens[i, j, : best.length[i, j]] for i, j in zip(prompt, which)],
@@ -207,7 +209,7 @@ def _completions(
         )
         for prompt, text, tokens, log_policy, log_base, finished in zip(
             found.prompt,
-            model.base.codec.decode(found.tokens),
+            model.base.codec.decode([row.tolist() for row in found.tokens]),
             found.tokens,
             found.log_policy,
             under_p,
@@ -222,6 +224,11 @@ def _score_base(
 ) -> list[np.ndarray]:
     """Log-probabilities of every new token under the base, nats, by a pass over whole rows."""
     prefixes = [prompts.tokens[i] for i in found.prompt]
-    rows = sequences(prefixes, found.tokens, base.codec.eos_id, base.model.context_length)
+    rows = sequences(
+        prefixes,
+        [row.tolist() for row in found.tokens],
+        base.codec.eos_id,
+        base.model.context_length,
+    )
     scores = score(base.policy, base.variables, rows, batch)
     return [row[start:] for row, start in zip(scores, rows.prompt_length - 1)]

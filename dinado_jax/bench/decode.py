@@ -1,7 +1,7 @@
 """Decoding loops: sampling under a control, rollouts judged by an oracle, beam search."""
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -91,9 +91,9 @@ def program(request: Request) -> Program:
 
     def rollout() -> np.ndarray:
         given = TokenizedPrompts(prompts.tolist())
-        drawn = sample_prompts(loop, variables, given, key, request.batch)
+        drawn = sample_prompts(cast(Sampler, loop), variables, given, key, request.batch)
         rows = np.repeat(prompts, request.samples, 0).tolist()
-        return judge(oracle, rows, drawn.tokens.tolist()).labels
+        return judge(cast(Any, oracle), rows, drawn.tokens.tolist()).labels
 
     run = rollout if request.what == "rollout" else decode
     return Program(run, figures | sizes(request, policy, variables), device_peak)

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax.sharding import Mesh
 
+from dinado_jax.data.batch import Array
 from dinado_jax.data.prompts import Prompts, TokenizedPrompts
 from dinado_jax.decoding.batching import check_finite, prompt_batches, restore_order
 from dinado_jax.decoding.policy import Carry, NextLogits, Policy
@@ -47,14 +48,14 @@ class Hypotheses(NamedTuple):
     rest have no tokens and a score of -inf.
     """
 
-    tokens: jax.Array  # int32 [B, H, N]; eos from the end on
-    log_probs: jax.Array  # float32 [B, H] nats: log q of all new tokens together
-    scores: jax.Array  # float32 [B, H]: log_probs / length^penalty
-    length: jax.Array  # int32 [B, H] new tokens, eos included
-    finished: jax.Array  # bool [B, H]: ended by eos, not cut at N
+    tokens: Array  # int32 [B, H, N]; eos from the end on
+    log_probs: Array  # float32 [B, H] nats: log q of all new tokens together
+    scores: Array  # float32 [B, H]: log_probs / length^penalty
+    length: Array  # int32 [B, H] new tokens, eos included
+    finished: Array  # bool [B, H]: ended by eos, not cut at N
     # Of a search with `scores`, else None: float32 [B, H, N] nats of each token, 0 after the end.
-    log_policy: jax.Array | None = None
-    log_base: jax.Array | None = None  # None too where the policy does not know the base
+    log_policy: Array | None = None
+    log_base: Array | None = None  # None too where the policy does not know the base
 
 
 @struct.dataclass
@@ -157,7 +158,7 @@ class Beam:
             with jax.named_scope("step"):
                 carry = reorder(state.carry, state.rows)
                 logits, carry = self.policy.step(variables, carry, newest.reshape(-1))
-            return self._advanced(state.replace(carry=carry), logits, index + 1)
+            return self._advanced(dataclasses.replace(state, carry=carry), logits, index + 1)
 
         def step(state, index):
             return update_where(~state.settled.all(), lambda s: advance(s, index), state), None
@@ -192,7 +193,8 @@ class Beam:
         kept = _taken(both, jax.lax.top_k(both.scores, K)[1])
         hopeless = running[:, 0] / per <= kept.scores[:, -1]
         rows = jnp.arange(B, dtype=jnp.int32)[:, None] * K + _taken(parents, which)
-        return state.replace(
+        return dataclasses.replace(
+            state,
             beams=_taken(candidates, which)._replace(log_probs=running),
             rows=rows.reshape(-1),
             kept=kept,
@@ -220,7 +222,7 @@ class Beam:
             return jnp.where(here, newest[..., None], _taken(history, parents))
 
         def scored(history: jax.Array | None, logits: jax.Array | None) -> jax.Array | None:
-            if history is None:
+            if history is None or logits is None:
                 return None
             return extended(history, _log_prob(logits.reshape(B, K, -1), parents, new))
 
@@ -237,6 +239,7 @@ class Beam:
         time.
         """
         B, K, V = logits.shape
+        assert state.past is not None  # kept where n-grams may not repeat
         past = jnp.broadcast_to(state.past[:, None], (B, K, state.past.shape[1]))
         history = jnp.concatenate([past, state.beams.tokens], -1)
         m = self.no_repeat_ngram - 1

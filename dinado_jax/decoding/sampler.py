@@ -30,6 +30,7 @@ import numpy as np
 from flax import struct
 from jax.sharding import Mesh
 
+from dinado_jax.data.batch import Array
 from dinado_jax.data.prompts import Prompts, TokenizedPrompts
 from dinado_jax.decoding.batching import (
     check_finite,
@@ -69,13 +70,13 @@ class SamplingState:
 class Samples(NamedTuple):
     """New tokens of every row, the samples of one prompt together."""
 
-    tokens: jax.Array  # int32 [R, N]; eos from the row's end on
-    log_probs: jax.Array  # float32 [R, N] nats, as drawn; 0 after the end; nan: nothing to draw
-    length: jax.Array  # int32 [R] new tokens, eos included
-    finished: jax.Array  # bool [R]: ended by eos, not cut at N
+    tokens: Array  # int32 [R, N]; eos from the row's end on
+    log_probs: Array  # float32 [R, N] nats, as drawn; 0 after the end; nan: nothing to draw
+    length: Array  # int32 [R] new tokens, eos included
+    finished: Array  # bool [R]: ended by eos, not cut at N
     # Of a sampler with `scores`, else None: as log_probs, but without temperature and truncation.
-    log_policy: jax.Array | None = None
-    log_base: jax.Array | None = None  # None too where the policy does not know the base
+    log_policy: Array | None = None
+    log_base: Array | None = None  # None too where the policy does not know the base
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,13 +227,13 @@ def iter_samples(
     variables = replicate(sampler.mesh, variables)
     ids = prompts.stream_ids()
     first = np.zeros(len(prompts), np.int32) if first is None else first.astype(np.int32)
-    waiting = None
+    waiting: list[tuple[np.ndarray, Samples]] = []
     for part in prompt_batches(sampler, prompts, batch, sampler.samples):
         drawn = sampler(variables, part.prompts, ids[part.filled], key, first[part.filled])
         if waiting:
-            yield _to_host(sampler.samples, prompts, *waiting)
-        waiting = part.index, drawn
-    yield _to_host(sampler.samples, prompts, *waiting)
+            yield _to_host(sampler.samples, prompts, *waiting.pop())
+        waiting.append((part.index, drawn))
+    yield _to_host(sampler.samples, prompts, *waiting.pop())
 
 
 def _to_host(

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import types
 import typing
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from dinado_jax.utils.files import Schema, validate
 
@@ -25,7 +25,7 @@ def read_record(kind: type[T], tree: Any, where: str, fix: str, **given: Any) ->
       InputError: "where, which field is what: fix", for a missing field or one of another type.
     """
     hints = typing.get_type_hints(kind)
-    fields = [field for field in dataclasses.fields(kind) if field.name not in given]
+    fields = [field for field in dataclasses.fields(cast(Any, kind)) if field.name not in given]
     validate(tree, dict, where, fix)
     read = [
         field.name for field in fields if field.name in tree or field.default is dataclasses.MISSING

@@ -34,8 +34,9 @@ def _table(summary: Summary, task_metrics: Sequence[Metric]) -> list[tuple[str, 
 
     sides = [vars(side) | side.metrics for side in (summary.base, summary.control)]
     rows = [_SUCCESS, *((each.label, each.key, each.form) for each in task_metrics), *_ROWS]
+    base, control = sides
     table = [
-        (label, *(cell(side.get(key, math.nan), form) for side in sides))
+        (label, cell(base.get(key, math.nan), form), cell(control.get(key, math.nan), form))
         for label, key, form in rows
     ]
     floors = dataclasses.asdict(summary.floors)

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from dinado_jax.evaluation import stage_figures
 from dinado_jax.evaluation.records import read_record
@@ -109,7 +109,7 @@ def _as_dict(figures: ModelFigures) -> dict[str, Any]:
 
 def _read_model(kind: type[T], tree: dict[str, Any], where: str, fix: str) -> T:
     """Reads the figures of a model; the keys besides its fields are metrics of the task."""
-    keys = tree.keys() - {field.name for field in dataclasses.fields(kind)}
+    keys = tree.keys() - {field.name for field in dataclasses.fields(cast(Any, kind))}
     validate(tree, dict.fromkeys(keys, (float, type(None))), where, fix)
     metrics = {key: math.nan if tree[key] is None else tree[key] for key in sorted(keys)}
     return read_record(kind, tree, where, fix, metrics=metrics)
@@ -141,7 +141,7 @@ def read_summary(path: Path, fix: str) -> Summary:
     tree, where = read_json(path, fix, _SCHEMA), str(path)
     stages = {
         field.name: stage_figures.from_dict(
-            field.type, tree["stages"][field.name], f"{where}, {field.name}", fix
+            cast(Any, field.type), tree["stages"][field.name], f"{where}, {field.name}", fix
         )
         for field in _STAGES
     }

@@ -185,7 +185,7 @@ def _refuse_idle(preset: schema.Config, whole: schema.Config, variants: list[str
         if key in _ABSENT:
             raise InputError(f"{key} plays no part in these worlds: leave it out")
     common = set(keys)
-    for kind, form in map(VARIANTS.get, variants):
+    for kind, form in (VARIANTS[variant] for variant in variants):
         control = dataclasses.replace(whole.control, kind=kind, form=form)
         common &= dict(unused_settings(dataclasses.replace(whole, control=control), keys)).keys()
     for key in sorted(common):

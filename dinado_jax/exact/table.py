@@ -46,26 +46,36 @@ class TableDirection:
     link: str
     own_states = False
 
-    def init(self, key, base_params):
+    def init(self, key: jax.Array, base_params: Any) -> jax.Array:
         return jnp.zeros_like(base_params["table"])
 
-    def forward(self, base_params, params, base, tokens, cache=None):
+    def decode_params(self, params: Any) -> Any:
+        return params
+
+    def forward(
+        self,
+        base_params: Any,
+        params: Any,
+        base: Output | None,
+        tokens: jax.Array,
+        cache: Cache | None = None,
+    ) -> Output:
         base = self.model.apply({"params": base_params}, tokens)
         vocabulary = params + base.vocabulary if self.link == "policy" else params
-        return base.replace(vocabulary=vocabulary)
+        return dataclasses.replace(base, vocabulary=vocabulary)
 
 
 @dataclasses.dataclass(frozen=True)
 class TableNorm:
     """The log-odds of beta as a table [P]."""
 
-    def init(self, key, base_params, success_rate):
+    def init(self, key: jax.Array, base_params: Any, success_rate: float) -> jax.Array:
         table = base_params["table"]
         return jnp.full(
             table.shape[1], jnp.log(success_rate) - jnp.log1p(-success_rate), jnp.float32
         )
 
-    def logit(self, params, states):
+    def logit(self, params: Any, states: jax.Array) -> jax.Array:
         return states @ params
 
 

@@ -11,6 +11,7 @@ import itertools
 import jax.numpy as jnp
 import numpy as np
 
+from dinado_jax.data.batch import Array
 from dinado_jax.data.sequences import Sequences
 from dinado_jax.errors import InputError
 
@@ -125,10 +126,10 @@ class World:
             raise InputError("two tokens and two places are needed for keywords: raise both")
         rates = np.array([p[has[chosen].all(0)].sum() for chosen in sets])
         best = sets[int(np.abs(np.log(np.maximum(rates, 1e-12) / self.rarity)).argmin())]
-        return has[best].all(0).astype(np.float32)
+        return np.asarray(has[best].all(0), np.float32)
 
 
-def prefix_numbers(tokens: np.ndarray, vocabulary: int) -> np.ndarray:
+def prefix_numbers(tokens: Array, vocabulary: int) -> Array:
     """The number of the prefix that ends with each token, the prompt alone being 0: [B, T] int32 ->
     [B, T]. For NumPy and JAX arrays.
     """

@@ -8,7 +8,7 @@ B prompts, S samples of each, R = B S rows, T prompt tokens, V vocabulary.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,7 @@ def guided_variables(
 def _single(guides: Sequence[Guide], tilts: Sequence[Tilt]) -> SinglePassGuide | None:
     """The only guide, if q is a single pass of the model."""
     if len(guides) == 1 and tilts[0] == NEUTRAL and guides[0].single_pass:
-        return guides[0]
+        return cast(SinglePassGuide, guides[0])
     return None
 
 

@@ -1,7 +1,7 @@
 """Objectives of two halves: a loss of q for the direction, and labels for the norm."""
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import jax
 import numpy as np
@@ -65,7 +65,9 @@ class Halved:
         direction = self.loss.rows(rollouts, weight, seed)
         norm = norm_rows(rollouts, weight, self.train, seed)
         half = self.train.batch // 2
-        return lambda step: Halves(direction=direction(step, half), norm=norm(step, half))
+        return lambda step: Halves(
+            direction=direction(step, half), norm=cast(NormBatch, norm(step, half))
+        )
 
     def terms(
         self, control: Control, params: dict, base_params: dict, batch: Halves

@@ -37,7 +37,10 @@ class Objective(Protocol):
         """Equal parts that the rows of a batch are divided into."""
         ...
 
-    least_samples: int  # per prompt, from which it can learn
+    @property
+    def least_samples(self) -> int:
+        """Samples per prompt, at least, from which it can learn."""
+        ...
 
     @property
     def draws_references(self) -> bool:

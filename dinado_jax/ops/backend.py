@@ -10,7 +10,8 @@ _target: str | None = None
 
 def target() -> str:
     """The platform, "cpu", "gpu" or "tpu", while tracing: JAX's default or that of
-    `compiling_for`."""
+    `compiling_for`.
+    """
     return _target or jax.default_backend()
 
 

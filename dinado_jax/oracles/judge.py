@@ -113,7 +113,7 @@ def _call(
             values, error = _labels(answer, count)
     except ForeignError as raised:
         values, error = None, f"an answer that cannot become an array ({raised})"
-    if error:
+    if values is None or error:
         raise InputError(f"oracle {_name(oracle)}, {error} for {count} texts: {_FORM}")
     masked = np.ma.getmaskarray(values)
     return np.where(masked, np.nan, np.ma.getdata(values)).astype(np.float32), masked

@@ -5,6 +5,7 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping
+from typing import cast
 
 from dinado_jax.errors import InputError, quote
 from dinado_jax.oracles.foreign import ForeignError, guarded
@@ -86,4 +87,4 @@ def _imported(name: str) -> Oracle:
         raise InputError(
             f"oracle {quote(name)}, {module_name} has no function {function}: correct the name"
         )
-    return oracle
+    return cast(Oracle, oracle)

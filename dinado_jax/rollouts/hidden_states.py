@@ -171,13 +171,14 @@ def with_states(
     """
 
     def filled(batch: Batch) -> Batch:
-        return batch.replace(states=states.take(batch.row, batch.tokens.shape[1]))
+        rows = states.take(np.asarray(batch.row), batch.tokens.shape[1])
+        return dataclasses.replace(batch, states=rows)
 
     def at(step: int) -> Any:
         batch = batch_at(step)
         if parts == ("",):
             return filled(batch)
-        return batch.replace(**{name: filled(getattr(batch, name)) for name in parts})
+        return dataclasses.replace(batch, **{name: filled(getattr(batch, name)) for name in parts})
 
     return at
 

@@ -27,10 +27,12 @@ def evaluate(context: Context) -> EvaluateFigures:
     run.stage_folder("evaluate")
     if not is_main():
         return EvaluateFigures()
-    samples = [read_samples(run.path / "generate" / f"{n}.jsonl") for n in ("base", "control")]
+    generated = run.path / "generate"
+    of_base, of_control = (read_samples(generated / f"{n}.jsonl") for n in ("base", "control"))
     references = [example.references for example in context.held_out]
-    base, control = aggregate(*samples, context.reported_metrics, references, context.config.seed)
-    least = floors(samples[0], base, control)
+    metrics, seed = context.reported_metrics, context.config.seed
+    base, control = aggregate(of_base, of_control, metrics, references, seed)
+    least = floors(of_base, base, control)
     records = {name: run.record(name) for name in ("sft", "rollout", "train", "generate")}
     stages = StageFigures(**{name: record.figures for name, record in records.items()})
     warnings = summary_warnings(base, control, least, stages)
@@ -51,5 +53,5 @@ def evaluate(context: Context) -> EvaluateFigures:
         device=Device(device.platform, device.device_kind, jax.device_count()),
     )
     write_summary(run.path / "summary.json", summary)
-    write_report(run.path / "report.html", summary, context.task.metrics, *samples)
+    write_report(run.path / "report.html", summary, context.task.metrics, of_base, of_control)
     return EvaluateFigures(control.success_rate, least.efficiency)

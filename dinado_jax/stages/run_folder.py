@@ -140,7 +140,7 @@ class RunFolder:
         again = _again(self.path, name)
         tree = read_sealed(done, again)
         figures = stage_figures.from_dict(
-            _FIGURES[name], tree.get("figures"), f"{done}, figures", again
+            _FIGURES[name], tree.get("figures", {}), f"{done}, figures", again
         )
         record = read_record(StageRecord, tree, str(done), again, figures=figures)
         found = _digests(self.path / name, _RESULTS[name])
@@ -202,7 +202,9 @@ class RunFolder:
           InputError: if it was begun with other content of any of them.
         """
         before = self.started(name)
-        for what, digest in inputs.items() if before else ():
+        if before is None:
+            return
+        for what, digest in inputs.items():
             was = before["inputs"].get(what)
             if was != digest:
                 raise InputError(

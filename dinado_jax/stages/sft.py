@@ -92,7 +92,7 @@ def sft(context: Context) -> SftFigures:
             continue
         transform = optimizer(settings, steps)
         batches = Epochs(_pairs(codec, pairs(), length), settings.batch, config.seed)
-        assert_same(f"rows of {name}", str(zlib.crc32(batches.rows.tokens)))
+        assert_same(f"rows of {name}", str(zlib.crc32(batches.rows.tokens.tobytes())))
         with Checkpoints(folder / f"checkpoints_{name}") as checkpoints:
             state = restore_or_init(
                 checkpoints, plan, partial(init_state, optimizer=transform), params

@@ -56,7 +56,8 @@ def examples(source: str, split: str) -> list[Example]:
     """
     if split not in _ALIASES:
         raise InputError(f"split {quote(split)}, concept data: give one of {', '.join(_ALIASES)}")
-    rows = _folder(_found(source), split) if _found(source) else _hub(source, split)
+    folder = _found(source)
+    rows = _folder(folder, split) if folder else _hub(source, split)
     groups: dict[tuple[str, ...], tuple[str, dict[str, None]]] = {}
     for where, concepts, references in rows:
         try:
@@ -143,8 +144,9 @@ def _paired_rows(source: Path, target: Path | None = None) -> Iterator[Row]:
     lines = read_lines(source)
     references = [[text] for text in read_lines(target)] if target else [[]] * len(lines)
     if len(references) != len(lines):
+        there = target.name if target else "no file"
         raise InputError(
-            f"{source} has {len(lines)} lines, {target.name} has {len(references)}: "
+            f"{source} has {len(lines)} lines, {there} has {len(references)}: "
             "give one reference per concept line"
         )
     for number, (line, texts) in enumerate(zip(lines, references), start=1):
@@ -155,7 +157,7 @@ def _hub(name: str, split: str) -> Iterator[Row]:
     try:
         import datasets
 
-        rows = datasets.load_dataset(name, split=_HUB_SPLITS[split])
+        rows: Any = datasets.load_dataset(name, split=_HUB_SPLITS[split])
     except Exception as error:
         raise InputError(
             f"concept data {quote(name)}, neither a folder nor loaded from the hub "

@@ -173,7 +173,7 @@ class Loop:
             pending, log_due = [], False
             for now, (size, batch) in enumerate(self._prefetch(phase, done), done + 1):
                 state, metrics = phase.step(state, frozen, batch)
-                shown = {}
+                shown: dict[str, float] = {}
                 if log_due:  # a step late: the device is at work on this one meanwhile
                     shown, pending = log_metrics(pending), []
                 pending.append((now, metrics))
@@ -189,7 +189,8 @@ class Loop:
         return state
 
     def _raise_diverged(self, phase: Phase, now: int, figures: dict[str, float]) -> NoReturn:
-        rows = np.concatenate([part.row for part in batches_in(phase.batch_at(now - 1))]).tolist()
+        parts = batches_in(phase.batch_at(now - 1))
+        rows = np.concatenate([np.asarray(part.row) for part in parts]).tolist()
         self.log.write(now, stage=phase.name, diverged=True, rows=rows)
         last = self.checkpoints.newest()
         kept = f"its last good checkpoint is {last}" if last else "there is no checkpoint before it"
