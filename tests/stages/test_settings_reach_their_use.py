@@ -11,85 +11,27 @@ import jax
 import numpy as np
 import pytest
 from support import by_hand, word_run
+from support.word_run import lexical, read_examples, read_lines
 
 from dinado_jax.data.batching import Epochs
 from dinado_jax.data.sequences import sequences
-from dinado_jax.language_model import load_gpt2
-from dinado_jax.objectives.table import OBJECTIVES
+from dinado_jax.objectives.table import OBJECTIVES, phases
 from dinado_jax.rollouts.arrays import Rollouts
 
 SEED, HEADS, EOS = 3, 3, 0
-COLUMNS = ("tokens", "prompt_length", "length", "prompt_id", "label", "finished")
-COLUMNS += ("log_base", "log_proposal", "log_prefix")
 STEP = 4  # of train: the last one, and all of round 2
-
-
-def read_lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def read_examples(path):
-    """(prompt, references) of a file of the task."""
-    return [(" ".join(line["concepts"]) + " =", line["scene"]) for line in read_lines(path)]
-
-
-def joined(parts):
-    """Rollouts of one width."""
-    width = max(part.tokens.shape[1] for part in parts)
-
-    def column(name):
-        columns = [getattr(part, name) for part in parts]
-        if columns[0].ndim == 2:
-            wide = width - (name == "log_prefix")
-            columns = [np.pad(c, ((0, 0), (0, wide - c.shape[1]))) for c in columns]
-        return np.concatenate(columns)
-
-    return types.SimpleNamespace(**{name: column(name) for name in COLUMNS})
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = word_run.finished(tmp_path_factory)
-    run = types.SimpleNamespace(data=folder / "data", path=folder / "run")
-    run.config = word_run.config(run.data)
-    run.codec = load_gpt2(run.path / "sft" / "base").codec
-    run.base = by_hand.Model.load(run.path / "sft" / "base", HEADS)
-    run.scale = run.config.delta.alpha / run.config.delta.rank
-    run.before, run.after = (
-        by_hand.load_state(run.path / "train" / "checkpoints" / str(step))
-        for step in (STEP - 1, STEP)
-    )
-    paths = [run.path / "rollout" / "rollouts.npz"]
-    paths += [run.path / "train" / f"round_{number}.npz" for number in (1, 2)]
-    run.rounds = [Rollouts.load(path) for path in paths]
-    run.rows = joined(run.rounds)
-    run.log = read_lines(run.path / "train" / "train.jsonl")
-    run.train = read_examples(run.data / "train.jsonl")
+    data = folder / "data"
+    run = word_run.Files(folder / "run", word_run.config(data))
+    run.data = data
+    run.before, run.after = run.state(STEP - 1), run.state(STEP)
+    run.rows = by_hand.joined(run.rounds)
+    run.train = read_examples(data / "train.jsonl")
     return run
-
-
-def control_of(run, state):
-    return by_hand.Merge(run.base, state, run.scale)
-
-
-def figures(run, stage):
-    return json.loads((run.path / stage / "done.json").read_text())["figures"]
-
-
-def prompts_of(run, rows):
-    """The texts of the prompts of rows, by their numbers."""
-    ids, first = np.unique(rows.prompt_id, return_index=True)
-    ids_of = [rows.tokens[i, 1 : rows.prompt_length[i]] for i in first]
-    return dict(zip(ids.tolist(), run.codec.decode(ids_of)))
-
-
-def texts_of(run, rows):
-    spans = zip(rows.tokens, rows.prompt_length, rows.length)
-    return run.codec.decode([row[start:end] for row, start, end in spans])
-
-
-def lexical(prompt, text):
-    return set(prompt.removesuffix(" =").split()) <= set(text.split())
 
 
 # Stage sft
@@ -104,7 +46,7 @@ def test_sizes_of_a_new_base(run):
     assert shapes["wte.weight"] == (281, 12) and shapes["wpe.weight"] == (20, 12)
     assert sum(name.endswith("c_attn.weight") for name in shapes) == 1
     count = sum(weight.size for weight in run.base.weights.values())
-    assert figures(run, "sft")["parameters"] == count
+    assert run.figures("sft")["parameters"] == count
 
 
 def pairs(run, examples):
@@ -126,7 +68,7 @@ def nll(model, batch):
 def test_sft_learns_the_pairs_in_batches_of_their_seed(run):
     """The first step begins where pretraining ended."""
     rows = pairs(run, run.train)
-    assert figures(run, "sft")["sft_rows"] == len(rows)
+    assert run.figures("sft")["sft_rows"] == len(rows)
     batches = Epochs(rows, 10, SEED)
     log = read_lines(run.path / "sft" / "sft.jsonl")
     assert [line["step"] for line in log] == list(range(1, 19))
@@ -146,7 +88,7 @@ def test_pretraining_learns_mined_pairs(run):
     # <eos> concept = line <eos> at the least
     fit = [line for line in held if len(line.split()) + 4 <= 10]
     assert len(held) < len(lines)
-    assert len(fit) / 2 < figures(run, "sft")["pretrain_rows"] <= len(fit)
+    assert len(fit) / 2 < run.figures("sft")["pretrain_rows"] <= len(fit)
 
 
 def test_sft_updates_are_those_of_its_optimiser(run):
@@ -164,35 +106,13 @@ def test_sft_updates_are_those_of_its_optimiser(run):
 # Rollouts
 
 
-def assert_samples(rows, drawn, eos=EOS):
-    """The rows are what was drawn by hand."""
-    assert len(rows.length) == len(drawn)
-    for i, each in enumerate(drawn):
-        start, end = rows.prompt_length[i], rows.length[i]
-        assert rows.tokens[i, start:end].tolist() == each.tokens, i
-        assert rows.finished[i] == (each.tokens[-1] == eos), i
-
-
-def begun(rows):
-    """The prompts' token ids of rows."""
-    return [row[:start].tolist() for row, start in zip(rows.tokens, rows.prompt_length)]
-
-
-def part(rows, chosen):
-    return types.SimpleNamespace(**{name: getattr(rows, name)[chosen] for name in COLUMNS})
-
-
-def next_of(model):
-    return lambda tokens: model(tokens)[1][:, -1]
-
-
 def test_rollouts_are_samples_of_the_base(run):
     """Three of each of six prompts, from streams of seed, prompt and sample."""
-    rows = part(run.rounds[0], ~run.rounds[0].reference)
+    rows = by_hand.part(run.rounds[0], ~run.rounds[0].reference)
     np.testing.assert_array_equal(rows.prompt_id, np.repeat(np.arange(6), 3))
     uniform = by_hand.uniforms(SEED, range(6), 3, 6)
-    drawn = by_hand.sample(next_of(run.base), begun(rows), uniform, 6, EOS)
-    assert_samples(rows, drawn)
+    drawn = by_hand.sample(run.base.next, by_hand.begun(rows), uniform, 6, EOS)
+    by_hand.assert_samples(rows, drawn, EOS)
     assert {True, False} == set(rows.finished.tolist())
     np.testing.assert_allclose(rows.log_proposal, [d.log_prob for d in drawn], rtol=0, atol=1e-4)
     assert len({len(d.tokens) for d in drawn}) > 2
@@ -207,7 +127,7 @@ def test_log_probabilities_of_all_rounds_are_those_of_the_base(run):
 
 def test_prompts_come_in_turn_through_all_rounds(run):
     """All twelve before any comes again; each is numbered once."""
-    numbered = [prompts_of(run, rows) for rows in run.rounds]
+    numbered = [run.prompts_of(rows) for rows in run.rounds]
     assert [list(prompts) for prompts in numbered] == [
         list(range(6)),
         list(range(6, 10)),
@@ -220,29 +140,29 @@ def test_prompts_come_in_turn_through_all_rounds(run):
 
 def test_labels_are_the_oracle_s(run):
     for rows in run.rounds:
-        prompts = prompts_of(run, rows)
+        prompts = run.prompts_of(rows)
         asked = [prompts[number] for number in rows.prompt_id.tolist()]
-        wanted = [lexical(*each) for each in zip(asked, texts_of(run, rows))]
+        wanted = [lexical(*each) for each in zip(asked, run.texts_of(rows))]
         np.testing.assert_array_equal(rows.label, wanted)
         assert {0, 1} == set(rows.label.tolist())
 
 
 def test_references_join_the_rollouts_of_their_prompts(run):
     """In the order of the task, with the numbers of the prompts, judged as samples are."""
-    rows = part(run.rounds[0], run.rounds[0].reference)
-    numbers = {text: number for number, text in prompts_of(run, run.rounds[0]).items()}
+    rows = by_hand.part(run.rounds[0], run.rounds[0].reference)
+    numbers = {text: number for number, text in run.prompts_of(run.rounds[0]).items()}
     wanted = [
         (numbers[prompt], text, lexical(prompt, text))
         for prompt, texts in run.train
         if prompt in numbers
         for text in texts
     ]
-    found = list(zip(rows.prompt_id.tolist(), texts_of(run, rows), rows.label.tolist()))
+    found = list(zip(rows.prompt_id.tolist(), run.texts_of(rows), rows.label.tolist()))
     assert found == wanted
     assert {True, False} == {label for *_, label in wanted}
     assert rows.finished.all() and not rows.log_prefix.any()
     assert (rows.tokens[np.arange(len(rows.length)), rows.length - 1] == EOS).all()
-    stored = figures(run, "rollout")
+    stored = run.figures("rollout")
     assert stored["references"] == len(wanted)
     assert stored["references_success_rate"] == pytest.approx(np.mean([w[2] for w in wanted]))
     sampled = run.rounds[0].label[~run.rounds[0].reference]
@@ -254,18 +174,20 @@ def test_references_join_the_rollouts_of_their_prompts(run):
 
 def test_a_round_samples_q_and_the_base_in_their_shares(run):
     """Of four samples three are q's, by the state at the beginning of the round."""
-    rows, q = run.rounds[2], control_of(run, run.before["trainable"]).q
-    of_q, of_base = part(rows, slice(12)), part(rows, slice(12, None))
+    rows, q = run.rounds[2], run.control(run.before["trainable"]).q
+    of_q, of_base = by_hand.part(rows, slice(12)), by_hand.part(rows, slice(12, None))
     np.testing.assert_array_equal(of_q.prompt_id, np.repeat(np.arange(10, 14), 3))
     np.testing.assert_array_equal(of_base.prompt_id, np.arange(10, 14))
     for model, some, samples, fold in ((q, of_q, 3, None), (run.base, of_base, 1, 1)):
         uniform = by_hand.uniforms(SEED, range(10, 14), samples, 6, fold)
-        assert_samples(some, by_hand.sample(next_of(model), begun(some), uniform, 6, EOS))
+        by_hand.assert_samples(
+            some, by_hand.sample(model.next, by_hand.begun(some), uniform, 6, EOS), EOS
+        )
 
 
 def test_the_proposal_of_a_mixture(run):
     """log(a p + (1 - a) q), for whole rows and for the prefixes before each token."""
-    rows, q = run.rounds[2], control_of(run, run.before["trainable"]).q
+    rows, q = run.rounds[2], run.control(run.before["trainable"]).q
     under_p, under_q = (by_hand.score(model(rows.tokens)[1], rows) for model in (run.base, q))
     wanted = np.log(0.25 * np.exp(under_p.sum(1)) + 0.75 * np.exp(under_q.sum(1)))
     np.testing.assert_allclose(rows.log_proposal, wanted, rtol=0, atol=1e-4)
@@ -280,17 +202,15 @@ def test_the_proposal_of_a_mixture(run):
 
 
 def weights_of(run, rounds):
-    rows = joined(run.rounds[:rounds])
+    rows = by_hand.joined(run.rounds[:rounds])
     return rows, by_hand.importance(rows, "importance", 0.9, 1.7)
 
 
 def test_figures_of_the_rounds(run):
-    for number, stored in enumerate(figures(run, "train")[f"round_{n}"] for n in range(3)):
+    for number, stored in enumerate(run.figures("train")[f"round_{n}"] for n in range(3)):
         rows, weight = weights_of(run, number + 1)
         sampled = ~np.isnan(rows.log_proposal)
-        share = weight * rows.label
-        total = np.array([share[rows.prompt_id == p].sum() for p in rows.prompt_id])
-        share = np.divide(share, total, out=np.zeros(len(share)), where=total > 0)
+        share = by_hand.per_prompt(weight * rows.label, rows)
         effective = share.sum() ** 2 / (share**2).sum()
         assert stored["effective_successes"] == pytest.approx(effective, rel=1e-4)
         newest = sampled & (rows.prompt_id >= (0, 6, 10)[number])
@@ -318,13 +238,11 @@ def test_phases_and_what_they_log(run):
 def test_the_warm_up_is_the_likelihood_of_successes(run):
     """q = p at the first step."""
     rows, weight = weights_of(run, 1)
-    share = weight * rows.label
-    total = np.array([share[rows.prompt_id == p].sum() for p in rows.prompt_id])
-    expected = np.divide(share, total, out=np.zeros(len(share)), where=total > 0)
-    expected /= expected.sum()
-    mean = -(expected * by_hand.score(run.base(rows.tokens)[1], rows).sum(1)).sum()
-    # One step of the ten that share their draws: its rows are of one length, hence near it.
-    assert run.log[0]["loss"] == pytest.approx(mean, rel=0.35)
+    (_, warmup), _ = phases(run.config.train)
+    chosen = warmup.batches(Rollouts(**vars(rows)), np.float32(weight), SEED)(0).row
+    assert len(chosen) == 12 and (rows.label[chosen] == 1).all()
+    log_p = by_hand.score(run.base(rows.tokens)[1], rows).sum(1)
+    assert run.log[0]["loss"] == pytest.approx(-log_p[chosen].mean(), rel=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -348,11 +266,11 @@ def last_batch(run):
 
 def losses(run, batch, params):
     """direction, value, terminal and bellman of the last step."""
-    control = control_of(run, params)
-    chosen = part(batch.rows, batch.direction)
+    control = run.control(params)
+    chosen = by_hand.part(batch.rows, batch.direction)
     error = by_hand.values(control, chosen).log_q - batch.target[batch.direction]
     error = np.where(chosen.label > 0, error, np.maximum(error, 0))
-    found = by_hand.values(control, part(batch.rows, batch.norm))
+    found = by_hand.values(control, by_hand.part(batch.rows, batch.norm))
     label = np.repeat([1.0, 0.0], 3)
     np.testing.assert_array_equal(batch.rows.label[batch.norm], label)
     norm = by_hand.norm_terms(found, label, batch.suffix[batch.norm], batch.shift)
@@ -409,7 +327,7 @@ def test_the_delta_is_of_the_rank_and_of_the_parameters_asked_for(run):
     }
     assert shapes == wanted | {f"ln_f/{name}": {"full": (12,)} for name in ("scale", "bias")}
     leaves = jax.tree.leaves(run.after["trainable"])
-    assert figures(run, "train")["trainable_parameters"] == sum(np.size(leaf) for leaf in leaves)
+    assert run.figures("train")["trainable_parameters"] == sum(np.size(leaf) for leaf in leaves)
 
 
 # Stage generate
@@ -426,11 +344,11 @@ def test_held_out_prompts_are_continued_as_decode_says(run, name):
     ids = run.codec.prompts(asked)
     uniform = by_hand.uniforms(SEED + 1, range(6), 4, 5)
     if name == "base":
-        policy = next_of(run.base)
+        policy = run.base.next
     else:
         lengths = {tuple(each): len(each) for each in ids}
         policy = by_hand.tilted(
-            control_of(run, run.after["trainable"]),
+            run.control(run.after["trainable"]),
             strength=1.6,
             target_rate=0.8,
             reject=0.3,
@@ -454,5 +372,5 @@ def test_held_out_prompts_are_continued_as_decode_says(run, name):
         )
         under_base = by_hand.score(run.base(row)[1], given).sum()
         assert line["log_prob_base"] == pytest.approx(under_base, abs=1e-4)
-    stored = figures(run, "generate")
+    stored = run.figures("generate")
     assert stored == {"prompts": 6, "base_oracle_failures": 0, "control_oracle_failures": 0}

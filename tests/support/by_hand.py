@@ -8,6 +8,7 @@ vocabulary, D width.
 import dataclasses
 import functools
 import re
+import types
 from pathlib import Path
 
 import jax
@@ -59,6 +60,10 @@ class Model:
             added = change["full"] if "full" in change else scale * change["a"] @ change["b"]
             weights[_hf_name(path)] = weights[_hf_name(path)] + added
         return Model(weights, self.heads)
+
+    def next(self, tokens) -> np.ndarray:
+        """Log-probabilities [B, V] after the last of tokens [B, T]."""
+        return self(tokens)[1][:, -1]
 
     def __call__(self, tokens) -> tuple[np.ndarray, np.ndarray]:
         """Last states [B, T, D] and log-probabilities of the next token [B, T, V]."""
@@ -235,6 +240,45 @@ def tilted(control: Merge, strength=1.0, target_rate=1.0, reject=0.0, prompt_len
     return next_log_probs
 
 
+# Rows
+
+COLUMNS = ("tokens", "prompt_length", "length", "prompt_id", "label", "finished")
+COLUMNS += ("log_base", "log_proposal", "log_prefix")
+
+
+def part(rows, chosen):
+    """Some of the rows of rollouts."""
+    return types.SimpleNamespace(**{name: getattr(rows, name)[chosen] for name in COLUMNS})
+
+
+def joined(parts):
+    """Rollouts one after another, of one width."""
+    width = max(each.tokens.shape[1] for each in parts)
+
+    def column(name):
+        columns = [getattr(each, name) for each in parts]
+        if columns[0].ndim == 2:
+            wide = width - (name == "log_prefix")
+            columns = [np.pad(c, ((0, 0), (0, wide - c.shape[1]))) for c in columns]
+        return np.concatenate(columns)
+
+    return types.SimpleNamespace(**{name: column(name) for name in COLUMNS})
+
+
+def begun(rows) -> list[list[int]]:
+    """The prompts' token ids of rows."""
+    return [row[:start].tolist() for row, start in zip(rows.tokens, rows.prompt_length)]
+
+
+def assert_samples(rows, drawn: list[Drawn], eos: int) -> None:
+    """The rows are what was drawn by hand."""
+    assert len(rows.length) == len(drawn)
+    for i, each in enumerate(drawn):
+        start, end = rows.prompt_length[i], rows.length[i]
+        assert rows.tokens[i, start:end].tolist() == each.tokens, i
+        assert rows.finished[i] == (each.tokens[-1] == eos), i
+
+
 # Scores
 
 
@@ -337,8 +381,14 @@ def rate_term(found: Values, rate, label, shift) -> float:
     """The loss of prompts' rates, rows drawn by label."""
     first = found.inside.argmax(1)
     odds = found.beta[np.arange(len(first)), first]
-    weight = np.where(label > 0, 1.0, np.exp(shift))
+    weight = label + (1 - label) * np.exp(shift)
     return (weight * cross_entropy(odds, rate)).sum() / weight.sum()
+
+
+def ratio_losses(log_q, log_proposal, optimal_ratio):
+    """Of each row; log_proposal nan for references, which have none."""
+    x = np.where(np.isnan(log_proposal), -np.inf, log_q - np.nan_to_num(log_proposal))
+    return np.exp(np.minimum(x, 3)) * (1 + np.maximum(x - 3, 0)) - optimal_ratio * log_q
 
 
 def huber(error):
@@ -370,6 +420,12 @@ def suffixes(rows, mode: str, clip: float) -> np.ndarray:
     sampled = inside & ~np.isnan(rows.log_proposal)[:, None]
     cut = np.quantile(weight[sampled], clip)
     return np.where(np.isnan(rows.log_proposal)[:, None], 1.0, np.minimum(weight, cut))
+
+
+def per_prompt(values, rows) -> np.ndarray:
+    """Values scaled to add up to 1 for every prompt that has any."""
+    total = np.array([values[rows.prompt_id == prompt].sum() for prompt in rows.prompt_id])
+    return np.divide(values, total, out=np.zeros(len(values)), where=total > 0)
 
 
 def rates(rows) -> np.ndarray:

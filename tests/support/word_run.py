@@ -4,6 +4,7 @@ Texts of six words, so that a tiny base satisfies the lexical oracle now and the
 several references, some of which fail; counts that differ, so that none stands for another.
 """
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -11,10 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from dinado_jax.config.schema import Config
+from dinado_jax.language_model import load_gpt2
+from dinado_jax.rollouts.arrays import Rollouts
 from dinado_jax.stages.pipeline import run_stages
 from dinado_jax.stages.run_folder import STAGES
 from dinado_jax.stages.settings import load_config
-from support import tiny_run
+from support import by_hand, tiny_run
 
 WORDS = ("dog", "cat", "fox", "cow", "ant", "bee")
 SETTINGS = """
@@ -120,6 +123,57 @@ def finished(factory) -> Path:
             run_stages(config(folder / "data"), STAGES, folder / "run")
         _finished[base] = folder
     return _finished[base]
+
+
+@dataclasses.dataclass
+class Files:
+    """What a run has written."""
+
+    path: Path
+    config: Config
+
+    def __post_init__(self):
+        self.codec = load_gpt2(self.path / "sft" / "base").codec
+        self.base = by_hand.Model.load(self.path / "sft" / "base", self.config.base.n_head)
+        self.scale = self.config.delta.alpha / self.config.delta.rank
+        paths = [self.path / "rollout" / "rollouts.npz"]
+        paths += sorted((self.path / "train").glob("round_*.npz"))
+        self.rounds = [Rollouts.load(path) for path in paths]
+        self.log = read_lines(self.path / "train" / "train.jsonl")
+
+    def figures(self, stage: str) -> dict:
+        return json.loads((self.path / stage / "done.json").read_text())["figures"]
+
+    def state(self, step: int) -> dict:
+        """Of training after a step."""
+        return by_hand.load_state(self.path / "train" / "checkpoints" / str(step))
+
+    def control(self, params: dict, form: str = "split") -> by_hand.Merge:
+        return by_hand.Merge(self.base, params, self.scale, form)
+
+    def prompts_of(self, rows) -> dict[int, str]:
+        """The texts of the prompts of rows, by their numbers."""
+        ids, first = np.unique(rows.prompt_id, return_index=True)
+        ids_of = [rows.tokens[i, 1 : rows.prompt_length[i]] for i in first]
+        return dict(zip(ids.tolist(), self.codec.decode(ids_of)))
+
+    def texts_of(self, rows) -> list[str]:
+        spans = zip(rows.tokens, rows.prompt_length, rows.length)
+        return self.codec.decode([row[start:end] for row, start, end in spans])
+
+
+def read_lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def read_examples(path: Path) -> list[tuple[str, list[str]]]:
+    """(prompt, references) of a file of the task."""
+    return [(" ".join(line["concepts"]) + " =", line["scene"]) for line in read_lines(path)]
+
+
+def lexical(prompt: str, text: str) -> bool:
+    """What the oracle of that name says of these words."""
+    return set(prompt.removesuffix(" =").split()) <= set(text.split())
 
 
 def config(data: Path, *overrides: str) -> Config:
