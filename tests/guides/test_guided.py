@@ -10,7 +10,7 @@ from support import tiny, world
 from support.world import DISTINCT, EOS, MODEL, PROMPTS, N, V
 
 from dinado_jax import language_model as base
-from dinado_jax.controls.recursion import NextValues
+from dinado_jax.guides.protocol import NextValues
 from dinado_jax.data.sequences import pad
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.sampler import Sampler
