@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# A run on one node with GPUs, or on several without a scheduler.
+# Runs dinado on one node with GPUs, or on several nodes without a scheduler.
 #
 #   launch/gpu.sh run CONFIG section.key=value ...    all GPUs of this node, one process
 #
-# and start, status, logs, stop, kill as in launch/worker.sh. Several nodes: the same on each, with
-# COORDINATOR=HOST:PORT (node 0, a free port), NODES=N, NODE=0..N-1 and RUN_DIR, a folder that all
-# share. DRY_RUN=1 prints the command.
+# Also start, status, logs, stop and kill, as in launch/worker.sh. On several nodes, run the same command
+# on each, with COORDINATOR=HOST:PORT (node 0, a free port), NODES=N, NODE=0..N-1 and RUN_DIR, a folder
+# that all nodes share. DRY_RUN=1 prints the command.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/lib.sh"

@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
-# A run on Kubernetes, as a JobSet of one pod a host.
+# Runs dinado on Kubernetes, as a JobSet with one pod per host.
 #
-#   launch/k8s.sh apply CONFIG section.key=value ...    starts it, or continues it
+#   launch/k8s.sh apply CONFIG section.key=value ...    starts or continues the run
 #   launch/k8s.sh status
-#   launch/k8s.sh logs     follows pod 0 (WORKER=N: another)
-#   launch/k8s.sh delete   the run saves and ends; its folder is kept
+#   launch/k8s.sh logs     follows the log of pod 0 (WORKER=N: of pod N)
+#   launch/k8s.sh delete   the run saves and exits; its folder is kept
 #
-# Environment: NAME; to apply DEVICE, IMAGE, CLAIM, HOSTS and what the device needs
+# Environment: NAME; for apply also DEVICE, IMAGE, CLAIM, HOSTS and the variables of the device
 # (launch/README.md). DRY_RUN=1 prints the commands.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/lib.sh"
 
-# The words as a YAML list. Kubernetes reads $$ as $, and would replace $(WORD).
+# Prints its arguments as a YAML list. Dollars are doubled, as Kubernetes would expand $(WORD).
 yaml_list() {
   local word list=''
   for word in "$@"; do
-    case $word in *[[:cntrl:]]*) fail 'no line breaks or tabs in what dinado is given' ;; esac
+    case $word in *[[:cntrl:]]*) fail 'no line breaks or tabs in the arguments of dinado' ;; esac
     word=${word//\\/\\\\}
     word=${word//\"/\\\"}
     word=${word//\$/\$\$}
@@ -25,7 +25,7 @@ yaml_list() {
   printf '[%s]' "$list"
 }
 
-# filled FILE NAME...: the file, each ${NAME} in it replaced by the variable's value.
+# filled FILE NAME...: prints the file with each ${NAME} replaced by the variable's value.
 filled() {
   local text name value
   text=$(<"$1")
@@ -39,14 +39,14 @@ filled() {
 
 verb=${1:-}
 [ $# -eq 0 ] || shift
-need NAME 'what the JobSet is called'
+need NAME 'the name of the JobSet'
 pods="jobset.sigs.k8s.io/jobset-name=$NAME"
 case $verb in
   apply)
     [ $# -ge 1 ] || fail 'a config is missing: launch/k8s.sh apply CONFIG section.key=value ...'
     need IMAGE 'a container image with dinado_jax (launch/k8s/Dockerfile)'
-    need CLAIM 'a persistent volume claim that many pods can write (ReadWriteMany)'
-    need HOSTS 'how many hosts'
+    need CLAIM 'a persistent volume claim that many pods can write to (ReadWriteMany)'
+    need HOSTS 'the number of hosts'
     names=(NAME IMAGE CLAIM HOSTS MAX_RESTARTS ARGS)
     case ${DEVICE:-} in
       tpu)
@@ -80,5 +80,5 @@ case $verb in
       --selector="$pods,batch.kubernetes.io/job-completion-index=${WORKER:-0}"
     ;;
   delete) perform kubectl delete jobset "$NAME" ;;
-  *) fail 'which of apply, status, logs, delete?' ;;
+  *) fail 'give one of apply, status, logs, delete' ;;
 esac

@@ -1,18 +1,18 @@
 # shellcheck shell=bash
-# What the launchers share.
+# Functions that the launchers share.
 
-# Bad input: one line, exit code 2.
+# fail MESSAGE: reports bad input in one line and exits with code 2.
 fail() {
   printf '%s: %s\n' "${0##*/}" "$1" >&2
   exit 2
 }
 
-# need NAME WHAT: the environment variable NAME must be set.
+# need NAME WHAT: fails unless the environment variable NAME is set.
 need() {
   [ -n "${!1:-}" ] || fail "set $1 in the environment: $2"
 }
 
-# One line that a shell reads back as the same words.
+# Prints its arguments quoted, as one line that a shell parses into the same words.
 quoted() {
   local word line='' quote="'" escaped="'\\''"
   for word in "$@"; do
@@ -24,7 +24,7 @@ quoted() {
   printf '%s\n' "$line"
 }
 
-# Runs a command; with DRY_RUN=1 prints it instead.
+# Runs a command, or prints it with DRY_RUN=1.
 perform() {
   if [ "${DRY_RUN:-}" = 1 ]; then quoted "$@"; else "$@"; fi
 }

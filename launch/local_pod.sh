@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# A pod on this machine: N processes with M CPU devices each, as one run.
+# Simulates several hosts on this machine: one run of N processes with M CPU devices each.
 #
 #   launch/local_pod.sh N M -- COMMAND...
 #
-# Ends with the first exit code that is not 0; when one process fails, the others are ended.
+# Exits with the first exit code that is not 0. When one process fails, the others are stopped.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/lib.sh"
-patience=30 # seconds that the others have to end by themselves
+patience=30 # seconds that the others have to exit by themselves
 
 usage='launch/local_pod.sh N M -- COMMAND..., with N processes of M devices, both at least 1'
 [ $# -ge 4 ] && [ "$3" = -- ] || fail "usage: $usage"
@@ -15,14 +15,14 @@ case $1.$2 in *[!0-9.]* | 0* | *.0* | .* | *.) fail "usage: $usage" ;; esac
 processes=$1 devices=$2
 shift 3
 
-# Listened to by nobody now, and below the ports that systems give to outgoing connections.
+# A port that nothing listens on, below the range that systems use for outgoing connections.
 port=$((20000 + RANDOM % 12000))
 while (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do port=$((20000 + RANDOM % 12000)); done
 
 settings=(PYTHONUNBUFFERED=1 JAX_PLATFORMS=cpu "JAX_NUM_CPU_DEVICES=$devices")
 
 pids=() printers=() started='' asked=''
-# A process just forked still has this shell's traps, and would drop the signal.
+# A process that was just forked still has this shell's traps, and would drop the signal.
 forward() {
   local pid
   sleep 0.3 || true
@@ -45,7 +45,7 @@ for ((i = 0; i < processes; i++)); do
   ) <"$pipes/$i" &
   printers+=($!)
   exec 9>"$pipes/$i"
-  # A process group of its own: Ctrl-C reaches it once, through us.
+  # In its own process group, Ctrl-C reaches it only once, through this script.
   set -m
   env "${settings[@]}" "DINADO_DISTRIBUTED=127.0.0.1:$port,$processes,$i" "$@" \
     </dev/null >&9 2>&1 9>&- &
@@ -69,7 +69,7 @@ while [ ${#running[@]} -gt 0 ]; do
     wait "$pid" || ended=$?
     if [ "$ended" -ne 0 ] && [ "$code" -eq 0 ]; then
       code=$ended failed_at=$SECONDS
-      # Asked to stop, all are saving already: a second signal would end them before they have.
+      # After a request to stop, all are already saving: a second signal would end them before they finish.
       [ -n "$asked" ] || forward TERM
     fi
   done
@@ -79,7 +79,7 @@ while [ ${#running[@]} -gt 0 ]; do
   fi
   sleep 0.1 || true
 done
-# What the processes themselves left behind would keep the pipes open.
+# Children that the processes left behind would keep the pipes open.
 for pid in "${pids[@]}"; do kill -s KILL -- "-$pid" 2>/dev/null || true; done
 wait "${printers[@]}"
 exit "$code"

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# A run on a TPU slice of any number of hosts (Cloud TPU VMs).
+# Runs dinado on a TPU slice with any number of hosts (Cloud TPU VMs).
 #
-#   launch/tpu.sh create   asks for the TPU, in the queue (SPOT=1: preemptible, cheaper)
-#   launch/tpu.sh status   how the TPU is; once ACTIVE, what each worker does
-#   launch/tpu.sh setup    sync, and all else a worker needs; again after a reboot
-#   launch/tpu.sh sync     sends the committed code (DIRTY=1: what is not committed too)
+#   launch/tpu.sh create   requests the TPU through the queue (SPOT=1: preemptible, cheaper)
+#   launch/tpu.sh status   the state of the TPU; once ACTIVE, also of each worker
+#   launch/tpu.sh setup    syncs, and installs what a worker needs; repeat it after a reboot
+#   launch/tpu.sh sync     sends the committed code (DIRTY=1: uncommitted changes too)
 #   launch/tpu.sh run CONFIG section.key=value ...    `dinado run` on all workers, detached
-#   launch/tpu.sh logs     follows worker 0 (WORKER=N: another)
-#   launch/tpu.sh stop     the run saves and ends (KILL=1: ends without saving)
-#   launch/tpu.sh delete   gives the TPU back (YES=1: without asking)
+#   launch/tpu.sh logs     follows the log of worker 0 (WORKER=N: of worker N)
+#   launch/tpu.sh stop     the run saves and exits (KILL=1: exits without saving)
+#   launch/tpu.sh delete   deletes the TPU (YES=1: without asking)
 #
-# Environment: TPU_NAME, ZONE, PROJECT; to create TPU_TYPE, RUNTIME; BUCKET or RUN_DIR
+# Environment: TPU_NAME, ZONE, PROJECT; for create also TPU_TYPE and RUNTIME; BUCKET or RUN_DIR
 # (launch/README.md). DRY_RUN=1 prints the commands.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -23,13 +23,13 @@ need ZONE 'its zone, for example us-west4-a'
 need PROJECT 'the Google Cloud project'
 where=(--project="$PROJECT" --zone="$ZONE")
 
-# on WORKER COMMAND: runs COMMAND in the code's folder of that worker, or of all.
+# on WORKER COMMAND: runs COMMAND in the code's folder on that worker, or on all.
 on() {
   perform gcloud compute tpus tpu-vm ssh "$TPU_NAME" "${where[@]}" --worker="$1" \
     --command="cd dinado/code && $2"
 }
 
-# On a worker's own disk: a mounted bucket shows what is written only when the file is closed.
+# Logs are on the worker's own disk: a mounted bucket shows a file only once it is closed.
 worker='env LOG_DIR=../logs launch/worker.sh'
 
 run_dir() {
@@ -92,7 +92,7 @@ case $verb in
       HF_HOME HF_HUB_OFFLINE XLA_FLAGS LIBTPU_INIT_ARGS; do
       [ -z "${!name:-}" ] || settings+=("$name=${!name}")
     done
-    # On all workers: one alone would wait for the others.
+    # On all workers: a single one would wait for the others.
     on all "$(quoted env "${settings[@]}" LOG_DIR=../logs launch/worker.sh start "$@")"
     ;;
   logs) on "${WORKER:-0}" "$worker logs" ;;
@@ -101,12 +101,12 @@ case $verb in
     ;;
   delete)
     if [ "${YES:-}" != 1 ] && [ "${DRY_RUN:-}" != 1 ]; then
-      echo "$TPU_NAME goes with all on its disks; a run not stopped before loses its last steps."
+      echo "Deleting $TPU_NAME deletes all data on its disks; a run not stopped first loses its last steps."
       printf 'Delete it? [y/N] '
       read -r answer || true
-      [ "${answer:-}" = y ] || fail "$TPU_NAME is kept, and costs on"
+      [ "${answer:-}" = y ] || fail "$TPU_NAME is kept and continues to be billed"
     fi
     perform gcloud compute tpus queued-resources delete "$TPU_NAME" "${where[@]}" --force --quiet
     ;;
-  *) fail 'which of create, status, setup, sync, run, logs, stop, delete?' ;;
+  *) fail 'give one of create, status, setup, sync, run, logs, stop, delete' ;;
 esac

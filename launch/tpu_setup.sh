@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# What `launch/tpu.sh setup` does on every worker. Again at any time: what is there is kept.
+# Runs on every worker as part of `launch/tpu.sh setup`. It can be repeated at any time: what is already
+# installed is kept.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -12,8 +13,8 @@ if [ -n "${BUCKET:-}" ] && ! mountpoint -q "$folder"; then
     curl -fsSL "$releases/v$version/$package" -o "/tmp/$package"
     sudo apt-get install --yes --quiet "/tmp/$package"
   fi
-  # The folder stays root's: what is written while the bucket is not mounted fails, and is not lost
-  # on one worker's disk. No metadata is cached, as every worker must see what another has written.
+  # The folder belongs to root, so that writes while the bucket is not mounted fail instead of ending up
+  # on one worker's disk. Metadata is not cached, as every worker must see what the others write.
   sudo mkdir -p "$folder"
   sudo gcsfuse -o allow_other --uid "$(id -u)" --gid "$(id -g)" \
     --metadata-cache-ttl-secs 0 --metadata-cache-negative-ttl-secs 0 "$BUCKET" "$folder"

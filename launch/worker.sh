@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# One process of a run on this host: starts `dinado run`, and starts it again where that helps.
+# One process of a run on this host: starts `dinado run`, and restarts it where that helps.
 #
-#   launch/worker.sh run CONFIG section.key=value ...    here, until it ends
-#   launch/worker.sh start CONFIG section.key=value ...  detached; what it prints goes to the log
-#   launch/worker.sh status | logs | stop | kill         for what runs on this host
+#   launch/worker.sh run CONFIG section.key=value ...    in the foreground
+#   launch/worker.sh start CONFIG section.key=value ...  detached; the output goes to the log
+#   launch/worker.sh status | logs | stop | kill         of the process on this host
 #
 # Environment: RUN_DIR, LOG_DIR, DINADO, MAX_RESTARTS, RESTART_PAUSE (launch/README.md).
 set -uo pipefail
@@ -21,7 +21,7 @@ log=$LOG_DIR/$host.log
 # SLURM starts several workers on a host.
 pid_file=$LOG_DIR/$host${SLURM_JOB_ID:+.$SLURM_JOB_ID.$SLURM_LOCALID}.pid
 
-# Sets pid. A process number outlives its process in the file: after a reboot it may be another's.
+# Sets pid. The file outlives its process: after a reboot the pid may belong to another process.
 running() {
   [ -f "$pid_file" ] && pid=$(<"$pid_file") && ps -p "$pid" -o args= | grep -q 'worker\.sh'
 }
@@ -29,9 +29,9 @@ running() {
 check() {
   [ $# -ge 1 ] || fail "a config is missing: launch/worker.sh run CONFIG section.key=value ..."
   command -v "$DINADO" >/dev/null ||
-    fail "no program $DINADO: install the package with pip install ., or set DINADO=PATH"
-  mkdir -p "$LOG_DIR" 2>/dev/null || fail "cannot make $LOG_DIR: set RUN_DIR to a folder that all hosts share"
-  ! running || fail "already running on $host (pid $pid): end it with launch/worker.sh stop"
+    fail "no program $DINADO: run pip install ., or set DINADO=PATH"
+  mkdir -p "$LOG_DIR" 2>/dev/null || fail "cannot create $LOG_DIR: set RUN_DIR to a folder that all hosts share"
+  ! running || fail "already running on $host (pid $pid): stop it with launch/worker.sh stop"
 }
 
 say() {
@@ -43,13 +43,13 @@ ask() {
   asked=$1 interrupted=1
   [ -z "$child" ] || tell
 }
-# A process just forked still has this shell's traps, and would drop the signal.
+# A process that was just forked still has this shell's traps, and would drop the signal.
 tell() {
   sleep 0.3
   kill -s "$asked" "$child" 2>/dev/null
 }
 
-# Sets code. A trapped signal ends `wait` before the child has ended.
+# Sets code. A trapped signal ends `wait` before the child exits.
 wait_for() {
   child=$1
   [ -z "$asked" ] || tell
@@ -71,15 +71,15 @@ run() {
   trap 'ask INT' INT
 
   export PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false
-  # Shared, as JAX writes it from process 0 alone and reads it from all.
+  # Shared, because JAX writes it only from process 0 and reads it from all processes.
   export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$RUN_DIR/compiled}
   ulimit -n "$(ulimit -Hn)" 2>/dev/null
 
   [ ! -f "$here/../COMMIT" ] || commit=" at $(<"$here/../COMMIT")"
   while :; do
     say "$(quoted "${command[@]}")$commit"
-    # A process group of its own: Ctrl-C reaches it once, through us. A second signal would end it
-    # before it has saved.
+    # In its own process group, Ctrl-C reaches it only once, through this script. A second signal would
+    # end it before it has saved.
     set -m
     "${command[@]}" </dev/null &
     set +m
@@ -90,7 +90,7 @@ run() {
 
     restarts=$((restarts + 1))
     say "starts again in $RESTART_PAUSE s ($restarts of $MAX_RESTARTS)"
-    # A second at a time, as a trap waits for the command that runs.
+    # Sleeps one second at a time, because a trap runs only after the current command.
     for ((second = 0; second < RESTART_PAUSE; second++)); do
       [ -n "$asked" ] || sleep 1
     done
@@ -134,5 +134,5 @@ case $verb in
       echo "$host: not running"
     fi
     ;;
-  *) fail "which of run, start, status, logs, stop, kill?" ;;
+  *) fail "give one of run, start, status, logs, stop, kill" ;;
 esac

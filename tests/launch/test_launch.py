@@ -156,7 +156,7 @@ def test_all_golden_files_are_used():
     ("command", "settings", "told"),
     [
         (["tpu.sh", "status"], {}, "set TPU_NAME"),
-        (["tpu.sh"], TPU, "which of create"),
+        (["tpu.sh"], TPU, "give one of create"),
         (["tpu.sh", "create"], TPU, "set TPU_TYPE"),
         (["tpu.sh", "run"], BUCKET, "a config is missing"),
         (["tpu.sh", "run", "a.toml"], TPU, "set RUN_DIR"),
@@ -171,7 +171,7 @@ def test_all_golden_files_are_used():
         ),
         (["k8s.sh", "apply", "a.toml"], K8S, "set DEVICE"),
         (["k8s.sh", "apply", "a\nb"], K8S_TPU, "no line breaks"),
-        (["worker.sh"], {}, "which of run"),
+        (["worker.sh"], {}, "give one of run"),
         (["worker.sh", "run"], {}, "a config is missing"),
         (["local_pod.sh", "2", "0", "--", "true"], {}, "usage"),
         (["local_pod.sh", "two", "1", "--", "true"], {}, "usage"),
