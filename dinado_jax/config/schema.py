@@ -15,7 +15,7 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Base:
-    path: str = ""  # a GPT-2 folder or hub name; empty: a new model of the sizes below
+    path: str = ""  # a model's folder or hub name; empty: a new model of the sizes below
     vocab_size: int = 1024  # at most; tokens of the byte-level BPE trained for a new model
     n_positions: int = 24
     n_embd: int = 64

@@ -100,8 +100,8 @@ class GPT2:
     def init(self, key: jax.Array) -> dict:
         """Kernels with variance 1 / in, or 1 / (2 L in) before a residual sum; 1 / D for tables.
 
-        GPT-2's own fixed 0.02 suits its width of 768; at a width of 64 attention then sleeps for
-        long.
+        GPT-2's own fixed 0.02 suits its width of 768; at a width of 64 attention would stay near
+        uniform for long.
         """
         tokens = jnp.zeros((1, 1), jnp.int32)
         return dict(Transformer(self.config).init(key, tokens)["params"])

@@ -146,6 +146,42 @@ def test_bfloat16_activations_leave_logits_float32(variables, full):
     assert 0 < np.abs(out.logits - full).max() < 0.05 * np.abs(full).max()
 
 
+def test_decoding_parameters_are_the_same_function_in_fewer_bytes(variables):
+    model = MODEL.replace(dtype="bfloat16")
+    params = variables["params"]
+    fewer = model.decode_params(params)
+    assert sum(x.nbytes for x in jax.tree.leaves(fewer)) < 0.7 * sum(
+        x.nbytes for x in jax.tree.leaves(params)
+    )
+    apply = jax.jit(model.apply)
+    outs = (apply({"params": which}, TOKENS) for which in (params, fewer))
+    chex.assert_trees_all_equal(*(out.logits for out in outs))
+
+
+def test_an_output_from_its_states(apply, variables):
+    out = apply(variables, TOKENS)
+    again = MODEL.output_from_states(variables["params"], out.hidden)
+    np.testing.assert_allclose(again.logits, out.logits, rtol=0, atol=1e-5)
+
+
+def test_flops_are_those_of_matrices_that_multiply(variables):
+    params = {**variables["params"], "wpe": {}}  # positions are looked up, not multiplied
+    matrices = sum(x.size for x in jax.tree.leaves(params) if x.ndim == 2)
+    assert MODEL.flops_per_token == 2 * matrices
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_new_parts_have_the_asked_layers_and_float32_parameters(layers):
+    model = MODEL.replace(param_dtype="bfloat16", excluded_ids=((2, 3),))
+    trunk = model.trunk(layers)
+    assert trunk.excluded_ids == model.excluded_ids and trunk.width == model.width
+    for part in (trunk, model.head(layers)):
+        params = jax.eval_shape(part.init, jax.random.key(0))
+        blocks = [name for name in params if name.startswith("h_")]
+        assert len(blocks) == layers
+        assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+
+
 @pytest.mark.parametrize(
     "backend, dtype, width, kernel",
     [
