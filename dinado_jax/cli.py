@@ -203,7 +203,7 @@ def _near(word: str, words: Iterable[str]) -> str:
 
 def _run(args: argparse.Namespace) -> None:
     if args.command == "exact":
-        from dinado_jax.exact.compare import exact
+        from dinado_jax.exact.command import exact
 
         signals.install_handlers()
         with _diverging():

@@ -23,7 +23,7 @@ class Merge:
     link = "policy"
     own_states = False
 
-    def init(self, key: jax.Array, base_params: dict) -> Any:
+    def init(self, key: jax.Array, base_params: Any) -> Any:
         return self.adapter.init(key, base_params)
 
     def decode_params(self, params: Any) -> Any:
@@ -31,15 +31,15 @@ class Merge:
 
     def forward(
         self,
-        base_params: dict,
+        base_params: Any,
         params: Any,
-        base: Output,
+        base: Output | None,
         tokens: jax.Array,
         cache: Cache | None = None,
     ) -> Output:
         return self.model.apply(self.adapter.variables(base_params, params), tokens, cache)
 
-    def policy_variables(self, base_params: dict, params: Any) -> dict[str, Any]:
+    def policy_variables(self, base_params: Any, params: Any) -> dict[str, Any]:
         """pi as variables of the base's model, for decoding: merged where that is exact.
 
         In lower precision than float32 merging would round a small change away, so it is applied on

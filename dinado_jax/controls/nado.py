@@ -4,6 +4,7 @@ Meng et al., arXiv 2205.14219. The head's vocabulary starts at zero, so R = 1/2 
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 
@@ -20,18 +21,19 @@ class Nado:
     link = "sigmoid"
     own_states = True
 
-    def init(self, key: jax.Array, base_params: dict) -> dict:
+    def init(self, key: jax.Array, base_params: Any) -> dict:
         return self.head.init(key)
 
-    def decode_params(self, params: dict) -> dict:
+    def decode_params(self, params: Any) -> dict:
         return self.head.decode_params(params)
 
     def forward(
         self,
-        base_params: dict,
-        params: dict,
-        base: Output,
+        base_params: Any,
+        params: Any,
+        base: Output | None,
         tokens: jax.Array,
         cache: Cache | None = None,
     ) -> Output:
+        assert base is not None  # only a policy of its own is asked for without
         return self.head.apply({"params": params}, base.hidden, cache)

@@ -26,7 +26,7 @@ class Soft:
     link = "plain"
     own_states = True
 
-    def init(self, key: jax.Array, base_params: dict) -> dict:
+    def init(self, key: jax.Array, base_params: Any) -> dict:
         if self.adapter is None:
             trunk = self.trunk.init(key)
         else:
@@ -34,7 +34,7 @@ class Soft:
         shape = (self.trunk.vocab_size, self.trunk.width)
         return {"trunk": trunk, "vocabulary": jnp.zeros(shape, jnp.float32)}
 
-    def decode_params(self, params: dict) -> dict:
+    def decode_params(self, params: Any) -> dict:
         if self.adapter is not None:
             return params  # the adapter's may not be rounded before they meet the base's
         return {
@@ -44,9 +44,9 @@ class Soft:
 
     def forward(
         self,
-        base_params: dict,
-        params: dict,
-        base: Output,
+        base_params: Any,
+        params: Any,
+        base: Output | None,
         tokens: jax.Array,
         cache: Cache | None = None,
     ) -> Output:

@@ -99,9 +99,9 @@ class Sampler:
         self,
         variables: Any,
         prompts: Prompts,
-        ids: jax.Array,
+        ids: Array,
         key: jax.Array,
-        first: jax.Array | int = 0,
+        first: Array | int = 0,
     ) -> Samples:
         """Continues a batch of prompts.
 
@@ -123,9 +123,9 @@ class Sampler:
         self,
         variables: Any,
         prompts: Prompts,
-        ids: jax.Array,
+        ids: Array,
         key: jax.Array,
-        first: jax.Array | int = 0,
+        first: Array | int = 0,
     ) -> SamplingState:
         """Reads the prompts once and draws the first token of every row; see `__call__`."""
         prompts.check()

@@ -1,1 +1,1 @@
-"""Worlds small enough to enumerate, in which controls are compared with the optimum itself."""
+"""Worlds small enough to enumerate, in which controls are compared with the optimum q*."""

@@ -1,10 +1,14 @@
-"""Training a control in a world, by the rollouts, weights, batches and objectives of a run."""
+"""Trains a control in a world with the rollouts, weights, batches and objectives of a run.
+
+S sequences of the world; N rollouts; rows of T tokens.
+"""
 
 import dataclasses
 import functools
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,30 +24,34 @@ from dinado_jax.rollouts.arrays import Rollouts, concatenate
 from dinado_jax.rollouts.weighting import exclusive_cumsum, importance_weights, log_mixture_weight
 from dinado_jax.training.loop import (
     Diverged,
+    TrainState,
     init_state,
     make_step,
     split_micro_batches,
 )
 from dinado_jax.training.optimizer import optimizer
 
-Draw = Callable[[dict | None, int, int], Rollouts]  # parameters of q (None: of p), rows, round
+Params = dict[str, Any]
+Draw = Callable[[Params | None, int, int], Rollouts]  # (parameters of q or None for p, N, round)
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A control to train in a world, from rollouts that `draw` makes."""
+    """A control to train in a world, on rollouts from `draw`."""
 
     world: World
     optimum: Optimum
     control: Control
-    base_params: dict
+    base_params: Params
     draw: Draw
 
 
-def enumerated(world: World, optimum: Optimum, control: Control, base_params: dict, seed: int):
-    """A `Draw` from the enumerated probabilities themselves, plain: no decoding loop."""
+def enumerated(
+    world: World, optimum: Optimum, control: Control, base_params: Params, seed: int
+) -> Draw:
+    """Returns a `Draw` that samples whole sequences by their enumerated probabilities."""
 
-    def draw(params, count, number):
+    def draw(params: Params | None, count: int, number: int) -> Rollouts:
         rng = np.random.default_rng((world.seed, seed, number, params is None))
         p, log_ratio = np.exp(optimum.log_p), np.zeros(world.inside.shape)
         if params is not None:
@@ -62,7 +70,15 @@ def judged(
     log_ratio: np.ndarray,
     alpha: float,
 ) -> Rollouts:
-    """Sequences number `index` [N] as rollouts of alpha p + (1 - alpha) q, log q / p [N, T-1]."""
+    """Returns sequences of the world as rollouts with their labels.
+
+    Args:
+      world: the world.
+      optimum: its labels.
+      index: int [N], which sequences.
+      log_ratio: float [N, T-1], log q / p of every token in nats; 0 after a row's end.
+      alpha: share of p in the proposal alpha p + (1 - alpha) q that they were drawn from.
+    """
     rows = world.rows
     log_base = optimum.log_p[index].astype(np.float32)
     return Rollouts(
@@ -79,12 +95,12 @@ def judged(
 
 
 @functools.lru_cache(64)
-def _trainer(control: Control, objective: Objective, train: Train):
-    """Steps over stacked batches as one program."""
+def _trainer(control: Control, objective: Objective, train: Train) -> Callable[..., Any]:
+    """A program of many steps: (state, base_params, stacked batches) -> (state, metrics)."""
     step = make_step(functools.partial(objective.terms, control), optimizer(train, train.steps))
 
     @jax.jit
-    def steps(state, base_params, stacked):
+    def steps(state: TrainState, base_params: Params, stacked: Any) -> tuple[TrainState, Any]:
         return jax.lax.scan(lambda state, batch: step(state, base_params, batch), state, stacked)
 
     return steps
@@ -92,27 +108,34 @@ def _trainer(control: Control, objective: Objective, train: Train):
 
 def learn(
     setting: Setting, train: Train, budget: int, norm_bias: str, seed: int
-) -> tuple[dict, list[dict]]:
-    """Trains for train.steps, in train.rounds that draw an equal part of `budget` rollouts each.
+) -> tuple[Params, list[dict[str, float]]]:
+    """Trains for `train.steps`, in rounds that draw equal parts of all rollouts.
 
-    Rounds after the first draw a share train.mixture from the base and the rest from the current q.
-    Until the oracle has said yes and no the objectives have nothing to learn from, and wait.
+    Rounds after the first draw a share `train.mixture` from the base and the rest from the current
+    q. Training starts when there are both successes and failures: before, objectives are undefined.
 
-    Returns the parameters and, for each round's end, steps, rollouts and the figures of `measure`.
+    Args:
+      setting: what to train.
+      train: settings of training.
+      budget: rollouts in all rounds together.
+      norm_bias: as of `compare.compare`.
+      seed: of parameters and batches.
+
+    Returns:
+      The parameters, and for the end of each round steps, rollouts, the figures of `measure` and
+      the losses.
+
+    Raises:
+      Diverged: a loss is not finite.
     """
-    world, optimum, control, base_params = (
-        setting.world,
-        setting.optimum,
-        setting.control,
-        setting.base_params,
-    )
+    control, base_params = setting.control, setting.base_params
     ends = np.linspace(0, train.steps, train.rounds + 1).round().astype(int).tolist()
     sizes = np.diff(np.linspace(0, budget, train.rounds + 1).round().astype(int))
     state, rollouts, curve = None, None, []
     for number, (begin, end) in enumerate(itertools.pairwise(ends)):
         signals.raise_if_stopped()
         params = state.trainable if state is not None and number else None
-        new = _drawn(setting, params, int(sizes[number]), train.mixture, number)
+        new = draw_round(setting, params, int(sizes[number]), train.mixture, number)
         rollouts = new if rollouts is None else concatenate([rollouts, new], 0)
         if state is None and 0 < rollouts.label.mean() < 1:
             prior = float(rollouts.label.mean()) if norm_bias == "success_rate" else 0.5
@@ -120,18 +143,28 @@ def learn(
             state = init_state(params, optimizer(train, train.steps))
         if state is None:
             continue
-        state, metrics = _round(setting, train, rollouts, state, begin, end, seed)
-        figures = measure(world, optimum, control, base_params, state.trainable)
+        state, metrics = _train_round(setting, train, rollouts, state, (begin, end), seed)
+        figures = measure(setting.world, setting.optimum, control, base_params, state.trainable)
         curve.append({"steps": end, "rollouts": len(rollouts), **figures, **metrics})
     if state is None:
         params = control.init(jax.random.key(seed), base_params, 0.5)
-        figures = measure(world, optimum, control, base_params, params)
+        figures = measure(setting.world, setting.optimum, control, base_params, params)
         return params, [{"steps": 0, "rollouts": budget, **figures}]
     return state.trainable, curve
 
 
-def _drawn(setting: Setting, params: dict | None, count: int, alpha: float, number: int):
-    """New rollouts: of the base in the first round, of the mixture later."""
+def draw_round(
+    setting: Setting, params: Params | None, count: int, alpha: float, number: int
+) -> Rollouts:
+    """Draws the rollouts of a round: from the base in the first one, from the mixture later.
+
+    Args:
+      setting: what is trained.
+      params: of q; None in the first round.
+      count: N.
+      alpha: share of the base in the mixture.
+      number: of the round, a part of the seed.
+    """
     if params is None:
         return setting.draw(None, count, number)
     of_base = round(alpha * count)
@@ -145,8 +178,16 @@ def _drawn(setting: Setting, params: dict | None, count: int, alpha: float, numb
     return judged(setting.world, setting.optimum, index, log_ratio[index], of_base / count)
 
 
-def _round(setting, train, rollouts, state, begin, end, seed):
-    """The steps begin .. end - 1 on these rollouts; returns the state and the last metrics."""
+def _train_round(
+    setting: Setting,
+    train: Train,
+    rollouts: Rollouts,
+    state: TrainState,
+    steps: tuple[int, int],
+    seed: int,
+) -> tuple[TrainState, dict[str, float]]:
+    """Trains steps[0] .. steps[1] - 1 on these rollouts; returns the state and the last losses."""
+    begin, end = steps
     weight = importance_weights(rollouts, train.weights, train.weight_clip, 0.0)
     metrics = {}
     for until, objective in phases(train):

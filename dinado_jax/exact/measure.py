@@ -1,11 +1,16 @@
-"""A control against the optimum, over all sequences of a world."""
+"""Compares a control with the optimum over all sequences of a world.
+
+S sequences of the world; B rows of T tokens.
+"""
 
 import functools
+from typing import Any
 
 import jax
 import numpy as np
 
 from dinado_jax.controls.control import Control
+from dinado_jax.data.batch import Batch
 from dinado_jax.data.batching import take
 from dinado_jax.evaluation.metrics import kl_floor
 from dinado_jax.exact.world import Optimum, World
@@ -16,8 +21,12 @@ _ROWS = 4096  # sequences evaluated at once
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _along(control: Control, base_params, params, batch):
-    """log p and log q / p of every token, log V before it and log R after it: [B, T-1]."""
+def _along(
+    control: Control, base_params: dict[str, Any], params: dict[str, Any], batch: Batch
+) -> tuple[jax.Array, ...]:
+    """log p and log q / p of each token, log V before it, log R after it, and its Bellman residual:
+    [B, T-1] float32 each, nats.
+    """
     step_inputs = control.step_inputs(base_params, params, batch)
     values = control.unroll(step_inputs, batch)
     residual = values.linked * bernoulli.kl(values.value_logit, values.before_logit)
@@ -27,9 +36,14 @@ def _along(control: Control, base_params, params, batch):
 
 
 def evaluate_sequences(
-    world: World, control: Control, base_params: dict, params: dict
+    world: World, control: Control, base_params: dict[str, Any], params: dict[str, Any]
 ) -> list[np.ndarray]:
-    """`_along` for all sequences: float64 [S, T-1] each."""
+    """Evaluates a control on all sequences of a world.
+
+    Returns:
+      Per token log p, log q / p, log V before it, log R after it, and the Bellman residual: float64
+      [S, T-1] each, nats.
+    """
     parts, count = [], len(world.rows)
     for start in range(0, count, _ROWS):
         index = np.arange(start, start + min(_ROWS, count)) % count
@@ -38,8 +52,11 @@ def evaluate_sequences(
     return [np.concatenate(column) for column in zip(*parts)]
 
 
-def _inconsistency(world, p, value, after) -> float:
-    """max |sum_v p(v | prefix) R(prefix, v) - R(prefix)|, the prompt's R being its V."""
+def _inconsistency(world: World, p: np.ndarray, value: np.ndarray, after: np.ndarray) -> float:
+    """max |sum_v p(v | prefix) R(prefix, v) - R(prefix)|, where R of the prompt is its V.
+
+    p, value, after: [S, T-1], per token p, V before it and R after it.
+    """
     worst = 0.0
     for t in range(world.length):
         rows = np.flatnonzero(world.inside[:, t])
@@ -54,12 +71,16 @@ def _inconsistency(world, p, value, after) -> float:
 
 
 def measure(
-    world: World, optimum: Optimum, control: Control, base_params: dict, params: dict
+    world: World,
+    optimum: Optimum,
+    control: Control,
+    base_params: dict[str, Any],
+    params: dict[str, Any],
 ) -> dict[str, float]:
-    """What a control is worth, by enumeration; KL in nats per sequence.
+    """Compares a control with the optimum by enumeration; KL in nats per sequence.
 
-    max_error is max |R - R*| over prefixes, told by R and by V; consistency max |sum_v p R - R|;
-    bellman the mean of KL(V_{i+1} || R_i) over the positions of q's samples.
+    max_error is max |R - R*| over prefixes, of both R and V; consistency is max |sum_v p R - R|;
+    bellman is the mean of KL(V_{i+1} || R_i) over the positions of samples of q.
     """
     log_base, ratios, log_value, log_after, residual = evaluate_sequences(
         world, control, base_params, params

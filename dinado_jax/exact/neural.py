@@ -1,7 +1,11 @@
-"""A world whose base is a tiny network: model, deltas, controls and decoding are those of a run."""
+"""A world whose base is a tiny network: model, deltas, controls and decoding are those of a run.
+
+S sequences of the world; rows of T tokens.
+"""
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,6 +19,7 @@ from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.policy import ModelPolicy
 from dinado_jax.decoding.sampler import Sampler, sample_prompts
 from dinado_jax.decoding.score import score
+from dinado_jax.exact.learn import Draw
 from dinado_jax.exact.world import Optimum, World
 from dinado_jax.models.architectures import new_model
 from dinado_jax.models.params import init_params
@@ -31,21 +36,22 @@ _ROWS = 4096  # decoded or scored at once
 
 @dataclasses.dataclass(frozen=True)
 class Neural:
-    """The base of a world: p is what this model says, not what it was trained on."""
+    """The base of a world: p is this model's distribution, not the one it was trained on."""
 
     world: World
     model: BaseModel
-    params: dict
-    log_base: np.ndarray  # float32 [S, T-1] of every token of every sequence
+    params: dict[str, Any]
+    log_base: np.ndarray  # float32 [S, T-1], log p of every token in nats
 
     @property
     def log_p(self) -> np.ndarray:
+        """log p of every sequence in nats: float32 [S]."""
         return self.log_base.sum(1)
 
 
 @functools.lru_cache(8)
 def train_base(world: World) -> Neural:
-    """A model of 2 layers of width 32, trained on samples of the world's tables."""
+    """Trains a model of 2 layers of width 32 on samples of the world's tables."""
     model = new_model(
         Base(
             vocab_size=world.vocabulary,
@@ -72,11 +78,11 @@ def train_base(world: World) -> Neural:
     )
 
 
-def decoded(base: Neural, optimum: Optimum, control: Control, seed: int):
-    """A `Draw` by the decoding loop, plain."""
+def decoded(base: Neural, optimum: Optimum, control: Control, seed: int) -> Draw:
+    """Returns a `Draw` that samples by the decoding loop."""
     world = base.world
 
-    def draw(params, count, number):
+    def draw(params: dict[str, Any] | None, count: int, number: int) -> Rollouts:
         policy, variables = ModelPolicy(base.model), {"params": base.params}
         if params is not None:
             policy, variables = control.policy, control.policy_variables(base.params, params)

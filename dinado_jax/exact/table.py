@@ -1,9 +1,9 @@
-"""Tables in the place of networks: one free number for every prefix and token.
+"""Tables instead of networks: one free parameter for every prefix and token.
 
-A table reads a prefix as a one-hot state, so its logits are factored like any model's, and
-everything built on a model (controls, recursion, objectives) runs unchanged.
+The hidden state of a prefix is its one-hot vector, so that logits are factored like any model's,
+and everything built on a model (controls, recursion, objectives) runs unchanged.
 
-P prefixes, V vocabulary, T tokens per row.
+P prefixes; V vocabulary; B rows of T tokens.
 """
 
 import dataclasses
@@ -30,36 +30,44 @@ class Table:
     def apply(
         self, variables: dict[str, Any], tokens: jax.Array, cache: Cache | None = None
     ) -> Output:
+        """See `Model.apply`."""
         prefixes = prefix_numbers(tokens, self.vocab_size)
         states = jax.nn.one_hot(prefixes, self.width, dtype=jnp.float32)
         return self.output_from_states(variables["params"], states)
 
     def output_from_states(self, params: dict, states: jax.Array) -> Output:
+        """See `Model.output_from_states`."""
         return Output(states, params["table"], None)
 
 
 @dataclasses.dataclass(frozen=True)
 class TableDirection:
-    """r as a table [V, P]; with link "policy" it is added to the base's logits. Never decoded."""
+    """A `Direction`: r as a table [V, P], added to the base's logits with link "policy".
+
+    Never decoded.
+    """
 
     model: Table
     link: str
     own_states = False
 
-    def init(self, key: jax.Array, base_params: Any) -> jax.Array:
+    def init(self, key: jax.Array, base_params: dict[str, Any]) -> jax.Array:
+        """See `Direction.init`."""
         return jnp.zeros_like(base_params["table"])
 
-    def decode_params(self, params: Any) -> Any:
+    def decode_params(self, params: jax.Array) -> jax.Array:
+        """See `Direction.decode_params`."""
         return params
 
     def forward(
         self,
-        base_params: Any,
-        params: Any,
+        base_params: dict[str, Any],
+        params: jax.Array,
         base: Output | None,
         tokens: jax.Array,
         cache: Cache | None = None,
     ) -> Output:
+        """See `Direction.forward`."""
         base = self.model.apply({"params": base_params}, tokens)
         vocabulary = params + base.vocabulary if self.link == "policy" else params
         return dataclasses.replace(base, vocabulary=vocabulary)
@@ -67,20 +75,22 @@ class TableDirection:
 
 @dataclasses.dataclass(frozen=True)
 class TableNorm:
-    """The log-odds of beta as a table [P]."""
+    """A `Norm`: the log-odds of beta as a table [P]."""
 
-    def init(self, key: jax.Array, base_params: Any, success_rate: float) -> jax.Array:
+    def init(self, key: jax.Array, base_params: dict[str, Any], success_rate: float) -> jax.Array:
+        """See `Norm.init`."""
         table = base_params["table"]
         return jnp.full(
             table.shape[1], jnp.log(success_rate) - jnp.log1p(-success_rate), jnp.float32
         )
 
-    def logit(self, params: Any, states: jax.Array) -> jax.Array:
+    def logit(self, params: jax.Array, states: jax.Array) -> jax.Array:
+        """See `Norm.logit`."""
         return states @ params
 
 
 def table_control(world: World, kind: str, form: str) -> Control:
-    """The tabular form of a kind: nado | soft | merge | hard, which has merge's direction."""
+    """Returns the tabular control of a kind: nado | soft | merge | hard, with merge's direction."""
     model = Table(world.vocabulary, world.length + 1, world.prefixes)
     links = {"nado": "sigmoid", "soft": "plain", "merge": "policy", "hard": "policy"}
     direction = TableDirection(model, links[kind])

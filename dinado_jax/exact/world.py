@@ -1,7 +1,7 @@
-"""An enumerable world: every sequence of a few tokens, a random oracle over them, and the optimum.
+"""An enumerable world: all sequences of a few tokens, a random oracle over them, and the optimum.
 
-S sequences, T = 1 + length tokens per row: the first is the prompt, one token 0. Where a world
-`ends`, a later 0 is the end of a sequence, and rows are padded with it.
+S sequences in rows of T = 1 + length tokens; V vocabulary. The first token is the prompt, token 0.
+In a world with `ends` a later 0 is the end of a sequence, and pads its row.
 """
 
 import dataclasses
@@ -21,16 +21,16 @@ _LONGEST = 7  # new tokens: with the prompt 8, one width of batches
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """What is random in it follows from the seed."""
+    """The sequences, tables and oracles of a seed."""
 
     vocabulary: int = 6
     length: int = 4  # new tokens at most
     ends: bool = False  # sequences may end early, by token 0
     concentration: float = 1.0  # of the Dirichlet distributions of next tokens
-    rarity: float = 0.02  # about the success rate R0 of the base
+    rarity: float = 0.02  # approximate success rate R0 of the base
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, least in (("vocabulary", 2), ("length", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} = {getattr(self, name)}: it must be at least {least}")
@@ -56,7 +56,7 @@ class World:
         new = np.full(count, self.length)
         if self.ends:
             ended = np.cumsum(tokens == 0, axis=1) > 0
-            # Of all rows with one beginning up to the end, keep the one padded with zeros.
+            # Rows that agree up to their end token are one sequence: keep the zero-padded one.
             keep = ~(ended & (tokens != 0)).any(1)
             tokens, ended = tokens[keep], ended[keep]
             new = np.minimum((~ended).sum(1) + 1, self.length)
@@ -65,41 +65,46 @@ class World:
         return Sequences(tokens, ones, (1 + new).astype(np.int32))
 
     def index(self, tokens: np.ndarray) -> np.ndarray:
-        """Which sequences given rows [N, T] are."""
+        """Returns the index of each row among all sequences: int32 [N, T] -> int64 [N]."""
         digits = self.vocabulary ** np.arange(self.length)[::-1]
         codes = self.rows.tokens[:, 1:] @ digits
         return np.searchsorted(codes, tokens[:, 1:] @ digits)
 
     @property
     def inside(self) -> np.ndarray:
-        """bool [S, T-1]: where column t's token t + 1 belongs to the sequence."""
+        """Mask of each row's tokens after the prompt: bool [S, T-1], column t for token t + 1."""
         return np.arange(self.length) < self.rows.length[:, None] - 1
 
     @property
     def prefixes(self) -> int:
-        """How many prefixes there are, complete sequences aside."""
+        """Number of prefixes, without complete sequences."""
         return sum(self.vocabulary**k for k in range(self.length))
 
     @functools.cached_property
     def prefix(self) -> np.ndarray:
-        """int32 [S, T-1]: the number of the prefix that column t's token t + 1 follows."""
+        """Number of the prefix before each token: int32 [S, T-1], column t for token t + 1."""
         return prefix_numbers(self.rows.tokens, self.vocabulary)[:, :-1]
 
     def tables(self) -> np.ndarray:
-        """Random log p of next tokens: float32 [V, prefixes]."""
+        """Returns random log p (nats) of next tokens: float32 [V, prefixes]."""
         rng = np.random.default_rng((self.seed, 0))
         p = rng.dirichlet(np.full(self.vocabulary, self.concentration), self.prefixes)
         p = np.maximum(p, 1e-6)
         return np.log(p / p.sum(1, keepdims=True)).T.astype(np.float32)
 
     def log_tabled(self) -> np.ndarray:
-        """log p of every sequence by those tables: float64 [S]."""
+        """Returns log p (nats) of every sequence under `tables`: float64 [S]."""
         log_p = self.tables()[self.rows.tokens[:, 1:], self.prefix]
         return (self.inside * log_p).sum(1, dtype=np.float64)
 
     def scattered(self, log_p: np.ndarray) -> np.ndarray:
-        """A random oracle: sequences in random order succeed while their mass is within the rarity.
-        float32 [S] from log p [S].
+        """Labels sequences at random: they succeed in random order up to the mass `rarity`.
+
+        Args:
+          log_p: [S] nats.
+
+        Returns:
+          float32 [S], 1 for a success.
         """
         p = np.exp(np.asarray(log_p, np.float64))
         label, mass = np.zeros(len(p), np.float32), 0.0
@@ -111,9 +116,18 @@ class World:
         return label
 
     def keywords(self, log_p: np.ndarray) -> np.ndarray:
-        """An oracle that can be generalised: sequences with every token of a set succeed. Of all
-        sets of 2 to 4 tokens, the one whose success rate is nearest the rarity.
-        float32 [S] from log p [S].
+        """Labels sequences by a rule that generalises: those with all tokens of a set succeed.
+
+        Of all sets of 2 to 4 tokens, the set is the one whose success rate is nearest to `rarity`.
+
+        Args:
+          log_p: [S] nats.
+
+        Returns:
+          float32 [S], 1 for a success.
+
+        Raises:
+          InputError: sequences are too short, or tokens too few, for a set of two.
         """
         p, tokens = np.exp(np.asarray(log_p, np.float64)), self.rows.tokens[:, 1:]
         has = np.stack([(tokens == v).any(1) for v in range(self.vocabulary)])
@@ -130,8 +144,14 @@ class World:
 
 
 def prefix_numbers(tokens: Array, vocabulary: int) -> Array:
-    """The number of the prefix that ends with each token, the prompt alone being 0: [B, T] int32 ->
-    [B, T]. For NumPy and JAX arrays.
+    """Numbers the prefixes that end with each token; the prompt alone is 0.
+
+    Args:
+      tokens: int32 [B, T], a NumPy or a JAX array.
+      vocabulary: V.
+
+    Returns:
+      int32 [B, T], an array of the same kind.
     """
     numbers = [0 * tokens[:, :1]]
     for t in range(1, tokens.shape[1]):
@@ -141,10 +161,10 @@ def prefix_numbers(tokens: Array, vocabulary: int) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class Optimum:
-    """What is known of a world with a base p and an oracle C."""
+    """The solution in a world with a base p and an oracle C."""
 
-    log_p: np.ndarray  # float64 [S]
-    label: np.ndarray  # float32 [S]
+    log_p: np.ndarray  # float64 [S], nats
+    label: np.ndarray  # float32 [S], C
     rate: float  # R0
     q: np.ndarray  # float64 [S], q*
     value: np.ndarray  # float64 [S, T-1], R* of the prefix before each column's token
@@ -152,7 +172,11 @@ class Optimum:
 
     @classmethod
     def of(cls, world: World, log_p: np.ndarray, label: np.ndarray) -> "Optimum":
-        """From log p [S] of all sequences and their labels, by enumeration."""
+        """Computes it by enumeration, from log p [S] (nats) and label [S] of all sequences.
+
+        Raises:
+          InputError: all sequences with p > 0 succeed, or none.
+        """
         p = np.exp(np.asarray(log_p, np.float64))
         value = np.zeros((len(p), world.length))
         for t in range(world.length):

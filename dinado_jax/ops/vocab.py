@@ -89,7 +89,7 @@ def token_log_probs(
     flat = hidden.reshape(-1, hidden.shape[-1])
     chunk = chunk or CHUNKS[target()]
     out = _reduced("policy", chunk, excluded_ids, flat, matrix, None, tokens.reshape(-1))
-    return out.log_policy.reshape(tokens.shape)
+    return cast(VocabScalars, out).log_policy.reshape(tokens.shape)
 
 
 def direction(link: str, logits: jax.Array, log_base: jax.Array) -> jax.Array:

@@ -77,6 +77,7 @@ def sft(context: Context) -> SftFigures:
     config, plan, task = context.config, context.plan, context.task
     settings, folder = config.sft, context.run.stage_folder("sft")
     examples, corpus = context.train_examples, context.read_corpus()
+    mine = task.mine or (lambda *_: [])  # load_config refuses to pretrain for a task without
     model, params, codec = _initial(context, folder, corpus)
     length = min(settings.max_length, model.context_length)
     parameters, rows = sum(leaf.size for leaf in jax.tree.leaves(params)), {}
@@ -85,7 +86,7 @@ def sft(context: Context) -> SftFigures:
         return likelihood(model, trainable, batch)
 
     for name, steps, pairs in (
-        ("pretrain", settings.pretrain_steps, lambda: task.mine(corpus, examples, config.seed)),
+        ("pretrain", settings.pretrain_steps, lambda: mine(corpus, examples, config.seed)),
         ("sft", settings.steps, lambda: examples),
     ):
         if not steps:

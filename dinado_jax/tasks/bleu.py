@@ -1,6 +1,7 @@
 """BLEU, a metric of tasks whose references people wrote."""
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 from dinado_jax.errors import InputError
 from dinado_jax.tasks.protocol import Metric
@@ -38,7 +39,8 @@ def bleu4(hypotheses: Sequence[str], references: Sequence[tuple[str, ...]]) -> f
         for k in range(max(map(len, references)))
     ]
     # force: the texts of a task may end in " .", which is no mistake to warn of.
-    return corpus_bleu(list(hypotheses), streams, lowercase=True, force=True).score
+    scored = corpus_bleu(list(hypotheses), cast(Any, streams), lowercase=True, force=True)
+    return scored.score
 
 
 BLEU = Metric(

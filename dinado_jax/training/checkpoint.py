@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -208,7 +209,8 @@ def _examined(folder: Path) -> tuple[str, str]:
 def _misfit(folder: Path, like) -> str:
     """The first difference between a checkpoint's arrays and those of `like`, "" for none."""
     try:
-        found = _arrays(ocp.StandardCheckpointHandler().metadata(folder / "default").tree)
+        directory: Any = folder / "default"  # Orbax annotates its own path type
+        found = _arrays(ocp.StandardCheckpointHandler().metadata(directory).tree)
     except Exception as error:  # whatever Orbax raises for metadata that are none
         return f"its metadata cannot be read, {one_line(error)}"
     wanted = _arrays(like)

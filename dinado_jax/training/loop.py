@@ -183,7 +183,7 @@ class Loop:
                 if now % self.run.save_every == 0 or now == phase.stop or signum:
                     shown, pending, log_due = log_metrics(pending), [], False
                     self.checkpoints.save(now, self.plan.to_host(state), **shown)
-                progress.advance(**shown)
+                progress.advance(1, **shown)
                 if signum:
                     raise signals.Stopped(signum)
         return state

@@ -57,7 +57,7 @@ def read_text(path: Path, fix: str = "") -> str:
     r"""Returns the content of a UTF-8 text file.
 
     Files ending in .gz or .xz are decompressed, byte-order marks are removed, and CR LF and CR
-    become "\\n".
+    become "\n".
 
     Args:
       path: of a regular file.

@@ -399,9 +399,9 @@ def test_draws_follow_q_and_their_weights_the_mixture(kind):
     base = np.where(world.inside, world.tables()[tokens, world.prefix], 0)
     log_q, log_p = by_token.sum(1), one.optimum.log_p
 
-    mixed = learning._drawn(one, params, count, alpha, 1)
-    plain = learning._drawn(one, params, count, 0.0, 1)
-    first = learning._drawn(one, None, count, alpha, 0)
+    mixed = learning.draw_round(one, params, count, alpha, 1)
+    plain = learning.draw_round(one, params, count, 0.0, 1)
+    first = learning.draw_round(one, None, count, alpha, 0)
     wanted = np.logaddexp(np.log(alpha) + log_p, np.log(1 - alpha) + log_q)
     for rows, log_d in ((mixed, wanted), (plain, log_q), (first, log_p)):
         index = world.index(rows.tokens)
