@@ -362,8 +362,8 @@ BUGS = [
     ),
     Bug(
         "decoding/beam.py",
-        "jnp.where(joins, log_probs / per, -jnp.inf)",
-        "jnp.where(joins, log_probs, -jnp.inf)",
+        "jnp.where(joins, candidates.log_probs / per, -jnp.inf)",
+        "jnp.where(joins, candidates.log_probs, -jnp.inf)",
         "decoding",
     ),
     Bug(
@@ -387,7 +387,7 @@ BUGS = [
     ),
     # Models and text.
     Bug("models/cache.py", "<= slot", "< slot", "models decoding"),
-    Bug("models/gpt2.py", "self.config.layer_norm_epsilon", "1e-5", "models"),
+    Bug("models/gpt2.py", "LayerNorm(config.layer_norm_epsilon", "LayerNorm(1e-5", "models"),
     Bug(
         "models/tokenizer.py",
         "[[*ids, self.eos_id] for ids",
@@ -400,9 +400,11 @@ BUGS = [
         "if len(p) + len(t) < max_length",
         "data models stages rollouts",
     ),
-    Bug("adapters/lora.py", '"b": change["b"] * scale', '"b": change["b"]', "adapters controls"),
+    Bug(
+        "adapters/lora.py", '"b": change["b"] * self.scale', '"b": change["b"]', "adapters controls"
+    ),
     # Figures.
-    Bug("evaluation/metrics.py", "lowercase=True", "lowercase=False", "evaluation"),
+    Bug("tasks/bleu.py", "lowercase=True", "lowercase=False", "tasks evaluation"),
     Bug(
         "evaluation/metrics.py",
         "return floor / kl if kl > 0 else math.nan",

@@ -116,10 +116,10 @@ def unroll(
 
     Args:
       form: split, clamped or projected.
-      beta_odds: [B, T], log-odds of beta at each position.
-      below, peak, gap: [B, T], A - M, M and 1 - e^-M: see ops.vocab.Scalars.
+      beta_logit: [B, T], log-odds of beta at each position.
+      below, peak, gap: [B, T], A - M, M and 1 - e^-M: see ops.vocab.VocabScalars.
       mask: [B, T], 1 at positions that draw a target token, one unbroken stretch a row.
-      drawn_odds: [B, T], log-odds of R after each token, where a split form knows them.
+      drawn_logit: [B, T], log-odds of R after each token, where a split form knows them.
     """
     ceiling = jnp.inf if form == "clamped" else 0.0
 
@@ -145,9 +145,8 @@ def unroll(
         carry = jnp.where(inside, after, log_r), jnp.where(inside, odds, logit_r), started | inside
         return carry, out
 
-    rows = beta_logit.shape[0]
-    zeros = jnp.zeros(rows, jnp.float32)
-    start = (zeros, logit(zeros), jnp.zeros(rows, bool))
+    zeros = jnp.zeros(len(beta_logit), jnp.float32)
+    start = zeros, logit(zeros), zeros > 0
     over_time = jax.tree.map(jnp.transpose, (beta_logit, below, peak, gap, mask, drawn_logit))
     (log_terminal, logit_terminal, _), along = jax.lax.scan(position, start, over_time)
     (log_v, before, after, ratio, linked), odds = jax.tree.map(jnp.transpose, along)

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 
-import jax
 import numpy as np
 import pytest
 from support import tiny_run
@@ -12,7 +11,7 @@ from dinado_jax.config.schema import Train
 from dinado_jax.controls.make import make_control
 from dinado_jax.data.batching import Draws, take
 from dinado_jax.models.architectures import new_model
-from dinado_jax.models.gpt2 import init_params
+from dinado_jax.models.params import abstract_params
 from dinado_jax.objectives.norm import log_row
 from dinado_jax.objectives.table import OBJECTIVES
 from dinado_jax.objectives.terms import Term
@@ -69,6 +68,6 @@ def test_a_throw_away_objective_trains(config, tmp_path):
 
 def test_the_shapes_of_its_batches_are_known_without_data(config):
     model = new_model(config.base)
-    params = jax.eval_shape(lambda: init_params(model.config, 0))
+    params = abstract_params(model)
     _, _, batch = training(config, make_control(config, model), params, 16)
     assert batch.tokens.shape == (1, config.train.batch, 16)

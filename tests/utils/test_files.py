@@ -7,7 +7,6 @@ import os
 import pytest
 
 from dinado_jax.errors import InputError, os_error
-from dinado_jax.evaluation.report import check_summary
 from dinado_jax.evaluation.samples import read_samples
 from dinado_jax.utils.files import (
     exists,
@@ -204,19 +203,3 @@ def test_samples(tmp_path):
     refused("run the generate stage first", read_samples, path)
     path.mkdir()
     refused("is a directory", read_samples, path)
-
-
-def test_summaries():
-    whole = {"base": {"tokens": 3, "kl": None}, "control": {}, "kl_floor": 0.5, "config": "any"}
-    whole["warnings"] = ["one"]
-    check_summary(whole, "here", "again")
-    for change, told in [
-        ({"base": "text"}, "base is 'text', not an object"),
-        ({"base": {"tokens": "3"}}, "base.tokens is '3', not a number or null"),
-        ({"control": None}, "control is None"),
-        ({"kl_floor": {}}, "kl_floor is {}, not a number"),
-        ({"efficiency": "high"}, "efficiency is 'high'"),
-        ({"warnings": [1]}, r"warnings\[0\] is 1, not a text"),
-    ]:
-        refused(f"^here, {told}.*: again$", check_summary, whole | change, "here", "again")
-    refused("control is missing", check_summary, {"base": {}}, "here", "again")
