@@ -41,7 +41,7 @@ def rows(rng: np.random.Generator, count: int, vocabulary: int) -> np.ndarray:
     return np.where(masked, -np.inf, np.clip(logits, -3.4e38, 3.4e38)).astype(np.float32)
 
 
-def faults(method: Method, logits: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+def errors(method: Method, logits: np.ndarray, uniform: np.ndarray) -> np.ndarray:
     """How many tokens are outside the vocabulary, have a logit of -inf, and have a log-probability
     that is not finite."""
     tokens, log_prob = map(np.asarray, _draw(method, logits, uniform))
@@ -63,7 +63,7 @@ def search(count: int, seed: int) -> dict:
             for _ in range(-(-each // size)):
                 uniform = rng.random(size, np.float32)
                 uniform[:2] = 0, np.nextafter(np.float32(1), np.float32(0))
-                found += faults(method, rows(rng, size, vocabulary), uniform)
+                found += errors(method, rows(rng, size, vocabulary), uniform)
                 done += size
     names = ("out_of_range", "impossible", "not_finite")
     seconds = round(time.perf_counter() - started, 1)

@@ -17,6 +17,7 @@ B rows, T tokens, D model width, V vocabulary.
 import dataclasses
 from typing import Any, NamedTuple, cast
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -36,22 +37,22 @@ from dinado_jax.ops.masks import target_mask
 
 
 class ControlState(NamedTuple):
-    """What a control carries from token to token of every row, as a guide."""
+    """The state of a control as a guide."""
 
     cache: Cache  # the direction's
-    log_r: jax.Array | None  # [R, V] log R after each next token, where R recurs on it
+    log_r: jax.Array | None  # [R, V] nats, log R after each next token; of recursive forms
 
 
 class StepInputs(NamedTuple):
-    """What the recursion reads at position t, which draws token t + 1: [B, T-1] float32."""
+    """What the recursion reads at each column, [B, T-1]: see recursion.py."""
 
     scalars: vocab.VocabScalars
-    beta_logit: jax.Array  # nats
+    beta_logit: jax.Array  # float32 log-odds
 
 
 @dataclasses.dataclass(frozen=True)
 class Control:
-    """Static; calls with equal shapes compile once."""
+    """R of a base, a `Guide`. Static; calls with equal shapes compile once."""
 
     model: Model  # the base
     direction: Direction
@@ -60,17 +61,19 @@ class Control:
 
     @property
     def entangled(self) -> bool:
-        """Direction and norm are one: r is log R itself."""
+        """Whether direction and norm are one: r is log R itself."""
         return self.form == "split" and self.direction.link == "sigmoid"
 
     @property
     def excluded_ids(self) -> tuple[tuple[int, int], ...]:
-        """The base's ids without text: no part of p, nor of the direction."""
+        """The base's ids without text: neither p nor the direction includes them."""
         return self.model.excluded_ids
 
     @property
     def recursive(self) -> bool:
-        """R follows from the prompt's by recursion, so that it is consistent at any parameters."""
+        """Whether R follows from the prompt's by recursion: then it is consistent at any
+        parameters.
+        """
         return self.form != "split"
 
     @property
@@ -97,7 +100,7 @@ class Control:
         return {**params, "direction": self.direction.decode_params(params["direction"])}
 
     def init(self, key: jax.Array, base_params: dict, success_rate: float) -> dict:
-        """Parameters with q = p, and R = success_rate everywhere (entangled: 1/2)."""
+        """Initialises parameters with q = p, and R = success_rate everywhere (entangled: 1/2)."""
         direction_key, norm_key = jax.random.split(key)
         params = {"direction": self.direction.init(direction_key, base_params)}
         if not self.entangled:
@@ -105,14 +108,25 @@ class Control:
         return params
 
     def log_policy(self, base_params: dict, params: dict, batch: Batch) -> jax.Array:
-        """log q of each next token: batch of [B, T] tokens -> [B, T-1] float32 nats."""
+        """Computes log q of each next token, in one parallel pass.
+
+        Args:
+          base_params: the base's.
+          params: the control's.
+          batch: [B, T] tokens.
+
+        Returns:
+          float32 [B, T-1] nats.
+        """
         if self.form != "projected":
             return self.log_direction(base_params, params, batch)
         step_inputs = self.step_inputs(base_params, params, batch)
         return step_inputs.scalars.log_base + self.unroll(step_inputs, batch).log_ratio
 
     def log_direction(self, base_params: dict, params: dict, batch: Batch) -> jax.Array:
-        """The same under p e^r, normalised: what q is wherever R <= 1 does not bend it."""
+        """Computes the same as `log_policy` for q proportional to p e^r: a projected q differs only
+        where R <= 1 bends it.
+        """
         tokens = batch.tokens
         if self.direction.link != "policy":
             return self.step_inputs(base_params, params, batch).scalars.log_policy
@@ -122,14 +136,22 @@ class Control:
         )
 
     def values(self, base_params: dict, params: dict, batch: Batch) -> Values:
-        """V and R of every prefix of the rows; gradients reach the parameters, never the base."""
+        """Computes V and R of every prefix; gradients reach the parameters, never the base.
+
+        Args:
+          base_params: the base's.
+          params: the control's.
+          batch: [B, T] tokens; with the base's last hidden states its trunk is skipped.
+
+        Returns:
+          [B, T-1].
+        """
         return self.unroll(self.step_inputs(base_params, params, batch), batch)
 
     def step_inputs(self, base_params: dict, params: dict, batch: Batch) -> StepInputs:
-        """Of all positions. Where the batch holds the base's last hidden states, its trunk is
-        skipped: states [B, T, D].
-        """
+        """Computes what `unroll` reads; see `values`."""
         tokens = batch.tokens
+        chex.assert_rank([tokens, batch.prompt_length, batch.length], [2, 1, 1])
         if batch.states is not None:
             base = self.model.output_from_states(base_params, batch.states)
         else:
@@ -148,6 +170,7 @@ class Control:
         return StepInputs(scalars, self.norm.logit(params["norm"], states[:, :-1]))
 
     def unroll(self, step_inputs: StepInputs, batch: Batch) -> Values:
+        """Runs the recursion over the rows of a batch."""
         (*_, below, gap, logit), peak = step_inputs.scalars, step_inputs.scalars.peak
         drawn = logit if self.entangled else None
         return unroll(
@@ -161,17 +184,21 @@ class Control:
         out: tuple[jax.Array, jax.Array],
         log_prev: jax.Array | None,
     ) -> NextValues:
-        """Of one prefix a row; of ids without text log R is low and finite, as they are left out
-        by log p alone.
+        """Computes V of one prefix per row, and R after each next token.
+
+        Ids without text get a low and finite log R: log p alone excludes them.
 
         Args:
-          base, out: (state [B, D], vocabulary [V, D]) of base and direction at the prefix.
-          log_prev: [B] log R of the prefix as its last token left it; None for a prompt, where
-            the recursion starts.
+          params: the control's.
+          base: state [B, D] and vocabulary [V, D] of the base at the prefix.
+          out: the same of the direction.
+          log_prev: [B] nats, log R after the prefix's last token; None for a prompt, where the
+            recursion starts.
         """
+        chex.assert_rank([*base, *out], 2)
         log_p_BV = jax.nn.log_softmax(logits(*base, self.excluded_ids))
         l_BV = logits(*out, self.excluded_ids)
-        # log q - log p of an id that neither has is no number.
+        # log q - log p of an excluded id would be nan: -inf - (-inf).
         r_BV = vocab.masked_direction(self.direction.link, l_BV, log_p_BV, self.excluded_ids)
         if self.entangled:
             log_v_B = jax.nn.logsumexp(log_p_BV + r_BV, axis=-1)
@@ -213,7 +240,7 @@ class Control:
         samples: int,
         steps: int,
     ) -> tuple[NextValues, ControlState]:
-        """As `Guide.prefill`; the condition plays no part."""
+        """See `Guide.prefill`; a control reads no condition."""
         out = self.direction.forward(base_params, params["direction"], base, prompts.tokens)
         of_base, of_direction = (
             (last_token_states(each.hidden, prompts.lengths), each.vocabulary)
@@ -226,7 +253,7 @@ class Control:
     def step(
         self, params: dict, base_params: dict, base: Output, tokens: jax.Array, state: ControlState
     ) -> tuple[NextValues, ControlState]:
-        """As `Guide.step`."""
+        """See `Guide.step`."""
         new = tokens[:, None]
         out = self.direction.forward(base_params, params["direction"], base, new, state.cache)
         log_prev = None

@@ -1,46 +1,59 @@
-"""The token-level R recursion: from a control's scalars to the values of prefixes (method: DiNADO).
+"""The token-level recursion of R: from a control's scalars to the values of prefixes (DiNADO, arXiv
+2306.11825).
 
-Position i has a prefix x_<i of value V_i and draws the token x_i, after which the value is R_i.
-With A the log-ratio of a token, M its peak over the vocabulary and beta the norm:
+Column t of a row stands for the prefix of tokens 0 .. t, of value V_t, and for token t + 1, after
+which the value is R_t. With A_t = log q - log p of that token, M_t the largest such log-ratio over
+the vocabulary, and beta_t the norm of the prefix:
 
-    split       log V_i = log beta_i - M_i      log R_i = log V_i + A_i          (nado, soft, merge)
-    clamped     V_i = R_{i-1}                   log R_i = log R_{i-1} + A_i      (hard)
-    projected   V_i = R_{i-1}                   as clamped, the direction bent so that R_i <= 1
+    split       log V_t = log beta_t - M_t      log R_t = log V_t + A_t          (nado, soft, merge)
+    clamped     V_t = R_{t-1}                   log R_t = log R_{t-1} + A_t      (hard)
+    projected   V_t = R_{t-1}                   as clamped, the direction bent so that R_t <= 1
 
-A split form is consistent, V_{i+1} = R_i, only as far as it has learned to be; the other two always
-are, from R_0 = beta of the prompt on. A clamped R may exceed 1: its log-odds go on, see
-bernoulli.logit. All in nats, float32.
+The first target column reads beta of the prompt instead of R_{t-1}. A row of prompt length 2 and
+length 5 (p prompt, y target, . padding):
 
-Next to R = 1 a logarithm no longer tells how far off it is, and a floor of log R would end
-gradients: losses read log-odds, which follow the recursion beside the logarithms.
+    token         0     1     2     3     4     5     6
+                  p     p     y     y     eos   .     .
+    column        0     1     2     3     4     5
+    mask          0     1     1     1     0     0
+    log_value           V_1   V_2   V_3
+    log_ratio           A_1   A_2   A_3
+    log_after           R_1   R_2   R_3
+    log_before          0     R_1   R_2
+    linked        0     0     1     1     0     0      1: V_t should equal R_{t-1}
+    log_terminal                    R_3                one per row
+
+A split form is consistent, V_t = R_{t-1}, only as far as it has learned to be; the other two always
+are. A clamped R may exceed 1: see bernoulli.logit for its log-odds. All in nats, float32.
+
+Near R = 1 float32 logarithms lose 1 - R, and a floor of log R would stop gradients: losses read
+log-odds, which are carried beside the logarithms.
+
+B rows, T columns.
 """
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
-from dinado_jax.ops.bernoulli import (
-    SURE,
-    log1mexp,
-    logit,
-    scaled,
-)
+from dinado_jax.ops.bernoulli import SURE, log1mexp, logit, scaled
 
 FLOOR = -70.0  # of log R: e^-70 is still a normal float32
 _MOST = 1e4  # of log-odds
 
 
 class Values(NamedTuple):
-    """Values along a batch of rows, B rows of T positions, and the log-odds of each."""
+    """Values of all columns, float32; those outside the mask have no meaning."""
 
-    log_value: jax.Array  # [B, T] log V of the prefix before position t
-    log_before: jax.Array  # [B, T] log R after the previous target position (0 at the first)
-    log_after: jax.Array  # [B, T] log R after position t
-    log_ratio: jax.Array  # [B, T] log q - log p of the token of position t
-    linked: jax.Array  # [B, T] 1 where V_t should equal that R: every target position but the first
-    log_terminal: jax.Array  # [B] log R of the whole row
-    value_logit: jax.Array  # [B, T]
+    log_value: jax.Array  # [B, T] nats, log V_t
+    log_before: jax.Array  # [B, T] nats, log R_{t-1}; 0 at the first target column
+    log_after: jax.Array  # [B, T] nats, log R_t
+    log_ratio: jax.Array  # [B, T] nats, log q - log p of token t + 1
+    linked: jax.Array  # [B, T] 1 at every target column except the first, else 0
+    log_terminal: jax.Array  # [B] nats, log R of the whole row
+    value_logit: jax.Array  # [B, T] log-odds, as the logarithms above
     before_logit: jax.Array  # [B, T]
     after_logit: jax.Array  # [B, T]
     terminal_logit: jax.Array  # [B]
@@ -49,10 +62,19 @@ class Values(NamedTuple):
 def advance(
     form: str, log_prev: jax.Array, log_beta: jax.Array, below: jax.Array, peak: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """(log V of a prefix, log R after a token) from log R_prev, log beta, A - M <= 0 and M >= 0.
+    """One step of the recursion, elementwise.
 
-    Elementwise: `below` may hold one drawn token per row or all of the vocabulary.
+    Args:
+      form: split, clamped or projected.
+      log_prev: log R_{t-1} (log beta of the prompt at the first target), in nats as all of these.
+      log_beta: of the prefix; read by the split form.
+      below: A - M <= 0, of one drawn token per row or of all of the vocabulary.
+      peak: M >= 0.
+
+    Returns:
+      log V_t, log R_t.
     """
+    chex.assert_equal_rank([log_prev, log_beta, below, peak])
     if form == "split":
         return log_beta - peak, log_beta + below
     if form == "clamped":
@@ -60,10 +82,11 @@ def advance(
     return log_prev, jnp.minimum(log_prev + peak, 0.0) + _lifted(log_prev, below, peak)
 
 
-def _lifted(log_prev, below, peak):
-    """log d, d = a + (1 - a) e^below: the direction mixed with the base's own, as little as makes
-    sum_v p d no smaller than R_prev. Unbent that sum is S = e^-peak, so a = (R_prev - S) / (1 - S)
-    where positive, and sum_v p d = max(S, R_prev).
+def _lifted(log_prev: jax.Array, below: jax.Array, peak: jax.Array) -> jax.Array:
+    """Bends a direction towards the base's own: log d, d = a + (1 - a) e^below.
+
+    a is the least with which sum_v p d >= R_prev. For a = 0 that sum is S = e^-peak, so a =
+    (R_prev - S) / (1 - S) where positive, and sum_v p d = max(S, R_prev).
     """
     excess = log_prev + peak
     bent = excess > 0
@@ -83,7 +106,7 @@ def _next_logit(
     peak: jax.Array,
     gap: jax.Array,
 ) -> jax.Array:
-    """Log-odds of R after a token where it follows from R_prev; elementwise, beside `advance`."""
+    """Log-odds of R_t in the forms where it follows from R_prev; elementwise, beside `advance`."""
     ratio = below + peak
     ratio_in = jnp.minimum(ratio, 1.0)
     change = -jnp.expm1(ratio_in)
@@ -94,8 +117,8 @@ def _next_logit(
     odds = jnp.where(known, scaled(logit_prev, ratio_in, change), logit(log_after))
     if form == "clamped":
         return odds
-    # Bent: 1 - R = (1 - R_prev) (1 - e^below) / (1 - e^-M). That of the peak's own token is 0: its
-    # odds end at SURE, with the gradient of those before.
+    # Where bent, 1 - R = (1 - R_prev) (1 - e^below) / (1 - e^-M). For the peak's own token that is
+    # 0 and the odds are infinite: they stop at SURE, and keep the gradient they have below it.
     bent = log_prev + peak > 0
     log_gap = jnp.log(jnp.where(bent & (gap > 0), gap, 1.0))
     log_not = jax.nn.log_sigmoid(-logit_prev) + log1mexp(below) - log_gap
@@ -112,15 +135,21 @@ def unroll(
     mask: jax.Array,
     drawn_logit: jax.Array | None = None,
 ) -> Values:
-    """Runs the recursion over time with a `lax.scan` whose carry is one R per row.
+    """Runs the recursion over columns with a `lax.scan` whose carry is one R per row.
 
     Args:
       form: split, clamped or projected.
-      beta_logit: [B, T], log-odds of beta at each position.
-      below, peak, gap: [B, T], A - M, M and 1 - e^-M: see ops.vocab.VocabScalars.
-      mask: [B, T], 1 at positions that draw a target token, one unbroken stretch a row.
-      drawn_logit: [B, T], log-odds of R after each token, where a split form knows them.
+      beta_logit: float32 [B, T], log-odds of beta of each prefix.
+      below: float32 [B, T] nats, A - M of each token.
+      peak: float32 [B, T] nats, M.
+      gap: float32 [B, T], 1 - e^-M; see ops.vocab.VocabScalars.
+      mask: float32 [B, T], 1 at columns of target tokens, one unbroken stretch per row.
+      drawn_logit: float32 [B, T], log-odds of R_t, where a split form computes them directly.
     """
+    arrays = [x for x in (beta_logit, below, peak, gap, mask, drawn_logit) if x is not None]
+    chex.assert_rank(arrays, 2)
+    chex.assert_equal_shape(arrays)
+    chex.assert_type(arrays, jnp.float32)
     ceiling = jnp.inf if form == "clamped" else 0.0
 
     def position(carry, now):
@@ -148,18 +177,7 @@ def unroll(
     zeros = jnp.zeros(len(beta_logit), jnp.float32)
     start = zeros, logit(zeros), zeros > 0
     over_time = jax.tree.map(jnp.transpose, (beta_logit, below, peak, gap, mask, drawn_logit))
-    (log_terminal, logit_terminal, _), along = jax.lax.scan(position, start, over_time)
-    (log_v, before, after, ratio, linked), odds = jax.tree.map(jnp.transpose, along)
-    value_logit, before_logit, after_logit = odds
-    return Values(
-        log_value=log_v,
-        log_before=before,
-        log_after=after,
-        log_ratio=ratio,
-        linked=linked,
-        log_terminal=log_terminal,
-        value_logit=value_logit,
-        before_logit=before_logit,
-        after_logit=after_logit,
-        terminal_logit=logit_terminal,
-    )
+    with jax.named_scope("recursion"):
+        (log_terminal, logit_terminal, _), along = jax.lax.scan(position, start, over_time)
+    along, odds = jax.tree.map(jnp.transpose, along)
+    return Values(*along, log_terminal, *odds, logit_terminal)

@@ -14,7 +14,8 @@ class Batch:
     """Right-padded rows of prompt and target: B rows of T tokens, D the width of the base.
 
     Objectives extend it with the arrays they learn from. Every leaf has the row as its leading
-    axis, so that a batch is split into micro-batches and sharded over devices leaf by leaf.
+    axis, so that a batch is split into micro-batches and sharded over devices leaf by leaf. Which
+    columns belong to the target: see `ops.masks.target_mask`.
     """
 
     tokens: Array  # int32 [B, T]
@@ -31,6 +32,6 @@ def rows_of(tree: Any, index: np.ndarray) -> Any:
 
 
 def batches_in(tree: Any) -> list[Batch]:
-    """Every `Batch` in a pytree, such as an objective's batch of several parts."""
+    """Finds every `Batch` in a pytree, such as those of an objective that reads several."""
     leaves = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, Batch))
     return [leaf for leaf in leaves if isinstance(leaf, Batch)]

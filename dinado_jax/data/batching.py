@@ -1,4 +1,4 @@
-"""Batches as a pure function of (seed, step): nothing to save, nothing to lose.
+"""Batches as a pure function of (seed, step): a resumed run needs no state of its data.
 
 Rows of similar length share a batch, and a batch is cut to a multiple of 8 tokens, so that little
 padding is computed and few shapes are compiled.
@@ -7,6 +7,7 @@ padding is computed and few shapes are compiled.
 import dataclasses
 from functools import cached_property, lru_cache
 
+import chex
 import numpy as np
 
 from dinado_jax.data.batch import Batch, rows_of
@@ -14,7 +15,7 @@ from dinado_jax.data.sequences import Sequences
 
 _BUCKET = 8
 _WINDOW = 50  # batches whose rows are sorted together by length
-_STEPS_SHARED = 10  # steps that share their weighted draws out by length
+_STEPS_SHARED = 10  # steps whose weighted draws are made together and split by length
 
 
 def bucket(length: int, limit: int) -> int:
@@ -23,7 +24,8 @@ def bucket(length: int, limit: int) -> int:
 
 
 def take(rows: Sequences, index: np.ndarray) -> Batch:
-    """The rows numbered `index` [B] as a batch, its width T bucketed."""
+    """Gathers the rows numbered `index` [B] into a batch, as wide as the bucket of the longest."""
+    chex.assert_rank([rows.tokens, index], [2, 1])
     length = rows.length[index]
     width = bucket(int(length.max()), rows.tokens.shape[1])
     return Batch(
@@ -51,6 +53,7 @@ class Epochs:
 
     @property
     def per_epoch(self) -> int:
+        """Batches of an epoch, at least one."""
         return max(1, len(self.rows) // self.batch)
 
     def _order(self, epoch: int) -> np.ndarray:
@@ -72,9 +75,10 @@ class Epochs:
 class Draws:
     """Rows drawn with replacement, each with probability proportional to its weight.
 
-    Systematic resampling, a few steps at once: one random offset, equal strides through the
-    cumulative weights, so every heavy row comes its due number of times. Those steps share the
-    drawn rows out by length, and all Draws agree which of them gets the long ones.
+    Systematic resampling, for a few steps at once: one random offset and equal strides through the
+    cumulative weights, so that each row is drawn as often as its weight demands, up to rounding.
+    The drawn rows are sorted by length and split among those steps; all `Draws` give the long ones
+    to the same step.
     """
 
     weight: np.ndarray  # [N], not negative, not all 0
@@ -92,7 +96,7 @@ class Draws:
     def _shared(self, block: int, count: int) -> np.ndarray:
         total = count * _STEPS_SHARED
         points = (np.arange(total) + np.random.default_rng((self.seed, block)).random()) / total
-        # Rounded up to 1, a point would fall on the last row even if its weight is 0.
+        # A point rounded up to 1 would draw the last row even if its weight is 0.
         points = np.minimum(points, np.nextafter(1, 0))
         index = np.searchsorted(self._cumulative, points, side="right")
         index = index[np.argsort(self.length[index], kind="stable")]

@@ -6,13 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from dinado_jax.errors import (
-    InputError,
-)
+from dinado_jax.errors import InputError
 
 
 def check_tokens(rows: Sequence[Sequence[int]], vocab_size: int, what: str) -> None:
-    """InputError for an id outside the vocabulary; on the device it would be clamped silently."""
+    """Checks that token ids lie in the vocabulary: devices would clamp them silently.
+
+    Args:
+      rows: of token ids.
+      vocab_size: V.
+      what: rows are, for the message.
+
+    Raises:
+      InputError: naming the first id outside [0, V).
+    """
     for index, row in enumerate(rows):
         bad = [token for token in row if not 0 <= token < vocab_size]
         if bad:
@@ -36,7 +43,9 @@ class Sequences:
 
 
 def pad(rows: Sequence[Sequence[int]], fill: int, width: int | None = None) -> np.ndarray:
-    """int32 [N, width], right-padded; width defaults to the longest row."""
+    """Pads rows on the right with the token id `fill`: int32 [N, width], as wide as the longest row
+    by default.
+    """
     width = max(map(len, rows)) if width is None else width
     out = np.full((len(rows), width), fill, np.int32)
     for index, row in enumerate(rows):
@@ -47,7 +56,17 @@ def pad(rows: Sequence[Sequence[int]], fill: int, width: int | None = None) -> n
 def sequences(
     prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], fill: int, max_length: int
 ) -> Sequences:
-    """Joins prompts and targets; rows longer than `max_length` tokens are left out."""
+    """Joins prompts and targets, without the rows longer than `max_length` tokens.
+
+    Args:
+      prompts: N rows of token ids.
+      targets: N rows, eos included.
+      fill: token id to pad with.
+      max_length: tokens of prompt and target.
+
+    Raises:
+      InputError: if no row fits.
+    """
     pairs = [(p, t) for p, t in zip(prompts, targets, strict=True) if len(p) + len(t) <= max_length]
     if not pairs:
         raise InputError(

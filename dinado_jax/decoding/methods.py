@@ -1,10 +1,11 @@
-"""How a token is drawn from logits: greedy, temperature, top-k, top-p; V logits are never sorted.
+"""Drawing a token from logits: greedy, temperature, top-k, top-p, without sorting V logits.
 
 B rows, V vocabulary, K candidates (V, or top_k).
 """
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -12,13 +13,13 @@ from dinado_jax.ops.blocks import block_reduce
 from dinado_jax.utils.arguments import require_integer_field, require_number_field
 
 _BLOCK = 256
-# Colder or hotter ones draw as these do, whose arithmetic no float32 logit takes out of range.
+# Temperatures outside draw as these: with them no float32 logit overflows.
 _COLDEST, _HOTTEST = 1e-30, 1e30
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """Temperature first, then top-k, then the nucleus within the k (static: hashable)."""
+    """Temperature first, then top-k, then the nucleus within the k. Static and hashable."""
 
     temperature: float = 1.0  # 0 is greedy
     top_k: int = 0  # 0 is off
@@ -36,11 +37,14 @@ class Method:
           logits: [B, V] float32.
           uniform: [B] float32 in [0, 1), one random number per row.
 
-        Returns tokens [B] int32 and their log-probability [B] (nats) under the distribution they
-        were really drawn from, truncation and temperature included. A token is always in [0, V). A
-        row from which nothing can be drawn, because its largest logit is nan or infinite (that of
-        a row of -inf is), has the log-probability nan.
+        Returns:
+          Tokens int32 [B], always in [0, V), and their log-probabilities float32 [B] nats under the
+          distribution they were drawn from, truncation and temperature included; nan for a row
+          from which nothing can be drawn, because its largest logit is nan or infinite (as in a row
+          of -inf).
         """
+        chex.assert_rank([logits, uniform], [2, 1])
+        chex.assert_type([logits, uniform], jnp.float32)
         if self.temperature == 0:
             token = logits.argmax(-1)
             most = jnp.take_along_axis(logits, token[:, None], 1)[:, 0]
@@ -49,7 +53,7 @@ class Method:
         index = None
         if 0 < self.top_k < logits.shape[-1]:
             logits, index = jax.lax.top_k(logits, self.top_k)
-        # Differences first: the largest score is 0 at any temperature.
+        # Subtracted before the division: the largest score is 0 at any temperature.
         scores = (logits - most) / min(max(self.temperature, _COLDEST), _HOTTEST)
         if self.top_p < 1:
             probs = jax.nn.softmax(scores)
@@ -63,11 +67,20 @@ class Method:
 
 
 def nucleus_threshold(probs: jax.Array, top_p: float) -> jax.Array:
-    """The largest t with sum(probs[probs >= t]) >= top_p, per row: [B, K] -> [B, 1].
+    """Finds the largest t with sum(probs[probs >= t]) >= top_p.
 
     A binary search over the bits of t (positive floats sort like their bit patterns) instead of a
     sort: exact, 31 sums. Tokens tied at the threshold all stay.
+
+    Args:
+      probs: float32 [B, K].
+      top_p: in (0, 1).
+
+    Returns:
+      float32 [B, 1].
     """
+    chex.assert_rank(probs, 2)
+    chex.assert_type(probs, jnp.float32)
 
     def narrow(_, bounds):
         low, high = bounds
@@ -83,13 +96,21 @@ def nucleus_threshold(probs: jax.Array, top_p: float) -> jax.Array:
 
 
 def inverse_cdf(scores: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Of softmax(scores) the first index whose cumulative probability exceeds uniform, and its
-    log-probability: [B, K], [B] -> [B], [B]. The largest score of a row is about 0.
+    """Finds the first index whose cumulative probability under softmax(scores) exceeds uniform.
 
     One random number per row instead of one per token, and no array of probabilities: sums of
     blocks, then cumulative sums inside the chosen one, which also keeps rounding small. An index of
     probability 0 is never chosen, and none outside [0, K) whatever the scores.
+
+    Args:
+      scores: float32 [B, K] nats, the largest of a row about 0.
+      uniform: float32 [B] in [0, 1).
+
+    Returns:
+      The index int32 [B] and its log-probability float32 [B] nats.
     """
+    chex.assert_rank([scores, uniform], [2, 1])
+    chex.assert_equal_shape_prefix([scores, uniform], 1)
     K = scores.shape[-1]
     block = min(_BLOCK, K)
     sums = block_reduce(jnp.exp(scores), block, jax.lax.add, 0.0)
@@ -114,7 +135,7 @@ def _first(beyond: jax.Array, weights: jax.Array, order: jax.Array) -> jax.Array
     """The first index that is beyond and has weight; where rounding leaves none, the largest in
     order: [B, n] each -> [B, 1].
 
-    Cumulative sums that a compiler rounds by parts may fall, or rise where nothing was added:
-    counting those that are not beyond could end at a weight of 0, or behind the last.
+    A compiler may sum in parts, so that cumulative sums fall, or rise where nothing was added:
+    counting the indices that are not beyond could end at a weight of 0, or past the last one.
     """
     return jnp.where(beyond & (weights > 0), jnp.inf, order).argmax(-1, keepdims=True)

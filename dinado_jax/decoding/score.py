@@ -1,14 +1,16 @@
-"""Log-probabilities of given sequences: one parallel pass instead of a decoding loop."""
+"""Log-probabilities of given sequences."""
 
 import dataclasses
 import functools
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from dinado_jax.data.batch import Batch
 from dinado_jax.data.batching import bucket, take
 from dinado_jax.data.sequences import Sequences
 from dinado_jax.decoding.policy import Policy
@@ -17,7 +19,8 @@ from dinado_jax.ops.masks import target_mask
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _score_batch(policy: Policy, mesh: Mesh | None, variables, batch):
+def _score_batch(policy: Policy, mesh: Mesh | None, variables: Any, batch: Batch) -> jax.Array:
+    @jax.named_scope("score")
     def scores(variables, batch):
         return jnp.where(target_mask(batch) > 0, policy.log_probs(variables, batch), 0.0)
 
@@ -27,15 +30,23 @@ def _score_batch(policy: Policy, mesh: Mesh | None, variables, batch):
 def score(
     policy: Policy, variables: Any, rows: Sequences, batch: int, mesh: Mesh | None = None
 ) -> np.ndarray:
-    """Log-probability of every target token, `batch` rows at a time, shared out to the devices of a
-    mesh.
+    """Scores every target token.
 
-    Returns float32 [N, T-1] nats: column t scores token t + 1; prompt and padding score 0. Summed
-    over a row it is the log-probability of the target given the prompt, eos included.
+    Args:
+      policy: in one parallel pass where its distribution allows one.
+      variables: the policy's arrays.
+      rows: N rows, with the condition of their prompts.
+      batch: rows scored at once.
+      mesh: devices that share them.
+
+    Returns:
+      float32 [N, T-1] nats: column t scores token t + 1; prompt and padding score 0. Summed over a
+      row it is the log-probability of the target given the prompt, eos included.
     """
+    chex.assert_rank([rows.tokens, rows.prompt_length, rows.length], [2, 1, 1])
     T = rows.tokens.shape[1]
     out = np.zeros((len(rows), T - 1), np.float32)
-    # The longest row shall not be a width of its own.
+    # Padded to a multiple of the buckets' width: the longest rows would be a shape of their own.
     wider = max(T, bucket(T, policy.context_length)) - T
     rows = dataclasses.replace(rows, tokens=np.pad(rows.tokens, ((0, 0), (0, wider))))
     order = np.argsort(rows.length, kind="stable")

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,6 +40,7 @@ class Tilt:
 
     @property
     def features(self) -> "Features":
+        """Which fields are in use."""
         return Features(self.strength != 1, self.target_rate < 1, self.reject > 0)
 
     @property
@@ -49,7 +51,7 @@ class Tilt:
 
 
 class Features(NamedTuple):
-    """Which parts of a `Tilt` are not neutral; a compiled program depends on nothing else."""
+    """Which fields of a `Tilt` are not neutral; a compiled program depends on nothing else."""
 
     strength: bool = False
     target_rate: bool = False
@@ -58,7 +60,17 @@ class Features(NamedTuple):
     def __call__(
         self, numbers: dict[str, jax.Array], values: NextValues, start: "PromptValue | None"
     ) -> jax.Array:
-        """log f(R), up to a constant, of every next token: [B, V]."""
+        """Computes log f(R) of every next token, up to a constant per prefix.
+
+        Args:
+          numbers: the `Tilt.numbers`.
+          values: of the prefixes, [B] and [B, V].
+          start: V of their prompts, [B]; read if `target_rate` is on.
+
+        Returns:
+          float32 [B, V] nats.
+        """
+        chex.assert_rank([values.log_after, values.after_logit], 2)
         kept = values.log_after
         if self.target_rate and start is not None:
             rate = numbers["target_rate"]

@@ -25,10 +25,11 @@ Rows = TypeVar("Rows", bound="Rollouts")
 
 @dataclasses.dataclass(frozen=True)
 class Rollouts(Sequences):
-    """N judged rows. A reference was written by people: it has no proposal, so log_proposal is nan.
+    """N judged rows. A reference was written by people: its log_proposal is nan.
 
     log_base and log_proposal are sums over the target's tokens, in nats: under p, and under the
-    distribution d the row was really drawn from (temperature, truncation and mixture included).
+    distribution d that the row was drawn from (temperature, truncation and mixture included). In
+    files a condition is a nested dict of arrays of numbers, each with a row per rollout.
     """
 
     label: np.ndarray  # float32 [N], the oracle's judgement in [0, 1]
@@ -40,12 +41,15 @@ class Rollouts(Sequences):
 
     @property
     def reference(self) -> np.ndarray:
-        """bool [N]."""
+        """bool [N], whether a row is a reference."""
         return np.isnan(self.log_proposal)
 
     def save(self, path: Path, fingerprint: str = "") -> None:
-        """Writes an .npz, whole or not at all, sealed with `fingerprint`: what the rows are samples
-        of.
+        """Writes an .npz atomically, with a digest of its arrays.
+
+        Args:
+          path: of the file.
+          fingerprint: identifies what the rows depend on; `load` can ask for it.
         """
         arrays = {name: getattr(self, name) for name in _columns(type(self))}
         arrays |= _flat(self.condition)
@@ -58,13 +62,21 @@ class Rollouts(Sequences):
     def load(
         cls, path: Path, fingerprint: str | None = None, vocab_size: int = 2**31
     ) -> "Rollouts":
-        """InputError if the file is missing, damaged, changed, was saved with another fingerprint
-        (None: any), or if its rows cannot have been collected for a model of so many tokens.
+        """Reads what `save` wrote.
+
+        Args:
+          path: of the file.
+          fingerprint: that it must have been saved with; None: any.
+          vocab_size: that token ids must lie in.
+
+        Raises:
+          InputError: the file is missing, damaged, changed or of another fingerprint, or its arrays
+            cannot have been collected.
         """
         if not exists(path) or path.is_dir():
             raise InputError(f"no rollouts in {path}: {_AGAIN}")
         check_regular(path)
-        # All that zipfile and NumPy raise for wrong bytes; RuntimeError where they look encrypted.
+        # What zipfile and NumPy raise for wrong bytes; RuntimeError where they look encrypted.
         damage = (EOFError, KeyError, TypeError, ValueError, RuntimeError, MemoryError)
         try:
             with path.open("rb") as file:
@@ -107,10 +119,10 @@ def _digest(arrays: dict[str, np.ndarray], fingerprint: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class RolloutShard(Rollouts):
-    """Some of the rows that are being collected, as one batch left them."""
+    """Rows that are being collected: those of one batch."""
 
-    row: np.ndarray  # int64 [N], their numbers among all
-    error: np.ndarray  # str [N], what the oracle raised; the label is nan then
+    row: np.ndarray  # int64 [N], their numbers among all rows of the collection
+    error: np.ndarray  # str [N], what the oracle raised, else ""; with an error the label is nan
 
 
 # Kind of dtype and number of axes of each array in a file.
@@ -130,8 +142,10 @@ _LAYOUT = {
 
 
 def _check_headers(kind: type, file: BinaryIO) -> None:
-    """ValueError unless the arrays in a file have the layout of this kind of rows and the sizes
-    that they claim, found out before memory for them is taken.
+    """Checks dtypes, ranks and sizes before memory is allocated for the arrays.
+
+    Raises:
+      ValueError: naming the array.
     """
     with zipfile.ZipFile(file) as archive:
         stored = [name.removesuffix(".npy") for name in archive.namelist()]
@@ -143,7 +157,7 @@ def _check_headers(kind: type, file: BinaryIO) -> None:
                 shape, _, dtype = np.lib.format.read_array_header_1_0(array)
                 there = member.file_size - array.tell()
             if _is_condition(name):
-                wanted, axes = dtype, max(1, len(shape))  # any numbers, a row each
+                wanted, axes = dtype, max(1, len(shape))  # of any rank except 0
                 if dtype.kind not in "biuf":
                     raise ValueError(f"{name} is {dtype}, not numbers")
             else:
@@ -155,7 +169,7 @@ def _check_headers(kind: type, file: BinaryIO) -> None:
 
 
 def _invalid(rows: Rollouts, vocab_size: int) -> str:
-    """What collected rows cannot be, if these are it."""
+    """Says what makes it impossible that these rows were collected; "" if nothing does."""
     count, width = rows.tokens.shape
     for name in _columns(type(rows)):
         shape = getattr(rows, name).shape
@@ -190,6 +204,11 @@ def _is_condition(name: str) -> bool:
     return name.startswith(_CONDITION)
 
 
+def condition_digest(condition: Any) -> str:
+    """SHA-256 of a condition's arrays and their names."""
+    return _digest(_flat(condition), "")
+
+
 def _flat(condition: Any) -> dict[str, np.ndarray]:
     """The leaves of a condition, nested dicts of arrays, by their names in a file."""
     if condition is None:
@@ -205,14 +224,14 @@ def _nested(arrays: dict[str, np.ndarray]) -> dict | None:
 
 
 def select(rows: Rows, index: np.ndarray) -> Rows:
-    """The rows numbered `index`, in its order."""
+    """Gathers the rows numbered `index`, in its order."""
     kind = type(rows)
     columns = {name: getattr(rows, name)[index] for name in _columns(kind)}
     return kind(**columns, condition=rows_of(rows.condition, index))
 
 
 def concatenate(parts: list[Rows], fill: int) -> Rows:
-    """Joins several sets of one kind; narrower token arrays are padded with `fill`."""
+    """Joins rows of one kind; narrower token arrays are padded with the token id `fill`."""
     width = max(part.tokens.shape[1] for part in parts)
 
     def column(name):

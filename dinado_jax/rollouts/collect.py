@@ -1,6 +1,8 @@
 """Collects rollouts: samples of a model, judged by the oracle and scored under the base.
 
 All processes call these functions together, share the prompts, and get all rows.
+
+N rows, T tokens.
 """
 
 import dataclasses
@@ -8,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -19,7 +22,7 @@ from dinado_jax.data.prompts import PromptSet, TokenizedPrompts
 from dinado_jax.data.sequences import Sequences, sequences
 from dinado_jax.decoding.batching import check_prompts
 from dinado_jax.decoding.methods import Method
-from dinado_jax.decoding.sampler import Sampler, Samples, iter_samples
+from dinado_jax.decoding.sampler import Sampler, iter_samples
 from dinado_jax.decoding.score import score
 from dinado_jax.distributed.processes import (
     assert_same,
@@ -31,7 +34,7 @@ from dinado_jax.distributed.processes import (
 from dinado_jax.errors import InputError
 from dinado_jax.language_model import Base, LanguageModel
 from dinado_jax.oracles.judge import Oracle, OracleResult, judge
-from dinado_jax.rollouts.arrays import Rollouts, RolloutShard
+from dinado_jax.rollouts.arrays import Rollouts, RolloutShard, condition_digest
 from dinado_jax.rollouts.shards import merge_shards, save_shard, saved_rows
 from dinado_jax.rollouts.weighting import (
     align_to_targets,
@@ -44,12 +47,37 @@ from dinado_jax.utils.progress import Progress, print_once
 
 @dataclasses.dataclass(frozen=True)
 class Collected:
-    """Rollouts with their texts, and how many samples the oracle failed on (left out)."""
+    """Rollouts with their texts."""
 
-    rollouts: Rollouts
-    prompts: list[str]
-    texts: list[str]
-    failures: int
+    rollouts: Rollouts  # N rows
+    prompts: list[str]  # N
+    texts: list[str]  # N
+    failures: int  # samples on which the oracle failed; they are left out
+
+
+class _Unjudged(NamedTuple):
+    """The rows of a batch, before the oracle has seen them."""
+
+    rows: Sequences  # with the condition of their prompts
+    prompts: Sequence[str]
+    texts: Sequence[str]
+    row: np.ndarray  # int64 [N], their numbers among all rows of the collection
+    prompt_id: np.ndarray  # int32 [N]
+    finished: np.ndarray  # bool [N]
+    log_proposal: np.ndarray | None  # float32 [N, T-1] nats of each token; None for references
+
+
+@dataclasses.dataclass(frozen=True)
+class _Collection:
+    """Where a collection is stored, and how much of it there is."""
+
+    name: str
+    unit: str  # what it counts
+    folder: Path
+    fingerprint: str
+    count: int  # rows of all processes
+    own: int  # rows of this process
+    saved: int  # of these, rows on disk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +85,8 @@ class Collector:
     """What the collections of one stage share."""
 
     oracle: Oracle
-    settings: Sampling  # of decoding
-    fingerprint: str  # what the rows depend on besides their prompts; other files are ignored
+    settings: Sampling
+    fingerprint: str  # of what the rows depend on besides their prompts; other files are ignored
     mesh: Mesh | None  # devices of this process to decode on
 
     def sample(
@@ -73,53 +101,36 @@ class Collector:
         """Samples a model, and judges the texts of each batch while the devices draw the next.
 
         Args:
-          name: what is sampled, for progress and for telling collections apart.
+          name: what is sampled, for progress and to tell collections apart.
           model: base or controlled model.
           prompts: to continue.
           samples: per prompt.
           key: typed PRNG key.
-          folder: of the judged batches; a call that was stopped continues from there.
+          folder: of the judged batches; a call that was interrupted continues from there.
 
         Raises:
           InputError: for prompts that do not fit the model, or an oracle that always fails.
         """
-        codec, texts = model.base.codec, list(prompts.texts)
-        assert_same("prompts", json.dumps(texts))
+        codec, texts = model.base.codec, prompts.texts
         tokens = codec.prompts(texts)
         tokenized = TokenizedPrompts(tokens, prompts.condition, prompts.names, prompts.ids)
         check_prompts(model.policy, tokenized, self.settings.max_new_tokens)
-        identity = json.dumps([self.fingerprint, name, texts])
-        fingerprint = hashlib.sha256(identity.encode()).hexdigest()
+        fingerprint = self._fingerprint(name, prompts)
         folder.mkdir(parents=True, exist_ok=True)
         # Processes take turns in the order of length, so that each has batches of similar rows.
         own = np.argsort([len(prompt) for prompt in tokens], kind="stable")
         own = own[process_index() :: process_count()]
         left = own[~np.isin(own, saved_rows(folder, fingerprint) // samples)]
-        begun, message = (len(own) - len(left)) * samples, ""
-        with Progress(name, len(own) * samples, "sample", begun) as progress:
-            drawn = self._draw(model, tokenized.select(left), samples, key)
-            for numbers, batch in lockstep(drawn):
-                prompt = left[numbers // samples]
-                said = codec.decode([row[:n] for row, n in zip(batch.tokens, batch.length)])
-                result = judge(self.oracle, [texts[i] for i in prompt], said)
-                message = _report_failure(message, result)
-                row = prompt * samples + numbers % samples
-                shard = self._shard(model.base, [tokens[i] for i in prompt], batch, result)
-                shard = dataclasses.replace(
-                    shard,
-                    row=row,
-                    prompt_id=prompts.ids[prompt].astype(np.int32),
-                    condition=rows_of(prompts.condition, prompt),
-                )
-                save_shard(shard, folder, fingerprint)
-                progress.advance(len(row))
-        barrier(name)
-        count = len(texts) * samples
-        rows = merge_shards(folder, fingerprint, count, codec.eos_id, self.oracle)
+        count, saved = len(texts) * samples, (len(own) - len(left)) * samples
+        collection = _Collection(
+            name, "sample", folder, fingerprint, count, len(own) * samples, saved
+        )
+        drawn = self._draw(model, prompts, tokenized, left, samples, key)
+        rows = self._judge_all(model.base, drawn, collection)
         spans = zip(rows.tokens, rows.prompt_length, rows.length)
-        said = codec.decode([row[start:end] for row, start, end in spans])
+        new = codec.decode([row[start:end] for row, start, end in spans])
         asked = [texts[i] for i in rows.row // samples]
-        return Collected(_rollouts(rows), asked, said, count - len(rows))
+        return Collected(_rollouts(rows), asked, new, count - len(rows))
 
     def references(
         self, base: Base, prompts: PromptSet, examples: Sequence[Example], folder: Path
@@ -149,88 +160,113 @@ class Collector:
                 "rollout.references=false"
             )
         pairs, asked, given = ([values[i] for i in fit] for values in (pairs, asked, given))
+        fingerprint = self._fingerprint("references", prompts)
         folder.mkdir(parents=True, exist_ok=True)
         own = np.arange(len(fit))[process_index() :: process_count()]
-        left = own[~np.isin(own, saved_rows(folder, self.fingerprint))]
-        batch, message = self.settings.batch, ""
-        batches = (left[i : i + batch] for i in range(0, len(left), batch))
-        with Progress("references", len(own), "row", len(own) - len(left)) as progress:
-            for row in lockstep(batches):
-                result = judge(self.oracle, *zip(*(pairs[i] for i in row)))
-                message = _report_failure(message, result)
-                rows = sequences(
-                    [asked[i] for i in row], [given[i] for i in row], codec.eos_id, limit
-                )
-                prompt = np.array([number[pairs[i][0]] for i in row])
-                shard = RolloutShard(
-                    **_token_columns(rows),
-                    label=result.labels,
-                    log_base=self._score(base, rows).sum(1),
-                    log_proposal=np.full(len(row), np.nan, np.float32),
-                    log_prefix=np.zeros((len(row), rows.tokens.shape[1] - 1), np.float32),
-                    prompt_id=prompt.astype(np.int32),
-                    finished=np.ones(len(row), bool),
-                    row=row,
-                    error=result.errors,
-                    condition=rows_of(prompts.condition, prompt),
-                )
-                save_shard(shard, folder, self.fingerprint)
-                progress.advance(len(row))
-        barrier("references")
-        rows = merge_shards(folder, self.fingerprint, len(fit), codec.eos_id, self.oracle)
-        return _rollouts(rows)
+        left = own[~np.isin(own, saved_rows(folder, fingerprint))]
+
+        def batches() -> Iterator[_Unjudged]:
+            for start in range(0, len(left), self.settings.batch):
+                row = left[start : start + self.settings.batch]
+                texts, targets = zip(*(pairs[i] for i in row))
+                prompt = np.array([number[text] for text in texts])
+                tokens = [asked[i] for i in row], [given[i] for i in row]
+                rows = sequences(*tokens, codec.eos_id, limit)
+                rows = dataclasses.replace(rows, condition=rows_of(prompts.condition, prompt))
+                ids, ended = prompt.astype(np.int32), np.ones(len(row), bool)
+                yield _Unjudged(rows, texts, targets, row, ids, ended, None)
+
+        saved = len(own) - len(left)
+        collection = _Collection(
+            "references", "row", folder, fingerprint, len(fit), len(own), saved
+        )
+        return _rollouts(self._judge_all(base, batches(), collection))
+
+    def _fingerprint(self, name: str, prompts: PromptSet) -> str:
+        """Of a collection; fails unless all processes have the same prompts."""
+        given = [list(prompts.texts)]
+        if prompts.condition is not None:
+            given.append(condition_digest(prompts.condition))
+        assert_same("prompts", json.dumps(given))
+        identity = json.dumps([self.fingerprint, name, *given])
+        return hashlib.sha256(identity.encode()).hexdigest()
 
     def _draw(
         self,
         model: LanguageModel,
-        prompts: TokenizedPrompts,
+        prompts: PromptSet,
+        tokenized: TokenizedPrompts,
+        left: np.ndarray,
         samples: int,
         key: jax.Array,
-    ) -> Iterator[tuple[np.ndarray, Samples]]:
-        """See `iter_samples`."""
-        if not len(prompts):
-            return iter(())
-        settings = self.settings
+    ) -> Iterator[_Unjudged]:
+        """Samples the prompts numbered `left`."""
+        if not len(left):
+            return
+        settings, codec = self.settings, model.base.codec
         method = Method(settings.temperature, settings.top_k, settings.top_p)
-        new, eos_id = settings.max_new_tokens, model.base.codec.eos_id
-        sampler = Sampler(model.policy, method, eos_id, new, samples, self.mesh)
-        return iter_samples(sampler, model.variables, prompts, key, settings.batch)
+        new, limit = settings.max_new_tokens, model.base.model.context_length
+        sampler = Sampler(model.policy, method, codec.eos_id, new, samples, self.mesh)
+        chosen = tokenized.select(left)
+        drawn = iter_samples(sampler, model.variables, chosen, key, settings.batch)
+        for numbers, batch in drawn:
+            prompt = left[numbers // samples]
+            targets = [tokens[:n] for tokens, n in zip(batch.tokens, batch.length)]
+            rows = sequences([tokenized.tokens[i] for i in prompt], targets, codec.eos_id, limit)
+            yield _Unjudged(
+                rows=dataclasses.replace(rows, condition=rows_of(prompts.condition, prompt)),
+                prompts=[prompts.texts[i] for i in prompt],
+                texts=codec.decode(targets),
+                row=prompt * samples + numbers % samples,
+                prompt_id=prompts.ids[prompt].astype(np.int32),
+                finished=batch.finished,
+                log_proposal=align_to_targets(rows, batch.log_probs),
+            )
 
-    def _shard(
-        self, base: Base, prompts: list[list[int]], drawn: Samples, result: OracleResult
+    def _judge_all(
+        self, base: Base, batches: Iterator[_Unjudged], collection: _Collection
     ) -> RolloutShard:
-        """One batch, scored under the base; its numbers are still those within the batch."""
-        new = [tokens[:n] for tokens, n in zip(drawn.tokens, drawn.length)]
-        rows = sequences(prompts, new, base.codec.eos_id, base.model.context_length)
-        log_base = self._score(base, rows)
-        log_proposal = align_to_targets(rows, drawn.log_probs)
-        number = np.arange(len(rows))
+        """Judges and saves batch after batch; returns the rows of all processes."""
+        message, name = "", collection.name
+        with Progress(name, collection.own, collection.unit, collection.saved) as progress:
+            for batch in lockstep(batches):
+                result = judge(self.oracle, batch.prompts, batch.texts)
+                if result.message and not message:  # only printed: files keep the type alone
+                    message = result.message
+                    print_once(
+                        f"the oracle failed on {result.failures} samples of a batch: {message}"
+                    )
+                shard = self._shard(base, batch, result)
+                save_shard(shard, collection.folder, collection.fingerprint)
+                progress.advance(len(batch.row))
+        barrier(name)
+        folder, fingerprint, count = collection.folder, collection.fingerprint, collection.count
+        return merge_shards(folder, fingerprint, count, base.codec.eos_id, self.oracle)
+
+    def _shard(self, base: Base, batch: _Unjudged, result: OracleResult) -> RolloutShard:
+        """One batch, judged and scored under the base.
+
+        Also where the sampler knows log p of what it drew, as for samples of the base: log_base is
+        then computed in the same way for every row, references included.
+        """
+        rows, settings = batch.rows, self.settings
+        log_base = score(base.policy, base.variables, rows, settings.batch, self.mesh)
+        log_proposal = log_base if batch.log_proposal is None else batch.log_proposal
+        total = log_proposal.sum(1)
         return RolloutShard(
-            **_token_columns(rows),
+            tokens=rows.tokens,
+            prompt_length=rows.prompt_length,
+            length=rows.length,
+            condition=rows.condition,
             label=result.labels,
             log_base=log_base.sum(1),
-            log_proposal=log_proposal.sum(1),
+            log_proposal=np.full_like(total, np.nan) if batch.log_proposal is None else total,
             log_prefix=exclusive_cumsum(log_base - log_proposal),
-            prompt_id=number.astype(np.int32),
-            finished=drawn.finished,
-            row=number,
+            prompt_id=batch.prompt_id,
+            finished=batch.finished,
+            row=batch.row,
             error=result.errors,
         )
-
-    def _score(self, model: LanguageModel, rows: Sequences) -> np.ndarray:
-        """Log-probability of every target token, [N, T-1] nats."""
-        return score(model.policy, model.variables, rows, self.settings.batch, self.mesh)
-
-
-def _token_columns(rows: Sequences) -> dict[str, np.ndarray]:
-    return {name: getattr(rows, name) for name in ("tokens", "prompt_length", "length")}
-
-
-def _report_failure(before: str, result: OracleResult) -> str:
-    """Prints the first message of an oracle that raised; files keep only the type."""
-    if result.message and not before:
-        print_once(f"the oracle failed on {result.failures} samples of a batch: {result.message}")
-    return before or result.message
 
 
 def _rollouts(rows: RolloutShard) -> Rollouts:

@@ -1,5 +1,6 @@
 """Importance weights of rollouts and statistics of their prompts."""
 
+import chex
 import numpy as np
 
 from dinado_jax.data.sequences import Sequences
@@ -7,9 +8,21 @@ from dinado_jax.rollouts.arrays import Rollouts
 
 
 def align_to_targets(rows: Sequences, log_probs: np.ndarray) -> np.ndarray:
-    """Log-probabilities of new tokens [N, new], 0 after a row's end, in the columns `score` has
-    for them: float32 [N, T-1].
+    """Moves what a sampler returns to the columns that `score` uses.
+
+    For a row of prompt length 3 whose second new token ends it (T = 7, 4 new tokens at most):
+
+        log_probs     l_0   l_1   0     0
+        out           0     0     l_0   l_1   0     0       column t belongs to token t + 1
+
+    Args:
+      rows: N rows of at most T tokens.
+      log_probs: float32 [N, new] nats of their new tokens, 0 after a row's end.
+
+    Returns:
+      float32 [N, T-1].
     """
+    chex.assert_rank([rows.tokens, log_probs], 2)
     out = np.zeros((len(rows), rows.tokens.shape[1] - 1), np.float32)
     column = rows.prompt_length[:, None] - 1 + np.arange(log_probs.shape[1])
     inside = column < rows.length[:, None] - 1
@@ -18,18 +31,26 @@ def align_to_targets(rows: Sequences, log_probs: np.ndarray) -> np.ndarray:
 
 
 def exclusive_cumsum(log_ratio: np.ndarray) -> np.ndarray:
-    """The sum of the columns before each: of tokens [N, T-1] -> of the prefixes they follow."""
+    """Sums the columns before each: from tokens [N, T-1] to the prefixes they follow [N, T-1]."""
     return np.cumsum(log_ratio, axis=1) - log_ratio
 
 
 def log_mixture_weight(log_ratio: np.ndarray, alpha: float) -> np.ndarray:
-    """log p / d, d = alpha p + (1 - alpha) q, from log_ratio = log q / p; at most log 1 / alpha."""
+    """Computes log p / d of the mixture d = alpha p + (1 - alpha) q.
+
+    Args:
+      log_ratio: log q / p in nats, any shape.
+      alpha: share of p, in (0, 1].
+
+    Returns:
+      float32 of that shape, nats, at most log 1 / alpha.
+    """
     ratio = np.exp(np.clip(np.asarray(log_ratio, np.float64), -700, 700))
     return -np.log(alpha + (1 - alpha) * ratio).astype(np.float32)
 
 
 def success_rate(rollouts: Rollouts) -> float:
-    """R0: the mean label of samples (references left out), each weighted by p / proposal."""
+    """Estimates R0: the mean label of samples (references excluded), weighted by p / proposal."""
     drawn = ~rollouts.reference
     weight = np.exp(np.minimum(rollouts.log_base[drawn] - rollouts.log_proposal[drawn], 20.0))
     return float((weight * rollouts.label[drawn]).sum() / weight.sum())
@@ -38,9 +59,16 @@ def success_rate(rollouts: Rollouts) -> float:
 def importance_weights(
     rollouts: Rollouts, mode: str, clip: float, reference_weight: float
 ) -> np.ndarray:
-    """Each row's weight as a draw from p: float32 [N], p / proposal cut at the `clip` quantile.
+    """Weighs each row as a draw from p.
 
-    mode "none" weighs every sample 1. References weigh `reference_weight` samples of weight 1.
+    Args:
+      rollouts: N rows.
+      mode: "importance": p / proposal; "none": 1 for every sample.
+      clip: quantile of the ratios above which they are cut.
+      reference_weight: of each reference.
+
+    Returns:
+      float32 [N].
     """
     weight = np.full(len(rollouts), reference_weight, np.float64)
     drawn = ~rollouts.reference
@@ -52,10 +80,18 @@ def importance_weights(
 
 
 def suffix_importance_weights(rollouts: Rollouts, mode: str, clip: float) -> np.ndarray:
-    """p / proposal of what follows each prefix: float32 [N, T-1], cut at the `clip` quantile.
+    """Weighs what follows each prefix as a draw from p given the prefix.
 
-    A loss of one prefix asks for the distribution of the rest of the row only; the prefix's own
-    weight would cancel, and add variance until it does. 1 for references and with mode "none".
+    A loss of one prefix needs only the distribution of the rest of the row: the prefix's own weight
+    cancels in expectation and would add variance.
+
+    Args:
+      rollouts: N rows of at most T tokens.
+      mode: as for `importance_weights`.
+      clip: quantile, over all prefixes, above which ratios are cut.
+
+    Returns:
+      float32 [N, T-1]; 1 for references and with mode "none".
     """
     weight = np.ones(rollouts.log_prefix.shape, np.float32)
     drawn = ~rollouts.reference
@@ -70,35 +106,42 @@ def suffix_importance_weights(rollouts: Rollouts, mode: str, clip: float) -> np.
 
 
 def duplicate_share(rollouts: Rollouts) -> float:
-    """The share of rows that repeat an earlier one of their prompt. They are draws like any other
-    and stay: leaving them out would flatten what the rows say of the distribution.
+    """Computes the share of rows that repeat an earlier one of their prompt.
+
+    Training keeps them: without repetitions, frequent rows would count no more than rare ones.
     """
     rows = np.column_stack([rollouts.prompt_id, rollouts.length, rollouts.tokens])
     return 1 - len(np.unique(rows, axis=0)) / len(rows)
 
 
 def normalize_per_prompt(weight: np.ndarray, prompt_id: np.ndarray) -> np.ndarray:
-    """Weights scaled to add up to 1 for every prompt that has any: float64 [N].
+    """Scales weights to sum to 1 for every prompt that has any: float64 [N].
 
     Self-normalised importance sampling: with weight = (p / proposal) C, one prompt's rows then
-    follow its q*, and every prompt counts alike, whatever its success rate and its proposal.
+    follow its q*, and every prompt counts equally, whatever its success rate and its proposal.
+
+    Args:
+      weight: float [N], not negative.
+      prompt_id: int [N].
     """
+    chex.assert_equal_shape([weight, prompt_id])
     total = sum_per_prompt(weight, prompt_id)
     return np.divide(weight, total, out=np.zeros(len(weight)), where=total > 0)
 
 
 def sum_per_prompt(values: np.ndarray, prompt_id: np.ndarray) -> np.ndarray:
-    """For each row, the sum of the values of its prompt's rows: float64 [N]."""
+    """Sums values [N] over the rows of each row's prompt: float64 [N]."""
     _, group = np.unique(prompt_id, return_inverse=True)
     return np.bincount(group, values)[group]
 
 
 def success_rate_per_prompt(rollouts: Rollouts) -> np.ndarray:
-    """R0 of each row's prompt, estimated: float64 [N] in (0, 1).
+    """Estimates R0 of each row's prompt: float64 [N] in (0, 1).
 
-    The mean of (p / proposal) C over the prompt's samples, drawn towards the mean of all as by 8
-    more samples. The closer the proposal to q*, the less it varies: there every such value is R0.
-    Not self-normalised: samples of q hold too few of p's failures, and the rate would rise.
+    The mean of (p / proposal) C over the prompt's samples, shrunk towards the mean over all samples
+    as if by 8 more. Under q* every such value is R0: the closer the proposal to it, the lower the
+    variance. Not self-normalised: samples of q contain too few of p's failures, which would bias
+    the rate upwards.
     """
     drawn = ~rollouts.reference
     ratio = np.zeros(len(rollouts))
@@ -110,15 +153,22 @@ def success_rate_per_prompt(rollouts: Rollouts) -> np.ndarray:
 
 
 def optimal_ratio(success: np.ndarray, prompt_id: np.ndarray, sampled: np.ndarray) -> np.ndarray:
-    """q* / proposal of each row, estimated: float32 [N]. A prompt's shares add up to the number of
-    its samples if any row succeeds; with no success known they are 0, as C is on those rows.
+    """Estimates q* / proposal of each row.
 
-    success: (p / proposal) C of each row, [N]; sampled: bool [N], false for references.
+    Args:
+      success: float [N], (p / proposal) C.
+      prompt_id: int [N].
+      sampled: bool [N], false for references.
+
+    Returns:
+      float32 [N]: they sum to the number of a prompt's samples if any row of it succeeds, else they
+      are 0.
     """
+    chex.assert_equal_shape([success, prompt_id, sampled])
     samples = sum_per_prompt(sampled, prompt_id)
     return (normalize_per_prompt(success, prompt_id) * samples).astype(np.float32)
 
 
 def effective_sample_size(weight: np.ndarray) -> float:
-    """(sum w)^2 / sum w^2: how many unweighted samples the weighted ones are worth."""
+    """Computes (sum w)^2 / sum w^2: how many unweighted samples the weighted ones are worth."""
     return float(weight.sum() ** 2 / np.maximum((weight**2).sum(), 1e-30))

@@ -7,6 +7,7 @@ from support import tiny_run, world
 from support.world import EOS, MODEL, PROMPTS, N
 
 from dinado_jax import language_model as base
+from dinado_jax.data.prompts import Prompts
 from dinado_jax.data.sequences import sequences
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.sampler import Sampler
@@ -50,7 +51,7 @@ def sampled(of, under_p, count):
     sampler = Sampler(of.policy, Method(), EOS, N, count)
     prompt, length = np.int32([PROMPT]), np.int32([len(PROMPT)])
     key, ids = jax.random.key(count), np.zeros(1, np.int32)
-    drawn = jax.device_get(sampler(of.variables, prompt, length, ids, key))
+    drawn = jax.device_get(sampler(of.variables, Prompts(prompt, length), ids, key))
     new = [row[:n] for row, n in zip(drawn.tokens, drawn.length)]
     rows = sequences([PROMPT] * count, new, EOS, MODEL.context_length)
     log_base = score(under_p.policy, under_p.variables, rows, count)
