@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import chex
-import flax
 import jax
 import numpy as np
+from flax import struct
 
 from dinado_jax.data.batch import Array, rows_of
 from dinado_jax.data.sequences import pad
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class Prompts:
     """A batch of B right-padded prompts, T tokens wide; every leaf has the prompt as its leading
     axis, so that devices share the batch leaf by leaf.

@@ -185,7 +185,7 @@ def make_plan(settings: Parallel) -> Plan:
     return Plan(settings.mode, Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 2))
 
 
-def _devices_of(process: int) -> list[jax.Device]:
+def _devices_of(process: int) -> list[Any]:
     return [device for device in jax.devices() if device.process_index == process]
 
 

@@ -70,7 +70,7 @@ class TableDirection:
         """See `Direction.forward`."""
         base = self.model.apply({"params": base_params}, tokens)
         vocabulary = params + base.vocabulary if self.link == "policy" else params
-        return base.replace(vocabulary=vocabulary)
+        return dataclasses.replace(base, vocabulary=vocabulary)
 
 
 @dataclasses.dataclass(frozen=True)

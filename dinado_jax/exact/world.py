@@ -140,7 +140,7 @@ class World:
             raise InputError("two tokens and two places are needed for keywords: raise both")
         rates = np.array([p[has[chosen].all(0)].sum() for chosen in sets])
         best = sets[int(np.abs(np.log(np.maximum(rates, 1e-12) / self.rarity)).argmin())]
-        return has[best].all(0).astype(np.float32)
+        return np.asarray(has[best].all(0), np.float32)
 
 
 def prefix_numbers(tokens: Array, vocabulary: int) -> Array:

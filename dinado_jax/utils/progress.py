@@ -111,8 +111,10 @@ class Progress:
         then, done = self._marks[0]
         rate = (self._done - done) / max(now - then, 1e-9)
         self._marks.append((now, self._done))
-        left = (self._total - self._done) / rate if rate else None
-        pace = f"{rate:.3g} {self._unit}s/s, {_clock(left)} left" if rate else "time left not known"
+        pace = "time left not known"
+        if rate:
+            left = _clock((self._total - self._done) / rate)
+            pace = f"{rate:.3g} {self._unit}s/s, {left} left"
         shown = "".join(f", {key} {value:.4g}" for key, value in figures.items())
         print_once(f"{self._what}: {self._done}/{self._total} {self._unit}s, {pace}{shown}")
 
