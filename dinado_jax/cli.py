@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from dinado_jax.distributed import signals
 from dinado_jax.errors import (
@@ -50,6 +50,9 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(f"{message}: {see}")
 
 
+_Commands = argparse._SubParsersAction  # where commands are added; has no public name
+
+
 def _version() -> str:
     try:
         return f"dinado {importlib.metadata.version('dinado-jax')}"
@@ -77,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _common_options() -> _Parser:
-    """Of all commands that do stages."""
+    """The options of all commands that run stages."""
     common = _Parser(add_help=False)
     common.add_argument(
         "--out", type=Path, metavar="DIR", help="the run's folder (default: run.folder/name)"
@@ -93,7 +96,7 @@ def _common_options() -> _Parser:
     return common
 
 
-def _add_exact(commands) -> None:
+def _add_exact(commands: _Commands) -> None:
     command = commands.add_parser(
         "exact", help="train each parameterisation in an enumerable world and compare with q*"
     )
@@ -129,7 +132,7 @@ _BENCH = {
 }
 
 
-def _add_bench(commands) -> None:
+def _add_bench(commands: _Commands) -> None:
     bench = commands.add_parser("bench", help="throughput and memory, beside other ways")
     bench.set_defaults(overrides=[])
     kinds = bench.add_subparsers(dest="what", required=True, metavar="WHAT")
@@ -138,9 +141,10 @@ def _add_bench(commands) -> None:
 
 
 def _add_bench_options(what: str, command: argparse.ArgumentParser) -> None:
-    def number(name: str, default: float, text: str, kind: type = int) -> None:
-        value: dict[str, Any] = {"default": default, "metavar": "N" if kind is int else "P"}
-        command.add_argument(f"--{name}", type=kind, help=f"{text} (default: {default})", **value)
+    def number(name: str, default: float, text: str) -> None:
+        kind, metavar = (int, "N") if isinstance(default, int) else (float, "P")
+        text = f"{text} (default: {default})"
+        command.add_argument(f"--{name}", type=kind, default=default, metavar=metavar, help=text)
 
     rows = what in ("vocab", "train")
     command.add_argument("--size", choices=("tiny", "gpt2", "gpt2-large"), default="gpt2")
@@ -165,7 +169,7 @@ def _add_bench_options(what: str, command: argparse.ArgumentParser) -> None:
         number("beams", 4, "hypotheses kept of a row")
     if what in ("decode", "rollout"):
         number("top-k", 0, "0 is off")
-        number("top-p", 1.0, "1 is off", float)
+        number("top-p", 1.0, "1 is off")
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
@@ -183,8 +187,11 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _choices(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    actions: list[Any] = parser._subparsers._group_actions if parser._subparsers else []
-    return actions[0].choices if actions else {}
+    """The commands of a parser by name."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return dict(action.choices)
+    return {}
 
 
 def _options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[str]:

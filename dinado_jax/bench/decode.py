@@ -73,25 +73,25 @@ def program(request: Request) -> Program:
     policy, variables = policy_of(request)
     prompts, key = prompts_of(request), jax.random.key(0)
     count = len(prompts)
-    rest = (Prompts(prompts, np.full(count, request.prompt, np.int32)),)
+    batch = Prompts(prompts, np.full(count, request.prompt, np.int32))
+    method = Method(top_k=request.top_k, top_p=request.top_p)
+    sampler = Sampler(policy, method, NEVER, request.length, request.samples)
     if request.what == "beam":
-        loop = Beam(policy, NEVER, request.length, request.beams)
+        loop, arguments = Beam(policy, NEVER, request.length, request.beams), (batch,)
     else:
-        method = Method(top_k=request.top_k, top_p=request.top_p)
-        loop = Sampler(policy, method, NEVER, request.length, request.samples)
-        rest = *rest, np.arange(count, dtype=np.int32), key
+        loop, arguments = sampler, (batch, np.arange(count, dtype=np.int32), key)
     kind = type(loop)
-    begin, first = compiled(kind.prefill, loop, variables, *rest)
-    go_on, figures = compiled(kind.decode, loop, variables, begin(variables, *rest))
+    prefill, first = compiled(kind.prefill, loop, variables, *arguments)
+    steps, figures = compiled(kind.decode, loop, variables, prefill(variables, *arguments))
     figures["compile_s"] = round(figures["compile_s"] + first["compile_s"], 2)
 
     def decode() -> jax.Array:
-        _, out = go_on(variables, begin(variables, *rest))
+        _, out = steps(variables, prefill(variables, *arguments))
         return jax.block_until_ready(out).tokens
 
     def rollout() -> np.ndarray:
-        given = TokenizedPrompts(prompts.tolist())
-        drawn = sample_prompts(cast(Sampler, loop), variables, given, key, request.batch)
+        tokenized = TokenizedPrompts(prompts.tolist())
+        drawn = sample_prompts(sampler, variables, tokenized, key, request.batch)
         rows = np.repeat(prompts, request.samples, 0).tolist()
         return judge(cast(Any, oracle), rows, drawn.tokens.tolist()).labels
 

@@ -184,6 +184,6 @@ def in_turns(started: Mapping[str, Timed], repeats: int) -> dict[str, dict[str, 
     }
 
 
-def oracle(prompts: Sequence[Sequence[int]], rows: Sequence[Sequence[int]]) -> list[bool]:
-    """A cheap oracle on token ids: whether a continuation contains any of a few ids."""
+def oracle(prompts: Sequence[Any], rows: Sequence[Any]) -> list[bool]:
+    """A cheap oracle on rows of token ids: whether a continuation contains any of a few ids."""
     return [any(token in _TARGETS for token in row) for row in rows]

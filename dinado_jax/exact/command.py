@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,9 @@ _SUFFIXES = (".png", ".svg", ".pdf")
 def _figure_class() -> Any:
     """matplotlib's Figure. InputError without matplotlib."""
     try:
-        from matplotlib.figure import Figure  # pyright: ignore[reportMissingImports]
+        return importlib.import_module("matplotlib.figure").Figure
     except ImportError:
         raise InputError("--plot needs matplotlib: pip install '.[plot]'") from None
-    return Figure
 
 
 def plot(records: list[dict[str, Any]], path: Path) -> None:

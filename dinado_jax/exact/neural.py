@@ -93,10 +93,11 @@ def decoded(base: Neural, optimum: Optimum, control: Control, seed: int) -> Draw
             key = jax.random.fold_in(key, part)
         prompts = TokenizedPrompts([[0]] * count)
         new = sample_prompts(sampler, variables, prompts, key, min(count, _ROWS))
+        length, finished = np.asarray(new.length), np.asarray(new.finished)
         tokens = np.pad(new.tokens, ((0, 0), (1, 0)))
         index = world.index(tokens)
-        rows = Sequences(tokens, np.ones(count, np.int32), 1 + new.length)
-        log_proposal = align_to_targets(rows, new.log_probs)
+        rows = Sequences(tokens, np.ones(count, np.int32), 1 + length)
+        log_proposal = align_to_targets(rows, np.asarray(new.log_probs))
         log_base = base.log_base[index]
         return Rollouts(
             tokens=tokens,
@@ -107,7 +108,7 @@ def decoded(base: Neural, optimum: Optimum, control: Control, seed: int) -> Draw
             log_proposal=log_proposal.sum(1),
             log_prefix=exclusive_cumsum(log_base - log_proposal),
             prompt_id=np.zeros(count, np.int32),
-            finished=new.finished,
+            finished=finished,
         )
 
     return draw

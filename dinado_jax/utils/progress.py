@@ -113,8 +113,8 @@ class Progress:
         self._marks.append((now, self._done))
         pace = "time left not known"
         if rate:
-            left = (self._total - self._done) / rate
-            pace = f"{rate:.3g} {self._unit}s/s, {_clock(left)} left"
+            left = _clock((self._total - self._done) / rate)
+            pace = f"{rate:.3g} {self._unit}s/s, {left} left"
         shown = "".join(f", {key} {value:.4g}" for key, value in figures.items())
         print_once(f"{self._what}: {self._done}/{self._total} {self._unit}s, {pace}{shown}")
 
