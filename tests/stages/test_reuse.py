@@ -19,20 +19,6 @@ FREE = ("name", "run.folder", "run.log_every", "run.save_every")
 FREE += ("parallel.mode", "parallel.fsdp", "parallel.devices")
 FREE += ("base.remat", "sft.accumulate", "train.accumulate", "train.base_states")
 FREE += ("rollout.batch", "decode.batch")
-    "name",
-    "run.folder",
-    "run.log_every",
-    "run.save_every",
-    "parallel.mode",
-    "parallel.fsdp",
-    "parallel.devices",
-    "base.remat",
-    "sft.accumulate",
-    "train.accumulate",
-    "train.base_states",
-    "rollout.batch",
-    "decode.batch",
-]
 STAGE_OF = {
     **dict.fromkeys(("seed", "task", "base", "sft"), "sft"),
     "rollout": "rollout",
