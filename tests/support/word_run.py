@@ -176,6 +176,18 @@ def lexical(prompt: str, text: str) -> bool:
     return set(prompt.removesuffix(" =").split()) <= set(text.split())
 
 
+def refuses(text: str) -> bool:
+    """Whether the oracle below fails on a text."""
+    return "fox cow" in text
+
+
+def by_number_of_words(prompts, texts):
+    """An oracle of soft labels: 0, 1/4 or 1 for no word, one, or more."""
+    if any(map(refuses, texts)):
+        raise ValueError("a fox and a cow")
+    return [(0.0, 0.25, 1.0)[min(2, len(text.replace(".", "").split()))] for text in texts]
+
+
 def config(data: Path, *overrides: str) -> Config:
     """The settings above, with data of `write_data`."""
     given = [f"task.source={data}", f"sft.pretrain_path={data / 'plain.txt'}"]
