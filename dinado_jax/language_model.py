@@ -96,7 +96,8 @@ class Controlled:
 
     def tilted(self, **changes: float) -> "Controlled":
         """The same control with another `Tilt`: strength, target_rate, reject. InputError for any
-        other name."""
+        other name.
+        """
         known = [field.name for field in dataclasses.fields(Tilt)]
         for name in changes:
             if name not in known:

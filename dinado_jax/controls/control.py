@@ -15,13 +15,13 @@ B rows, T tokens, D model width, V vocabulary.
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import chex
 import jax
 import jax.numpy as jnp
 
-from dinado_jax.controls.protocol import Direction, Norm
+from dinado_jax.controls.protocol import Direction, Norm, PolicyDirection
 from dinado_jax.controls.recursion import FLOOR, Values, advance, unroll
 from dinado_jax.data.batch import Batch
 from dinado_jax.data.prompts import Prompts
@@ -72,7 +72,8 @@ class Control:
     @property
     def recursive(self) -> bool:
         """Whether R follows from the prompt's by recursion: then it is consistent at any
-        parameters."""
+        parameters.
+        """
         return self.form != "split"
 
     @property
@@ -91,7 +92,8 @@ class Control:
 
     def single_pass_variables(self, base_params: dict, params: dict) -> dict[str, Any]:
         """See `SinglePassGuide`."""
-        return self.direction.policy_variables(base_params, params["direction"])
+        direction = cast(PolicyDirection, self.direction)
+        return direction.policy_variables(base_params, params["direction"])
 
     def decode_params(self, params: dict) -> dict:
         """See `Guide.decode_params`."""
@@ -123,7 +125,8 @@ class Control:
 
     def log_direction(self, base_params: dict, params: dict, batch: Batch) -> jax.Array:
         """Computes the same as `log_policy` for q proportional to p e^r: a projected q differs only
-        where R <= 1 bends it."""
+        where R <= 1 bends it.
+        """
         tokens = batch.tokens
         if self.direction.link != "policy":
             return self.step_inputs(base_params, params, batch).scalars.log_policy
@@ -254,7 +257,7 @@ class Control:
         new = tokens[:, None]
         out = self.direction.forward(base_params, params["direction"], base, new, state.cache)
         log_prev = None
-        if self.recursive:
+        if state.log_r is not None:
             drawn = jnp.take_along_axis(state.log_r, new, 1)[:, 0]
             log_prev = jnp.maximum(drawn, FLOOR)
         of_base, of_direction = ((each.hidden[:, 0], each.vocabulary) for each in (base, out))

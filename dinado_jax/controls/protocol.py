@@ -1,6 +1,9 @@
-"""The two parts of a control: a direction over next tokens and a norm of prefixes."""
+"""The two parts of a control: a direction over next tokens and a norm of prefixes.
 
-from typing import Protocol
+B rows, T tokens, R rows of a decoding step, D width of the states.
+"""
+
+from typing import Any, Protocol
 
 import jax
 
@@ -9,35 +12,42 @@ from dinado_jax.models.output import Output
 
 
 class Direction(Protocol):
-    """Which next tokens raise R, up to a constant per prefix. Static and pure."""
+    """Says, up to a constant per prefix, which next tokens raise R. Static and pure."""
 
-    link: str  # how its logits become r: see ops.vocab.direction
-    own_states: bool  # whether the norm reads this direction's states instead of the base's
+    @property
+    def link(self) -> str:
+        """How its logits become r: policy, plain or sigmoid, see `ops.vocab.direction`."""
+        ...
 
-    def init(self, key: jax.Array, base_params: dict) -> dict:
+    @property
+    def own_states(self) -> bool:
+        """Whether the norm reads this direction's states instead of the base's."""
+        ...
+
+    def init(self, key: jax.Array, base_params: Any) -> Any:
         """Initialises parameters with which r is the same for every token."""
         ...
 
-    def decode_params(self, params: dict) -> dict:
+    def decode_params(self, params: Any) -> Any:
         """The parameters as a decoding loop reads them: the same function from fewer bytes."""
         ...
 
     def forward(
         self,
-        base_params: dict,
-        params: dict,
-        base: Output,
+        base_params: Any,
+        params: Any,
+        base: Output | None,
         tokens: jax.Array,
         cache: Cache | None = None,
     ) -> Output:
         """Computes factored logits.
 
         Args:
-          base_params: the base's.
-          params: the direction's.
-          base: the base's output on the tokens.
+          base_params: the base's parameters.
+          params: this direction's.
+          base: the base's output on the tokens; None where only a policy of its own is asked for.
           tokens: int32 [B, T]; with a cache [R, 1], one more token of every row.
-          cache: the direction's own, of the tokens before.
+          cache: this direction's own, of the tokens before.
 
         Returns:
           [B, T], or [R, 1].
@@ -45,13 +55,21 @@ class Direction(Protocol):
         ...
 
 
-class Norm(Protocol):
-    """beta of every prefix, from last hidden states. Static and pure."""
+class PolicyDirection(Direction, Protocol):
+    """A direction of link "policy": its logits are those of q itself."""
 
-    def init(self, key: jax.Array, base_params: dict, success_rate: float) -> dict:
-        """Initialises parameters with beta = success_rate, in (0, 1), everywhere."""
+    def policy_variables(self, base_params: Any, params: Any) -> Any:
+        """The variables with which the base's model is q."""
         ...
 
-    def logit(self, params: dict, states: jax.Array) -> jax.Array:
-        """Log-odds of beta: [..., D] -> [...] float32 nats."""
+
+class Norm(Protocol):
+    """A value beta in (0, 1) of every prefix, read from last hidden states. Static and pure."""
+
+    def init(self, key: jax.Array, base_params: Any, success_rate: float) -> Any:
+        """Initialises parameters with beta = success_rate everywhere."""
+        ...
+
+    def logit(self, params: Any, states: jax.Array) -> jax.Array:
+        """Log-odds of beta (nats): [..., D] -> [...] float32."""
         ...

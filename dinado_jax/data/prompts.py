@@ -20,7 +20,8 @@ from dinado_jax.data.sequences import pad
 @flax.struct.dataclass
 class Prompts:
     """A batch of B right-padded prompts, T tokens wide; every leaf has the prompt as its leading
-    axis, so that devices share the batch leaf by leaf."""
+    axis, so that devices share the batch leaf by leaf.
+    """
 
     tokens: Array  # int32 [B, T]
     lengths: Array  # int32 [B], tokens of each prompt, >= 1

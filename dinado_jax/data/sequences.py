@@ -44,7 +44,8 @@ class Sequences:
 
 def pad(rows: Sequence[Sequence[int]], fill: int, width: int | None = None) -> np.ndarray:
     """Pads rows on the right with the token id `fill`: int32 [N, width], as wide as the longest row
-    by default."""
+    by default.
+    """
     width = max(map(len, rows)) if width is None else width
     out = np.full((len(rows), width), fill, np.int32)
     for index, row in enumerate(rows):

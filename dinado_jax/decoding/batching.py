@@ -39,7 +39,8 @@ class DecodingLoop(Protocol):
 
 class PromptBatch(NamedTuple):
     """B of the prompts, of which only the first n count: the rest repeat them, so that every batch
-    has the same shape and nothing is compiled again."""
+    has the same shape and nothing is compiled again.
+    """
 
     index: np.ndarray  # int64 [n], the numbers of the prompts
     filled: np.ndarray  # int64 [B], the same, repeated

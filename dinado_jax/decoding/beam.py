@@ -44,7 +44,8 @@ class Beams(NamedTuple):
 
 class Hypotheses(NamedTuple):
     """The best of every prompt, best first. Where a prompt has fewer of probability above 0, the
-    rest have no tokens and a score of -inf."""
+    rest have no tokens and a score of -inf.
+    """
 
     tokens: jax.Array  # int32 [B, H, N]; eos from the end on
     log_probs: jax.Array  # float32 [B, H] nats: log q of all new tokens together
@@ -202,7 +203,8 @@ class Beam:
         self, state: BeamState, logits: NextLogits, index: jax.Array | int
     ) -> tuple[Beams, jax.Array]:
         """The 2 K best continuations of each prompt's beams by one token, and the beams [B, 2 K]
-        they continue: if all of K end, there are K that do not."""
+        they continue: if all of K end, there are K that do not.
+        """
         (B, K), N = state.beams.log_probs.shape, self.max_new_tokens
         scores = logits.policy.reshape(B, K, -1)
         most = _tops(scores).max(-1)
@@ -232,7 +234,8 @@ class Beam:
 
     def _unrepeated(self, state: BeamState, logits: jax.Array, index: jax.Array | int) -> jax.Array:
         """The logits [B, K, V] with -inf at tokens, except eos, that would end an n-gram a second
-        time."""
+        time.
+        """
         B, K, V = logits.shape
         past = jnp.broadcast_to(state.past[:, None], (B, K, state.past.shape[1]))
         history = jnp.concatenate([past, state.beams.tokens], -1)

@@ -256,7 +256,8 @@ def sample_in_groups(
     sampler: Sampler, variables: Any, prompts: TokenizedPrompts, key: jax.Array, batch: int
 ) -> Samples:
     """The same samples as `sample_prompts`, those of a prompt in groups of 8, 4, 2 or 1, each from
-    a prefill of its own: no program depends on the number of samples."""
+    a prefill of its own: no program depends on the number of samples.
+    """
     batch = require_integer("batch", batch, *POSITIVE)
     check_prompts(sampler.policy, prompts, sampler.max_new_tokens)
     group = math.gcd(sampler.samples, _GROUP)

@@ -127,7 +127,8 @@ class Guided:
 
     def log_probs(self, variables: Any, batch: Batch) -> jax.Array:
         """See `Policy.log_probs`. Computed one token after another, as decoding does: R may depend
-        on all tokens before."""
+        on all tokens before.
+        """
         tokens, start = jnp.asarray(batch.tokens), jnp.asarray(batch.prompt_length)
         T = tokens.shape[1]
         rows = jnp.arange(tokens.shape[0])

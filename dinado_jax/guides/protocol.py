@@ -35,7 +35,8 @@ class Guide(Protocol):
     @property
     def single_pass(self) -> bool:
         """Whether q is also the distribution of the base's model with other variables, so that the
-        base need not be decoded beside it. Such a guide has `single_pass_variables` too."""
+        base need not be decoded beside it. Such a guide has `single_pass_variables` too.
+        """
         ...
 
     def decode_params(self, params: Any) -> Any:

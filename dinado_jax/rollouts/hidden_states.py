@@ -95,7 +95,8 @@ class _Share:
 
 def _shares(folder: Path, rows: Sequences, dtype: str, width: int) -> list[_Share]:
     """One for each process, in their order; fewer where there are fewer rows. A file is named after
-    its rows' tokens."""
+    its rows' tokens.
+    """
     shares = []
     for part in np.array_split(np.arange(len(rows)), min(process_count(), len(rows))):
         tokens, prompt_length, length = (

@@ -1,5 +1,6 @@
 """Rows that are being collected, on disk: a file per batch, so that a stopped collection
-continues."""
+continues.
+"""
 
 import contextlib
 import re
@@ -75,7 +76,8 @@ def save_once(rollouts: Rollouts, path: Path, fingerprint: str = "") -> None:
 
 def discard_shards(folder: Path) -> None:
     """Removes a folder of shards once all processes have read it. It is renamed first: whatever
-    interrupts the removal, no part of it is taken for work again."""
+    interrupts the removal, no part of it is taken for work again.
+    """
     barrier(f"{folder.name} are read")
     if is_main():
         forgotten = folder.with_name(f"forgotten_{folder.name}")
