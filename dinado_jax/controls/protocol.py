@@ -1,4 +1,7 @@
-"""The two parts of a control: a direction over next tokens and a norm of prefixes."""
+"""The two parts of a control: a direction over next tokens and a norm of prefixes.
+
+B rows, T tokens, R rows of a decoding step, D width of the states.
+"""
 
 from typing import Any, Protocol
 
@@ -22,7 +25,7 @@ class Direction(Protocol):
         ...
 
     def init(self, key: jax.Array, base_params: Any) -> Any:
-        """Parameters with which r is the same for every token."""
+        """Initialises parameters with which r is the same for every token."""
         ...
 
     def decode_params(self, params: Any) -> Any:
@@ -43,8 +46,11 @@ class Direction(Protocol):
           base_params: the base's parameters.
           params: this direction's.
           base: the base's output on the tokens; None where only a policy of its own is asked for.
-          tokens: int32 [B, T]; with a cache [R, 1].
-          cache: this direction's own.
+          tokens: int32 [B, T]; with a cache [R, 1], one more token of every row.
+          cache: this direction's own, of the tokens before.
+
+        Returns:
+          [B, T], or [R, 1].
         """
         ...
 
@@ -58,10 +64,10 @@ class PolicyDirection(Direction, Protocol):
 
 
 class Norm(Protocol):
-    """A value beta in (0, 1) of every prefix, read from last hidden states."""
+    """A value beta in (0, 1) of every prefix, read from last hidden states. Static and pure."""
 
     def init(self, key: jax.Array, base_params: Any, success_rate: float) -> Any:
-        """Parameters with beta = success_rate everywhere."""
+        """Initialises parameters with beta = success_rate everywhere."""
         ...
 
     def logit(self, params: Any, states: jax.Array) -> jax.Array:

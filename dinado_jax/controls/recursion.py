@@ -179,5 +179,17 @@ def unroll(
     over_time = jax.tree.map(jnp.transpose, (beta_logit, below, peak, gap, mask, drawn_logit))
     with jax.named_scope("recursion"):
         (log_terminal, logit_terminal, _), along = jax.lax.scan(position, start, over_time)
-    along, odds = jax.tree.map(jnp.transpose, along)
-    return Values(*along, log_terminal, *odds, logit_terminal)
+    (log_v, before, after, ratio, linked), odds = jax.tree.map(jnp.transpose, along)
+    value_logit, before_logit, after_logit = odds
+    return Values(
+        log_value=log_v,
+        log_before=before,
+        log_after=after,
+        log_ratio=ratio,
+        linked=linked,
+        log_terminal=log_terminal,
+        value_logit=value_logit,
+        before_logit=before_logit,
+        after_logit=after_logit,
+        terminal_logit=logit_terminal,
+    )
