@@ -1,6 +1,7 @@
 """Stage sft: a base that speaks the task's language, from a checkpoint or from scratch."""
 
 import dataclasses
+import functools
 import zlib
 from functools import partial
 from itertools import islice
@@ -8,8 +9,11 @@ from pathlib import Path
 
 import jax
 
+from dinado_jax.config.schema import Sft
+from dinado_jax.data.batch import Batch
 from dinado_jax.data.batching import Epochs
 from dinado_jax.data.sequences import Sequences, sequences
+from dinado_jax.distributed.partitioning import Plan
 from dinado_jax.distributed.processes import assert_same, barrier, is_main
 from dinado_jax.errors import InputError
 from dinado_jax.evaluation.stage_figures import SftFigures
@@ -20,6 +24,7 @@ from dinado_jax.models.params import init_params
 from dinado_jax.models.protocol import BaseModel
 from dinado_jax.models.tokenizer import Codec, load_codec, train_codec
 from dinado_jax.objectives.sft import likelihood
+from dinado_jax.objectives.terms import Term
 from dinado_jax.stages.artifacts import load_base
 from dinado_jax.stages.context import Context
 from dinado_jax.tasks.protocol import Example
@@ -27,6 +32,7 @@ from dinado_jax.training.checkpoint import Checkpoints
 from dinado_jax.training.loop import (
     Loop,
     Phase,
+    Step,
     init_state,
     make_step,
     restore_or_init,
@@ -81,27 +87,21 @@ def sft(context: Context) -> SftFigures:
     model, params, codec = _initial(context, folder, corpus)
     length = min(settings.max_length, model.context_length)
     parameters, rows = sum(leaf.size for leaf in jax.tree.leaves(params)), {}
-
-    def terms(trainable, _, batch):
-        return likelihood(model, trainable, batch)
-
     for name, steps, pairs in (
         ("pretrain", settings.pretrain_steps, lambda: mine(corpus, examples, config.seed)),
         ("sft", settings.steps, lambda: examples),
     ):
         if not steps:
             continue
-        transform = optimizer(settings, steps)
         batches = Epochs(_pairs(codec, pairs(), length), settings.batch, config.seed)
         assert_same(f"rows of {name}", str(zlib.crc32(batches.rows.tokens.tobytes())))
         with Checkpoints(folder / f"checkpoints_{name}") as checkpoints:
-            state = restore_or_init(
-                checkpoints, plan, partial(init_state, optimizer=transform), params
-            )
+            init = partial(init_state, optimizer=optimizer(settings, steps))
+            state = restore_or_init(checkpoints, plan, init, params)
             del params  # the state has a copy
             log = MetricsLog(folder / f"{name}.jsonl", int(state.step))
             loop = Loop(plan, settings.accumulate, config.run, checkpoints, log)
-            phase = Phase(name, make_step(terms, transform, plan), batches.at, 0, steps)
+            phase = Phase(name, _step(model, settings, steps, plan), batches.at, 0, steps)
             state = loop.fit(phase, state, None)
         params = state.trainable
         rows[f"{name}_rows"] = len(batches.rows)
@@ -110,3 +110,13 @@ def sft(context: Context) -> SftFigures:
         save_base(folder / "base", model, params, codec)
     barrier("the base is saved")
     return SftFigures(parameters, fingerprint(folder / "base"), **rows)
+
+
+@functools.lru_cache(8)
+def _step(model: GPT2, settings: Sft, steps: int, plan: Plan) -> Step:
+    """A compiled step. Training that continues in the same process does not compile it again."""
+
+    def terms(params: dict, _: None, batch: Batch) -> dict[str, Term]:
+        return likelihood(model, params, batch)
+
+    return make_step(terms, optimizer(settings, steps), plan)

@@ -1,19 +1,22 @@
 """Stage train: rounds of {sample the current q, judge, weigh, learn} on growing rollouts."""
 
+import functools
 import itertools
 import shutil
 from functools import partial
 
 import jax
 import numpy as np
-import optax
 
+from dinado_jax.config.schema import Train
 from dinado_jax.controls.control import Control
 from dinado_jax.controls.make import make_control
+from dinado_jax.distributed.partitioning import Plan
 from dinado_jax.distributed.processes import barrier, is_main
 from dinado_jax.errors import InputError
 from dinado_jax.evaluation.stage_figures import TrainFigures
 from dinado_jax.objectives.table import phases
+from dinado_jax.objectives.terms import Objective
 from dinado_jax.objectives.warmup import Warmup
 from dinado_jax.rollouts.arrays import Rollouts, concatenate
 from dinado_jax.rollouts.hidden_states import delete_files, with_states
@@ -25,6 +28,7 @@ from dinado_jax.training.checkpoint import Checkpoints
 from dinado_jax.training.loop import (
     Loop,
     Phase,
+    Step,
     TrainState,
     init_state,
     make_step,
@@ -51,13 +55,12 @@ def train(context: Context) -> TrainFigures:
             "learn; check the oracle, or draw more with rollout.samples"
         )
     control = make_control(config, base.model)
-    transform = optimizer(settings, settings.steps)
     schedule = [
-        (end, objective, make_step(partial(objective.terms, control), transform, plan))
+        (end, objective, _step(objective, control, settings, plan))
         for end, objective in phases(settings)
     ]
     prior = rate if config.control.norm_bias == "success_rate" else 0.5
-    init = partial(_init, control, transform, config.seed, prior)
+    init = partial(_init, control, settings, config.seed, prior)
     rounds, figures = Rounds(context, base, control, initial), []
     ends = np.linspace(0, settings.steps, settings.rounds + 1).round().astype(int)[1:].tolist()
     with Checkpoints(folder / "checkpoints", context.base_fingerprint) as checkpoints:
@@ -91,11 +94,15 @@ def train(context: Context) -> TrainFigures:
     return TrainFigures(sum(leaf.size for leaf in jax.tree.leaves(state.trainable)), tuple(figures))
 
 
+@functools.lru_cache(8)
+def _step(objective: Objective, control: Control, settings: Train, plan: Plan) -> Step:
+    """A compiled step. Training that continues in the same process does not compile it again."""
+    terms = partial(objective.terms, control)
+    return make_step(terms, optimizer(settings, settings.steps), plan)
+
+
 def _init(
-    control: Control,
-    transform: optax.GradientTransformation,
-    seed: int,
-    prior: float,
-    base_params: dict,
+    control: Control, settings: Train, seed: int, prior: float, base_params: dict
 ) -> TrainState:
-    return init_state(control.init(jax.random.key(seed), base_params, prior), transform)
+    params = control.init(jax.random.key(seed), base_params, prior)
+    return init_state(params, optimizer(settings, settings.steps))

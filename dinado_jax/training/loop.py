@@ -36,6 +36,9 @@ class TrainState:
     opt_state: Any
 
 
+Step = Callable[[TrainState, Any, Batch], tuple[TrainState, dict[str, jax.Array]]]
+
+
 class Diverged(RuntimeError):
     """The loss or its gradient became NaN or infinite."""
 
@@ -119,7 +122,7 @@ class Phase:
     """A stretch of training with one compiled step."""
 
     name: str
-    step: Callable[[TrainState, Any, Batch], tuple[TrainState, dict[str, jax.Array]]]
+    step: Step
     batch_at: Callable[[int], Batch]  # pure; the whole batch of all processes
     begin: int  # steps done where progress begins
     stop: int  # steps done where it ends

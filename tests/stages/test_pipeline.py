@@ -1,23 +1,19 @@
 """A whole run of the tiniest model: what it leaves, and how it is continued and refused."""
 
+import functools
 import json
 import math
 import re
 import shutil
-import signal
-from functools import partial
 
 import jax
 import numpy as np
 import pytest
 import support
-from support import tiny_run
+from support import stops, tiny_run
 
 import dinado_jax
-import dinado_jax.rollouts.collect
-import dinado_jax.stages.rounds
 import dinado_jax.stages.run_folder
-import dinado_jax.training.loop
 from dinado_jax import cli
 from dinado_jax.decoding.sampler import Sampler
 from dinado_jax.decoding.score import _score_batch
@@ -281,7 +277,7 @@ def test_what_cannot_be_generated(model):
         "temperature": (True, "1", float("nan"), float("inf")),
     }.items():
         for value in values:
-            refused(name, partial(dinado_jax.generate, model, ["dog ="], **{name: value}))
+            refused(name, functools.partial(dinado_jax.generate, model, ["dog ="], **{name: value}))
     refused("did you mean strength", lambda: model.tilted(strenght=0.5))
     refused("no such tilt, 'colour'", lambda: model.tilted(colour=0.5))
 
@@ -292,23 +288,32 @@ def _generate(model, prompts):
 
 def test_without_a_number_as_many_tokens_as_the_run_says_or_fit(model):
     """The run says 8; its context holds 24 tokens."""
-    short, long = "dog =", "dog " * 40
-    made = dinado_jax.generate(model, [short], samples=4, batch=32)
+    made = dinado_jax.generate(model, ["dog ="], samples=2, batch=32)
     assert max(len(one.tokens) for one in made) <= 8
     assert all(one.finished or len(one.tokens) == 8 for one in made)
-    tokens = len(model.base.codec.prompts([short])[0])
-    while len(model.base.codec.prompts([long])[0]) > 22:
-        long = long[:-1]
-    room = 24 - len(model.base.codec.prompts([long])[0])
-    made = dinado_jax.generate(model, [short, long], batch=32)
-    assert tokens < 8 and 2 <= room < 8
+
+    def tokens(prompt):
+        return len(model.base.codec.prompts([prompt])[0])
+
+    def dogs(most):
+        """A prompt of at most that many tokens."""
+        prompt = "dog " * 40
+        while tokens(prompt) > most:
+            prompt = prompt[:-1]
+        return prompt
+
+    shorter, longest = dogs(18), dogs(22)
+    room = 24 - tokens(longest)
+    assert 2 <= room < 24 - tokens(shorter) < 8
+    made = dinado_jax.generate(model, [shorter, longest], batch=32)
     assert all(len(one.tokens) <= room for one in made)
-    assert all(len(one.tokens) <= room for one in dinado_jax.beam_search(model, [long], batch=8))
+    found = dinado_jax.beam_search(model, [longest], batch=8)
+    assert all(len(one.tokens) <= room for one in found)
     assert dinado_jax.load_gpt2(model.base.folder).max_new_tokens == 32
 
 
 def test_models_and_completions_are_shown_in_a_line(model):
-    (one,) = dinado_jax.generate(model, ["dog ="], max_new_tokens=8, batch=32)
+    one, _ = dinado_jax.generate(model, ["dog ="], max_new_tokens=8, samples=2, batch=32)
     both = dinado_jax.compose(model, model)
     names = ("Base", "Controlled", "Composed", "Codec", "Completion")
     shown = dict(zip(names, map(repr, (model.base, model, both, model.base.codec, one))))
@@ -348,19 +353,17 @@ def test_a_damaged_record_of_a_stage_is_refused(copy, name):
 # Continuing
 
 
-def stop_after(monkeypatch, count):
-    """SIGTERM is received in the `count`th training step."""
-    steps = []
+def judged(monkeypatch):
+    """The number of samples in each call of the oracle from now on, rehearsals left out."""
+    calls, even = [], tiny_run.even
 
-    class Asked(dinado_jax.training.loop.AsyncMax):
-        def __call__(self, *_):
-            steps.append(None)
-            if len(steps) == count:
-                signals._received.append(signal.SIGTERM)
-            return super().__call__(signals.received_signal())
+    @functools.wraps(even)  # an oracle of the same module, so that its source is the same
+    def counted(prompts, texts):
+        calls.append(len(texts))
+        return even(prompts, texts)
 
-    monkeypatch.setattr(signals, "_received", [])
-    monkeypatch.setattr(dinado_jax.training.loop, "AsyncMax", Asked)
+    monkeypatch.setattr(tiny_run, "even", counted)
+    return calls
 
 
 def assert_same_control(path, other):
@@ -376,99 +379,74 @@ def steps_of(path):
     return [line["step"] for line in read_lines(path / "train" / "train.jsonl")]
 
 
-# Between the rounds, and in the second.
-@pytest.mark.parametrize("count", [3, 5])
-def test_training_stopped_and_continued_is_training_in_one_go(run, copy, monkeypatch, count):
+def test_training_interrupted_and_continued_is_training_in_one_go(run, copy, monkeypatch):
+    """Stopped between the rounds, killed in the second one, and stopped there."""
     path = copy(2)
+    log = path / "train" / "train.jsonl"
     with monkeypatch.context() as patch:
-        stop_after(patch, count)
+        stops.stop_when(patch, stops.at_step(log, 3))
         with pytest.raises(signals.Stopped, match="SIGTERM") as caught:
             run_stages(tiny_run.config(), ("train",), path)
     assert caught.value.exit_code == 143
-    assert not (path / "train" / "done.json").exists() and steps_of(path)[-1] == count
-    if count == 5:  # the second round has its rollouts
-        never = pytest.fail
-        monkeypatch.setattr(dinado_jax.stages.rounds, "collect", lambda *a, **k: never("sampled"))
+    assert not (path / "train" / "done.json").exists() and steps_of(path) == [1, 2, 3]
+    slower = RunFolder(path, tiny_run.config("train.learning_rate=1e-4"))
+    assert slower.finished("train") is None  # a learning rate may change until then
+    with monkeypatch.context() as patch:
+        stops.die_when(patch, stops.at_step(log, 5))
+        with pytest.raises(stops.PowerCut):
+            run_stages(tiny_run.config("run.save_every=2"), ("train",), path)
+    assert steps_of(path) == [1, 2, 3, 4]  # a step is logged once the next is under way
+    calls = judged(monkeypatch)  # the second round has its rollouts
+    with monkeypatch.context() as patch:
+        stops.stop_when(patch, stops.at_step(log, 5))
+        with pytest.raises(signals.Stopped):
+            run_stages(tiny_run.config(), ("train",), path)
+    assert steps_of(path) == [1, 2, 3, 4, 5]
+    steps = []
+    monkeypatch.setattr(signals, "received_signal", lambda: steps.append(None) or 0)
     run_stages(tiny_run.config(), ("train",), path)
+    assert len(steps) == 1 and calls == [2, 2]  # rehearsals alone
     assert steps_of(path) == steps_of(run) == [1, 2, 3, 4, 5, 6]
     assert_same_control(path, run)
     figures = [read(folder / "train" / "done.json")["figures"] for folder in (path, run)]
     assert figures[0] == figures[1]
 
 
-def test_training_killed_goes_on_from_its_last_checkpoint(run, copy, monkeypatch):
-    path, config = copy(2), tiny_run.config("run.save_every=2")
-    steps = []
-
-    def dying(batch, accumulate):
-        steps.append(None)
-        if len(steps) == 6:
-            raise RuntimeError("power cut")
-        return split(batch, accumulate)
-
-    split = dinado_jax.training.loop.split_micro_batches
-    with monkeypatch.context() as patch:
-        patch.setattr(dinado_jax.training.loop, "split_micro_batches", dying)
-        with pytest.raises(RuntimeError, match="power cut"):
-            run_stages(config, ("train",), path)
-    assert steps_of(path) == [1, 2, 3, 4]  # a step is told once the next is under way
-    steps.clear()
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            dinado_jax.training.loop,
-            "split_micro_batches",
-            lambda *a: steps.append(None) or split(*a),
-        )
-        run_stages(config, ("train",), path)
-    assert len(steps) == 2 and steps_of(path) == [1, 2, 3, 4, 5, 6]
-    assert_same_control(path, run)
-
-
-def judging(monkeypatch, at=None):
-    """The samples of each call of the oracle from now on; SIGTERM is received in the `at`th."""
-    calls, judge = [], dinado_jax.rollouts.collect.judge
-
-    def counted(oracle, prompts, texts):
-        calls.append(len(texts))
-        if len(calls) == at:
-            signals._received.append(signal.SIGTERM)
-        return judge(oracle, prompts, texts)
-
-    monkeypatch.setattr(signals, "_received", [])
-    monkeypatch.setattr(dinado_jax.rollouts.collect, "judge", counted)
-    return calls
+def test_another_learning_rate_of_a_finished_stage_is_refused(run):
+    slower = tiny_run.config("train.learning_rate=1e-4")
+    refused("another train.learning_rate", run_stages, slower, STAGES, run)
 
 
 def test_rollouts_stopped_and_continued_are_those_of_one_go(run, copy, monkeypatch):
     """Of four batches two are drawn, one of them is damaged afterwards."""
     path, config = copy(1), tiny_run.config("rollout.batch=8")
+    parts = path / "rollout" / "parts"
     with monkeypatch.context() as patch:
-        judging(patch, at=2)
+        stops.stop_when(patch, stops.with_parts(parts, 2))
         with pytest.raises(signals.Stopped):
             run_stages(config, ("rollout",), path)
-    parts = sorted((path / "rollout" / "parts").iterdir())
-    assert len(parts) == 2
-    parts[0].write_bytes(parts[0].read_bytes()[:-100])
-    calls = judging(monkeypatch)
+    first, _ = sorted(parts.iterdir())
+    first.write_bytes(first.read_bytes()[:-100])
+    calls = judged(monkeypatch)
     run_stages(config, ("rollout",), path)
-    assert calls == [8] * 3
+    assert calls == [2, 8, 8, 8]  # a rehearsal first
     one, other = (Rollouts.load(each / "rollout" / "rollouts.npz") for each in (run, path))
     for name in ("tokens", "length", "label", "prompt_id", "finished"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
     np.testing.assert_allclose(one.log_base, other.log_base, rtol=0, atol=1e-5)
-    assert not (path / "rollout" / "parts").exists()
+    assert not parts.exists()
 
 
 def test_generation_stopped_and_continued_is_that_of_one_go(run, copy, monkeypatch):
     """The second of its models is being drawn from."""
-    path, config = copy(3), tiny_run.config("decode.batch=16")
+    path, config = copy(3), tiny_run.config("decode.batch=8")
     with monkeypatch.context() as patch:
-        judging(patch, at=3)
+        stops.stop_when(patch, stops.with_parts(path / "generate" / "control_parts", 2))
         with pytest.raises(signals.Stopped):
             run_stages(config, ("generate",), path)
-    calls = judging(monkeypatch)
+    calls = judged(monkeypatch)
     run_stages(config, ("generate",), path)
-    assert calls == [16]
+    assert calls == [2, 8, 8]
     for name in ("base", "control"):
         one, other = (read_lines(each / "generate" / f"{name}.jsonl") for each in (run, path))
         assert [line["text"] for line in one] == [line["text"] for line in other]
@@ -498,16 +476,6 @@ def test_two_commands_in_one_folder(copy):
         refused("another command is at work in", run_stages, tiny_run.config(), ("train",), path)
 
 
-def test_a_learning_rate_may_change_until_the_stage_is_done(run, copy, monkeypatch):
-    path, slower = copy(2), tiny_run.config("train.learning_rate=1e-4")
-    with monkeypatch.context() as patch:
-        stop_after(patch, 2)
-        with pytest.raises(signals.Stopped):
-            run_stages(tiny_run.config(), ("train",), path)
-    assert RunFolder(path, slower).finished("train") is None
-    refused("another train.learning_rate", run_stages, slower, STAGES, run)
-
-
 def test_sft_stopped_and_continued(tmp_path, monkeypatch):
     """Stopped in the second of its phases; the first trains on examples mined from text."""
     line = "the dog chased a ball"
@@ -515,7 +483,7 @@ def test_sft_stopped_and_continued(tmp_path, monkeypatch):
     config = tiny_run.config(f"sft.pretrain_path={tmp_path / 'plain.txt'}", "sft.pretrain_steps=4")
     run_stages(config, ("sft",), tmp_path / "whole")
     with monkeypatch.context() as patch:
-        stop_after(patch, 6)
+        stops.stop_when(patch, stops.at_step(tmp_path / "parts" / "sft" / "sft.jsonl", 2))
         with pytest.raises(signals.Stopped):
             run_stages(config, ("sft",), tmp_path / "parts")
     run_stages(config, ("sft",), tmp_path / "parts")
@@ -524,33 +492,6 @@ def test_sft_stopped_and_continued(tmp_path, monkeypatch):
         assert (whole / name).read_bytes() == (parts / name).read_bytes(), name
     for name in ("pretrain.jsonl", "sft.jsonl"):
         assert [line["step"] for line in read_lines(parts.parent / name)] == [1, 2, 3, 4]
-
-
-@pytest.mark.parametrize(
-    "overrides, stages",
-    [
-        (["train.objective=published", "train.accumulate=2"], ["train round 0", "train round 1"]),
-        (["train.warmup_direction=4", "train.bellman_start=5"], ["warm-up", "train round 1"]),
-        (
-            ["train.objective=ratio", "rollout.references=true", "train.reference_weight=1.0"],
-            ["train round 0", "train round 1"],
-        ),
-    ],
-)
-def test_other_ways_to_train(copy, capsys, overrides, stages):
-    path = copy(1 if any("rollout" in each for each in overrides) else 2)
-    config = tiny_run.config(*overrides)
-    run_stages(config, ("rollout", "train"), path)
-    lines = read_lines(path / "train" / "train.jsonl")
-    assert list(dict.fromkeys(line["stage"] for line in lines)) == stages
-    assert all(math.isfinite(line["loss"]) for line in lines)
-    assert (path / "train" / "done.json").exists()
-    # Each phase counts its own steps.
-    told = re.findall(
-        r"^(warm-up|train round \d): (\d)/(\d) steps in", capsys.readouterr().err, re.M
-    )
-    assert all(done == total for _, done, total in told)
-    assert sum(int(total) for *_, total in told) == config.train.steps
 
 
 def test_cached_states_of_the_base_train_the_same_control(run, copy):
@@ -563,40 +504,58 @@ def test_cached_states_of_the_base_train_the_same_control(run, copy):
         assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=rtol)
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        ["control.kind=nado", "control.layers=1", "train.objective=published"],
+# Kinds of control, with the ways to train and to decode shared among them.
+WAYS = {
+    "nado": (
+        2,
+        ["train.objective=published", "train.accumulate=2", "control.layers=1"],
+        ["train round 0", "train round 1"],
+    ),
+    "soft": (
+        2,
         [
-            "control.kind=soft",
-            "control.trunk=low_rank",
-            "train.mixture=0.5",
-            "train.detach=false",
-            "train.balance=false",
-            "decode.reject=0.2",
+            *("control.trunk=low_rank", "train.detach=false", "train.balance=false"),
+            *("train.warmup_direction=4", "train.bellman_start=5"),
+            *("train.mixture=0.5", "train.refresh_samples=8", "decode.reject=0.2"),
         ],
+        ["warm-up", "train round 1"],
+    ),
+    "hard": (
+        1,
         [
-            "control.kind=hard",
-            "control.form=projected",
-            "decode.target_rate=0.8",
+            *("control.form=projected", "train.objective=ratio", "decode.target_rate=0.8"),
+            *("rollout.references=true", "train.reference_weight=1.0"),
+            *("train.rounds=1", "train.steps=2"),
         ],
-    ],
-    ids=" ".join,
-)
-def test_every_kind_of_control_goes_through_all_stages(copy, overrides):
-    path = copy(2)
-    config = tiny_run.config(*overrides, "train.steps=2")
+        ["train round 0"],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WAYS)
+def test_every_kind_of_control_goes_through_all_stages(copy, capsys, kind):
+    done, overrides, phases = WAYS[kind]
+    path, config = copy(done), tiny_run.config(f"control.kind={kind}", *overrides)
     run_stages(config, STAGES, path)
     lines = read_lines(path / "train" / "train.jsonl")
-    assert [line["step"] for line in lines] == [1, 2]
+    assert [line["step"] for line in lines] == list(range(1, config.train.steps + 1))
+    assert list(dict.fromkeys(line["stage"] for line in lines)) == phases
     assert all(math.isfinite(line["loss"]) for line in lines)
+    # Each phase counts its own steps.
+    shown = re.findall(
+        r"^(warm-up|train round \d): (\d)/(\d) steps in", capsys.readouterr().err, re.M
+    )
+    assert all(done == total for _, done, total in shown)
+    assert sum(int(total) for *_, total in shown) == config.train.steps
     samples = read_lines(path / "generate" / "control.jsonl")
     assert len(samples) == 32 and all(math.isfinite(s["log_prob"]) for s in samples)
     kl = np.mean([s["log_prob"] - s["log_prob_base"] for s in samples])
     assert read(path / "summary.json")["control"]["kl_to_base"] == pytest.approx(kl)
-    weight = np.load(path / "train" / "round_1.npz")
-    log_weight = weight["log_base"] - weight["log_proposal"]
-    assert len(log_weight) == 32
+    if config.train.rounds == 1:
+        return
+    newest = np.load(path / "train" / "round_1.npz")
+    log_weight = newest["log_base"] - newest["log_proposal"]
+    assert len(log_weight) == 8 * config.train.refresh_samples
     if config.train.mixture:
         assert log_weight.max() <= -np.log(config.train.mixture) + 1e-4
 
@@ -629,7 +588,7 @@ def test_no_success_is_told_with_advice(copy, monkeypatch):
     )
     assert contents(path / "sft") == before and not (path / "rollout" / "done.json").exists()
     monkeypatch.undo()
-    run_stages(tiny_run.config("rollout.samples=6"), ("rollout",), path)
+    run_stages(tiny_run.config("rollout.prompts=7"), ("rollout",), path)
 
 
 def test_no_failure_leaves_nothing_to_learn(copy, monkeypatch):

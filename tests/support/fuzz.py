@@ -1,7 +1,7 @@
 """Mutated inputs of every kind: each is refused in one line or taken for what it says, never else.
 
-    PYTHONPATH=tests python -m support.fuzz --count 500 --seed 0             # of each kind
-    PYTHONPATH=tests python -m support.fuzz --case model:17                  # one case again
+    PYTHONPATH=tests python -m support.fuzz --count 500 --seed 0    # of each kind
+    PYTHONPATH=tests python -m support.fuzz --case model:17         # one case again
 
 A case is a kind and a number, from which everything about it is drawn. What is accepted is compared
 with an independent reading of the same input. Nothing may raise anything but InputError, print a

@@ -1,12 +1,12 @@
-"""Kills runs at random moments and holds what they become against a run that was let alone.
+"""Kills runs at random moments and compares what they become with an uninterrupted run.
 
-    PYTHONPATH=tests python -m support.killed OUT --kills 50    one process, SIGKILL, a JSON line
-    each PYTHONPATH=tests python -m support.killed OUT --stops 20    two processes, SIGTERM to one
-    of them
+    PYTHONPATH=tests python -m support.killed OUT --kills 50    # one process, SIGKILL
+    PYTHONPATH=tests python -m support.killed OUT --stops 20    # two processes, SIGTERM to one
 
-One stage after the other is hit, each at a random moment. Whatever it was, the same command goes
-on: the same rollouts, samples and steps, none lost or counted twice, and with one process the same
-control bit for bit. Takes half a minute a run; the suite holds the same by few, chosen moments.
+Prints a JSON line per run. One stage after the other is hit, each at a random moment. The same
+command then continues the run: the same rollouts, samples and steps, none lost or counted twice,
+and with one process the same control bit for bit. Takes half a minute per run; the suite checks the
+same at a few chosen moments.
 """
 
 import argparse
