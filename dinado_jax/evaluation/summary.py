@@ -103,7 +103,8 @@ _COVERAGE = {"coverage": math.nan}
 
 def _as_dict(figures: ModelFigures) -> dict[str, Any]:
     tree = dataclasses.asdict(figures)
-    return tree | _COVERAGE | tree.pop("metrics")
+    task_metrics = tree.pop("metrics")
+    return tree | _COVERAGE | task_metrics
 
 
 def _read_model(kind: type[T], tree: dict[str, Any], where: str, fix: str) -> T:
