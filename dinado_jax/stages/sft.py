@@ -113,7 +113,7 @@ def sft(context: Context) -> SftFigures:
 
 
 @functools.lru_cache(8)
-def _step(model: GPT2, settings: Sft, steps: int, plan: Plan) -> Step:
+def _step(model: BaseModel, settings: Sft, steps: int, plan: Plan) -> Step:
     """A compiled step. Training that continues in the same process does not compile it again."""
 
     def terms(params: dict, _: None, batch: Batch) -> dict[str, Term]:

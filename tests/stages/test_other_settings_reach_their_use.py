@@ -29,12 +29,12 @@ def words(tmp_path_factory):
     return word_run.finished(tmp_path_factory)
 
 
-def made(words, path, done, stages, *overrides):
-    """The files of a run that goes on after the first `done` stages of the one in `words`."""
-    for stage in STAGES[:done]:
+def made(words, path, *overrides):
+    """The files of a run that goes on with stage train where the one in `words` has rollouts."""
+    for stage in STAGES[:2]:
         shutil.copytree(words / "run" / stage, path / stage)
     config = word_run.config(words / "data", *overrides)
-    run_stages(config, stages, path)
+    run_stages(config, ("train",), path)
     return word_run.Files(path, config)
 
 
@@ -112,8 +112,6 @@ def ratio(words, tmp_path_factory):
     return made(
         words,
         tmp_path_factory.mktemp("ratio") / "run",
-        2,
-        ("train",),
         "train.objective=ratio",
         "train.margin=6",
         "train.detach=false",
@@ -178,8 +176,6 @@ def published(words, tmp_path_factory):
     return made(
         words,
         tmp_path_factory.mktemp("published") / "run",
-        2,
-        ("train",),
         "train.objective=published",
         "train.warmup_direction=0",
         "train.mixture=0",
@@ -227,8 +223,6 @@ def prefixes(words, tmp_path_factory):
     return made(
         words,
         tmp_path_factory.mktemp("prefixes") / "run",
-        2,
-        ("train",),
         "train.objective=prefixes",
         "control.kind=hard",
         "control.form=projected",
@@ -270,41 +264,8 @@ def test_losses_and_gradient_of_prefixes(prefixes):
 
 
 @pytest.fixture(scope="module")
-def truncated(words, tmp_path_factory):
-    path = tmp_path_factory.mktemp("truncated")
-    (path / "prompts.txt").write_text("bee dog =\n\n  fox =  \n")
-    plain = ["train.mixture=0", "train.margin=6", "train.bellman=1", "train.bellman_start=0"]
-    plain += ["train.rounds=1", "train.refresh_prompts=2500", "train.refresh_samples=8"]
-    plain += ["decode.top_k=0", "decode.top_p=1", "decode.strength=1", "decode.target_rate=1"]
-    plain += ["decode.reject=0", "evaluate.split=test", "evaluate.prompts=500"]
-    plain += ["rollout.references=false", "train.reference_weight=0", "train.warmup_direction=0"]
-    return made(
-        words,
-        path / "run",
-        1,
-        STAGES,
-        *plain,
-        "rollout.oracle=support.word_run:by_number_of_words",
-        "rollout.temperature=0.8",
-        "rollout.top_k=12",
-        "rollout.top_p=0.9",
-        "rollout.prompts=5",
-        "rollout.samples=4",
-        "rollout.max_new_tokens=5",
-        "control.kind=hard",
-        "control.norm_bias=zero",
-        "train.objective=matching",
-        "train.balance=false",
-        "train.weight_clip=0.7",
-        "train.steps=2",
-        "train.batch=8",
-        "train.accumulate=1",
-        "run.save_every=1",
-        "decode.temperature=0",
-        "decode.max_new_tokens=4",
-        f"evaluate.prompt_file={path / 'prompts.txt'}",
-        "evaluate.samples=2",
-    )
+def truncated(tmp_path_factory):
+    return word_run.Files(*word_run.truncated(tmp_path_factory))
 
 
 def test_truncated_rollouts(truncated):
@@ -372,9 +333,9 @@ def test_greedy_continuations_of_a_prompt_file(truncated, name):
     lines = word_run.read_lines(truncated.path / "generate" / f"{name}.jsonl")
     final = by_hand.load_state(truncated.path / "train" / "control" / "2")
     model = truncated.base if name == "base" else truncated.control(final).q
-    asked = np.repeat(["bee dog =", "fox ="], 2).tolist()
+    asked = np.repeat(["bee dog =", "fox =", "cow ant =", "ant dog ="], 2).tolist()
     ids = truncated.codec.prompts(asked)
-    drawn = by_hand.sample(model.next, ids, np.zeros((4, 4)), 4, EOS, temperature=0)
+    drawn = by_hand.sample(model.next, ids, np.zeros((8, 4)), 4, EOS, temperature=0)
     texts = truncated.codec.decode([each.tokens for each in drawn])
     kept = [i for i, text in enumerate(texts) if not word_run.refuses(text)]
     assert [line["prompt"] for line in lines] == [asked[i] for i in kept]
@@ -382,4 +343,4 @@ def test_greedy_continuations_of_a_prompt_file(truncated, name):
     assert [line["prompt_id"] for line in lines] == [i // 2 for i in kept]
     assert all(line["log_prob"] == 0 for line in lines)
     failures = truncated.figures("generate")[f"{name}_oracle_failures"]
-    assert failures == 4 - len(kept)
+    assert failures == 8 - len(kept)

@@ -7,6 +7,7 @@ several references, some of which fail; counts that differ, so that none stands 
 import dataclasses
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,54 @@ def finished(factory) -> Path:
     return _finished[base]
 
 
+# What an earlier setting asks for and these runs do not have.
+_OFF = """
+train.mixture=0 train.margin=6 train.bellman=1 train.bellman_start=0 train.rounds=1
+train.refresh_prompts=2500 train.refresh_samples=8 train.warmup_direction=0
+rollout.references=false train.reference_weight=0
+decode.top_k=0 decode.top_p=1 decode.strength=1 decode.target_rate=1 decode.reject=0
+evaluate.split=test evaluate.prompts=500
+"""
+TRUNCATED = """
+rollout.oracle=support.word_run:by_number_of_words
+rollout.temperature=0.8
+rollout.top_k=12
+rollout.top_p=0.9
+rollout.prompts=5
+rollout.samples=4
+rollout.max_new_tokens=5
+control.kind=hard
+control.norm_bias=zero
+train.objective=matching
+train.balance=false
+train.weight_clip=0.7
+train.steps=2
+train.batch=8
+train.accumulate=1
+run.save_every=1
+decode.temperature=0
+decode.max_new_tokens=4
+evaluate.samples=2
+"""
+
+
+def truncated(factory) -> tuple[Path, Config]:
+    """A finished run on the base of the other: truncated rollouts, an oracle of soft labels that
+    fails now and then, a hard control, greedy decoding of a prompt file. As `finished`."""
+    folder = finished(factory)
+    path = folder / "truncated"
+    prompts = folder / "prompts.txt"
+    other = config(
+        folder / "data", *_OFF.split(), *TRUNCATED.split(), f"evaluate.prompt_file={prompts}"
+    )
+    if not path.exists():
+        prompts.write_text("bee dog =\n\n  fox =  \ncow ant =\nant dog =\n")
+        shutil.copytree(folder / "run" / "sft", path / "sft")
+        with tiny_run.quick_compilation(factory):
+            run_stages(other, STAGES, path)
+    return path, other
+
+
 @dataclasses.dataclass
 class Files:
     """What a run has written."""
@@ -182,10 +231,10 @@ def refuses(text: str) -> bool:
 
 
 def by_number_of_words(prompts, texts):
-    """An oracle of soft labels: 0, 1/4 or 1 for no word, one, or more."""
+    """An oracle of soft labels: 0, 1/4 or 1 for no word, one, or different ones."""
     if any(map(refuses, texts)):
         raise ValueError("a fox and a cow")
-    return [(0.0, 0.25, 1.0)[min(2, len(text.replace(".", "").split()))] for text in texts]
+    return [(0.0, 0.25, 1.0)[min(2, len({*text.split()} - {"."}))] for text in texts]
 
 
 def config(data: Path, *overrides: str) -> Config:

@@ -1,0 +1,302 @@
+"""Which rollouts every objective draws, how often, and what they carry.
+
+Weights, prompts' sizes and labels all differ, and there are references.
+"""
+
+import dataclasses
+import functools
+import types
+
+import jax
+import numpy as np
+import pytest
+from support import by_hand, uneven, world
+
+from dinado_jax.config.schema import Train
+from dinado_jax.objectives.table import OBJECTIVES, phases
+
+BLOCK = 10  # steps that share their draws: every row comes its due number of times
+SEEDS = range(4)
+seeds = pytest.mark.parametrize("seed", SEEDS)
+
+
+def make(name, **train):
+    """An objective by its name, or the warm-up of any."""
+    settings = Train(**{"batch": 48, "margin": 2.5, "weight_clip": 0.8, **train})
+    if name == "warm-up":
+        return phases(dataclasses.replace(settings, warmup_direction=5))[0][1]
+    return OBJECTIVES[name](settings)
+
+
+def block(name, rows, weight, which="", seed=0, start=0, **train):
+    """The batches of ten steps: a list of those of one half, or of the whole."""
+    at = make(name, **train).batches(rows, np.float32(weight), seed)
+    batches = [at(start + step) for step in range(BLOCK)]
+    return [getattr(each, which) if which else each for each in batches]
+
+
+def joined(parts, name):
+    return np.concatenate([np.asarray(getattr(part, name)) for part in parts])
+
+
+def assert_counts(row, weight):
+    """Rows are drawn in proportion to their weights, to within one draw each."""
+    found = np.bincount(row, minlength=len(weight))
+    wanted = len(row) * np.float64(weight) / np.sum(weight)
+    assert (found[np.asarray(weight) == 0] == 0).all()
+    assert (np.abs(found - wanted) <= 1 + 1e-6).all(), (found, wanted)
+
+
+def weights_of(rows, reference_weight=1.7, mode="importance"):
+    return by_hand.importance(rows, mode, 0.8, reference_weight)
+
+
+# Draws
+
+
+@seeds
+@pytest.mark.parametrize("reference_weight", [0.0, 0.4, 3.0])
+@pytest.mark.parametrize("name, which", [("matching", "direction"), ("warm-up", "")])
+def test_successes_follow_q_star_of_each_prompt(seed, reference_weight, name, which):
+    """Weight times label, every prompt with a success equally often."""
+    rows = uneven.rollouts(seed)
+    weight = weights_of(rows, reference_weight)
+    parts = block(name, rows, weight, which)
+    row = joined(parts, "row")
+    assert len(row) == BLOCK * (24 if which else 48)
+    assert_counts(row, by_hand.per_prompt(weight * rows.label, rows))
+    assert (joined(parts, "label") == 1).all()
+    if reference_weight:
+        assert rows.reference[row].any()
+
+
+def known(rows, reference_weight):
+    """Samples count equally, a reference as its weight."""
+    return np.where(rows.reference, reference_weight, 1.0)
+
+
+@seeds
+@pytest.mark.parametrize("reference_weight", [0.0, 3.0])
+def test_regression_draws_all_samples_equally(seed, reference_weight):
+    rows = uneven.rollouts(seed)
+    parts = block("regression", rows, weights_of(rows, reference_weight), "direction")
+    row = joined(parts, "row")
+    assert_counts(row, known(rows, reference_weight))
+    np.testing.assert_array_equal(joined(parts, "label"), rows.label[row])
+    least = np.exp(-2.5)
+    rate = by_hand.rates(rows) * (1 - least) + least
+    target = rows.log_base + np.log(np.maximum(rows.label, least) / rate)
+    np.testing.assert_allclose(joined(parts, "target"), target[row], rtol=1e-4)
+
+
+@seeds
+@pytest.mark.parametrize("reference_weight", [0.0, 3.0])
+def test_ratio_draws_prompts_with_a_success(seed, reference_weight):
+    rows = uneven.rollouts(seed)
+    weight = weights_of(rows, reference_weight)
+    parts = block("ratio", rows, weight, "direction")
+    row, success = joined(parts, "row"), weight * rows.label
+    some = np.array([success[rows.prompt_id == p].sum() > 0 for p in rows.prompt_id])
+    assert_counts(row, some & (weight > 0))
+    samples = np.array([(~rows.reference)[rows.prompt_id == p].sum() for p in rows.prompt_id])
+    optimal = by_hand.per_prompt(success, rows) * samples
+    np.testing.assert_allclose(joined(parts, "optimal_ratio"), optimal[row], rtol=1e-5)
+    proposal = np.where(rows.reference, np.inf, rows.log_proposal)[row]
+    np.testing.assert_array_equal(joined(parts, "log_proposal"), np.float32(proposal))
+
+
+@seeds
+@pytest.mark.parametrize("mode", ["importance", "none"])
+def test_published_draws_all_rollouts_equally(seed, mode):
+    """References among them, whatever their weight."""
+    rows = uneven.rollouts(seed)
+    parts = block("published", rows, weights_of(rows, 0.0), weights=mode)
+    row = joined(parts, "row")
+    assert len(row) == BLOCK * 48
+    assert_counts(row, np.ones(len(rows)))
+    np.testing.assert_array_equal(joined(parts, "label"), rows.label[row])
+    suffix = by_hand.suffixes(rows, mode, 0.8)
+    for part in parts:
+        assert_suffixes(rows, suffix, part)
+
+
+def assert_suffixes(rows, suffix, part):
+    """Those of the rows of a batch, in the columns that predict targets."""
+    assert part.suffix.shape == (len(part.row), part.tokens.shape[1] - 1)
+    inside = by_hand.targets(part)
+    wanted = suffix[part.row, : part.tokens.shape[1] - 1]
+    np.testing.assert_allclose(part.suffix[inside], wanted[inside], rtol=1e-4)
+
+
+NORMS = [(name, "norm") for name in ("matching", "regression", "ratio")] + [("prefixes", "")]
+norms = pytest.mark.parametrize("name, which", NORMS)
+
+
+@seeds
+@norms
+@pytest.mark.parametrize("mode, reference_weight", [("importance", 3.0), ("none", 0.0)])
+def test_the_norm_sees_as_many_successes_as_failures(seed, name, which, mode, reference_weight):
+    """Soft labels count as both in part; the log-odds that this adds are those of samples alone."""
+    rows = uneven.rollouts(seed)
+    weight = weights_of(rows, reference_weight, mode)
+    parts = block(name, rows, weight, which, weights=mode, bellman=0.3)
+    count = 24 if which else 48
+    of_each = known(rows, reference_weight)
+    suffix, rate = by_hand.suffixes(rows, mode, 0.8), by_hand.rates(rows)
+    sampled = rows.label[~rows.reference]
+    shift = np.log((1 - sampled).sum() / sampled.sum())
+    assert abs(shift) > 0.1
+    for part in parts:
+        assert len(part.row) == count
+        np.testing.assert_array_equal(part.label, np.repeat([1, 0], count // 2))
+        np.testing.assert_allclose(part.shift, np.full(count, shift), rtol=1e-5)
+        np.testing.assert_allclose(part.rate, rate[part.row], rtol=1e-5)
+        np.testing.assert_array_equal(part.bellman, np.full(count, np.float32(0.3)))
+        assert_suffixes(rows, suffix, part)
+    row = np.array([part.row for part in parts])
+    assert_counts(row[:, : count // 2].ravel(), of_each * rows.label)
+    assert_counts(row[:, count // 2 :].ravel(), of_each * (1 - rows.label))
+
+
+@seeds
+@norms
+def test_unbalanced_the_norm_sees_samples_as_they_are(seed, name, which):
+    rows = uneven.rollouts(seed)
+    parts = block(name, rows, weights_of(rows), which, balance=False)
+    row = joined(parts, "row")
+    assert_counts(row, ~rows.reference)
+    np.testing.assert_array_equal(joined(parts, "label"), rows.label[row])
+    assert not joined(parts, "shift").any()
+
+
+@seeds
+@pytest.mark.parametrize("name", [*OBJECTIVES, "warm-up"])
+def test_rows_carry_their_own_tokens(seed, name):
+    rows = uneven.rollouts(seed)
+    for batch in block(name, rows, weights_of(rows)):
+        halves = [batch] if hasattr(batch, "tokens") else [batch.direction, batch.norm]
+        assert sum(len(half.row) for half in halves) == 48
+        for half in halves:
+            width = half.tokens.shape[1]
+            assert half.length.max() <= width
+            np.testing.assert_array_equal(half.tokens, rows.tokens[half.row, :width])
+            np.testing.assert_array_equal(half.length, rows.length[half.row])
+            np.testing.assert_array_equal(half.prompt_length, rows.prompt_length[half.row])
+
+
+@pytest.mark.parametrize("name", ["regression", "prefixes"])
+def test_kinds_of_draws_have_streams_of_their_own(name):
+    """Rows that all weigh alike: the leftover of a count that does not divide differs."""
+    rows = uneven.rollouts(0, references=0)
+    half = np.full(len(rows), 0.5, np.float32)
+    rows = dataclasses.replace(rows, label=half, log_proposal=rows.log_base)
+    counts = []
+    for start in range(0, 200, BLOCK):
+        batches = block(name, rows, np.ones(len(rows)), start=start, batch=20)
+        norm = np.array([each.norm.row if name == "regression" else each.row for each in batches])
+        streams = list(np.split(norm, 2, axis=1))
+        if name == "regression":
+            streams.append(np.array([each.direction.row for each in batches])[:, :5])
+        counts.append([tuple(np.bincount(s.ravel(), minlength=len(rows))) for s in streams])
+    for one in range(len(counts[0])):
+        for other in range(one):
+            assert sum(each[one] != each[other] for each in counts) > len(counts) / 2
+
+
+@pytest.mark.parametrize("name", [*OBJECTIVES, "warm-up"])
+def test_draws_depend_on_the_seed_and_on_the_step(name):
+    rows = uneven.rollouts(1)
+
+    def drawn(seed, start):
+        batches = block(name, rows, weights_of(rows), seed=seed, start=start)
+        parts = [b if hasattr(b, "row") else types.SimpleNamespace(row=b.norm.row) for b in batches]
+        return joined(parts, "row").tolist()
+
+    assert drawn(0, 0) == drawn(0, 0)
+    assert len({str(drawn(seed, 0)) for seed in range(0, 60, 10)}) > 3
+    assert len({str(drawn(0, start)) for start in range(0, 60, 10)}) > 3
+
+
+@pytest.mark.parametrize("name", ["published", "matching", "prefixes"])
+def test_lambda_begins_at_its_step(name):
+    rows = uneven.rollouts(2)
+    at = make(name, bellman=0.7, bellman_start=3).batches(rows, np.float32(weights_of(rows)), 0)
+    batches = [at(step) for step in range(6)]
+    found = [(getattr(each, "norm", each)).bellman for each in batches]
+    assert [float(each[0]) for each in found] == pytest.approx([0, 0, 0, 0.7, 0.7, 0.7])
+    assert all((each == each[0]).all() for each in found)
+
+
+# Phases
+
+
+def test_phases_are_the_warm_up_and_the_objective():
+    for name in OBJECTIVES:
+        train = Train(objective=name, steps=9, warmup_direction=4)
+        (first, warmup), (last, objective) = phases(train)
+        assert (first, last) == (4, 9)
+        assert type(objective) is type(OBJECTIVES[name](train)) is not type(warmup)
+        assert warmup.parts == 1
+        parts = {"published": 1, "prefixes": 1}
+        assert objective.parts == parts.get(name, 2)
+
+
+# Terms
+
+WIDTH = world.WIDTH
+
+
+def batch_of(name, **train):
+    """A batch of rows of the enumerable world, unequal in every respect."""
+    rng = np.random.default_rng(3)
+    rows = uneven.rollouts(3, hard=True)
+    length = np.minimum(rows.length, rng.integers(5, WIDTH + 1, len(rows))).astype(np.int32)
+    tokens = rng.integers(1, world.V, (len(rows), WIDTH)).astype(np.int32)
+    rows = dataclasses.replace(
+        rows,
+        tokens=tokens,
+        length=length,
+        prompt_length=rng.integers(1, length - 2).astype(np.int32),
+        log_prefix=rows.log_prefix[:, : WIDTH - 1],
+    )
+    objective = make(name, batch=24, **train)
+    return objective, objective.batches(rows, np.float32(weights_of(rows)), 0)(1)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def terms_of(objective, control, params, batch):
+    found = objective.terms(control, params, world.base_params(), batch)
+    return {name: term.sum / term.weight for name, term in found.items()}
+
+
+@pytest.mark.usefixtures("compiled_quickly")
+@pytest.mark.parametrize(
+    "name, bent", [("regression", False), ("warm-up", False), ("matching", True)]
+)
+def test_the_direction_is_learned_as_the_projected_form_has_it_in_matching_alone(name, bent):
+    """Regression and warm-up hold it unbent."""
+    objective, batch = batch_of(name)
+    params = world.params("projected-nado", scale=1.0)
+    found = [
+        float(terms_of(objective, world.control(kind), params, batch)["direction"])
+        for kind in ("projected-nado", "clamped-nado")
+    ]
+    assert (abs(found[0] - found[1]) > 1e-3) == bent
+    if not bent:
+        assert found[0] == pytest.approx(found[1], rel=1e-6)
+
+
+READS = {
+    # merge, and a clamped merge, score their direction without the base
+    "merge": {"matching": ("norm",), "published": ("",), "prefixes": ("",), "warm-up": ()},
+    "clamped-merge": {"ratio": ("norm",), "published": ("",), "prefixes": ("",), "warm-up": ()},
+    "projected-merge": {"regression": ("direction", "norm"), "warm-up": ("",)},
+    "nado": {"regression": ("direction", "norm"), "published": ("",), "warm-up": ("",)},
+    "soft-small": {"ratio": ("direction", "norm"), "prefixes": ("",), "warm-up": ("",)},
+}
+
+
+@pytest.mark.parametrize("kind", READS)
+def test_which_parts_of_a_batch_need_the_base_s_states(kind):
+    for name, wanted in READS[kind].items():
+        assert make(name).reads_states(world.control(kind)) == wanted, name
