@@ -8,6 +8,8 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Task:
+    """The task and how much of its data is used."""
+
     name: str = "toy"  # toy | commongen
     source: str = ""  # commongen: a folder of local files or a hub name
     train_examples: int = 40_000  # toy: captions drawn for sft and rollout prompts
@@ -15,6 +17,8 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Base:
+    """The base: a checkpoint, or the sizes of a new model."""
+
     path: str = ""  # a model's folder or hub name; empty: a new model of the sizes below
     vocab_size: int = 1024  # at most; tokens of the byte-level BPE trained for a new model
     n_positions: int = 24
@@ -43,6 +47,8 @@ class Optim:
 
 @dataclasses.dataclass(frozen=True)
 class Sft(Optim):
+    """Fine-tuning of the base on the task's own text."""
+
     steps: int = 1200
     batch: int = 64
     learning_rate: float = 5e-3
@@ -53,6 +59,8 @@ class Sft(Optim):
 
 @dataclasses.dataclass(frozen=True)
 class Delta:
+    """Which matrices a trained delta changes, and in how many ranks."""
+
     rank: int = 16
     alpha: float = 16.0  # scale = alpha / rank
     low_rank: tuple[str, ...] = (r"h_\d+/(attn|mlp)/c_\w+/kernel",)
@@ -61,6 +69,8 @@ class Delta:
 
 @dataclasses.dataclass(frozen=True)
 class Control:
+    """The kind of control and the parts it is built from."""
+
     kind: str = "merge"  # nado | soft | merge | hard
     direction: str = "merge"  # hard: nado | soft | merge
     form: str = "clamped"  # hard: clamped | projected (R <= 1 always; bends q if tokens are many)
@@ -71,6 +81,8 @@ class Control:
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
+    """How tokens are drawn."""
+
     temperature: float = 1.0  # 0 is greedy
     top_k: int = 0  # 0 is off
     top_p: float = 1.0
@@ -80,6 +92,8 @@ class Sampling:
 
 @dataclasses.dataclass(frozen=True)
 class Decode(Sampling):
+    """How a finished control generates."""
+
     strength: float = 1.0  # of the control: R^strength
     target_rate: float = 1.0  # success rate to aim for
     reject: float = 0.0  # tokens that q has this much rarer than p are never drawn; 0 is off
@@ -87,6 +101,8 @@ class Decode(Sampling):
 
 @dataclasses.dataclass(frozen=True)
 class Rollout(Sampling):
+    """What the base draws for the oracle."""
+
     # lexical, or "package.module:function"(prompts, texts) -> scores; empty: the task's own.
     oracle: str = ""
     prompts: int = 2500
@@ -96,6 +112,8 @@ class Rollout(Sampling):
 
 @dataclasses.dataclass(frozen=True)
 class Train(Optim):
+    """Training of the control."""
+
     steps: int = 900
     batch: int = 256
     learning_rate: float = 5e-3
@@ -119,6 +137,8 @@ class Train(Optim):
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
+    """What is generated to be judged."""
+
     split: str = "test"
     prompts: int = 500
     samples: int = 4
@@ -127,6 +147,8 @@ class Evaluate:
 
 @dataclasses.dataclass(frozen=True)
 class Parallel:
+    """How arrays and work are spread over devices."""
+
     mode: str = "jit"  # jit | shard_map | pmap: how a training step is spread over devices
     fsdp: int = (
         1  # devices that share one copy of base, trainable parameters and optimiser state (jit)
@@ -136,6 +158,8 @@ class Parallel:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
+    """Where a run is kept, and how often it saves and logs."""
+
     folder: str = "runs"
     log_every: int = 20  # steps
     save_every: int = 200  # steps
@@ -143,6 +167,8 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
+    """All settings of a run, a section each."""
+
     name: str = "demo"
     seed: int = 0
     task: Task = Task()

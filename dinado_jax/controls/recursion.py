@@ -32,6 +32,7 @@ log-odds, which are carried beside the logarithms.
 B rows, T columns.
 """
 
+import functools
 from typing import NamedTuple
 
 import chex
@@ -126,6 +127,29 @@ def _next_logit(
     return odds - jax.lax.stop_gradient(jnp.maximum(odds - SURE, 0.0))
 
 
+def _position(form, carry, now):
+    """One position of the scan of `unroll`; arrays are [B]."""
+    log_r, logit_r, started = carry
+    beta_t, below_t, peak_t, gap_t, mask_t, drawn_t = now
+    log_beta_t = jax.nn.log_sigmoid(beta_t)
+    prev, logit_v = (jnp.where(started, *pair) for pair in ((log_r, log_beta_t), (logit_r, beta_t)))
+    log_v, after = advance(form, prev, log_beta_t, below_t, peak_t)
+    if form == "split":
+        logit_v = scaled(beta_t, -peak_t, gap_t)
+        odds = scaled(beta_t, below_t, -jnp.expm1(below_t)) if drawn_t is None else drawn_t
+    else:
+        odds = _next_logit(form, logit_v, prev, after, below_t, peak_t, gap_t)
+    logit_v, odds = (jnp.clip(x, -_MOST, _MOST) for x in (logit_v, odds))
+    inside = mask_t > 0
+    drawn = after - log_v
+    ceiling = jnp.inf if form == "clamped" else 0.0
+    log_v, after = jnp.maximum(log_v, FLOOR), jnp.clip(after, FLOOR, ceiling)
+    linked = (started & inside).astype(jnp.float32)
+    out = (log_v, log_r, after, drawn, linked), (logit_v, logit_r, odds)
+    carry = jnp.where(inside, after, log_r), jnp.where(inside, odds, logit_r), started | inside
+    return carry, out
+
+
 def unroll(
     form: str,
     beta_logit: jax.Array,
@@ -150,30 +174,7 @@ def unroll(
     chex.assert_rank(arrays, 2)
     chex.assert_equal_shape(arrays)
     chex.assert_type(arrays, jnp.float32)
-    ceiling = jnp.inf if form == "clamped" else 0.0
-
-    def position(carry, now):
-        log_r, logit_r, started = carry
-        beta_t, below_t, peak_t, gap_t, mask_t, drawn_t = now
-        log_beta_t = jax.nn.log_sigmoid(beta_t)
-        prev, logit_v = (
-            jnp.where(started, *pair) for pair in ((log_r, log_beta_t), (logit_r, beta_t))
-        )
-        log_v, after = advance(form, prev, log_beta_t, below_t, peak_t)
-        if form == "split":
-            logit_v = scaled(beta_t, -peak_t, gap_t)
-            odds = scaled(beta_t, below_t, -jnp.expm1(below_t)) if drawn_t is None else drawn_t
-        else:
-            odds = _next_logit(form, logit_v, prev, after, below_t, peak_t, gap_t)
-        logit_v, odds = (jnp.clip(x, -_MOST, _MOST) for x in (logit_v, odds))
-        inside = mask_t > 0
-        drawn = after - log_v
-        log_v, after = jnp.maximum(log_v, FLOOR), jnp.clip(after, FLOOR, ceiling)
-        linked = (started & inside).astype(jnp.float32)
-        out = (log_v, log_r, after, drawn, linked), (logit_v, logit_r, odds)
-        carry = jnp.where(inside, after, log_r), jnp.where(inside, odds, logit_r), started | inside
-        return carry, out
-
+    position = functools.partial(_position, form)
     zeros = jnp.zeros(len(beta_logit), jnp.float32)
     start = zeros, logit(zeros), zeros > 0
     over_time = jax.tree.map(jnp.transpose, (beta_logit, below, peak, gap, mask, drawn_logit))

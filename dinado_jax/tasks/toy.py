@@ -20,11 +20,15 @@ FOLLOW = 0.53
 
 
 class Noun(NamedTuple):
+    """Singular and plural of a noun."""
+
     one: str
     many: str
 
 
 class Verb(NamedTuple):
+    """Forms of a verb."""
+
     base: str
     third: str
     ing: str

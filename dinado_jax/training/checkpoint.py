@@ -94,7 +94,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
             self._manager.close()
 
-    def save(self, step: int, state, loss: float | None = None) -> None:
+    def save(self, step: int, state: Any, loss: float | None = None) -> None:
         """Writes a state in the background; an existing step is left as it is.
 
         Args:
@@ -116,7 +116,7 @@ class Checkpoints:
         step = self._manager.latest_step()
         return None if step is None else self._folder / str(step)
 
-    def restore(self, like):
+    def restore(self, like: Any) -> Any:
         """Reads the newest undamaged state; damaged ones are reported and moved aside.
 
         Args:

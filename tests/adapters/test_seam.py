@@ -16,6 +16,7 @@ from dinado_jax.controls.control import Control
 from dinado_jax.controls.merge import Merge
 from dinado_jax.controls.norm import MLP
 from dinado_jax.controls.soft import Soft
+from dinado_jax.data.prompts import TokenizedPrompts
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.sampler import Sampler, sample_prompts
 from dinado_jax.errors import InputError
@@ -107,7 +108,7 @@ def test_it_decodes(adapter):
     """What is sampled has the log-probability that training gives it."""
     one, (_, params) = control(adapter), trained(adapter)
     variables = one.policy_variables(tiny.base_params(), params)
-    prompts = TOKENS[:, :2].tolist()
+    prompts = TokenizedPrompts(TOKENS[:, :2].tolist())
     drawn = sample_prompts(
         Sampler(one.policy, Method(), -1, 10), variables, prompts, jax.random.key(0), 2
     )

@@ -19,6 +19,7 @@ from support import ROOT
 import dinado_jax
 from dinado_jax.config import schema
 from dinado_jax.controls.make import make_control
+from dinado_jax.data.prompts import TokenizedPrompts
 from dinado_jax.data.sequences import sequences
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.sampler import Sampler, sample_prompts
@@ -272,7 +273,7 @@ def test_controls_of_it_train_and_decode(base, kind):
     assert losses[1] < losses[0]
     q = Controlled(base, control, state.trainable)
     sampler = Sampler(q.policy, Method(), base.codec.eos_id, 4, samples=3)
-    drawn = sample_prompts(sampler, q.variables, prompts, jax.random.key(1), 6)
+    drawn = sample_prompts(sampler, q.variables, TokenizedPrompts(prompts), jax.random.key(1), 6)
     new = [row[:n] for row, n in zip(drawn.tokens, drawn.length)]
     rows = sequences(np.repeat(prompts, 3, 0).tolist(), new, base.codec.eos_id, 24)
     scores = score(q.policy, q.variables, rows, 6).sum(1)
@@ -292,8 +293,10 @@ def test_a_run_is_checked_against_it(folder):
 
 
 def test_nothing_outside_of_models_names_an_architecture():
-    """Benchmarks aside, which compare GPT-2s with PyTorch's."""
-    names = re.compile(r"GPT2|models\.gpt2|gpt2_checkpoint|\bwte\b|\.n_(embd|layer|head)\b(?! =)")
+    """Except for benchmarks, which compare GPT-2s with PyTorch's, and the settings [base]."""
+    names = re.compile(
+        r"GPT2|models\.gpt2|gpt2_checkpoint|\bwte\b|(?<!base)\.n_(embd|layer|head)\b(?! =)"
+    )
     package = ROOT / "dinado_jax"
     for path in sorted(package.rglob("*.py")):
         if path.relative_to(package).parts[0] not in ("models", "config", "bench"):

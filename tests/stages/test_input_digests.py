@@ -340,8 +340,8 @@ def test_a_changed_input_is_refused_by_name_and_nothing_is_lost(world, moment, p
 
 
 PARTS = {
-    "rollout": ["run/rollout/parts/*.npz"],
-    "generate": ["run/generate/base_parts/*.npz"],
+    "rollout": ["run/rollout/shards/*.npz"],
+    "generate": ["run/generate/base_shards/*.npz"],
 }
 
 
@@ -386,11 +386,11 @@ def test_another_stage_is_named_with_all_that_must_be_run_again(world):
 
 def test_what_a_user_keeps_in_a_stage_folder_stays(world):
     world.restore("generate")
-    notes = world.run / "generate" / "spare_parts" / "notes.txt"
+    notes = world.run / "generate" / "spare_shards" / "notes.txt"
     notes.parent.mkdir()
     notes.write_text("mine")
-    (world.run / "generate" / "base_parts" / "mine.txt").write_text("mine too")
+    (world.run / "generate" / "base_shards" / "mine.txt").write_text("mine too")
     world.command()
     assert notes.read_text() == "mine"
-    assert (world.run / "generate" / "base_parts" / "mine.txt").read_text() == "mine too"
-    assert not list((world.run / "generate" / "base_parts").glob("*.npz"))
+    assert (world.run / "generate" / "base_shards" / "mine.txt").read_text() == "mine too"
+    assert not list((world.run / "generate" / "base_shards").glob("*.npz"))

@@ -420,7 +420,7 @@ def test_another_learning_rate_of_a_finished_stage_is_refused(run):
 def test_rollouts_stopped_and_continued_are_those_of_one_go(run, copy, monkeypatch):
     """Of four batches two are drawn, one of them is damaged afterwards."""
     path, config = copy(1), tiny_run.config("rollout.batch=8")
-    parts = path / "rollout" / "parts"
+    parts = path / "rollout" / "shards"
     with monkeypatch.context() as patch:
         stops.stop_when(patch, stops.with_parts(parts, 2))
         with pytest.raises(signals.Stopped):
@@ -441,7 +441,7 @@ def test_generation_stopped_and_continued_is_that_of_one_go(run, copy, monkeypat
     """The second of its models is being drawn from."""
     path, config = copy(3), tiny_run.config("decode.batch=8")
     with monkeypatch.context() as patch:
-        stops.stop_when(patch, stops.with_parts(path / "generate" / "control_parts", 2))
+        stops.stop_when(patch, stops.with_parts(path / "generate" / "control_shards", 2))
         with pytest.raises(signals.Stopped):
             run_stages(config, ("generate",), path)
     calls = judged(monkeypatch)
@@ -454,7 +454,7 @@ def test_generation_stopped_and_continued_is_that_of_one_go(run, copy, monkeypat
 
 def test_parts_are_forgotten_once_every_process_has_read_them(tmp_path, monkeypatch):
     """Another process may be late: all must meet between its work and what follows it."""
-    parts, seen = tmp_path / "rollout" / "parts", []
+    parts, seen = tmp_path / "rollout" / "shards", []
     monkeypatch.setattr(
         dinado_jax.stages.run_folder, "barrier", lambda _: seen.append(parts.exists())
     )
@@ -483,11 +483,11 @@ def test_sft_stopped_and_continued(tmp_path, monkeypatch):
     config = tiny_run.config(f"sft.pretrain_path={tmp_path / 'plain.txt'}", "sft.pretrain_steps=4")
     run_stages(config, ("sft",), tmp_path / "whole")
     with monkeypatch.context() as patch:
-        stops.stop_when(patch, stops.at_step(tmp_path / "parts" / "sft" / "sft.jsonl", 2))
+        stops.stop_when(patch, stops.at_step(tmp_path / "shards" / "sft" / "sft.jsonl", 2))
         with pytest.raises(signals.Stopped):
-            run_stages(config, ("sft",), tmp_path / "parts")
-    run_stages(config, ("sft",), tmp_path / "parts")
-    whole, parts = (tmp_path / name / "sft" / "base" for name in ("whole", "parts"))
+            run_stages(config, ("sft",), tmp_path / "shards")
+    run_stages(config, ("sft",), tmp_path / "shards")
+    whole, parts = (tmp_path / name / "sft" / "base" for name in ("whole", "shards"))
     for name in ("model.safetensors", "config.json", "tokenizer.json"):
         assert (whole / name).read_bytes() == (parts / name).read_bytes(), name
     for name in ("pretrain.jsonl", "sft.jsonl"):
