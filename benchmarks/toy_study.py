@@ -1,12 +1,12 @@
-"""The demo's task under other objectives, controls and settings, at equal rollouts and steps.
+"""The demo's task under other objectives, controls and settings, with equal rollouts and steps.
 
     python benchmarks/toy_study.py --out FOLDER [--seeds 3 4 5] [--recipes NAME ..] [--per-prompt N]
 
-Rollouts are 8 of each of 12,500 prompts, or N; steps are the same whatever N is.
-Each run is `dinado demo` with a few settings changed; runs of one seed share the base and, where
-they draw the same ones, its first rollouts. Runs that are done are not done again. Prints a JSON
-line a run: success, KL (nats per sequence), floor, efficiency, rollouts, seconds. A run takes 2 to
-4 minutes on 2 cores.
+There are N = 8 rollouts for each of 12,500 prompts; the number of steps does not depend on N. Each
+run is `dinado demo` with a few settings changed. Runs of one seed share the base and, where they
+draw the same ones, its first rollouts. Finished runs are not repeated. Prints a line of JSON per
+run: success, KL (nats per sequence), floor, efficiency, rollouts, seconds. A run takes 2 to 4
+minutes on 2 cores.
 """
 
 import argparse
@@ -50,7 +50,8 @@ RECIPES = {
 }
 
 
-def run(out: Path, seed: int, recipe: str, per_prompt: int) -> dict:
+def run(out: Path, seed: int, recipe: str, per_prompt: int, common: list[str]) -> dict:
+    """Runs the demo with a recipe, or continues it; `common` settings are those of all recipes."""
     settings, name = RECIPES[recipe], recipe.replace(" ", "_").replace(",", "").replace(".", "")
     if per_prompt != 8:
         name += f"_{per_prompt}"
@@ -66,7 +67,7 @@ def run(out: Path, seed: int, recipe: str, per_prompt: int) -> dict:
             shutil.copytree(shared / stage, partial / stage)
         partial.rename(folder)
     command = [sys.executable, "-m", "dinado_jax", "demo", "--out", str(folder), f"seed={seed}"]
-    done = subprocess.run([*command, *settings], capture_output=True, text=True)
+    done = subprocess.run([*command, *settings, *common], capture_output=True, text=True)
     if done.returncode:
         error = done.stderr.strip().splitlines()[-1]
         return {"recipe": recipe, "seed": seed, "per_prompt": per_prompt, "error": error}
@@ -97,10 +98,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5])
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--per-prompt", type=int, default=8, help="rollouts of each prompt")
+    parser.add_argument("--settings", nargs="+", default=[], metavar="KEY=VALUE", help="of all")
     args = parser.parse_args()
+    failed = False
     for recipe in args.recipes:
         for seed in args.seeds:
-            print(json.dumps(run(args.out, seed, recipe, args.per_prompt)), flush=True)
+            record = run(args.out, seed, recipe, args.per_prompt, args.settings)
+            print(json.dumps(record), flush=True)
+            failed |= "error" in record
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

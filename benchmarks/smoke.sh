@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Every `dinado bench` command and every script here once, at its smallest size: do they still run?
+#
+#     benchmarks/smoke.sh [FOLDER]        make bench-smoke; PYTHON=python by default
+#
+# Two at a time; the figures mean nothing. Output is left in FOLDER, a new one by default.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=${1:-$(mktemp -d)}
+export OUT=$out PYTHON=${PYTHON:-python} JAX_PLATFORMS=cpu
+mkdir -p "$out"
+
+run() { # name, command
+    local name=$1 began=$SECONDS
+    shift
+    if "$@" >"$OUT/$name.out" 2>"$OUT/$name.err"; then
+        echo "ok $name, $((SECONDS - began)) s"
+    else
+        echo "FAILED $name: $*"
+        tail -n 20 "$OUT/$name.err"
+        return 1
+    fi
+}
+export -f run
+
+{
+    for what in vocab train decode rollout beam; do
+        prompt=()
+        [[ $what == vocab ]] || prompt=(--prompt 2 --layers 1)
+        echo "bench_$what $PYTHON -m dinado_jax bench $what --size tiny --batch 8 --length 4 --repeats 1 ${prompt[*]}"
+    done
+    demo="sft.steps=4 train.steps=4 train.rounds=1 rollout.prompts=40 evaluate.prompts=20"
+    echo "toy_study $PYTHON benchmarks/toy_study.py --out $out/study --seeds 3 --recipes default --settings $demo"
+    echo "scale $PYTHON benchmarks/scale.py configs/demo.toml --base gpt2 --target cpu --fsdp 2 --rows 1 --length 8 --depths 1 2"
+    echo "draws $PYTHON benchmarks/draws.py --rows 100 --vocabularies 37"
+    echo "exact_expected $PYTHON benchmarks/exact_expected.py --variants merge --seeds 20 --steps 10"
+    echo "exact_study $PYTHON benchmarks/exact_study.py --out $out/study.jsonl --learners 'merge, matching' --techniques plain --rates 0.2 --budgets 64 --seeds 10 11"
+    echo "scan_layers $PYTHON benchmarks/scan_layers.py --size tiny --rows 1 --length 4 --repeats 1"
+    echo "profile_step $PYTHON benchmarks/profile_step.py --size tiny --batch 1 --length 18 --out $out/profile"
+    echo "planted_bugs $PYTHON benchmarks/planted_bugs.py --only 0 --out $out/planted.jsonl"
+} | xargs -P 2 -d '\n' -I{} bash -c 'run {}'
+run demo_picture "$PYTHON" benchmarks/demo_picture.py "$out/study/seed3/default" "$out/demo.svg"
