@@ -129,7 +129,7 @@ class Collector:
         rows = self._judge_all(model.base, drawn, collection)
         spans = zip(rows.tokens, rows.prompt_length, rows.length)
         new = codec.decode([row[start:end] for row, start, end in spans])
-        asked = [texts[i] for i in rows.row // samples]
+        asked = [texts[int(i)] for i in rows.row // samples]
         return Collected(_rollouts(rows), asked, new, count - len(rows))
 
     def references(
@@ -184,7 +184,7 @@ class Collector:
 
     def _fingerprint(self, name: str, prompts: PromptSet) -> str:
         """Of a collection; fails unless all processes have the same prompts."""
-        given = [list(prompts.texts)]
+        given: list[Any] = [list(prompts.texts)]
         if prompts.condition is not None:
             given.append(condition_digest(prompts.condition))
         assert_same("prompts", json.dumps(given))
@@ -215,7 +215,7 @@ class Collector:
             rows = sequences([tokenized.tokens[i] for i in prompt], targets, codec.eos_id, limit)
             yield _Unjudged(
                 rows=dataclasses.replace(rows, condition=rows_of(prompts.condition, prompt)),
-                prompts=[prompts.texts[i] for i in prompt],
+                prompts=[prompts.texts[int(i)] for i in prompt],
                 texts=codec.decode(targets),
                 row=prompt * samples + numbers % samples,
                 prompt_id=prompts.ids[prompt].astype(np.int32),
