@@ -10,6 +10,8 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):  # later ones refus
     flags = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
     os.environ["XLA_FLAGS"] = flags
 
+from pathlib import Path
+
 import jax
 import pytest
 from support import tiny_run
@@ -17,6 +19,15 @@ from support import tiny_run
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_collection_modifyitems(items):
+    """Marks as slow what tests/slow.txt lists: files and functions, see support/slow.py."""
+    slow = set((Path(__file__).parent / "slow.txt").read_text().splitlines())
+    for item in items:
+        file, _, function = item.nodeid.partition("::")
+        if file in slow or f"{file}::{function.partition('[')[0]}" in slow:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")
