@@ -2,28 +2,31 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo check test test-peer bench-smoke coverage lint types clean
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+
+.PHONY: demo check test slow-list test-peer bench-smoke coverage lint types clean
 
 demo: $(VENV)/installed
 	$(BIN)/dinado demo
 
 check: lint types
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test: lint types
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(PYTEST)
+
+slow-list: $(VENV)/installed # on a machine that does nothing else
+	$(PYTEST) --durations=0 -vv | $(BIN)/python tests/support/slow.py
 
 test-peer: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[peer]'
 	$(BIN)/python -m pytest tests/benchmarks
 
 bench-smoke: $(VENV)/installed
-	for what in vocab train decode rollout beam; do \
-		$(BIN)/dinado bench $$what --size tiny --batch 8 --length 8 --repeats 1 || exit 1; \
-	done
+	PYTHON=$(BIN)/python benchmarks/smoke.sh
 
 coverage: $(VENV)/installed
-	$(BIN)/python -m pytest -n 2 --dist worksteal --cov dinado_jax --cov-report term
+	$(PYTEST) --cov dinado_jax --cov-report term-missing:skip-covered
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
