@@ -1,10 +1,10 @@
-"""The published objective's expected loss over a whole world, under a random full-support proposal.
+"""Minimises the published objective's expected loss over a whole world, whatever the proposal.
 
     python benchmarks/exact_expected.py [--variants merge soft] [--seeds 20 21 ..] [--steps 15000]
 
-No sampling and no importance weights: terminal cross entropy and exact Bellman residuals have R* as
-their only solution whatever the proposal. Prints a JSON line a control and seed, with max |R - R*|.
-About 2 minutes a line on a core.
+The proposal is random with full support; there is no sampling and there are no importance weights:
+R* is the only solution of terminal cross entropy and exact Bellman residuals under any proposal.
+Prints a line of JSON per control and seed, with max |R - R*|; each takes about 2 minutes on a core.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""Sample efficiency in exact worlds: every variant, technique and budget of rollouts, seed by seed.
+"""Sample efficiency in exact worlds, for all variants, techniques, budgets of rollouts and seeds.
 
     python benchmarks/exact_study.py --out study.jsonl [--plot study.svg]
 
-Prints and writes a JSON line a run; runs that the file already holds are not done again. At the
-end, tables of mean and standard deviation over seeds. About half an hour on a core;
---learners, --techniques, --rates, --budgets and --seeds choose a part.
+Prints and writes a line of JSON per run; runs that are in the file already are not repeated. At the
+end it prints tables of mean and standard deviation over seeds. It takes about half an hour on one
+core; --learners, --techniques, --rates, --budgets and --seeds choose a part.
 """
 
 import argparse
@@ -27,7 +27,7 @@ LEARNERS = {
     "merge, matching": ("merge", "matching"),
     "hard, matching": ("hard", "matching"),
 }
-# Rounds, the share of later rounds that is drawn from p, and the norm's first bias.
+# (rounds, share of p in the draws of later rounds, initial bias of the norm)
 TECHNIQUES = {
     "plain": (1, 1.0, "zero"),
     "norm bias": (1, 1.0, "success_rate"),
@@ -56,7 +56,7 @@ def run(learner: str, technique: str, rate: float, budget: int, seed: int) -> di
 
 
 def table(records: list[dict], rate: float, key: str, chosen: argparse.Namespace) -> str:
-    """Rows learner x technique, columns budgets: mean and standard deviation of a figure."""
+    """Returns mean and standard deviation of a figure, learners and techniques by budgets."""
     lines = [
         f"| {key.replace('_', ' ')}, R0 {rate} | technique | "
         + " | ".join(str(n) for n in chosen.budgets)

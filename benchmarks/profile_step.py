@@ -1,8 +1,8 @@
-"""A profile of a few training steps and decoding calls, to be opened with xprof or Perfetto.
+"""Writes a profile of a few training steps and decoding calls, for xprof or Perfetto.
 
     python benchmarks/profile_step.py --size gpt2-large --dtype bfloat16 --batch 256 --out profile
 
-The programs are those of `dinado bench train` and `dinado bench decode`, variant merge.
+The programs are those of `dinado bench train` and `dinado bench decode` with --variant merge.
 """
 
 import argparse

@@ -1,16 +1,17 @@
-"""What a training step or a decoding call needs on many chips, and how long it may take: compiled
-from shapes alone. No array is made and no chip is needed.
+"""Memory, communication and an estimate of time of one training step or decoding call on many chips.
+
+Programs are compiled from shapes alone: no array is created and no chip is needed.
 
     pip install '.[tpu]'      # the TPU's compiler; --target cpu does without
     python benchmarks/scale.py CONFIG --base gpt2-large --fsdp 8 base.remat=true
     python benchmarks/scale.py CONFIG --base gpt2-large --decode
 
-It prints a JSON line. Memory, collectives and their bytes are the compiler's, FLOPs and bytes
-moved through memory are counted by hand, seconds follow from them and from assumed shares of a
-chip's rates. docs/scale.md says what each of them is worth.
+Prints a line of JSON. Memory, collectives and their bytes are the compiler's; FLOPs and bytes moved
+through memory are counted by hand; seconds follow from them and from assumed shares of a chip's
+rates. docs/scale.md says how far each of them can be trusted.
 
-Layers are alike: a base is compiled with two numbers of layers (--depths), and what its whole depth
-needs lies on the line through both.
+All layers need the same: a base is compiled with two numbers of layers (--depths), and the figures
+of its full depth are extrapolated on the line through both.
 """
 
 import argparse
@@ -49,7 +50,7 @@ BASES = {  # layers, width, heads
     "gpt2-xl": (48, 1600, 25),
     "7b": (32, 4096, 32),
 }
-# Tori that hold as many chips: of the smallest one only some may be used.
+# Number of chips: a torus with at least as many, of which some may stay unused.
 TOPOLOGIES = {
     "v5e": {4: "2x2", 8: "2x4", 64: "8x8", 256: "16x16"},
     "v5p": {4: "2x2x1", 8: "2x2x2", 64: "4x4x4", 256: "4x8x8"},
@@ -57,19 +58,19 @@ TOPOLOGIES = {
 
 
 class Chip(NamedTuple):
-    """What vendors say a chip does at best; sources in docs/scale.md."""
+    """Peak rates by the vendor; sources in docs/scale.md."""
 
-    flops: float  # bfloat16, a second
+    flops: float  # bfloat16, per second
     memory: float  # bytes
     memory_rate: float  # bytes per second
-    link_rate: dict[int, float]  # bytes per second into each of so many chips
+    link_rate: dict[int, float]  # number of chips: bytes per second into each of them
 
 
 CHIPS = {
-    # Both directions of an axis serve where it closes: at 16 (v5e), at multiples of 4 (v5p).
+    # An axis of a torus has both directions where it closes: at 16 (v5e), at multiples of 4 (v5p).
     "v5e": Chip(197e12, 16e9, 819e9, {8: 100e9, 64: 100e9, 256: 200e9}),
     "v5p": Chip(459e12, 95e9, 2765e9, {8: 300e9, 64: 600e9, 256: 600e9}),
-    # NVLink inside a node of 8; beyond it the node's 8 x 400 Gb/s, of which every chip wants all.
+    # NVLink inside a node of 8; beyond it the node's 8 x 400 Gb/s, which all its chips share.
     "h100": Chip(989e12, 80e9, 3350e9, {8: 450e9, 64: 400e9, 256: 400e9}),
 }
 ATTAINED = {"flops": 0.45, "memory_rate": 0.7, "link_rate": 0.7}  # assumed
@@ -79,12 +80,12 @@ ATTAINED = {"flops": 0.45, "memory_rate": 0.7, "link_rate": 0.7}  # assumed
 
 
 def devices(target: str, count: int) -> list:
-    """Simulated CPU devices, or the TPU chips of a topology that nobody need own."""
+    """Returns simulated CPU devices, or the TPU chips of a topology, without any hardware."""
     if target == "cpu":
         return jax.devices()[:count]
     from jax.experimental import topologies
 
-    # Without these libtpu looks for the machine it runs on.
+    # Without these libtpu asks the metadata server which machine it runs on.
     os.environ.update(TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost", TPU_WORKER_ID="0")
     shape = min(size for size in TOPOLOGIES[target] if size >= count)
     name = f"{target}:{TOPOLOGIES[target][shape]}"
@@ -97,7 +98,7 @@ def make_plan(settings: schema.Parallel, target: str, data: int) -> Plan:
 
 
 def training_step(settings: schema.Config, plan: Plan, length: int):
-    """The compiled step, and what it is given: state, base, batch."""
+    """Compiles a step; returns it and the shapes of its arguments: state, base, batch."""
     model = new_model(settings.base)
     params = abstract_params(model)
     step, state, batch = training(settings, make_control(settings, model), params, length)
@@ -107,8 +108,10 @@ def training_step(settings: schema.Config, plan: Plan, length: int):
 
 
 def decoding_call(settings: schema.Config, plan: Plan, length: int):
-    """The compiled loop over `length` new tokens after prompts as long, one sample each, and what
-    it is given: variables and a state."""
+    """Compiles a loop of `length` new tokens after prompts of `length`, one sample per prompt.
+
+    Returns it and the shapes of its arguments: variables and a state.
+    """
     mesh = local_mesh(plan)
     model = new_model(settings.base)
     control = make_control(settings, model)
@@ -136,14 +139,14 @@ def _placed(tree, sharding):
 
 
 def device_bytes(tree) -> int:
-    """Of placed shapes, on each device."""
+    """Returns the bytes of sharded shapes on each device."""
     return sum(
         math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
     )
 
 
 def memory(compiled) -> dict[str, int]:
-    """Bytes of each device."""
+    """Returns the compiler's bytes per device."""
     found = compiled.memory_analysis()
     out = {
         "argument_bytes": found.argument_size_in_bytes,
@@ -162,15 +165,18 @@ _KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 
 class Collective(NamedTuple):
     kind: str
-    bytes: int  # of the result on each device; of a reduce-scatter before it is cut
-    times: float  # a call
-    origin: str  # what the source calls it
+    bytes: int  # of the result on each device; of a reduce-scatter's input
+    times: float  # per call of the program
+    origin: str  # the operation's name in the source
 
 
 def collectives(text: str) -> list[Collective]:
-    """All that one call of a compiled program does. What lies in loops counts as often as they run;
-    the parts of an asynchronous one, which share a channel, count once. A TPU's reduce-scatter is a
-    computation of that name, around an all-reduce whose channel means nothing."""
+    """Returns all collectives of one call of a compiled program.
+
+    Those in loops count once per iteration; the parts of an asynchronous one, which share a
+    channel, count once. On TPUs a reduce-scatter is a computation of that name around an
+    all-reduce, whose channel is to be ignored.
+    """
     bodies, entry = _computations(text)
     found = {}
 
@@ -196,7 +202,7 @@ def collectives(text: str) -> list[Collective]:
 
 
 def _computations(text):
-    """{name: lines} of a compiled program, and the name of the one it begins with."""
+    """{name: lines} of the computations of a program, and the name of its entry."""
     bodies, entry, name = {}, None, None
     for line in text.splitlines():
         head = re.match(r"(ENTRY )?%([\w.-]+) \(.*\{$", line)
@@ -210,7 +216,7 @@ def _computations(text):
 
 
 def _trips(line, condition):
-    """How often a loop runs; nan where the text does not say, and then so is all it would send."""
+    """Iterations of a loop; nan where the text does not say, and then all its bytes are nan."""
     known = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
     if known:
         return int(known[1])
@@ -227,7 +233,7 @@ def _result_bytes(shapes, begins):
 
 
 def volume(found: list[Collective]) -> dict[str, int]:
-    """Bytes a call of each kind."""
+    """Returns the bytes per call of each kind."""
     out = {}
     for one in found:
         out[one.kind] = out.get(one.kind, 0) + one.bytes * one.times
@@ -238,12 +244,12 @@ def volume(found: list[Collective]) -> dict[str, int]:
 
 
 def work(settings: schema.Config, rows: int, length: int) -> dict[str, float]:
-    """FLOPs of a training step's matrix products on one device, and bytes it must at least move
-    through memory, for a base under `merge` with a low-rank delta.
+    """Counts the FLOPs of a training step's matrix products on one device, and the bytes that it
+    must at least move through memory, for a base under `merge` with a low-rank delta.
 
-    `published` takes all tokens through base and policy, and back through the policy to the delta;
-    `regression` half of them through the policy and back, half through base and policy. Over the
-    vocabulary each such pass makes its logits, one with a gradient also the mean it needs.
+    `published` runs all tokens through base and policy, and backward through the policy to the
+    delta; `regression` runs half of them through the policy and backward, and half through base and
+    policy. Each pass computes logits over the vocabulary, and one with a gradient also their mean.
     """
     gpt2, rank = new_model(settings.base).config, settings.delta.rank
     D, V, width = gpt2.n_embd, gpt2.vocab_size, jnp.dtype(gpt2.dtype).itemsize
@@ -254,7 +260,7 @@ def work(settings: schema.Config, rows: int, length: int) -> dict[str, float]:
     shapes = [(D, 3 * D), (D, D), (D, gpt2.inner), (gpt2.inner, D)]
     kernels = gpt2.n_layer * sum(i * o for i, o in shapes)
     factors = gpt2.n_layer * rank * sum(i + o for i, o in shapes)
-    attention = gpt2.n_layer * 2 * length * D  # scores, and values mixed
+    attention = gpt2.n_layer * 2 * length * D  # scores, and weighted values
     norm = 4 * D * D
     trained = factors + (4 * gpt2.n_layer + 2) * D + norm + 8 * D + 1
     products_of = {  # multiplied by a token
@@ -270,17 +276,19 @@ def work(settings: schema.Config, rows: int, length: int) -> dict[str, float]:
     micro = settings.train.accumulate
     return {
         "flops": micro * 2 * tokens * sum(products_of.values()),
-        "moved_bytes": micro * moved + 32 * trained,  # value, moments and gradient, there and back
+        "moved_bytes": micro * moved + 32 * trained,  # value, 2 moments, gradient: read and written
         "trainable_parameters": trained,
         "kept_bytes": tokens * kept_bytes(gpt2, length),
     }
 
 
 def kept_bytes(gpt2, length: int) -> int:
-    """Of a token, between the policy's forward and backward passes: with remat each block's input;
-    without it of each LayerNorm the normalised state in float32 and the result, queries, keys and
-    values, the attention's weights (float32, and rounded) and result, and the MLP's inner state
-    before and after its nonlinearity."""
+    """Returns the bytes kept per token between the policy's forward and backward passes.
+
+    With remat: each block's input. Without: of each LayerNorm the normalised state in float32 and
+    the result; queries, keys and values; the attention's weights (float32, and rounded) and result;
+    the MLP's inner state before and after its nonlinearity.
+    """
     width, D = jnp.dtype(gpt2.dtype).itemsize, gpt2.n_embd
     if gpt2.remat:
         return gpt2.n_layer * width * D
@@ -290,8 +298,9 @@ def kept_bytes(gpt2, length: int) -> int:
 
 
 def seconds(chip: Chip, chips: int, needs: dict, sent: dict[str, int]) -> dict[str, float]:
-    """The time of a step in seconds if all three overlap, and if communication hides behind
-    nothing. In a ring an all-reduce takes every byte around twice."""
+    """Returns the seconds of a step if compute, memory and communication overlap ("least"), and if
+    communication overlaps with nothing ("most"). An all-reduce sends every byte around a ring twice.
+    """
     out = {
         "compute": needs["flops"] / (chip.flops * ATTAINED["flops"]),
         "memory": needs["moved_bytes"] / (chip.memory_rate * ATTAINED["memory_rate"]),
@@ -327,7 +336,7 @@ def figures(program, given: tuple) -> dict:
 
 
 def carried_on(few: dict, many: dict, depths: list[int], depth: int) -> dict:
-    """Figures at `depth` on the line through those of two depths."""
+    """Extrapolates figures of two depths linearly to `depth`."""
 
     def line(a, b):
         if isinstance(a, dict):
@@ -366,15 +375,15 @@ def record(settings: schema.Config, args: argparse.Namespace) -> dict:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("config", help="a .toml file; its sizes of the base are not used")
+    parser.add_argument("config", help="a .toml file; its sizes of the base are ignored")
     parser.add_argument("overrides", nargs="*", help="section.key=value")
     parser.add_argument("--base", choices=BASES, default="gpt2-large")
     parser.add_argument("--target", choices=["cpu", *TOPOLOGIES], default="v5e", help="compiler")
-    parser.add_argument("--data", type=int, default=1, help="groups of --fsdp devices")
-    parser.add_argument("--fsdp", type=int, default=1, help="devices that share one copy")
-    parser.add_argument("--rows", type=int, default=16, help="of each device and micro-batch")
+    parser.add_argument("--data", type=int, default=1, help="size of the data axis")
+    parser.add_argument("--fsdp", type=int, default=1, help="size of the fsdp axis")
+    parser.add_argument("--rows", type=int, default=16, help="per device and micro-batch")
     parser.add_argument("--length", type=int, default=64, help="tokens")
-    parser.add_argument("--depths", type=int, nargs=2, default=[2, 4], help="layers compiled")
+    parser.add_argument("--depths", type=int, nargs=2, default=[2, 4], help="layers to compile")
     parser.add_argument("--decode", action="store_true", help="the decoding loop, not the step")
     args = parser.parse_intermixed_args()
     jax.config.update("jax_platforms", "cpu")

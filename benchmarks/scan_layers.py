@@ -1,9 +1,9 @@
-"""Blocks one after another, or one block scanned over stacked parameters and caches: compile time,
-seconds and temporary bytes, of a gradient and of a decoding loop.
+"""Blocks one after another against one block scanned over stacked parameters and caches.
 
     python benchmarks/scan_layers.py --size gpt2 --rows 8 --length 64 --repeats 5
 
-A JSON line for each way and program.
+Prints a line of JSON for each way and program, a gradient and a decoding loop: compile time,
+seconds and temporary bytes.
 """
 
 import argparse
@@ -22,7 +22,7 @@ PROMPT = 16
 
 
 def unrolled(block, layers, x):
-    """block(params and cache of a layer, x) -> (x, cache), through all of them."""
+    """Applies block(parameters and cache of a layer, x) -> (x, cache) for all layers."""
     caches = []
     for layer in layers:
         x, kept = block(layer, x)
@@ -46,7 +46,7 @@ def gradient(config, through):
 
 
 def decoding(config, through, lengths, steps):
-    """`steps` tokens, whose input is the state of the last one; caches go from step to step."""
+    """Returns a loop of `steps` tokens; the input of each is the state of the one before."""
 
     def step(state, slot):
         def block(layer, x):
