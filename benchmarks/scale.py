@@ -1,4 +1,4 @@
-"""Memory, communication and an estimate of time of one training step or decoding call on many chips.
+"""Memory, communication and estimated time of a training step or decoding call on many chips.
 
 Programs are compiled from shapes alone: no array is created and no chip is needed.
 
@@ -299,7 +299,9 @@ def kept_bytes(gpt2, length: int) -> int:
 
 def seconds(chip: Chip, chips: int, needs: dict, sent: dict[str, int]) -> dict[str, float]:
     """Returns the seconds of a step if compute, memory and communication overlap ("least"), and if
-    communication overlaps with nothing ("most"). An all-reduce sends every byte around a ring twice.
+    communication overlaps with nothing ("most").
+
+    An all-reduce sends every byte around a ring twice.
     """
     out = {
         "compute": needs["flops"] / (chip.flops * ATTAINED["flops"]),
