@@ -7,7 +7,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-$(mktemp -d)}
-export OUT=$out PYTHON=${PYTHON:-python} JAX_PLATFORMS=cpu
+export OUT=$out PYTHON=${PYTHON:-python} PYTHONPATH=$PWD:$PWD/tests
+export JAX_PLATFORMS=cpu JAX_DISABLE_MOST_OPTIMIZATIONS=1
 mkdir -p "$out"
 
 run() { # name, command
@@ -29,9 +30,11 @@ export -f run
         [[ $what == vocab ]] || prompt=(--prompt 2 --layers 1)
         echo "bench_$what $PYTHON -m dinado_jax bench $what --size tiny --batch 8 --length 4 --repeats 1 ${prompt[*]}"
     done
-    demo="sft.steps=4 train.steps=4 train.rounds=1 rollout.prompts=40 evaluate.prompts=20"
+    demo="base.n_layer=1 base.n_embd=32 base.n_head=2 sft.steps=4 train.steps=4 train.rounds=1"
+    demo+=" train.warmup_direction=0 rollout.oracle=support.tiny_run:even rollout.prompts=40"
+    demo+=" evaluate.prompts=20"
     echo "toy_study $PYTHON benchmarks/toy_study.py --out $out/study --seeds 3 --recipes default --settings $demo"
-    echo "scale $PYTHON benchmarks/scale.py configs/demo.toml --base gpt2 --target cpu --fsdp 2 --rows 1 --length 8 --depths 1 2"
+    echo "scale $PYTHON benchmarks/scale.py configs/commongen_gpt2_large.toml --base gpt2 --target cpu --fsdp 2 --rows 1 --length 8 --depths 1 2"
     echo "draws $PYTHON benchmarks/draws.py --rows 100 --vocabularies 37"
     echo "exact_expected $PYTHON benchmarks/exact_expected.py --variants merge --seeds 20 --steps 10"
     echo "exact_study $PYTHON benchmarks/exact_study.py --out $out/study.jsonl --learners 'merge, matching' --techniques plain --rates 0.2 --budgets 64 --seeds 10 11"
