@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    name: str = "toy"  # toy | commongen
+    name: str = "toy"  # see tasks/table.py
     source: str = ""  # commongen: a folder of local files or a hub name
     train_examples: int = 40_000  # toy: captions drawn for sft and rollout prompts
 
@@ -28,7 +28,7 @@ class Base:
 
 @dataclasses.dataclass(frozen=True)
 class Optim:
-    """One optimiser, used by the sft and train sections."""
+    """The optimiser of the sft and train sections."""
 
     steps: int = 1000
     batch: int = 128  # rows per step, over all micro-batches
@@ -92,7 +92,8 @@ class Decode(Sampling):
 
 @dataclasses.dataclass(frozen=True)
 class Rollout(Sampling):
-    # lexical, or "package.module:function"(prompts, texts) -> scores; empty: the task's own.
+    # A name of oracles/table.py, or "package.module:function" (prompts, texts) -> scores; empty:
+    # the task's own.
     oracle: str = ""
     prompts: int = 2500
     samples: int = 8  # per prompt
@@ -104,7 +105,7 @@ class Train(Optim):
     steps: int = 900
     batch: int = 256
     learning_rate: float = 5e-3
-    objective: str = "regression"  # matching | regression | ratio | prefixes | published
+    objective: str = "regression"  # see objectives/table.py
     warmup_direction: int = 180  # first steps: likelihood on successes
     rounds: int = 5  # steps are divided evenly among them; each but the first samples again from q
     refresh_prompts: int = 2500
@@ -113,7 +114,7 @@ class Train(Optim):
     margin: float = 6.0  # nats; regression takes log C of a failure for -margin
     bellman: float = 1.0  # lambda
     bellman_start: int = 0  # steps with lambda = 0 first
-    # Objective published has all rollouts alike: the others are not for it, except in warm-ups.
+    # What follows is read by some objectives only, and by warm-ups.
     weights: str = "importance"  # importance (p / proposal) | none: the proposals' q*, not p's
     weight_clip: float = 0.98  # quantile at which importance weights are cut
     reference_weight: float = 0.0  # a successful reference's share relative to a sample's
@@ -167,7 +168,7 @@ class Config:
 
 
 def flatten(config: Config) -> dict[str, tuple[Any, Any]]:
-    """Every leaf as {"section.key": (value, type)}."""
+    """Returns every leaf as {"section.key": (value, type)}."""
     leaves = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
