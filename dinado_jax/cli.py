@@ -9,7 +9,7 @@ import json
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
@@ -36,7 +36,7 @@ _DISK |= dict.fromkeys((errno.EACCES, errno.EPERM), "open")
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports errors in one line, as the commands do."""
+    """Says what is wrong in one line, as all errors are said."""
 
     def error(self, message: str) -> NoReturn:
         message = message.removeprefix("argument ")
@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _common_options() -> argparse.ArgumentParser:
-    """Returns the options of all commands that do stages."""
+    """Of all commands that do stages."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--out", type=Path, metavar="DIR", help="the run's folder (default: run.folder/name)"
@@ -169,7 +169,7 @@ def _add_bench_options(what: str, command: argparse.ArgumentParser) -> None:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    """Parses the command line. InputError for a word that is no command, option or value."""
+    """InputError for words that are no command, option or value."""
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
     for flag in (word for word in rest if word.startswith("-")):
@@ -177,7 +177,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         raise InputError(f"unrecognized arguments: {escape(flag)}: {near}")
     if args.command is None:
         raise InputError(f"no command given: one of {', '.join(_choices(parser))}")
-    # argparse leaves over what follows an option: it has filled `overrides` by then.
+    # What follows an option is left over: argparse has filled `overrides` by then.
     args.overrides = [*args.overrides, *rest]
     return args
 
@@ -187,14 +187,14 @@ def _choices(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentPars
 
 
 def _options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[str]:
-    """Returns the options of the command that was given."""
+    """The options of the command that was given."""
     for name in (args.command, getattr(args, "what", None)):
         parser = _choices(parser).get(name, parser)
     return [option for option in parser._option_string_actions if option.startswith("--")]
 
 
 def _near(word: str, words: Iterable[str]) -> str:
-    """Returns a hint at the nearest word, or at all of them."""
+    """A hint at one of the words, or at all."""
     words = list(words)
     close = difflib.get_close_matches(word, words, 1)
     return f"did you mean {close[0]}?" if close else f"one of {', '.join(words)}"
@@ -246,15 +246,15 @@ def _run_stages(args: argparse.Namespace) -> None:
     try:
         if names[-1] == "evaluate" and processes.is_main():
             pipeline.show_report(config, args.out)
-    except streams.ReaderGone:  # no failure, so the other processes must not abort
+    except streams.ReaderGone:  # which is no failure to tell the others of
         processes.barrier("all is shown")
         raise
     processes.barrier("all is shown")
 
 
 @contextlib.contextmanager
-def _diverging() -> Iterator[None]:
-    """Reports a loss that is not finite in one line."""
+def _diverging():
+    """A loss that is not finite is told in one line."""
     from dinado_jax.training.loop import Diverged
 
     try:

@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    name: str = "toy"  # see tasks/table.py
+    name: str = "toy"  # toy | commongen
     source: str = ""  # commongen: a folder of local files or a hub name
     train_examples: int = 40_000  # toy: captions drawn for sft and rollout prompts
 
@@ -28,7 +28,7 @@ class Base:
 
 @dataclasses.dataclass(frozen=True)
 class Optim:
-    """The optimiser of the sft and train sections."""
+    """One optimiser, used by the sft and train sections."""
 
     steps: int = 1000
     batch: int = 128  # rows per step, over all micro-batches
@@ -92,8 +92,7 @@ class Decode(Sampling):
 
 @dataclasses.dataclass(frozen=True)
 class Rollout(Sampling):
-    # A name of oracles/table.py, or "package.module:function" (prompts, texts) -> scores; empty:
-    # the task's own.
+    # lexical, or "package.module:function"(prompts, texts) -> scores; empty: the task's own.
     oracle: str = ""
     prompts: int = 2500
     samples: int = 8  # per prompt
@@ -105,7 +104,7 @@ class Train(Optim):
     steps: int = 900
     batch: int = 256
     learning_rate: float = 5e-3
-    objective: str = "regression"  # see objectives/table.py
+    objective: str = "regression"  # matching | regression | ratio | prefixes | published
     warmup_direction: int = 180  # first steps: likelihood on successes
     rounds: int = 5  # steps are divided evenly among them; each but the first samples again from q
     refresh_prompts: int = 2500
@@ -114,7 +113,7 @@ class Train(Optim):
     margin: float = 6.0  # nats; regression takes log C of a failure for -margin
     bellman: float = 1.0  # lambda
     bellman_start: int = 0  # steps with lambda = 0 first
-    # What follows is read by some objectives only, and by warm-ups.
+    # Objective published has all rollouts alike: the others are not for it, except in warm-ups.
     weights: str = "importance"  # importance (p / proposal) | none: the proposals' q*, not p's
     weight_clip: float = 0.98  # quantile at which importance weights are cut
     reference_weight: float = 0.0  # a successful reference's share relative to a sample's
@@ -168,7 +167,7 @@ class Config:
 
 
 def flatten(config: Config) -> dict[str, tuple[Any, Any]]:
-    """Returns every leaf as {"section.key": (value, type)}."""
+    """Every leaf as {"section.key": (value, type)}."""
     leaves = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)

@@ -10,13 +10,10 @@ from dinado_jax.tasks.keyword.lexical import words
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
-    """Returns distinct n-grams over all n-grams of the texts, of lower-case words, in [0, 1].
+    """Distinct n-grams over all n-grams of the corpus, of lower-case words, in [0, 1].
 
     It falls as texts are added, because they repeat each other: compare equal numbers of texts.
-    0.0 if no text has n words.
-
-    Raises:
-      InputError: if n < 1.
+    0.0 if no text has n words. Raises InputError if n < 1.
     """
     if n < 1:
         raise InputError(f"n = {n}, distinct_n: give n >= 1")
@@ -27,16 +24,14 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
 
 
 def kl_floor(success: float, base_success: float) -> float:
-    """Returns the least KL(q || p), in nats per sequence, of any q that succeeds with rate
-    s = `success` where the base p succeeds with rate R0 = `base_success`:
+    """The least KL(q || p), in nats per sequence, of any q that succeeds with rate s = `success`
+    where the base p succeeds with rate R0 = `base_success`:
 
         s log(s / R0) + (1 - s) log((1 - s) / (1 - R0)),    0 log 0 = 0.
 
     By the data-processing inequality: judging a sequence maps q and p to two Bernoulli
     distributions, and a map cannot raise the KL. inf where the base never does what q does.
-
-    Raises:
-      InputError: for a rate outside [0, 1].
+    Raises InputError for a rate outside [0, 1].
     """
     for rate in (success, base_success):
         if not 0 <= rate <= 1:
@@ -51,17 +46,11 @@ def kl_floor(success: float, base_success: float) -> float:
 
 
 def rate_distribution(hits: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Estimates the distribution of success rates among prompts: most likely, by EM on a grid.
+    """How prompts differ: (rates [G], their probabilities [G]), the distribution of success rates
+    among prompts that makes hits [P] out of draws [P] samples likeliest, by EM on a grid.
 
-    Each prompt's own share of successes would take the noise of few samples for differences. Rates
-    below about 1 / draws are hardly seen, and a floor from this estimate is then too low.
-
-    Args:
-      hits: [P], successes of each prompt.
-      draws: [P], samples of each prompt.
-
-    Returns:
-      Rates [G] and their probabilities [G].
+    Counting each prompt's own share instead would take the noise of few samples for differences.
+    An estimate: rates below about 1 / draws are hardly seen, and a floor from it is then too low.
     """
     rates = (np.arange(200) + 0.5) / 200
     log_likelihood = np.outer(hits, np.log(rates)) + np.outer(draws - hits, np.log1p(-rates))
@@ -74,19 +63,15 @@ def rate_distribution(hits: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, 
 
 
 def kl_floor_by_prompt(success: float, rates: np.ndarray, probability: np.ndarray) -> float:
-    """Returns the `kl_floor` where prompts differ: the least mean KL(q || p), in nats per sequence.
+    """`kl_floor` where prompts differ: the least mean KL(q || p) of any q that succeeds with rate
+    `success` over prompts on which the base succeeds with rates [G] of the given probabilities.
 
     Each prompt's q is then p tilted by e^{t C}, with one t for all, and the floor is
     max_t t s - E log(1 + R0 (e^t - 1)). It is never below the floor of the mean rate, and equal to
-    it where all prompts have the same rate.
-
-    Args:
-      success: mean success rate of q over the prompts.
-      rates: [G], success rates of the base, strictly between 0 and 1.
-      probability: [G], share of the prompts that have each rate.
+    it where all prompts are alike. Rates must lie strictly between 0 and 1.
     """
 
-    def tilted(t: float) -> np.ndarray:
+    def tilted(t):
         return rates / (rates + (1 - rates) * np.exp(-t))
 
     low, high = -50.0, 50.0
@@ -98,15 +83,13 @@ def kl_floor_by_prompt(success: float, rates: np.ndarray, probability: np.ndarra
 
 
 def efficiency(floor: float, kl: float) -> float:
-    """Returns floor / kl: 1 if the control has no more KL than its success needs.
-
-    nan if kl <= 0, as an estimate from few samples can be, or that of a control without effect.
-    """
+    """floor / kl: 1 if the control paid no more KL than its success needs. nan if kl <= 0,
+    which only an estimate from few samples can be, or a control that did nothing."""
     return floor / kl if kl > 0 else math.nan
 
 
 def mean_and_error(x: Sequence[float] | np.ndarray) -> tuple[float, float]:
-    """Returns the mean of x [N] and its standard error, nan if N = 1. InputError if N = 0."""
+    """The mean of x [N] and its standard error, nan if N = 1. Raises InputError if N = 0."""
     x = np.asarray(x, np.float64)
     if x.size == 0:
         raise InputError("no values, mean and standard error: give at least one")

@@ -1,5 +1,5 @@
 """All inflections of an English word: irregular ones from tables, the others by rule, with
-lemminflect's dictionary for what spelling does not show, such as part of speech and stress."""
+lemminflect's dictionary for parts of speech, stress and what else is no matter of spelling."""
 
 import re
 
@@ -18,14 +18,11 @@ _COMPARED = re.compile(r"[^aeiouy]*[aeiouy]+[^aeiouy]*e?|[^aeiouy]*[aeiouy]+[^ae
 
 
 def inflections(word: str) -> set[str]:
-    """Returns the word and its inflections as noun, verb, adjective and adverb, in British and
-    American spelling.
+    """The word, in lower case and perhaps hyphenated, and its inflections as noun, verb, adjective
+    and adverb, in British and American spelling.
 
-    A word that is in no dictionary is inflected as noun and verb. The word is taken for a lemma:
+    A word that no dictionary has is inflected as noun and verb. The word is taken for a lemma:
     "went" has no inflections, and those of "left" are not those of "leave".
-
-    Args:
-      word: in lower case; may be hyphenated.
     """
     found = {word}
     for spelling in {word, *_spellings(word)}:
@@ -42,7 +39,7 @@ def _spellings(word: str) -> set[str]:
 
 
 def _known(word: str) -> dict[str, set[str]]:
-    """Returns the forms of a word in lemminflect's dictionary by Penn tag, without clipped ones."""
+    """The forms of a word in lemminflect's dictionary by their Penn tags, without clipped ones."""
     import lemminflect
 
     tagged = lemminflect.getAllInflections(word)
@@ -50,7 +47,7 @@ def _known(word: str) -> dict[str, set[str]]:
 
 
 def _lemmas(word: str) -> set[str]:
-    """Returns the words of which, by the dictionary, this one is a form."""
+    """The words that the dictionary takes this one for a form of, itself perhaps."""
     import lemminflect
 
     return set().union(*lemminflect.getAllLemmas(word).values())

@@ -1,7 +1,7 @@
 """The lexical oracle: does a text use every keyword of its prompt, in any inflection?
 
-Keywords and texts are normalized before they are compared: lower case, composed letters, one
-apostrophe, no zero-width characters (soft hyphens, byte-order marks).
+Both sides are compared in one spelling: lower case, composed letters, one apostrophe; characters of
+no width (soft hyphens, byte-order marks) count as nothing.
 """
 
 import re
@@ -19,20 +19,19 @@ _APOSTROPHES = (
 _REPLACED = str.maketrans(
     dict.fromkeys(_APOSTROPHES, "'") | dict.fromkeys("\u00a9\u00ae\u2117\u2120\u2122", " ")
 )
-# Signs beside a word that are no part of it; NFKC would join them to it.
+# Signs that are no part of the word they are set at; the compatible form would glue them to it.
 _SMALL = re.compile("[\u00aa\u00b2\u00b3\u00b9\u00ba\u2070-\u209c\u2460-\u24ff]")
 _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff]"
 )
 _LETTER = r"(?:[^\W_][\u0300-\u036f]*)"
-# Negations are one word each, or "won't" would contain "won", a form of "win". Treebanks write
-# "wo n't".
+# Negations stay whole, or "won't" would hold "won", a form of "win"; treebanks write "wo n't".
 _NEGATION = re.compile(
     r"\b(ai|are|ca|could|dare|did|does|do|had|has|have|is|may|might|must|need|ought|sha|should|was"
     r"|were|wo|would)(?: ?n ?' ?t| n't)(?![\w'-])"
 )
 _WORD = re.compile(rf"{_LETTER}+n't(?!{_LETTER})|{_LETTER}+")
-_HYPHEN = "[-\u2010]"  # NFKC maps all others to these
+_HYPHEN = "[-\u2010]"  # all that the compatible forms of hyphens leave
 _HYPHENATED = re.compile(rf"{_LETTER}+(?:{_HYPHEN}{_LETTER}+)+")
 _ACCENTS = re.compile("[\u0300-\u036f]")
 
@@ -46,23 +45,19 @@ def _plain(text: str) -> str:
 
 
 def words(text: str) -> list[str]:
-    """Splits a text into lower-case words: runs of letters and digits.
-
-    "dog's" -> dog, s and "hot-dogs" -> hot, dogs. Negations alone keep their apostrophe, always
-    "'": "won\u2019t", "wo n't" and "won 't" all become "won't".
-    """
+    """Lower-case word tokens: runs of letters and digits, so "dog's" -> dog, s and
+    "hot-dogs" -> hot, dogs; only negations keep their apostrophe, always "'": "won't" stands for
+    "won\u2019t", "wo n't" and "won 't", too."""
     return _WORD.findall(_plain(text))
 
 
 @cache
 def forms(concept: str) -> frozenset[str]:
-    """Returns the concept and all its inflections, as any part of speech, in the spelling of
-    `words`; a compound also in one word (hot-dogs, hotdogs).
+    """The concept in the spelling of `words` and all its inflections, as any part of speech; of a
+    compound also in one word (hot-dogs, hotdogs).
 
-    The concept is taken for a lemma: "left" is a form of "leave", but "leave" is none of "left".
-
-    Raises:
-      InputError: for a concept without letters or digits, which no text could contain.
+    The concept counts as a lemma: "leave" has the form "left", "left" has not the form "leave".
+    Raises InputError for a concept without letters or digits, which no text could hold.
     """
     parts = words(concept)
     if not parts:
@@ -72,7 +67,7 @@ def forms(concept: str) -> frozenset[str]:
 
 
 def _without_accents(text: str) -> str:
-    """Removes accents and ligatures: English writes both café and cafe."""
+    """English writes café and cafe, encyclopædia and encyclopaedia."""
     text = _ACCENTS.sub("", unicodedata.normalize("NFD", text))
     return text.replace("\u00e6", "ae").replace("\u0153", "oe")
 
@@ -87,9 +82,9 @@ def _patterns(concept: str) -> tuple[str, ...]:
 
 
 def present(concepts: Sequence[str], text: str) -> list[bool]:
-    """Returns for each concept whether the text contains one of its forms as whole words.
+    """For each concept, whether the text holds one of its forms as whole words.
 
-    A hyphenated concept matches its parts in sequence, or joined: "hot-dog" is in "a hot-dog", in
+    A hyphenated concept matches its parts in a row, or joined: "hot-dog" is in "a hot-dog", in
     "a hot dog" and in "a hotdog"; "hotdog" is in "a hot-dog", but not in "a hot dog", or "notable"
     would be in "not able". "cat" is in "cat-like" but not in "category".
     """
@@ -99,16 +94,15 @@ def present(concepts: Sequence[str], text: str) -> list[bool]:
 
 
 def coverage(prompt: str, text: str) -> float:
-    """Returns the share, in [0, 1], of the prompt's concepts that are present in the text."""
+    """The share, in [0, 1], of the prompt's concepts present in the text."""
     found = present(concepts_of(prompt), text)
     return sum(found) / len(found)
 
 
 def lexical(prompts: Sequence[str], texts: Sequence[str]) -> list[bool]:
-    """Judges N samples: whether every concept of the prompt is present in the text.
+    """The oracle: per sample, is every concept of the prompt present in the text?
 
-    Raises:
-      InputError: if a prompt is not in the keyword format.
+    Raises InputError if a prompt is not in the keyword format.
     """
     return [
         all(present(concepts_of(prompt), text)) for prompt, text in zip(prompts, texts, strict=True)
