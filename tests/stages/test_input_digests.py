@@ -82,9 +82,9 @@ def world(tmp_path_factory):
         run = world.run
         for stage, reached in {
             "sft": stops.at_step(run / "sft" / "pretrain.jsonl", 2),
-            "rollout": stops.with_parts(run / "rollout" / "parts", 2),
+            "rollout": stops.with_parts(run / "rollout", 2),
             "train": (run / "train" / "round_1.npz").exists,
-            "generate": stops.with_parts(run / "generate" / "control_parts", 1),
+            "generate": stops.with_parts(run / "generate", 5),  # four are the base's
         }.items():
             with patch.context() as inner, pytest.raises(signals.Stopped):
                 stops.stop_when(inner, reached)
