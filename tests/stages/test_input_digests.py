@@ -38,7 +38,8 @@ class World:
             ]
             text = "".join(json.dumps(row) + "\n" for row in rows)
             (data / f"{split}.jsonl").write_text(text)
-        (root / "plain.txt").write_text("the dog chased a ball\na cat carries the kite\n" * 10)
+        captions = [example.references[0] for example in toy.examples("train", 20, 1)]
+        (root / "plain.txt").write_text("\n".join(captions) + "\n")
         prompts = [example.prompt for example in toy.examples("dev", 8, 1)]
         (root / "prompts.txt").write_text("\n".join(prompts) + "\n")
         (root / "oracle_here.py").write_text(ORACLE)
@@ -54,6 +55,9 @@ class World:
             "rollout.oracle=oracle_here:oracle",
             "rollout.references=true",
             "train.reference_weight=1.0",
+            # All rows, references too, have the same width: few programs are compiled.
+            "base.vocab_size=1000",
+            "base.n_positions=16",
             "rollout.batch=8",
             "decode.batch=8",
             "train.base_states=float32",
