@@ -56,7 +56,7 @@ def _unknown(key: str, keys: list[str], where: str) -> InputError:
 
 
 def _hint(key: str, keys: list[str]) -> str:
-    """What may have been meant: section and name are matched each by itself."""
+    """Says which key may have been meant; section and name are matched separately."""
     names: dict[str, list[str]] = {}
     for known in keys:
         section, _, name = known.rpartition(".")
@@ -73,8 +73,8 @@ def _hint(key: str, keys: list[str]) -> str:
     elif near and near[0]:
         return f"[{near[0]}] has {' '.join(names[near[0]])}"
     else:
-        alike = {one: None for inner in names.values() for one in _near(name, inner)}
-        meant = [known for known in keys if known.rpartition(".")[2] in alike]
+        close = {one for inner in names.values() for one in _near(name, inner)}
+        meant = [known for known in keys if known.rpartition(".")[2] in close]
         if section or not meant:
             sections = " ".join(f"[{one}]" for one in names if one)
             return f"the keys are {' '.join(names[''])} and those of {sections}"
@@ -82,7 +82,7 @@ def _hint(key: str, keys: list[str]) -> str:
 
 
 def _near(word: str, words: Iterable[str]) -> list[str]:
-    """The word itself, or the nearest one, if any is near."""
+    """Returns the word itself, or the nearest one if there is one."""
     return difflib.get_close_matches(word, list(words), 1, 0.7)
 
 

@@ -37,7 +37,7 @@ run.folder run.log_every run.save_every
 
 
 def _direction(config: Config) -> str:
-    """nado | soft | merge"""
+    """Returns nado | soft | merge."""
     control = config.control
     return control.direction if control.kind == "hard" else control.kind
 
@@ -100,18 +100,18 @@ def _has_bellman(config: Config) -> bool:
 
 
 def _sampling(name: str) -> tuple[Rule, ...]:
-    """Of the section `name`, rollout or decode."""
+    """Returns the rules of a section, rollout or decode."""
 
-    def temperature(config):
+    def temperature(config: Config) -> bool:
         settings = getattr(config, name)
         return settings.temperature == 0 or settings.top_k != 1
 
-    def top_k(config):
+    def top_k(config: Config) -> bool:
         settings = getattr(config, name)
         fewer = config.base.path or settings.top_k < config.base.vocab_size
         return settings.temperature > 0 and bool(fewer)
 
-    def top_p(config):
+    def top_p(config: Config) -> bool:
         settings = getattr(config, name)
         return settings.temperature > 0 and settings.top_k != 1
 

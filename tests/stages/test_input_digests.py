@@ -4,14 +4,11 @@ the middle of each stage and after the last, and the same command is given again
 import contextlib
 import json
 import shutil
-import signal
 
 import numpy as np
 import pytest
-from support import tiny_run
+from support import stops, tiny_run
 
-import dinado_jax.rollouts.collect
-import dinado_jax.training.loop
 from dinado_jax.distributed import signals
 from dinado_jax.errors import InputError
 from dinado_jax.rollouts.arrays import Rollouts
@@ -34,14 +31,15 @@ class World:
         self.snapshots = {}
         data = root / "data"
         data.mkdir()
-        for split, count in (("train", 60), ("dev", 4), ("test", 8)):
+        for split, count in (("train", 400), ("dev", 4), ("test", 8)):
             rows = [
                 {"concepts": example.prompt.removesuffix(" =").split(), "scene": example.references}
                 for example in toy.examples(split, count, 0)
             ]
             text = "".join(json.dumps(row) + "\n" for row in rows)
             (data / f"{split}.jsonl").write_text(text)
-        (root / "plain.txt").write_text("the dog chased a ball\na cat carries the kite\n" * 10)
+        captions = [example.references[0] for example in toy.examples("train", 20, 1)]
+        (root / "plain.txt").write_text("\n".join(captions) + "\n")
         prompts = [example.prompt for example in toy.examples("dev", 8, 1)]
         (root / "prompts.txt").write_text("\n".join(prompts) + "\n")
         (root / "oracle_here.py").write_text(ORACLE)
@@ -52,13 +50,16 @@ class World:
             "task.name=commongen",
             f"task.source={self.root / 'data'}",
             f"sft.pretrain_path={self.root / 'plain.txt'}",
-            "sft.pretrain_steps=2",
+            "sft.pretrain_steps=4",  # as many as sft.steps: one program
             f"evaluate.prompt_file={self.root / 'prompts.txt'}",
             "rollout.oracle=oracle_here:oracle",
             "rollout.references=true",
             "train.reference_weight=1.0",
+            # All rows, references too, have the same width: few programs are compiled.
+            "base.vocab_size=1000",
+            "base.n_positions=16",
             "rollout.batch=8",
-            "decode.batch=16",
+            "decode.batch=8",
             "train.base_states=float32",
             *more,
         )
@@ -70,26 +71,10 @@ class World:
         shutil.copytree(self.run, self.root / "kept" / name)
 
     def restore(self, name):
-        shutil.rmtree(self.run, ignore_errors=True)
-        shutil.copytree(self.root / "kept" / name, self.run)
-
-
-@contextlib.contextmanager
-def stopped(patch, module, name, at):
-    """SIGTERM is received in the `at`th use of a name in a module."""
-    calls, original = [], getattr(module, name)
-
-    def counted(*args, **kwargs):
-        calls.append(None)
-        if len(calls) == at:
-            signals._received.append(signal.SIGTERM)
-        return original(*args, **kwargs)
-
-    with patch.context() as inner:
-        inner.setattr(signals, "_received", [])
-        inner.setattr(module, name, counted)
-        with pytest.raises(signals.Stopped):
-            yield
+        kept = self.root / "kept" / name
+        if everything(self.run) != everything(kept):
+            shutil.rmtree(self.run, ignore_errors=True)
+            shutil.copytree(kept, self.run)
 
 
 @pytest.fixture(scope="module")
@@ -98,22 +83,21 @@ def world(tmp_path_factory):
     with tiny_run.quick_compilation(tmp_path_factory), pytest.MonkeyPatch.context() as patch:
         world = World(tmp_path_factory.mktemp("world"))
         patch.syspath_prepend(str(world.root))
-        judge, split = (
-            (dinado_jax.rollouts.collect, "judge"),
-            (
-                dinado_jax.training.loop,
-                "split_micro_batches",
-            ),
-        )
-        moments = {"sft": (split, 2), "rollout": (judge, 2), "train": (split, 4)}
-        for stage, (where, at) in {**moments, "generate": (judge, 3)}.items():
-            with stopped(patch, *where, at):
+        run = world.run
+        for stage, reached in {
+            "sft": stops.at_step(run / "sft" / "pretrain.jsonl", 2),
+            "rollout": stops.with_parts(run / "rollout", 2),
+            "train": (run / "train" / "round_1.npz").exists,
+            "generate": stops.with_parts(run / "generate", 5),  # four are the base's
+        }.items():
+            with patch.context() as inner, pytest.raises(signals.Stopped):
+                stops.stop_when(inner, reached)
                 world.command()
-            assert not (world.run / stage / "done.json").exists()
+            assert not (run / stage / "done.json").exists()
             world.keep(stage)
         world.command()
         world.keep("end")
-        shutil.rmtree(world.run / "evaluate")
+        shutil.rmtree(run / "evaluate")
         world.keep("evaluate")
         yield world
 

@@ -37,5 +37,5 @@ def at_step(log: Path, step: int) -> Callable[[], bool]:
 
 
 def with_parts(folder: Path, count: int) -> Callable[[], bool]:
-    """Whether that many batches of samples have been judged."""
-    return lambda: len(list(folder.glob("*.npz"))) >= count
+    """Whether that many batches of samples have been judged, in this folder or those in it."""
+    return lambda: len(list(folder.rglob("*.npz"))) >= count
