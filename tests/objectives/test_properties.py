@@ -276,7 +276,7 @@ def terms_of(objective, control, params, batch):
 def test_the_direction_is_learned_as_the_projected_form_has_it_in_matching_alone(name, bent):
     """Regression and warm-up hold it unbent."""
     objective, batch = batch_of(name)
-    params = world.params("projected-merge", scale=1.0)
+    params = world.params("projected-merge")
     params["norm"] = {**params["norm"], "out_bias": np.float32(3)}  # R comes close to 1
     found = [
         float(terms_of(objective, world.control(kind), params, batch)["direction"])
