@@ -18,16 +18,11 @@ base.n_head=4 sft.steps=0 rollout.prompts=7 rollout.samples=2 rollout.max_new_to
 BFLOAT16 = "base.dtype=bfloat16 base.param_dtype=bfloat16"
 
 
-def config(*overrides):
-    # of the tiny run, without what no step of fine-tuning leaves
-    return tiny_run.config(*overrides)
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, compiled_quickly):
     """Stages sft and rollout in half precision."""
     path = tmp_path_factory.mktemp("bases") / "run"
-    settings = config(*GIVEN.split(), *BFLOAT16.split())
+    settings = tiny_run.config(*GIVEN.split(), *BFLOAT16.split())
     run_stages(settings, STAGES[:2], path)
     return path
 
@@ -86,10 +81,10 @@ def test_prompts_of_the_embedded_task_in_turn(run):
 
 def test_the_seed_draws_the_weights(run, tmp_path):
     first = weights_of(run)["transformer.wte.weight"]
-    other = config(*GIVEN.split(), *BFLOAT16.split(), "name=other")
-    run_stages(other, ("sft",), tmp_path / "same")
-    np.testing.assert_array_equal(weights_of(tmp_path / "same")["transformer.wte.weight"], first)
-    seeded = config(*GIVEN.replace("seed=7", "seed=8").split(), *BFLOAT16.split())
+    named = "name=other", f"run.folder={tmp_path}"  # by which its folder goes
+    run_stages(tiny_run.config(*GIVEN.split(), *BFLOAT16.split(), *named), ("sft",))
+    np.testing.assert_array_equal(weights_of(tmp_path / "other")["transformer.wte.weight"], first)
+    seeded = tiny_run.config(*GIVEN.replace("seed=7", "seed=8").split(), *BFLOAT16.split())
     run_stages(seeded, ("sft",), tmp_path / "seeded")
     again = weights_of(tmp_path / "seeded")["transformer.h.0.attn.c_attn.weight"]
     before = weights_of(run)["transformer.h.0.attn.c_attn.weight"]
@@ -100,7 +95,7 @@ def test_a_checkpoint_is_taken_as_it_is(run, tmp_path):
     """In the precision that is asked for; sizes of a new model do not matter."""
     path = tmp_path / "taken"
     given = [f"base.path={run / 'sft' / 'base'}", "sft.steps=0", "rollout.max_new_tokens=3"]
-    run_stages(config(*given, "decode.max_new_tokens=3"), ("sft",), path)
+    run_stages(tiny_run.config(*given, "decode.max_new_tokens=3"), ("sft",), path)
     before, taken = weights_of(run), weights_of(path)
     assert before.keys() == taken.keys()
     for name, weight in taken.items():
@@ -127,7 +122,7 @@ DEVICES = [
 @pytest.mark.parametrize("stages, overrides, told", DEVICES)
 def test_devices_are_those_asked_for(stages, overrides, told, tmp_path):
     with pytest.raises(InputError, match=told):
-        run_stages(config(*overrides.split()), stages, tmp_path / "run")
+        run_stages(tiny_run.config(*overrides.split()), stages, tmp_path / "run")
     assert not (tmp_path / "run" / "sft" / "base").exists()
 
 
@@ -141,4 +136,4 @@ def test_devices_are_those_asked_for(stages, overrides, told, tmp_path):
 )
 def test_a_batch_that_can_be_shared_is_no_fault(overrides, tmp_path):
     with pytest.raises(InputError, match="needs stage sft"):
-        run_stages(config(*overrides.split()), ("train",), tmp_path / "run")
+        run_stages(tiny_run.config(*overrides.split()), ("train",), tmp_path / "run")
