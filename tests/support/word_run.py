@@ -145,7 +145,6 @@ rollout.max_new_tokens=5
 control.kind=hard
 control.norm_bias=zero
 train.objective=matching
-train.balance=false
 train.weight_clip=0.7
 train.steps=2
 train.batch=8
