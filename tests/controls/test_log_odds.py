@@ -20,6 +20,8 @@ from dinado_jax.objectives.halved import Halves
 from dinado_jax.objectives.table import OBJECTIVES
 from dinado_jax.ops import bernoulli
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 WORLD = World(vocabulary=4, length=2)
 V, P = WORLD.vocabulary, WORLD.prefixes
 BASE = {"table": jnp.asarray(WORLD.tables())}
