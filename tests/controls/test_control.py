@@ -32,9 +32,9 @@ def with_gradient(control, params, batch):
     base = world.base_params()
 
     def total(params):
-        values = control.values(base, params, batch)
+        step_inputs = control.step_inputs(base, params, batch)
+        values, peak = control.unroll(step_inputs, batch), step_inputs.scalars.peak
         log_policy = control.log_policy(base, params, batch)
-        peak = control.step_inputs(base, params, batch).scalars.peak
         inside = target_mask(batch)
         read = (inside * (values.log_value + values.log_after + log_policy)).sum()
         return read, (values, log_policy, peak)
