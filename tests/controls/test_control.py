@@ -32,9 +32,9 @@ def with_gradient(control, params, batch):
     base = world.base_params()
 
     def total(params):
-        values = control.values(base, params, batch)
+        step_inputs = control.step_inputs(base, params, batch)
+        values, peak = control.unroll(step_inputs, batch), step_inputs.scalars.peak
         log_policy = control.log_policy(base, params, batch)
-        peak = control.step_inputs(base, params, batch).scalars.peak
         inside = target_mask(batch)
         read = (inside * (values.log_value + values.log_after + log_policy)).sum()
         return read, (values, log_policy, peak)
@@ -162,7 +162,7 @@ def test_the_direction_alone_is_q_where_nothing_bends_it(kind):
     log_q = log_p + log_r - log_v[..., None]
     drawn = np.take_along_axis(log_q, world.CONTINUATIONS[..., None], 2)[..., 0]
     np.testing.assert_allclose(alone, drawn, rtol=0, atol=1e-4)
-    _, bent, _ = along(parallel(which, params, EVERY))
+    bent = along(jax.jit(which.log_policy)(base, params, EVERY))
     assert np.abs(alone - bent).max() > 0.05
 
 

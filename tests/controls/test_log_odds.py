@@ -20,6 +20,8 @@ from dinado_jax.objectives.halved import Halves
 from dinado_jax.objectives.table import OBJECTIVES
 from dinado_jax.ops import bernoulli
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 WORLD = World(vocabulary=4, length=2)
 V, P = WORLD.vocabulary, WORLD.prefixes
 BASE = {"table": jnp.asarray(WORLD.tables())}
@@ -50,30 +52,34 @@ def rows(label):
     )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def gradients(objective, control, params, batch):
-    """{term: its sum}, {term: gradient of the sum}."""
+@functools.partial(jax.jit, static_argnums=0)
+def gradients(control, params, batch):
+    """{objective: {term: its sum}}, {objective: {term: gradient of the sum}}."""
+    halves = Halves(direction=batch, norm=batch)
+    given = {
+        "published": (Train(), batch),
+        "prefixes": (Train(), batch),
+        "matching": (Train(detach=False), halves),
+    }
 
     def sums(params):
-        terms = objective.terms(control, params, BASE, batch)
-        return {name: term.sum for name, term in terms.items()}
+        out = {}
+        for name, (train, rows) in given.items():
+            terms = OBJECTIVES[name](train).terms(control, params, BASE, rows)
+            out[name] = {term: value.sum for term, value in terms.items()}
+        if control.recursive:
+            terms = OBJECTIVES["matching"](Train()).terms(control, params, BASE, halves)
+            out["detached"] = {"rate": terms["rate"].sum}
+        return out, out
 
-    return sums(params), jax.jacrev(sums)(params)
+    slopes, values = jax.jacrev(sums, has_aux=True)(params)
+    return values, slopes
 
 
 def losses(kind, params, label, form="split"):
-    """The terms of three objectives; `value` is of V in matching, of R in prefixes."""
-    control, batch = table_control(WORLD, kind, form), rows(label)
-    batches = {
-        "published": batch,
-        "prefixes": batch,
-        "matching": Halves(direction=batch, norm=batch),
-    }
-    train = Train(detach=False)
-    return {
-        name: gradients(OBJECTIVES[name](train), control, params, given)
-        for name, given in batches.items()
-    }
+    """{objective: (terms, gradients)}; `value` is of V in matching, of R in prefixes."""
+    values, slopes = gradients(table_control(WORLD, kind, form), params, rows(label))
+    return {name: (values[name], slopes[name]) for name in values}
 
 
 def close(found, expected):
@@ -256,11 +262,9 @@ def test_hard_by_the_log_odds_of_its_prompt(form, level, label):
     expected[0] = 2 * pull
     gradient = shown["published"][1]["prefixes"]["norm"]
     np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=0)
-    control = table_control(WORLD, "hard", form)
-    batch = Halves(direction=rows(label), norm=rows(label))
-    _, rate = gradients(OBJECTIVES["matching"](Train()), control, params, batch)
     expected[0] = pull if label == 1 else pull * np.exp(SHIFT)
-    np.testing.assert_allclose(rate["rate"]["norm"], expected, rtol=1e-4, atol=0)
+    rate = shown["detached"][1]["rate"]["norm"]
+    np.testing.assert_allclose(rate, expected, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("level", [-30, -6, 0, 6])

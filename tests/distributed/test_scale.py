@@ -78,7 +78,7 @@ def test_arguments_are_what_shapes_and_shardings_say(fsdp, data):
 
 
 def test_a_third_depth_lies_on_the_line_through_two():
-    one, two, three = (scale.figures(*step(1, 1, layers)) for layers in (1, 2, 3))
+    one, two, three = (scale.figures(*step(1, 8, layers)) for layers in (1, 2, 3))
     expected = scale.carried_on(one, two, [1, 2], 3)
     assert expected["given_bytes"] == three["given_bytes"]
     assert expected["argument_bytes"] == three["argument_bytes"]

@@ -15,7 +15,7 @@ from dinado_jax.exact.world import World
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 WORLD = World(vocabulary=4, length=3, ends=True, rarity=0.1)
-COUNT = 20_000
+COUNT, FEW = 20_000, 4096  # as many as are decoded at once: one program for both
 
 
 @pytest.fixture(scope="module")
@@ -63,5 +63,5 @@ def test_decoded_draws_follow_the_enumeration(cases, variant, of_base):
     often = expected >= 8
     statistic = ((found - expected) ** 2 / expected)[often].sum()
     assert often.sum() > 10 and chi2.sf(statistic, often.sum()) > 1e-4
-    other = one.draw(params, COUNT, 4)
-    assert (other.tokens != rows.tokens).any()
+    other = one.draw(params, FEW, 4)
+    assert (other.tokens != rows.tokens[:FEW]).any()

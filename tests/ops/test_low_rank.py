@@ -7,6 +7,8 @@ import pytest
 
 from dinado_jax.ops.low_rank import low_rank_product
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 @pytest.mark.parametrize("lead", [(6,), (2, 3), ()])
 @pytest.mark.parametrize("dtype, atol", [("float32", 1e-5), ("bfloat16", 0.1)])

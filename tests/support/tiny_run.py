@@ -40,7 +40,9 @@ def quick_compilation(tmp_path_factory):
         "jax_disable_most_optimizations": True,
         "jax_compilation_cache_dir": str(folder),
         "jax_compilation_cache_max_size": 2**31,  # any limit makes reading and writing exclusive
-        "jax_persistent_cache_min_compile_time_secs": 0,
+        # With a limit every new entry reads the time of all others: small programs cost more to
+        # keep than to compile.
+        "jax_persistent_cache_min_compile_time_secs": 0.3,
         "jax_persistent_cache_min_entry_size_bytes": 0,
     }
     before = {name: jax.config.values[name] for name in settings}

@@ -47,6 +47,7 @@ def _rows(step: int, part: int) -> NormBatch:
     )
 
 
+@functools.cache
 def _sft():
     def terms(params, _, batch):
         return likelihood(MODEL, params, batch)
@@ -54,6 +55,7 @@ def _sft():
     return terms, optax.sgd(0.3, momentum=0.9), init_params(MODEL, 1), None, _rows
 
 
+@functools.cache
 def _control():
     base = init_params(MODEL, 0)
     params = CONTROL.init(jax.random.key(1), base, 0.3)

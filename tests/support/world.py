@@ -4,6 +4,7 @@ V tokens, N new ones after a prompt; rows are all V^N continuations, in the orde
 as wide as the context, so that every prompt's compile as one.
 """
 
+import dataclasses
 import functools
 import itertools
 
@@ -96,7 +97,9 @@ def _logits(control, base_params, params, tokens):
 def exact(control, base_params, params, prompt):
     """(log p [rows, N, V], log V [rows, N], log R of each next token [rows, N, V]) in float64 from
     the formulas of the method, one full pass and no cache."""
-    given = _logits(control, base_params, params, batch(prompt).tokens)
+    # The form has no part in the logits: one program for all.
+    control_of_logits = dataclasses.replace(control, form="split")
+    given = _logits(control_of_logits, base_params, params, batch(prompt).tokens)
     given = (None if x is None else np.float64(x)[:, targets(prompt)] for x in given)
     base, own, beta = given
     p = np.exp(log_softmax(base))
@@ -149,10 +152,27 @@ def sequence_probs(log_q) -> dict:
 
 def p_value(drawn: list, probs: dict) -> float:
     """Of Pearson's chi-square; outcomes expected fewer than ten times are counted together."""
-    assert set(drawn) <= {outcome for outcome in probs if probs[outcome] > 0}
     number = {outcome: i for i, outcome in enumerate(probs)}
-    found = np.bincount([number[outcome] for outcome in drawn], minlength=len(probs))
-    expected = len(drawn) * np.array(list(probs.values()))
+    return p_value_of_numbers([number[outcome] for outcome in drawn], list(probs.values()))
+
+
+def outcome_numbers(tokens, probs: dict) -> np.ndarray:
+    """Which of the outcomes each row [rows, N] is, up to and with its eos."""
+    scale = (V + 1) ** np.arange(N)
+    codes = np.array([sum((t + 1) * s for t, s in zip(outcome, scale)) for outcome in probs])
+    ended = np.cumsum(tokens == EOS, axis=1) - (tokens == EOS) > 0
+    rows = (np.where(ended, 0, tokens + 1) * scale).sum(1)
+    order = np.argsort(codes)
+    place = np.searchsorted(codes, rows, sorter=order)
+    np.testing.assert_array_equal(codes[order[place]], rows)
+    return order[place]
+
+
+def p_value_of_numbers(numbers, probs) -> float:
+    """The same of numbers of outcomes and their probabilities."""
+    found = np.bincount(numbers, minlength=len(probs))
+    expected = len(numbers) * np.array(probs)
+    assert not found[expected == 0].any()
     rare = expected < 10
     found, expected = (np.append(x[~rare], x[rare].sum()) for x in (found, expected))
     if expected[-1] < 1:
