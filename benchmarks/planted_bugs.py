@@ -33,7 +33,10 @@ def run(number: int, bug: Bug, folder: Path) -> dict:
     if text.count(bug.old) != 1:
         return {"bug": number, "file": bug.file, "outcome": f"not planted ({text.count(bug.old)})"}
     path.write_text(text.replace(bug.old, bug.new), encoding="utf-8")
-    environment = os.environ | {"PYTHONPATH": f"{folder}:{folder / 'tests'}"}
+    environment = os.environ | {
+        "PYTHONPATH": f"{folder}:{folder / 'tests'}",
+        "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "compiled"),
+    }
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
     command += [f"tests/{name}" for name in bug.tests.split()]
     try:

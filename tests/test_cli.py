@@ -22,6 +22,7 @@ from dinado_jax.models.params import param_shapes
 from dinado_jax.models.tokenizer import load_codec, train_codec
 from dinado_jax.stages import pipeline
 from dinado_jax.stages.context import Context
+from dinado_jax.training.cost_estimate import dry_run
 from dinado_jax.training.loop import Diverged
 
 TESTS = support.TESTS
@@ -95,6 +96,14 @@ def test_dry_run(capsys, tmp_path, tmp_path_factory):
     for name in ("sft_step", "train_step", "decode_call"):
         assert printed[name]["flops_at_least"] > 0 and printed[name]["temp_bytes"] > 0
     assert not list(tmp_path.iterdir())
+
+
+def test_the_training_step_of_a_dry_run_has_room_for_new_tokens(tmp_path_factory):
+    def flops(*overrides):
+        return dry_run(tiny_run.config(*overrides))["train_step"]["flops_at_least"]
+
+    with tiny_run.quick_compilation(tmp_path_factory):
+        assert flops("rollout.max_new_tokens=20") > 1.1 * flops()
 
 
 def test_the_demo_is_its_config(capsys):

@@ -105,7 +105,9 @@ def _per_token(samples: Sequence[Sample]) -> float:
 
 
 def _distinct(samples: Sequence[Sample], count: int, seed: int) -> float:
-    """Distinct-2 of `count` of the texts: it falls with their number."""
+    """Distinct-2 of `count` of the texts: it falls with their number. nan for none."""
+    if not count:
+        return math.nan
     chosen = np.random.default_rng(seed).permutation(len(samples))[:count]
     return metrics.distinct_n([samples[i].text for i in chosen], 2)
 

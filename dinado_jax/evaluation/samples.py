@@ -31,7 +31,7 @@ def write_samples(path: Path, samples: Iterable[Sample]) -> None:
     """Writes a file whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     lines = [json.dumps(dataclasses.asdict(sample)) for sample in samples]
-    partial.write_text("\n".join(lines) + "\n")
+    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
     partial.replace(path)
 
 

@@ -79,7 +79,9 @@ class Features(NamedTuple):
             log_not = jax.nn.log_sigmoid(-values.after_logit)
             kept = jnp.logaddexp(kept + success[:, None], log_not + failure[:, None])
         if self.strength:
-            kept = numbers["strength"] * kept
+            # A guide may forbid tokens: 0 times its log R of -inf would be nan.
+            strength = numbers["strength"]
+            kept = jnp.where(strength == 0, 0.0, strength * kept)
         if self.reject:
             change = values.log_after - values.log_value[:, None]
             kept = jnp.where(change < jnp.log(numbers["reject"]), -jnp.inf, kept)

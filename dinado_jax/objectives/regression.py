@@ -1,6 +1,7 @@
 """Regression of log q of whole rows on what it is at the optimum."""
 
 import dataclasses
+import math
 
 import jax.numpy as jnp
 import numpy as np
@@ -36,9 +37,9 @@ class RowRegression:
         log q(y) = log p(y) + log C(y) - log R0(prompt),   C > 0
 
     which holds for every success, whatever drew it: once q is right no draw is noise any more, as
-    it is for a likelihood. Failures, whose C counts as e^-margin, are pushed down to their target,
-    and may lie below it. A projected R bends nothing at the optimum, so the direction is held to it
-    unbent, where its gradient is that of any other form. (The recursion of R taken at its end
+    it is for a likelihood. Failures, rows of C <= e^-margin, which counts as their C, are pushed
+    down to their target, and may lie below it. The projection of a projected R is inactive at the
+    optimum, so the loss uses the unprojected q for every form. (The recursion of R taken at its end
     alone: the path consistency of Nachum et al., arXiv 1702.08892, and trajectory balance, Malkin
     et al., arXiv 2201.13259.)
     """
@@ -65,7 +66,8 @@ class RowRegression:
     def term(self, control: Control, params: dict, base_params: dict, batch: TargetBatch) -> Term:
         log_direction = control.log_direction(base_params, params, batch)
         error = log_row(log_direction, batch) - batch.target
-        error = jnp.where(batch.label > 0, error, jnp.maximum(error, 0.0))
+        success = batch.label > math.exp(-self.margin)
+        error = jnp.where(success, error, jnp.maximum(error, 0.0))
         loss = optax.losses.huber_loss(error, delta=_HUBER)
         return Term(loss.sum(), jnp.ones_like(error).sum())
 

@@ -173,7 +173,7 @@ class Collector:
                 tokens = [asked[i] for i in row], [given[i] for i in row]
                 rows = sequences(*tokens, codec.eos_id, limit)
                 rows = dataclasses.replace(rows, condition=rows_of(prompts.condition, prompt))
-                ids, ended = prompt.astype(np.int32), np.ones(len(row), bool)
+                ids, ended = prompts.ids[prompt].astype(np.int32), np.ones(len(row), bool)
                 yield _Unjudged(rows, texts, targets, row, ids, ended, None)
 
         saved = len(own) - len(left)

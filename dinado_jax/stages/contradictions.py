@@ -65,10 +65,11 @@ def _of_training(config: Config) -> Iterator[str]:
                 "while train.reference_weight = 0: set train.reference_weight, or "
                 "rollout.references=false"
             )
-        yield (
-            "rollout.references = true, but unbalanced labels draw no reference: set "
-            "train.balance=true, or rollout.references=false"
-        )
+        else:
+            yield (
+                "rollout.references = true, but unbalanced labels draw no reference: set "
+                "train.balance=true, or rollout.references=false"
+            )
 
 
 def _of_inputs(config: Config) -> Iterator[str]:

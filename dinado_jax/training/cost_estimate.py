@@ -110,8 +110,9 @@ def training(
 def dry_run(settings: schema.Config) -> dict[str, Any]:
     """Parameters, FLOPs and bytes of one sft step, one training step, and one call that decodes.
 
-    Bytes are XLA's own and exact. Its count of FLOPs takes the body of a loop once, hence
-    flops_at_least; forward_flops_per_token counts the matrix products of one pass by hand.
+    All on one device, whatever `parallel` says. Bytes are XLA's own and exact. Its count of FLOPs
+    takes the body of a loop once, hence flops_at_least; forward_flops_per_token counts the matrix
+    products of one pass by hand.
     """
     model = configured_model(settings.base)
     check_base(settings, model)
@@ -138,10 +139,11 @@ def dry_run(settings: schema.Config) -> dict[str, Any]:
     rows = take(_example_rollouts(length), np.zeros(settings.sft.batch, int))
     rows = _shapes(rows, settings.sft.accumulate)
     out["sft_step"] = _cost(make_step(sft_terms, transform), state, None, rows)
-    step, state, rows = training(settings, control, params, length)
+    prompt = max(1, length - decode.max_new_tokens)
+    longest = max(length, prompt + decode.max_new_tokens)
+    step, state, rows = training(settings, control, params, longest)
     out["train_step"] = _cost(make_step(*step), state, params, rows)
     per_call = max(1, decode.batch // decode.samples)
-    prompt = max(1, length - decode.max_new_tokens)
     sampler = Sampler(
         control.policy,
         Method(decode.temperature, decode.top_k, decode.top_p),

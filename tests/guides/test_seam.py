@@ -343,3 +343,13 @@ def test_a_changed_condition_is_found_out(rollouts, tmp_path):
     np.savez(path, **arrays)
     with pytest.raises(InputError, match="not as they were written"):
         Rollouts.load(path)
+
+
+def test_a_guide_that_forbids_tokens_has_no_effect_at_strength_0():
+    params = {"log_rare": -jnp.inf}
+    forbids = dataclasses.replace(GUIDED, params=params).tilted(strength=0)
+    given = sequences(PROMPTS, [[3, EOS]] * len(PROMPTS), EOS, 8)
+    given = dataclasses.replace(given, condition=condition())
+    found, plain = (score(model.policy, model.variables, given, 3) for model in (forbids, BASE))
+    np.testing.assert_allclose(found, plain, atol=1e-5)
+    assert (plain < 0).any()

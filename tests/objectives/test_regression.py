@@ -1,5 +1,6 @@
 """Regression of log q on its value at the optimum: rows and forces by hand."""
 
+import dataclasses
 import functools
 
 import jax
@@ -133,6 +134,15 @@ def test_failures_below_their_target_are_let_be():
     pushed = np.abs(forces(params, batch)).max((1, 2))
     failed = batch.label == 0
     assert failed.any() and not pushed[failed].any() and (pushed[~failed] > 0.01).all()
+
+
+def test_a_soft_label_below_the_margin_counts_as_a_failure():
+    """Classifiers hardly ever answer exactly 0."""
+    batch, params = every_row(1.0), at_optimum(6.0)
+    failed = batch.label == 0
+    soft = dataclasses.replace(batch, label=np.where(failed, np.float32(1e-4), batch.label))
+    assert failed.any() and float(value(params, soft)) == float(value(params, batch))
+    assert not forces(params, soft)[failed].any()
 
 
 def test_the_loss_by_hand():

@@ -29,6 +29,8 @@ class Imitation:
 
     train: Train
     parts = 1
+    least_samples = 1
+    draws_references = True
 
     def batches(self, rollouts, weight, seed):
         draws = Draws(weight, rollouts.length, seed)

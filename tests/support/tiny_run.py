@@ -31,11 +31,11 @@ def _set(settings: dict) -> None:
 @contextlib.contextmanager
 def quick_compilation(tmp_path_factory):
     """Programs are compiled fast rather than well, and equal ones only once: by whatever module,
-    and by whichever worker."""
+    by whichever worker, and with JAX_COMPILATION_CACHE_DIR by whichever run."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
-    folder = folder / "compiled"
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR", folder / "compiled")
     settings = {
         "jax_disable_most_optimizations": True,
         "jax_compilation_cache_dir": str(folder),

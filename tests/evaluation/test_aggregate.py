@@ -1,0 +1,22 @@
+"""Figures from samples."""
+
+import math
+
+from dinado_jax.evaluation.aggregate import aggregate
+from dinado_jax.evaluation.samples import Sample
+
+
+def samples(label: float) -> list[Sample]:
+    texts = ["a dog runs .", "a cat sits .", "a dog runs ."]
+    return [Sample(i, "dog =", text, label, -4.0, -5.0, 4, True) for i, text in enumerate(texts)]
+
+
+def test_variety_is_compared_on_as_many_texts_as_the_base_has_successes():
+    base, control = aggregate(samples(1.0)[:2] + samples(0.0)[2:], samples(1.0), [], [()] * 3, 0)
+    assert base.successes == 2
+    assert base.distinct_2_of_successes == 1.0 and 0.5 <= control.distinct_2 <= 1.0
+
+
+def test_without_a_success_of_the_base_variety_is_not_measured():
+    base, control = aggregate(samples(0.0), samples(1.0), [], [()] * 3, 0)
+    assert math.isnan(base.distinct_2) and math.isnan(control.distinct_2)
