@@ -22,8 +22,8 @@ Every row writes at the same slot, so that a step updates one slice of each arra
 over many tokens opens segments one after another, and attends to those alone: it pays for what is
 filled. Each size is a program of its own to compile, so later segments are as long as all before.
 
-B prompts, S samples of each, R = B S rows, T prompt slots, H key/value heads, G query heads for each
-of them, K head width, L layers. A row's heads lie in the leading axis, beside its slots: no product
+B prompts, S samples of each, R = B S rows, T prompt slots, H key/value heads, G query heads for
+each, K head width, L layers. A row's heads lie in the leading axis, beside its slots: no product
 over them needs a copy first.
 """
 

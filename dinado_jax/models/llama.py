@@ -1,7 +1,7 @@
 """The Llama family in Flax Linen: a pure function of parameters, tokens and a cache.
 
-RMSNorm before attention and MLP, rotary positions (Su et al., arXiv 2104.09864), key and value heads
-that groups of query heads share (Ainslie et al., arXiv 2305.13245), SwiGLU (Shazeer, arXiv
+RMSNorm before attention and MLP, rotary positions (Su et al., arXiv 2104.09864), key and value
+heads that groups of query heads share (Ainslie et al., arXiv 2305.13245), SwiGLU (Shazeer, arXiv
 2002.05202). Llama, Mistral, Qwen2 and Qwen3 differ in biases, norms of heads and a sliding window.
 
 Parameters carry Hugging Face's names (`layers_0/self_attn/q_proj/kernel`, kernels as (in, out)).
@@ -77,10 +77,8 @@ class LlamaConfig:
     head_dim: int  # K
     rms_norm_eps: float = 1e-6
     rope: Rope = Rope()
-    qkv_bias: bool = False
-    o_bias: bool = False
+    attention_bias: bool = False  # of all four projections
     mlp_bias: bool = False
-    qk_norm: bool = False  # RMSNorms over each head's query and key
     sliding_window: int | None = None  # tokens that a token sees, itself included; None: all
     full_layers: int = 0  # that many layers, the first ones, see all whatever the window is
     tie_word_embeddings: bool = False
@@ -105,6 +103,16 @@ class LlamaConfig:
             raise InputError(
                 f"model.head_dim is {self.head_dim}: rotary positions need an even number"
             )
+
+    @property
+    def qkv_bias(self) -> bool:
+        """Whether queries, keys and values have biases."""
+        return self.attention_bias or self.model_type == "qwen2"
+
+    @property
+    def qk_norm(self) -> bool:
+        """Whether RMSNorms over each head's query and key come before the rotation."""
+        return self.model_type == "qwen3"
 
     def window(self, layer: int) -> int | None:
         """How many tokens a token of this layer sees; None for all."""
@@ -357,7 +365,7 @@ class Attention(nn.Module):
             groups = q.reshape(B * kv_heads, -1, K)
             out, present = attend(groups, present, past, self.window)
         out_BTN = out.reshape(B, T, config.num_attention_heads * K)
-        return _into_residual(config, config.o_bias, "o_proj")(out_BTN), present
+        return _into_residual(config, config.attention_bias, "o_proj")(out_BTN), present
 
     def _heads(self, heads: int, name: str, x_BTD: jax.Array) -> jax.Array:
         config = self.config
