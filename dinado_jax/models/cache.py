@@ -206,8 +206,7 @@ def attend(
 ) -> tuple[jax.Array, KV]:
     """Attention of one new token per row, which sees its prompt, its generated tokens and itself.
 
-    The G queries of a group share one product with their key and value head, and so do the samples
-    of a prompt.
+    The queries of a group share one product with their head, as the samples of a prompt do.
 
     Args:
       q: [R H, G, K], queries.
@@ -243,22 +242,22 @@ def attend(
 
     starts = list(itertools.accumulate((kv.k.shape[1] for kv in generated), initial=0))
     count = starts[-2] + slot  # of the row's generated tokens, without the new one
-    inside = jnp.arange(T)[None] < lengths[:, None]
-    if window is not None:
-        inside &= jnp.arange(T)[None] > lengths[:, None] + count - window
-    inside = jnp.repeat(inside, S * H, axis=0)[:, None]
-    parts = [jnp.where(inside, by_row(scores(by_prompt(q), prompt.k)), -jnp.inf)]
-    parts += [scores(q, segment.k) for segment in generated]
+    length, slots = jnp.repeat(lengths, S * H)[:, None, None], jnp.arange(T)[None, None]
+    of_prompt = jnp.where(slots < length, by_row(scores(by_prompt(q), prompt.k)), -jnp.inf)
+    parts = [_within(window, of_prompt, length + count - slots)]
+    for segment, start in zip(generated, starts):
+        slots = start + jnp.arange(segment.k.shape[1])[None, None]
+        parts.append(_within(window, scores(q, segment.k), count - slots))
     # The slots after the new token's are not yet written.
-    filled = jnp.arange(newest.k.shape[1])[None, None] <= slot
-    parts[-1] = jnp.where(filled, parts[-1], -jnp.inf)
-    if window is not None:
-        for i, start in enumerate(starts[:-1], 1):
-            near = start + jnp.arange(parts[i].shape[-1])[None, None] > count - window
-            parts[i] = jnp.where(near, parts[i], -jnp.inf)
+    parts[-1] = jnp.where(slots <= count, parts[-1], -jnp.inf)
     # One softmax over all parts; segments are never concatenated themselves, which would copy them.
     weights = jax.nn.softmax(jnp.concatenate(parts, axis=-1))
     of_prompt, *of_own = jnp.split(weights, [T + start for start in starts[:-1]], axis=-1)
     out = by_row(mix(by_prompt(of_prompt), prompt.v))
     out += sum(mix(part, segment.v) for part, segment in zip(of_own, generated))
     return out.astype(q.dtype), newest
+
+
+def _within(window: int | None, scores: jax.Array, age: jax.Array) -> jax.Array:
+    """Scores [.., slots], -inf where a token's age, in tokens before the new one, is beyond."""
+    return scores if window is None else jnp.where(age < window, scores, -jnp.inf)

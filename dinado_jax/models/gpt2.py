@@ -19,6 +19,7 @@ from dinado_jax.models.cache import KV, Cache, LayerCache, attend, fold_heads
 from dinado_jax.models.layers import Dense, Embed, LayerNorm, attention_kernel
 from dinado_jax.models.output import Output
 from dinado_jax.models.params import cast_matrices
+from dinado_jax.models.protocol import DeltaRules
 from dinado_jax.ops.vocab import Ranges
 
 
@@ -60,6 +61,10 @@ class GPT2:
 
     config: GPT2Config
     model_type = "gpt2"
+    delta_rules = DeltaRules(
+        low_rank=(r"h_\d+/(attn|mlp)/c_\w+/kernel",),
+        full=(r".*/ln_\d/\w+", r"ln_f/\w+", r".*/bias"),
+    )
 
     def __str__(self) -> str:
         sizes = self.config

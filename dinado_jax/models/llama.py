@@ -25,6 +25,7 @@ from dinado_jax.models.cache import KV, Cache, LayerCache, attend, fold_heads
 from dinado_jax.models.layers import Dense, Embed, RMSNorm, attention_kernel
 from dinado_jax.models.output import Output
 from dinado_jax.models.params import cast_matrices
+from dinado_jax.models.protocol import DeltaRules
 from dinado_jax.ops.vocab import Ranges
 
 
@@ -124,6 +125,14 @@ class Llama:
     """`Llama(config).apply({"params": p}, tokens) -> Output`; a `BaseModel`, documented there."""
 
     config: LlamaConfig
+
+    @property
+    def delta_rules(self) -> DeltaRules:
+        biased = self.config.qkv_bias or self.config.mlp_bias
+        return DeltaRules(
+            low_rank=(r"layers_\d+/(self_attn|mlp)/\w+_proj/kernel",),
+            full=(r"(.*/)?\w*norm/scale", *((r".*/bias",) if biased else ())),
+        )
 
     def __str__(self) -> str:
         sizes = self.config

@@ -187,7 +187,7 @@ def _sizes(hf: Mapping[str, Any], family: Family) -> dict[str, Any]:
 
 
 def _bias(hf: Mapping[str, Any], name: str, always: bool = False) -> bool:
-    """An option of biases; where the model type does not read it, it must be what it `always` is."""
+    """An option of biases; where the model type does not read it, it must equal `always`."""
     if name in FAMILIES[hf["model_type"]].biases:
         return _flag(hf, name)
     refuse_options(hf, {name: (always,)}, "config.json", f"{hf['model_type']} does not read it")
