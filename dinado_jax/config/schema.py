@@ -63,8 +63,9 @@ class Delta:
 
     rank: int = 16
     alpha: float = 16.0  # scale = alpha / rank
-    low_rank: tuple[str, ...] = (r"h_\d+/(attn|mlp)/c_\w+/kernel",)
-    full: tuple[str, ...] = (r".*/ln_\d/\w+", r"ln_f/\w+", r".*/bias")
+    # Regular expressions of parameter paths; "default" stands for those of the base's architecture.
+    low_rank: tuple[str, ...] = ("default",)
+    full: tuple[str, ...] = ("default",)
 
 
 @dataclasses.dataclass(frozen=True)
