@@ -57,19 +57,11 @@ def load_tokenizer(path: Path) -> Any:
     if len(set(tokens)) < len(tokens):
         raise InputError(f"tokenizer.ggml.tokens has one of them twice, {path}: {_FIX}")
     if kind not in ("gpt2", "llama"):
-        raise InputError(
-            f'tokenizer.ggml.model is {quote(kind)}, not "gpt2" or "llama", {path}: {_FIX}'
-        )
-    if kind == "gpt2" and ggml.get("pre") not in _SPLITS:
-        known = ", ".join(_SPLITS)
-        raise InputError(
-            f"tokenizer.ggml.pre is {quote(ggml.get('pre'))}, none of {known}, {path}: {_FIX}"
-        )
-    special = {
-        f"{name}_token": tokens[ggml[f"{key}_token_id"]]
-        for key, name in _NAMES.items()
-        if f"{key}_token_id" in ggml
-    }
+        what = f"tokenizer.ggml.model is {quote(kind)}, not gpt2 or llama"
+        raise InputError(f"{what}, {path}: {_FIX}")
+    if kind == "gpt2" and ggml.get("pre") not in list(_SPLITS):
+        what = f"tokenizer.ggml.pre is {quote(ggml.get('pre'))}, none of {', '.join(_SPLITS)}"
+        raise InputError(f"{what}, {path}: {_FIX}")
     try:
         return PreTrainedTokenizerFast(
             tokenizer_object=(_byte_level if kind == "gpt2" else _sentencepiece)(ggml),
@@ -77,12 +69,20 @@ def load_tokenizer(path: Path) -> Any:
             add_bos_token=ggml.get("add_bos_token", kind == "llama"),
             add_eos_token=ggml.get("add_eos_token", False),
             clean_up_tokenization_spaces=False,
-            **special,
+            **_special_tokens(ggml),
         )
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise  # a PanicException is how an error in Rust arrives
         raise InputError(f"no tokenizer in {path} ({one_line(error)}): {_FIX}") from None
+
+
+def _special_tokens(ggml: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        f"{name}_token": ggml["tokens"][ggml[f"{key}_token_id"]]
+        for key, name in _NAMES.items()
+        if f"{key}_token_id" in ggml
+    }
 
 
 def _byte_level(ggml: Mapping[str, Any]) -> Tokenizer:
