@@ -373,7 +373,7 @@ BUGS = [
         "running[:, 0] / per <= kept.scores[:, 0]",
         "decoding",
     ),
-    Bug("decoding/beam.py", "same & (after != self.eos_id)", "same", "decoding"),
+    Bug("decoding/beam.py", "same & ~among(after, self.stop_ids)", "same", "decoding"),
     Bug(
         "guides/tilt.py",
         "success = jnp.log(rate) - start.log_value",

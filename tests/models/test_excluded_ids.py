@@ -71,7 +71,7 @@ def test_draws_and_scores(kind):
     # At a temperature of 1e6 all logits but -inf are one: greedy draws have nothing to add.
     greedy = [Method(0.0)] if kind in ("base", "nado") else []
     for method in (Method(), Method(1e6, top_k=6, top_p=0.99), *greedy):
-        sampler = Sampler(which.policy, method, 0, 3, 64)
+        sampler = Sampler(which.policy, method, (0,), 3, 64)
         drawn = sample_prompts(
             sampler, which.variables, TokenizedPrompts(prompts), jax.random.key(0), 128
         )
@@ -91,7 +91,7 @@ def test_draws_and_scores(kind):
 @pytest.mark.parametrize("kind", ["base", "merge", "projected-merge"])
 def test_beams(kind):
     which = model(kind)
-    search = Beam(which.policy, 0, 3, 9, 9)
+    search = Beam(which.policy, (0,), 3, 9, 9)
     found = beam_prompts(search, which.variables, TokenizedPrompts([[0], [0, 3, 5]]), 18)
     assert not np.isin(found.tokens, OUTSIDE).any() and np.isfinite(found.scores).all()
 
@@ -100,7 +100,7 @@ def test_beams(kind):
                                   {"reject": 0.5}], ids=str)  # fmt: skip
 def test_tilted_controls(tilt):
     which = model("nado", **tilt)
-    sampler = Sampler(which.policy, Method(), 0, 3, 64)
+    sampler = Sampler(which.policy, Method(), (0,), 3, 64)
     drawn = sample_prompts(
         sampler, which.variables, TokenizedPrompts([[0, 5]]), jax.random.key(0), 64
     )
