@@ -390,7 +390,7 @@ BUGS = [
     Bug("models/cache.py", "<= slot", "< slot", "models decoding"),
     Bug("models/gpt2.py", "LayerNorm(config.layer_norm_epsilon", "LayerNorm(1e-5", "models"),
     Bug(
-        "models/tokenizer.py",
+        "models/codec.py",
         "[[*ids, self.eos_id] for ids",
         "[[*ids] for ids",
         "models stages/test_pipeline.py",

@@ -27,7 +27,7 @@ DTYPES = ("float32", "float16", "bfloat16")
 HUB_FILES = (
     CONFIG, GENERATION, ADAPTER, "*.safetensors", "*.safetensors.index.json",
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "merges.txt",
+    "vocab.json", "merges.txt", "chat_template.jinja",
 )  # fmt: skip
 _FOREIGN = ("*.bin", "*.msgpack", "*.pt", "*.pth", "*.h5")
 
