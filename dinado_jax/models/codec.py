@@ -101,7 +101,7 @@ class Codec:
         An empty row holds the begin-of-text token, as in transformers' `generate`.
 
         Raises:
-          InputError: for a text that holds a stop token itself, and for an empty row of a model
+          InputError: for a text that the tokenizer cannot spell, and for an empty row of a model
             without a begin-of-text token.
         """
         texts = list(_checked(texts))
@@ -125,7 +125,7 @@ class Codec:
         """Ids of each text as it continues a prompt, before the stop token.
 
         Raises:
-          InputError: for a text that holds a stop token itself.
+          InputError: for a text that the tokenizer cannot spell.
         """
         texts = list(_checked(texts))
         if self.template is None or not self.template.after:
@@ -180,7 +180,7 @@ class Codec:
         space = "" if self.adds_space else " "
         rows = self._tokenize([space + text if text else "" for text in texts])
         for text, ids in zip(texts, rows, strict=True):
-            self._check_no_stop(text, ids)
+            self._check_spelled(text, ids)
         return rows
 
     def _after(self, context: str, texts: list[str]) -> list[list[int]]:
@@ -218,18 +218,22 @@ class Codec:
         first = self._special_names.search(after)
         end = first.start() if first else len(after)
         (middle,) = self._tokenize([before[start:] + text + after[:end]])
-        self._check_no_stop(text, middle)
+        self._check_spelled(text, middle)
         outer = self._tokenize([before[:start], after[end:]], names_are_text=False)
         return [*outer[0], *middle, *outer[1]]
 
     def _special_in(self, ids: list[int]) -> list[int]:
         return [id for id in ids if id in self.special_ids]
 
-    def _check_no_stop(self, text: str, ids: list[int]) -> None:
-        if not set(self.stop_ids).isdisjoint(ids):
+    def _check_spelled(self, text: str, ids: list[int]) -> None:
+        """InputError where ids of a text are no text: an unknown character, or the name of a
+        special token taken for that token.
+        """
+        if found := self._special_in(ids):
+            name = self.tokenizer.convert_ids_to_tokens(found[0])
             raise InputError(
-                f"text {quote(text)}, the tokenizer turns a word of it into its end-of-text "
-                "token: leave the word out, or choose another eos_token"
+                f"text {quote(text)}, the tokenizer turns a part of it into the special token "
+                f"{quote(name)}: leave that part out"
             )
 
 

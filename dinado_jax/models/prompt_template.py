@@ -5,16 +5,15 @@ judged and saved as the prompt is the prompt alone.
 """
 
 import dataclasses
-import datetime
 from typing import Any
 
 from dinado_jax.config.checks import CHAT, PROMPT, template_faults
 from dinado_jax.errors import InputError, one_line
 
 _PROMPT, _ANSWER = "the 1st prompt", "the 1st answer"  # marks, which templates leave as they are
-# Templates may write the date of today into a prompt, which a run would not see again tomorrow.
-# This is the date that Llama 3 writes where it cannot know any.
-_DATE = datetime.date(2024, 7, 26)
+# Templates may ask for today's date, and a run that goes on tomorrow would have other prompts. They
+# get the date that Llama 3 writes where it cannot know any.
+_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}\n"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +60,9 @@ def _render(tokenizer: Any, messages: list[dict[str, str]], answering: bool) -> 
     try:
         return tokenizer.apply_chat_template(
             messages,
+            chat_template=_DATE + tokenizer.get_chat_template(),
             add_generation_prompt=answering,
             tokenize=False,
-            strftime_now=_DATE.strftime,
         )
     except Exception as error:  # whatever the template raises
         hint = "pip install jinja2" if isinstance(error, ImportError) else "write one"

@@ -25,6 +25,7 @@ from dinado_jax.language_model import (
 )
 from dinado_jax.models.gpt2 import GPT2, GPT2Config
 from dinado_jax.models.gpt2_checkpoint import to_config
+from dinado_jax.models.hf_folder import read_config
 from dinado_jax.models.params import init_params
 from dinado_jax.models.tokenizer import train_codec
 from dinado_jax.ops.vocab import direction_scalars, token_log_probs
@@ -174,6 +175,7 @@ def test_a_folder_says_which_ids_have_no_text(folder):
     base = load_gpt2(path)
     assert base.model.excluded_ids == ((known, known + 1), (known + 2, known + 5))
     assert base.codec.eos_id not in range(known, known + 5)
+    assert read_config(path).items() >= {"bos_token_id": 0, "eos_token_id": 0}.items()
     (spelled,) = base.codec.targets(["a <pad> dog"])  # text is text: it is not that token
     assert not set(range(*base.codec.excluded_ids(len(base.codec.tokenizer))[0])) & set(spelled)
     assert base.codec.targets(["a dog zebra"]) and base.codec.prompts(["a <pad>"])

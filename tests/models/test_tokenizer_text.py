@@ -77,7 +77,7 @@ def test_a_tokenizer_that_cannot_spell_its_end_token_is_refused_for_such_texts()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=whole_words, bos_token=EOS, eos_token=EOS)
     codec = Codec(tokenizer, (0,), 0)
     assert codec.prompts(["a a"]) == [[0, 1, 1]]
-    with pytest.raises(InputError, match=r"text 'a <\|endoftext\|>', .* end-of-text token"):
+    with pytest.raises(InputError, match=r"text 'a <\|endoftext\|>', .* special token '<\|endof"):
         codec.prompts(["a", f"a {EOS}"])
 
 
