@@ -107,7 +107,5 @@ def test_padded_vocabularies(tmp_path):
 def test_two_begins_of_text(tmp_path):
     folder = tokenizer_folders.llama3(tmp_path)
     (folder / "generation_config.json").write_text(json.dumps({"bos_token_id": 2}))
-    with pytest.raises(
-        InputError, match=r"_config.json has bos_token_id = 2, the .* has id 0"
-    ):
+    with pytest.raises(InputError, match=r"_config.json has bos_token_id = 2, the .* has id 0"):
         load_codec(folder)
