@@ -373,7 +373,7 @@ BUGS = [
         "running[:, 0] / per <= kept.scores[:, 0]",
         "decoding",
     ),
-    Bug("decoding/beam.py", "same & (after != self.eos_id)", "same", "decoding"),
+    Bug("decoding/beam.py", "same & ~among(after, self.stop_ids)", "same", "decoding"),
     Bug(
         "guides/tilt.py",
         "success = jnp.log(rate) - start.log_value",
@@ -390,7 +390,7 @@ BUGS = [
     Bug("models/cache.py", "<= slot", "< slot", "models decoding"),
     Bug("models/gpt2.py", "LayerNorm(config.layer_norm_epsilon", "LayerNorm(1e-5", "models"),
     Bug(
-        "models/tokenizer.py",
+        "models/codec.py",
         "[[*ids, self.eos_id] for ids",
         "[[*ids] for ids",
         "models stages/test_pipeline.py",

@@ -118,7 +118,7 @@ def decoding_call(settings: schema.Config, plan: Plan, length: int):
     params = abstract_params(model)
     trained = jax.eval_shape(lambda: control.init(jax.random.key(0), params, 0.5))
     variables = jax.eval_shape(control.policy_variables, params, trained)
-    sampler = Sampler(control.policy, Method(1.0, 0, 1.0), 0, length, mesh=mesh)
+    sampler = Sampler(control.policy, Method(1.0, 0, 1.0), (0,), length, mesh=mesh)
     rows = settings.decode.batch
     tokens = jax.ShapeDtypeStruct((rows, length), jnp.int32)
     each = jax.ShapeDtypeStruct((rows,), jnp.int32)

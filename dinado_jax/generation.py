@@ -26,7 +26,7 @@ class Completion:
 
     prompt: str
     text: str
-    tokens: np.ndarray  # int32, the closing eos included
+    tokens: np.ndarray  # int32, the stop token included
     log_probs: np.ndarray  # under the composed distribution q (temperature and truncation aside)
     log_probs_base: np.ndarray  # under the base p
     finished: bool  # ended by itself, not cut at max_new_tokens
@@ -80,8 +80,8 @@ def generate(
     """
     key, how = jax.random.key(arguments.require_seed(seed)), Method(**method)
     texts, tokens, new_tokens = _begin(model, prompts, max_new_tokens)
-    eos_id = model.base.codec.eos_id
-    sampler = Sampler(model.policy, how, eos_id, new_tokens, samples, scores=True)
+    stop_ids = model.base.codec.stop_ids
+    sampler = Sampler(model.policy, how, stop_ids, new_tokens, samples, scores=True)
     batch = _rows(len(texts) * sampler.samples, batch)
     drawn = sample_in_groups(sampler, model.variables, tokens, key, batch)
     assert drawn.log_policy is not None  # the sampler scores
@@ -129,7 +129,7 @@ def beam_search(
     texts, tokens, new_tokens = _begin(model, prompts, max_new_tokens)
     search = Beam(
         model.policy,
-        model.base.codec.eos_id,
+        model.base.codec.stop_ids,
         new_tokens,
         beams,
         hypotheses,

@@ -22,9 +22,10 @@ from dinado_jax.guides.guided import guided_policy, guided_variables
 from dinado_jax.guides.protocol import Guide
 from dinado_jax.guides.tilt import NEUTRAL, Tilt
 from dinado_jax.models.architectures import load_model, load_params, save_model
+from dinado_jax.models.codec import Codec
 from dinado_jax.models.hf_folder import locate
 from dinado_jax.models.protocol import BaseModel
-from dinado_jax.models.tokenizer import Codec, load_codec
+from dinado_jax.models.tokenizer import load_codec
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -194,6 +195,7 @@ def load(
     dtype: str = "float32",
     param_dtype: str = "float32",
     remat: bool = False,
+    prompt_template: str = "",
     place: Callable[[dict], dict] = jax.device_put,
 ) -> Base:
     """Loads a base from a Hugging Face folder or hub name; safetensors only.
@@ -207,11 +209,13 @@ def load(
       dtype: of activations; logits and control arithmetic are float32 whatever it is.
       param_dtype: of the parameters in memory.
       remat: gradients compute each block's activations again instead of keeping them.
+      prompt_template: around every prompt: a text with {prompt} in it, in which names of special
+        tokens are those tokens, or "chat" for the tokenizer's own chat template.
       place: puts the parameters, arrays on the host, on devices.
 
     Raises:
       InputError: in one line for anything missing, unused, misshapen, damaged or pickled; for a
-        tokenizer once it is asked for.
+        tokenizer once it is asked for, or now if there is a prompt template.
     """
     folder = locate(str(path_or_name))
     model = load_model(folder).replace(dtype=dtype, param_dtype=param_dtype, remat=remat)
@@ -219,9 +223,12 @@ def load(
     params = jax.tree.map(lambda leaf: np.asarray(leaf, jnp.dtype(param_dtype)), params)
     try:
         codec = load_codec(folder, model.vocab_size)
-    except InputError:  # raised again where text is needed
-        codec = None
+    except InputError:
+        if prompt_template:
+            raise
+        codec = None  # raised again where text is needed
     else:
+        codec = codec.with_template(prompt_template)
         model = model.replace(excluded_ids=codec.excluded_ids(model.vocab_size))
     return Base(model, place(params), folder, codec)
 
@@ -230,4 +237,4 @@ def save_base(folder: Path, model: BaseModel, params: dict, codec: Codec) -> Non
     """Writes a folder that `load` and transformers both load."""
     folder.mkdir(parents=True, exist_ok=True)
     codec.save(folder)
-    save_model(folder, model, jax.device_get(params), codec.eos_id)
+    save_model(folder, model, jax.device_get(params), codec.ends())

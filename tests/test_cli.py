@@ -330,6 +330,8 @@ def test_a_folder_that_cannot_be_written(capsys, tmp_path):
 
 # Bad models
 
+ENDS = {"bos_token_id": 0, "eos_token_id": 0}
+
 
 @pytest.fixture
 def base(tmp_path):
@@ -337,7 +339,7 @@ def base(tmp_path):
     model = GPT2(GPT2Config(vocab_size=300, n_positions=24, n_embd=16, n_layer=1, n_head=2))
     params = {path: np.zeros(shape, np.float32) for path, shape in param_shapes(model).items()}
     folder = tmp_path / "base"
-    save_model(folder, model, unflatten_dict(params, sep="/"), end_token=0)
+    save_model(folder, model, unflatten_dict(params, sep="/"), ENDS)
     train_codec(["a dog chased a cat"] * 3 + ["some boys pushed the carts"] * 3, 300).save(folder)
     return folder
 
@@ -377,7 +379,7 @@ def test_tokenizer_of_another_model(capsys, base):
     size = len(train_codec(["a dog chased a cat"] * 3, 300).tokenizer)
     model = GPT2(GPT2Config(vocab_size=size - 1, n_positions=24, n_embd=16, n_layer=1, n_head=2))
     params = {path: np.zeros(shape, np.float32) for path, shape in param_shapes(model).items()}
-    save_model(base, model, unflatten_dict(params, sep="/"), end_token=0)
+    save_model(base, model, unflatten_dict(params, sep="/"), ENDS)
     said = refused_base(capsys, base)
     assert f"has {size} tokens, the model {size - 1}" in said
 

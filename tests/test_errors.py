@@ -11,7 +11,7 @@ from support import tiny
 from dinado_jax.errors import InputError, catch_disk_full, one_line
 from dinado_jax.models import hf_folder
 from dinado_jax.models.architectures import save_model
-from dinado_jax.models.tokenizer import Codec
+from dinado_jax.models.codec import Codec
 from dinado_jax.training.checkpoint import Checkpoints
 
 
@@ -68,4 +68,4 @@ def test_weights(tmp_path, monkeypatch):
 def test_tokenizers(tmp_path):
     tokenizer = types.SimpleNamespace(save_pretrained=full)
     with pytest.raises(InputError, match=f"cannot write {tmp_path}"):
-        Codec(tokenizer, 0).save(tmp_path)
+        Codec(tokenizer, (0,)).save(tmp_path)

@@ -17,7 +17,7 @@ from dinado_jax.decoding.policy import ModelPolicy, Policy
 from dinado_jax.decoding.sampler import Sampler, sample_prompts
 from dinado_jax.oracles.judge import judge
 
-NEVER = -1  # as id of the end of text: every row has its full length
+NEVER = (-1,)  # as stop tokens: every row has its full length
 
 
 def policy_of(request: Request) -> tuple[Policy, dict[str, Any]]:

@@ -8,6 +8,8 @@ from typing import Any
 
 from dinado_jax.errors import quote
 
+PROMPT, CHAT = "{prompt}", "chat"  # in a prompt template, and as one
+
 _CHOICES = {
     "control.form": ("projected", "clamped"),
     "control.trunk": ("small", "copy", "low_rank"),
@@ -97,6 +99,15 @@ def not_among(key: str, value: str, choices: Iterable[str]) -> Iterator[str]:
         yield f"{key} = {quote(value)}: {hint}"
 
 
+def template_faults(key: str, template: str) -> Iterator[str]:
+    """Yields the fault of a prompt template that is neither "chat" nor a text with one {prompt}."""
+    if template != CHAT and (count := template.count(PROMPT)) != 1:
+        yield (
+            f"{key} = {quote(template)}: it has {PROMPT} {count} times, write a text that has it "
+            f"once, or {CHAT} for the tokenizer's own"
+        )
+
+
 def out_of_range(values: dict[str, Any]) -> Iterator[str]:
     """Yields the faults of single values, given by "section.key".
 
@@ -109,6 +120,8 @@ def out_of_range(values: dict[str, Any]) -> Iterator[str]:
             yield f"{key} = {value}: it must be finite"
         if isinstance(value, str) and "\0" in value:
             yield f"{key} = {quote(value)}: remove the NUL character"
+    if template := values["base.prompt_template"]:
+        yield from template_faults("base.prompt_template", template)
     for wanted, holds, keys in _BOUNDS:
         for key in keys.split():
             if not holds(values[key]):

@@ -20,6 +20,9 @@ class Base:
     """The base: a checkpoint, or the sizes of a new model."""
 
     path: str = ""  # a model's folder or hub name; empty: a new model of the sizes below
+    # Around every prompt: a text with {prompt}, or "chat" for the tokenizer's own chat template;
+    # empty: prompts are as the task writes them.
+    prompt_template: str = ""
     vocab_size: int = 1024  # at most; tokens of the byte-level BPE trained for a new model
     n_positions: int = 24
     n_embd: int = 64

@@ -24,8 +24,8 @@ class DecodingLoop(Protocol):
     def policy(self) -> Policy: ...
 
     @property
-    def eos_id(self) -> int:
-        """Pads prompts."""
+    def stop_ids(self) -> tuple[int, ...]:
+        """The first pads prompts."""
         ...
 
     @property
@@ -72,7 +72,7 @@ def prompt_batches(
         for start in range(0, len(members), count):
             index = members[start : start + count]
             filled = np.resize(index, count)
-            yield PromptBatch(index, filled, prompts.batch(filled, loop.eos_id, int(width)))
+            yield PromptBatch(index, filled, prompts.batch(filled, loop.stop_ids[0], int(width)))
 
 
 def check_prompts(policy: Policy, prompts: TokenizedPrompts, max_new_tokens: int) -> None:

@@ -1,12 +1,12 @@
 """Beam search as two compiled programs: prefill, then a `lax.scan` over tokens in donated caches.
 
 The search is that of transformers' `generate(num_beams=K, do_sample=False, early_stopping=False)`:
-finished hypotheses are kept apart from the running beams, K of each. It differs in one thing: eos
-ends a text and, by our format, begins every prompt; it is no text, so no ban of repeated n-grams
+finished hypotheses are kept apart from the running beams, K of each. It differs in one thing: a
+stop token ends a text and may also begin every prompt; it is no text, so no ban of repeated n-grams
 applies to it.
 
-B prompts, K beams of each, R = B K rows, H hypotheses of each, T prompt tokens, N new tokens, V
-vocabulary.
+B prompts, K beams of each, R = B K rows, H hypotheses of each, C candidates of each, T prompt
+tokens, N new tokens, V vocabulary.
 """
 
 import dataclasses
@@ -28,6 +28,7 @@ from dinado_jax.distributed.partitioning import replicate, shard_rows
 from dinado_jax.errors import InputError
 from dinado_jax.models.cache import reorder, scan_steps, update_where
 from dinado_jax.ops.blocks import block_reduce
+from dinado_jax.ops.masks import among
 from dinado_jax.utils.arguments import POSITIVE, require_integer_field, require_number_field
 
 _BLOCK = 128
@@ -48,11 +49,11 @@ class Hypotheses(NamedTuple):
     rest have no tokens and a score of -inf.
     """
 
-    tokens: Array  # int32 [B, H, N]; eos from the end on
+    tokens: Array  # int32 [B, H, N]; after the stop token the search's first one
     log_probs: Array  # float32 [B, H] nats: log q of all new tokens together
     scores: Array  # float32 [B, H]: log_probs / length^penalty
-    length: Array  # int32 [B, H] new tokens, eos included
-    finished: Array  # bool [B, H]: ended by eos, not cut at N
+    length: Array  # int32 [B, H] new tokens, the stop token included
+    finished: Array  # bool [B, H]: ended by a stop token, not cut at N
     # Of a search with `scores`, else None: float32 [B, H, N] nats of each token, 0 after the end.
     log_policy: Array | None = None
     log_base: Array | None = None  # None too where the policy does not know the base
@@ -75,12 +76,12 @@ class Beam:
     """Everything static about a search; calls with equal shapes compile once."""
 
     policy: Policy
-    eos_id: int
+    stop_ids: tuple[int, ...]  # a text ends with any of them; (-1,): all have N tokens
     max_new_tokens: int
     beams: int
     hypotheses: int = 1  # per prompt, of the `beams` found
     length_penalty: float = 1.0  # score = log q / length^penalty: 0 sums, 1 averages
-    # No n-gram occurs twice in prompt and new tokens, except one that eos ends; 0 is off.
+    # No n-gram occurs twice in prompt and new tokens, except one that a stop token ends; 0 is off.
     no_repeat_ngram: int = 0
     mesh: Mesh | None = None  # devices that share the prompts of a call, a multiple of them
     scores: bool = False  # whether hypotheses carry log_policy and log_base
@@ -165,16 +166,16 @@ class Beam:
 
         state, _ = scan_steps(step, state, self.max_new_tokens - 1)
         best = jax.tree.map(lambda x: x[:, : self.hypotheses], state.kept)
-        tokens = jnp.where(best.tokens < self.policy.vocab_size, best.tokens, self.eos_id)
+        tokens = jnp.where(best.tokens < self.policy.vocab_size, best.tokens, self.stop_ids[0])
         return state, best._replace(tokens=tokens)
 
     @jax.named_scope("choose")
     def _advanced(self, state: BeamState, logits: NextLogits, index: jax.Array | int) -> BeamState:
         """The state after token `index` of every beam, whose logits these are: [R, V]."""
         (B, K), N = state.beams.log_probs.shape, self.max_new_tokens
-        candidates, parents = self._candidates(state, logits, index)  # [B, 2 K]
+        candidates, parents = self._candidates(state, logits, index)  # [B, C]
         length = jnp.int32(index + 1)
-        ends = _newest(candidates.tokens, index) == self.eos_id
+        ends = among(_newest(candidates.tokens, index), self.stop_ids)
         per = length.astype(jnp.float32) ** self.length_penalty
 
         running, which = jax.lax.top_k(jnp.where(ends, -jnp.inf, candidates.log_probs), K)
@@ -204,8 +205,9 @@ class Beam:
     def _candidates(
         self, state: BeamState, logits: NextLogits, index: jax.Array | int
     ) -> tuple[Beams, jax.Array]:
-        """The 2 K best continuations of each prompt's beams by one token, and the beams [B, 2 K]
-        they continue: if all of K end, there are K that do not.
+        """The C best continuations of each prompt's beams by one token, and the beams [B, C] that
+        they continue. C = (1 + stop tokens) K: K of them do not end, even if every beam ends with
+        every stop token.
         """
         (B, K), N = state.beams.log_probs.shape, self.max_new_tokens
         scores = logits.policy.reshape(B, K, -1)
@@ -214,11 +216,11 @@ class Beam:
         added = state.beams.log_probs - most - jnp.log(total)
         if self.no_repeat_ngram:
             scores = self._unrepeated(state, scores, index)
-        log_probs, parents, new = best_next(scores, added, 2 * K)
+        log_probs, parents, new = best_next(scores, added, (1 + len(self.stop_ids)) * K)
         here = jnp.arange(N)[None, None] == index
 
         def extended(history: jax.Array, newest: jax.Array) -> jax.Array:
-            """[B, K, N], [B, 2 K] -> [B, 2 K, N]."""
+            """[B, K, N], [B, C] -> [B, C, N]."""
             return jnp.where(here, newest[..., None], _taken(history, parents))
 
         def scored(history: jax.Array | None, logits: jax.Array | None) -> jax.Array | None:
@@ -235,8 +237,8 @@ class Beam:
         return beams, parents
 
     def _unrepeated(self, state: BeamState, logits: jax.Array, index: jax.Array | int) -> jax.Array:
-        """The logits [B, K, V] with -inf at tokens, except eos, that would end an n-gram a second
-        time.
+        """The logits [B, K, V] with -inf at tokens, except stop tokens, that would end an n-gram a
+        second time.
         """
         B, K, V = logits.shape
         assert state.past is not None  # kept where n-grams may not repeat
@@ -250,7 +252,7 @@ class Beam:
         same = jnp.ones(after.shape, bool)
         for i in range(m):
             same &= history[..., i : i + after.shape[-1]] == newest[..., i : i + 1]
-        banned = jnp.where(same & (after != self.eos_id), after, V).reshape(B * K, -1)
+        banned = jnp.where(same & ~among(after, self.stop_ids), after, V).reshape(B * K, -1)
         rows = jnp.broadcast_to(jnp.arange(B * K)[:, None], banned.shape)
         flat = logits.reshape(B * K, V)
         return flat.at[rows, banned].set(-jnp.inf, mode="drop").reshape(B, K, V)

@@ -1,15 +1,17 @@
 """Sampling as two compiled programs: prefill, then a `lax.scan` over new tokens in donated caches.
 
 N new tokens take one prefill and N - 1 steps, so caches have room for N - 1: nothing reads the last
-token. A row that draws eos as its third token, N = 5:
+token. A row ends with the first stop token that it draws, here eos as its third token, N = 5:
 
                        prefill   step 0   step 1   step 2   step 3
-    reads              prompt    x_0      x_1      eos      eos
-    draws              x_0       x_1      eos      eos      eos
+    reads              prompt    x_0      x_1      eos      any
+    draws              x_0       x_1      eos      any      any
+    tokens             x_0       x_1      eos      fill     fill
     had ended before   no        no       no       yes      yes
     log_probs          l_0       l_1      l_2      0        0       length 3, finished
 
-Once all rows have ended, steps run no model and write no cache.
+The fill is the first of the stop tokens. Once all rows have ended, steps run no model and write no
+cache.
 
 A row's sample depends on its own prompt, id and the key, never on the rows beside it: the random
 number of sample s of prompt id at step i comes from the key folded with id, then s, then i.
@@ -42,6 +44,7 @@ from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.policy import Carry, NextLogits, Policy
 from dinado_jax.distributed.partitioning import replicate, shard_rows
 from dinado_jax.models.cache import scan_steps, update_where
+from dinado_jax.ops.masks import among
 from dinado_jax.utils.arguments import POSITIVE, require_integer, require_integer_field
 
 _GROUP = 8  # a power of two
@@ -70,10 +73,10 @@ class SamplingState:
 class Samples(NamedTuple):
     """New tokens of every row, the samples of one prompt together."""
 
-    tokens: Array  # int32 [R, N]; eos from the row's end on
+    tokens: Array  # int32 [R, N]; after the stop token the sampler's first one
     log_probs: Array  # float32 [R, N] nats, as drawn; 0 after the end; nan: nothing to draw
-    length: Array  # int32 [R] new tokens, eos included
-    finished: Array  # bool [R]: ended by eos, not cut at N
+    length: Array  # int32 [R] new tokens, the stop token included
+    finished: Array  # bool [R]: ended by a stop token, not cut at N
     # Of a sampler with `scores`, else None: as log_probs, but without temperature and truncation.
     log_policy: Array | None = None
     log_base: Array | None = None  # None too where the policy does not know the base
@@ -85,7 +88,7 @@ class Sampler:
 
     policy: Policy
     method: Method
-    eos_id: int
+    stop_ids: tuple[int, ...]  # a row ends with any of them; (-1,): all rows have N tokens
     max_new_tokens: int
     samples: int = 1  # per prompt, from one prefill
     mesh: Mesh | None = None  # devices that share the prompts of a call, a multiple of them
@@ -167,6 +170,7 @@ class Sampler:
         tokens, log_probs, ended = jax.tree.map(
             lambda x, xs: jnp.concatenate([x[None], xs]).T, first, later
         )
+        tokens = jnp.where(ended, self.stop_ids[0], tokens)
         drawn, *scores = jax.tree.map(lambda x: jnp.where(ended, 0.0, x), log_probs)
         length = (~ended).sum(1, dtype=jnp.int32)
         return state, Samples(tokens, drawn, length, state.done, *scores)
@@ -179,18 +183,18 @@ class Sampler:
         done: jax.Array,
         carry: Carry,
     ) -> SamplingState:
-        """Draws token `index` of every row that has not ended."""
+        """Draws token `index` of every row; that of a row that has ended before is ignored."""
         with jax.named_scope("draw"):
             uniform = jax.vmap(
                 lambda k: jax.random.uniform(jax.random.fold_in(k, index), dtype=jnp.float32)
             )(streams)
             token, log_prob = self.method.draw(logits.policy, uniform)
-            token = jnp.where(done, self.eos_id, token)
         log_probs = LogProbs(log_prob, None, None)
         if self.scores:
             scored = jax.tree.map(lambda x: _log_prob(x, token), logits)
             log_probs = LogProbs(log_prob, scored.policy, scored.base)
-        return SamplingState(token, log_probs, done | (token == self.eos_id), streams, carry)
+        done |= among(token, self.stop_ids)
+        return SamplingState(token, log_probs, done, streams, carry)
 
 
 def _log_prob(logits: jax.Array, token: jax.Array) -> jax.Array:

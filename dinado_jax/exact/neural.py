@@ -86,8 +86,8 @@ def decoded(base: Neural, optimum: Optimum, control: Control, seed: int) -> Draw
         policy, variables = ModelPolicy(base.model), {"params": base.params}
         if params is not None:
             policy, variables = control.policy, control.policy_variables(base.params, params)
-        eos = 0 if world.ends else -1
-        sampler = Sampler(policy, Method(), eos, world.length)
+        stop_ids = (0,) if world.ends else (-1,)
+        sampler = Sampler(policy, Method(), stop_ids, world.length)
         key = jax.random.key(seed)
         for part in (world.seed, number, params is None):
             key = jax.random.fold_in(key, part)

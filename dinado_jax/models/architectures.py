@@ -75,7 +75,7 @@ def load_params(folder: Path, model: BaseModel) -> dict:
 
 
 def save_model(
-    folder: Path, model: BaseModel, params: Mapping, end_token: int | None = None
+    folder: Path, model: BaseModel, params: Mapping, ends: Mapping[str, Any] | None = None
 ) -> None:
     """Writes a folder that `load_model`, `load_params` and transformers read; other files stay.
 
@@ -83,8 +83,8 @@ def save_model(
       folder: made if it is not there.
       model: whose parameters they are.
       params: nested dicts of arrays on the host; each keeps its dtype.
-      end_token: id of the first token and of the one that ends generation; without it transformers
-        takes the architecture's default.
+      ends: bos_token_id and eos_token_id of the config.json; without them transformers takes the
+        architecture's defaults.
 
     Raises:
       InputError: where `params` does not fit `model`, and for a full disk.
@@ -95,8 +95,7 @@ def save_model(
     largest = max(flat.values(), key=lambda array: array.size)
     config = checkpoint.to_config(model)
     config |= {"model_type": model.model_type, "dtype": largest.dtype.name}
-    if end_token is not None:
-        config |= {"bos_token_id": end_token, "eos_token_id": end_token}
+    config |= ends or {}
     write_folder(folder, config, checkpoint.to_tensors(params, model))
 
 

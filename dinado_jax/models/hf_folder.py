@@ -29,7 +29,7 @@ _AGAIN = "copy or download it again"
 DTYPES = ("float32", "float16", "bfloat16")
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "merges.txt",
+    "vocab.json", "merges.txt", "chat_template.jinja",
 )  # fmt: skip
 HUB_FILES = (
     CONFIG, GENERATION, ADAPTER, "*.safetensors", "*.safetensors.index.json", *TOKENIZER_FILES,

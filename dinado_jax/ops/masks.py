@@ -37,6 +37,11 @@ def target_mask(batch: Rows) -> jax.Array:
     return inside.astype(jnp.float32)
 
 
+def among(tokens: jax.Array, ids: tuple[int, ...]) -> jax.Array:
+    """Marks the tokens that are one of `ids`, which are not empty: bool, of the tokens' shape."""
+    return functools.reduce(jnp.logical_or, [tokens == id for id in ids])
+
+
 def fill_ids(x: jax.Array, excluded_ids: tuple[tuple[int, int], ...], value: float) -> jax.Array:
     """Fills excluded ids of the vocabulary, the last axis.
 

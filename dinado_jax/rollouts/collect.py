@@ -206,7 +206,7 @@ class Collector:
         settings, codec = self.settings, model.base.codec
         method = Method(settings.temperature, settings.top_k, settings.top_p)
         new, limit = settings.max_new_tokens, model.base.model.context_length
-        sampler = Sampler(model.policy, method, codec.eos_id, new, samples, self.mesh)
+        sampler = Sampler(model.policy, method, codec.stop_ids, new, samples, self.mesh)
         chosen = tokenized.select(left)
         drawn = iter_samples(sampler, model.variables, chosen, key, settings.batch)
         for numbers, batch in drawn:

@@ -50,6 +50,7 @@ def load_base(settings: schema.Base, path: str | Path, place: Callable[[dict], d
         dtype=settings.dtype,
         param_dtype=settings.param_dtype,
         remat=settings.remat,
+        prompt_template=settings.prompt_template,
         place=place,
     )
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 
+from dinado_jax.config.checks import CHAT, PROMPT
 from dinado_jax.config.schema import Base, Config
 from dinado_jax.objectives.table import phases
 from dinado_jax.tasks.table import make_task
@@ -95,6 +96,11 @@ def _of_inputs(config: Config) -> Iterator[str]:
 
 def _of_a_new_base(config: Config) -> Iterator[str]:
     base = config.base
+    if base.prompt_template == CHAT:
+        yield (
+            f"base.prompt_template = {CHAT}: the tokenizer of a new model has no chat template, "
+            f"write a text with {PROMPT} in it, or give an instruct model as base.path"
+        )
     if (parameters := _parameters(base)) > _MOST_PARAMETERS:
         yield (
             f"base.n_layer = {base.n_layer}, base.n_embd = {base.n_embd} and base.vocab_size = "

@@ -18,6 +18,7 @@ from dinado_jax.evaluation.summary import read_summary
 from dinado_jax.language_model import Controlled
 from dinado_jax.models.architectures import configured_model, load_model
 from dinado_jax.models.hf_folder import CONFIG, locate, on_the_hub
+from dinado_jax.models.tokenizer import load_codec
 from dinado_jax.objectives.table import phases
 from dinado_jax.oracles.judge import check_oracle
 from dinado_jax.stages.artifacts import trained_model
@@ -60,7 +61,10 @@ def _check_inputs(context: Context, names: set[str], hub: bool) -> None:
     if "sft" in names and config.sft.pretrain_path:
         _ = context.corpus_digest
     if "sft" in names and config.base.path and not on_the_hub(config.base.path):
-        load_model(locate(config.base.path))
+        folder = locate(config.base.path)
+        model = load_model(folder)
+        if config.base.prompt_template:
+            load_codec(folder, model.vocab_size).with_template(config.base.prompt_template)
     data = task.source and (hub or not on_the_hub(task.source))
     if names & {"sft", "rollout", "train"} and data:
         _ = context.train_examples

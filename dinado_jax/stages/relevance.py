@@ -25,7 +25,8 @@ class Rule(NamedTuple):
 
 
 ALWAYS = """
-name seed task.name base.path base.param_dtype base.dtype base.remat sft.steps sft.pretrain_steps
+name seed task.name base.path base.param_dtype base.dtype base.remat
+base.prompt_template sft.steps sft.pretrain_steps
 control.kind rollout.oracle rollout.prompts rollout.samples rollout.references
 rollout.max_new_tokens rollout.batch
 train.steps train.batch train.accumulate train.learning_rate train.warmup train.decay

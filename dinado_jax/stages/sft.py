@@ -19,10 +19,11 @@ from dinado_jax.errors import InputError
 from dinado_jax.evaluation.stage_figures import SftFigures
 from dinado_jax.language_model import save_base
 from dinado_jax.models.architectures import new_model
+from dinado_jax.models.codec import Codec
 from dinado_jax.models.hf_folder import fingerprint
 from dinado_jax.models.params import init_params
 from dinado_jax.models.protocol import BaseModel
-from dinado_jax.models.tokenizer import Codec, load_codec, train_codec
+from dinado_jax.models.tokenizer import load_codec, train_codec
 from dinado_jax.objectives.sft import likelihood
 from dinado_jax.objectives.terms import Term
 from dinado_jax.stages.artifacts import load_base
@@ -66,7 +67,7 @@ def _initial(context: Context, folder: Path, corpus: list[str]) -> tuple[BaseMod
     again = f"delete the folder {folder} and run again"
     if read_sealed(made / _SEAL, again).get("tokenizer") != fingerprint(made):
         raise InputError(f"{made} has changed since it was made: put it back, or {again}")
-    codec = load_codec(made)
+    codec = load_codec(made).with_template(config.base.prompt_template)
     model = new_model(dataclasses.replace(config.base, vocab_size=len(codec.tokenizer)))
     return model, plan.init_sharded(partial(init_params, model, config.seed)), codec
 

@@ -147,7 +147,7 @@ def dry_run(settings: schema.Config) -> dict[str, Any]:
     sampler = Sampler(
         control.policy,
         Method(decode.temperature, decode.top_k, decode.top_p),
-        0,
+        (0,),
         decode.max_new_tokens,
         decode.samples,
     )

@@ -110,7 +110,7 @@ def test_it_decodes(adapter):
     variables = one.policy_variables(tiny.base_params(), params)
     prompts = TokenizedPrompts(TOKENS[:, :2].tolist())
     drawn = sample_prompts(
-        Sampler(one.policy, Method(), -1, 10), variables, prompts, jax.random.key(0), 2
+        Sampler(one.policy, Method(), (-1,), 10), variables, prompts, jax.random.key(0), 2
     )
     rows = BATCH.replace(tokens=np.concatenate([TOKENS[:, :2], drawn.tokens], 1))
     log_q = jax.jit(one.log_policy)(tiny.base_params(), params, rows)

@@ -87,6 +87,7 @@ FREE_TEXT = {
     "name",
     "task.source",
     "base.path",
+    "base.prompt_template",
     "sft.pretrain_path",
     "rollout.oracle",
     "evaluate.prompt_file",

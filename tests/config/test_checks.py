@@ -29,6 +29,10 @@ def test_the_defaults_have_no_fault():
         ("base.dtype=float16", "base.dtype"),
         ("control.form=split", "control.form = 'split': one of projected, clamped"),
         ("control.trunk=big", "control.trunk = 'big'"),
+        (
+            "base.prompt_template=Q:",
+            r"base.prompt_template = 'Q:': it has \{prompt\} 0 times, write",
+        ),
         ("sft.learning_rate=" + "9" * 400, "sft.learning_rate = inf: it must be finite"),
         ("sft.learning_rate=-" + "9" * 400, "must be finite"),
         ("sft.steps=1" + "0" * 400, "sft.steps = 1.*0: it must be at most 1,000,000,000"),

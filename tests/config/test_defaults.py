@@ -14,6 +14,7 @@ DEFAULTS = {
     "task.source": "",
     "task.train_examples": 40_000,
     "base.path": "",
+    "base.prompt_template": "",
     "base.vocab_size": 1024,
     "base.n_positions": 24,
     "base.n_embd": 64,

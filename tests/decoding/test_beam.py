@@ -31,13 +31,15 @@ MODEL = GPT2(CONFIG)
 POLICY = ModelPolicy(MODEL)
 _rng = np.random.default_rng(0)
 PROMPTS = [_rng.integers(1, V, n).tolist() for n in (3, 8, 1, 6)]
-# beams, hypotheses, length_penalty, no_repeat_ngram
+# beams, hypotheses, length_penalty, no_repeat_ngram, stop_ids
 SETTINGS = [
     (4, 4, 1.0, 0),
     (4, 1, 0.0, 0),
     (3, 2, 2.0, 2),
     (6, 6, 0.5, 3),
     (9, 9, -1.0, 1),
+    (2, 2, 1.0, 0, (3, EOS, 5)),
+    (4, 4, 1.0, 2, (EOS, 3)),
 ]
 
 
@@ -51,8 +53,16 @@ def variables():
     return base_variables()
 
 
-def beam(beams=4, hypotheses=4, length_penalty=1.0, no_repeat_ngram=0, policy=POLICY, new=N):
-    return Beam(policy, EOS, new, beams, hypotheses, length_penalty, no_repeat_ngram)
+def beam(
+    beams=4,
+    hypotheses=4,
+    length_penalty=1.0,
+    no_repeat_ngram=0,
+    stop_ids=(EOS,),
+    policy=POLICY,
+    new=N,
+):
+    return Beam(policy, stop_ids, new, beams, hypotheses, length_penalty, no_repeat_ngram)
 
 
 def batch(prompts=PROMPTS, width=LONGEST):
@@ -70,8 +80,8 @@ def plainly(beam, log_q, prompt) -> tuple[dict, int]:
     def repeats(tokens):
         n, tokens = beam.no_repeat_ngram, (*prompt, *tokens)
         seen = [tokens[i : i + n] for i in range(len(tokens) - n + 1)]
-        # eos is no text: it may always end one, though it begins every prompt.
-        return n > 0 and tokens[-1] != EOS and seen[-1:] and seen[-1] in seen[:-1]
+        # A stop token is no text: it may always end one, though it may begin every prompt.
+        return n > 0 and tokens[-1] not in beam.stop_ids and seen[-1:] and seen[-1] in seen[:-1]
 
     def penalised(tokens):
         return kept[tokens] / len(tokens) ** beam.length_penalty
@@ -84,12 +94,12 @@ def plainly(beam, log_q, prompt) -> tuple[dict, int]:
             for token, step in enumerate(steps)
             if step > -np.inf and not repeats((*tokens, token))
         }
-        best = sorted(after, key=after.get, reverse=True)[: 2 * K]
+        best = sorted(after, key=after.get, reverse=True)[: (1 + len(beam.stop_ids)) * K]
         for tokens in best[:K]:
-            if tokens[-1] == EOS or length == beam.max_new_tokens:
+            if tokens[-1] in beam.stop_ids or length == beam.max_new_tokens:
                 kept[tokens] = after[tokens]
         kept = {t: kept[t] for t in sorted(kept, key=penalised, reverse=True)[:K]}
-        running = {t: after[t] for t in [t for t in best if t[-1] != EOS][:K]}
+        running = {t: after[t] for t in [t for t in best if t[-1] not in beam.stop_ids][:K]}
         if not running:
             break
         hope = max(running.values()) / length**beam.length_penalty
@@ -104,10 +114,10 @@ def assert_equal(out: Hypotheses, beam, wanted: list[dict]):
         best = list(kept.items())[: beam.hypotheses]
         for h in range(beam.hypotheses):
             tokens, log_q = best[h] if h < len(best) else ((), -np.inf)
-            filled = [*tokens, *[EOS] * (beam.max_new_tokens - len(tokens))]
+            filled = [*tokens, *[beam.stop_ids[0]] * (beam.max_new_tokens - len(tokens))]
             np.testing.assert_array_equal(out.tokens[index, h], filled)
             assert out.length[index, h] == len(tokens)
-            assert out.finished[index, h] == (tokens[-1:] == (EOS,))
+            assert out.finished[index, h] == (len(tokens) > 0 and tokens[-1] in beam.stop_ids)
             penalised = log_q / max(1, len(tokens)) ** beam.length_penalty
             np.testing.assert_allclose(out.log_probs[index, h], log_q, rtol=0, atol=1e-4)
             np.testing.assert_allclose(out.scores[index, h], penalised, rtol=1e-5, atol=1e-4)

@@ -1,5 +1,6 @@
 """Sampling: reproducible row by row, exact in distribution, and compiled once a bucket."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -53,7 +54,7 @@ def variables():
 
 
 def sampler(new=NEW, samples=2, method=None, policy=POLICY):
-    return Sampler(policy, method or Method(), EOS, new, samples)
+    return Sampler(policy, method or Method(), (EOS,), new, samples)
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +108,22 @@ def test_log_probs_are_those_of_the_whole_sequence(variables, together):
         drawn = together.log_probs[row, :length]
         np.testing.assert_allclose(scores[row, start : start + length], drawn, rtol=0, atol=1e-4)
     np.testing.assert_allclose(scores.sum(1), together.log_probs.sum(1), rtol=0, atol=1e-4)
+
+
+def test_a_row_ends_with_any_stop_token_and_is_filled_with_the_first(variables, together):
+    """Up to there it is the row that a single stop token ends later."""
+    stops = (4, EOS, 2)
+    several = dataclasses.replace(sampler(), stop_ids=stops)
+    drawn = sample_prompts(several, variables, ALL, KEY, 16)
+    assert {int(row[n - 1]) for row, n in zip(drawn.tokens, drawn.length)} >= set(stops)
+    for row, later in enumerate(together.tokens):
+        ends = np.flatnonzero(np.isin(later, stops))
+        length = ends[0] + 1 if len(ends) else NEW
+        filled = [*later[:length], *[4] * (NEW - length)]
+        np.testing.assert_array_equal(drawn.tokens[row], filled)
+        assert drawn.length[row] == length and drawn.finished[row] == bool(len(ends))
+        wanted = np.where(np.arange(NEW) < length, together.log_probs[row], 0)
+        np.testing.assert_allclose(drawn.log_probs[row], wanted, rtol=0, atol=1e-5)
 
 
 def test_a_row_ends_at_its_first_eos(together):
@@ -275,7 +292,7 @@ def test_a_model_that_says_nothing_is_an_error_that_names_the_prompt(variables):
     with pytest.raises(InputError, match=r"^prompt 2: no token can be drawn after it[^\n]*$"):
         sample_prompts(sampler(new=2), broken, TokenizedPrompts([[1], [1, 2], [1] * 12]), KEY, 4)
     with pytest.raises(InputError, match="prompt 1: no token"):
-        beam_prompts(Beam(POLICY, EOS, 2, 2), broken, TokenizedPrompts([[1], [1] * 12]), 4)
+        beam_prompts(Beam(POLICY, (EOS,), 2, 2), broken, TokenizedPrompts([[1], [1] * 12]), 4)
 
 
 @pytest.mark.parametrize("bad", [1.0, True, "3", None, -1, 2**40 * 1.5])
@@ -283,8 +300,8 @@ def test_counts_that_are_no_counts(variables, bad):
     for make in (
         lambda: sampler(new=bad),
         lambda: sampler(samples=bad),
-        lambda: Beam(POLICY, EOS, bad, 2),
-        lambda: Beam(POLICY, EOS, 2, bad),
+        lambda: Beam(POLICY, (EOS,), bad, 2),
+        lambda: Beam(POLICY, (EOS,), 2, bad),
         lambda: sample_prompts(sampler(), variables, ALL, KEY, bad),
     ):
         with pytest.raises(InputError, match=r"^\w+ = [^\n]*at least 1$"):
@@ -307,7 +324,7 @@ def test_seeds():
 def test_a_sampler_that_scores_knows_the_policys_log_probabilities(variables, method):
     """Temperature and truncation aside; a policy of one model knows no base beside it."""
     plain = sample_prompts(sampler(method=method), variables, ALL, KEY, 16)
-    scoring = Sampler(POLICY, method, EOS, NEW, 2, scores=True)
+    scoring = Sampler(POLICY, method, (EOS,), NEW, 2, scores=True)
     drawn = sample_prompts(scoring, variables, ALL, KEY, 16)
     assert_same(plain, drawn)
     assert plain.log_policy is None and drawn.log_base is None

@@ -164,7 +164,7 @@ def test_samples_are_those_of_one_device(variables):
     policy = ModelPolicy(MODEL)
     drawn = [
         sample_prompts(
-            Sampler(policy, Method(), EOS, 6, 2, mesh),
+            Sampler(policy, Method(), (EOS,), 6, 2, mesh),
             variables,
             TokenizedPrompts(PROMPTS),
             jax.random.key(2),
@@ -184,7 +184,7 @@ def test_samples_are_those_of_one_device(variables):
 def test_beams_are_those_of_one_device(variables):
     prompts = TokenizedPrompts(PROMPTS)
     found = [
-        beam_prompts(Beam(ModelPolicy(MODEL), EOS, 5, 3, mesh=mesh), variables, prompts, 12)
+        beam_prompts(Beam(ModelPolicy(MODEL), (EOS,), 5, 3, mesh=mesh), variables, prompts, 12)
         for mesh in meshes()
     ]
     np.testing.assert_array_equal(found[0].tokens, found[1].tokens)

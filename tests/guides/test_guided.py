@@ -48,7 +48,7 @@ def exact_tables(model):
 
 def drawn(model, method=None, samples=DRAWS, seed=5):
     """[prompts, samples, N] tokens, from one call."""
-    sampler = Sampler(model.policy, method or Method(), EOS, N, samples)
+    sampler = Sampler(model.policy, method or Method(), (EOS,), N, samples)
     ids, key = np.arange(len(PROMPTS), dtype=np.int32), jax.random.key(seed)
     out = jax.device_get(sampler(model.variables, BATCH, ids, key))
     return out.tokens.reshape(-1, samples, N), out.log_probs.sum(1).reshape(-1, samples)

@@ -48,6 +48,7 @@ class Digits(NamedTuple):
     """A codec: the text of token 3 is "3"."""
 
     eos_id: int = EOS
+    stop_ids: tuple[int, ...] = (EOS,)
 
     def prompts(self, texts):
         return [[EOS, *map(int, text.split())] for text in texts]
@@ -136,7 +137,7 @@ def mesh():
 
 
 def sampler(model, samples, mesh=None):
-    return Sampler(model.policy, Method(), EOS, N, samples, mesh, scores=True)
+    return Sampler(model.policy, Method(), (EOS,), N, samples, mesh, scores=True)
 
 
 def rows_of(drawn, prompts: TokenizedPrompts, samples: int):
@@ -198,7 +199,7 @@ def test_groups_and_devices_change_nothing():
     for devices in (None, mesh()):
         scores = score(GUIDED.policy, GUIDED.variables, rows, 16, devices)
         np.testing.assert_allclose(scores.sum(1), alone.log_policy.sum(1), atol=2e-5)
-        search = Beam(GUIDED.policy, EOS, N, 4, 2, mesh=devices, scores=True)
+        search = Beam(GUIDED.policy, (EOS,), N, 4, 2, mesh=devices, scores=True)
         beams.append(beam_prompts(search, GUIDED.variables, prompts, 32))
     for found, other in zip(*beams):
         np.testing.assert_allclose(found, other, atol=1e-5)
@@ -207,7 +208,7 @@ def test_groups_and_devices_change_nothing():
 
 def test_beams_find_the_likeliest():
     """Also where a beam's state moves to another row, with what it has seen."""
-    search = Beam(GUIDED.policy, EOS, N, 8, 3, 0.0, scores=True)
+    search = Beam(GUIDED.policy, (EOS,), N, 8, 3, 0.0, scores=True)
     found = beam_prompts(search, GUIDED.variables, GIVEN, 24)
     for number in range(3):
         best = sorted(world.sequence_probs(log_q(number)).items(), key=lambda pair: -pair[1])[:3]

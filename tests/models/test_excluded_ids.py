@@ -25,6 +25,7 @@ from dinado_jax.language_model import (
 )
 from dinado_jax.models.gpt2 import GPT2, GPT2Config
 from dinado_jax.models.gpt2_checkpoint import to_config
+from dinado_jax.models.hf_folder import read_config
 from dinado_jax.models.params import init_params
 from dinado_jax.models.tokenizer import train_codec
 from dinado_jax.ops.vocab import direction_scalars, token_log_probs
@@ -71,7 +72,7 @@ def test_draws_and_scores(kind):
     # At a temperature of 1e6 all logits but -inf are one: greedy draws have nothing to add.
     greedy = [Method(0.0)] if kind in ("base", "nado") else []
     for method in (Method(), Method(1e6, top_k=6, top_p=0.99), *greedy):
-        sampler = Sampler(which.policy, method, 0, 3, 64)
+        sampler = Sampler(which.policy, method, (0,), 3, 64)
         drawn = sample_prompts(
             sampler, which.variables, TokenizedPrompts(prompts), jax.random.key(0), 128
         )
@@ -91,7 +92,7 @@ def test_draws_and_scores(kind):
 @pytest.mark.parametrize("kind", ["base", "merge", "projected-merge"])
 def test_beams(kind):
     which = model(kind)
-    search = Beam(which.policy, 0, 3, 9, 9)
+    search = Beam(which.policy, (0,), 3, 9, 9)
     found = beam_prompts(search, which.variables, TokenizedPrompts([[0], [0, 3, 5]]), 18)
     assert not np.isin(found.tokens, OUTSIDE).any() and np.isfinite(found.scores).all()
 
@@ -100,7 +101,7 @@ def test_beams(kind):
                                   {"reject": 0.5}], ids=str)  # fmt: skip
 def test_tilted_controls(tilt):
     which = model("nado", **tilt)
-    sampler = Sampler(which.policy, Method(), 0, 3, 64)
+    sampler = Sampler(which.policy, Method(), (0,), 3, 64)
     drawn = sample_prompts(
         sampler, which.variables, TokenizedPrompts([[0, 5]]), jax.random.key(0), 64
     )
@@ -174,6 +175,7 @@ def test_a_folder_says_which_ids_have_no_text(folder):
     base = load(path)
     assert base.model.excluded_ids == ((known, known + 1), (known + 2, known + 5))
     assert base.codec.eos_id not in range(known, known + 5)
+    assert read_config(path).items() >= {"bos_token_id": 0, "eos_token_id": 0}.items()
     (spelled,) = base.codec.targets(["a <pad> dog"])  # text is text: it is not that token
     assert not set(range(*base.codec.excluded_ids(len(base.codec.tokenizer))[0])) & set(spelled)
     assert base.codec.targets(["a dog zebra"]) and base.codec.prompts(["a <pad>"])

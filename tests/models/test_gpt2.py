@@ -96,7 +96,7 @@ def test_a_decoding_loop_writes_its_caches_in_place(variables):
     """Whole caches aliased; what else is alive is no more than logits and two layers' caches."""
     vocabulary = 4096
     model = MODEL.replace(vocab_size=vocabulary, n_embd=64, n_positions=200)
-    sampler = Sampler(ModelPolicy(model), Method(), 0, 120, samples=2)
+    sampler = Sampler(ModelPolicy(model), Method(), (0,), 120, samples=2)
     params = {"params": abstract_params(model)}
     tokens, row = jnp.zeros((4, 8), jnp.int32), jnp.zeros(4, jnp.int32)
     state = jax.eval_shape(sampler.prefill, params, Prompts(tokens, row), row, jax.random.key(0))

@@ -75,10 +75,10 @@ def test_written_as_hugging_face_does(folder):
         assert set(ours.keys()) == set(golden.keys())
 
 
-def test_end_token(tmp_path):
-    save_model(tmp_path, MODEL, random_params(), end_token=0)
-    hf = read_config(tmp_path)
-    assert hf["bos_token_id"] == hf["eos_token_id"] == 0
+def test_ends_of_a_text(tmp_path):
+    ends = {"bos_token_id": None, "eos_token_id": [1, 0]}
+    save_model(tmp_path, MODEL, random_params(), ends)
+    assert ends.items() <= read_config(tmp_path).items()
 
 
 def test_golden_folder_goes_round(tmp_path):

@@ -273,7 +273,7 @@ def test_controls_of_it_train_and_decode(base, kind):
         losses.append(float(metrics["loss"]))
     assert losses[1] < losses[0]
     q = Controlled(base, control, state.trainable)
-    sampler = Sampler(q.policy, Method(), base.codec.eos_id, 4, samples=3)
+    sampler = Sampler(q.policy, Method(), base.codec.stop_ids, 4, samples=3)
     drawn = sample_prompts(sampler, q.variables, TokenizedPrompts(prompts), jax.random.key(1), 6)
     new = [row[:n] for row, n in zip(drawn.tokens, drawn.length)]
     rows = sequences(np.repeat(prompts, 3, 0).tolist(), new, base.codec.eos_id, 24)

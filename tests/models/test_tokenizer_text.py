@@ -6,12 +6,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from dinado_jax.errors import InputError
-from dinado_jax.models.tokenizer import (
-    EOS,
-    Codec,
-    load_codec,
-    train_codec,
-)
+from dinado_jax.models.codec import Codec
+from dinado_jax.models.tokenizer import EOS, load_codec, train_codec
 
 SPECIAL = [EOS, "<pad>", "<|im_start|>", "</s>"]
 # {} stands for the literal.
@@ -78,9 +74,10 @@ def test_a_tokenizer_that_cannot_spell_its_end_token_is_refused_for_such_texts()
 
     whole_words = Tokenizer(models.WordLevel({EOS: 0, "a": 1}, unk_token=EOS))
     whole_words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    codec = Codec(PreTrainedTokenizerFast(tokenizer_object=whole_words, eos_token=EOS), 0)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=whole_words, bos_token=EOS, eos_token=EOS)
+    codec = Codec(tokenizer, (0,), 0)
     assert codec.prompts(["a a"]) == [[0, 1, 1]]
-    with pytest.raises(InputError, match=r"text 'a <\|endoftext\|>', .* end-of-text token"):
+    with pytest.raises(InputError, match=r"text 'a <\|endoftext\|>', .* special token '<\|endof"):
         codec.prompts(["a", f"a {EOS}"])
 
 

@@ -48,7 +48,7 @@ def compiled(tmp_path_factory):
 
 def sampled(of, under_p, count):
     """As the rollout stage has them, for one prompt."""
-    sampler = Sampler(of.policy, Method(), EOS, N, count)
+    sampler = Sampler(of.policy, Method(), (EOS,), N, count)
     prompt, length = np.int32([PROMPT]), np.int32([len(PROMPT)])
     key, ids = jax.random.key(count), np.zeros(1, np.int32)
     drawn = jax.device_get(sampler(of.variables, Prompts(prompt, length), ids, key))
