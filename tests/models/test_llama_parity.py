@@ -89,7 +89,7 @@ def test_beams(name):
     model, params, golden = load(name)
     prompts, wanted = golden["prompts"], golden["beam_tokens"]
     B, K, N = wanted.shape
-    beam = Beam(ModelPolicy(model), 0, N, K, K)
+    beam = Beam(ModelPolicy(model), (0,), N, K, K)
     lengths = np.full(B, prompts.shape[1], np.int32)
     found = beam({"params": params}, Prompts(prompts, lengths))
     np.testing.assert_array_equal(found.tokens, wanted)
