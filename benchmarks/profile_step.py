@@ -10,8 +10,8 @@ import argparse
 import jax
 
 from dinado_jax.bench import decode, train
-from dinado_jax.bench.command import SIZES
 from dinado_jax.bench.measure import Request
+from dinado_jax.bench.sizes import SIZES
 
 
 def main():

@@ -14,9 +14,10 @@ import time
 import jax
 import jax.numpy as jnp
 
-from dinado_jax.bench.command import SIZES
+from dinado_jax.bench.sizes import SIZES
+from dinado_jax.models.architectures import parse_model
 from dinado_jax.models.cache import KV, LayerCache
-from dinado_jax.models.gpt2 import Block, GPT2Config
+from dinado_jax.models.gpt2 import Block
 
 PROMPT = 16
 
@@ -62,13 +63,16 @@ def decoding(config, through, lengths, steps):
     return lambda layers, x: jax.lax.scan(step, (layers, x), jnp.arange(steps))[0]
 
 
+GPT2_SIZES = [name for name, sizes in SIZES.items() if sizes["model_type"] == "gpt2"]
+
+
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--size", choices=SIZES, default="gpt2")
+    parser.add_argument("--size", choices=GPT2_SIZES, default="gpt2")
     for name, default in (("rows", 8), ("length", 64), ("repeats", 5)):
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
-    config = GPT2Config(**SIZES[args.size])
+    config = parse_model(SIZES[args.size], args.size).config
     x = jax.random.normal(jax.random.key(0), (args.rows, args.length, config.n_embd))
     init = jax.jit(lambda key: Block(config).init(key, x, None)["params"])
     params = [init(jax.random.key(layer)) for layer in range(config.n_layer)]

@@ -5,21 +5,30 @@
 Controls have the sizes of the package's; formulas are written out over whole arrays [B, T, V]. All
 rows of a batch are full, and all prompts have the same length.
 
-train: `torch`. decode, rollout, beam: `generate`, the base alone; under a control also `cached
-head`, and on demand (--peer-way) `recomputed head`, which has no caches.
+train: `torch`; for merge also `peft`, which trains a low-rank delta. decode, rollout, beam:
+`generate`, the base alone; under a control also `cached head`, and on demand (--peer-way)
+`recomputed head`, which has no caches.
 
 B rows, T tokens, D width, V vocabulary.
 """
 
 import copy
+import inspect
 from typing import Any
 
 import numpy as np
 import torch
+from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel, LogitsProcessor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    DynamicCache,
+    LogitsProcessor,
+    PreTrainedModel,
+)
 
 from dinado_jax.bench.measure import Program, Request, oracle
 from dinado_jax.errors import InputError
@@ -30,30 +39,33 @@ if DEVICE == "cuda":
     torch.set_float32_matmul_precision("high")  # TF32, in which XLA multiplies float32
 
 
-def gpt2(sizes: dict[str, int], dtype: str, tied: bool = True) -> GPT2LMHeadModel:
+def random_model(sizes: dict[str, Any], dtype: str, **changes: Any) -> PreTrainedModel:
     """Returns a random model without dropout and without a token that ends a row."""
-    ends = dict.fromkeys(("bos_token_id", "eos_token_id"))
-    dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
-    config = GPT2Config(
-        **sizes, **ends, **dropout, tie_word_embeddings=tied, attn_implementation="sdpa"
-    )
+    off = dict.fromkeys(("bos_token_id", "eos_token_id"))
+    if sizes["model_type"] == "gpt2":
+        off |= dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    config = AutoConfig.for_model(**sizes | off | changes)
     with torch.device(DEVICE):
-        return GPT2LMHeadModel(config).to(getattr(torch, dtype)).eval()
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+        return model.to(getattr(torch, dtype)).eval()
 
 
 def states(
-    model: GPT2LMHeadModel,
+    model: PreTrainedModel,
     tokens: torch.Tensor | None,
     cache: DynamicCache | None = None,
     embeddings: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Returns the last hidden states [B, T, D] of tokens [B, T] or of their embeddings."""
-    # The cache by position: transformers renames this parameter, `past_key_values`, in 5.24.
-    out = model.transformer(tokens, cache, inputs_embeds=embeddings, use_cache=cache is not None)
+    trunk = model.base_model
+    given = {"inputs_embeds": embeddings, "use_cache": cache is not None}
+    # transformers renames `past_key_values` in 5.24.
+    named = "cache" if "cache" in inspect.signature(trunk.forward).parameters else "past_key_values"
+    out = trunk(tokens, **given, **{named: cache})
     return out.last_hidden_state
 
 
-def logits(model: GPT2LMHeadModel, hidden: torch.Tensor) -> torch.Tensor:
+def logits(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
     """Returns float32 [.., V]."""
     return model.lm_head(hidden).float()
 
@@ -61,7 +73,7 @@ def logits(model: GPT2LMHeadModel, hidden: torch.Tensor) -> torch.Tensor:
 class Merge(nn.Module):
     """r = log pi - log p, where pi is a copy of the base of which everything is trained."""
 
-    def __init__(self, base: GPT2LMHeadModel):
+    def __init__(self, base: PreTrainedModel):
         super().__init__()
         self.model = copy.deepcopy(base).float().requires_grad_()
 
@@ -74,12 +86,26 @@ class Merge(nn.Module):
         return F.log_softmax(logits(self.model, hidden), -1) - log_p
 
 
+class Lora(Merge):
+    """r = log pi - log p, where pi is a copy of the base with low-rank changes."""
+
+    def __init__(self, base: PreTrainedModel):
+        nn.Module.__init__(self)
+        transposed = base.config.model_type == "gpt2"  # its kernels are stored as (in, out)
+        settings = LoraConfig(
+            r=16, lora_alpha=16, target_modules="all-linear", fan_in_fan_out=transposed
+        )
+        self.model = inject_adapter_in_model(settings, copy.deepcopy(base))
+
+
 class Soft(nn.Module):
     """r = the logits of a small model whose vocabulary matrix is not its embedding."""
 
     def __init__(self, request: Request, dtype: str):
         super().__init__()
-        self.model = gpt2({**request.model, "n_layer": request.layers}, dtype, tied=False)
+        self.model = random_model(
+            request.model, dtype, num_hidden_layers=request.layers, tie_word_embeddings=False
+        )
 
     def forward(
         self, tokens: torch.Tensor, base: torch.Tensor, cache: DynamicCache | None = None
@@ -95,8 +121,8 @@ class Nado(nn.Module):
 
     def __init__(self, request: Request, dtype: str):
         super().__init__()
-        width = request.model["n_embd"]
-        self.model = gpt2({**request.model, "n_layer": request.layers}, dtype)
+        width = request.model["hidden_size"]
+        self.model = random_model(request.model, dtype, num_hidden_layers=request.layers)
         self.c_in = nn.Linear(width, width, device=DEVICE, dtype=getattr(torch, dtype))
 
     def forward(
@@ -118,13 +144,13 @@ class Training(nn.Module):
     def __init__(self, request: Request):
         super().__init__()
         self.request = request
-        self.base = gpt2(request.model, request.dtype).requires_grad_(False)
+        self.base = random_model(request.model, request.dtype).requires_grad_(False)
         if request.variant == "merge":
-            self.direction = Merge(self.base)
+            self.direction = (Lora if request.way == "peft" else Merge)(self.base)
         else:
             self.direction = {"soft": Soft, "nado": Nado}[request.variant](request, "float32")
         if request.variant != "nado":
-            width = request.model["n_embd"]
+            width = request.model["hidden_size"]
             inner, out = nn.Linear(width, 4 * width), nn.Linear(4 * width, 1)
             self.norm = nn.Sequential(inner, nn.ReLU(), out).to(DEVICE)
 
@@ -203,7 +229,7 @@ class Control(LogitsProcessor):
     `cached` both read the whole row again at every token.
     """
 
-    def __init__(self, base: GPT2LMHeadModel, direction: nn.Module, cached: bool):
+    def __init__(self, base: PreTrainedModel, direction: nn.Module, cached: bool):
         self.base, self.direction = base, direction
         self.cache = DynamicCache(config=direction.model.config) if cached else None
         self.newest = None  # [B, T, D] hidden states of the base's last call
@@ -218,14 +244,14 @@ class Control(LogitsProcessor):
         hidden = self.direction(tokens, base, self.cache)
         return scores + self.direction.log_r(hidden[:, -1], None)
 
-    def keep(self, module: nn.Module, inputs: Any, out: torch.Tensor) -> None:
-        """The forward hook on the base's last layer."""
-        self.newest = out
+    def keep(self, module: nn.Module, inputs: Any, out: Any) -> None:
+        """The forward hook on the base's trunk."""
+        self.newest = out.last_hidden_state
 
 
 def generate(
     request: Request,
-    base: GPT2LMHeadModel,
+    base: PreTrainedModel,
     direction: nn.Module | None,
     prompts: torch.Tensor,
     **options: Any,
@@ -235,7 +261,7 @@ def generate(
     if direction is not None:
         control = Control(base, direction, request.way == "cached head")
         processors.append(control)
-        hooks.append(base.transformer.ln_f.register_forward_hook(control.keep))
+        hooks.append(base.base_model.register_forward_hook(control.keep))
     try:
         out = base.generate(
             prompts,
@@ -252,7 +278,7 @@ def generate(
 
 def decoding(request: Request) -> Program:
     """Returns a program: a call of `generate`, rollouts with labels, or beam search of the base."""
-    base = gpt2(request.model, request.dtype)
+    base = random_model(request.model, request.dtype)
     direction = None
     if request.way != "generate":
         direction = (Soft if request.variant == "soft" else Nado)(request, request.dtype)
@@ -284,15 +310,16 @@ def _step_bytes(request: Request, part: nn.Module) -> int:
     sizes = getattr(part, "model", part).config
     tokens = request.batch * request.beams * (request.prompt + request.length // 2)
     values = sum(each.numel() for each in part.parameters())
-    return (values + 2 * tokens * sizes.n_layer * sizes.n_embd) * getattr(
-        torch, request.dtype
-    ).itemsize
+    heads = getattr(sizes, "num_key_value_heads", sizes.num_attention_heads)
+    width = sizes.hidden_size // sizes.num_attention_heads * heads
+    cached = 2 * tokens * sizes.num_hidden_layers * width
+    return (values + cached) * getattr(torch, request.dtype).itemsize
 
 
 def ways(request: Request) -> list[str]:
     """Returns the ways of doing what is requested, without `recomputed head`, which is slow."""
     if request.what == "train":
-        return ["torch"]
+        return ["torch", "peft"] if request.variant == "merge" else ["torch"]
     if request.variant == "base" or request.what == "beam":
         return ["generate"]
     return ["generate", "cached head"]

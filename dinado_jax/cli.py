@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
+from dinado_jax.bench.sizes import SIZES
 from dinado_jax.distributed import signals
 from dinado_jax.errors import (
     ELSEWHERE,
@@ -43,7 +44,7 @@ class _Parser(argparse.ArgumentParser):
         see = f"see `{self.prog} --help`"
         if found := re.fullmatch(r"(.*): invalid choice: '?(.*?)'? \(choose from (.*)\)", message):
             what, word, choices = found.groups()
-            see = _near(word, re.findall(r"[\w-]+", choices))
+            see = _near(word, re.findall(r"[\w.-]+", choices))
             message = f"{what}: invalid choice: {quote(word)}"
         elif found := re.fullmatch(r"the following arguments are required: ([^,]*).*", message):
             message = f"`{self.prog}`, {found[1]} is missing"
@@ -147,7 +148,7 @@ def _add_bench_options(what: str, command: argparse.ArgumentParser) -> None:
         command.add_argument(f"--{name}", type=kind, default=default, metavar=metavar, help=text)
 
     rows = what in ("vocab", "train")
-    command.add_argument("--size", choices=("tiny", "gpt2", "gpt2-large"), default="gpt2")
+    command.add_argument("--size", choices=SIZES, default="gpt2")
     variants = ("merge", "soft", "nado") if rows else ("base", "merge", "soft", "nado")
     command.add_argument("--variant", choices=variants, default="merge")
     command.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")

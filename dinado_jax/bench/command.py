@@ -9,21 +9,11 @@ from typing import Any
 
 from dinado_jax.bench import measure
 from dinado_jax.bench.measure import Request
+from dinado_jax.bench.sizes import SIZES, layer_parameters
 from dinado_jax.errors import InputError
 from dinado_jax.utils import streams
 from dinado_jax.utils.files import check_regular
 
-
-def _sizes(n_embd: int, n_layer: int, n_head: int) -> dict[str, int]:
-    inner = {"n_embd": n_embd, "n_layer": n_layer, "n_head": n_head}
-    return {"vocab_size": 50257, "n_positions": 1024, **inner}
-
-
-SIZES = {
-    "tiny": _sizes(256, 4, 4),
-    "gpt2": _sizes(768, 12, 12),
-    "gpt2-large": _sizes(1280, 36, 20),
-}
 _FIELDS = {field.name for field in dataclasses.fields(Request)} - {"way", "model", "peer"}
 
 
@@ -68,7 +58,7 @@ def _check(args: argparse.Namespace) -> None:
     batch, length, prompt = args.batch, args.length, given.get("prompt", 0)
     if args.what == "train" and prompt >= length:
         raise InputError(f"--prompt {prompt}: it must be less than --length, {length}")
-    context = SIZES[args.size]["n_positions"]
+    context = SIZES[args.size]["max_position_embeddings"]
     total = length if args.what == "train" else prompt + length
     if total > context and args.what != "vocab":
         raise InputError(f"rows of {total} tokens: the context holds {context}, take --length less")
@@ -114,12 +104,12 @@ def required_flops(request: Request) -> float:
     vocabulary; those inside attention and in the norm are not.
     """
     sizes, tokens = request.model, request.batch * request.length
-    logits = 2.0 * tokens * sizes["n_embd"] * sizes["vocab_size"]
+    logits = 2.0 * tokens * sizes["hidden_size"] * sizes["vocab_size"]
     if request.what == "vocab":
         return logits * (4 if request.trained else 3)
-    layer = 2.0 * tokens * 12 * sizes["n_embd"] ** 2
+    layer = 2.0 * tokens * layer_parameters(sizes)
     if request.variant == "merge":  # forward, and backward to a small delta: matrices are frozen
-        return 2 * sizes["n_layer"] * layer + 3 * logits
+        return 2 * sizes["num_hidden_layers"] * layer + 3 * logits
     return 3 * request.layers * layer + 4 * logits
 
 

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dinado_jax.bench.measure import Program, Request
-from dinado_jax.config import schema
-from dinado_jax.models.architectures import new_model
+from dinado_jax.models.architectures import parse_model
 from dinado_jax.models.params import abstract_params
 from dinado_jax.models.protocol import BaseModel
 
@@ -51,16 +50,8 @@ def pure(function: Callable[..., Any], *args: Any) -> Program:
 
 def base_model(request: Request) -> BaseModel:
     """Returns the base, all of it in the dtype of the request."""
-    sizes = schema.Base(
-        vocab_size=request.model["vocab_size"],
-        n_positions=request.model["n_positions"],
-        n_embd=request.model["n_embd"],
-        n_layer=request.model["n_layer"],
-        n_head=request.model["n_head"],
-        dtype=request.dtype,
-        param_dtype=request.dtype,
-    )
-    return new_model(sizes)
+    model = parse_model(request.model, f"size {request.model}")
+    return model.replace(dtype=request.dtype, param_dtype=request.dtype)
 
 
 def random_params(model: BaseModel) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from dinado_jax.decoding.beam import Beam
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.policy import ModelPolicy, Policy
 from dinado_jax.decoding.sampler import Sampler, sample_prompts
+from dinado_jax.models.params import abstract_params
 from dinado_jax.oracles.judge import judge
 
 NEVER = (-1,)  # as stop tokens: every row has its full length
@@ -53,8 +54,15 @@ def sizes(request: Request, policy: Policy, variables: dict[str, Any]) -> dict[s
     _, carry = jax.eval_shape(
         lambda variables, prompts: policy.prefill(variables, prompts, *halfway), variables, prompts
     )
-    width = request.model["n_embd"] * jnp.dtype(request.dtype).itemsize
     slots = count * request.prompt + rows * (request.length - 1)
+    model = base_model(request)
+    shapes = jax.eval_shape(
+        lambda params, tokens: model.apply({"params": params}, tokens).cache,
+        abstract_params(model),
+        prompts.tokens,
+    )
+    layer = shapes.prompt[0].k
+    width = layer.size // layer.shape[1] // count * layer.dtype.itemsize  # of all heads
     return {
         "step_bytes": sum(
             math.prod(leaf.shape) * leaf.dtype.itemsize

@@ -33,7 +33,7 @@ class Request:
 
     what: str  # vocab | train | decode | rollout | beam | matmul | copy
     way: str
-    model: dict[str, int]  # sizes of the base: vocab_size, n_positions, n_embd, n_layer, n_head
+    model: dict[str, Any]  # of the base: model_type and sizes by their names in a config.json
     dtype: str  # of activations and of frozen parameters
     variant: str = "base"  # base | merge | soft | nado
     layers: int = 1  # of nado's head and of soft's trunk

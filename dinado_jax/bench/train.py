@@ -32,7 +32,7 @@ def rows(request: Request) -> PublishedBatch:
     """
     rng = np.random.default_rng(0)
     count, length = request.batch, request.length
-    states = rng.standard_normal((count, length, request.model["n_embd"]), np.float32)
+    states = rng.standard_normal((count, length, request.model["hidden_size"]), np.float32)
     states = states.astype(jnp.dtype(request.dtype))
     return PublishedBatch(
         tokens=rng.integers(0, request.model["vocab_size"], (count, length)).astype(np.int32),

@@ -58,14 +58,15 @@ def load_model(folder: Path) -> BaseModel:
       InputError: as `hf_folder.read_config` and `CheckpointFormat.parse_config`, and for an
         architecture that is not in the table.
     """
-    hf = read_config(folder)
+    return parse_model(read_config(folder), str(Path(folder) / CONFIG))
+
+
+def parse_model(hf: Mapping[str, Any], where: str) -> BaseModel:
+    """The model of a config.json's contents, in float32; errors name `where`, see `load_model`."""
     kind = hf.get("model_type")
     if not isinstance(kind, str) or kind not in ARCHITECTURES:
         known = " or ".join(f'"{name}"' for name in ARCHITECTURES)
-        raise InputError(
-            f"model_type is {quote(kind)}, {Path(folder) / CONFIG}: only {known} models are "
-            "supported"
-        )
+        raise InputError(f"model_type is {quote(kind)}, {where}: only {known} models are supported")
     return ARCHITECTURES[kind].parse_config(hf)
 
 

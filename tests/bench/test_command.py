@@ -15,7 +15,14 @@ from dinado_jax.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
-SIZES = {"vocab_size": 41, "n_positions": 32, "n_embd": 16, "n_layer": 1, "n_head": 2}
+SIZES = {
+    "model_type": "gpt2",
+    "vocab_size": 41,
+    "max_position_embeddings": 32,
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
 # The same of all requests, so that equal programs are compiled once.
 ROWS = {"batch": 4, "prompt": 3, "length": 7, "layers": 1}
 OPTIONS = [word for name, value in ROWS.items() for word in (f"--{name}", str(value))]

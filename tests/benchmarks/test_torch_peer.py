@@ -26,7 +26,21 @@ torch_peer = peer.load(str(support.ROOT / "benchmarks" / "torch_peer.py"))
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
-SIZES = {"vocab_size": 41, "n_positions": 32, "n_embd": 16, "n_layer": 2, "n_head": 2}
+SIZES = {
+    "model_type": "gpt2",
+    "vocab_size": 41,
+    "max_position_embeddings": 32,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
+LLAMA = {
+    **SIZES,
+    "model_type": "llama",
+    "intermediate_size": 24,
+    "num_key_value_heads": 1,
+    "tie_word_embeddings": True,
+}
 REQUEST = Request("", "", SIZES, "float32", layers=2, batch=4, prompt=5, length=12)
 
 
@@ -109,7 +123,7 @@ def test_greedy_continuations_are_ours(variant, way):
         jax.random.key(0),
     ).tokens
 
-    model = torch_peer.gpt2(SIZES, "float32")
+    model = torch_peer.random_model(SIZES, "float32")
     fill(model, base)
     direction = {"soft": torch_peer.Soft, "nado": torch_peer.Nado}[variant](request, "float32")
     fill_direction(direction, params["direction"])
@@ -123,11 +137,30 @@ def test_greedy_continuations_are_ours(variant, way):
     assert (plain != found).any()
 
 
+@pytest.mark.parametrize(
+    "what, way, variant",
+    [
+        ("train", "torch", "merge"),
+        ("train", "peft", "merge"),
+        ("decode", "generate", "base"),
+        ("decode", "cached head", "nado"),
+    ],
+)
+def test_programs_of_the_llama_family_run(what, way, variant):
+    request = dataclasses.replace(REQUEST, what=what, way=way, variant=variant, model=LLAMA)
+    program = torch_peer.program(request)
+    program.run()
+    if what == "decode":
+        expected = decode.program(request).figures["step_bytes"]
+        assert program.figures["step_bytes"] == pytest.approx(expected, rel=0.1)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
     "what, way, variant",
     [
         ("train", "torch", "merge"),
+        ("train", "peft", "merge"),
         ("train", "torch", "nado"),
         ("decode", "generate", "base"),
         ("decode", "cached head", "nado"),
@@ -152,6 +185,6 @@ def test_programs_run(what, way, variant, dtype):
         expected = decode.program(request).figures["step_bytes"]
         # `generate` copies a prompt's cache to each of its rows, ours is shared by them.
         copies = request.batch * request.beams - request.batch // request.samples
-        layers, width = SIZES["n_layer"], SIZES["n_embd"] * jnp.dtype(dtype).itemsize
+        layers, width = SIZES["num_hidden_layers"], SIZES["hidden_size"] * jnp.dtype(dtype).itemsize
         expected += copies * request.prompt * 2 * layers * width
         assert program.figures["step_bytes"] == pytest.approx(expected, rel=0.1)
