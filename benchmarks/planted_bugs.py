@@ -26,40 +26,47 @@ SECONDS = 600  # a bug that hangs is caught by the reader of a test report too
 
 
 def run(number: int, bug: Bug, folder: Path) -> dict:
-    """Plants one bug in a copy of the tree at `folder` and runs its tests."""
+    """Plants one bug in a copy of the tree at `folder` and runs its tests.
+
+    The test that catches it must pass without it.
+    """
     began = time.monotonic()
     path = folder / "dinado_jax" / bug.file
     text = path.read_text(encoding="utf-8")
     if text.count(bug.old) != 1:
         return {"bug": number, "file": bug.file, "outcome": f"not planted ({text.count(bug.old)})"}
     path.write_text(text.replace(bug.old, bug.new), encoding="utf-8")
+    try:
+        passed, by = run_tests(folder, [f"tests/{name}" for name in bug.tests.split()])
+    finally:
+        path.write_text(text, encoding="utf-8")
+    if passed:
+        outcome = "survived"
+    elif by and not run_tests(folder, [by])[0]:
+        outcome = "its test fails without it too"
+    else:
+        outcome = "caught"
+    record = {"bug": number, "file": bug.file, "old": bug.old, "new": bug.new}
+    return record | {"outcome": outcome, "by": by, "seconds": round(time.monotonic() - began)}
+
+
+def run_tests(folder: Path, tests: list[str]) -> tuple[bool, str]:
+    """Whether all pass, and the name of the first that does not; "" for one that hangs."""
     environment = os.environ | {
         "PYTHONPATH": f"{folder}:{folder / 'tests'}",
-        "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "compiled"),
+        "COMPILED_TESTS": str(folder.parent / "compiled"),
     }
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
-    command += [f"tests/{name}" for name in bug.tests.split()]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-rfE", "-p", "no:cacheprovider", *tests]
     try:
         done = subprocess.run(
             command, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS
         )
-        outcome = {0: "survived", 1: "caught"}.get(done.returncode, f"exit {done.returncode}")
-        failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
-        by = failed[0].removeprefix("FAILED ")[:160] if failed else done.stdout[-160:]
     except subprocess.TimeoutExpired:
-        outcome, by = "caught", "time limit"
-    finally:
-        path.write_text(text, encoding="utf-8")
-    seconds = round(time.monotonic() - began)
-    return {
-        "bug": number,
-        "file": bug.file,
-        "old": bug.old,
-        "new": bug.new,
-        "outcome": outcome,
-        "by": by,
-        "seconds": seconds,
-    }
+        return False, ""
+    for line in done.stdout.splitlines():
+        if line.startswith(("FAILED ", "ERROR ")):
+            return False, line.split(" ", 1)[1].split(" - ")[0]
+    return done.returncode == 0, ""
 
 
 def copy_of_tree(folder: Path) -> None:

@@ -31,11 +31,11 @@ def _set(settings: dict) -> None:
 @contextlib.contextmanager
 def quick_compilation(tmp_path_factory):
     """Programs are compiled fast rather than well, and equal ones only once: by whatever module,
-    by whichever worker, and with JAX_COMPILATION_CACHE_DIR by whichever run."""
+    by whichever worker, and with COMPILED_TESTS, a folder, by whichever run."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
-    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR", folder / "compiled")
+    folder = os.environ.get("COMPILED_TESTS", folder / "compiled")
     settings = {
         "jax_disable_most_optimizations": True,
         "jax_compilation_cache_dir": str(folder),
