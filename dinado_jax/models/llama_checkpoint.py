@@ -85,6 +85,7 @@ _FOREIGN = {
     "rotary_pct": (1,),
     "rope_ratio": (1,),
     "rope_interleave": (False,),
+    "rope_interleaved": (False,),
     "no_rope_layers": ([],),
     "logit_scale": (1,),
     "logits_scaling": (1,),
