@@ -105,15 +105,16 @@ def test_what_a_position_sees(variables):
     one = WINDOWED.replace(num_hidden_layers=1)
     np.testing.assert_array_equal(moved_by(one, variables), (back >= 0) & (back < 4))
     np.testing.assert_array_equal(moved_by(WINDOWED, variables), (back >= 0) & (back < 7))
+    # With a full layer below it the upper window hides nothing.
     upper = WINDOWED.replace(full_layers=1)
     np.testing.assert_array_equal(moved_by(upper, variables), np.tri(T))
 
 
 def test_only_distances_count(variables):
-    """Of rotary positions: a row that begins with two equal parts, apart from what it sees there."""
+    """Of rotary positions: states of a part that repeats, where all that they see repeats."""
     window = MODEL.replace(sliding_window=2, num_hidden_layers=1)
     tokens = np.int32([[1, 2, 3, 1, 2, 3]])
-    logits = window.apply(variables, tokens).logits[0]
+    logits = jax.jit(window.apply)(variables, tokens).logits[0]
     np.testing.assert_allclose(logits[4:], logits[1:3], rtol=0, atol=1e-5)
 
 
@@ -183,7 +184,7 @@ def test_decoding_parameters_are_the_same_function_in_fewer_bytes(variables):
 @pytest.mark.parametrize("model", [MODEL, QWEN3], ids=["untied", "tied"])
 def test_an_output_from_its_states(model):
     params = init_params(model, 0)
-    out = model.apply({"params": params}, TOKENS)
+    out = jax.jit(model.apply)({"params": params}, TOKENS)
     again = model.output_from_states(params, out.hidden)
     np.testing.assert_array_equal(again.logits, out.logits)
 
@@ -211,13 +212,11 @@ def test_new_parts_have_the_asked_layers_and_float32_parameters(layers):
 
 def test_a_new_head_has_logits_of_zero_and_a_cache_of_its_own(variables):
     head = MODEL.head(1)
-    params = head.init(jax.random.key(0))
-    states = MODEL.apply(variables, TOKENS).hidden
-    out = head.apply({"params": params}, states)
+    params = jax.jit(head.init)(jax.random.key(0))
+    states, run = jax.jit(MODEL.apply)(variables, TOKENS).hidden, jax.jit(head.apply)
+    out = run({"params": params}, states)
     assert out.logits.shape == (B, T, 11) and not out.logits.any()
-    state = cache.allocate(
-        head.apply({"params": params}, states[:, :5]).cache, jnp.full(B, 5), 1, 4
-    )
+    state = cache.allocate(run({"params": params}, states[:, :5]).cache, jnp.full(B, 5), 1, 4)
 
     def step(state, index):
         one = head.apply({"params": params}, states[:, 5 + index][:, None], state)
@@ -227,24 +226,22 @@ def test_a_new_head_has_logits_of_zero_and_a_cache_of_its_own(variables):
     np.testing.assert_allclose(found.swapaxes(0, 1), out.hidden[:, 5:], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("path", sorted(p for p, s in param_shapes(QWEN3).items() if len(s) == 2))
-def test_a_low_rank_delta_of_any_matrix_is_as_if_merged(path):
-    params = tiny.noisy(init_params(QWEN3, 0), 0.1)
-    adapter = LoRA(2, 3.0, low_rank=(path,))
-    delta = tiny.noisy(adapter.init(jax.random.key(0), params), 0.3)
-    apply = jax.jit(QWEN3.apply)
-    on_the_fly = apply(adapter.variables(params, delta), TOKENS).logits
-    merged = apply({"params": adapter.merge(params, delta)}, TOKENS).logits
-    np.testing.assert_allclose(on_the_fly, merged, rtol=0, atol=2e-4)
-    assert np.abs(merged - apply({"params": params}, TOKENS).logits).max() > 1e-2
+@pytest.mark.parametrize("model", [MODEL, QWEN3], ids=["untied", "tied"])
+def test_low_rank_deltas_of_all_matrices_are_as_if_merged(model):
+    params = tiny.noisy(init_params(model, 0), 0.1)
+    matrices = [path for path, shape in param_shapes(model).items() if len(shape) == 2]
+    adapter = LoRA(2, 1.0, low_rank=tuple(matrices))
+    delta = tiny.noisy(jax.jit(adapter.init)(jax.random.key(0), params), 0.2)
 
+    def logits(delta):
+        return model.apply(adapter.variables(params, delta), TOKENS).logits
 
-def test_a_delta_of_an_untied_head_is_as_if_merged(variables):
-    adapter = LoRA(2, 3.0, low_rank=("lm_head/embedding", "embed_tokens/embedding"))
-    delta = tiny.noisy(adapter.init(jax.random.key(0), variables["params"]), 0.3)
-    on_the_fly = MODEL.apply(adapter.variables(variables["params"], delta), TOKENS).logits
-    merged = MODEL.apply({"params": adapter.merge(variables["params"], delta)}, TOKENS).logits
-    np.testing.assert_allclose(on_the_fly, merged, rtol=0, atol=1e-4)
+    merged = jax.jit(model.apply)({"params": jax.jit(adapter.merge)(params, delta)}, TOKENS).logits
+    out, pull = jax.vjp(jax.jit(logits), delta)
+    np.testing.assert_allclose(out, merged, rtol=0, atol=2e-4)
+    (gradient,) = pull(jnp.ones_like(out) * jnp.arange(11.0)[None, None])
+    assert len(delta) == len(matrices)
+    assert all(jnp.abs(g).max() > 1e-4 for g in jax.tree.leaves(gradient))
 
 
 @pytest.mark.parametrize(
