@@ -16,6 +16,7 @@ OBJECTIVES = "objectives"
 DRAWS = "objectives/test_draws.py objectives"
 WEIGHTING = "rollouts/test_weighting.py rollouts objectives"
 LOOP = "training stages/test_pipeline.py"
+STAGES = "config evaluation stages"
 
 BUGS = [
     # Which rollouts a step sees.
@@ -414,4 +415,47 @@ BUGS = [
     Bug("evaluation/metrics.py", "x.std(ddof=1)", "x.std()", "evaluation stages"),
     Bug("evaluation/warnings.py", "_EFFICIENCY = 0.5", "_EFFICIENCY = 0.4", "evaluation"),
     Bug("evaluation/warnings.py", "_VARIETY = 0.7", "_VARIETY = 0.6", "evaluation"),
+    # Settings and stages.
+    Bug(
+        "stages/contradictions.py", "if train.warmup_direction > train.steps:", "if False:", STAGES
+    ),
+    Bug(
+        "stages/contradictions.py",
+        "min(rollout.samples, train.refresh_samples)",
+        "rollout.samples",
+        STAGES,
+    ),
+    Bug(
+        "stages/settings.py", "(key in by_file or where == COMMAND_LINE)", "key in by_file", STAGES
+    ),
+    Bug("config/checks.py", '0 < x <= 1, "rollout.top_p', '0 <= x <= 1, "rollout.top_p', STAGES),
+    Bug("stages/generate.py", "(context.config.seed + 1) % 2**32", "context.config.seed", STAGES),
+    Bug(
+        "stages/generate.py", "label=float(rows.label[i])", "label=float(rows.finished[i])", STAGES
+    ),
+    Bug("stages/generate.py", "strength=decode.strength, ", "", STAGES),
+    Bug("stages/rollout.py", "(samples.label > 0).sum()", "samples.finished.sum()", STAGES),
+    Bug(
+        "stages/sft.py",
+        "_step(model, settings, steps, plan)",
+        "_step(model, settings, 1, plan)",
+        STAGES,
+    ),
+    Bug(
+        "stages/train.py",
+        'prior = rate if config.control.norm_bias == "success_rate" else 0.5',
+        "prior = rate",
+        STAGES,
+    ),
+    Bug(
+        "stages/rounds.py",
+        "config.rollout.prompts + (number - 1) * config.train.refresh_prompts",
+        "config.rollout.prompts",
+        STAGES,
+    ),
+    Bug("stages/rounds.py", "as_mixture(rows, q, train.mixture", "as_mixture(rows, q, 0.4", STAGES),
+    Bug("stages/artifacts.py", "offset = start % len(distinct)", "offset = 0", STAGES),
+    Bug(
+        "evaluation/aggregate.py", "s.log_prob - s.log_prob_base for s", "s.log_prob for s", STAGES
+    ),
 ]

@@ -1,6 +1,6 @@
 """dinado_jax: control of pretrained language models with NADO and DiNADO, in JAX and Flax.
 
-    base = dinado_jax.load_gpt2("path/or/hub-name")
+    base = dinado_jax.load("path/or/hub-name")
     model = dinado_jax.load_run("runs/demo")
     for completion in dinado_jax.generate(model, ["dog chase kite ="]): ...
 
@@ -13,7 +13,7 @@ _HOMES = {
     "Base": "dinado_jax.language_model",
     "Controlled": "dinado_jax.language_model",
     "compose": "dinado_jax.language_model",
-    "load_gpt2": "dinado_jax.language_model",
+    "load": "dinado_jax.language_model",
     "load_run": "dinado_jax.stages.pipeline",
     "Completion": "dinado_jax.generation",
     "PromptSet": "dinado_jax.data.prompts",

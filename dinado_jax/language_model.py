@@ -54,7 +54,7 @@ class Base:
         return self
 
     def save(self, folder: str | Path) -> None:
-        """Writes a folder that `load_gpt2` and transformers both load."""
+        """Writes a folder that `load` and transformers both load."""
         save_base(Path(folder), self.model, self.params, self.codec)
 
     @property
@@ -188,7 +188,7 @@ def _same_function(a: BaseModel, b: BaseModel) -> bool:
     return a.replace(remat=False) == b.replace(remat=False)
 
 
-def load_gpt2(
+def load(
     path_or_name: str | Path,
     *,
     dtype: str = "float32",
@@ -227,7 +227,7 @@ def load_gpt2(
 
 
 def save_base(folder: Path, model: BaseModel, params: dict, codec: Codec) -> None:
-    """Writes a folder that `load_gpt2` and transformers both load."""
+    """Writes a folder that `load` and transformers both load."""
     folder.mkdir(parents=True, exist_ok=True)
     codec.save(folder)
     save_model(folder, model, jax.device_get(params), codec.eos_id)

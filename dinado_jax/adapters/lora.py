@@ -21,9 +21,11 @@ import jax.numpy as jnp
 from dinado_jax.config import schema
 from dinado_jax.errors import InputError, quote
 from dinado_jax.models.params import by_path, nested
+from dinado_jax.models.protocol import DeltaRules
 
 Delta = dict[str, dict[str, jax.Array]]
 Shapes = Mapping[str, tuple[int, ...]]  # by path
+DEFAULT = "default"  # the rule that stands for those of the architecture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,9 +112,14 @@ FULL = LoRA(rank=1, alpha=1.0, low_rank=(), full=(".*",))
 """Every parameter changes freely: a full copy of the base."""
 
 
-def lora(settings: schema.Delta) -> LoRA:
-    """The adapter of a configuration."""
-    return LoRA(settings.rank, settings.alpha, settings.low_rank, settings.full)
+def lora(settings: schema.Delta, defaults: DeltaRules) -> LoRA:
+    """The adapter of a configuration, whose rule "default" stands for the `defaults`."""
+
+    def rules(given: tuple[str, ...], default: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(rule for each in given for rule in (default if each == DEFAULT else (each,)))
+
+    low_rank = rules(settings.low_rank, defaults.low_rank)
+    return LoRA(settings.rank, settings.alpha, low_rank, rules(settings.full, defaults.full))
 
 
 def _shapes(params: dict) -> Shapes:

@@ -10,7 +10,7 @@ from typing import Any
 class Task:
     """The task and how much of its data is used."""
 
-    name: str = "toy"  # toy | commongen
+    name: str = "toy"  # a name in tasks/table.py
     source: str = ""  # commongen: a folder of local files or a hub name
     train_examples: int = 40_000  # toy: captions drawn for sft and rollout prompts
 
@@ -63,8 +63,9 @@ class Delta:
 
     rank: int = 16
     alpha: float = 16.0  # scale = alpha / rank
-    low_rank: tuple[str, ...] = (r"h_\d+/(attn|mlp)/c_\w+/kernel",)
-    full: tuple[str, ...] = (r".*/ln_\d/\w+", r"ln_f/\w+", r".*/bias")
+    # Regular expressions of parameter paths; "default" stands for those of the base's architecture.
+    low_rank: tuple[str, ...] = ("default",)
+    full: tuple[str, ...] = ("default",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +104,8 @@ class Decode(Sampling):
 class Rollout(Sampling):
     """What the base draws for the oracle."""
 
-    # lexical, or "package.module:function"(prompts, texts) -> scores; empty: the task's own.
+    # A name in oracles/table.py, or "package.module:function"(prompts, texts) -> scores; empty: the
+    # task's own.
     oracle: str = ""
     prompts: int = 2500
     samples: int = 8  # per prompt
@@ -117,7 +119,7 @@ class Train(Optim):
     steps: int = 900
     batch: int = 256
     learning_rate: float = 5e-3
-    objective: str = "regression"  # matching | regression | ratio | prefixes | published
+    objective: str = "regression"  # a name in objectives/table.py
     warmup_direction: int = 180  # first steps: likelihood on successes
     rounds: int = 5  # steps are divided evenly among them; each but the first samples again from q
     refresh_prompts: int = 2500

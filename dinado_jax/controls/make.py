@@ -37,5 +37,5 @@ def make_control(settings: schema.Config, model: BaseModel) -> Control:
     control = settings.control
     hard = control.kind == "hard"
     make = DIRECTIONS[control.direction if hard else control.kind]
-    direction = make(control, lora(settings.delta), model)
+    direction = make(control, lora(settings.delta, model.delta_rules), model)
     return Control(model, direction, MLP(model.width), control.form if hard else "split")

@@ -79,8 +79,8 @@ def check_prompts(policy: Policy, prompts: TokenizedPrompts, max_new_tokens: int
     """Checks that every prompt fits vocabulary and context, with room for the new tokens.
 
     Raises:
-      InputError: naming the first prompt that does not; or if there are none, or if the condition
-        has not a row for each.
+      InputError: naming the first prompt that does not; if there are none; or if an array of the
+        condition does not have one row per prompt.
     """
     if not len(prompts):
         raise InputError("there are no prompts: give at least one")
@@ -88,7 +88,7 @@ def check_prompts(policy: Policy, prompts: TokenizedPrompts, max_new_tokens: int
         if np.shape(leaf)[:1] != (len(prompts),):
             raise InputError(
                 f"a condition of shape {np.shape(leaf)} for {len(prompts)} prompts: its arrays "
-                "need a row for each prompt"
+                "need one row per prompt"
             )
     check_tokens(prompts.tokens, policy.vocab_size, "prompt")
     for index, prompt in enumerate(prompts.tokens):

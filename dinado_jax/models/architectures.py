@@ -11,7 +11,7 @@ import numpy as np
 
 from dinado_jax.config import schema
 from dinado_jax.errors import InputError, quote
-from dinado_jax.models import gpt2_checkpoint
+from dinado_jax.models import gpt2_checkpoint, llama_checkpoint
 from dinado_jax.models.gpt2 import GPT2, GPT2Config
 from dinado_jax.models.hf_folder import CONFIG, check_tensors, locate, read_config, write_folder
 from dinado_jax.models.params import by_path, param_shapes
@@ -47,6 +47,7 @@ class CheckpointFormat(Protocol):
 
 ARCHITECTURES: dict[str, CheckpointFormat] = {
     "gpt2": gpt2_checkpoint,
+    **dict.fromkeys(llama_checkpoint.FAMILIES, llama_checkpoint),
 }
 
 

@@ -22,8 +22,9 @@ Every row writes at the same slot, so that a step updates one slice of each arra
 over many tokens opens segments one after another, and attends to those alone: it pays for what is
 filled. Each size is a program of its own to compile, so later segments are as long as all before.
 
-B prompts, S samples of each, R = B S rows, T prompt slots, H heads, K head width, L layers. A row's
-heads lie in the leading axis, beside its slots: no product over them needs a copy first.
+B prompts, S samples of each, R = B S rows, T prompt slots, H key/value heads, G query heads for
+each, K head width, L layers. A row's heads lie in the leading axis, beside its slots: no product
+over them needs a copy first.
 """
 
 import dataclasses
@@ -200,16 +201,21 @@ def fold_heads(x: jax.Array) -> jax.Array:
     return x.swapaxes(1, 2).reshape(B * H, T, K)
 
 
-def attend(q: jax.Array, new: KV, past: LayerCache) -> tuple[jax.Array, KV]:
+def attend(
+    q: jax.Array, new: KV, past: LayerCache, window: int | None = None
+) -> tuple[jax.Array, KV]:
     """Attention of one new token per row, which sees its prompt, its generated tokens and itself.
 
+    The queries of a group share one product with their head, as the samples of a prompt do.
+
     Args:
-      q: [R H, 1, K], queries.
+      q: [R H, G, K], queries.
       new: [R H, 1, K], the token's key and value.
       past: one layer of the cache.
+      window: how many tokens are seen, the new one included; None for all.
 
     Returns:
-      The attended values [R H, 1, K] in q's dtype, and the last segment with the token written.
+      The attended values [R H, G, K] in q's dtype, and the last segment with the token written.
     """
     prompt, generated, lengths, slot = past
     newest = KV(
@@ -217,15 +223,15 @@ def attend(q: jax.Array, new: KV, past: LayerCache) -> tuple[jax.Array, KV]:
     )
     generated = (*generated[:-1], newest)
     B, (BH, T, K) = len(lengths), prompt.k.shape
-    H, S = BH // B, len(q) // BH
+    H, S, G = BH // B, len(q) // BH, q.shape[1]
 
     def by_prompt(x: jax.Array) -> jax.Array:
-        """[R H, 1, n] -> [B H, S, n]: the samples of a prompt as one product."""
-        return x.reshape(B, S, H, -1).swapaxes(1, 2).reshape(BH, S, -1)
+        """[R H, G, n] -> [B H, S G, n]: the samples of a prompt as one product."""
+        return x.reshape(B, S, H, G, -1).swapaxes(1, 2).reshape(BH, S * G, -1)
 
     def by_row(x: jax.Array) -> jax.Array:
-        """[B H, S, n] -> [R H, 1, n], the inverse."""
-        return x.reshape(B, H, S, -1).swapaxes(1, 2).reshape(BH * S, 1, -1)
+        """[B H, S G, n] -> [R H, G, n], the inverse."""
+        return x.reshape(B, H, S, G, -1).swapaxes(1, 2).reshape(BH * S, G, -1)
 
     def scores(q: jax.Array, k: jax.Array) -> jax.Array:
         return jnp.einsum("rtk,rsk->rts", q, k, preferred_element_type=jnp.float32) * K**-0.5
@@ -234,17 +240,24 @@ def attend(q: jax.Array, new: KV, past: LayerCache) -> tuple[jax.Array, KV]:
         weights = weights.astype(v.dtype)
         return jnp.einsum("rts,rsk->rtk", weights, v, preferred_element_type=jnp.float32)
 
-    inside = jnp.arange(T)[None] < lengths[:, None]
-    inside = jnp.repeat(inside, S * H, axis=0)[:, None]
-    parts = [jnp.where(inside, by_row(scores(by_prompt(q), prompt.k)), -jnp.inf)]
-    parts += [scores(q, segment.k) for segment in generated]
+    starts = list(itertools.accumulate((kv.k.shape[1] for kv in generated), initial=0))
+    count = starts[-2] + slot  # of the row's generated tokens, without the new one
+    length, slots = jnp.repeat(lengths, S * H)[:, None, None], jnp.arange(T)[None, None]
+    of_prompt = jnp.where(slots < length, by_row(scores(by_prompt(q), prompt.k)), -jnp.inf)
+    parts = [_within(window, of_prompt, length + count - slots)]
+    for segment, start in zip(generated, starts):
+        slots = start + jnp.arange(segment.k.shape[1])[None, None]
+        parts.append(_within(window, scores(q, segment.k), count - slots))
     # The slots after the new token's are not yet written.
-    filled = jnp.arange(newest.k.shape[1])[None, None] <= slot
-    parts[-1] = jnp.where(filled, parts[-1], -jnp.inf)
+    parts[-1] = jnp.where(slots <= count, parts[-1], -jnp.inf)
     # One softmax over all parts; segments are never concatenated themselves, which would copy them.
     weights = jax.nn.softmax(jnp.concatenate(parts, axis=-1))
-    starts = itertools.accumulate((segment.k.shape[1] for segment in generated[:-1]), initial=T)
-    of_prompt, *of_own = jnp.split(weights, list(starts), axis=-1)
+    of_prompt, *of_own = jnp.split(weights, [T + start for start in starts[:-1]], axis=-1)
     out = by_row(mix(by_prompt(of_prompt), prompt.v))
     out += sum(mix(part, segment.v) for part, segment in zip(of_own, generated))
     return out.astype(q.dtype), newest
+
+
+def _within(window: int | None, scores: jax.Array, age: jax.Array) -> jax.Array:
+    """Scores [.., slots], -inf where a token's age, in tokens before the new one, is beyond."""
+    return scores if window is None else jnp.where(age < window, scores, -jnp.inf)

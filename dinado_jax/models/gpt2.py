@@ -7,7 +7,7 @@ Shapes: B rows, T tokens, H heads, K head width, D model width, V vocabulary.
 """
 
 import dataclasses
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -16,8 +16,10 @@ import jax.numpy as jnp
 from dinado_jax.distributed.constraints import all_gather_param
 from dinado_jax.errors import InputError
 from dinado_jax.models.cache import KV, Cache, LayerCache, attend, fold_heads
-from dinado_jax.models.layers import Dense, Embed, LayerNorm
+from dinado_jax.models.layers import Dense, Embed, LayerNorm, attention_kernel
 from dinado_jax.models.output import Output
+from dinado_jax.models.params import cast_matrices
+from dinado_jax.models.protocol import DeltaRules
 from dinado_jax.ops.vocab import Ranges
 
 
@@ -59,6 +61,10 @@ class GPT2:
 
     config: GPT2Config
     model_type = "gpt2"
+    delta_rules = DeltaRules(
+        low_rank=(r"h_\d+/(attn|mlp)/c_\w+/kernel",),
+        full=(r".*/ln_\d/\w+", r"ln_f/\w+", r".*/bias"),
+    )
 
     def __str__(self) -> str:
         sizes = self.config
@@ -116,7 +122,7 @@ class GPT2:
         return Output(states.astype(self.dtype), vocabulary, None)
 
     def decode_params(self, params: dict) -> dict:
-        return _cast_matrices(params, self.dtype)
+        return cast_matrices(params, self.dtype)
 
     def trunk(self, layers: int) -> "GPT2":
         return GPT2(_new_config(self.config, layers))
@@ -141,7 +147,7 @@ class GPT2Head:
         return dict(HeadTransformer(self.config).init(key, states)["params"])
 
     def decode_params(self, params: dict) -> dict:
-        return _cast_matrices(params, self.config.dtype)
+        return cast_matrices(params, self.config.dtype)
 
     def apply(
         self, variables: dict[str, Any], states: jax.Array, cache: Cache | None = None
@@ -152,13 +158,6 @@ class GPT2Head:
 def _new_config(config: GPT2Config, layers: int) -> GPT2Config:
     """Of blocks that are trained from scratch beside a base."""
     return dataclasses.replace(config, n_layer=layers, n_inner=None, param_dtype="float32")
-
-
-def _cast_matrices(params: dict, dtype: str) -> dict:
-    """Casts matrices to the activation dtype. Every use of one rounds it to that dtype anyway: a
-    decoding loop would read it in full, and round it, at every token.
-    """
-    return jax.tree.map(lambda x: x.astype(dtype) if x.ndim == 2 else x, params)
 
 
 class Transformer(nn.Module):
@@ -256,14 +255,6 @@ class Attention(nn.Module):
             out, present = attend(fold_heads(q), present, past)
         out_BTD = out.reshape(B, T, D)
         return _into_residual(config, "c_proj")(out_BTD), present
-
-
-def attention_kernel(backend: str, dtype: Any, width: int) -> Literal["cudnn", "xla"]:
-    """Chooses the kernel of prefills and training: "cudnn" where its fused attention applies, which
-    is 16-bit heads whose width is a multiple of 8 up to 128, on a GPU; else "xla".
-    """
-    fits = jnp.dtype(dtype).itemsize == 2 and width % 8 == 0 and width <= 128
-    return "cudnn" if backend == "gpu" and fits else "xla"
 
 
 class MLP(nn.Module):

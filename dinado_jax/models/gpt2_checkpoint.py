@@ -14,7 +14,14 @@ import numpy as np
 from dinado_jax.config.checks import LARGEST
 from dinado_jax.errors import InputError, quote
 from dinado_jax.models.gpt2 import GPT2, GPT2Config
-from dinado_jax.models.hf_folder import check_finite, check_tensors, read_tensors, refuse_options
+from dinado_jax.models.hf_folder import (
+    check_finite,
+    check_heads,
+    check_tensors,
+    contradiction,
+    read_tensors,
+    refuse_options,
+)
 from dinado_jax.models.params import by_path, nested, param_shapes
 
 PREFIX = "transformer."
@@ -89,7 +96,7 @@ def parse_config(hf: Mapping[str, Any]) -> GPT2:
     """
     hf = _own_names(hf)
     refuse_options(hf, _FOREIGN, "config.json", "choose a plain GPT-2 checkpoint")
-    _check_heads(hf.get("architectures") or [])
+    check_heads(hf, _HEADS)
     for name, value in _FIXED.items():
         if hf.get(name, value) != value:
             raise InputError(
@@ -127,7 +134,7 @@ def _own_names(hf: Mapping[str, Any]) -> dict[str, Any]:
     hf = dict(hf)
     for alias, name in _ALIASES.items():
         if alias in hf and hf.setdefault(name, hf[alias]) != hf[alias]:
-            raise _contradiction(hf, alias, name, hf[name])
+            raise contradiction(alias, hf[alias], name, hf[name])
     absent = {
         "activation_function": _ACTIVATIONS[0],
         "layer_norm_epsilon": GPT2Config.layer_norm_epsilon,
@@ -137,25 +144,8 @@ def _own_names(hf: Mapping[str, Any]) -> dict[str, Any]:
         values["n_inner"] = 4 * values["n_embd"]
     for echo, name in _ECHOES.items():
         if hf.get(echo) is not None and hf[echo] != values.get(name):
-            raise _contradiction(hf, echo, name, values.get(name))
+            raise contradiction(echo, hf[echo], name, values.get(name))
     return hf
-
-
-def _check_heads(heads: Any) -> None:
-    heads = heads if isinstance(heads, list) else [heads]
-    # TF and Flax prefixes are the same models in other frameworks.
-    if any(str(head).removeprefix("TF").removeprefix("Flax") not in _HEADS for head in heads):
-        raise InputError(
-            f"config.json has architectures = {quote(heads)}: only a language model, "
-            f"{_HEADS[0]}, is supported"
-        )
-
-
-def _contradiction(hf: Mapping[str, Any], other: str, name: str, value: Any) -> InputError:
-    return InputError(
-        f"config.json has {other} = {quote(hf[other])} and {name} = {quote(value)}, which are one: "
-        "correct or remove one of them"
-    )
 
 
 def to_config(model: GPT2) -> dict[str, Any]:

@@ -190,6 +190,26 @@ def refuse_options(
             raise InputError(f"{where} has {name} = {quote(given[name])}: not supported, {fix}")
 
 
+def check_heads(hf: Mapping[str, Any], supported: Sequence[str]) -> None:
+    """InputError where the `architectures` of a config.json are others than the supported ones."""
+    heads = hf.get("architectures") or []
+    heads = heads if isinstance(heads, list) else [heads]
+    # TF and Flax prefixes are the same models in other frameworks.
+    if any(str(head).removeprefix("TF").removeprefix("Flax") not in supported for head in heads):
+        raise InputError(
+            f"config.json has architectures = {quote(heads)}: only a language model, "
+            f"{supported[0]}, is supported"
+        )
+
+
+def contradiction(other: str, theirs: Any, name: str, value: Any) -> InputError:
+    """The error for two options of a config.json that stand for one and differ."""
+    return InputError(
+        f"config.json has {other} = {quote(theirs)} and {name} = {quote(value)}, which are one: "
+        "correct or remove one of them"
+    )
+
+
 def read_tensors(folder: Path) -> dict[str, np.ndarray]:
     """Reads every tensor under its stored key, in its stored dtype, from one file or from shards.
 

@@ -11,6 +11,8 @@ parameter is fetched whole where it is used (`all_gather_param`), wherever it is
 Shapes: D width of the input, F features.
 """
 
+from typing import Any, Literal
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -26,24 +28,28 @@ class Dense(nn.Module):
       features: F, the width of the output.
       param_dtype: of kernel [D, F] and bias [F]; the product has the dtype of x.
       init_scale: variance of the initial kernel times D.
+      use_bias: whether there is a b.
     """
 
     features: int
     param_dtype: str
     init_scale: float = 1.0
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (x.shape[-1], self.features)
         init = nn.initializers.variance_scaling(self.init_scale, "fan_in", "normal")
         kernel = self.param("kernel", init, shape, self.param_dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
         factors = _low_rank(self, "kernel")
         if factors is None:
             y = sharded_matmul(x, _adapted(self, "kernel", kernel))
         else:
             # The product of the factors has the kernel's size: it is never written out.
             y = sharded_matmul(x, kernel) + low_rank_product(x, factors["a"], factors["b"])
+        if not self.use_bias:
+            return y
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
         return y + _vector(self, "bias", bias, y)
 
 
@@ -64,8 +70,24 @@ class LayerNorm(nn.Module):
         return y.astype(x.dtype)
 
 
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over the last axis (Zhang and Sennrich, arXiv 1910.07467), with float32
+    statistics, in the dtype of x.
+    """
+
+    epsilon: float
+    param_dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), self.param_dtype)
+        y = x.astype(jnp.float32)
+        y *= jax.lax.rsqrt((y * y).mean(-1, keepdims=True) + self.epsilon)
+        return (y * _vector(self, "scale", scale, y)).astype(x.dtype)
+
+
 class Embed(nn.Module):
-    """A table [rows, width]: looked up by index, or whole, as a tied output head."""
+    """A table [rows, width]: looked up by index, or whole, as an output head."""
 
     rows: int
     width: int
@@ -89,6 +111,14 @@ class Embed(nn.Module):
     def table(self) -> jax.Array:
         """[rows, width], with its delta."""
         return all_gather_param(_adapted(self, "embedding", self.embedding)).astype(self.dtype)
+
+
+def attention_kernel(backend: str, dtype: Any, width: int) -> Literal["cudnn", "xla"]:
+    """Chooses the kernel of prefills and training: "cudnn" where its fused attention applies, which
+    is 16-bit heads whose width is a multiple of 8 up to 128, on a GPU; else "xla".
+    """
+    fits = jnp.dtype(dtype).itemsize == 2 and width % 8 == 0 and width <= 128
+    return "cudnn" if backend == "gpu" and fits else "xla"
 
 
 def _adapted(module: nn.Module, name: str, value: jax.Array) -> jax.Array:

@@ -26,6 +26,13 @@ def param_shapes(model: BaseModel) -> dict[str, tuple[int, ...]]:
     return {path: leaf.shape for path, leaf in by_path(abstract_params(model)).items()}
 
 
+def cast_matrices(params: dict, dtype: str) -> dict:
+    """Casts matrices to the activation dtype. Every use of one rounds it to that dtype anyway: a
+    decoding loop would read it in full, and round it, at every token.
+    """
+    return jax.tree.map(lambda x: x.astype(dtype) if x.ndim == 2 else x, params)
+
+
 def by_path(params: Mapping[str, Any]) -> dict[str, Any]:
     """Nested dicts as one, from "/"-joined paths to leaves."""
     return dict(traverse_util.flatten_dict(params, sep="/"))

@@ -7,7 +7,7 @@ format, and a line in architectures.py.
 Shapes: B rows, T tokens, D width, V vocabulary.
 """
 
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import jax
 
@@ -67,6 +67,15 @@ class Model(Protocol):
         ...
 
 
+class DeltaRules(NamedTuple):
+    """Which parameters a delta changes where nothing else is asked for: regular expressions that
+    match whole "/"-joined paths.
+    """
+
+    low_rank: tuple[str, ...]  # matrices
+    full: tuple[str, ...]  # changed freely, whatever their rank; wins where both match
+
+
 class BaseModel(Model, Protocol):
     """What a base offers besides: parameters to make, store and adapt, and new parts like it."""
 
@@ -90,6 +99,11 @@ class BaseModel(Model, Protocol):
         """Floating-point operations of one token's forward pass in products with parameters:
         attention's products of activations are left out.
         """
+        ...
+
+    @property
+    def delta_rules(self) -> DeltaRules:
+        """What "default" means in the settings `delta.low_rank` and `delta.full`."""
         ...
 
     def init(self, key: jax.Array) -> dict:

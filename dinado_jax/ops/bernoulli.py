@@ -25,7 +25,7 @@ def log1mexp(log_p: jax.Array) -> jax.Array:
 
 
 def logit(log_p: jax.Array) -> jax.Array:
-    """Log-log_odds of a probability known by its logarithm alone.
+    """Log-odds of a probability given by its logarithm alone.
 
     Beyond log p = -1e-6, where float32 no longer determines them, and beyond 0 they continue with
     slope 1, so that no gradient vanishes there.
@@ -34,8 +34,8 @@ def logit(log_p: jax.Array) -> jax.Array:
 
 
 def scaled(log_odds: jax.Array, log_factor: jax.Array, gap: jax.Array) -> jax.Array:
-    """Log-log_odds of sigmoid(log_odds) e^log_factor, given gap = 1 - e^log_factor too, which may
-    be negative while the product stays well below 1. Exact at both ends.
+    """Log-odds of sigmoid(log_odds) e^log_factor, exact at both ends. `gap`, 1 - e^log_factor, may
+    be negative as long as the product stays well below 1.
 
         log_factor - log(e^-log_odds + gap)
     """

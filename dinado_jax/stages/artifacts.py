@@ -12,7 +12,7 @@ from dinado_jax.controls.make import make_control
 from dinado_jax.distributed.partitioning import replicate
 from dinado_jax.distributed.processes import broadcast
 from dinado_jax.errors import InputError
-from dinado_jax.language_model import Base, Controlled, load_gpt2
+from dinado_jax.language_model import Base, Controlled, load
 from dinado_jax.stages.context import Context
 from dinado_jax.training.checkpoint import Checkpoints
 
@@ -45,7 +45,7 @@ def trained_base(context: Context, place: Callable[[dict], dict]) -> Base:
 
 def load_base(settings: schema.Base, path: str | Path, place: Callable[[dict], dict]) -> Base:
     """Loads a base in the configured precision; arguments as `trained_base`."""
-    return load_gpt2(
+    return load(
         path,
         dtype=settings.dtype,
         param_dtype=settings.param_dtype,

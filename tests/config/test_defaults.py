@@ -36,8 +36,8 @@ DEFAULTS = {
     "sft.max_length": 32,
     "delta.rank": 16,
     "delta.alpha": 16.0,
-    "delta.low_rank": (r"h_\d+/(attn|mlp)/c_\w+/kernel",),
-    "delta.full": (r".*/ln_\d/\w+", r"ln_f/\w+", r".*/bias"),
+    "delta.low_rank": ("default",),
+    "delta.full": ("default",),
     "control.kind": "merge",
     "control.direction": "merge",
     "control.form": "clamped",
@@ -187,7 +187,7 @@ sft.weight_decay = 0.1
 sft.pretrain_path = "text"
 sft.pretrain_steps = 4000
 sft.max_length = 48
-delta.full = [".*/ln_\\d/\\w+", "ln_f/\\w+", ".*/bias", "wpe/embedding"]
+delta.full = ["default", "wpe/embedding"]
 rollout.max_new_tokens = 32
 rollout.batch = 4096
 rollout.prompts = 8000

@@ -20,7 +20,7 @@ from dinado_jax.errors import InputError
 from dinado_jax.language_model import (
     Base,
     Controlled,
-    load_gpt2,
+    load,
     save_base,
 )
 from dinado_jax.models.gpt2 import GPT2, GPT2Config
@@ -171,7 +171,7 @@ def folder(tmp_path):
 
 def test_a_folder_says_which_ids_have_no_text(folder):
     path, known = folder
-    base = load_gpt2(path)
+    base = load(path)
     assert base.model.excluded_ids == ((known, known + 1), (known + 2, known + 5))
     assert base.codec.eos_id not in range(known, known + 5)
     (spelled,) = base.codec.targets(["a <pad> dog"])  # text is text: it is not that token
@@ -179,7 +179,7 @@ def test_a_folder_says_which_ids_have_no_text(folder):
     assert base.codec.targets(["a dog zebra"]) and base.codec.prompts(["a <pad>"])
     assert "<pad>" not in repr(base) and len(repr(base)) < 300
     (path / "tokenizer.json").unlink()
-    bare = load_gpt2(path)
+    bare = load(path)
     assert bare.model.excluded_ids == ()
     with pytest.raises(InputError, match="no tokenizer"):
         print(bare.codec)

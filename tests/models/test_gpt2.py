@@ -13,8 +13,9 @@ from dinado_jax.decoding.policy import ModelPolicy
 from dinado_jax.decoding.sampler import Sampler
 from dinado_jax.errors import InputError
 from dinado_jax.models import cache
-from dinado_jax.models.gpt2 import GPT2, GPT2Config, attention_kernel
+from dinado_jax.models.gpt2 import GPT2, GPT2Config
 from dinado_jax.models.gpt2_checkpoint import parse_config, to_config
+from dinado_jax.models.layers import attention_kernel
 from dinado_jax.models.params import abstract_params, init_params, param_shapes
 
 CONFIG = GPT2Config(vocab_size=11, n_positions=12, n_embd=16, n_layer=2, n_head=4, n_inner=24)

@@ -31,6 +31,7 @@ from dinado_jax.models.architectures import ARCHITECTURES, configured_model, loa
 from dinado_jax.models.cache import KV, Cache, attend, fold_heads
 from dinado_jax.models.layers import Dense, Embed
 from dinado_jax.models.output import Output
+from dinado_jax.models.protocol import DeltaRules
 from dinado_jax.models.tokenizer import train_codec
 from dinado_jax.objectives.draws import LabeledBatch
 from dinado_jax.objectives.warmup import Warmup
@@ -110,6 +111,7 @@ class Model:
     param_dtype: str = "float32"
     remat: bool = False
     model_type = "mixer"
+    delta_rules = DeltaRules(low_rank=("block/mix/kernel",), full=("block/mix/bias",))
 
     @property
     def network(self):
@@ -206,12 +208,11 @@ def folder(tmp_path):
 
 @pytest.fixture
 def base(folder):
-    return dinado_jax.load_gpt2(folder)
+    return dinado_jax.load(folder)
 
 
 def settings(**control) -> schema.Config:
-    delta = schema.Delta(rank=2, low_rank=("block/mix/kernel",), full=("block/mix/bias",))
-    return schema.Config(control=schema.Control(**control), delta=delta)
+    return schema.Config(control=schema.Control(**control), delta=schema.Delta(rank=2))
 
 
 def test_it_loads_and_computes_what_it_stands_for(base):
@@ -228,7 +229,7 @@ def test_it_loads_and_computes_what_it_stands_for(base):
 
 def test_it_goes_round(base, tmp_path):
     base.save(tmp_path / "saved")
-    again = dinado_jax.load_gpt2(tmp_path / "saved")
+    again = dinado_jax.load(tmp_path / "saved")
     assert again.model == base.model
     jax.tree.map(np.testing.assert_array_equal, again.params, base.params)
     assert json.loads((tmp_path / "saved" / "config.json").read_text())["model_type"] == "mixer"
@@ -236,7 +237,7 @@ def test_it_goes_round(base, tmp_path):
 
 def test_a_folder_of_neither_names_both(folder):
     (folder / "config.json").write_text('{"model_type": "other"}')
-    with pytest.raises(InputError, match=r"'other'.*only \"gpt2\" or \"mixer\" models"):
+    with pytest.raises(InputError, match=r"'other'.*only \"gpt2\" .*or \"mixer\" models"):
         load_model(folder)
 
 

@@ -48,12 +48,9 @@ class Imitation:
 @pytest.fixture
 def config(monkeypatch):
     monkeypatch.setitem(OBJECTIVES, "imitation", Imitation)
-    config = tiny_run.config()
-    # TODO: an override, once the choices of `train.objective` come from the table.
-    train = dataclasses.replace(
-        config.train, objective="imitation", rounds=1, learning_rate=0.03, warmup=0
+    return tiny_run.config(
+        "train.objective=imitation", "train.rounds=1", "train.learning_rate=0.03", "train.warmup=0"
     )
-    return dataclasses.replace(config, train=train)
 
 
 def test_a_throw_away_objective_trains(config, tmp_path):

@@ -257,7 +257,7 @@ def compiled_step(request):
     """make_step compiled, but never run, for a batch far larger than a chunk."""
     config = GPT2Config(vocab_size=LARGE_V, n_positions=T, n_embd=16, n_layer=1, n_head=1)
     model = GPT2(config)
-    merge = Merge(model, lora(Delta(rank=2, full=(r"wte/embedding",))))
+    merge = Merge(model, lora(Delta(rank=2, full=(r"wte/embedding",)), model.delta_rules))
     control = Control(model, merge, MLP(config.n_embd))
     optimizer = optax.adam(1e-3)
     base = jax.eval_shape(lambda: init_params(model, 0))

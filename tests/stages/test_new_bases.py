@@ -7,6 +7,7 @@ from safetensors.numpy import load_file
 from support import by_hand, tiny_run, word_run
 
 from dinado_jax.errors import InputError
+from dinado_jax.language_model import load
 from dinado_jax.stages.pipeline import run_stages
 from dinado_jax.stages.run_folder import STAGES
 from dinado_jax.tasks import toy
@@ -60,7 +61,7 @@ def test_activations_are_rounded_to_their_precision(run):
 def test_prompts_of_the_embedded_task_in_turn(run):
     """Three examples, of distinct prompts, each drawn again once all were."""
     rollouts = word_run.Rollouts.load(run / "rollout" / "rollouts.npz")
-    codec = word_run.load_gpt2(run / "sft" / "base").codec
+    codec = load(run / "sft" / "base").codec
     np.testing.assert_array_equal(rollouts.prompt_id, np.repeat(np.arange(7), 2))
     spans = zip(rollouts.tokens[::2], rollouts.prompt_length[::2])
     asked = codec.decode([row[1:start] for row, start in spans])

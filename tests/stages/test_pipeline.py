@@ -92,7 +92,7 @@ def test_rollouts_are_judged_samples_of_the_base(run):
     assert len(rollouts) == 32 and not rollouts.reference.any()
     np.testing.assert_allclose(rollouts.log_base, rollouts.log_proposal, rtol=0, atol=1e-4)
     np.testing.assert_array_equal(np.bincount(rollouts.prompt_id), [4] * 8)
-    texts = dinado_jax.load_gpt2(run / "sft" / "base").codec.decode(
+    texts = dinado_jax.load(run / "sft" / "base").codec.decode(
         [row[p:n] for row, p, n in zip(rollouts.tokens, rollouts.prompt_length, rollouts.length)]
     )
     np.testing.assert_array_equal(rollouts.label, tiny_run.even(None, texts))
@@ -309,7 +309,7 @@ def test_without_a_number_as_many_tokens_as_the_run_says_or_fit(model):
     assert all(len(one.tokens) <= room for one in made)
     found = dinado_jax.beam_search(model, [longest], batch=8)
     assert all(len(one.tokens) <= room for one in found)
-    assert dinado_jax.load_gpt2(model.base.folder).max_new_tokens == 32
+    assert dinado_jax.load(model.base.folder).max_new_tokens == 32
 
 
 def test_models_and_completions_are_shown_in_a_line(model):

@@ -27,7 +27,7 @@ import numpy as np
 from dinado_jax.config.schema import Config
 from dinado_jax.distributed import signals
 from dinado_jax.errors import InputError
-from dinado_jax.language_model import load_gpt2
+from dinado_jax.language_model import load
 from dinado_jax.oracles.judge import judge
 from dinado_jax.stages.context import Context
 from dinado_jax.stages.pipeline import run_stages
@@ -283,7 +283,7 @@ def model(rng: random.Random, folder: Path, world: "World") -> None:
     shutil.copytree(world.model, path)
     chosen = rng.choice(sorted(p for p in path.iterdir() if p.is_file()))
     of_file(rng, chosen)
-    base = load_gpt2(path)
+    base = load(path)
     ids = base.codec.prompts(["dog chase kite ="])[0]
     config = base.model.config
     require(max(ids) < config.vocab_size, "ids beyond the vocabulary")

@@ -47,7 +47,7 @@ def noisy(tree, scale: float, seed: int = 0):
 
 
 def control(delta: Delta = EVERYTHING) -> Control:
-    return Control(model(), Merge(model(), lora(delta)), MLP(model().width))
+    return Control(model(), Merge(model(), lora(delta, model().delta_rules)), MLP(model().width))
 
 
 def fresh_params(delta: Delta = EVERYTHING, success_rate: float = SUCCESS_RATE) -> dict:

@@ -29,7 +29,7 @@ STEPS, ROWS, WIDTH = 20, 16, 12
 MODEL = GPT2(GPT2Config(vocab_size=300, n_positions=16, n_embd=32, n_layer=1, n_head=4))
 # What really has a gradient: where it is zero except for rounding, Adam makes steps of the noise.
 DELTA = Delta(rank=8, low_rank=(r"h_\d/(attn|mlp)/c_\w+/kernel",), full=(r"ln_f/\w+",))
-CONTROL = Control(MODEL, Merge(MODEL, lora(DELTA)), MLP(32))
+CONTROL = Control(MODEL, Merge(MODEL, lora(DELTA, MODEL.delta_rules)), MLP(32))
 
 
 def _rows(step: int, part: int) -> NormBatch:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from dinado_jax.config.schema import Config
-from dinado_jax.language_model import load_gpt2
+from dinado_jax.language_model import load
 from dinado_jax.rollouts.arrays import Rollouts
 from dinado_jax.stages.pipeline import run_stages
 from dinado_jax.stages.run_folder import STAGES
@@ -181,7 +181,7 @@ class Files:
     config: Config
 
     def __post_init__(self):
-        self.codec = load_gpt2(self.path / "sft" / "base").codec
+        self.codec = load(self.path / "sft" / "base").codec
         self.base = by_hand.Model.load(self.path / "sft" / "base", self.config.base.n_head)
         self.scale = self.config.delta.alpha / self.config.delta.rank
         paths = [self.path / "rollout" / "rollouts.npz"]
