@@ -19,7 +19,7 @@ class Task:
 class Base:
     """The base: a checkpoint, or the sizes of a new model."""
 
-    path: str = ""  # a model's folder or hub name; empty: a new model of the sizes below
+    path: str = ""  # a folder, .gguf file, package:FILE or hub name; empty: a new model
     vocab_size: int = 1024  # at most; tokens of the byte-level BPE trained for a new model
     n_positions: int = 24
     n_embd: int = 64
