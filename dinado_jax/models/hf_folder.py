@@ -254,7 +254,7 @@ def check_tensors(found: Tensors, expected: Shapes, folder: Path) -> None:
         more = f" and {len(errors) - 5} more" if len(errors) > 5 else ""
         raise InputError(
             f"weights do not fit the configuration ({'; '.join(errors[:5])}{more}), {folder}: "
-            f"use the {CONFIG} that belongs to these weights"
+            f"use the {CONFIG} that belongs to these weights, or {_AGAIN}"
         )
 
 

@@ -5,6 +5,7 @@ import struct
 import sys
 
 import gguf
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from support import gguf_files
 from support.refusal import error_of
 
 from dinado_jax.errors import InputError
+from dinado_jax.models import hf_folder
+from dinado_jax.models.architectures import load_model, load_params
 from dinado_jax.models.gguf_file import read_config, read_gguf, read_tensors
 from dinado_jax.models.hf_folder import fingerprint, locate, on_the_hub
 from dinado_jax.models.hf_folder import read_config as read_any_config
@@ -448,3 +451,49 @@ def test_a_folder_of_gguf_files_names_one(path):
     assert "or name model.gguf in it" in error_of(read_any_config, folder)
     (folder / "config.json").write_text("{}")
     assert "or name model.gguf in it" in error_of(read_any_tensors, folder)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_file_and_a_folder_of_one_model_are_one_model(tmp_path, architecture, tied):
+    path = gguf_files.tiny(tmp_path / "model.gguf", architecture, tied)
+    folder = tmp_path / "folder"
+    hf_folder.write_folder(
+        folder, read_config(path), gguf_files.hf_tensors(architecture, tied=tied)
+    )
+    of_file, of_folder = load_model(path), load_model(folder)
+    assert of_file == of_folder
+    params = load_params(path, of_file)
+    jax.tree.map(np.testing.assert_array_equal, params, load_params(folder, of_folder))
+    assert params["embed_tokens"]["embedding"].shape == (40, 32)
+
+
+@pytest.mark.parametrize("name", ["output_norm.weight", "blk.1.attn_k.weight"])
+def test_missing_tensors_are_named(tmp_path, name):
+    tensors = gguf_files.gguf_tensors(gguf_files.hf_tensors())
+    del tensors[name]
+    path = gguf_files.write(tmp_path / "x.gguf", gguf_files.metadata(), tensors)
+    message = error_of(load_params, path, load_model(path))
+    assert "found nothing" in message
+    assert str(path) in message
+
+
+def test_tensors_of_another_shape_or_beyond_the_layers_are_named(tmp_path):
+    tensors = gguf_files.gguf_tensors(gguf_files.hf_tensors())
+    tensors["blk.2.attn_v.weight"] = tensors["blk.0.attn_v.weight"]
+    tensors["blk.0.ffn_up.weight"] = tensors["blk.0.ffn_up.weight"].T.copy()
+    path = gguf_files.write(tmp_path / "x.gguf", gguf_files.metadata(), tensors)
+    message = error_of(load_params, path, load_model(path))
+    assert "layers.2.self_attn.v_proj.weight expected nothing" in message
+    assert "layers.0.mlp.up_proj.weight expected (64, 32), found (32, 64)" in message
+
+
+def test_values_that_are_not_finite_are_named(tmp_path):
+    tensors = gguf_files.gguf_tensors(gguf_files.hf_tensors())
+    kind = gguf.GGMLQuantizationType.Q8_0
+    raw = gguf.quantize(tensors["blk.0.ffn_up.weight"], kind)
+    raw[3, :2] = np.float16([np.inf]).view(np.uint8)
+    tensors["blk.0.ffn_up.weight"] = (raw, kind)
+    path = gguf_files.write(tmp_path / "x.gguf", gguf_files.metadata(), tensors)
+    message = error_of(load_params, path, load_model(path))
+    assert "layers.0.mlp.up_proj.weight holds values that are not finite" in message
