@@ -24,6 +24,7 @@ from dinado_jax.guides.tilt import NEUTRAL, Tilt
 from dinado_jax.models.architectures import load_model, load_params, save_model
 from dinado_jax.models.codec import Codec
 from dinado_jax.models.hf_folder import locate
+from dinado_jax.models.prompt_template import PromptTemplate
 from dinado_jax.models.protocol import BaseModel
 from dinado_jax.models.tokenizer import load_codec
 
@@ -169,7 +170,7 @@ def compose(*parts: Controlled) -> Composed:
     """Several controls of one base at once, each with the strength of its tilt; approximate where
     the oracles depend on each other under p (`Controlled.as_base` is the exact way).
 
-    InputError if there are none, or if their bases differ.
+    InputError if there are none, or if their bases or prompt templates differ.
     """
     if not parts or not all(isinstance(part, Controlled) for part in parts):
         raise InputError("compose needs controlled models, one or more: give what load_run returns")
@@ -181,7 +182,15 @@ def compose(*parts: Controlled) -> Composed:
         )
         if not same:
             raise InputError("these controls have different bases: train them on the same one")
+        if _template(other) != _template(first):
+            raise InputError(
+                "these controls have different prompt templates: train them with the same one"
+            )
     return Composed(parts)
+
+
+def _template(base: Base) -> PromptTemplate | None:
+    return base.known.template if base.known else None
 
 
 def _same_function(a: BaseModel, b: BaseModel) -> bool:

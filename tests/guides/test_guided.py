@@ -1,5 +1,6 @@
 """Decoding under controls against brute force: enumerated distributions, 100k draws at a time."""
 
+import dataclasses
 import functools
 import operator
 
@@ -17,6 +18,7 @@ from dinado_jax.decoding.sampler import Sampler
 from dinado_jax.errors import InputError
 from dinado_jax.guides.protocol import NextValues
 from dinado_jax.guides.tilt import PromptValue, Tilt
+from dinado_jax.models.tokenizer import train_codec
 from dinado_jax.ops import bernoulli
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -270,6 +272,11 @@ def test_what_cannot_be_composed_or_be_a_base():
         base.compose(merged, controlled("merge", of=other))
     with pytest.raises(InputError, match=r"^these controls have different bases[^\n]*$"):
         base.compose(merged, controlled("merge", of=merged.as_base()))
+    templated = dataclasses.replace(
+        merged.base, known=train_codec(["a dog"], 257).with_template("Q {prompt}")
+    )
+    with pytest.raises(InputError, match=r"^these controls have different prompt templates[^\n]*$"):
+        base.compose(merged, dataclasses.replace(merged, base=templated))
 
 
 @pytest.mark.parametrize(
