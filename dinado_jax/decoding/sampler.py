@@ -77,8 +77,6 @@ class Samples(NamedTuple):
     # Of a sampler with `scores`, else None: as log_probs, but without temperature and truncation.
     log_policy: Array | None = None
     log_base: Array | None = None  # None too where the policy does not know the base
-    # Of a refilling sampler, else None: float32 [R], row-steps run, divided among the samples.
-    row_steps: Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,12 +256,12 @@ def iter_samples(
     for part in prompt_batches(sampler, prompts, batch, sampler.samples):
         drawn = sampler(variables, part.prompts, ids[part.filled], key, first[part.filled])
         if waiting:
-            yield to_host(sampler.samples, prompts, *waiting.pop())
+            yield _to_host(sampler.samples, prompts, *waiting.pop())
         waiting.append((part.index, drawn))
-    yield to_host(sampler.samples, prompts, *waiting.pop())
+    yield _to_host(sampler.samples, prompts, *waiting.pop())
 
 
-def to_host(
+def _to_host(
     samples: int, prompts: TokenizedPrompts, index: np.ndarray, drawn: Samples
 ) -> tuple[np.ndarray, Samples]:
     """Row numbers and samples of the prompts numbered `index`, without what filled the batch."""
