@@ -1,30 +1,31 @@
 """Sampling many prompts with rows that stay busy: a row that ends takes the next sample at once.
 
-A queue holds b prompts that have been prefilled, each with the first token of its S samples. R = b S
-rows draw the further tokens, one per step, in a loop that ends when every sample of the queue has a
-row; the host has prefilled the next queue by then, and rows still at work go on with it. Four rows,
-two queues (letters are samples, lower case their last token, . a row without one):
+A queue holds b prompts that have been prefilled, each with the first token of its S samples. R = b
+S rows draw the further tokens in a loop of steps that ends when every sample of the queue has a row.
+Rows still at work go on in the next queue's loop; the host has prefilled that one by then. Four rows,
+two queues (a letter is a sample, in lower case where it ends, . a row without one):
 
-                  queue 1: A B C D      queue 2: E F G H, the last
-    step          0   1   2   3   4   |   5   6   7   8
-    row 0         A   A   A   A   A   |   A   a   .   .
-    row 1         B   b   E   E   e   |   F   F   F   f
-    row 2         C   C   C   c   G   |   G   g   .   .
-    row 3         D   D   D   D   d   |   H   h   .   .
+    queue 1: A B C D, queue 2: E F G H
+    step     0   1   2   3   4 | 5   6   7
+    row 0    A   A   A   A   a | H   H   h      steps before the bar: the loop of queue 2, at whose
+    row 1    B   b   E   E   E | E   e   .      end H takes row 0; that of queue 1 has none, all its
+    row 2    C   C   C   c   F | f   .   .      samples find rows at once. A third queue would begin
+    row 3    D   D   D   d   G | G   g   .      at the bar, and its first sample take row 2.
 
-Drawn batch by batch, the same samples would take as many steps as the longest of each batch: 7 + 4.
-After the last queue the loop ends when all rows have ended; that is the only time rows stay idle.
+Batch by batch, the same samples take as many steps as the longest of each batch has: 5 + 5.
+After the last queue the loop ends when all rows have ended; only then are rows idle.
 
-A row's slots in the caches are its own (models/row_cache.py), so all rows make the same step, wherever
-in their sample they are. To take a sample, a row copies what the prefill left of its prompt. Several
-rows do so at once, an eighth of them: about as many as end in a step, and few enough that a step in
-which none ends costs nothing. The copy is in place, like every write into the caches.
+Rows are at different positions of their samples, so each has slots of its own in the caches
+(models/row_cache.py). To take a sample, a row copies what the prefill left of its prompt; an eighth
+of the rows can do so at once, about as many as end in one step. A step in which none ends copies
+nothing, and all writes into the caches are in place.
 
-What was drawn is written, step by step, into a log that the host sorts by sample. A sample depends on
-its prompt, its id and the key alone: the same numbers are drawn from the same streams as in
-sampler.py, which the draw itself comes from. With equal shapes its log-probabilities are equal bit
-for bit on a CPU, whatever its row and its neighbours; those of sampler.py, whose attention sums in
-another order, differ by rounding.
+A log keeps what each step drew, and the host sorts it by sample. A sample depends on its prompt, its
+id and the key alone: streams and draws are those of sampler.py. With equal shapes its
+log-probabilities are equal to the bit on a CPU, whatever its row and its neighbours; from those of
+sampler.py, whose attention sums in another order, they differ by rounding. Where a random number
+lies that close to the border of two tokens, another one is drawn: about one sample in 10,000, as
+with another batch size.
 
 b prompts of a queue, S samples of each, R rows, N new tokens, V vocabulary.
 """
@@ -159,7 +160,7 @@ def draw_queue(
     Returns:
       The rows; what they have drawn, [R, 3 (N - 1)]; int32 [R] steps that each row has run.
     """
-    # Until a queue is empty all rows are busy, with what they had left and with samples of the queue:
+    # Until the queue is empty all rows are busy, with what they had left and with its samples: for
     # 2 (N - 1) steps at most. N - 1 more end all samples.
     limit = 3 * max(1, sampler.max_new_tokens - 1)
 
@@ -183,9 +184,7 @@ def draw_queue(
             )
             return *refill(rows, taken), log, step + 1
 
-        empty = jax.tree.map(
-            lambda x: jnp.zeros((len(waits), limit), x.dtype), queue.first
-        )
+        empty = jax.tree.map(lambda x: jnp.zeros((len(waits), limit), x.dtype), queue.first)
         log = empty.replace(sample=empty.sample + _NONE)
         loop = *refill(rows, jnp.int32(0)), log, jnp.int32(0)
         rows, _, log, steps = jax.lax.while_loop(unfinished, advance, loop)
@@ -336,8 +335,8 @@ class _Host:
         there = log.sample >= 0
         sample, index = log.sample[there], log.index[there]
         if self._scores is None:
-            zeros = lambda x: np.zeros(self._tokens.shape, x.dtype)
-            self._scores = jax.tree.map(zeros, log.log_probs)
+            shape = self._tokens.shape
+            self._scores = jax.tree.map(lambda x: np.zeros(shape, x.dtype), log.log_probs)
         self._tokens[sample, index] = log.token[there]
         for kept, new in zip(jax.tree.leaves(self._scores), jax.tree.leaves(log.log_probs)):
             kept[sample, index] = new[there]

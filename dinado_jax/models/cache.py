@@ -22,8 +22,8 @@ Every row writes at the same slot, so that a step updates one slice of each arra
 over many tokens opens segments one after another, and attends to those alone: it pays for what is
 filled. Each size is a program of its own to compile, so later segments are as long as all before.
 
-Rows that start at different times (row_cache.py) have no shared slot: `count` is then one number per
-row, and each row writes at a slot of its own in the one open segment.
+Rows that start at different times (row_cache.py) have no shared slot: `count` is then one number
+per row, and each row writes at a slot of its own in the one open segment.
 
 B prompts, S samples of each, R = B S rows, T prompt slots, H heads, K head width, L layers. A row's
 heads lie in the leading axis, beside its slots: no product over them needs a copy first.
@@ -254,8 +254,8 @@ def attend(q: jax.Array, new: KV, past: LayerCache) -> tuple[jax.Array, KV]:
 
 
 def _write(x: jax.Array, new: jax.Array, slot: jax.Array | int) -> jax.Array:
-    """Writes one token of every row, [R H, 1, K], into a segment [R H, slots, K]: at one slot, or at
-    one per row [R], where a slot past the end writes nothing.
+    """Writes one token of every row, [R H, 1, K], into a segment [R H, slots, K]: at one slot, or
+    at one per row [R], where a slot past the end writes nothing.
     """
     if not jnp.ndim(slot):
         return jax.lax.dynamic_update_slice_in_dim(x, new, slot, 1)

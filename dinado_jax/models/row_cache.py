@@ -1,8 +1,8 @@
 """Caches of rows that start and end at different times: each row has slots of its own.
 
-A row's slot is its position. Its prompt is copied in from a `bank`, the caches of a prefill of other
-prompts, and its generated tokens follow at once; a prompt's padding is overwritten. For a region of 8
-slots and prompts of at most 4 tokens (p prompt, g generated, . padding or left by an earlier prompt):
+A row's slot is its position. Its prompt is copied in from a `bank`, the caches that a prefill of
+prompts returns, and generated tokens follow at once, over the prompt's padding. With regions of 8
+slots and prompts of at most 4 tokens (p prompt, g generated, . not attended to):
 
     bank                     region                       count
     0   | p p p . |          row 0   | p p p g g g . . |    6
@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dinado_jax.models.cache import KV, Cache
+from dinado_jax.models.cache import Cache
 
 
 def empty_rows(bank: Any, rows: int, steps: int) -> Any:
@@ -62,8 +62,11 @@ def replace_rows(carry: Any, rows: jax.Array, bank: Any, prompts: jax.Array) -> 
     def replace(old: Any, new: Any) -> Any:
         if not isinstance(old, Cache):
             return old.at[rows].set(new[prompts], mode="drop")
-        copy = lambda x, y: _copy(x, rows, len(old.lengths), y, prompts, len(new.lengths))
-        region = jax.tree.map(copy, old.generated[0], new.prompt)
+        region = jax.tree.map(
+            lambda x, y: _copy((x, rows, len(old.lengths)), (y, prompts, len(new.lengths))),
+            old.generated[0],
+            new.prompt,
+        )
         count = old.count.at[rows].set(new.lengths[prompts], mode="drop")
         return dataclasses.replace(old, generated=(region,), count=count)
 
@@ -71,13 +74,15 @@ def replace_rows(carry: Any, rows: jax.Array, bank: Any, prompts: jax.Array) -> 
 
 
 def _copy(
-    region: jax.Array, rows: jax.Array, R: int, prompt: jax.Array, prompts: jax.Array, B: int
+    to: tuple[jax.Array, jax.Array, int], source: tuple[jax.Array, jax.Array, int]
 ) -> jax.Array:
-    """[R H, slots, K] with the first slots of `rows` replaced by those of `prompts`: [B H, T, K]."""
-    T = prompt.shape[1]
+    """Copies prompts into the first slots of rows: arrays [R H, slots, K] and [B H, T, K], each
+    with the numbers [M] of the rows (prompts), and how many there are.
+    """
+    (region, rows, R), (prompt, prompts, B) = to, source
     new = prompt.reshape(B, -1, *prompt.shape[1:])[prompts]
     by_row = region.reshape(R, -1, *region.shape[1:])
-    return by_row.at[rows, :, :T].set(new, mode="drop").reshape(region.shape)
+    return by_row.at[rows, :, : prompt.shape[1]].set(new, mode="drop").reshape(region.shape)
 
 
 def _is_cache(leaf: Any) -> bool:
