@@ -166,6 +166,8 @@ def _add_bench_options(what: str, command: argparse.ArgumentParser) -> None:
     )
     if what == "rollout":
         number("samples", 8, "rows that share a prompt")
+        number("queues", 1, "samples that each row draws, on average")
+        number("ends", 0.0, "chance of each token to end its sample")
     if what == "beam":
         number("beams", 4, "hypotheses kept of a row")
     if what in ("decode", "rollout"):

@@ -52,7 +52,7 @@ def bench(args: argparse.Namespace) -> None:
 
 def _check(args: argparse.Namespace) -> None:
     given = vars(args)
-    for name in ("batch", "length", "repeats", "prompt", "layers", "samples", "beams"):
+    for name in ("batch", "length", "repeats", "prompt", "layers", "samples", "queues", "beams"):
         if given.get(name, 1) < 1:
             raise InputError(f"--{name} {given[name]}: it must be at least 1")
     batch, length, prompt = args.batch, args.length, given.get("prompt", 0)
@@ -64,6 +64,10 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(f"rows of {total} tokens: the context holds {context}, take --length less")
     if batch % (samples := given.get("samples", 1)):
         raise InputError(f"--batch {batch}: it must be a multiple of --samples, {samples}")
+    if not 0 <= (ends := given.get("ends", 0.0)) < 1:
+        raise InputError(f"--ends {ends}: it must lie in [0, 1), 0 is never")
+    if given.get("peer") and (ends or given.get("queues", 1) > 1):
+        raise InputError("--peer: its rows are one queue and have full length: no --ends, --queues")
     if given.get("peer"):
         check_regular(args.peer)
     elif given.get("peer_way"):
@@ -75,6 +79,8 @@ def _requests(request: Request, peer: Path | None, chosen: list[str] | None) -> 
     choice.
     """
     ours = {"vocab": ["fused", "naive"], "train": ["ours", "trunk too"]}.get(request.what, ["ours"])
+    if request.what == "rollout" and (request.ends or request.queues > 1):
+        ours = ["ours", "batches"]
     requests = [dataclasses.replace(request, way=way) for way in ours]
     if peer is None:
         return requests
@@ -86,15 +92,16 @@ def _requests(request: Request, peer: Path | None, chosen: list[str] | None) -> 
 
 
 def _derived(request: Request, figures: dict[str, Any], rate: float) -> dict[str, float]:
-    tokens, seconds = request.batch * request.length, figures["seconds"]
+    seconds, tokens = figures["seconds"], figures.get("tokens", request.batch * request.length)
     out = {"tokens_per_s": tokens / seconds}
     if request.what in ("vocab", "train"):
         out["flops"] = required_flops(request)
         return out | {"share_of_matmul_rate": out["flops"] / seconds / rate}
     if request.what == "rollout":
-        out["rollouts_per_s"] = request.batch / seconds
-    out["ms_per_token"] = 1e3 * seconds / request.length
-    return out | {"share_of_copy_rate": figures["step_bytes"] * request.length / seconds / rate}
+        out["rollouts_per_s"] = request.queues * request.batch / seconds
+    length = tokens / request.batch  # of a row, all its samples together
+    out["ms_per_token"] = 1e3 * seconds / length
+    return out | {"share_of_copy_rate": figures["step_bytes"] * length / seconds / rate}
 
 
 def required_flops(request: Request) -> float:
@@ -142,6 +149,7 @@ def _text(cell: Callable[[dict[str, Any]], str], record: dict[str, Any]) -> str:
 _COLUMNS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "tokens/s": ("tokens_per_s", lambda one: f"{one['tokens_per_s']:.0f}"),
     "rollouts/s": ("rollouts_per_s", lambda one: f"{one['rollouts_per_s']:.1f}"),
+    "occupancy": ("occupancy", lambda one: f"{one['occupancy']:.0%}"),
     "ms/token": ("ms_per_token", lambda one: f"{one['ms_per_token']:.2f}"),
     "spread": ("seconds", lambda one: f"{one['seconds_most'] / one['seconds_least'] - 1:.0%}"),
     "compile s": ("compile_s", lambda one: f"{one['compile_s']:.1f}"),

@@ -42,6 +42,8 @@ class Request:
     length: int = 1  # tokens per row (vocab, train), new tokens per row (otherwise)
     trained: bool = False  # vocab: the matrix is trained too
     samples: int = 1  # rollout: rows per prompt
+    queues: int = 1  # rollout: samples drawn by each row
+    ends: float = 0.0  # rollout: probability that a token ends its sample
     beams: int = 1
     top_k: int = 0  # 0: off
     top_p: float = 1.0  # 1: off

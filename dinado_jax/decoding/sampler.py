@@ -142,12 +142,8 @@ class Sampler:
         S = self.samples
         with jax.named_scope("prefill"):
             logits, carry = self.policy.prefill(variables, prompts, S, self.max_new_tokens - 1)
-        ids = jnp.repeat(ids, S)
-        numbers = jnp.repeat(first, S) + jnp.arange(len(ids), dtype=jnp.int32) % S
-        streams = jax.vmap(lambda i, s: jax.random.fold_in(jax.random.fold_in(key, i), s))(
-            ids, numbers
-        )
-        return self._drawn(logits, streams, 0, jnp.zeros(len(ids), bool), carry)
+        streams = row_streams(key, ids, first, S)
+        return self._drawn(logits, streams, 0, jnp.zeros(len(streams), bool), carry)
 
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
     def decode(self, variables: Any, state: SamplingState) -> tuple[SamplingState, Samples]:
@@ -184,17 +180,46 @@ class Sampler:
         carry: Carry,
     ) -> SamplingState:
         """Draws token `index` of every row; that of a row that has ended before is ignored."""
-        with jax.named_scope("draw"):
-            uniform = jax.vmap(
-                lambda k: jax.random.uniform(jax.random.fold_in(k, index), dtype=jnp.float32)
-            )(streams)
-            token, log_prob = self.method.draw(logits.policy, uniform)
-        log_probs = LogProbs(log_prob, None, None)
-        if self.scores:
-            scored = jax.tree.map(lambda x: _log_prob(x, token), logits)
-            log_probs = LogProbs(log_prob, scored.policy, scored.base)
+        token, log_probs = self.draw(logits, streams, index)
         done |= among(token, self.stop_ids)
         return SamplingState(token, log_probs, done, streams, carry)
+
+    @jax.named_scope("draw")
+    def draw(
+        self, logits: NextLogits, streams: jax.Array, index: jax.Array | int
+    ) -> tuple[jax.Array, LogProbs]:
+        """Draws one token of every row.
+
+        Args:
+          logits: [R, V].
+          streams: keys [R].
+          index: int32 [] or [R], how many tokens each row has drawn before.
+
+        Returns:
+          The tokens int32 [R], and their log-probabilities.
+        """
+        uniform = jax.vmap(
+            lambda k, i: jax.random.uniform(jax.random.fold_in(k, i), dtype=jnp.float32)
+        )(streams, jnp.broadcast_to(index, streams.shape))
+        token, log_prob = self.method.draw(logits.policy, uniform)
+        if not self.scores:
+            return token, LogProbs(log_prob, None, None)
+        scored = jax.tree.map(lambda x: _log_prob(x, token), logits)
+        return token, LogProbs(log_prob, scored.policy, scored.base)
+
+
+def row_streams(key: jax.Array, ids: jax.Array, first: jax.Array, samples: int) -> jax.Array:
+    """The stream of every row: keys [B S].
+
+    Args:
+      key: typed PRNG key.
+      ids: int32 [B], of the prompts.
+      first: int32 [B], the number of the first of each prompt's samples.
+      samples: S.
+    """
+    ids = jnp.repeat(ids, samples)
+    numbers = jnp.repeat(first, samples) + jnp.arange(len(ids), dtype=jnp.int32) % samples
+    return jax.vmap(lambda i, s: jax.random.fold_in(jax.random.fold_in(key, i), s))(ids, numbers)
 
 
 def _log_prob(logits: jax.Array, token: jax.Array) -> jax.Array:

@@ -27,6 +27,8 @@ class RolloutFigures:
     finished: float  # share that ended with an end of text
     oracle_failures: int  # samples left out
     target: str  # the distribution that the weighted rollouts are samples of
+    # Share of row-steps that drew a token of a sample, of the first process; None: all was on disk.
+    occupancy: float | None = None
     references: int | None = None  # None: rollout.references=false
     references_success_rate: float | None = None
 

@@ -22,6 +22,9 @@ Every row writes at the same slot, so that a step updates one slice of each arra
 over many tokens opens segments one after another, and attends to those alone: it pays for what is
 filled. Each size is a program of its own to compile, so later segments are as long as all before.
 
+Rows that start at different times (row_cache.py) have no shared slot: `count` is then one number
+per row, and each row writes at a slot of its own in the one open segment.
+
 B prompts, S samples of each, R = B S rows, T prompt slots, H key/value heads, G query heads for
 each, K head width, L layers. A row's heads lie in the leading axis, beside its slots: no product
 over them needs a copy first.
@@ -55,7 +58,7 @@ class LayerCache(NamedTuple):
     prompt: KV
     generated: tuple[KV, ...]
     lengths: jax.Array  # int32 [B]
-    slot: jax.Array | int  # int32, of the last segment: where the next token goes
+    slot: jax.Array | int  # int32 [] or [R], of the last segment: where the next token goes
 
 
 @struct.dataclass
@@ -66,13 +69,13 @@ class Cache:
     lengths: jax.Array  # int32 [B], tokens of each prompt
     generated: tuple[Segment, ...] = ()  # the open segments
     reserved: tuple[Segment, ...] = ()  # not yet open
-    count: jax.Array | int = 0  # int32, tokens in `generated`
+    count: jax.Array | int = 0  # int32 [] or [R], tokens in `generated`
 
     @property
     def positions(self) -> jax.Array:
         """[R, 1] int32: the position of each row's next token."""
         samples = self.generated[-1][0].k.shape[0] // self.prompt[0].k.shape[0]
-        return jnp.repeat(self.lengths, samples)[:, None] + self.count
+        return (jnp.repeat(self.lengths, samples) + self.count)[:, None]
 
     def layer(self, index: int) -> LayerCache:
         """What one layer attends to and writes into."""
@@ -218,9 +221,7 @@ def attend(
       The attended values [R H, G, K] in q's dtype, and the last segment with the token written.
     """
     prompt, generated, lengths, slot = past
-    newest = KV(
-        *(jax.lax.dynamic_update_slice_in_dim(x, n, slot, 1) for x, n in zip(generated[-1], new))
-    )
+    newest = KV(*(_write(x, n, slot) for x, n in zip(generated[-1], new)))
     generated = (*generated[:-1], newest)
     B, (BH, T, K) = len(lengths), prompt.k.shape
     H, S, G = BH // B, len(q) // BH, q.shape[1]
@@ -242,6 +243,8 @@ def attend(
 
     starts = list(itertools.accumulate((kv.k.shape[1] for kv in generated), initial=0))
     count = starts[-2] + slot  # of the row's generated tokens, without the new one
+    if jnp.ndim(slot):
+        count = jnp.repeat(count, H)[:, None, None]
     length, slots = jnp.repeat(lengths, S * H)[:, None, None], jnp.arange(T)[None, None]
     of_prompt = jnp.where(slots < length, by_row(scores(by_prompt(q), prompt.k)), -jnp.inf)
     parts = [_within(window, of_prompt, length + count - slots)]
@@ -261,3 +264,15 @@ def attend(
 def _within(window: int | None, scores: jax.Array, age: jax.Array) -> jax.Array:
     """Scores [.., slots], -inf where a token's age, in tokens before the new one, is beyond."""
     return scores if window is None else jnp.where(age < window, scores, -jnp.inf)
+
+
+def _write(x: jax.Array, new: jax.Array, slot: jax.Array | int) -> jax.Array:
+    """Writes one token of every row, [R H, 1, K], into a segment [R H, slots, K]: at one slot, or
+    at one per row [R], where a slot past the end writes nothing.
+    """
+    if not jnp.ndim(slot):
+        return jax.lax.dynamic_update_slice_in_dim(x, new, slot, 1)
+    rows = jnp.arange(len(slot), dtype=jnp.int32)
+    by_row = x.reshape(len(slot), -1, *x.shape[1:])
+    new = new.reshape(len(slot), -1, new.shape[-1])
+    return by_row.at[rows, :, slot].set(new, mode="drop").reshape(x.shape)

@@ -22,7 +22,8 @@ from dinado_jax.data.prompts import PromptSet, TokenizedPrompts
 from dinado_jax.data.sequences import Sequences, sequences
 from dinado_jax.decoding.batching import check_prompts
 from dinado_jax.decoding.methods import Method
-from dinado_jax.decoding.sampler import Sampler, iter_samples
+from dinado_jax.decoding.refill import RowSteps, iter_refilled
+from dinado_jax.decoding.sampler import Sampler
 from dinado_jax.decoding.score import score
 from dinado_jax.distributed.processes import (
     assert_same,
@@ -53,6 +54,7 @@ class Collected:
     prompts: list[str]  # N
     texts: list[str]  # N
     failures: int  # samples on which the oracle failed; they are left out
+    occupancy: float | None  # share of row-steps of this process that drew a token; None: no step
 
 
 class _Unjudged(NamedTuple):
@@ -65,6 +67,7 @@ class _Unjudged(NamedTuple):
     prompt_id: np.ndarray  # int32 [N]
     finished: np.ndarray  # bool [N]
     log_proposal: np.ndarray | None  # float32 [N, T-1] nats of each token; None for references
+    row_steps: RowSteps = RowSteps(0, 0)  # of the decoding loop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,11 +129,12 @@ class Collector:
             name, "sample", folder, fingerprint, count, len(own) * samples, saved
         )
         drawn = self._draw(model, prompts, tokenized, left, samples, key)
-        rows = self._judge_all(model.base, drawn, collection)
+        rows, (run, used) = self._judge_all(model.base, drawn, collection)
         spans = zip(rows.tokens, rows.prompt_length, rows.length)
         new = codec.decode([row[start:end] for row, start, end in spans])
         asked = [texts[int(i)] for i in rows.row // samples]
-        return Collected(_rollouts(rows), asked, new, count - len(rows))
+        occupancy = used / run if run else None
+        return Collected(_rollouts(rows), asked, new, count - len(rows), occupancy)
 
     def references(
         self, base: Base, prompts: PromptSet, examples: Sequence[Example], folder: Path
@@ -180,7 +184,7 @@ class Collector:
         collection = _Collection(
             "references", "row", folder, fingerprint, len(fit), len(own), saved
         )
-        return _rollouts(self._judge_all(base, batches(), collection))
+        return _rollouts(self._judge_all(base, batches(), collection)[0])
 
     def _fingerprint(self, name: str, prompts: PromptSet) -> str:
         """Of a collection; fails unless all processes have the same prompts."""
@@ -208,8 +212,8 @@ class Collector:
         new, limit = settings.max_new_tokens, model.base.model.context_length
         sampler = Sampler(model.policy, method, codec.stop_ids, new, samples, self.mesh)
         chosen = tokenized.select(left)
-        drawn = iter_samples(sampler, model.variables, chosen, key, settings.batch)
-        for numbers, batch in drawn:
+        drawn = iter_refilled(sampler, model.variables, chosen, key, settings.batch)
+        for numbers, batch, row_steps in drawn:
             prompt = left[numbers // samples]
             targets = [tokens[:n] for tokens, n in zip(batch.tokens, batch.length)]
             rows = sequences([tokenized.tokens[i] for i in prompt], targets, codec.eos_id, limit)
@@ -221,13 +225,16 @@ class Collector:
                 prompt_id=prompts.ids[prompt].astype(np.int32),
                 finished=batch.finished,
                 log_proposal=align_to_targets(rows, batch.log_probs),
+                row_steps=row_steps,
             )
 
     def _judge_all(
         self, base: Base, batches: Iterator[_Unjudged], collection: _Collection
-    ) -> RolloutShard:
-        """Judges and saves batch after batch; returns the rows of all processes."""
-        message, name = "", collection.name
+    ) -> tuple[RolloutShard, RowSteps]:
+        """Judges and saves batch after batch; returns the rows of all processes, and the row-steps
+        of this one.
+        """
+        message, name, run, used = "", collection.name, 0, 0
         with Progress(name, collection.own, collection.unit, collection.saved) as progress:
             for batch in lockstep(batches):
                 result = judge(self.oracle, batch.prompts, batch.texts)
@@ -239,9 +246,11 @@ class Collector:
                 shard = self._shard(base, batch, result)
                 save_shard(shard, collection.folder, collection.fingerprint)
                 progress.advance(len(batch.row))
+                run, used = run + batch.row_steps.run, used + batch.row_steps.used
         barrier(name)
         folder, fingerprint, count = collection.folder, collection.fingerprint, collection.count
-        return merge_shards(folder, fingerprint, count, base.codec.eos_id, self.oracle)
+        rows = merge_shards(folder, fingerprint, count, base.codec.eos_id, self.oracle)
+        return rows, RowSteps(run, used)
 
     def _shard(self, base: Base, batch: _Unjudged, result: OracleResult) -> RolloutShard:
         """One batch, judged and scored under the base.

@@ -58,6 +58,7 @@ def rollout(context: Context) -> RolloutFigures:
         finished=float(samples.finished.mean()),
         oracle_failures=collected.failures,
         target=_target(settings),
+        occupancy=collected.occupancy,
         references=None if references is None else len(references),
         references_success_rate=None if references is None else float(references.label.mean()),
     )

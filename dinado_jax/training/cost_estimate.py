@@ -14,6 +14,7 @@ from dinado_jax.controls.make import make_control
 from dinado_jax.data.batching import take
 from dinado_jax.data.prompts import Prompts
 from dinado_jax.decoding.methods import Method
+from dinado_jax.decoding.refill import draw_queue, prefill_queue, start_rows
 from dinado_jax.decoding.sampler import Sampler
 from dinado_jax.errors import InputError
 from dinado_jax.models.architectures import configured_model
@@ -153,9 +154,11 @@ def dry_run(settings: schema.Config) -> dict[str, Any]:
     )
     key = jax.eval_shape(lambda: jax.random.key(0))
     prompts = Prompts(_shape(per_call, prompt), _shape(per_call))
-    arrays = prompts, _shape(per_call), key
+    arrays = prompts, _shape(per_call), _shape(per_call), key
     variables = jax.eval_shape(control.policy_variables, params, control_params)
-    out["prefill_call"] = _cost(Sampler.prefill, sampler, variables, *arrays)
-    state = jax.eval_shape(sampler.prefill, variables, *arrays)
-    out["decode_call"] = _cost(Sampler.decode, sampler, variables, state)
+    out["prefill_call"] = _cost(prefill_queue, sampler, variables, *arrays)
+    queue = jax.eval_shape(functools.partial(prefill_queue, sampler), variables, *arrays)
+    busy = jax.eval_shape(functools.partial(start_rows, sampler), queue)
+    last = _shape(dtype=jnp.bool_)
+    out["decode_call"] = _cost(draw_queue, sampler, variables, busy, queue, last)
     return out

@@ -5,6 +5,7 @@ import json
 
 import chex
 import jax
+import numpy as np
 import pytest
 
 from dinado_jax import cli
@@ -130,6 +131,12 @@ def test_beams(variant):
 def test_rollouts_are_judged():
     labels = decode.program(request_of("rollout", samples=2)).run()
     assert labels.shape == (4,)
+    request = request_of("rollout", samples=2, queues=3, ends=0.3)
+    refilled = decode.program(request)
+    batches = decode.program(dataclasses.replace(request, way="batches"))
+    np.testing.assert_array_equal(refilled.run(), batches.run())
+    assert refilled.figures["tokens"] == batches.figures["tokens"] < 12 * 7
+    assert 0.3 < refilled.figures["occupancy"] <= 1
     assert measure.oracle([[17], [1]], [[1, 2, 16], [3, 17, 3]]) == [False, True]
 
 
@@ -256,6 +263,8 @@ def test_records_of_decoding(small, capsys):
         (["train", "--length", "16"], "--prompt 16: it must be less than --length, 16"),
         (["decode", "--length", "1020"], "rows of 1036 tokens: the context holds 1024"),
         (["rollout", "--batch", "6", "--samples", "4"], "must be a multiple of --samples, 4"),
+        (["rollout", "--ends", "1.0"], "--ends 1.0: it must lie in [0, 1)"),
+        (["rollout", "--queues", "2", "--peer", "x.py"], "--peer: its rows are one queue"),
         (["decode", "--peer-way", "torch"], "--peer-way chooses among the ways of a peer"),
         (["train", "--peer", "nowhere.py"], "nowhere.py, no such file or directory: correct"),
         (["train", "--peer", "."], "., is a directory: name a file"),

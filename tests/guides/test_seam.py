@@ -20,8 +20,10 @@ import dinado_jax
 from dinado_jax.config.schema import Parallel, Sampling, Train
 from dinado_jax.data.prompts import PromptSet, TokenizedPrompts
 from dinado_jax.data.sequences import sequences
+from dinado_jax.decoding.batching import restore_order
 from dinado_jax.decoding.beam import Beam, beam_prompts
 from dinado_jax.decoding.methods import Method
+from dinado_jax.decoding.refill import iter_refilled
 from dinado_jax.decoding.sampler import Sampler, sample_in_groups, sample_prompts
 from dinado_jax.decoding.score import score
 from dinado_jax.distributed.partitioning import make_plan
@@ -194,6 +196,14 @@ def test_groups_and_devices_change_nothing():
     for other in (grouped, shared):
         np.testing.assert_array_equal(alone.tokens, other.tokens)
         np.testing.assert_allclose(alone.log_probs, other.log_probs, atol=1e-5)
+    many = dataclasses.replace(GIVEN.select(np.tile(again, 3)), ids=np.arange(24))
+    given = GUIDED.variables, many, jax.random.key(1), 32
+    alone_again = sample_prompts(sampler(GUIDED, 4), *given)
+    for devices in (None, mesh()):
+        index, parts, _ = zip(*iter_refilled(sampler(GUIDED, 4, devices), *given))
+        refilled = restore_order(index, parts)
+        np.testing.assert_array_equal(alone_again.tokens, refilled.tokens)
+        np.testing.assert_allclose(alone_again.log_probs, refilled.log_probs, atol=1e-5)
     rows = rows_of(alone, prompts, 4)
     beams = []
     for devices in (None, mesh()):

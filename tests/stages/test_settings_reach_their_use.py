@@ -170,6 +170,7 @@ def test_references_join_the_rollouts_of_their_prompts(run):
     assert stored["success_rate"] == pytest.approx(sampled.mean(), rel=1e-3)
     finished = run.rounds[0].finished[~run.rounds[0].reference]
     assert stored["finished"] == pytest.approx(finished.mean())
+    assert 0 < stored["occupancy"] <= 1
 
 
 def test_a_round_samples_q_and_the_base_in_their_shares(run):
