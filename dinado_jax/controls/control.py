@@ -1,14 +1,14 @@
 """A control gives R: a direction over next tokens, a norm of prefixes, and a form that joins them.
 
-The four parameterisations differ in these three alone:
+The four parameterisations differ only in these three:
 
     nado     logits of a head on the base's states, through a sigmoid; the peak is the norm; split
     soft     logits of a trunk of its own; norm; split
     merge    log pi - log p, pi the base with a delta; norm; split
-    hard     any of these directions; norm of the prompt alone; clamped or projected
+    hard     any of these directions; norm of the prompt only; clamped or projected
 
-Training reads `values`, or `log_policy` or `log_direction` where only q matters. Decoding reads
-`log_values` token by token: a control is a `Guide`. All are pure functions of the parameters
+Training calls `values`, or `log_policy` or `log_direction` where only q matters. Decoding calls
+`log_values` once per token: a control is a `Guide`. All are pure functions of the parameters
 {"direction": .., ["norm": ..]}.
 
 B rows, T tokens, D model width, V vocabulary.
@@ -40,11 +40,11 @@ class ControlState(NamedTuple):
     """The state of a control as a guide."""
 
     cache: Cache  # the direction's
-    log_r: jax.Array | None  # [R, V] nats, log R after each next token; of recursive forms
+    log_r: jax.Array | None  # [R, V] nats, log R after each next token; None for split
 
 
 class StepInputs(NamedTuple):
-    """What the recursion reads at each column, [B, T-1]: see recursion.py."""
+    """Inputs of the recursion, [B, T-1] each; see recursion.py."""
 
     scalars: vocab.VocabScalars
     beta_logit: jax.Array  # float32 log-odds
@@ -52,7 +52,7 @@ class StepInputs(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Control:
-    """R of a base, a `Guide`. Static; calls with equal shapes compile once."""
+    """A `Guide` that gives R for a base. Static: calls with equal shapes compile once."""
 
     model: Model  # the base
     direction: Direction
@@ -61,24 +61,22 @@ class Control:
 
     @property
     def entangled(self) -> bool:
-        """Whether direction and norm are one: r is log R itself."""
+        """Whether one network is both direction and norm (nado): r is log R itself."""
         return self.form == "split" and self.direction.link == "sigmoid"
 
     @property
     def excluded_ids(self) -> tuple[tuple[int, int], ...]:
-        """The base's ids without text: neither p nor the direction includes them."""
+        """The base's token ids without text, which neither p nor the direction includes."""
         return self.model.excluded_ids
 
     @property
     def recursive(self) -> bool:
-        """Whether R follows from the prompt's by recursion: then it is consistent at any
-        parameters.
-        """
+        """Whether R is computed recursively from the prompt's: consistent for any parameters."""
         return self.form != "split"
 
     @property
     def single_pass(self) -> bool:
-        """Whether q is the direction's own distribution: no base is needed to decode."""
+        """Whether q is the direction's own distribution, so that decoding needs no base."""
         return self.direction.link == "policy" and self.form != "projected"
 
     @property
@@ -124,8 +122,9 @@ class Control:
         return step_inputs.scalars.log_base + self.unroll(step_inputs, batch).log_ratio
 
     def log_direction(self, base_params: dict, params: dict, batch: Batch) -> jax.Array:
-        """Computes the same as `log_policy` for q proportional to p e^r: a projected q differs only
-        where R <= 1 bends it.
+        """Computes log q of each next token without the projection to R <= 1.
+
+        Equal to `log_policy` unless the form is projected.
         """
         tokens = batch.tokens
         if self.direction.link != "policy":
@@ -141,7 +140,7 @@ class Control:
         Args:
           base_params: the base's.
           params: the control's.
-          batch: [B, T] tokens; with the base's last hidden states its trunk is skipped.
+          batch: [B, T] tokens; if it holds the base's last hidden states, its trunk is not run.
 
         Returns:
           [B, T-1].
@@ -149,7 +148,7 @@ class Control:
         return self.unroll(self.step_inputs(base_params, params, batch), batch)
 
     def step_inputs(self, base_params: dict, params: dict, batch: Batch) -> StepInputs:
-        """Computes what `unroll` reads; see `values`."""
+        """Computes the inputs of `unroll`; arguments as for `values`."""
         tokens = batch.tokens
         chex.assert_rank([tokens, batch.prompt_length, batch.length], [2, 1, 1])
         if batch.states is not None:
@@ -166,7 +165,11 @@ class Control:
         )
         if self.entangled:
             return StepInputs(scalars, scalars.top)  # R of the peak's token
-        states = out.hidden if self.direction.own_states else jax.lax.stop_gradient(base.hidden)
+        states = (
+            out.hidden
+            if self.direction.norm_reads_own_states
+            else jax.lax.stop_gradient(base.hidden)
+        )
         return StepInputs(scalars, self.norm.logit(params["norm"], states[:, :-1]))
 
     def unroll(self, step_inputs: StepInputs, batch: Batch) -> Values:
@@ -186,7 +189,7 @@ class Control:
     ) -> NextValues:
         """Computes V of one prefix per row, and R after each next token.
 
-        Ids without text get a low and finite log R: log p alone excludes them.
+        Ids without text get a low but finite log R; only log p excludes them.
 
         Args:
           params: the control's.
@@ -206,7 +209,7 @@ class Control:
             return NextValues(log_v_B, r_BV, log_v_B - log_not_B, l_BV)
         below_BV = r_BV - r_BV.max(-1, keepdims=True)
         peak_B = -jax.nn.logsumexp(log_p_BV + below_BV, axis=-1)
-        state_BD = (out if self.direction.own_states else base)[0]
+        state_BD = (out if self.direction.norm_reads_own_states else base)[0]
         beta_B = self.norm.logit(params["norm"], state_BD)
         log_beta_B = jax.nn.log_sigmoid(beta_B)
         prev_B = log_beta_B if log_prev is None else log_prev

@@ -26,9 +26,9 @@ def _merge(control: schema.Control, adapter: Adapter, model: BaseModel) -> Direc
     return Merge(model, adapter)
 
 
-# By the name of control.direction.
+# The values of control.direction.
 DIRECTIONS = {"nado": _nado, "soft": _soft, "merge": _merge}
-# By the name of control.kind: a direction with a norm beside it, or `hard` with any of them.
+# The values of control.kind: a direction with a norm per prefix, or `hard` with any direction.
 KINDS = (*DIRECTIONS, "hard")
 
 

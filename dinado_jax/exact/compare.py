@@ -1,4 +1,4 @@
-"""The worlds of `dinado exact`, and every parameterisation trained in one and compared with q*."""
+"""The worlds of `dinado exact`: trains every parameterisation in one and compares it with q*."""
 
 import time
 from collections.abc import Iterator
@@ -88,7 +88,7 @@ def compare(
     norm_bias: str,
     seed: int,
 ) -> Iterator[dict[str, Any]]:
-    """Trains each variant in a world, and yields its record when it is done.
+    """Trains each variant in a world and yields its record.
 
     Args:
       kind: as of `setting`.
@@ -100,7 +100,7 @@ def compare(
       seed: of parameters and draws.
 
     Yields:
-      The figures of the last measurement, the curve of all, and steps and rollouts of the first one
+      The last measurement, the curve of all measurements, and steps and rollouts of the first one
       with 90% satisfaction (None: never).
     """
     for variant in variants:

@@ -109,10 +109,10 @@ def _trainer(control: Control, objective: Objective, train: Train) -> Callable[.
 def learn(
     setting: Setting, train: Train, budget: int, norm_bias: str, seed: int
 ) -> tuple[Params, list[dict[str, float]]]:
-    """Trains for `train.steps`, in rounds that draw equal parts of all rollouts.
+    """Trains for `train.steps` in rounds of equally many rollouts.
 
     Rounds after the first draw a share `train.mixture` from the base and the rest from the current
-    q. Training starts when there are both successes and failures: before, objectives are undefined.
+    q. Training starts once there are both successes and failures: objectives are undefined before.
 
     Args:
       setting: what to train.
@@ -122,8 +122,8 @@ def learn(
       seed: of parameters and batches.
 
     Returns:
-      The parameters, and for the end of each round steps, rollouts, the figures of `measure` and
-      the losses.
+      The parameters, and a record of each round: steps, rollouts, the figures of `measure` and the
+      losses at its end.
 
     Raises:
       Diverged: a loss is not finite.

@@ -1,7 +1,7 @@
-"""Tables instead of networks: one free parameter for every prefix and token.
+"""Tabular models: one free parameter for every prefix and token.
 
-The hidden state of a prefix is its one-hot vector, so that logits are factored like any model's,
-and everything built on a model (controls, recursion, objectives) runs unchanged.
+The hidden state of a prefix is a one-hot vector. Logits are then factored as for any model, and
+everything built on a model (controls, recursion, objectives) runs unchanged.
 
 P prefixes; V vocabulary; B rows of T tokens.
 """
@@ -49,7 +49,7 @@ class TableDirection:
 
     model: Table
     link: str
-    own_states = False
+    norm_reads_own_states = False
 
     def init(self, key: jax.Array, base_params: dict[str, Any]) -> jax.Array:
         """See `Direction.init`."""

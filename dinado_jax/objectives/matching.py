@@ -1,4 +1,4 @@
-"""Distribution matching: the likelihood of successes weighted by p / proposal."""
+"""Distribution matching: maximum likelihood of successes, weighted by p / proposal."""
 
 import dataclasses
 
@@ -6,8 +6,8 @@ import numpy as np
 
 from dinado_jax.config.schema import Train
 from dinado_jax.controls.control import Control
+from dinado_jax.objectives.direction_and_norm import DirectionAndNorm
 from dinado_jax.objectives.draws import LabeledBatch, successes
-from dinado_jax.objectives.halved import Halved
 from dinado_jax.objectives.norm import log_row
 from dinado_jax.objectives.terms import RowsAt, Term
 from dinado_jax.rollouts.arrays import Rollouts
@@ -32,6 +32,6 @@ class Likelihood:
         return Term(-likelihood.sum(), batch.label.sum())
 
 
-def matching(train: Train) -> Halved:
+def matching(train: Train) -> DirectionAndNorm:
     """`train.objective = "matching"`."""
-    return Halved(train, Likelihood())
+    return DirectionAndNorm(train, Likelihood())

@@ -1,4 +1,4 @@
-"""The objectives by the name that `train.objective` gives them."""
+"""The objectives by `train.objective`."""
 
 from collections.abc import Callable
 
@@ -21,6 +21,6 @@ OBJECTIVES: dict[str, Callable[[Train], Objective]] = {
 
 
 def phases(train: Train) -> list[tuple[int, Objective]]:
-    """What trains a control, in order: (end, objective), for the steps up to `end`."""
+    """Returns the objectives of a training run in order, each with the step at which it ends."""
     objective = OBJECTIVES[train.objective](train)
     return [(train.warmup_direction, Warmup(train)), (train.steps, objective)]

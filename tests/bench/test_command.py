@@ -143,7 +143,9 @@ def test_all_ways_take_turns():
         def end(self):
             return {"peak_bytes": 7}
 
-    found = measure.in_turns({"one": Fake("one", [3, 1, 8]), "other": Fake("other", [2, 2, 2])}, 3)
+    found = measure.interleave(
+        {"one": Fake("one", [3, 1, 8]), "other": Fake("other", [2, 2, 2])}, 3
+    )
     assert order == ["one", "other"] * 3
     assert found["one"] == {
         "temp_bytes": 3,
@@ -249,7 +251,7 @@ def test_records_of_decoding(small, capsys):
         (["train", "--length", "16"], "--prompt 16: it must be less than --length, 16"),
         (["decode", "--length", "1020"], "rows of 1036 tokens: the context holds 1024"),
         (["rollout", "--batch", "6", "--samples", "4"], "must be a multiple of --samples, 4"),
-        (["decode", "--peer-way", "torch"], "--peer-way chooses among the ways of a peer"),
+        (["decode", "--peer-way", "torch"], "--peer-way chooses a program of a peer"),
         (["train", "--peer", "nowhere.py"], "nowhere.py, no such file or directory: correct"),
         (["train", "--peer", "."], "., is a directory: name a file"),
         (["vocab", "--prompt", "3"], "unrecognized arguments: --prompt"),
@@ -293,7 +295,7 @@ def test_peers_are_timed_beside_ours(small, capsys, peer):
         ("1 +", "cannot be imported (SyntaxError"),
         ("ways = list", "has no function program(request): define it"),
         ("program = ways = 3", "has no function ways(request): define it"),
-        (PEER.replace("[f", "['ours', f"), "its way 'ours' has a name in use: rename it"),
+        (PEER.replace("[f", "['ours', f"), "the name of its program 'ours' is taken: rename it"),
     ],
 )
 def test_peers_that_are_refused(tmp_path, capsys, content, said):
