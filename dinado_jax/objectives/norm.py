@@ -36,7 +36,7 @@ def prompt_rate(control: Control, params: dict, base_params: dict, batch: NormBa
 def value_terms(
     control: Control, params: dict, base_params: dict, batch: NormBatch
 ) -> dict[str, Term]:
-    """Computes cross entropy between label and V before every target token and R at the end, and for
+    """Computes cross entropy between label and V before every target token and R at the end; for
     the split form the Bellman residual.
     """
     values = control.values(base_params, params, batch)

@@ -76,7 +76,7 @@ def test_commongen_needs_its_sources():
             ],
             "set train.balance=true, or rollout.references=false",
         ),
-        (["train.mixture=0.3"], "train.mixture = 0.3 of train.refresh_samples = 8 is no whole"),
+        (["train.mixture=0.3"], "train.mixture = 0.3 of train.refresh_samples = 8 is not a whole"),
         (["train.mixture=0.5", "train.refresh_samples=3"], "is not a whole number of samples"),
         (["train.mixture=0.5", "rollout.top_p=0.9"], "train.mixture weights plain samples"),
         (["train.mixture=0.5", "rollout.top_k=5"], "train.mixture weights plain samples"),
