@@ -89,12 +89,10 @@ class Control:
         return guided_variables(base_params, (self,), (params,), (NEUTRAL,))
 
     def single_pass_variables(self, base_params: dict, params: dict) -> dict[str, Any]:
-        """See `SinglePassGuide`."""
         direction = cast(PolicyDirection, self.direction)
         return direction.policy_variables(base_params, params["direction"])
 
     def decode_params(self, params: dict) -> dict:
-        """See `Guide.decode_params`."""
         return {**params, "direction": self.direction.decode_params(params["direction"])}
 
     def init(self, key: jax.Array, base_params: dict, success_rate: float) -> dict:
@@ -106,16 +104,7 @@ class Control:
         return params
 
     def log_policy(self, base_params: dict, params: dict, batch: Batch) -> jax.Array:
-        """Computes log q of each next token, in one parallel pass.
-
-        Args:
-          base_params: the base's.
-          params: the control's.
-          batch: [B, T] tokens.
-
-        Returns:
-          float32 [B, T-1] nats.
-        """
+        """Computes log q of each next token in one parallel pass: float32 [B, T-1] nats."""
         if self.form != "projected":
             return self.log_direction(base_params, params, batch)
         step_inputs = self.step_inputs(base_params, params, batch)
@@ -135,20 +124,14 @@ class Control:
         )
 
     def values(self, base_params: dict, params: dict, batch: Batch) -> Values:
-        """Computes V and R of every prefix; gradients reach the parameters, never the base.
+        """Computes V and R of every prefix, [B, T-1]; gradients reach `params`, never the base.
 
-        Args:
-          base_params: the base's.
-          params: the control's.
-          batch: [B, T] tokens; if it holds the base's last hidden states, its trunk is not run.
-
-        Returns:
-          [B, T-1].
+        The base's trunk is not run if the batch holds its last hidden states.
         """
         return self.unroll(self.step_inputs(base_params, params, batch), batch)
 
     def step_inputs(self, base_params: dict, params: dict, batch: Batch) -> StepInputs:
-        """Computes the inputs of `unroll`; arguments as for `values`."""
+        """Computes the inputs of `unroll`; see `values`."""
         tokens = batch.tokens
         chex.assert_rank([tokens, batch.prompt_length, batch.length], [2, 1, 1])
         if batch.states is not None:
@@ -174,10 +157,15 @@ class Control:
 
     def unroll(self, step_inputs: StepInputs, batch: Batch) -> Values:
         """Runs the recursion over the rows of a batch."""
-        (*_, below, gap, logit), peak = step_inputs.scalars, step_inputs.scalars.peak
-        drawn = logit if self.entangled else None
+        scalars = step_inputs.scalars
         return unroll(
-            self.form, step_inputs.beta_logit, below, peak, gap, target_mask(batch), drawn
+            self.form,
+            step_inputs.beta_logit,
+            scalars.below,
+            scalars.peak,
+            scalars.gap,
+            target_mask(batch),
+            scalars.logit if self.entangled else None,
         )
 
     def log_values(
@@ -192,7 +180,7 @@ class Control:
         Ids without text get a low but finite log R; only log p excludes them.
 
         Args:
-          params: the control's.
+          params: the control's parameters.
           base: state [B, D] and vocabulary [V, D] of the base at the prefix.
           out: the same of the direction.
           log_prev: [B] nats, log R after the prefix's last token; None for a prompt, where the
@@ -243,7 +231,7 @@ class Control:
         samples: int,
         steps: int,
     ) -> tuple[NextValues, ControlState]:
-        """See `Guide.prefill`; a control reads no condition."""
+        # A control reads no condition.
         out = self.direction.forward(base_params, params["direction"], base, prompts.tokens)
         of_base, of_direction = (
             (last_token_states(each.hidden, prompts.lengths), each.vocabulary)
@@ -256,7 +244,6 @@ class Control:
     def step(
         self, params: dict, base_params: dict, base: Output, tokens: jax.Array, state: ControlState
     ) -> tuple[NextValues, ControlState]:
-        """See `Guide.step`."""
         new = tokens[:, None]
         out = self.direction.forward(base_params, params["direction"], base, new, state.cache)
         log_prev = None

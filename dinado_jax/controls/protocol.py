@@ -46,8 +46,6 @@ class Direction(Protocol):
         """Factored logits for every position.
 
         Args:
-          base_params: the base's parameters.
-          params: this direction's.
           base: the base's output on the tokens; None only for link "policy", which may ignore it.
           tokens: int32 [B, T]; with a cache [R, 1], one more token of every row.
           cache: this direction's, of the preceding tokens.

@@ -166,7 +166,10 @@ def make_plan(settings: Parallel) -> Plan:
       InputError: a process has fewer devices than `parallel.devices`, or `parallel.fsdp` does not
         divide the number of all devices.
     """
-    per_process = [_devices_of(process) for process in range(jax.process_count())]
+    per_process = [
+        [device for device in jax.devices() if device.process_index == process]
+        for process in range(jax.process_count())
+    ]
     fewest = min(map(len, per_process))
     if settings.devices > fewest:
         raise InputError(
@@ -181,10 +184,6 @@ def make_plan(settings: Parallel) -> Plan:
         )
     grid = np.array(devices).reshape(-1, settings.fsdp)
     return Plan(settings.mode, Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 2))
-
-
-def _devices_of(process: int) -> list[Any]:
-    return [device for device in jax.devices() if device.process_index == process]
 
 
 def local_mesh(plan: Plan) -> Mesh:

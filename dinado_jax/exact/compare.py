@@ -58,10 +58,9 @@ def setting(kind: str, world: World, variant: str, seed: int) -> Setting:
 
     Args:
       kind: table | ends | neural, a key of WORLDS.
-      world: the world.
       variant: a key of VARIANTS. The direction of hard is merge's in tables; in neural worlds it is
         soft's, which comes closer to q* there.
-      seed: of the draws.
+      seed: of the rollouts.
     """
     name, form = VARIANTS[variant]
     if kind != "neural":
@@ -91,10 +90,7 @@ def compare(
     """Trains each variant in a world and yields its record.
 
     Args:
-      kind: as of `setting`.
-      world: the world.
-      train: settings of training.
-      variants: keys of VARIANTS.
+      kind, variants: keys of WORLDS and of VARIANTS.
       rollouts: in all rounds together.
       norm_bias: "success_rate", the first value of the norm, or "zero": 1/2.
       seed: of parameters and draws.

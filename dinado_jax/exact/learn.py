@@ -73,8 +73,6 @@ def judged(
     """Returns sequences of the world as rollouts with their labels.
 
     Args:
-      world: the world.
-      optimum: its labels.
       index: int [N], which sequences.
       log_ratio: float [N, T-1], log q / p of every token in nats; 0 after a row's end.
       alpha: share of p in the proposal alpha p + (1 - alpha) q that they were drawn from.
@@ -115,8 +113,6 @@ def learn(
     q. Training starts once there are both successes and failures: objectives are undefined before.
 
     Args:
-      setting: what to train.
-      train: settings of training.
       budget: rollouts in all rounds together.
       norm_bias: as of `compare.compare`.
       seed: of parameters and batches.
@@ -159,11 +155,9 @@ def draw_round(
     """Draws the rollouts of a round: from the base in the first one, from the mixture later.
 
     Args:
-      setting: what is trained.
       params: of q; None in the first round.
-      count: N.
       alpha: share of the base in the mixture.
-      number: of the round, a part of the seed.
+      number: of the round, part of the seed.
     """
     if params is None:
         return setting.draw(None, count, number)

@@ -56,9 +56,7 @@ class Guide(Protocol):
 
         Args:
           params: the guide's arrays, as `decode_params` returns them.
-          base_params: the base's.
           base: the base's output on the prompts, [B, T].
-          prompts: tokens, lengths and conditions.
           samples: S, rows per prompt.
           steps: number of tokens that will be read per row.
 
@@ -74,10 +72,8 @@ class Guide(Protocol):
 
         Args:
           params: the guide's arrays, as `decode_params` returns them.
-          base_params: the base's.
           base: the base's output on the tokens, [R, 1].
           tokens: int32 [R].
-          state: of the previous step.
 
         Returns:
           The values after the tokens, [R], and the new state.

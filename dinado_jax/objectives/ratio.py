@@ -6,11 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from dinado_jax.config.schema import Train
 from dinado_jax.controls.control import Control
 from dinado_jax.data.batch import Array, Batch
 from dinado_jax.data.batching import Draws, take
-from dinado_jax.objectives.direction_and_norm import DirectionAndNorm
 from dinado_jax.objectives.norm import log_row
 from dinado_jax.objectives.terms import RowsAt, Term
 from dinado_jax.rollouts.arrays import Rollouts
@@ -73,8 +71,3 @@ class Divergence:
         # For log d = inf the first summand is 0, and stays so in gradients.
         ratio = jnp.exp(capped) * (1 + jnp.where(log_ratio > _CAP, log_ratio - _CAP, 0.0))
         return Term((ratio - batch.optimal_ratio * log_q).sum(), jnp.ones_like(log_q).sum())
-
-
-def ratio(train: Train) -> DirectionAndNorm:
-    """`train.objective = "ratio"`."""
-    return DirectionAndNorm(train, Divergence())

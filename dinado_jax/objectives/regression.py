@@ -7,11 +7,9 @@ import numpy as np
 import optax
 from flax import struct
 
-from dinado_jax.config.schema import Train
 from dinado_jax.controls.control import Control
 from dinado_jax.data.batch import Array, Batch
 from dinado_jax.data.batching import Draws, take
-from dinado_jax.objectives.direction_and_norm import DirectionAndNorm
 from dinado_jax.objectives.draws import sampling_weights
 from dinado_jax.objectives.norm import log_row
 from dinado_jax.objectives.terms import RowsAt, Term
@@ -68,8 +66,3 @@ class RowRegression:
         error = jnp.where(batch.label > 0, error, jnp.maximum(error, 0.0))
         loss = optax.losses.huber_loss(error, delta=_HUBER)
         return Term(loss.sum(), jnp.ones_like(error).sum())
-
-
-def regression(train: Train) -> DirectionAndNorm:
-    """`train.objective = "regression"`."""
-    return DirectionAndNorm(train, RowRegression(train.margin))

@@ -44,7 +44,7 @@ def trained_base(context: Context, place: Callable[[dict], dict]) -> Base:
 
 
 def load_base(settings: schema.Base, path: str | Path, place: Callable[[dict], dict]) -> Base:
-    """Loads a base in the configured precision; arguments as `trained_base`."""
+    """Loads a base in the configured precision; `place` as in `trained_base`."""
     return load_gpt2(
         path,
         dtype=settings.dtype,

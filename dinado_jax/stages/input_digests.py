@@ -28,10 +28,8 @@ def input_digests(name: str, context: Context) -> dict[str, str]:
 
 def stage_input_digests(name: str, run: RunFolder) -> dict[str, str]:
     """Returns the SHA-256 of the results of the finished stages that a stage reads."""
-    digests = {
-        f"the results of stage {earlier}": run.results_digest(earlier) for earlier in READS[name]
-    }
-    return {what: digest for what, digest in digests.items() if digest}
+    records = {earlier: run.finished(earlier) for earlier in READS[name]}
+    return {f"the results of stage {stage}": one.digest for stage, one in records.items() if one}
 
 
 def _from_outside(name: str, context: Context) -> dict[str, str]:

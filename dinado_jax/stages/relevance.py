@@ -4,6 +4,7 @@ A setting has an effect if another value of it would change the result of the ru
 memory. `ALWAYS` and `RULES` name every key of the schema once.
 """
 
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -101,22 +102,18 @@ def _has_bellman(config: Config) -> bool:
 
 def _sampling(name: str) -> tuple[Rule, ...]:
     """Returns the rules of a section, rollout or decode."""
-
-    def temperature(config: Config) -> bool:
-        settings = getattr(config, name)
-        return settings.temperature == 0 or settings.top_k != 1
+    of = operator.attrgetter(name)
 
     def top_k(config: Config) -> bool:
-        settings = getattr(config, name)
-        fewer = config.base.path or settings.top_k < config.base.vocab_size
-        return settings.temperature > 0 and bool(fewer)
-
-    def top_p(config: Config) -> bool:
-        settings = getattr(config, name)
-        return settings.temperature > 0 and settings.top_k != 1
+        fewer = config.base.path or of(config).top_k < config.base.vocab_size
+        return of(config).temperature > 0 and bool(fewer)
 
     return (
-        Rule(f"{name}.temperature", temperature, f"{name}.top_k=1 is greedy"),
+        Rule(
+            f"{name}.temperature",
+            lambda c: of(c).temperature == 0 or of(c).top_k != 1,
+            f"{name}.top_k=1 is greedy",
+        ),
         Rule(
             f"{name}.top_k",
             top_k,
@@ -124,7 +121,7 @@ def _sampling(name: str) -> tuple[Rule, ...]:
         ),
         Rule(
             f"{name}.top_p",
-            top_p,
+            lambda c: of(c).temperature > 0 and of(c).top_k != 1,
             f"only for {name}.temperature above 0 and {name}.top_k other than 1",
         ),
     )

@@ -40,11 +40,7 @@ class Rounds:
         return self.context.run.path / "train"
 
     def rollouts_up_to(self, number: int, params: dict) -> list[Rollouts]:
-        """Returns the rollouts of rounds 0 .. number.
-
-        Args:
-          params: of the control, from which the newest round is sampled unless it is on disk.
-        """
+        """Returns the rollouts of rounds 0 .. number; `params` sample the newest if needed."""
         rounds, fingerprint = [self.initial], self.context.run.fingerprint("train")
         for earlier in range(1, number + 1):
             path = self._folder / f"round_{earlier}.npz"

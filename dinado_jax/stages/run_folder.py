@@ -213,11 +213,6 @@ class RunFolder:
                     f"back what was there, or {_again(self.path, name)}"
                 )
 
-    def results_digest(self, name: str) -> str:
-        """Returns the SHA-256 of the results of a stage, "" if it is not done."""
-        record = self.finished(name)
-        return "" if record is None else record.digest
-
     def fingerprint(self, name: str) -> str:
         """Returns the SHA-256 of everything that the results of a started stage depend on."""
         before = read_sealed(self.path / name / "config.json", _again(self.path, name))

@@ -42,7 +42,7 @@ _FIX = "restore the original files, or delete that folder (and done.json next to
 
 
 class Checkpoints:
-    """Keeps the newest two states of a training run and the one with the lowest loss.
+    """Keeps the newest two states of a training run.
 
     A context manager. All processes make the same calls.
 
@@ -59,16 +59,10 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         # Orbax needs an absolute path; `resolve` would raise for links in a circle.
         self._folder, self._base = folder.absolute(), base
-        lowest = policies.BestN(
-            get_metric_fn=lambda metrics: metrics["loss"],
-            reverse=True,
-            n=1,
-            keep_checkpoints_without_metrics=False,
-        )
         options = ocp.CheckpointManagerOptions(
             create=True,
             cleanup_tmp_directories=True,  # left by killed processes
-            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(2), lowest]),
+            preservation_policy=policies.LatestN(2),
             async_options=ocp.AsyncOptions(
                 post_finalization_callback=self._seal, timeout_secs=_TIMEOUT
             ),
@@ -94,21 +88,15 @@ class Checkpoints:
             self._manager.wait_until_finished()
             self._manager.close()
 
-    def save(self, step: int, state: Any, loss: float | None = None) -> None:
-        """Writes a state in the background, unless this step exists already.
-
-        Args:
-          step: number of steps done.
-          state: pytree of arrays.
-          loss: of that step; None does not compete for the lowest.
+    def save(self, step: int, state: Any) -> None:
+        """Writes a state, a pytree of arrays, in the background unless this step exists already.
 
         Raises:
           InputError: here or on exit, if the disk is full.
         """
         if step not in self._manager.all_steps():
-            metrics = None if loss is None else {"loss": loss}
             with catch_disk_full(self._folder):
-                self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+                self._manager.save(step, args=ocp.args.StandardSave(state))
 
     def newest(self) -> Path | None:
         """Returns the folder of the newest committed checkpoint, or None."""
@@ -129,8 +117,8 @@ class Checkpoints:
           InputError: if every checkpoint is damaged, or the newest undamaged one belongs to another
             base or has another structure, shapes or dtypes.
         """
-        errors = {}
-        step = broadcast(self._newest_intact(errors) if is_main() else _NONE)
+        step, errors = self._newest_intact() if is_main() else (_NONE, {})
+        step = broadcast(step)
         if step in (_DAMAGED, _FOREIGN):
             what = "is intact" if step == _DAMAGED else "belongs to this base"
             found = "; ".join(f"{step}, {error}" for step, error in errors.items())
@@ -147,11 +135,12 @@ class Checkpoints:
             )
         return self._manager.restore(step, args=ocp.args.StandardRestore(like))
 
-    def _newest_intact(self, errors: dict[int, str]) -> int:
-        """Returns the newest intact step, or a code for why there is none.
+    def _newest_intact(self) -> tuple[int, dict[int, str]]:
+        """Returns the newest intact step, or a code for why there is none, and errors by step.
 
-        Fills `errors` by step. Moves damaged checkpoints aside if there is an older intact one.
+        Moves damaged checkpoints aside if there is an older intact one.
         """
+        errors = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             base, error = _examined(self._folder / str(step))
             if step > LARGEST["train.steps"]:
@@ -161,14 +150,14 @@ class Checkpoints:
                 continue
             if base != self._base:
                 errors[step] = f"written for base {base[:12]}, this is {self._base[:12]}"
-                return _FOREIGN
+                return _FOREIGN, errors
             for damaged, error in errors.items():
                 aside = self._folder / f"damaged_{damaged}"
                 shutil.rmtree(aside, ignore_errors=True)
                 (self._folder / str(damaged)).rename(aside)
                 print_once(f"checkpoint {damaged} in {self._folder}: {error}; going back to {step}")
-            return step
-        return _DAMAGED if errors else _NONE
+            return step, errors
+        return (_DAMAGED if errors else _NONE), errors
 
     def _seal(self) -> None:
         """Writes the manifest of the checkpoint about to be committed."""

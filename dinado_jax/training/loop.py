@@ -185,7 +185,7 @@ class Loop:
                 signum = (any_signal(signals.received_signal()) or [0])[0]
                 if now % self.run.save_every == 0 or now == phase.stop or signum:
                     shown, pending, log_due = log_metrics(pending), [], False
-                    self.checkpoints.save(now, self.plan.to_host(state), **shown)
+                    self.checkpoints.save(now, self.plan.to_host(state))
                 progress.advance(1, **shown)
                 if signum:
                     raise signals.Stopped(signum)
