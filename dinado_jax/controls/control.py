@@ -11,7 +11,7 @@ Training calls `values`, or `log_policy` or `log_direction` where only q matters
 `log_values` once per token: a control is a `Guide`. All are pure functions of the parameters
 {"direction": .., ["norm": ..]}.
 
-B rows, T tokens, D model width, V vocabulary.
+B rows, T tokens, D model width, V vocabulary. docs/method.md defines the symbols.
 """
 
 import dataclasses

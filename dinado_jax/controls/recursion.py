@@ -29,7 +29,7 @@ always are. A clamped R may exceed 1: see bernoulli.logit for its log-odds. All 
 Near R = 1 float32 logarithms lose 1 - R, and a floor of log R would stop gradients, so losses use
 log-odds, which are carried along with the logarithms.
 
-B rows, T columns.
+B rows, T columns. docs/method.md defines the symbols.
 """
 
 import functools
