@@ -82,25 +82,25 @@ BUGS = [
         DRAWS + " stages/test_pipeline.py",
     ),
     Bug(
-        "objectives/halved.py",
+        "objectives/direction_and_norm.py",
         "norm_rows(rollouts, weight, self.train, seed)",
         "norm_rows(rollouts, weight, self.train, 0)",
         OBJECTIVES,
     ),
     Bug(
-        "objectives/halved.py",
+        "objectives/direction_and_norm.py",
         "if detach and not control.entangled:",
         "if not control.entangled:",
         OBJECTIVES,
     ),
     Bug(
-        "objectives/halved.py",
+        "objectives/direction_and_norm.py",
         "if detach and control.recursive:",
         "if control.recursive:",
         OBJECTIVES,
     ),
     Bug(
-        "objectives/halved.py",
+        "objectives/direction_and_norm.py",
         '("norm",) if control.single_pass',
         '("norm",) if control.recursive',
         "objectives rollouts stages/test_pipeline.py",
@@ -173,7 +173,7 @@ BUGS = [
     Bug("objectives/regression.py", "jnp.maximum(error, 0.0)", "error", OBJECTIVES),
     Bug(
         "objectives/regression.py",
-        "weight_of_draws(rollouts, weight)",
+        "sampling_weights(rollouts, weight)",
         "np.ones(len(rollouts))",
         OBJECTIVES,
     ),
@@ -382,8 +382,8 @@ BUGS = [
     ),
     Bug(
         "guides/tilt.py",
-        'kept = numbers["strength"] * kept',
-        'kept = numbers["strength"] + kept',
+        "0.0, strength * tilted)",
+        "0.0, strength + tilted)",
         "guides",
     ),
     # Models and text.

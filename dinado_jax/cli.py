@@ -1,4 +1,4 @@
-"""The `dinado` command: arguments only; each command calls one function."""
+"""The `dinado` command: parses arguments; each command calls one function."""
 
 import argparse
 import contextlib
@@ -31,13 +31,13 @@ _STAGE_HELP = {
     "generate": "continue held-out prompts, with and without control",
     "evaluate": "measure success, KL to the base and efficiency",
 }
-_CHANGES = "changes a value of the configuration; the last counts where a key comes twice"
+_CHANGES = "changes a value of the configuration; of equal keys the last one is used"
 _DISK = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EROFS), "write")
 _DISK |= dict.fromkeys((errno.EACCES, errno.EPERM), "open")
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as all errors are said."""
+    """Reports errors in one line, like all other errors of the package."""
 
     def error(self, message: str) -> NoReturn:
         message = message.removeprefix("argument ")
@@ -125,7 +125,7 @@ def _add_exact(commands: _Commands) -> None:
 
 
 _BENCH = {
-    "vocab": "scalars of a control and their gradient, fused and written out",
+    "vocab": "scalars of a control and their gradient, fused and naive",
     "train": "a training step of the published objective",
     "decode": "sampling under a control",
     "rollout": "samples of prompts, judged by an oracle on the host",
@@ -134,7 +134,9 @@ _BENCH = {
 
 
 def _add_bench(commands: _Commands) -> None:
-    bench = commands.add_parser("bench", help="throughput and memory, beside other ways")
+    bench = commands.add_parser(
+        "bench", help="measure throughput and memory, compared with other implementations"
+    )
     bench.set_defaults(overrides=[])
     kinds = bench.add_subparsers(dest="what", required=True, metavar="WHAT")
     for what, text in _BENCH.items():
@@ -154,7 +156,7 @@ def _add_bench_options(what: str, command: argparse.ArgumentParser) -> None:
     command.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     number("batch", 64, "rows")
     number("length", 64, "tokens of a row" if rows else "new tokens of a row")
-    number("repeats", 5, "timed runs of each way")
+    number("repeats", 5, "timed runs of each implementation")
     if what == "vocab":
         command.add_argument("--trained", action="store_true", help="the matrix is trained too")
         return
@@ -162,21 +164,24 @@ def _add_bench_options(what: str, command: argparse.ArgumentParser) -> None:
     number("layers", 4, "of nado's head, and of soft's trunk")
     command.add_argument("--peer", type=Path, metavar="FILE", help="a Python file with programs")
     command.add_argument(
-        "--peer-way", action="append", metavar="NAME", help="of those; may be given several times"
+        "--peer-way",
+        action="append",
+        metavar="NAME",
+        help="one of its programs; may be given several times",
     )
     if what == "rollout":
         number("samples", 8, "rows that share a prompt")
         number("queues", 1, "samples that each row draws, on average")
         number("ends", 0.0, "chance of each token to end its sample")
     if what == "beam":
-        number("beams", 4, "hypotheses kept of a row")
+        number("beams", 4, "hypotheses per row")
     if what in ("decode", "rollout"):
         number("top-k", 0, "0 is off")
         number("top-p", 1.0, "1 is off")
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    """InputError for words that are no command, option or value."""
+    """Parses arguments. InputError for unknown commands, options or values."""
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
     for flag in (word for word in rest if word.startswith("-")):
@@ -184,7 +189,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         raise InputError(f"unrecognized arguments: {escape(flag)}: {near}")
     if args.command is None:
         raise InputError(f"no command given: one of {', '.join(_choices(parser))}")
-    # What follows an option is left over: argparse has filled `overrides` by then.
+    # argparse leaves over what follows an option, because it has filled `overrides` by then.
     args.overrides = [*args.overrides, *rest]
     return args
 
@@ -205,7 +210,7 @@ def _options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[
 
 
 def _near(word: str, words: Iterable[str]) -> str:
-    """A hint at one of the words, or at all."""
+    """Suggests the closest of the words, or all of them."""
     words = list(words)
     close = difflib.get_close_matches(word, words, 1)
     return f"did you mean {close[0]}?" if close else f"one of {', '.join(words)}"
@@ -237,7 +242,7 @@ def _run_stages(args: argparse.Namespace) -> None:
     whole = args.command in ("demo", "run")
     names = tuple(_STAGE_HELP) if whole else (args.command,)
     if args.out and any(text.startswith("run.folder=") for text in args.overrides):
-        raise InputError("run.folder plays no part beside --out: leave out one of them")
+        raise InputError("run.folder has no effect with --out: leave out one of them")
     config = load_config(getattr(args, "config", None), args.overrides)
     if args.print_config or args.dry_run:
         pipeline.check(config, names)
@@ -251,13 +256,13 @@ def _run_stages(args: argparse.Namespace) -> None:
 
     processes.connect()
     signals.install_handlers()
-    processes.barrier("all are here")
+    processes.barrier("connected")
     with _diverging():
         pipeline.run_stages(config, names, args.out)
     try:
         if names[-1] == "evaluate" and processes.is_main():
             pipeline.show_report(config, args.out)
-    except streams.ReaderGone:  # which is no failure to tell the others of
+    except streams.ReaderGone:  # not a failure of the run
         processes.barrier("all is shown")
         raise
     processes.barrier("all is shown")
@@ -265,7 +270,7 @@ def _run_stages(args: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def _diverging():
-    """A loss that is not finite is told in one line."""
+    """Reports a loss that is not finite in one line."""
     from dinado_jax.training.loop import Diverged
 
     try:
@@ -303,6 +308,6 @@ def _fail(message: object, code: int) -> NoReturn:
 
 
 def _leave(code: int, why: str) -> NoReturn:
-    if "dinado_jax.distributed.processes" in sys.modules:  # only then can there be several
+    if "dinado_jax.distributed.processes" in sys.modules:  # else there is one process
         sys.modules["dinado_jax.distributed.processes"].abort(code, why)
     sys.exit(code)

@@ -18,8 +18,8 @@ _FIXES = {
     errno.EPERM: "change its permissions",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.ELOOP: "its links lead back to themselves, remove them",
-    errno.EEXIST: "a file stands where a folder belongs, move it away",
-    errno.ENOTEMPTY: "a folder stands where a file belongs, move it away",
+    errno.EEXIST: "expected a folder but found a file, move it",
+    errno.ENOTEMPTY: "expected a file but found a folder, move it",
     errno.EROFS: ELSEWHERE,
     errno.ENOSPC: ELSEWHERE,
     errno.EDQUOT: ELSEWHERE,
@@ -51,7 +51,7 @@ def quote(value: object) -> str:
 
 
 def escape(text: str) -> str:
-    """Returns text with control and unprintable characters as escapes: terminals obey some."""
+    """Escapes control and unprintable characters, some of which terminals would interpret."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
@@ -80,7 +80,7 @@ def os_error(path: object, error: OSError | ValueError) -> InputError:
 
 
 def _messages(error: BaseException | None) -> str:
-    """The messages of an exception and of its causes."""
+    """Joins the messages of an exception and of its causes."""
     return f"{error} {_messages(error.__cause__ or error.__context__)}" if error else ""
 
 

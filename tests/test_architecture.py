@@ -6,8 +6,8 @@ from pathlib import Path
 import support
 
 PACKAGE = support.ROOT / "dinado_jax"
-# From low to high: a folder, or a module of the root, imports only what stands before it.
-ROOMS = [
+# From low to high: a folder, or a module of the root, imports only what comes before it.
+LAYERS = [
     "errors",
     "utils",
     "config",
@@ -45,12 +45,12 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def room(parts: tuple[str, ...]) -> str:
+def layer(parts: tuple[str, ...]) -> str:
     return parts[0].removesuffix(".py")
 
 
 def imported(path: Path) -> set[str]:
-    """The rooms that a module imports from, at its head or inside a function."""
+    """The layers that a module imports from, at its top or inside a function."""
     found = set()
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
@@ -61,7 +61,7 @@ def imported(path: Path) -> set[str]:
             continue
         parts = [name.split(".") for name in names]
         found |= {part[1] for part in parts if part[0] == "dinado_jax" and len(part) > 1}
-    return found & set(ROOMS)
+    return found & set(LAYERS)
 
 
 def functions(path: Path):
@@ -81,22 +81,22 @@ def functions(path: Path):
     yield from within(tree(path), True)
 
 
-def test_every_module_has_a_room():
-    assert {room(path.relative_to(PACKAGE).parts) for path in MODULES} <= set(ROOMS)
+def test_every_module_has_a_layer():
+    assert {layer(path.relative_to(PACKAGE).parts) for path in MODULES} <= set(LAYERS)
 
 
 def test_the_root_holds_at_most_eight_files():
     assert len(list(PACKAGE.glob("*.py"))) <= 8
 
 
-def test_no_room_imports_a_higher_one():
+def test_no_layer_imports_a_higher_one():
     upward = []
     for path in MODULES:
-        own = room(path.relative_to(PACKAGE).parts)
+        own = layer(path.relative_to(PACKAGE).parts)
         upward += [
             f"{path.relative_to(PACKAGE)} -> {other}"
             for other in imported(path)
-            if ROOMS.index(other) > ROOMS.index(own)
+            if LAYERS.index(other) > LAYERS.index(own)
         ]
     assert not upward
 

@@ -170,7 +170,7 @@ def test_what_a_run_does_is_told_by_what_is_its_own(capsys, tmp_path):
             ["demo", "a.toml"],
             "override 'a.toml' on the command line: write it as section.key=value",
         ),
-        (["run", str(DEMO), "--out", "x", "run.folder=y"], "run.folder plays no part beside --out"),
+        (["run", str(DEMO), "--out", "x", "run.folder=y"], "run.folder has no effect with --out"),
     ],
 )
 def test_slips_of_the_command_line(capsys, argv, what):
@@ -255,7 +255,7 @@ def test_what_can_be_known_is_known_before_anything_is_done(
 
 def test_rules_are_for_kinds_that_have_a_delta(capsys, tmp_path):
     argv = command("run", tmp_path, "control.kind=nado", "delta.rank=17")
-    assert "delta.rank = 17 in the command line plays no part" in refused(capsys, argv)
+    assert "delta.rank = 17 in the command line has no effect" in refused(capsys, argv)
 
 
 def test_room_for_new_tokens_in_a_given_base(capsys, base, tmp_path):

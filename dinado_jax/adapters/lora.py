@@ -1,12 +1,12 @@
-"""LoRA: low-rank changes of a base's matrices (Hu et al., arXiv 2106.09685), and free ones of the
-rest.
+"""LoRA: low-rank changes of a base's matrices (Hu et al., arXiv 2106.09685), and unconstrained ones
+of other parameters.
 
 The parameters, a delta, are {path: change} over the base's "/"-joined parameter paths, such as
 "h_0/attn/c_attn/kernel":
 
     {"a": [in, rank], "b": [rank, out]}     a low-rank change, alpha / rank * a @ b
-    {"full": [the parameter's shape]}       a free one, for LayerNorms, biases, position tables, or
-                                            everything when a whole model is tuned
+    {"full": [the parameter's shape]}       an unconstrained one, for LayerNorms, biases, position
+                                            tables, or all parameters if the whole model is tuned
 
 `b` and `full` start at zero, so a fresh delta is exactly the identity.
 """
@@ -38,7 +38,7 @@ class LoRA:
     rank: int  # >= 1
     alpha: float
     low_rank: tuple[str, ...]  # rules for matrices
-    full: tuple[str, ...] = ()  # rules for parameters of any rank that change freely
+    full: tuple[str, ...] = ()  # rules for parameters of any shape, changed without constraint
 
     @property
     def scale(self) -> float:
@@ -46,11 +46,11 @@ class LoRA:
         return self.alpha / self.rank
 
     def init(self, key: jax.Array, base_params: dict) -> Delta:
-        """A zero delta, `a` uniform within 1 / sqrt(in), as LoRA is usually initialised.
+        """Initialises a zero delta as usual for LoRA: `b` = 0, `a` uniform within 1 / sqrt(in).
 
         Raises:
-          InputError: for a rule that is no regular expression or matches nothing, for a vector with
-            a low-rank rule, for a rank above what a matrix can have, and for no path at all.
+          InputError: a rule is not a regular expression or matches nothing, a low-rank rule matches
+            a vector, the rank exceeds that of a matrix, or no parameter is matched.
         """
         shapes = _shapes(base_params)
         factored, free = self._paths(shapes)
@@ -60,14 +60,14 @@ class LoRA:
                 continue
             rows, columns = shapes[path]
             bound = rows**-0.5
-            # A path's key follows from its place among all that the rules match.
+            # The key depends on the index among all matched paths, those of `full` included.
             a_key = jax.random.fold_in(key, index)
             a = jax.random.uniform(a_key, (rows, self.rank), jnp.float32, -bound, bound)
             delta[path] = {"a": a, "b": jnp.zeros((self.rank, columns), jnp.float32)}
         return delta
 
     def variables(self, base_params: dict, params: Delta) -> dict:
-        # The scale goes into the small b: layers know nothing of it.
+        # The scale is folded into b, so that layers need not know it.
         delta = {
             path: change if "full" in change else {"a": change["a"], "b": change["b"] * self.scale}
             for path, change in params.items()
@@ -75,7 +75,7 @@ class LoRA:
         return {"params": base_params, "delta": nested(delta)}
 
     def merge(self, base_params: dict, params: Delta) -> dict:
-        """The base's parameters with the delta added in float32 and cast back."""
+        """Adds the delta to the base's parameters in float32 and casts back."""
         _check_fit(params, _shapes(base_params))
         flat = by_path(base_params)
         for path, change in params.items():
@@ -87,7 +87,7 @@ class LoRA:
         return nested(flat)
 
     def _paths(self, shapes: Shapes) -> tuple[list[str], list[str]]:
-        """The paths that rules of either kind match. InputError as `init`."""
+        """Returns the paths that each kind of rule matches. InputError as in `init`."""
         free = _matching(shapes, self.full, "delta.full")
         factored = _matching(shapes, self.low_rank, "delta.low_rank")
         for path in sorted(set(factored) - set(free)):
@@ -109,7 +109,7 @@ class LoRA:
 
 
 FULL = LoRA(rank=1, alpha=1.0, low_rank=(), full=(".*",))
-"""Every parameter changes freely: a full copy of the base."""
+"""Changes every parameter without constraint: a full copy of the base."""
 
 
 def lora(settings: schema.Delta, defaults: DeltaRules) -> LoRA:
@@ -127,14 +127,14 @@ def _shapes(params: dict) -> Shapes:
 
 
 def _matching(paths: Shapes, rules: Sequence[str], what: str) -> list[str]:
-    """The paths that match a rule, by the rules' order; `what` names the rules in messages."""
+    """Returns the paths that match a rule, in the order of rules; `what` is for messages."""
     chosen = []
     for rule in rules:
         try:
             found = [path for path in paths if re.fullmatch(rule, path)]
         except (re.error, RecursionError, OverflowError) as error:
             raise InputError(
-                f"{what} rule {quote(rule)} is no regular expression ({error}): correct it"
+                f"{what} rule {quote(rule)} is not a regular expression ({error}): correct it"
             ) from None
         if not found:
             raise InputError(

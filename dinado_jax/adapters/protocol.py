@@ -1,4 +1,4 @@
-"""What trains in the place of a base's parameters: few numbers beside a frozen base.
+"""The interface of adapters: parameter-efficient updates of a frozen base, such as LoRA.
 
 A new adapter is a file with a class of this shape and a line in controls/make.py.
 """
@@ -9,10 +9,10 @@ import jax
 
 
 class Adapter(Protocol):
-    """A change of a base's parameters, with parameters of its own. Static, hashable and pure."""
+    """A trainable change of a base's parameters. Static, hashable and pure."""
 
     def init(self, key: jax.Array, base_params: dict) -> Any:
-        """Parameters, a pytree of float32 arrays, with which the base computes what it did before.
+        """Initialises float32 parameters with which the base computes the same as without them.
 
         Under `jax.eval_shape` this checks the adapter against the base's shapes alone.
 
@@ -21,12 +21,12 @@ class Adapter(Protocol):
           base_params: nested; arrays or `jax.ShapeDtypeStruct`s.
 
         Raises:
-          InputError: where the adapter does not fit these parameters.
+          InputError: if the adapter does not fit these parameters.
         """
         ...
 
     def variables(self, base_params: dict, params: Any) -> dict[str, Any]:
-        """The variables of `Model.apply` that run the base with its change, applied on the fly.
+        """Returns the variables of `Model.apply` with which the change is applied on the fly.
 
         Differentiable in `params`. The change should stay in float32 up to the activations: adding
         it to base parameters of lower precision would round a small one away.
@@ -34,10 +34,11 @@ class Adapter(Protocol):
         ...
 
     def merge(self, base_params: dict, params: Any) -> dict | None:
-        """The base's parameters with the change written into them, in their dtypes: the same
-        function, and no more arrays. None for a change that no parameters of the base express.
+        """Merges the change into the base's parameters, in their dtypes.
+
+        None for a change that cannot be expressed by parameters of the base.
 
         Raises:
-          InputError: where the change fits another base.
+          InputError: if the change belongs to another base.
         """
         ...

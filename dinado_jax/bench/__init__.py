@@ -1,1 +1,1 @@
-"""`dinado bench`: how fast, how much memory, beside what."""
+"""`dinado bench`: throughput and memory, compared with other implementations."""

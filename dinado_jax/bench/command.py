@@ -1,4 +1,4 @@
-"""The command `dinado bench`: a line of JSON for each way of doing the same work, and a table."""
+"""The command `dinado bench`: a JSON line per implementation of the same work, and a table."""
 
 import argparse
 import dataclasses
@@ -18,14 +18,14 @@ _FIELDS = {field.name for field in dataclasses.fields(Request)} - {"way", "model
 
 
 def bench(args: argparse.Namespace) -> None:
-    """Times all ways of what `args.what` names, and prints a record for each.
+    """Times all implementations of `args.what` and prints a record for each.
 
-    A record has seconds (median, minimum, maximum), memory, and the share of this machine's rate
-    that the required work amounts to: of a matrix product (vocab, train) or of a copy (otherwise),
-    which are measured in the same rounds.
+    A record has seconds (median, minimum, maximum), memory, and the rate of the required work as a
+    share of this machine's: that of a matrix product (vocab, train) or of a copy (otherwise), which
+    are measured in the same rounds.
 
     Raises:
-      InputError: an option is out of range, or the file of --peer is not a peer.
+      InputError: an option is out of range, or the file of --peer does not define a peer.
       measure.Failed: a program failed.
     """
     _check(args)
@@ -35,7 +35,7 @@ def bench(args: argparse.Namespace) -> None:
     probe = "matmul" if request.what in ("vocab", "train") else "copy"
     requests.append(dataclasses.replace(request, what=probe, way=probe))
     with measure.workers(requests) as started:
-        found = measure.in_turns(started, args.repeats)
+        found = measure.interleave(started, args.repeats)
     probed = found.pop(probe)
     rate = probed["operations"] / probed["seconds"]
     del options["what"]
@@ -71,12 +71,12 @@ def _check(args: argparse.Namespace) -> None:
     if given.get("peer"):
         check_regular(args.peer)
     elif given.get("peer_way"):
-        raise InputError("--peer-way chooses among the ways of a peer: give --peer FILE too")
+        raise InputError("--peer-way chooses a program of a peer: give --peer FILE too")
 
 
 def _requests(request: Request, peer: Path | None, chosen: list[str] | None) -> list[Request]:
-    """One for each way: the package's, and those of a peer that are chosen, by default its own
-    choice.
+    """Returns a request per implementation: the package's, and those chosen of a peer (by default
+    the ones that it names).
     """
     ours = {"vocab": ["fused", "naive"], "train": ["ours", "trunk too"]}.get(request.what, ["ours"])
     if request.what == "rollout" and (request.ends or request.queues > 1):
@@ -87,7 +87,9 @@ def _requests(request: Request, peer: Path | None, chosen: list[str] | None) -> 
     request = dataclasses.replace(request, peer=str(peer))
     theirs = chosen or measure.peer_ways(request)
     if taken := {*theirs} & {*ours, "matmul", "copy"}:
-        raise InputError(f"--peer {peer}, its way {min(taken)!r} has a name in use: rename it")
+        raise InputError(
+            f"--peer {peer}, the name of its program {min(taken)!r} is taken: rename it"
+        )
     return requests + [dataclasses.replace(request, way=way) for way in theirs]
 
 
@@ -105,10 +107,10 @@ def _derived(request: Request, figures: dict[str, Any], rate: float) -> dict[str
 
 
 def required_flops(request: Request) -> float:
-    """Returns the FLOPs of the fewest matrix products that give the result.
+    """Returns the FLOPs of the matrix products that the result requires at least.
 
-    Counted are the products in trunks, where the base's hidden states are given, and over the
-    vocabulary; those inside attention and in the norm are not.
+    Counts the products in trunks (the base's hidden states are given) and over the vocabulary, not
+    those inside attention and the norm.
     """
     sizes, tokens = request.model, request.batch * request.length
     logits = 2.0 * tokens * sizes["hidden_size"] * sizes["vocab_size"]
@@ -121,7 +123,7 @@ def required_flops(request: Request) -> float:
 
 
 def _compare(records: list[dict[str, Any]], baseline: str) -> None:
-    """Adds to each record its time, and where XLA tells it its memory, relative to one way's."""
+    """Adds time, and for vocab memory, relative to the baseline to each record."""
     (base,) = (record for record in records if record["way"] == baseline)
     for record in records:
         record[f"time_to_{baseline}"] = record["seconds"] / base["seconds"]
@@ -141,7 +143,7 @@ def _table(records: list[dict[str, Any]]) -> str:
 def _text(cell: Callable[[dict[str, Any]], str], record: dict[str, Any]) -> str:
     try:
         return cell(record)
-    except KeyError:  # known of XLA's programs alone
+    except KeyError:  # known only for XLA's programs
         return "-"
 
 

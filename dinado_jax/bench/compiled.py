@@ -1,4 +1,4 @@
-"""Programs compiled ahead of time, with XLA's figures of them; probes of the machine's rates."""
+"""Programs compiled ahead of time, with XLA's figures; probes of the machine's rates."""
 
 import time
 from collections.abc import Callable

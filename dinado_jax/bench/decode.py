@@ -79,7 +79,7 @@ def prompts_of(request: Request) -> np.ndarray:
 
 
 def sizes(request: Request, policy: Policy, variables: dict[str, Any]) -> dict[str, int]:
-    """Returns bytes: read by a step, of its logits, and of one layer's whole cache.
+    """Returns the bytes read by a step, of its logits, and of the cache of one layer.
 
     A step reads at least all parameters, and the caches, which are taken as full as they are
     halfway through the loop.

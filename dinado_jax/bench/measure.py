@@ -1,10 +1,10 @@
-"""Fair timing: each way of doing the same work runs in its own process, and all take turns.
+"""Fair timing: implementations of the same work run in separate processes, interleaved.
 
-A process compiles its program and runs it once untimed; then every round runs each way once, so
-that other load on the machine affects all ways equally.
+A process compiles its program and runs it once untimed; then every round runs each implementation
+once, so that other load on the machine affects all of them equally.
 
 This module imports neither JAX nor a peer's library: the peak of a child's resident memory starts
-at its parent's, which therefore stays small, and a child loads the libraries of its own way alone.
+at its parent's, which therefore stays small, and a child loads only the libraries that it needs.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ class Request:
     """The work of one worker process, which reads it as a line of JSON."""
 
     what: str  # vocab | train | decode | rollout | beam | matmul | copy
-    way: str
+    way: str  # the implementation
     model: dict[str, Any]  # of the base: model_type and sizes by their names in a config.json
     dtype: str  # of activations and of frozen parameters
     variant: str = "base"  # base | merge | soft | nado
@@ -47,7 +47,7 @@ class Request:
     beams: int = 1
     top_k: int = 0  # 0: off
     top_p: float = 1.0  # 1: off
-    peer: str = ""  # the file that `way` belongs to; "" for the package's own ways
+    peer: str = ""  # the file that defines `way`; "" for this package
 
 
 class Program(NamedTuple):
@@ -59,11 +59,11 @@ class Program(NamedTuple):
 
 
 class Failed(RuntimeError):
-    """A worker failed, and not because of bad input."""
+    """A worker failed for another reason than bad input."""
 
 
 class Timed(Protocol):
-    """What `in_turns` needs of a worker."""
+    """What `interleave` needs of a worker."""
 
     figures: dict[str, Any]
 
@@ -77,7 +77,7 @@ class Timed(Protocol):
 
 
 class Worker:
-    """A child process with one program, which runs only when asked to."""
+    """A child process with one program, which it runs on request."""
 
     def __init__(self, request: Request, errors: IO[str]):
         """Starts the process; returns when its program is compiled and has run once.
@@ -114,7 +114,7 @@ class Worker:
         return self._ask("end")
 
     def kill(self) -> None:
-        """Ends the process, whatever it is doing, and waits for it."""
+        """Kills the process and waits for its end."""
         self._process.kill()
         self._process.communicate()
 
@@ -134,15 +134,13 @@ class Worker:
         code = self._process.wait()
         self._errors.seek(0)
         last = (self._errors.read().split("\n")[-2:] or [""])[0].strip()
-        memory = ": it may want a smaller --batch or --size" if code == -9 else ""
+        memory = ": it may need a smaller --batch or --size" if code == -9 else ""
         return {"input": False, "error": f"ended with exit code {code}{memory} {last}".rstrip()}
 
 
 @contextlib.contextmanager
 def workers(requests: Sequence[Request]) -> Iterator[dict[str, Worker]]:
-    """Starts a worker per request, one after another; yields them by way, and kills them at the
-    end.
-    """
+    """Starts a worker per request, in order; yields them by `way` and kills them at exit."""
     with contextlib.ExitStack() as stack:
         started = {}
         for request in requests:
@@ -153,7 +151,7 @@ def workers(requests: Sequence[Request]) -> Iterator[dict[str, Worker]]:
 
 
 def peer_ways(request: Request) -> list[str]:
-    """Returns the ways of `request.peer`, asked in a process of its own.
+    """Returns the names of the programs of `request.peer`, asked in a separate process.
 
     Raises:
       InputError: the file is not a peer, see `bench.peer.load`.
@@ -163,11 +161,11 @@ def peer_ways(request: Request) -> list[str]:
         return started[""].figures["ways"]
 
 
-def in_turns(started: Mapping[str, Timed], repeats: int) -> dict[str, dict[str, Any]]:
-    """Runs all workers in turns, `repeats` rounds, and ends them.
+def interleave(started: Mapping[str, Timed], repeats: int) -> dict[str, dict[str, Any]]:
+    """Runs every worker once per round, for `repeats` rounds, and ends them.
 
     Returns:
-      The figures of each way: those known before and after the runs, and the median, minimum and
+      The figures of each worker: those known before and after the runs, and the median, minimum and
       maximum of its seconds.
     """
     seconds: dict[str, list[float]] = {way: [] for way in started}

@@ -1,6 +1,6 @@
-"""Peers: programs of other libraries that `dinado bench --peer FILE` times beside the package's.
+"""Peers: programs of other libraries, which `dinado bench --peer FILE` compares with ours.
 
-FILE is a Python file with the two functions of `Peer`. It is imported only in processes of its own,
+FILE is a Python file with the two functions of `Peer`. It is imported only in separate processes,
 so that it may load any library. `benchmarks/torch_peer.py` is one.
 """
 
@@ -15,14 +15,14 @@ from dinado_jax.errors import InputError, one_line
 
 
 class Peer(Protocol):
-    """What a peer's file defines."""
+    """The functions that a peer's file defines."""
 
     def ways(self, request: Request) -> Sequence[str]:
-        """Returns the names of the ways it has of doing what is requested; `request.way` is ""."""
+        """Returns the names of its programs for the requested work; `request.way` is ""."""
         ...
 
     def program(self, request: Request) -> Program:
-        """Returns the program of one way, `request.way`, compiled where its library compiles."""
+        """Returns the program named `request.way`, compiled if its library compiles."""
         ...
 
 

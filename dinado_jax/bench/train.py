@@ -27,8 +27,8 @@ def control_of(request: Request, model: BaseModel) -> Control:
 def rows(request: Request) -> PublishedBatch:
     """Returns full rows of random tokens; every second one is a success.
 
-    The way "ours" is given the base's hidden states, as training with `train.base_states` is; the
-    way "trunk too" computes them in every step.
+    "ours" gets the base's hidden states, as training with `train.base_states` does; "trunk too"
+    computes them in every step.
     """
     rng = np.random.default_rng(0)
     count, length = request.batch, request.length

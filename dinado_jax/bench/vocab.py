@@ -1,4 +1,4 @@
-"""The scalars of a control and their gradient, fused (ops/vocab.py) and over whole arrays.
+"""The scalars of a control and their gradient, fused (ops/vocab.py) and naive.
 
 N tokens, D width, V vocabulary.
 """
@@ -22,7 +22,7 @@ Factors = tuple[jax.Array, jax.Array]  # hidden states [N, D] and a vocabulary m
 def naive_scalars(
     link: str, factors: Factors, base: Factors, tokens: jax.Array
 ) -> vocab.VocabScalars:
-    """Computes `vocab.direction_scalars` of `tokens` [N] with whole arrays [N, V] of logits."""
+    """Computes `vocab.direction_scalars` of `tokens` [N] from all logits [N, V] at once."""
     logits, base_logits = (
         jnp.einsum("ND,VD->NV", *pair, preferred_element_type=jnp.float32)
         for pair in (factors, base)
@@ -51,7 +51,7 @@ WAYS = {"fused": vocab.direction_scalars, "naive": naive_scalars}
 
 
 def program(request: Request) -> Program:
-    """Returns the program of value and gradient, one way; of the matrix too if it is `trained`."""
+    """Returns the program of value and gradient, also of the matrix if it is `trained`."""
     model, tokens = base_model(request), request.batch * request.length
     keys = jax.random.split(jax.random.key(0), 5)
     shapes = 2 * [(tokens, model.width), (model.vocab_size, model.width)]

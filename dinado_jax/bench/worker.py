@@ -1,7 +1,7 @@
-"""The process of one way: `python -m dinado_jax.bench.worker`; lines of JSON in and out.
+"""A worker process: `python -m dinado_jax.bench.worker`, with JSON lines in and out.
 
-1. In: a Request. Out: the figures of its program, which is compiled and has run once; for a peer
-   without a way, {"ways"}, and the process ends.
+1. In: a Request. Out: the figures of its program, compiled and run once. For a peer with way "":
+   {"ways"}, and the process ends.
 2. In: "run". Out: {"seconds"}; any number of times.
 3. In: any other line. Out: {"peak_bytes"}, and the process ends.
 
@@ -20,7 +20,7 @@ from dinado_jax.errors import InputError, one_line
 
 
 def program(request: Request) -> Program:
-    """Returns the program of a request; imports the libraries of its way alone."""
+    """Returns the program of a request; imports only the libraries that it needs."""
     if request.peer:
         return peer.load(request.peer).program(request)
     if request.what in ("matmul", "copy"):
@@ -59,7 +59,7 @@ def serve(ask: Callable[[], str], answer: Callable[[dict], None]) -> None:
 
 def main() -> None:
     """Serves standard input and output."""
-    out, sys.stdout = sys.stdout, sys.stderr  # libraries may print: not on the answers' stream
+    out, sys.stdout = sys.stdout, sys.stderr  # libraries may print, but not into the answers
 
     def answer(figures: dict) -> None:
         print(json.dumps(figures), file=out, flush=True)

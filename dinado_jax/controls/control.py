@@ -1,17 +1,17 @@
 """A control gives R: a direction over next tokens, a norm of prefixes, and a form that joins them.
 
-The four parameterisations differ in these three alone:
+The four parameterisations differ only in these three:
 
     nado     logits of a head on the base's states, through a sigmoid; the peak is the norm; split
     soft     logits of a trunk of its own; norm; split
     merge    log pi - log p, pi the base with a delta; norm; split
-    hard     any of these directions; norm of the prompt alone; clamped or projected
+    hard     any of these directions; norm of the prompt only; clamped or projected
 
-Training reads `values`, or `log_policy` or `log_direction` where only q matters. Decoding reads
-`log_values` token by token: a control is a `Guide`. All are pure functions of the parameters
+Training calls `values`, or `log_policy` or `log_direction` where only q matters. Decoding calls
+`log_values` once per token: a control is a `Guide`. All are pure functions of the parameters
 {"direction": .., ["norm": ..]}.
 
-B rows, T tokens, D model width, V vocabulary.
+B rows, T tokens, D model width, V vocabulary. docs/method.md defines the symbols.
 """
 
 import dataclasses
@@ -40,11 +40,11 @@ class ControlState(NamedTuple):
     """The state of a control as a guide."""
 
     cache: Cache  # the direction's
-    log_r: jax.Array | None  # [R, V] nats, log R after each next token; of recursive forms
+    log_r: jax.Array | None  # [R, V] nats, log R after each next token; None for split
 
 
 class StepInputs(NamedTuple):
-    """What the recursion reads at each column, [B, T-1]: see recursion.py."""
+    """Inputs of the recursion, [B, T-1] each; see recursion.py."""
 
     scalars: vocab.VocabScalars
     beta_logit: jax.Array  # float32 log-odds
@@ -52,7 +52,7 @@ class StepInputs(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Control:
-    """R of a base, a `Guide`. Static; calls with equal shapes compile once."""
+    """A `Guide` that gives R for a base. Static: calls with equal shapes compile once."""
 
     model: Model  # the base
     direction: Direction
@@ -61,24 +61,22 @@ class Control:
 
     @property
     def entangled(self) -> bool:
-        """Whether direction and norm are one: r is log R itself."""
+        """Whether one network is both direction and norm (nado): r is log R itself."""
         return self.form == "split" and self.direction.link == "sigmoid"
 
     @property
     def excluded_ids(self) -> tuple[tuple[int, int], ...]:
-        """The base's ids without text: neither p nor the direction includes them."""
+        """The base's token ids without text, which neither p nor the direction includes."""
         return self.model.excluded_ids
 
     @property
     def recursive(self) -> bool:
-        """Whether R follows from the prompt's by recursion: then it is consistent at any
-        parameters.
-        """
+        """Whether R is computed recursively from the prompt's: consistent for any parameters."""
         return self.form != "split"
 
     @property
     def single_pass(self) -> bool:
-        """Whether q is the direction's own distribution: no base is needed to decode."""
+        """Whether q is the direction's own distribution, so that decoding needs no base."""
         return self.direction.link == "policy" and self.form != "projected"
 
     @property
@@ -91,12 +89,10 @@ class Control:
         return guided_variables(base_params, (self,), (params,), (NEUTRAL,))
 
     def single_pass_variables(self, base_params: dict, params: dict) -> dict[str, Any]:
-        """See `SinglePassGuide`."""
         direction = cast(PolicyDirection, self.direction)
         return direction.policy_variables(base_params, params["direction"])
 
     def decode_params(self, params: dict) -> dict:
-        """See `Guide.decode_params`."""
         return {**params, "direction": self.direction.decode_params(params["direction"])}
 
     def init(self, key: jax.Array, base_params: dict, success_rate: float) -> dict:
@@ -108,24 +104,16 @@ class Control:
         return params
 
     def log_policy(self, base_params: dict, params: dict, batch: Batch) -> jax.Array:
-        """Computes log q of each next token, in one parallel pass.
-
-        Args:
-          base_params: the base's.
-          params: the control's.
-          batch: [B, T] tokens.
-
-        Returns:
-          float32 [B, T-1] nats.
-        """
+        """Computes log q of each next token in one parallel pass: float32 [B, T-1] nats."""
         if self.form != "projected":
             return self.log_direction(base_params, params, batch)
         step_inputs = self.step_inputs(base_params, params, batch)
         return step_inputs.scalars.log_base + self.unroll(step_inputs, batch).log_ratio
 
     def log_direction(self, base_params: dict, params: dict, batch: Batch) -> jax.Array:
-        """Computes the same as `log_policy` for q proportional to p e^r: a projected q differs only
-        where R <= 1 bends it.
+        """Computes log q of each next token without the projection to R <= 1.
+
+        Equal to `log_policy` unless the form is projected.
         """
         tokens = batch.tokens
         if self.direction.link != "policy":
@@ -136,20 +124,14 @@ class Control:
         )
 
     def values(self, base_params: dict, params: dict, batch: Batch) -> Values:
-        """Computes V and R of every prefix; gradients reach the parameters, never the base.
+        """Computes V and R of every prefix, [B, T-1]; gradients reach `params`, never the base.
 
-        Args:
-          base_params: the base's.
-          params: the control's.
-          batch: [B, T] tokens; with the base's last hidden states its trunk is skipped.
-
-        Returns:
-          [B, T-1].
+        The base's trunk is not run if the batch holds its last hidden states.
         """
         return self.unroll(self.step_inputs(base_params, params, batch), batch)
 
     def step_inputs(self, base_params: dict, params: dict, batch: Batch) -> StepInputs:
-        """Computes what `unroll` reads; see `values`."""
+        """Computes the inputs of `unroll`; see `values`."""
         tokens = batch.tokens
         chex.assert_rank([tokens, batch.prompt_length, batch.length], [2, 1, 1])
         if batch.states is not None:
@@ -166,15 +148,24 @@ class Control:
         )
         if self.entangled:
             return StepInputs(scalars, scalars.top)  # R of the peak's token
-        states = out.hidden if self.direction.own_states else jax.lax.stop_gradient(base.hidden)
+        states = (
+            out.hidden
+            if self.direction.norm_reads_own_states
+            else jax.lax.stop_gradient(base.hidden)
+        )
         return StepInputs(scalars, self.norm.logit(params["norm"], states[:, :-1]))
 
     def unroll(self, step_inputs: StepInputs, batch: Batch) -> Values:
         """Runs the recursion over the rows of a batch."""
-        (*_, below, gap, logit), peak = step_inputs.scalars, step_inputs.scalars.peak
-        drawn = logit if self.entangled else None
+        scalars = step_inputs.scalars
         return unroll(
-            self.form, step_inputs.beta_logit, below, peak, gap, target_mask(batch), drawn
+            self.form,
+            step_inputs.beta_logit,
+            scalars.below,
+            scalars.peak,
+            scalars.gap,
+            target_mask(batch),
+            scalars.logit if self.entangled else None,
         )
 
     def log_values(
@@ -186,10 +177,10 @@ class Control:
     ) -> NextValues:
         """Computes V of one prefix per row, and R after each next token.
 
-        Ids without text get a low and finite log R: log p alone excludes them.
+        Ids without text get a low but finite log R; only log p excludes them.
 
         Args:
-          params: the control's.
+          params: the control's parameters.
           base: state [B, D] and vocabulary [V, D] of the base at the prefix.
           out: the same of the direction.
           log_prev: [B] nats, log R after the prefix's last token; None for a prompt, where the
@@ -206,7 +197,7 @@ class Control:
             return NextValues(log_v_B, r_BV, log_v_B - log_not_B, l_BV)
         below_BV = r_BV - r_BV.max(-1, keepdims=True)
         peak_B = -jax.nn.logsumexp(log_p_BV + below_BV, axis=-1)
-        state_BD = (out if self.direction.own_states else base)[0]
+        state_BD = (out if self.direction.norm_reads_own_states else base)[0]
         beta_B = self.norm.logit(params["norm"], state_BD)
         log_beta_B = jax.nn.log_sigmoid(beta_B)
         prev_B = log_beta_B if log_prev is None else log_prev
@@ -240,7 +231,7 @@ class Control:
         samples: int,
         steps: int,
     ) -> tuple[NextValues, ControlState]:
-        """See `Guide.prefill`; a control reads no condition."""
+        # A control reads no condition.
         out = self.direction.forward(base_params, params["direction"], base, prompts.tokens)
         of_base, of_direction = (
             (last_token_states(each.hidden, prompts.lengths), each.vocabulary)
@@ -253,7 +244,6 @@ class Control:
     def step(
         self, params: dict, base_params: dict, base: Output, tokens: jax.Array, state: ControlState
     ) -> tuple[NextValues, ControlState]:
-        """See `Guide.step`."""
         new = tokens[:, None]
         out = self.direction.forward(base_params, params["direction"], base, new, state.cache)
         log_prev = None

@@ -1,5 +1,7 @@
 """Builds the control that a configuration asks for."""
 
+from collections.abc import Callable
+
 from dinado_jax.adapters.lora import FULL, lora
 from dinado_jax.adapters.protocol import Adapter
 from dinado_jax.config import schema
@@ -12,23 +14,19 @@ from dinado_jax.controls.soft import Soft
 from dinado_jax.models.protocol import BaseModel
 
 
-def _nado(control: schema.Control, adapter: Adapter, model: BaseModel) -> Direction:
-    return Nado(model.head(control.layers))
-
-
 def _soft(control: schema.Control, adapter: Adapter, model: BaseModel) -> Direction:
     if control.trunk == "small":
         return Soft(model.trunk(control.layers), None)
     return Soft(model, FULL if control.trunk == "copy" else adapter)
 
 
-def _merge(control: schema.Control, adapter: Adapter, model: BaseModel) -> Direction:
-    return Merge(model, adapter)
-
-
-# By the name of control.direction.
-DIRECTIONS = {"nado": _nado, "soft": _soft, "merge": _merge}
-# By the name of control.kind: a direction with a norm beside it, or `hard` with any of them.
+# The values of control.direction.
+DIRECTIONS: dict[str, Callable[[schema.Control, Adapter, BaseModel], Direction]] = {
+    "nado": lambda control, adapter, model: Nado(model.head(control.layers)),
+    "soft": _soft,
+    "merge": lambda control, adapter, model: Merge(model, adapter),
+}
+# The values of control.kind: a direction with a norm per prefix, or `hard` with any direction.
 KINDS = (*DIRECTIONS, "hard")
 
 

@@ -21,13 +21,13 @@ class Merge:
     model: BaseModel
     adapter: Adapter
     link = "policy"
-    own_states = False
+    norm_reads_own_states = False
 
     def init(self, key: jax.Array, base_params: Any) -> Any:
         return self.adapter.init(key, base_params)
 
     def decode_params(self, params: Any) -> Any:
-        return params  # the adapter's, which may not be rounded before they meet the base's
+        return params  # rounded before they are added to the base's, they would be lost
 
     def forward(
         self,

@@ -19,7 +19,7 @@ class Nado:
 
     head: Head
     link = "sigmoid"
-    own_states = True
+    norm_reads_own_states = True
 
     def init(self, key: jax.Array, base_params: Any) -> dict:
         return self.head.init(key)
@@ -35,5 +35,5 @@ class Nado:
         tokens: jax.Array,
         cache: Cache | None = None,
     ) -> Output:
-        assert base is not None  # only a policy of its own is asked for without
+        assert base is not None  # only link "policy" is called without one
         return self.head.apply({"params": params}, base.hidden, cache)

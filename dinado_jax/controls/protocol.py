@@ -12,7 +12,10 @@ from dinado_jax.models.output import Output
 
 
 class Direction(Protocol):
-    """Says, up to a constant per prefix, which next tokens raise R. Static and pure."""
+    """An unnormalised log-ratio r over next tokens: log R up to a constant per prefix.
+
+    Static and pure.
+    """
 
     @property
     def link(self) -> str:
@@ -20,7 +23,7 @@ class Direction(Protocol):
         ...
 
     @property
-    def own_states(self) -> bool:
+    def norm_reads_own_states(self) -> bool:
         """Whether the norm reads this direction's states instead of the base's."""
         ...
 
@@ -29,7 +32,7 @@ class Direction(Protocol):
         ...
 
     def decode_params(self, params: Any) -> Any:
-        """The parameters as a decoding loop reads them: the same function from fewer bytes."""
+        """Prepares the parameters for decoding: the same function from fewer bytes."""
         ...
 
     def forward(
@@ -43,11 +46,9 @@ class Direction(Protocol):
         """Factored logits for every position.
 
         Args:
-          base_params: the base's parameters.
-          params: this direction's.
-          base: the base's output on the tokens; None where only a policy of its own is asked for.
+          base: the base's output on the tokens; None only for link "policy", which may ignore it.
           tokens: int32 [B, T]; with a cache [R, 1], one more token of every row.
-          cache: this direction's own, of the tokens before.
+          cache: this direction's, of the preceding tokens.
 
         Returns:
           [B, T], or [R, 1].
@@ -64,7 +65,7 @@ class PolicyDirection(Direction, Protocol):
 
 
 class Norm(Protocol):
-    """A value beta in (0, 1) of every prefix, read from last hidden states. Static and pure."""
+    """A value beta in (0, 1) per prefix, from last hidden states. Static and pure."""
 
     def init(self, key: jax.Array, base_params: Any, success_rate: float) -> Any:
         """Initialises parameters with beta = success_rate everywhere."""

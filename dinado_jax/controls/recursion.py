@@ -7,7 +7,7 @@ the vocabulary, and beta_t the norm of the prefix:
 
     split       log V_t = log beta_t - M_t      log R_t = log V_t + A_t          (nado, soft, merge)
     clamped     V_t = R_{t-1}                   log R_t = log R_{t-1} + A_t      (hard)
-    projected   V_t = R_{t-1}                   as clamped, the direction bent so that R_t <= 1
+    projected   V_t = R_{t-1}                   as clamped, r mixed with a constant so that R_t <= 1
 
 The first target column reads beta of the prompt instead of R_{t-1}. A row of prompt length 2 and
 length 5 (p prompt, y target, . padding):
@@ -23,13 +23,13 @@ length 5 (p prompt, y target, . padding):
     linked        0     0     1     1     0     0      1: V_t should equal R_{t-1}
     log_terminal                    R_3                one per row
 
-A split form is consistent, V_t = R_{t-1}, only as far as it has learned to be; the other two always
-are. A clamped R may exceed 1: see bernoulli.logit for its log-odds. All in nats, float32.
+The split form is consistent (V_t = R_{t-1}) only as far as it has learned to be; the other two
+always are. A clamped R may exceed 1: see bernoulli.logit for its log-odds. All in nats, float32.
 
-Near R = 1 float32 logarithms lose 1 - R, and a floor of log R would stop gradients: losses read
-log-odds, which are carried beside the logarithms.
+Near R = 1 float32 logarithms lose 1 - R, and a floor of log R would stop gradients, so losses use
+log-odds, which are carried along with the logarithms.
 
-B rows, T columns.
+B rows, T columns. docs/method.md defines the symbols.
 """
 
 import functools
@@ -42,7 +42,7 @@ import jax.numpy as jnp
 from dinado_jax.ops.bernoulli import SURE, log1mexp, logit, scaled
 
 FLOOR = -70.0  # of log R: e^-70 is still a normal float32
-_MOST = 1e4  # of log-odds
+_MOST = 1e4  # bound of log-odds
 
 
 class Values(NamedTuple):
@@ -80,13 +80,13 @@ def advance(
         return log_beta - peak, log_beta + below
     if form == "clamped":
         return log_prev, log_prev + below + peak
-    return log_prev, jnp.minimum(log_prev + peak, 0.0) + _lifted(log_prev, below, peak)
+    return log_prev, jnp.minimum(log_prev + peak, 0.0) + _mix_with_constant(log_prev, below, peak)
 
 
-def _lifted(log_prev: jax.Array, below: jax.Array, peak: jax.Array) -> jax.Array:
-    """Bends a direction towards the base's own: log d, d = a + (1 - a) e^below.
+def _mix_with_constant(log_prev: jax.Array, below: jax.Array, peak: jax.Array) -> jax.Array:
+    """Interpolates e^below with 1, which moves q towards p: log d, d = a + (1 - a) e^below.
 
-    a is the least with which sum_v p d >= R_prev. For a = 0 that sum is S = e^-peak, so a =
+    a is the least for which sum_v p d >= R_prev. For a = 0 that sum is S = e^-peak, so a =
     (R_prev - S) / (1 - S) where positive, and sum_v p d = max(S, R_prev).
     """
     excess = log_prev + peak
@@ -107,19 +107,19 @@ def _next_logit(
     peak: jax.Array,
     gap: jax.Array,
 ) -> jax.Array:
-    """Log-odds of R_t in the forms where it follows from R_prev; elementwise, beside `advance`."""
+    """Computes log-odds of R_t in the recursive forms, elementwise; see `advance`."""
     ratio = below + peak
     ratio_in = jnp.minimum(ratio, 1.0)
     change = -jnp.expm1(ratio_in)
-    # R_prev e^A, where R_prev is below 1 and A brings it no more than half the way there.
+    # R_t = R_prev e^A, exact while R_prev < 1 and 1 - R_t > (1 - R_prev) / 2.
     known = (log_prev < 0) & (ratio <= 1)
     known &= change * jnp.exp(jnp.minimum(logit_prev, SURE)) > -0.5
     change, ratio_in = (jnp.where(known, x, 0.0) for x in (change, ratio_in))
     odds = jnp.where(known, scaled(logit_prev, ratio_in, change), logit(log_after))
     if form == "clamped":
         return odds
-    # Where bent, 1 - R = (1 - R_prev) (1 - e^below) / (1 - e^-M). For the peak's own token that is
-    # 0 and the odds are infinite: they stop at SURE, and keep the gradient they have below it.
+    # Where mixed, 1 - R = (1 - R_prev) (1 - e^below) / (1 - e^-M). For the token of the maximum
+    # that is 0 and the odds are infinite: their value is capped at SURE, their gradient is not.
     bent = log_prev + peak > 0
     log_gap = jnp.log(jnp.where(bent & (gap > 0), gap, 1.0))
     log_not = jax.nn.log_sigmoid(-logit_prev) + log1mexp(below) - log_gap

@@ -1,4 +1,4 @@
-"""DiNADO-Soft: a trunk of its own and a zero-initialised vocabulary matrix; r = its logits.
+"""DiNADO-Soft: r is the logits of a separate trunk with a zero-initialised vocabulary matrix.
 
 The trunk is a small new model, or the base with an adapter (DiNADO, arXiv 2306.11825).
 """
@@ -22,9 +22,9 @@ class Soft:
     """
 
     trunk: BaseModel
-    adapter: Adapter | None  # None: the trunk is new, with parameters of its own
+    adapter: Adapter | None  # None: the trunk is a new model
     link = "plain"
-    own_states = True
+    norm_reads_own_states = True
 
     def init(self, key: jax.Array, base_params: Any) -> dict:
         if self.adapter is None:
@@ -36,7 +36,9 @@ class Soft:
 
     def decode_params(self, params: Any) -> dict:
         if self.adapter is not None:
-            return params  # the adapter's may not be rounded before they meet the base's
+            return (
+                params  # rounding the adapter's before they are added to the base's would lose them
+            )
         return {
             "trunk": self.trunk.decode_params(params["trunk"]),
             "vocabulary": params["vocabulary"].astype(self.trunk.dtype),

@@ -1,4 +1,4 @@
-"""Sharding constraints inside a program: they apply under `partitioning.Plan` in mode jit alone.
+"""Sharding constraints inside a program, in effect only under `partitioning.Plan` in mode jit.
 
 There the compiler sees a mesh (data, fsdp): rows are sharded over both axes, large parameters over
 fsdp. Without a mesh every function here is the identity.
@@ -21,7 +21,7 @@ def _devices() -> int:
 
 
 def shard_count(rows: int) -> int:
-    """Returns into how many shards an axis of `rows` is divided; 1 if it is not divisible."""
+    """Returns the number of shards of an axis of `rows`; 1 if it is not divisible."""
     devices = _devices()
     return devices if rows % devices == 0 else 1
 
@@ -40,7 +40,7 @@ def partition_spec(shape: tuple[int, ...], devices: int) -> PartitionSpec:
 
 
 def reduce_scatter_grad(gradient: jax.Array) -> jax.Array:
-    """Shards a gradient as its parameter is: each device gets the sum of its own shard alone."""
+    """Shards a gradient like its parameter: each device gets only the sum of its own shard."""
     devices = 1 if _devices() == 1 else jax.sharding.get_abstract_mesh().shape[FSDP]
     if devices == 1:
         return gradient
@@ -48,7 +48,7 @@ def reduce_scatter_grad(gradient: jax.Array) -> jax.Array:
 
 
 def all_gather_param(parameter: jax.Array) -> jax.Array:
-    """Gathers a sharded parameter where it is used, so that parameters move and rows do not."""
+    """All-gathers an FSDP-sharded parameter before its use, instead of resharding activations."""
     if _devices() == 1:
         return parameter
     return jax.lax.with_sharding_constraint(parameter, PartitionSpec())
@@ -58,7 +58,7 @@ def sharded_matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Multiplies by a parameter that may be sharded.
 
     The backward pass gathers the parameter again: otherwise the gathered copies of all layers would
-    stay in memory from the forward pass on.
+    be kept in memory from the forward pass.
 
     Args:
       x: [.., N], of the dtype of the result.

@@ -1,4 +1,4 @@
-"""Parallelism: training steps run on the devices of all processes, decoding on those of one.
+"""Parallelism: a training step runs on the devices of all processes, decoding on those of one.
 
 A training step is one function of (state, frozen, batch, axis) that sums over rows by `psum`.
 `Plan.compile` turns it into a program in one of three modes:
@@ -28,7 +28,7 @@ _ROWS = "rows"  # the one axis of a mesh for decoding
 
 
 def psum(tree: Any, axis: str | tuple[str, ...] | None) -> Any:
-    """Sums over the devices of a mapped axis; None, where the compiler sees all rows: identity."""
+    """Sums over the devices of a mapped axis; the identity for None, where rows are not mapped."""
     return tree if axis is None else jax.lax.psum(tree, axis)
 
 
@@ -40,7 +40,7 @@ class Plan:
     mesh: Mesh  # (data, fsdp) over the devices of all processes
 
     def check_batch(self, name: str, batch: int, pieces: int) -> None:
-        """Checks that every device gets equally many rows.
+        """Checks that rows can be divided evenly among the devices.
 
         Args:
           name: section of the configuration, for the message.
@@ -95,29 +95,27 @@ class Plan:
         )
 
     def shardings(self, tree: Any) -> Any:
-        """Returns the sharding of each array of base or state: large ones are sharded over fsdp."""
+        """Returns the sharding of each array of base or state: large arrays over fsdp."""
         parts = self.mesh.shape[FSDP]
         return jax.tree.map(
             lambda x: NamedSharding(self.mesh, partition_spec(x.shape, parts)), tree
         )
 
     def init_sharded(self, function: Callable, *args: Any) -> Any:
-        """Computes base or state in their shardings: no device holds more than its shards."""
+        """Computes base or state with sharded outputs: no device holds more than its shards."""
         if self.mode == "pmap":
             return replicate(local_mesh(self), jax.jit(function)(*args))
         shardings = self.shardings(jax.eval_shape(function, *args))
         return jax.jit(function, out_shardings=shardings)(*args)
 
     def shard(self, tree: Any) -> Any:
-        """Places base or state for training; every process has it whole, or it is placed
-        already.
-        """
+        """Shards base or state for training, from a full copy in every process."""
         if self.mode == "pmap":
             return replicate(local_mesh(self), jax.tree.map(np.asarray, tree))
         return jax.tree.map(_put, tree, self.shardings(tree))
 
     def shard_batch(self, batch: Any) -> Any:
-        """Places a batch, of which every process has all rows: leaves [micro-batches, rows, ..]."""
+        """Shards a batch, of which every process has all rows: leaves [micro-batches, rows, ..]."""
         if self.mode != "pmap":
             rows = NamedSharding(self.mesh, PartitionSpec(None, AXES))
             return jax.tree.map(lambda x: _put(x, rows), batch)
@@ -133,7 +131,7 @@ class Plan:
         return jax.tree.map(np.asarray, state) if self.mode == "pmap" else state
 
     def abstract(self, tree: Any) -> Any:
-        """Returns shapes, dtypes and shardings of a state or of a part of it, to restore it."""
+        """Returns shapes, dtypes and shardings of a state, or a part of it, to restore it with."""
         return jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             tree,
@@ -145,7 +143,7 @@ class Plan:
         return jax.tree.map(lambda leaf: np.asarray(self.gather(leaf)), tree)
 
     def gather(self, tree: Any) -> Any:
-        """Replicates base or state on every device of this process, as decoding needs it."""
+        """Replicates base or state on every device of this process, for decoding."""
         if self.mode == "pmap":
             return tree
         if self.mesh.shape[FSDP] > 1:
@@ -168,7 +166,10 @@ def make_plan(settings: Parallel) -> Plan:
       InputError: a process has fewer devices than `parallel.devices`, or `parallel.fsdp` does not
         divide the number of all devices.
     """
-    per_process = [_devices_of(process) for process in range(jax.process_count())]
+    per_process = [
+        [device for device in jax.devices() if device.process_index == process]
+        for process in range(jax.process_count())
+    ]
     fewest = min(map(len, per_process))
     if settings.devices > fewest:
         raise InputError(
@@ -183,10 +184,6 @@ def make_plan(settings: Parallel) -> Plan:
         )
     grid = np.array(devices).reshape(-1, settings.fsdp)
     return Plan(settings.mode, Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 2))
-
-
-def _devices_of(process: int) -> list[Any]:
-    return [device for device in jax.devices() if device.process_index == process]
 
 
 def local_mesh(plan: Plan) -> Mesh:
@@ -210,7 +207,7 @@ def _put(x: Any, sharding: NamedSharding) -> jax.Array:
 
 
 def replicate(mesh: Mesh | None, tree: Any) -> Any:
-    """Replicates arrays on every device of a mesh; None: returns them as they are."""
+    """Replicates arrays on every device of a mesh; returns them unchanged for None."""
     return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
@@ -220,10 +217,10 @@ def shard_rows(
     """Calls function(*shared, *rows) under jit with the rows divided among the devices of a mesh.
 
     Args:
-      mesh: of one axis; None or one device: a plain call.
-      function: every array of its result has the rows as its leading axis too.
-      shared: arrays that every device needs whole.
-      rows: arrays with the rows as their leading axis, and scalars, which every device gets.
+      mesh: of one axis; None or one device for a plain call.
+      function: every array of its result has rows as its leading axis.
+      shared: arrays that are replicated.
+      rows: arrays with rows as their leading axis, and scalars, which are replicated.
     """
     if mesh is None or mesh.size == 1:
         return function(*shared, *rows)

@@ -1,4 +1,4 @@
-"""The processes of one run: connection, collectives on the host, and failures.
+"""The processes of one run: connection, host-side collectives, and failures.
 
 The environment variable DINADO_DISTRIBUTED says how they connect: `off` or unset, one process;
 `auto`, as JAX detects it on TPU pods, SLURM, Kubernetes and Open MPI; or HOST:PORT,N,I, process I
@@ -40,7 +40,7 @@ _exiting = threading.Event()
 
 
 def connect() -> None:
-    """Connects to the coordinator and the other processes; must run before JAX uses a device.
+    """Connects to the coordinator and the other processes; call it before JAX uses a device.
 
     If some process does not connect within DINADO_DISTRIBUTED_TIMEOUT seconds (300), the program
     ends with exit code 1 and a line on standard error.
@@ -58,9 +58,9 @@ def connect() -> None:
     arguments = _initialize_arguments(setting)
     if arguments.get("process_id") == 0:
         _check_coordinator(arguments["coordinator_address"], arguments["num_processes"])
-    # JAX's service would take SIGTERM away from the handlers of `signals`.
+    # JAX's service would replace the SIGTERM handler of `signals`.
     jax.config.update("jax_enable_preemption_service", False)
-    # After JAX's own timeout its C++ library aborts with a stack trace; the timer ends before.
+    # At JAX's own timeout its C++ library aborts with a stack trace; this timer fires earlier.
     address = arguments.get("coordinator_address", "")
     timer = threading.Timer(int(timeout), _exit_after_timeout, (timeout, address))
     timer.start()
@@ -108,7 +108,7 @@ def _initialize_arguments(setting: str) -> dict[str, Any]:
         )
     port, count, index = (int(digits) for digits in found.groups()[1:])
     if not 0 < port < 2**16:
-        raise InputError(f"{where}: {port} is no port, give one from 1 to 65535")
+        raise InputError(f"{where}: {port} is not a port, give one from 1 to 65535")
     if count < 1:
         raise InputError(f"{where}: there is at least 1 process, raise N")
     if index >= count:
@@ -126,7 +126,7 @@ def _split(address: str) -> tuple[str, int]:
 
 
 def _resolve(host: str, port: int) -> list[tuple]:
-    """The addresses of a host; none for an unknown name."""
+    """Returns the addresses of a host; [] for an unknown name."""
     try:
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
@@ -137,7 +137,7 @@ def _check_coordinator(address: str, count: int) -> None:
     """Raises InputError unless this process, process 0, can listen at the coordinator's address and
     be reached there.
 
-    The other processes cannot check it: process 0 may start later, and its host name with it.
+    Other processes cannot check it: process 0 and its host name may come up later.
     """
     host, port = _split(address)
     where, seconds = f"{_VARIABLE} = {address},{count},0", 5.0
@@ -190,15 +190,15 @@ def broadcast(number: int | bool) -> int:
 
 
 def abort(code: int, reason: str) -> NoReturn:
-    """Ends this process after a failure, and all others with it.
+    """Ends this process and all others after a failure.
 
-    The others, which would wait for this one forever, end with the same exit code and a line that
-    gives the reason.
+    The others, which would wait for this one forever, end with the same exit code and print the
+    reason.
     """
     if not jax.distributed.is_initialized():
         sys.exit(code)
     _exiting.set()
-    with contextlib.suppress(jax.errors.JaxRuntimeError):  # the coordinator has gone already
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # the coordinator has ended already
         failure = json.dumps({"process": process_index(), "code": code, "reason": reason})
         _store().key_value_set(f"{_FAILURES}/{process_index()}", failure)
     _exit(code)
@@ -209,7 +209,7 @@ def _store() -> Any:
 
 
 def _watch_failures() -> None:
-    """Ends this process, whatever it is waiting for, once another one has reported its failure."""
+    """Ends this process once another one has reported a failure, whatever it is waiting for."""
     while not _exiting.wait(1):
         failure = _worst_failure()
         if failure and not _exiting.is_set():
@@ -222,7 +222,7 @@ def _watch_failures() -> None:
 
 
 def _worst_failure() -> dict[str, Any] | None:
-    """Of the failures reported so far: bad input (2) before any other (1)."""
+    """Returns the reported failure with the highest exit code: bad input (2) before others (1)."""
     failures = []
     with contextlib.suppress(jax.errors.JaxRuntimeError):  # the coordinator cannot be reached
         failures = [json.loads(value) for _, value in _store().key_value_dir_get(_FAILURES)]
@@ -230,10 +230,10 @@ def _worst_failure() -> dict[str, Any] | None:
 
 
 def _exit(code: int) -> NoReturn:
-    """Ends this process when the others have had time to read of the failure.
+    """Ends this process after the others have had time to read the failure.
 
-    A process that is gone breaks the collectives of the others; process 0, whose store they read,
-    goes last. If bad input is reported meanwhile, it is the likely cause and its code counts.
+    A process that has ended breaks the collectives of the others; process 0, whose store they read,
+    ends last. Bad input that is reported meanwhile is the likely cause, so its code is used.
     """
     with contextlib.suppress(OSError):
         sys.stdout.flush()
@@ -257,16 +257,16 @@ def assert_same(what: str, value: str) -> None:
 class AsyncMax:
     """An all-reduce by maximum that does not wait for its result.
 
-    With several processes each call returns the maxima of the call before, and the first one None,
-    so that no process waits for the devices. One process gets its numbers back at once.
+    With several processes each call returns the maxima of the previous call (None at first), so no
+    process waits for the devices. A single process gets its own numbers back at once.
     """
 
     def __init__(self) -> None:
-        """Starts with no call under way."""
+        """Starts without a pending call."""
         self._pending: jax.Array | None = None
 
     def __call__(self, *numbers: int) -> list[int] | None:
-        """Starts the all-reduce of these int32 numbers, and returns the result of the last call."""
+        """Starts the all-reduce of these int32 numbers; returns the result of the previous call."""
         if process_count() == 1:
             return list(numbers)
         previous, self._pending = self._pending, _all_reduce_max(numbers)
@@ -288,13 +288,13 @@ def _reducer() -> tuple[Mesh, Callable[[jax.Array], jax.Array]]:
 
 
 def lockstep(work: Iterator[T]) -> Iterator[T]:
-    """Yields this process's items; returns after as many rounds in all processes.
+    """Yields this process's items; returns after the same number of rounds in all processes.
 
-    A process whose items are used up keeps taking part until no process has any left.
+    A process without items left keeps taking part until no process has any.
 
     Raises:
-      signals.Stopped: one of the processes has received a signal; raised in all of them after
-        equally many rounds.
+      signals.Stopped: one of the processes has received a signal; raised in all of them after the
+        same number of rounds.
     """
     all_reduce, item = AsyncMax(), next(work, None)
     while True:

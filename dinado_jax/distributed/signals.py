@@ -1,4 +1,4 @@
-"""Clean stops: after the first SIGINT or SIGTERM, work ends at its next safe point."""
+"""Clean stops: after the first SIGINT or SIGTERM, work stops at the next safe point."""
 
 import signal
 import time
@@ -8,7 +8,7 @@ _received: list[int] = []
 
 
 class Stopped(Exception):
-    """Raised at a safe point after a signal, when everything that the next run needs is saved."""
+    """Raised at a safe point after a signal, with everything saved that the next run needs."""
 
     def __init__(self, signum: int):
         """Sets the exit code that a shell reports for this signal, 128 + its number."""
@@ -17,10 +17,10 @@ class Stopped(Exception):
 
 
 def install_handlers() -> None:
-    """Records the first SIGINT or SIGTERM from now on; a second one ends the process at once.
+    """Installs handlers that record the first SIGINT or SIGTERM; a second ends the process.
 
-    A second signal within one second is ignored: whoever stops a process often signals its group
-    and its parents too, and they pass the signal on.
+    A second signal within one second is ignored: stopping a process often signals its group and its
+    parents too, which forward the signal.
     """
 
     def record(signum: int, frame: FrameType | None) -> None:
@@ -38,11 +38,11 @@ def install_handlers() -> None:
 
 
 def received_signal() -> int:
-    """Returns the number of the first signal, 0 if none has come."""
+    """Returns the number of the first signal received, 0 if none."""
     return _received[0] if _received else 0
 
 
 def raise_if_stopped() -> None:
-    """Raises Stopped if a signal has come."""
+    """Raises Stopped if a signal was received."""
     if signum := received_signal():
         raise Stopped(signum)

@@ -21,7 +21,7 @@ def aggregate(
     """Computes the figures of both models.
 
     Args:
-      base, control: samples on the same prompts, one or more.
+      base, control: samples on the same prompts, at least one.
       task_metrics: the metrics of the task, and whether each is reported.
       references: of each prompt, by its number.
       seed: of the choice of texts for Distinct-2, which compares equal numbers of texts.
@@ -72,7 +72,7 @@ def floors(samples: Sequence[Sample], base: BaseFigures, control: ControlFigures
     by_prompt = metrics.kl_floor_by_prompt(
         control.success_rate, *metrics.rate_distribution(hits, draws)
     )
-    # Both are floors; where the base hardly ever succeeds, the grid of rates ends too early.
+    # Both are lower bounds; if the base hardly ever succeeds, the grid of rates is too coarse.
     by_prompt = max(by_prompt, floor)
     return Floors(
         kl_floor=floor,
@@ -87,7 +87,7 @@ def _labels(samples: Sequence[Sample]) -> np.ndarray:
 
 
 def _groups(samples: Sequence[Sample]) -> np.ndarray:
-    """Numbers the prompts that are present from 0: int [N], the number of each sample's prompt."""
+    """Returns a number from 0 for each sample's prompt, int [N]."""
     return np.unique([s.prompt_id for s in samples], return_inverse=True)[1]
 
 

@@ -1,4 +1,4 @@
-"""Numbers about texts and about control, computed on the host."""
+"""Metrics of texts and of control, computed on the host."""
 
 import math
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ def kl_floor(success: float, base_success: float) -> float:
         s log(s / R0) + (1 - s) log((1 - s) / (1 - R0)),    0 log 0 = 0.
 
     By the data-processing inequality: judging a sequence maps q and p to two Bernoulli
-    distributions, and a map cannot raise the KL. inf where the base never does what q does.
+    distributions, and a map cannot raise the KL. inf if q does what the base never does.
     Raises InputError for a rate outside [0, 1].
     """
     for rate in (success, base_success):
@@ -46,11 +46,17 @@ def kl_floor(success: float, base_success: float) -> float:
 
 
 def rate_distribution(hits: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How prompts differ: (rates [G], their probabilities [G]), the distribution of success rates
-    among prompts that makes hits [P] out of draws [P] samples likeliest, by EM on a grid.
+    """Fits the distribution of success rates among prompts by EM on a grid.
 
-    Counting each prompt's own share instead would take the noise of few samples for differences.
-    An estimate: rates below about 1 / draws are hardly seen, and a floor from it is then too low.
+    Per-prompt empirical rates would mistake the noise of few samples for differences. Rates below
+    about 1 / draws are hardly resolved, and a floor computed from the estimate is then too low.
+
+    Args:
+      hits: [P] successes per prompt.
+      draws: [P] samples per prompt.
+
+    Returns:
+      Rates [G] and their probabilities [G].
     """
     rates = (np.arange(200) + 0.5) / 200
     log_likelihood = np.outer(hits, np.log(rates)) + np.outer(draws - hits, np.log1p(-rates))
@@ -66,9 +72,9 @@ def kl_floor_by_prompt(success: float, rates: np.ndarray, probability: np.ndarra
     """`kl_floor` where prompts differ: the least mean KL(q || p) of any q that succeeds with rate
     `success` over prompts on which the base succeeds with rates [G] of the given probabilities.
 
-    Each prompt's q is then p tilted by e^{t C}, with one t for all, and the floor is
-    max_t t s - E log(1 + R0 (e^t - 1)). It is never below the floor of the mean rate, and equal to
-    it where all prompts are alike. Rates must lie strictly between 0 and 1.
+    The optimal q of each prompt is p tilted by e^{t C}, with one t for all, and the floor is
+    max_t t s - E log(1 + R0 (e^t - 1)). It is never below the floor of the mean rate, and equals it
+    if all rates are equal. Rates must lie strictly between 0 and 1.
     """
 
     def tilted(t):
@@ -83,8 +89,9 @@ def kl_floor_by_prompt(success: float, rates: np.ndarray, probability: np.ndarra
 
 
 def efficiency(floor: float, kl: float) -> float:
-    """floor / kl: 1 if the control paid no more KL than its success needs. nan if kl <= 0,
-    which only an estimate from few samples can be, or a control that did nothing.
+    """Returns floor / kl: 1 if the control uses no more KL than its success rate requires.
+
+    nan if kl <= 0: an estimate from few samples, or a control without effect.
     """
     return floor / kl if kl > 0 else math.nan
 

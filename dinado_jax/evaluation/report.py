@@ -1,4 +1,4 @@
-"""Before and after control, for people: plain lines for the terminal, a page for the browser."""
+"""The report before and after control: plain text for the terminal, HTML for the browser."""
 
 import dataclasses
 import html
@@ -27,7 +27,7 @@ _FLOORS = (
 
 
 def _table(summary: Summary, task_metrics: Sequence[Metric]) -> list[tuple[str, str, str]]:
-    """Rows of label, base and control; a figure that was not measured is blank."""
+    """Returns rows of (label, base, control); a figure that was not measured is blank."""
 
     def cell(value: float, form: str) -> str:
         return "" if math.isnan(value) else form.format(value)

@@ -28,7 +28,7 @@ _SCHEMA = typing.get_type_hints(Sample)
 
 
 def write_samples(path: Path, samples: Iterable[Sample]) -> None:
-    """Writes a file whole or not at all."""
+    """Writes a file atomically."""
     partial = path.with_name(path.name + ".partial")
     lines = [json.dumps(dataclasses.asdict(sample)) for sample in samples]
     partial.write_text("\n".join(lines) + "\n", encoding="utf-8")

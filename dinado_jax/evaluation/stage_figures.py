@@ -1,4 +1,4 @@
-"""The figures that stages report: printed, kept in done.json, and gathered in summary.json."""
+"""The figures that stages report: printed, stored in done.json and collected in summary.json."""
 
 import dataclasses
 import itertools
@@ -9,17 +9,17 @@ from dinado_jax.evaluation.records import read_record
 
 @dataclasses.dataclass(frozen=True)
 class SftFigures:
-    """Of stage sft."""
+    """Figures of stage sft."""
 
     parameters: int
-    base: str  # fingerprint of the base that the stage wrote
+    base: str  # fingerprint of the resulting base
     pretrain_rows: int | None = None  # None: no step of pretraining
     sft_rows: int | None = None  # None: no step on the task
 
 
 @dataclasses.dataclass(frozen=True)
 class RolloutFigures:
-    """Of stage rollout: samples of the base on training prompts."""
+    """Figures of stage rollout, which samples the base on training prompts."""
 
     samples: int
     successes: int
@@ -35,7 +35,7 @@ class RolloutFigures:
 
 @dataclasses.dataclass(frozen=True)
 class RoundFigures:
-    """Of a round of training, when it begins."""
+    """Figures of a round of training, at its start."""
 
     oracle_failures: int  # samples of this round that were left out
     rollouts: int  # of all rounds so far
@@ -46,7 +46,7 @@ class RoundFigures:
 
 @dataclasses.dataclass(frozen=True)
 class TrainFigures:
-    """Of stage train."""
+    """Figures of stage train."""
 
     trainable_parameters: int
     rounds: tuple[RoundFigures, ...]
@@ -54,7 +54,7 @@ class TrainFigures:
 
 @dataclasses.dataclass(frozen=True)
 class GenerateFigures:
-    """Of stage generate."""
+    """Figures of stage generate."""
 
     prompts: int
     base_oracle_failures: int  # samples left out
@@ -63,7 +63,7 @@ class GenerateFigures:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateFigures:
-    """Of stage evaluate; None except on the main process."""
+    """Figures of stage evaluate; None except on the main process."""
 
     success_rate: float | None = None  # of the controlled model
     efficiency: float | None = None
@@ -76,7 +76,7 @@ Figures = (
 
 @dataclasses.dataclass(frozen=True)
 class StageFigures:
-    """Of all stages before evaluate."""
+    """Figures of all stages before evaluate."""
 
     sft: SftFigures
     rollout: RolloutFigures
@@ -85,7 +85,7 @@ class StageFigures:
 
 
 def as_dict(figures: Figures) -> dict[str, Any]:
-    """Returns figures as a JSON object: rounds as "round_0", ..; what is None is left out."""
+    """Returns figures as a JSON object: rounds as "round_0", ..; None is omitted."""
     tree = {}
     for field in dataclasses.fields(figures):
         value = getattr(figures, field.name)

@@ -1,4 +1,4 @@
-"""summary.json: what control gained, what it cost, and how the run came about."""
+"""summary.json: what control gained, what it cost, and how the run was made."""
 
 import dataclasses
 import math
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelFigures:
-    """Of the samples of a model on held-out prompts; nan for a figure that was not measured."""
+    """Figures of a model's samples on held-out prompts; nan if not measured."""
 
     samples: int
     success_rate: float
@@ -30,7 +30,7 @@ class ModelFigures:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BaseFigures(ModelFigures):
-    """Of the base."""
+    """Figures of the base."""
 
     successes: int
     log_prob_per_token_of_successes: float  # nats per token
@@ -39,7 +39,7 @@ class BaseFigures(ModelFigures):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ControlFigures(ModelFigures):
-    """Of the controlled model q."""
+    """Figures of the controlled model q."""
 
     kl_to_base: float  # KL(q || p), nats per sequence
     kl_to_base_error: float
@@ -66,7 +66,7 @@ class Device:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """The content of summary.json, where floors stand beside the other parts."""
+    """The content of summary.json; there, floors are flattened into the top level."""
 
     base: BaseFigures
     control: ControlFigures
@@ -97,7 +97,7 @@ class Summary:
 
 
 _STAGES = dataclasses.fields(StageFigures)
-# Every summary has the key, so that readers need not know which tasks have keywords.
+# Every summary has this key, so that readers need not know which tasks have keywords.
 _COVERAGE = {"coverage": math.nan}
 
 
@@ -116,7 +116,7 @@ def _read_model(kind: type[T], tree: dict[str, Any], where: str, fix: str) -> T:
 
 
 def write_summary(path: Path, summary: Summary) -> None:
-    """Writes summary.json; numbers that JSON lacks (nan, infinity) as null."""
+    """Writes summary.json; nan and infinity, which JSON lacks, become null."""
     write_json(path, summary.as_dict())
 
 

@@ -1,4 +1,4 @@
-"""Warnings about a finished run: what went badly without being an error, and what to do about it.
+"""Warnings about a finished run: what went badly without being an error, and how to fix it.
 
 Thresholds are generous: a run that is merely not perfect has no warning.
 """
@@ -9,20 +9,20 @@ from collections.abc import Iterator
 from dinado_jax.evaluation.stage_figures import StageFigures
 from dinado_jax.evaluation.summary import BaseFigures, ControlFigures, Floors
 
-_EFFICIENCY = 0.5  # the floor over the KL spent
-_LEAST_KL = 0.1  # nats per sequence: a lower cost is negligible
-_ENDED = 0.05  # the share of samples that end may be that much lower than the base's
-_FLUENCY = 0.2  # nats per token: text may be that much less likely than the base's successes
-_VARIETY = 0.7  # of the Distinct-2 of the base's successes, equal numbers of texts
-_SUCCESSES = 30  # of the base: fewer tell too little about what its successes are like
-_FAILURES = 0.01  # share of samples on which the oracle may fail
-_ERROR = 0.25  # standard error of the KL, relative
+_EFFICIENCY = 0.5  # minimum of kl_floor_by_prompt / kl_to_base
+_LEAST_KL = 0.1  # nats per sequence: a lower KL is negligible
+_ENDED = 0.05  # allowed drop in the share of finished samples, relative to the base
+_FLUENCY = 0.2  # nats per token: allowed drop in log-probability relative to the base's successes
+_VARIETY = 0.7  # minimum Distinct-2, as a share of that of equally many successes of the base
+_SUCCESSES = 30  # of the base: with fewer, its successes are not compared with
+_FAILURES = 0.01  # allowed share of samples on which the oracle fails
+_ERROR = 0.25  # allowed relative standard error of the KL
 
 
 def summary_warnings(
     base: BaseFigures, control: ControlFigures, floors: Floors, stages: StageFigures
 ) -> tuple[str, ...]:
-    """Lists what went badly, a line each: what, the figures, what to do.
+    """Returns one line per problem: what it is, the figures, how to fix it.
 
     Figures that were not measured are nan, and cause no warning.
     """

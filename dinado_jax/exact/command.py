@@ -1,4 +1,4 @@
-"""The command `dinado exact`: a table of all variants in one world, its JSON and its figure."""
+"""The command `dinado exact`: a table of all variants in one world, as text, JSON and figure."""
 
 import argparse
 import dataclasses
@@ -87,27 +87,27 @@ _UNUSED += ("train.reference_weight", "train.base_states")
 
 
 def _check_settings(preset: schema.Config, config: schema.Config, variants: list[str]) -> None:
-    """Raises InputError for a changed setting that no world or none of these variants uses."""
+    """Raises InputError for a changed setting that has no effect here."""
     keys = sorted(set(differences(config)) - set(differences(preset)))
     keys = [line.partition(" = ")[0] for line in keys]
     for key in keys:
         if key in _UNUSED:
-            raise InputError(f"{key} plays no part in these worlds: leave it out")
+            raise InputError(f"{key} has no effect in these worlds: leave it out")
     common = set(keys)
     for kind, form in (VARIANTS[name] for name in variants):
         control = dataclasses.replace(config.control, kind=kind, form=form)
         common &= dict(unused_settings(dataclasses.replace(config, control=control), keys)).keys()
     for key in sorted(common):
         raise InputError(
-            f"{key} plays no part for {', '.join(variants)} with these settings: leave it out"
+            f"{key} has no effect for {', '.join(variants)} with these settings: leave it out"
         )
 
 
 def _world(args: argparse.Namespace) -> World:
-    """The world of a command line. InputError for one that cannot be enumerated."""
+    """Returns the world of the arguments. InputError if it cannot be enumerated."""
     arguments.require_seed(args.seed, "--seed")
     if args.world == "neural" and args.concentration is not None:
-        raise InputError("--concentration is of tables, a neural world has none: leave it out")
+        raise InputError("--concentration has no effect in a neural world: leave it out")
     given = {
         key: getattr(args, key)
         for key in ("seed", "vocabulary", "length", "concentration", "rarity")
@@ -117,10 +117,12 @@ def _world(args: argparse.Namespace) -> World:
 
 
 def _config(args: argparse.Namespace, variants: list[str]) -> schema.Config:
-    """The preset with the overrides of a command line. InputError for one that plays no part."""
+    """Returns the preset with overrides. InputError for one without effect."""
     for text in args.overrides:
         if not text.startswith(("train.", "control.norm_bias=")):
-            raise InputError(f"override {text!r}: only train.* and control.norm_bias count here")
+            raise InputError(
+                f"override {text!r}: only train.* and control.norm_bias have an effect here"
+            )
     preset = schema.Config(train=TRAIN[args.world])
     config = changed(preset, args.overrides)
     _check_settings(preset, config, variants)
@@ -141,10 +143,10 @@ def _check_files(out: Path | None, figure: Path | None) -> None:
 
 
 def exact(args: argparse.Namespace) -> None:
-    """Trains the variants in one world, prints the table, and writes what --out and --plot name.
+    """Trains the variants in one world, prints the table and writes the files of --out and --plot.
 
     Raises:
-      InputError: an option is out of range or plays no part, or a file cannot be written.
+      InputError: an option is out of range or has no effect, or a file cannot be written.
     """
     world = _world(args)
     variants = args.variant or list(VARIANTS)
@@ -153,7 +155,7 @@ def exact(args: argparse.Namespace) -> None:
     rollouts = ROLLOUTS[args.world] if args.rollouts is None else args.rollouts
     if rollouts < train.rounds:
         raise InputError(
-            f"--rollouts {rollouts} in train.rounds = {train.rounds}: give at least one each"
+            f"--rollouts {rollouts} in train.rounds = {train.rounds} rounds: give at least one each"
         )
     _check_files(args.out, args.plot)
     records = []

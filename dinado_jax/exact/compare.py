@@ -1,4 +1,4 @@
-"""The worlds of `dinado exact`, and every parameterisation trained in one and compared with q*."""
+"""The worlds of `dinado exact`: trains every parameterisation in one and compares it with q*."""
 
 import time
 from collections.abc import Iterator
@@ -58,10 +58,9 @@ def setting(kind: str, world: World, variant: str, seed: int) -> Setting:
 
     Args:
       kind: table | ends | neural, a key of WORLDS.
-      world: the world.
       variant: a key of VARIANTS. The direction of hard is merge's in tables; in neural worlds it is
         soft's, which comes closer to q* there.
-      seed: of the draws.
+      seed: of the rollouts.
     """
     name, form = VARIANTS[variant]
     if kind != "neural":
@@ -88,19 +87,16 @@ def compare(
     norm_bias: str,
     seed: int,
 ) -> Iterator[dict[str, Any]]:
-    """Trains each variant in a world, and yields its record when it is done.
+    """Trains each variant in a world and yields its record.
 
     Args:
-      kind: as of `setting`.
-      world: the world.
-      train: settings of training.
-      variants: keys of VARIANTS.
+      kind, variants: keys of WORLDS and of VARIANTS.
       rollouts: in all rounds together.
       norm_bias: "success_rate", the first value of the norm, or "zero": 1/2.
       seed: of parameters and draws.
 
     Yields:
-      The figures of the last measurement, the curve of all, and steps and rollouts of the first one
+      The last measurement, the curve of all measurements, and steps and rollouts of the first one
       with 90% satisfaction (None: never).
     """
     for variant in variants:

@@ -73,8 +73,6 @@ def judged(
     """Returns sequences of the world as rollouts with their labels.
 
     Args:
-      world: the world.
-      optimum: its labels.
       index: int [N], which sequences.
       log_ratio: float [N, T-1], log q / p of every token in nats; 0 after a row's end.
       alpha: share of p in the proposal alpha p + (1 - alpha) q that they were drawn from.
@@ -109,21 +107,19 @@ def _trainer(control: Control, objective: Objective, train: Train) -> Callable[.
 def learn(
     setting: Setting, train: Train, budget: int, norm_bias: str, seed: int
 ) -> tuple[Params, list[dict[str, float]]]:
-    """Trains for `train.steps`, in rounds that draw equal parts of all rollouts.
+    """Trains for `train.steps` in rounds of equally many rollouts.
 
     Rounds after the first draw a share `train.mixture` from the base and the rest from the current
-    q. Training starts when there are both successes and failures: before, objectives are undefined.
+    q. Training starts once there are both successes and failures: objectives are undefined before.
 
     Args:
-      setting: what to train.
-      train: settings of training.
       budget: rollouts in all rounds together.
       norm_bias: as of `compare.compare`.
       seed: of parameters and batches.
 
     Returns:
-      The parameters, and for the end of each round steps, rollouts, the figures of `measure` and
-      the losses.
+      The parameters, and a record of each round: steps, rollouts, the figures of `measure` and the
+      losses at its end.
 
     Raises:
       Diverged: a loss is not finite.
@@ -159,11 +155,9 @@ def draw_round(
     """Draws the rollouts of a round: from the base in the first one, from the mixture later.
 
     Args:
-      setting: what is trained.
       params: of q; None in the first round.
-      count: N.
       alpha: share of the base in the mixture.
-      number: of the round, a part of the seed.
+      number: of the round, part of the seed.
     """
     if params is None:
         return setting.draw(None, count, number)

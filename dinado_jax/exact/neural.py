@@ -1,4 +1,4 @@
-"""A world whose base is a tiny network: model, deltas, controls and decoding are those of a run.
+"""A world whose base is a tiny network, with the models, deltas, controls and decoding of a run.
 
 S sequences of the world; rows of T tokens.
 """
@@ -36,7 +36,7 @@ _ROWS = 4096  # decoded or scored at once
 
 @dataclasses.dataclass(frozen=True)
 class Neural:
-    """The base of a world: p is this model's distribution, not the one it was trained on."""
+    """The base of a world: p is the distribution of this model, not of its training data."""
 
     world: World
     model: BaseModel

@@ -1,7 +1,7 @@
-"""Tables instead of networks: one free parameter for every prefix and token.
+"""Tabular models: one free parameter for every prefix and token.
 
-The hidden state of a prefix is its one-hot vector, so that logits are factored like any model's,
-and everything built on a model (controls, recursion, objectives) runs unchanged.
+The hidden state of a prefix is a one-hot vector. Logits are then factored as for any model, and
+everything built on a model (controls, recursion, objectives) runs unchanged.
 
 P prefixes; V vocabulary; B rows of T tokens.
 """
@@ -30,13 +30,11 @@ class Table:
     def apply(
         self, variables: dict[str, Any], tokens: jax.Array, cache: Cache | None = None
     ) -> Output:
-        """See `Model.apply`."""
         prefixes = prefix_numbers(tokens, self.vocab_size)
         states = jax.nn.one_hot(prefixes, self.width, dtype=jnp.float32)
         return self.output_from_states(variables["params"], states)
 
     def output_from_states(self, params: dict, states: jax.Array) -> Output:
-        """See `Model.output_from_states`."""
         return Output(states, params["table"], None)
 
 
@@ -49,14 +47,12 @@ class TableDirection:
 
     model: Table
     link: str
-    own_states = False
+    norm_reads_own_states = False
 
     def init(self, key: jax.Array, base_params: dict[str, Any]) -> jax.Array:
-        """See `Direction.init`."""
         return jnp.zeros_like(base_params["table"])
 
     def decode_params(self, params: jax.Array) -> jax.Array:
-        """See `Direction.decode_params`."""
         return params
 
     def forward(
@@ -67,7 +63,6 @@ class TableDirection:
         tokens: jax.Array,
         cache: Cache | None = None,
     ) -> Output:
-        """See `Direction.forward`."""
         base = self.model.apply({"params": base_params}, tokens)
         vocabulary = params + base.vocabulary if self.link == "policy" else params
         return dataclasses.replace(base, vocabulary=vocabulary)
@@ -78,14 +73,12 @@ class TableNorm:
     """A `Norm`: the log-odds of beta as a table [P]."""
 
     def init(self, key: jax.Array, base_params: dict[str, Any], success_rate: float) -> jax.Array:
-        """See `Norm.init`."""
         table = base_params["table"]
         return jnp.full(
             table.shape[1], jnp.log(success_rate) - jnp.log1p(-success_rate), jnp.float32
         )
 
     def logit(self, params: jax.Array, states: jax.Array) -> jax.Array:
-        """See `Norm.logit`."""
         return states @ params
 
 

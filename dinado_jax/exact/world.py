@@ -16,7 +16,7 @@ from dinado_jax.data.sequences import Sequences
 from dinado_jax.errors import InputError
 
 _MOST = 300_000  # sequences
-_LONGEST = 7  # new tokens: with the prompt 8, one width of batches
+_LONGEST = 7  # new tokens: with the prompt 8, a single batch width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +98,7 @@ class World:
         return (self.inside * log_p).sum(1, dtype=np.float64)
 
     def scattered(self, log_p: np.ndarray) -> np.ndarray:
-        """Labels sequences at random: they succeed in random order up to the mass `rarity`.
+        """Labels sequences at random, as successes until their total probability is about `rarity`.
 
         Args:
           log_p: [S] nats.
@@ -116,9 +116,9 @@ class World:
         return label
 
     def keywords(self, log_p: np.ndarray) -> np.ndarray:
-        """Labels sequences by a rule that generalises: those with all tokens of a set succeed.
+        """Labels sequences by a rule that generalises: successes contain all tokens of a set.
 
-        Of all sets of 2 to 4 tokens, the set is the one whose success rate is nearest to `rarity`.
+        The set is that of 2 to 4 tokens whose success rate is nearest to `rarity`.
 
         Args:
           log_p: [S] nats.
@@ -137,7 +137,9 @@ class World:
             for chosen in itertools.combinations(range(int(self.ends), self.vocabulary), size)
         ]
         if not sets:
-            raise InputError("two tokens and two places are needed for keywords: raise both")
+            raise InputError(
+                "keywords need at least two tokens and two places: raise vocabulary and length"
+            )
         rates = np.array([p[has[chosen].all(0)].sum() for chosen in sets])
         best = sets[int(np.abs(np.log(np.maximum(rates, 1e-12) / self.rarity)).argmin())]
         return np.asarray(has[best].all(0), np.float32)

@@ -1,7 +1,7 @@
 """Decoding under guides: q(v | x) proportional to p(v | x) prod_k f_k(R_k(x, v)).
 
-Several guides compose as a product of experts: exact only for oracles independent under p. The
-exact way trains the second control on the first one's q (`Controlled.as_base`).
+Several guides compose as a product of experts, which is exact only for oracles independent under p.
+For an exact combination, train the second control on the q of the first (`Controlled.as_base`).
 
 B prompts, S samples of each, R = B S rows, T prompt tokens, V vocabulary.
 """
@@ -17,7 +17,7 @@ from dinado_jax.data.batch import Batch
 from dinado_jax.data.prompts import Prompts
 from dinado_jax.decoding.policy import ModelPolicy, NextLogits, Policy, last_token_states
 from dinado_jax.guides.protocol import Guide, SinglePassGuide
-from dinado_jax.guides.tilt import NEUTRAL, Features, PromptValue, Tilt
+from dinado_jax.guides.tilt import NEUTRAL, PromptValue, Tilt, TiltFlags, apply_tilt
 from dinado_jax.models.cache import Cache, allocate, scan_steps
 from dinado_jax.models.output import logits
 from dinado_jax.models.protocol import Model
@@ -26,12 +26,13 @@ from dinado_jax.models.protocol import Model
 def guided_policy(model: Model, guides: Sequence[Guide], tilts: Sequence[Tilt]) -> Policy:
     """The distribution q of a base under guides, each with its tilt.
 
-    One untilted guide may need a single pass of the model; else the base is decoded beside the
-    guides. Its arrays are those of `guided_variables` for the same guides and tilts.
+    A single untilted guide may need only one pass of the model; otherwise the base is decoded
+    together with the guides. The variables come from `guided_variables` with the same guides and
+    tilts.
     """
     if _single(guides, tilts):
         return ModelPolicy(model)
-    return Guided(model, tuple(guides), tuple(tilt.features for tilt in tilts))
+    return Guided(model, tuple(guides), tuple(tilt.flags for tilt in tilts))
 
 
 def guided_variables(
@@ -46,7 +47,7 @@ def guided_variables(
 
 
 def _single(guides: Sequence[Guide], tilts: Sequence[Tilt]) -> SinglePassGuide | None:
-    """The only guide, if q is a single pass of the model."""
+    """Returns the only guide if q is a single pass of the model."""
     if len(guides) == 1 and tilts[0] == NEUTRAL and guides[0].single_pass:
         return cast(SinglePassGuide, guides[0])
     return None
@@ -57,7 +58,7 @@ class GuidedState(NamedTuple):
 
     cache: Cache  # the base's
     guides: tuple[Any, ...]  # the state of each guide
-    starts: tuple[PromptValue | None, ...]  # of each guide, for tilts that aim at a rate
+    starts: tuple[PromptValue | None, ...]  # per guide; None unless its tilt has a target rate
 
 
 class _Part(NamedTuple):
@@ -65,13 +66,13 @@ class _Part(NamedTuple):
 
     guide: Guide
     params: Any
-    tilt: Features
+    flags: TiltFlags
     numbers: dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
 class Guided:
-    """The base with guides decoded beside it, a `Policy`.
+    """A `Policy` that decodes the base together with guides.
 
     Its variables are {"base": the base's parameters, "guides": the arrays of each guide, "tilts":
     the `Tilt.numbers` of each}.
@@ -79,7 +80,7 @@ class Guided:
 
     model: Model
     guides: tuple[Guide, ...]
-    tilts: tuple[Features, ...]
+    tilts: tuple[TiltFlags, ...]
 
     @property
     def vocab_size(self) -> int:
@@ -101,8 +102,8 @@ class Guided:
                 values, state = part.guide.prefill(
                     part.params, variables["base"], base, prompts, samples, steps
                 )
-            start = PromptValue.of(values) if part.tilt.target_rate else None
-            scores += part.tilt(part.numbers, values, start)
+            start = PromptValue.of(values) if part.flags.target_rate else None
+            scores += apply_tilt(part.flags, part.numbers, values, start)
             states.append(state)
             starts.append(_per_row(start, samples))
         cache = allocate(base.cache, prompts.lengths, samples, steps)
@@ -120,15 +121,13 @@ class Guided:
         ):
             with jax.named_scope("guide"):
                 values, state = part.guide.step(part.params, variables["base"], base, tokens, state)
-            scores += part.tilt(part.numbers, values, start)
+            scores += apply_tilt(part.flags, part.numbers, values, start)
             states.append(state)
         state = GuidedState(base.cache, tuple(states), carry.starts)
         return NextLogits(scores, log_base), state
 
     def log_probs(self, variables: Any, batch: Batch) -> jax.Array:
-        """See `Policy.log_probs`. Computed one token after another, as decoding does: R may depend
-        on all tokens before.
-        """
+        """See `Policy.log_probs`. Token by token as in decoding: R may depend on all tokens."""
         tokens, start = jnp.asarray(batch.tokens), jnp.asarray(batch.prompt_length)
         T = tokens.shape[1]
         rows = jnp.arange(tokens.shape[0])
@@ -149,7 +148,7 @@ class Guided:
         prompts = Prompts(tokens, start, batch.condition)
         state = self.prefill(variables, prompts, 1, T - 1)
         _, (columns, log_probs) = scan_steps(position, state, T - 1)
-        # Beyond its end a row reads its last token again (in brackets): only the first time counts.
+        # Past its end a row re-reads its last token (in parentheses): only the first read counts.
         order = jnp.arange(T - 1)[:, None]
         inside = order < T - start[None]
         out = jnp.zeros((tokens.shape[0], T - 1), jnp.float32)

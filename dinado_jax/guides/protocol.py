@@ -1,4 +1,4 @@
-"""The interface of a guide: what steers decoding by log R over the next tokens of every prefix.
+"""The interface of a guide, which scores every next token with log R(prefix, token).
 
 A trained control is a guide (controls/control.py); a keyword automaton, a hidden Markov model or a
 classifier are others. A new one is a class of this shape, used as `Controlled(base, guide, params)`
@@ -25,22 +25,22 @@ class NextValues(NamedTuple):
 
 
 class Guide(Protocol):
-    """Static and hashable; its arrays travel beside it, as `params`.
+    """Steers decoding. Static and hashable; its arrays are passed separately, as `params`.
 
-    The state is a pytree of a guide's own. Its caches, if it has any, are `models.cache.Cache`s
-    allocated for the steps to come; every other leaf has the row as its leading axis, so that beams
-    reorder it and devices share it.
+    The state is any pytree. Its caches, if any, are `models.cache.Cache`s allocated for the coming
+    steps; every other leaf has the row as its leading axis, so that it can be reordered for beams
+    and sharded over devices.
     """
 
     @property
     def single_pass(self) -> bool:
-        """Whether q is also the distribution of the base's model with other variables, so that the
-        base need not be decoded beside it. Such a guide has `single_pass_variables` too.
+        """Whether q is the distribution of the base's model with other variables, so that decoding
+        needs no separate base. Such a guide also has `single_pass_variables`.
         """
         ...
 
     def decode_params(self, params: Any) -> Any:
-        """The arrays as decoding reads them: the same function from fewer bytes."""
+        """Prepares the arrays for decoding: the same function from fewer bytes."""
         ...
 
     def prefill(
@@ -56,11 +56,9 @@ class Guide(Protocol):
 
         Args:
           params: the guide's arrays, as `decode_params` returns them.
-          base_params: the base's.
           base: the base's output on the prompts, [B, T].
-          prompts: tokens, lengths and conditions.
           samples: S, rows per prompt.
-          steps: how many more tokens of each row will be read.
+          steps: number of tokens that will be read per row.
 
         Returns:
           The values of each prompt, [B], and the state of each row, [R].
@@ -74,13 +72,11 @@ class Guide(Protocol):
 
         Args:
           params: the guide's arrays, as `decode_params` returns them.
-          base_params: the base's.
           base: the base's output on the tokens, [R, 1].
           tokens: int32 [R].
-          state: of the rows before.
 
         Returns:
-          The values after the tokens, [R], and the state.
+          The values after the tokens, [R], and the new state.
         """
         ...
 

@@ -21,9 +21,9 @@ class Tilt:
       strength: 0 is the base (except for `reject`), 1 the guide as it is; above 1 exaggerates it.
       target_rate: the success rate r to aim for, by rho(R) = R r / R0 + (1 - R) (1 - r) / (1 - R0)
         with R0 the value of the prompt; with 1, rho(R) = R / R0.
-      reject: tokens with R(x, v) < reject R(x), which the guide makes that much rarer than they are
-        under the base, are never drawn; 0 is off. Some token at least as likely as under the base
-        always remains.
+      reject: masks tokens with R(x, v) < reject R(x), those that the guide makes 1 / reject times
+        rarer than under the base; 0 is off. Some token that is at least as likely as under the
+        base always remains.
     """
 
     strength: float = 1.0
@@ -39,65 +39,67 @@ class Tilt:
             raise InputError(f"reject = {self.reject}: it must lie in [0, 1), 0 is off")
 
     @property
-    def features(self) -> "Features":
+    def flags(self) -> "TiltFlags":
         """Which fields are in use."""
-        return Features(self.strength != 1, self.target_rate < 1, self.reject > 0)
+        return TiltFlags(self.strength != 1, self.target_rate < 1, self.reject > 0)
 
     @property
     def numbers(self) -> dict[str, np.float32]:
-        """The values in use, as arrays: other values of the same features compile nothing new."""
-        used = zip(Features._fields, self.features)
+        """The fields in use, as arrays: changing them compiles nothing new."""
+        used = zip(TiltFlags._fields, self.flags)
         return {name: np.float32(getattr(self, name)) for name, on in used if on}
-
-
-class Features(NamedTuple):
-    """Which fields of a `Tilt` are not neutral; a compiled program depends on nothing else."""
-
-    strength: bool = False
-    target_rate: bool = False
-    reject: bool = False
-
-    def __call__(
-        self, numbers: dict[str, jax.Array], values: NextValues, start: "PromptValue | None"
-    ) -> jax.Array:
-        """Computes log f(R) of every next token, up to a constant per prefix.
-
-        Args:
-          numbers: the `Tilt.numbers`.
-          values: of the prefixes, [B] and [B, V].
-          start: V of their prompts, [B]; read if `target_rate` is on.
-
-        Returns:
-          float32 [B, V] nats.
-        """
-        chex.assert_rank([values.log_after, values.after_logit], 2)
-        kept = values.log_after
-        if self.target_rate and start is not None:
-            rate = numbers["target_rate"]
-            success = jnp.log(rate) - start.log_value
-            failure = jnp.log1p(-rate) - jax.nn.log_sigmoid(-start.logit)
-            log_not = jax.nn.log_sigmoid(-values.after_logit)
-            kept = jnp.logaddexp(kept + success[:, None], log_not + failure[:, None])
-        if self.strength:
-            # A guide may forbid tokens: 0 times its log R of -inf would be nan.
-            strength = numbers["strength"]
-            kept = jnp.where(strength == 0, 0.0, strength * kept)
-        if self.reject:
-            change = values.log_after - values.log_value[:, None]
-            kept = jnp.where(change < jnp.log(numbers["reject"]), -jnp.inf, kept)
-        return kept
 
 
 NEUTRAL = Tilt()
 
 
+class TiltFlags(NamedTuple):
+    """Which fields of a `Tilt` are not neutral; programs are compiled for nothing else of it."""
+
+    strength: bool = False
+    target_rate: bool = False
+    reject: bool = False
+
+
 class PromptValue(NamedTuple):
     """V of each row's prompt."""
 
-    log_value: jax.Array  # [R]
-    logit: jax.Array  # [R]
+    log_value: jax.Array  # [R] nats
+    logit: jax.Array  # [R] log-odds
 
     @classmethod
     def of(cls, values: NextValues) -> "PromptValue":
-        """From the values of a prefill."""
+        """Selects V from the values of a prefill."""
         return cls(values.log_value, values.value_logit)
+
+
+def apply_tilt(
+    flags: TiltFlags, numbers: dict[str, jax.Array], values: NextValues, start: PromptValue | None
+) -> jax.Array:
+    """Computes log f(R) of every next token, up to a constant per prefix.
+
+    Args:
+      flags: the `Tilt.flags`.
+      numbers: the `Tilt.numbers`.
+      values: of the prefixes, [B] and [B, V].
+      start: V of their prompts, [B]; used only with `target_rate`.
+
+    Returns:
+      float32 [B, V] nats.
+    """
+    chex.assert_rank([values.log_after, values.after_logit], 2)
+    tilted = values.log_after
+    if flags.target_rate and start is not None:
+        rate = numbers["target_rate"]
+        success = jnp.log(rate) - start.log_value
+        failure = jnp.log1p(-rate) - jax.nn.log_sigmoid(-start.logit)
+        log_not = jax.nn.log_sigmoid(-values.after_logit)
+        tilted = jnp.logaddexp(tilted + success[:, None], log_not + failure[:, None])
+    if flags.strength:
+        # A guide may forbid tokens: 0 times its log R of -inf would be nan.
+        strength = numbers["strength"]
+        tilted = jnp.where(strength == 0, 0.0, strength * tilted)
+    if flags.reject:
+        change = values.log_after - values.log_value[:, None]
+        tilted = jnp.where(change < jnp.log(numbers["reject"]), -jnp.inf, tilted)
+    return tilted

@@ -1,4 +1,4 @@
-"""Which rollouts a step sees, as pure functions of the step.
+"""Draws the rollouts of each step, as pure functions of the step.
 
 N rollouts; batches of B rows of T tokens.
 """
@@ -37,7 +37,7 @@ class NormBatch(Batch):
 
 
 def successes(rollouts: Rollouts, weight: np.ndarray, seed: int) -> RowsAt:
-    """Successes alone, drawn so that those of every prompt follow its q*."""
+    """Draws successes only; those of each prompt are distributed as its q*."""
     share = normalize_per_prompt(weight * rollouts.label, rollouts.prompt_id)
     draws = Draws(share, rollouts.length, seed)
 
@@ -48,15 +48,15 @@ def successes(rollouts: Rollouts, weight: np.ndarray, seed: int) -> RowsAt:
     return at
 
 
-def weight_of_draws(rollouts: Rollouts, weight: np.ndarray) -> np.ndarray:
-    """float64 [N]: 1 for samples, which count equally, and its weight for a reference."""
+def sampling_weights(rollouts: Rollouts, weight: np.ndarray) -> np.ndarray:
+    """Returns float64 [N]: 1 for a sample, the importance weight for a reference."""
     return np.where(rollouts.reference, weight, 1.0)
 
 
 def norm_rows(rollouts: Rollouts, weight: np.ndarray, train: Train, seed: int) -> RowsAt:
-    """Rows for the norm; as many successes as failures with `train.balance`.
+    """Draws rows for the norm; with `train.balance` as many successes as failures.
 
-    A prefix may come from any proposal, only what follows it is weighted: suffix = p / proposal of
+    A prefix may come from any proposal; only its continuation is weighted: suffix = p / proposal of
     the rest of the row. Drawing by label multiplies the odds of every prefix by one factor, which
     `shift` undoes. Without balance references are left out, because most of them are successes.
     """
@@ -64,9 +64,9 @@ def norm_rows(rollouts: Rollouts, weight: np.ndarray, train: Train, seed: int) -
     suffix = suffix_importance_weights(rollouts, train.weights, train.weight_clip)
     rate = success_rate_per_prompt(rollouts).astype(np.float32)
     sampled = ~rollouts.reference
-    known = weight_of_draws(rollouts, weight)
+    known = sampling_weights(rollouts, weight)
     groups = [known * label, known * (1 - label)] if train.balance else [sampled]
-    # Seeds of their own: rows of the two labels, and of the direction, are drawn independently.
+    # Separate seeds: rows of either label, and of the direction, are drawn independently.
     draws = [Draws(group, rollouts.length, seed + 1 + i) for i, group in enumerate(groups)]
     shift = np.log(groups[1][sampled].sum() / groups[0][sampled].sum()) if train.balance else 0.0
 
@@ -87,7 +87,7 @@ def norm_rows(rollouts: Rollouts, weight: np.ndarray, train: Train, seed: int) -
 
 
 def bellman_at(train: Train, step: int, count: int) -> np.ndarray:
-    """lambda of a step, once per row: float32 [count]. An array, so that no program depends on
-    it.
+    """Returns lambda of a step for every row, float32 [count]: as an array it causes no
+    recompilation when it changes.
     """
     return np.full(count, train.bellman if step >= train.bellman_start else 0.0, np.float32)

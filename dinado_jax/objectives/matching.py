@@ -1,13 +1,11 @@
-"""Distribution matching: the likelihood of successes weighted by p / proposal."""
+"""Distribution matching: maximum likelihood of successes, weighted by p / proposal."""
 
 import dataclasses
 
 import numpy as np
 
-from dinado_jax.config.schema import Train
 from dinado_jax.controls.control import Control
 from dinado_jax.objectives.draws import LabeledBatch, successes
-from dinado_jax.objectives.halved import Halved
 from dinado_jax.objectives.norm import log_row
 from dinado_jax.objectives.terms import RowsAt, Term
 from dinado_jax.rollouts.arrays import Rollouts
@@ -15,7 +13,7 @@ from dinado_jax.rollouts.arrays import Rollouts
 
 @dataclasses.dataclass(frozen=True)
 class Likelihood:
-    """Negative log-likelihood of q on successes, a `DirectionLoss`.
+    """`train.objective = "matching"`: negative log-likelihood of q on successes.
 
     With rows drawn from p given C = 1 this is KL(q* || q) up to a constant.
     """
@@ -30,8 +28,3 @@ class Likelihood:
     def term(self, control: Control, params: dict, base_params: dict, batch: LabeledBatch) -> Term:
         likelihood = batch.label * log_row(control.log_policy(base_params, params, batch), batch)
         return Term(-likelihood.sum(), batch.label.sum())
-
-
-def matching(train: Train) -> Halved:
-    """`train.objective = "matching"`."""
-    return Halved(train, Likelihood())

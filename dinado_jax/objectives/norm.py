@@ -13,7 +13,7 @@ from dinado_jax.ops.masks import target_mask
 
 
 def bellman(values: Values) -> Term:
-    """KL(V_{i+1} || R_i) (nats) summed over every target position after the first: forward
+    """Computes KL(V_{i+1} || R_i) (nats) summed over all target positions after the first: forward
     consistency, DiNADO eq. 7 (arXiv 2306.11825).
     """
     residual = bernoulli.kl(values.value_logit, values.before_logit)
@@ -21,8 +21,8 @@ def bellman(values: Values) -> Term:
 
 
 def prompt_rate(control: Control, params: dict, base_params: dict, batch: NormBatch) -> Term:
-    """Cross entropy between beta of the prompt and the prompt's estimated success rate: all that a
-    recursion from the prompt on has to learn besides its direction.
+    """Computes cross entropy between beta of the prompt and its estimated success rate, the only
+    value that recursive forms have to learn.
     """
     beta_logit = control.step_inputs(base_params, params, batch).beta_logit
     last = batch.prompt_length[:, None] - 1
@@ -36,8 +36,8 @@ def prompt_rate(control: Control, params: dict, base_params: dict, batch: NormBa
 def value_terms(
     control: Control, params: dict, base_params: dict, batch: NormBatch
 ) -> dict[str, Term]:
-    """Cross entropy of V with the label before every target token and of R with it at the end, and
-    the Bellman residual of a form that does not recur.
+    """Computes cross entropy between label and V before every target token and R at the end; for
+    the split form the Bellman residual.
     """
     values = control.values(base_params, params, batch)
     weight = target_mask(batch) * batch.suffix
@@ -53,7 +53,7 @@ def value_terms(
 
 
 def bellman_term(control: Control, values: Values, batch: NormBatch) -> dict[str, Term]:
-    """The residual with the step's lambda; none for a form that recurs, which is consistent."""
+    """Returns the Bellman residual with its coefficient lambda; {} for the recursive forms."""
     if control.recursive:
         return {}
     return {"bellman": bellman(values)._replace(coefficient=batch.bellman[0])}

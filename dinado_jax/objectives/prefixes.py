@@ -1,4 +1,4 @@
-"""Nothing but the labels, after every token of every row."""
+"""Fits only the labels, after every token of every row."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ from dinado_jax.rollouts.arrays import Rollouts
 
 @dataclasses.dataclass(frozen=True)
 class Prefixes:
-    """`train.objective = "prefixes"`: labels teach direction and norm together, through R after
+    """`train.objective = "prefixes"`: labels train direction and norm jointly, through R after
     each token.
     """
 

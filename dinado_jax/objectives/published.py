@@ -21,7 +21,7 @@ from dinado_jax.rollouts.weighting import suffix_importance_weights
 
 @struct.dataclass(kw_only=True)
 class PublishedBatch(Batch):
-    """Rollouts, drawn uniformly."""
+    """Uniformly drawn rollouts."""
 
     label: Array  # float32 [B] in [0, 1]
     suffix: Array  # float32 [B, T-1], p / proposal of what follows each prefix; 1 for samples of p
@@ -79,5 +79,5 @@ class Published:
         return ("",)
 
     def settings_read(self, kind: str) -> set[str]:
-        # Labels after every token are weighted by what follows it.
+        # Only labels after every token are weighted, by what follows the token.
         return {"weights"} if kind in ("nado", "hard") else set()

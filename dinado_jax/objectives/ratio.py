@@ -1,4 +1,4 @@
-"""Generalised KL to q* over all rollouts of prompts with a success: failures teach too."""
+"""Generalised KL to q* over all rollouts of prompts with a success: failures count too."""
 
 import dataclasses
 
@@ -6,11 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from dinado_jax.config.schema import Train
 from dinado_jax.controls.control import Control
 from dinado_jax.data.batch import Array, Batch
 from dinado_jax.data.batching import Draws, take
-from dinado_jax.objectives.halved import Halved
 from dinado_jax.objectives.norm import log_row
 from dinado_jax.objectives.terms import RowsAt, Term
 from dinado_jax.rollouts.arrays import Rollouts
@@ -33,15 +31,15 @@ class Divergence:
 
         E_d[ q / d - (q* / d) log q ]
 
-    Over all rows its expected gradient is that of the likelihood of q*, but failures teach too: a
+    Over all rows its expected gradient is that of the likelihood of q*, but failures contribute: a
     row is pushed by q* / d - q / d, which vanishes where q is right, and with it the noise of
     fitting single samples (the baseline of distributional policy gradients, arXiv 2206.00761,
     off-policy). Beyond e^3 the ratio q / d continues as its tangent.
 
-    Rows of prompts without a success are left out, which holds hard prompts back: where a prompt's
-    n rows succeed at rate r, its failures come 1 - (1-r)^(n-1) times as often as they should beside
-    its successes. Drawing them too is free of that bias; it raised the KL more than the success
-    (docs/results.md).
+    Rows of prompts without a success are left out, which biases against hard prompts: if the n rows
+    of a prompt succeed at rate r, its failures are drawn 1 - (1-r)^(n-1) times as often, relative
+    to its successes, as they should be. Including them removes the bias, but raised the KL more
+    than the success rate (docs/results.md).
     """
 
     weighted = True
@@ -73,8 +71,3 @@ class Divergence:
         # For log d = inf the first summand is 0, and stays so in gradients.
         ratio = jnp.exp(capped) * (1 + jnp.where(log_ratio > _CAP, log_ratio - _CAP, 0.0))
         return Term((ratio - batch.optimal_ratio * log_q).sum(), jnp.ones_like(log_q).sum())
-
-
-def ratio(train: Train) -> Halved:
-    """`train.objective = "ratio"`."""
-    return Halved(train, Divergence())

@@ -8,12 +8,10 @@ import numpy as np
 import optax
 from flax import struct
 
-from dinado_jax.config.schema import Train
 from dinado_jax.controls.control import Control
 from dinado_jax.data.batch import Array, Batch
 from dinado_jax.data.batching import Draws, take
-from dinado_jax.objectives.draws import weight_of_draws
-from dinado_jax.objectives.halved import Halved
+from dinado_jax.objectives.draws import sampling_weights
 from dinado_jax.objectives.norm import log_row
 from dinado_jax.objectives.terms import RowsAt, Term
 from dinado_jax.rollouts.arrays import Rollouts
@@ -50,7 +48,7 @@ class RowRegression:
     settings = frozenset({"margin"})
 
     def rows(self, rollouts: Rollouts, weight: np.ndarray, seed: int) -> RowsAt:
-        draws = Draws(weight_of_draws(rollouts, weight), rollouts.length, seed)
+        draws = Draws(sampling_weights(rollouts, weight), rollouts.length, seed)
         least = np.exp(-self.margin)
         rate = success_rate_per_prompt(rollouts) * (1 - least) + least
         target = rollouts.log_base + np.log(np.maximum(rollouts.label, least) / rate)
@@ -70,8 +68,3 @@ class RowRegression:
         error = jnp.where(success, error, jnp.maximum(error, 0.0))
         loss = optax.losses.huber_loss(error, delta=_HUBER)
         return Term(loss.sum(), jnp.ones_like(error).sum())
-
-
-def regression(train: Train) -> Halved:
-    """`train.objective = "regression"`."""
-    return Halved(train, RowRegression(train.margin))

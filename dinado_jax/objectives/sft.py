@@ -8,9 +8,8 @@ from dinado_jax.ops.vocab import token_log_probs
 
 
 def likelihood(model: Model, params: dict, batch: Batch) -> dict[str, Term]:
-    """Negative log-likelihood (nats) of the target tokens, summed, and their number.
-
-    batch: tokens [B, T] int32, prompt_length [B], length [B].
+    """Computes the summed negative log-likelihood (nats) of the target tokens of a batch, and their
+    number.
     """
     out = model.apply({"params": params}, batch.tokens)
     mask_BT = target_mask(batch)

@@ -1,26 +1,27 @@
-"""The objectives by the name that `train.objective` gives them."""
+"""The objectives by `train.objective`."""
 
 from collections.abc import Callable
 
 from dinado_jax.config.schema import Train
-from dinado_jax.objectives.matching import matching
+from dinado_jax.objectives.direction_and_norm import DirectionAndNorm
+from dinado_jax.objectives.matching import Likelihood
 from dinado_jax.objectives.prefixes import Prefixes
 from dinado_jax.objectives.published import Published
-from dinado_jax.objectives.ratio import ratio
-from dinado_jax.objectives.regression import regression
+from dinado_jax.objectives.ratio import Divergence
+from dinado_jax.objectives.regression import RowRegression
 from dinado_jax.objectives.terms import Objective
 from dinado_jax.objectives.warmup import Warmup
 
 OBJECTIVES: dict[str, Callable[[Train], Objective]] = {
-    "matching": matching,
-    "regression": regression,
-    "ratio": ratio,
+    "matching": lambda train: DirectionAndNorm(train, Likelihood()),
+    "regression": lambda train: DirectionAndNorm(train, RowRegression(train.margin)),
+    "ratio": lambda train: DirectionAndNorm(train, Divergence()),
     "prefixes": Prefixes,
     "published": Published,
 }
 
 
 def phases(train: Train) -> list[tuple[int, Objective]]:
-    """What trains a control, in order: (end, objective), for the steps up to `end`."""
+    """Returns the objectives of a training run in order, each with the step at which it ends."""
     objective = OBJECTIVES[train.objective](train)
     return [(train.warmup_direction, Warmup(train)), (train.steps, objective)]

@@ -1,4 +1,4 @@
-"""What an objective is: which rollouts a step sees, and the loss on them as sums and weights."""
+"""The interface of an objective: the rollouts of each step, and their loss as sums and weights."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -15,7 +15,7 @@ RowsAt = Callable[[int, int], Batch]  # of a step and the number of rows
 
 
 class Term(NamedTuple):
-    """One part of a loss: coefficient * sum / (weight added up over the whole batch).
+    """One part of a loss: coefficient * sum / (total weight of the whole batch).
 
     Sums, never means: they add up exactly over micro-batches and devices that hold different
     numbers of tokens. The weight depends on the batch alone, never on parameters.
@@ -34,41 +34,41 @@ class Objective(Protocol):
 
     @property
     def parts(self) -> int:
-        """Equal parts that the rows of a batch are divided into."""
+        """Number of equal parts into which a batch is divided."""
         ...
 
     @property
     def least_samples(self) -> int:
-        """Samples per prompt, at least, from which it can learn."""
+        """Minimum number of samples per prompt."""
         ...
 
     @property
     def draws_references(self) -> bool:
-        """Whether references of the task, if there are any, are among its rows."""
+        """Whether it trains on the task's references too, if there are any."""
         ...
 
     def batches(self, rollouts: Rollouts, weight: np.ndarray, seed: int) -> BatchAt:
-        """The batch of every step, a pure function of it.
+        """Returns the batch of each step as a pure function of the step.
 
         Args:
           rollouts: the N rows of all rounds so far.
           weight: float [N], importance weights.
-          seed: of the draws.
+          seed: of the sampling of rows.
         """
         ...
 
     def terms(
         self, control: Control, params: dict, base_params: dict, batch: Any
     ) -> dict[str, Term]:
-        """The terms of the loss (nats) on a micro-batch."""
+        """Computes the terms of the loss (nats) on a micro-batch."""
         ...
 
     def reads_states(self, control: Control) -> tuple[str, ...]:
-        """The fields of a batch whose rows need the base's states; ("",) for the batch itself."""
+        """Names the fields of a batch that need the base's states; ("",) for the batch itself."""
         ...
 
     def settings_read(self, kind: str) -> set[str]:
-        """The settings of `train` that play a part for this kind of control, of those that not
-        every objective reads.
+        """Names the settings of `train` that it reads for this kind of control, among those that
+        not every objective reads.
         """
         ...

@@ -1,4 +1,4 @@
-"""Warm-up: likelihood on successes for the direction alone."""
+"""Warm-up: maximum likelihood of successes, for the direction only."""
 
 import dataclasses
 
@@ -14,8 +14,9 @@ from dinado_jax.rollouts.arrays import Rollouts
 
 @dataclasses.dataclass(frozen=True)
 class Warmup:
-    """The first `train.warmup_direction` steps: the direction unbent, whatever the form; the norm
-    has no gradient, unless it is one with the direction (nado).
+    """The first `train.warmup_direction` steps: trains the unprojected q, whatever the form.
+
+    The norm has no gradient, except in nado, where one network is both direction and norm.
     """
 
     train: Train

@@ -1,4 +1,4 @@
-"""A guard around foreign code: the import of an oracle, its calls and its answers."""
+"""Isolates user code: the import of an oracle, its calls and its answers."""
 
 import contextlib
 import os
@@ -15,9 +15,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class ForeignError(Exception):
-    """Whatever foreign code raised.
+    """An exception raised by user code.
 
-    The message may quote anything, secrets too: it is for a terminal, not for files.
+    The message may contain secrets: show it on a terminal, never write it to files.
 
     Attributes:
       kind: the name of the exception's type.
@@ -30,14 +30,14 @@ class ForeignError(Exception):
 
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
-    """Runs foreign code and restores the state of the process.
+    """Runs user code and restores the state of the process.
 
     Working directory, standard streams, signal handlers, warning filters and NumPy's error settings
-    are restored. A KeyboardInterrupt that Python raises for Ctrl-C passes through; a run installs
-    its own handlers (distributed/signals.py), so that it never sees one.
+    are restored. A KeyboardInterrupt that Python raises for Ctrl-C passes through; runs install
+    their own handlers (distributed/signals.py), so none is raised there.
 
     Raises:
-      ForeignError: for whatever the code raises, SystemExit included.
+      ForeignError: for any exception of the code, SystemExit included.
     """
     folder = _folder()
     streams = {name: getattr(sys, name) for name in ("stdin", "stdout", "stderr")}
@@ -53,7 +53,7 @@ def guarded() -> Iterator[None]:
     finally:
         for name, stream in streams.items():
             setattr(sys, name, stream)
-            if getattr(stream, "closed", False):  # lose what is printed rather than the run
+            if getattr(stream, "closed", False):  # losing output is better than losing the run
                 setattr(sys, name, open(os.devnull, "r+", encoding="utf-8"))  # noqa: SIM115
         if folder and _folder() != folder:
             os.chdir(folder)

@@ -1,4 +1,4 @@
-"""Calls an oracle, any Python callable, and isolates its failures to the samples they occur on."""
+"""Calls an oracle, any Python callable, and isolates failures to single samples."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from dinado_jax.errors import InputError, quote
 from dinado_jax.oracles.foreign import ForeignError, guarded
 
 Oracle = Callable[[list[str], list[str]], Sequence[bool] | Sequence[float]]
-_ROUNDING = 1e-6  # a label may miss [0, 1] by that much: an oracle may compute in float32
+_ROUNDING = 1e-6  # by which a label may lie outside [0, 1]: oracles may compute in float32
 _FORM = "write it as function(prompts, texts) and return one bool or float in [0, 1] per text"
 
 
@@ -35,7 +35,7 @@ class OracleResult(NamedTuple):
 def judge(oracle: Oracle, prompts: Sequence[str], texts: Sequence[str]) -> OracleResult:
     """Labels N samples: one call on the whole batch, or, if that raises, one call per sample.
 
-    Every call gets fresh lists, which it may change. A sample on which the oracle raises, or whose
+    Every call gets new lists, which it may change. A sample on which the oracle raises, or whose
     answer is masked in a masked array, is marked as failed.
 
     Raises:
@@ -51,10 +51,10 @@ def judge(oracle: Oracle, prompts: Sequence[str], texts: Sequence[str]) -> Oracl
 
 
 def check_oracle(oracle: Oracle, prompts: Sequence[str], texts: Sequence[str]) -> None:
-    """Calls the oracle on a few samples before anything is computed.
+    """Calls the oracle on a few samples before a run begins.
 
     Raises:
-      InputError: if it does not take two lists, returns anything but labels, or raises on every
+      InputError: if it does not accept two lists, does not return labels, or raises on every
         sample.
     """
     with guarded():
@@ -73,7 +73,7 @@ def check_oracle(oracle: Oracle, prompts: Sequence[str], texts: Sequence[str]) -
 
 
 def require_labels(oracle: Oracle, result: OracleResult) -> None:
-    """Checks that the oracle labelled a sample, if there is any.
+    """Checks that the oracle labelled at least one sample, if there are any.
 
     Raises:
       InputError: if it failed on all of them.
@@ -99,11 +99,11 @@ def _one_by_one(oracle: Oracle, prompts: Sequence[str], texts: Sequence[str]) ->
 def _call(
     oracle: Oracle, prompts: Sequence[str], texts: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Calls the oracle once: labels float32 [N], and which of them are masked, bool [N].
+    """Calls the oracle once; returns labels float32 [N] and their mask bool [N].
 
     Raises:
-      ForeignError: for whatever the oracle raises.
-      InputError: for an answer that is no list of labels.
+      ForeignError: for any exception of the oracle.
+      InputError: if the answer is not a list of labels.
     """
     count = len(texts)
     with guarded():
@@ -120,7 +120,7 @@ def _call(
 
 
 def _labels(answer: Any, count: int) -> tuple[np.ndarray | None, str]:
-    """Copies the answer to float64 [N], or says what is wrong with it."""
+    """Copies the answer to float64 [N], or returns what is wrong with it."""
     if not isinstance(answer, (list, tuple)) and not hasattr(answer, "__array__"):
         return None, f"returned {quote(answer) if answer is None else type(answer).__name__}"
     try:
@@ -138,7 +138,7 @@ def _labels(answer: Any, count: int) -> tuple[np.ndarray | None, str]:
         return None, f"answer of type {values.dtype}, with {quote(odd)},"
     values = values.astype(np.float64)
     numbers = np.ma.getdata(values)
-    # The negation of "inside" is also true of nan.
+    # Written as a negation so that nan counts as outside.
     outside = ~((numbers >= -_ROUNDING) & (numbers <= 1 + _ROUNDING)) & ~np.ma.getmaskarray(values)
     if outside.any():
         return None, f"answer holds {numbers[outside][0]}"

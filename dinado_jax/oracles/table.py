@@ -12,7 +12,7 @@ from dinado_jax.oracles.foreign import ForeignError, guarded
 from dinado_jax.oracles.judge import Oracle
 from dinado_jax.tasks.keyword.lexical import lexical
 
-# Each raises InputError for a prompt that it cannot judge, whatever the text.
+# Each raises InputError for a prompt that it cannot judge with any text.
 ORACLES: dict[str, Oracle] = {
     "lexical": lexical,
 }
@@ -20,18 +20,18 @@ ORACLES: dict[str, Oracle] = {
 
 @dataclasses.dataclass(frozen=True)
 class NamedOracle:
-    """An oracle and the name that `rollout.oracle` gives it."""
+    """An oracle with its name in `rollout.oracle`."""
 
     name: str
     function: Oracle
 
     @property
     def built_in(self) -> bool:
-        """Whether it is one of this package."""
+        """Whether it belongs to this package."""
         return self.name in ORACLES
 
     def check_prompts(self, prompts: Mapping[str, str]) -> None:
-        """Checks that a built-in oracle can judge these prompts, given by where they were read.
+        """Checks that a built-in oracle can judge these prompts, keyed by where they were read.
 
         Raises:
           InputError: for the first prompt that it cannot judge.

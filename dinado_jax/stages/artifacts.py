@@ -1,4 +1,4 @@
-"""What stages read of earlier ones: the base, the control and the training prompts of a run."""
+"""What stages read of earlier stages: the base, the control and the training prompts."""
 
 from collections.abc import Callable
 from functools import partial
@@ -20,7 +20,7 @@ from dinado_jax.training.checkpoint import Checkpoints
 def training_prompts(context: Context, start: int, count: int) -> list[str]:
     """Returns prompts number start .. start + count - 1 of an endless sequence.
 
-    The sequence is the distinct training prompts again and again, each time in another order.
+    The sequence repeats the distinct training prompts, each time in another order.
     """
     distinct = np.array(list(dict.fromkeys(example.prompt for example in context.train_examples)))
     cycles = range(start // len(distinct), (start + count - 1) // len(distinct) + 1)
@@ -44,7 +44,7 @@ def trained_base(context: Context, place: Callable[[dict], dict]) -> Base:
 
 
 def load_base(settings: schema.Base, path: str | Path, place: Callable[[dict], dict]) -> Base:
-    """Loads a base in the configured precision; arguments as `trained_base`."""
+    """Loads a base in the configured precision; `place` as in `trained_base`."""
     return load(
         path,
         dtype=settings.dtype,

@@ -1,4 +1,4 @@
-"""What the stages of one command share, each part resolved or read once."""
+"""What the stages of one command share; each part is resolved or read once."""
 
 import dataclasses
 import functools
@@ -19,8 +19,8 @@ from dinado_jax.utils.files import json_digest, read_lines
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """A run as its stages see it: each part is resolved, read or placed on devices when it is first
-    asked for, and then kept.
+    """The shared state of a run: each part is resolved, read or placed on devices on first use, and
+    cached.
     """
 
     run: RunFolder
@@ -52,7 +52,7 @@ class Context:
 
     @functools.cached_property
     def plan(self) -> Plan:
-        """How arrays are partitioned over the devices of all processes."""
+        """The partitioning of arrays over the devices of all processes."""
         return make_plan(self.config.parallel)
 
     @functools.cached_property
@@ -79,7 +79,7 @@ class Context:
 
     @functools.cached_property
     def prompt_file(self) -> dict[str, str]:
-        """The prompts of evaluate.prompt_file by where each stands, "FILE:LINE"; {} without one."""
+        """The prompts of evaluate.prompt_file by "FILE:LINE"; {} without a file."""
         if not self.config.evaluate.prompt_file:
             return {}
         path = Path(self.config.evaluate.prompt_file)
@@ -93,14 +93,14 @@ class Context:
     def read_corpus(self) -> list[str]:
         """Reads the lines of sft.pretrain_path ([] without one). InputError if that fails.
 
-        They are not kept: plain text may be large, and one stage alone trains on it.
+        They are not cached: plain text may be large, and only one stage trains on it.
         """
         path = self.config.sft.pretrain_path
         return read_text_lines(path) if path else []
 
     @functools.cached_property
     def corpus_digest(self) -> str:
-        """SHA-256 of these lines."""
+        """SHA-256 of the lines of `read_corpus`."""
         return json_digest(self.read_corpus())
 
     @property

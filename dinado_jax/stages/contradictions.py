@@ -1,4 +1,4 @@
-"""Settings that contradict each other; every fault is one line that says how to fix it."""
+"""Settings that contradict each other: each fault is one line that says how to fix it."""
 
 import math
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ _MOST_TOKENS = 10**10  # of a batch, or of all rollouts of a round: 40 GB of ids
 
 
 def contradictions(config: Config) -> Iterator[str]:
-    """Yields the faults of a configuration whose values are each in their range."""
+    """Yields the faults of a configuration whose values are all in range."""
     yield from _of_training(config)
     yield from _of_inputs(config)
     yield from _beyond_memory(config)
@@ -52,11 +52,11 @@ def _of_training(config: Config) -> Iterator[str]:
     if abs(share - round(share)) > 1e-6:
         yield (
             f"train.mixture = {train.mixture} of train.refresh_samples = {train.refresh_samples} "
-            "is no whole number of samples: change one of them"
+            "is not a whole number of samples: change one of them"
         )
     if train.mixture and (rollout.temperature != 1 or rollout.top_k or rollout.top_p < 1):
         yield (
-            "train.mixture weighs plain samples of base and control: leave rollout.temperature, "
+            "train.mixture weights plain samples of base and control: leave rollout.temperature, "
             "rollout.top_k and rollout.top_p at their defaults, or set train.mixture=0"
         )
     if rollout.references and not objective.draws_references:
@@ -77,7 +77,7 @@ def _of_inputs(config: Config) -> Iterator[str]:
     sft, task = config.sft, make_task(config.task)
     if config.parallel.fsdp > 1 and config.parallel.mode != "jit":
         yield (
-            f"parallel.fsdp = {config.parallel.fsdp} is for parallel.mode=jit alone: set it, or "
+            f"parallel.fsdp = {config.parallel.fsdp} requires parallel.mode=jit: set it, or "
             "parallel.fsdp=1"
         )
     if sft.pretrain_steps and not sft.pretrain_path:

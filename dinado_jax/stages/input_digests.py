@@ -1,5 +1,5 @@
-"""What each stage reads besides its settings, as SHA-256 of content: a path may stay the same while
-what is there changes.
+"""SHA-256 of what each stage reads besides its settings: a path may stay the same while its content
+changes.
 """
 
 import os
@@ -16,7 +16,7 @@ from dinado_jax.utils.files import file_digest, json_digest
 
 
 def input_digests(name: str, context: Context) -> dict[str, str]:
-    """Returns the SHA-256 of everything a stage reads, by a name for people.
+    """Returns the SHA-256 of everything a stage reads, by a human-readable name.
 
     Earlier stages that are not done are left out.
 
@@ -27,11 +27,9 @@ def input_digests(name: str, context: Context) -> dict[str, str]:
 
 
 def stage_input_digests(name: str, run: RunFolder) -> dict[str, str]:
-    """Returns the SHA-256 of the results of earlier stages that a stage reads, of those done."""
-    digests = {
-        f"the results of stage {earlier}": run.results_digest(earlier) for earlier in READS[name]
-    }
-    return {what: digest for what, digest in digests.items() if digest}
+    """Returns the SHA-256 of the results of the finished stages that a stage reads."""
+    records = {earlier: run.finished(earlier) for earlier in READS[name]}
+    return {f"the results of stage {stage}": one.digest for stage, one in records.items() if one}
 
 
 def _from_outside(name: str, context: Context) -> dict[str, str]:
@@ -54,11 +52,11 @@ def _from_outside(name: str, context: Context) -> dict[str, str]:
 
 
 def _source(oracle: Oracle) -> str:
-    """Returns the SHA-256 of an oracle's source: its module, and those beside it that it uses."""
+    """Returns the SHA-256 of an oracle's source: its module, and those it uses from its folder."""
     root = sys.modules.get(getattr(oracle, "__module__", None) or type(oracle).__module__)
     home = os.path.dirname(_file(root) or os.devnull)
     if root is None or root.__name__.partition(".")[0] == "dinado_jax":
-        return ""  # one of this package is known by its name
+        return ""  # built in: identified by its name
     found, waiting = {}, [root]
     while waiting:
         module = waiting.pop()

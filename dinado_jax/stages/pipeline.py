@@ -1,4 +1,4 @@
-"""All stages of a run in order, each done once."""
+"""Runs the stages of a run in order, each once."""
 
 import importlib.util
 import json
@@ -42,19 +42,19 @@ _WORK: dict[str, Callable[[Context], Figures]] = dict(
 
 
 def check(config: Config, names: Iterable[str]) -> None:
-    """Checks the inputs of these stages without computation, devices and the network.
+    """Checks the inputs of these stages without computation, devices or network access.
 
     Raises:
-      InputError: for the first that is wrong.
+      InputError: for the first fault.
     """
     _check_inputs(Context.of(config), set(names), hub=False)
 
 
 def _check_inputs(context: Context, names: set[str], hub: bool) -> None:
-    """Raises InputError for what is wrong with the inputs of these stages.
+    """Raises InputError for a fault of the inputs of these stages.
 
     Args:
-      hub: whether what is on the hub is looked at too.
+      hub: whether to load inputs from the hub too.
     """
     config, task = context.config, context.task
     _ = context.oracle
@@ -79,10 +79,10 @@ def _check_inputs(context: Context, names: set[str], hub: bool) -> None:
 
 
 def _check(context: Context, names: set[str]) -> None:
-    """Raises InputError now for what would otherwise fail after hours of training."""
+    """Raises InputError for anything that would otherwise fail only after hours of training."""
     config = context.config
     _check_inputs(context, names, hub=True)
-    _rehearse(context, names)
+    _try_oracle(context, names)
     plan, sft, train = context.plan, config.sft, config.train
     if "sft" in names and sft.steps + sft.pretrain_steps:
         plan.check_batch("sft", sft.batch, sft.accumulate)
@@ -96,18 +96,18 @@ def _check(context: Context, names: set[str]) -> None:
         check_base(config, configured_model(replace(config.base, path=str(made))))
 
 
-def _rehearse(context: Context, names: set[str]) -> None:
-    """Calls an oracle of the user's own on two samples, if stages to do call it."""
+def _try_oracle(context: Context, names: set[str]) -> None:
+    """Calls a user-defined oracle on two samples, if one of these stages uses it."""
     if context.oracle.built_in or not names & {"rollout", "train", "generate"}:
         return
     rows = context.train_examples[:2]
-    # References are texts as the oracle will see them.
+    # References resemble the texts that the oracle will see.
     texts = [next(iter(row.references), "") for row in rows]
     check_oracle(context.oracle.function, [row.prompt for row in rows], texts)
 
 
 def run_stages(config: Config, names: tuple[str, ...], path: Path | None = None) -> None:
-    """Does the named stages that are not done yet; finished ones are left as they are.
+    """Runs the named stages, except those that are done.
 
     Args:
       path: the run's folder; None for run.folder/name.
@@ -140,7 +140,7 @@ def run_stages(config: Config, names: tuple[str, ...], path: Path | None = None)
 
 
 def _own_settings(context: Context) -> str:
-    """Says what a run is about to do: the settings that differ from the defaults."""
+    """Lists the settings of a run that differ from the defaults."""
     own, path = differences(context.config), context.run.path
     rest = "--print-config prints all of them, config.json keeps them"
     if not own:
@@ -149,7 +149,7 @@ def _own_settings(context: Context) -> str:
 
 
 def _do(context: Context, name: str) -> None:
-    """Does a stage unless it is done, and says so."""
+    """Runs a stage unless it is done, and prints a line about it."""
     run, inputs = context.run, input_digests(name, context)
     assert_same(f"inputs of {name}", json.dumps(inputs))
     run.check_inputs(name, inputs)
@@ -165,7 +165,7 @@ def _do(context: Context, name: str) -> None:
 
 
 def show_report(config: Config, path: Path | None = None) -> None:
-    """Prints the plain report of a finished run and where its files are.
+    """Prints the report of a finished run and the paths of its files.
 
     Raises:
       InputError: if the run has no summary yet.
@@ -218,6 +218,6 @@ def load_run(path: str | Path) -> Controlled:
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether a configuration stands beside folders of stages."""
+    """Whether the folder has a config.json and at least one stage folder."""
     stages = any(exists(folder / name / "config.json") for name in STAGES)
     return stages and exists(folder / "config.json")

@@ -1,9 +1,10 @@
-"""Which settings play a part in a run: a value given for one that does not is refused by name.
+"""Finds settings that have no effect under the given configuration, so that they can be rejected.
 
-A setting plays a part where another value of it would change the result of the run, its speed or
-its memory. `ALWAYS` and `RULES` name every key of the schema once.
+A setting has an effect if another value of it would change the result of the run, its speed or its
+memory. `ALWAYS` and `RULES` name every key of the schema once.
 """
 
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -15,12 +16,12 @@ from dinado_jax.tasks.table import TASKS, make_task
 
 
 class Rule(NamedTuple):
-    """Settings that play a part only in some runs."""
+    """Settings that have an effect only in some runs."""
 
     keys: str
-    plays: Callable[[Config], bool]
-    # For messages. {readers} and {others} are the tasks or objectives that read the setting, and
-    # those that do not.
+    applies: Callable[[Config], bool]
+    # For messages: when it applies. {readers} and {others} stand for the tasks or objectives that
+    # read the setting, and those that do not.
     only: str
 
 
@@ -49,7 +50,7 @@ def _has_delta(config: Config) -> bool:
 
 
 def _has_low_rank(config: Config) -> bool:
-    # Free changes win where both match.
+    # delta.full wins where both match.
     return _has_delta(config) and bool(config.delta.low_rank) and ".*" not in config.delta.full
 
 
@@ -59,16 +60,16 @@ def _has_new_blocks(config: Config) -> bool:
 
 
 def _reads_states(config: Config) -> bool:
-    """Whether a loss needs the frozen base: not the warm-up of a control that decodes alone."""
+    """Whether a loss needs the frozen base; the warm-up of a single-pass control does not."""
     control = config.control
-    alone = control.kind == "merge" or (
+    single_pass = control.kind == "merge" or (
         control.kind == "hard" and control.direction == "merge" and control.form == "clamped"
     )
-    return _after_warmup(config) or not alone
+    return _after_warmup(config) or not single_pass
 
 
 def _after_warmup(config: Config) -> bool:
-    """Whether any step is left to the objective."""
+    """Whether any step follows the warm-up."""
     return config.train.warmup_direction < config.train.steps
 
 
@@ -78,20 +79,20 @@ def _of_task(setting: str) -> Callable[[Config], bool]:
 
 
 def _of_objectives(setting: str) -> Callable[[Config], bool]:
-    """Whether an objective that has any steps, that of a warm-up included, reads a setting."""
+    """Whether an objective with any steps, or the warm-up, reads a setting."""
 
-    def plays(config: Config) -> bool:
+    def applies(config: Config) -> bool:
         begin, read = 0, set()
         for end, objective in phases(config.train):
             read |= objective.settings_read(config.control.kind) if begin < end else set()
             begin = end
         return setting in read
 
-    return plays
+    return applies
 
 
-_weighs = _of_objectives("weights")
-_weighs_references = _of_objectives("reference_weight")
+_weights_rollouts = _of_objectives("weights")
+_weights_references = _of_objectives("reference_weight")
 
 
 def _has_bellman(config: Config) -> bool:
@@ -102,42 +103,38 @@ def _has_bellman(config: Config) -> bool:
 
 def _sampling(name: str) -> tuple[Rule, ...]:
     """Returns the rules of a section, rollout or decode."""
-
-    def temperature(config: Config) -> bool:
-        settings = getattr(config, name)
-        return settings.temperature == 0 or settings.top_k != 1
+    of = operator.attrgetter(name)
 
     def top_k(config: Config) -> bool:
-        settings = getattr(config, name)
-        fewer = config.base.path or settings.top_k < config.base.vocab_size
-        return settings.temperature > 0 and bool(fewer)
-
-    def top_p(config: Config) -> bool:
-        settings = getattr(config, name)
-        return settings.temperature > 0 and settings.top_k != 1
+        fewer = config.base.path or of(config).top_k < config.base.vocab_size
+        return of(config).temperature > 0 and bool(fewer)
 
     return (
-        Rule(f"{name}.temperature", temperature, f"with {name}.top_k=1 nothing is drawn"),
+        Rule(
+            f"{name}.temperature",
+            lambda c: of(c).temperature == 0 or of(c).top_k != 1,
+            f"{name}.top_k=1 is greedy",
+        ),
         Rule(
             f"{name}.top_k",
             top_k,
-            f"it is for {name}.temperature above 0, and for less than the vocabulary",
+            f"only for {name}.temperature above 0, and less than the vocabulary",
         ),
         Rule(
             f"{name}.top_p",
-            top_p,
-            f"it is for {name}.temperature above 0 and another {name}.top_k than 1",
+            lambda c: of(c).temperature > 0 and of(c).top_k != 1,
+            f"only for {name}.temperature above 0 and {name}.top_k other than 1",
         ),
     )
 
 
 RULES = (
-    Rule("task.source", _of_task("source"), "it is for task.name={readers}"),
-    Rule("task.train_examples", _of_task("train_examples"), "it is for task.name={readers}"),
+    Rule("task.source", _of_task("source"), "only for task.name={readers}"),
+    Rule("task.train_examples", _of_task("train_examples"), "only for task.name={readers}"),
     Rule(
         "base.vocab_size base.n_positions base.n_embd base.n_layer base.n_head",
         lambda c: not c.base.path,
-        "it is for a new model, the checkpoint of base.path has its own",
+        "only for a new model; base.path has its own",
     ),
     Rule(
         """
@@ -145,59 +142,59 @@ RULES = (
         sft.clip sft.max_length
         """,
         lambda c: c.sft.steps + c.sft.pretrain_steps > 0,
-        "it is for sft.steps or sft.pretrain_steps above 0",
+        "only for sft.steps or sft.pretrain_steps above 0",
     ),
     Rule(
         "sft.pretrain_path",
         lambda c: c.sft.pretrain_steps > 0 or not c.base.path,
-        "it is for sft.pretrain_steps above 0, and for the tokenizer of a new model",
+        "only for sft.pretrain_steps above 0 or the tokenizer of a new model",
     ),
     Rule(
         "delta.rank delta.alpha",
         _has_low_rank,
-        "it is for low-rank changes, which control.kind, control.trunk or delta.* leave out",
+        "only for low-rank changes; control.kind, control.trunk or delta.* exclude them",
     ),
     Rule(
         "delta.low_rank delta.full",
         _has_delta,
-        "it is for merge, and for control.trunk=low_rank of soft",
+        "only for merge, and for soft with control.trunk=low_rank",
     ),
     Rule(
         "control.direction control.form",
         lambda c: c.control.kind == "hard",
-        "it is for control.kind=hard",
+        "only for control.kind=hard",
     ),
-    Rule("control.trunk", lambda c: _direction(c) == "soft", "it is for soft"),
+    Rule("control.trunk", lambda c: _direction(c) == "soft", "only for soft"),
     Rule(
         "control.layers",
         _has_new_blocks,
-        "it is for nado, and for control.trunk=small of soft",
+        "only for nado, and for soft with control.trunk=small",
     ),
     Rule(
         "control.norm_bias",
         lambda c: c.control.kind != "nado",
-        "nado has no norm beside its head",
+        "nado has no separate norm",
     ),
     *_sampling("rollout"),
     Rule(
         "train.objective",
         _after_warmup,
-        "it is for the steps that train.warmup_direction leaves of train.steps",
+        "only for steps after train.warmup_direction",
     ),
     Rule(
         "train.refresh_prompts train.refresh_samples train.mixture",
         lambda c: c.train.rounds > 1,
-        "it is for train.rounds of 2 or more",
+        "only for train.rounds of 2 or more",
     ),
     Rule(
         "train.margin",
         _of_objectives("margin"),
-        "it is for train.objective={readers}, after the warm-up",
+        "only for train.objective={readers}, after the warm-up",
     ),
     Rule(
         "train.bellman",
         _has_bellman,
-        "it is for other kinds than hard, after train.warmup_direction and train.bellman_start",
+        "only for kinds other than hard, after train.warmup_direction and train.bellman_start",
     ),
     Rule(
         "train.bellman_start",
@@ -206,53 +203,53 @@ RULES = (
             and c.train.bellman > 0
             and c.train.warmup_direction < min(c.train.bellman_start, c.train.steps)
         ),
-        "it is for other kinds than hard, train.bellman above 0 and steps after the warm-up",
+        "only for kinds other than hard, train.bellman above 0 and steps after the warm-up",
     ),
     Rule(
         "train.weights",
-        _weighs,
-        "it is for a warm-up, and for objectives that weigh rollouts of this control.kind",
+        _weights_rollouts,
+        "only for a warm-up, and objectives that weight rollouts for this control.kind",
     ),
     Rule(
         "train.weight_clip",
-        lambda c: c.train.weights == "importance" and _weighs(c),
-        "it is for train.weights=importance, where the objective weighs rollouts",
+        lambda c: c.train.weights == "importance" and _weights_rollouts(c),
+        "only for train.weights=importance, where the objective weights rollouts",
     ),
     Rule(
         "train.reference_weight",
-        lambda c: c.rollout.references and _weighs_references(c),
-        "it is for rollout.references=true, in a warm-up or another objective than {others}",
+        lambda c: c.rollout.references and _weights_references(c),
+        "only for rollout.references=true, in a warm-up or an objective other than {others}",
     ),
     Rule(
         "train.balance",
         _of_objectives("balance"),
-        "it is for other objectives than {others}, after the warm-up",
+        "only for objectives other than {others}, after the warm-up",
     ),
     Rule(
         "train.detach",
         _of_objectives("detach"),
-        "it is for {readers}, a norm of its own (not nado), after the warm-up",
+        "only for {readers} with a separate norm (not nado), after the warm-up",
     ),
-    Rule("train.base_states", _reads_states, "a warm-up alone does not read them"),
+    Rule("train.base_states", _reads_states, "the warm-up does not read them"),
     *_sampling("decode"),
     Rule(
         "decode.target_rate",
         lambda c: c.decode.strength > 0,
-        "it is for decode.strength above 0",
+        "only for decode.strength above 0",
     ),
     Rule(
         "evaluate.split evaluate.prompts",
         lambda c: not c.evaluate.prompt_file,
-        "evaluate.prompt_file stands for it",
+        "evaluate.prompt_file replaces it",
     ),
 )
 
 
 def unused_settings(config: Config, keys: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yields those of the keys that play no part under a configuration, and what they are for."""
+    """Yields the keys that have no effect under a configuration, and when they would have."""
     rules = {key: rule for rule in RULES for key in rule.keys.split()}
     for key in keys:
-        if key in rules and not rules[key].plays(config):
+        if key in rules and not rules[key].applies(config):
             yield key, _only(rules[key].only, key)
 
 

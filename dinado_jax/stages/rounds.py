@@ -1,5 +1,5 @@
-"""The rollouts of the rounds of training, on disk: round 0 is the rollout stage's, later ones
-sample the controlled model q.
+"""The rollouts of each round of training, on disk: round 0 has those of the rollout stage, later
+rounds sample the controlled model q.
 """
 
 import dataclasses
@@ -28,10 +28,10 @@ from dinado_jax.stages.context import Context
 
 @dataclasses.dataclass(frozen=True)
 class Rounds:
-    """Samples the rollouts of each round, or loads them where they are on disk already."""
+    """Samples the rollouts of each round, or loads them if they are on disk."""
 
     context: Context
-    base: Base  # placed by the plan
+    base: Base  # sharded by the plan
     control: Control
     initial: Rollouts  # of the rollout stage
 
@@ -39,12 +39,8 @@ class Rounds:
     def _folder(self) -> Path:
         return self.context.run.path / "train"
 
-    def through_round(self, number: int, params: dict) -> list[Rollouts]:
-        """Returns the rollouts of rounds 0 .. number.
-
-        Args:
-          params: of the control, which the newest round samples unless it is on disk.
-        """
+    def rollouts_up_to(self, number: int, params: dict) -> list[Rollouts]:
+        """Returns the rollouts of rounds 0 .. number; `params` sample the newest if needed."""
         rounds, fingerprint = [self.initial], self.context.run.fingerprint("train")
         for earlier in range(1, number + 1):
             path = self._folder / f"round_{earlier}.npz"
@@ -57,7 +53,7 @@ class Rounds:
 
     def states(self, rounds: list[Rollouts]) -> HiddenStates | None:
         """Returns the base's last hidden states on all rows of these rounds, from files; None
-        where training recomputes them.
+        if training recomputes them.
         """
         config = self.context.config
         dtype, rows = config.train.base_states, config.rollout.batch

@@ -1,8 +1,8 @@
 """The folder of a run: a subfolder per stage, with a record of what the stage read and wrote.
 
-`config.json` is written as a stage begins: its settings and the SHA-256 of its other inputs.
-`done.json` is written as it ends: figures, seconds and the SHA-256 of its results. A stage is
-continued or reused only while all of that still holds; what differs is named.
+`config.json` is written when a stage begins: its settings and the SHA-256 of its other inputs.
+`done.json` is written when it ends: figures, seconds and the SHA-256 of its results. A stage is
+continued or reused only if none of these has changed; otherwise an error names what has.
 """
 
 import contextlib
@@ -30,8 +30,8 @@ from dinado_jax.utils.files import (
     write_sealed,
 )
 
-# Of the records and of the files that stages write for each other. Raised with every change after
-# which a run of the version before cannot go on.
+# Version of the records and of the files that stages write for each other. Bump it when older run
+# folders can no longer be continued.
 FORMAT = 2
 STAGES = ("sft", "rollout", "train", "generate", "evaluate")
 # The figures of each stage.
@@ -42,7 +42,7 @@ _FIGURES = {
     "generate": stage_figures.GenerateFigures,
     "evaluate": stage_figures.EvaluateFigures,
 }
-# What each stage writes for others, relative to its folder; hashed when it is done.
+# What each stage writes for later stages, relative to its folder; hashed when it is done.
 _RESULTS = {
     "sft": ("base",),
     "rollout": ("rollouts.npz",),
@@ -56,7 +56,7 @@ _SHARDS = {
     "train": r"round_\d+_shards",
     "generate": r"(base|control)_shards",
 }
-# What each stage's result depends on; a finished stage is reused only while these are the same.
+# Settings that each stage's result depends on; a finished stage is reused if none has changed.
 _SECTIONS = {
     "sft": ("seed", "task", "base", "sft"),
     "rollout": ("rollout",),
@@ -72,9 +72,9 @@ READS = {
     "generate": ("sft", "train"),
     "evaluate": ("generate",),
 }
-# These change memory and speed, results by rounding at most: a run that went out of memory can
-# continue with smaller ones.
-_FREE = {
+# These change memory and speed, and results only by rounding: a run that ran out of memory can
+# continue with smaller values.
+_NOT_IN_FINGERPRINT = {
     "base": ("remat",),
     "sft": ("accumulate",),
     "train": ("accumulate", "base_states"),
@@ -100,11 +100,11 @@ def check_format(run: Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class StageRecord:
-    """What a stage recorded as it ended."""
+    """The content of done.json."""
 
     figures: Any  # the `Figures` of the stage
     seconds: float
-    results: dict[str, str]  # SHA-256 of each file it wrote for others, by path
+    results: dict[str, str]  # SHA-256 of each result file, by path
 
     @property
     def digest(self) -> str:
@@ -120,7 +120,7 @@ class RunFolder:
     config: Config
 
     def stage_folder(self, name: str) -> Path:
-        """Returns the stage's folder, made if it is not there."""
+        """Returns the stage's folder, and creates it if necessary."""
         folder = self.path / name
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -129,7 +129,7 @@ class RunFolder:
         return folder
 
     def finished(self, name: str) -> StageRecord | None:
-        """Reads the record of a stage, None if it is not done.
+        """Reads the record of a stage; None if it is not done.
 
         Raises:
           InputError: if it was begun with other settings, or if its results have changed since.
@@ -164,10 +164,10 @@ class RunFolder:
         return record
 
     def started(self, name: str) -> dict | None:
-        """Reads what a stage recorded as it began, None if there is no work of it.
+        """Reads what a stage recorded when it began; None if it has not started.
 
-        While a stage is not done its learning rate may change: after a loss that diverged,
-        training goes on from a checkpoint.
+        The learning rate of an unfinished stage may change, so that training can continue from a
+        checkpoint after it has diverged.
 
         Raises:
           InputError: if its settings differ.
@@ -177,7 +177,8 @@ class RunFolder:
         if not any(entry.name != record.name and _is_work(entry) for entry in _entries(folder)):
             return None
         if not _exists(record):
-            raise InputError(f"no {record}, beside work of that stage: {_again(self.path, name)}")
+            again = _again(self.path, name)
+            raise InputError(f"{record} is missing, but its folder has other files: {again}")
         before = read_sealed(record, _again(self.path, name))
         done = _exists(folder / "done.json")
         old, new = (
@@ -196,10 +197,10 @@ class RunFolder:
         return before
 
     def check_inputs(self, name: str, inputs: dict[str, str]) -> None:
-        """Checks a stage that was begun against its inputs, given by name as SHA-256.
+        """Checks that the inputs of a stage, SHA-256 by name, have not changed since it began.
 
         Raises:
-          InputError: if it was begun with other content of any of them.
+          InputError: if one of them has.
         """
         before = self.started(name)
         if before is None:
@@ -212,23 +213,18 @@ class RunFolder:
                     f"back what was there, or {_again(self.path, name)}"
                 )
 
-    def results_digest(self, name: str) -> str:
-        """Returns the SHA-256 of the results of a stage, "" if it is not done."""
-        record = self.finished(name)
-        return "" if record is None else record.digest
-
     def fingerprint(self, name: str) -> str:
-        """Returns the SHA-256 of all that the results of a stage that was begun depend on."""
+        """Returns the SHA-256 of everything that the results of a started stage depend on."""
         before = read_sealed(self.path / name / "config.json", _again(self.path, name))
         return json_digest([_counted(before["settings"], name), before["inputs"]])
 
     def run(self, name: str, work: Callable[[], Figures], inputs: dict[str, str]) -> StageRecord:
-        """Does a stage unless it is done, in all processes together, and returns its record.
+        """Runs a stage unless it is done, in all processes, and returns its record.
 
-        The main process's figures are the ones on disk, others may lack what it alone computes.
+        The figures on disk are the main process's; others may lack those that only it computes.
 
         Args:
-          work: does it.
+          work: the stage.
           inputs: SHA-256, by name, of what the stage reads besides its settings.
         """
         record = self.finished(name)
@@ -241,7 +237,7 @@ class RunFolder:
             barrier(f"{name} has begun")
             began = time.monotonic()
             figures = work()
-            barrier(f"{name} has been worked on")  # nobody reads its shards any more
+            barrier(f"{name} has been worked on")  # no process reads its shards any more
             record = StageRecord(figures, round(time.monotonic() - began, 2), {})
             if is_main():
                 results = _digests(folder, _RESULTS[name])
@@ -254,7 +250,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Locks the run while stages are done. InputError if another command has locked it."""
+        """Locks the run while stages run. InputError if another command holds the lock."""
         with contextlib.ExitStack() as stack:
             free = True
             if is_main():
@@ -268,7 +264,7 @@ class RunFolder:
                     raise os_error(self.path / "lock", error) from error
             if not broadcast(free):
                 raise InputError(
-                    f"another command is at work in {self.path}: wait for it, stop it, or give "
+                    f"another command is running in {self.path}: wait for it, stop it, or give "
                     "this run its own name=..."
                 )
             yield
@@ -281,7 +277,7 @@ class RunFolder:
 
 
 def _again(run: Path, name: str) -> str:
-    """Says how to run a stage again: what came after it must go too."""
+    """Says how to run a stage again: the folders of later stages must be deleted too."""
     later = STAGES[STAGES.index(name) :]
     there = [stage for stage in later if stage == name or _exists(run / stage)]
     folders = f"folder {there[0]}" if len(there) == 1 else f"folders {', '.join(there)}"
@@ -289,17 +285,18 @@ def _again(run: Path, name: str) -> str:
 
 
 def _counted(settings: dict[str, Any], open_stage: str) -> dict[str, Any]:
-    """Flattens the settings that results depend on, by "section.key".
+    """Flattens the settings that results depend on to {"section.key": value}.
 
     Args:
-      open_stage: a stage that is not done, whose learning rate is left out; "" for none.
+      open_stage: an unfinished stage, whose learning rate is left out; "" for none.
     """
     counted = {}
     for section, values in settings.items():
         if not isinstance(values, dict):
             counted[section] = values
             continue
-        free = (*_FREE.get(section, ()), *(("learning_rate",) if section == open_stage else ()))
+        free = _NOT_IN_FINGERPRINT.get(section, ())
+        free += ("learning_rate",) if section == open_stage else ()
         counted |= {f"{section}.{key}": value for key, value in values.items() if key not in free}
     return counted
 
@@ -314,7 +311,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _is_work(entry: Path) -> bool:
-    """Whether it is work of a stage, not the remains of a removal or of an interrupted write."""
+    """Whether a stage wrote it: not the remains of a removal or of an interrupted write."""
     return not entry.name.startswith("forgotten_") and entry.suffix != ".partial"
 
 
@@ -340,7 +337,7 @@ def _digests(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
 
 
 def _tidy(folder: Path, shards: str) -> None:
-    """Removes the shards that a stage's result was collected from, and nothing else."""
+    """Removes the shards that a stage's result was collected from."""
     for entry in _entries(folder):
         if re.fullmatch(shards, entry.name) and entry.is_dir():
             remove_shards(entry)

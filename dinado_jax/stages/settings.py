@@ -32,8 +32,8 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
 
     Raises:
       InputError: for a missing or malformed file, an unknown key (with the nearest known one), a
-        value of the wrong type or out of range, one that plays no part, or values that contradict
-        each other.
+        value of the wrong type, out of range or without effect, or values that contradict each
+        other.
     """
     loaded = load(path, overrides)
     _validate(loaded.config, _unused(loaded))
@@ -44,7 +44,7 @@ def stored_config(tree: dict[str, Any], where: str = "the stored configuration")
     """The inverse of `Config.as_dict`; absent keys keep their defaults.
 
     Raises:
-      InputError: as `load_config`, except that values may play no part.
+      InputError: as `load_config`, except that values may have no effect.
     """
     return _changed(Config(), leaves(tree, where))
 
@@ -53,7 +53,7 @@ def changed(config: Config, overrides: Sequence[str]) -> Config:
     """Returns `config` with `section.key=value` overrides.
 
     Raises:
-      InputError: as `load_config`, except that values may play no part.
+      InputError: as `load_config`, except that values may have no effect.
     """
     return _changed(config, parse_overrides(overrides))
 
@@ -67,8 +67,7 @@ def _changed(config: Config, given: Given) -> Config:
 def _validate(config: Config, unused: Iterable[str] = ()) -> None:
     """Raises InputError for the first fault.
 
-    Values are compared with each other only once each is in its range and, by `unused`, plays a
-    part.
+    Values are compared with each other only after each is in range and, by `unused`, has an effect.
     """
     values = {key: value for key, (value, _) in flatten(config).items()}
     for fault in itertools.chain(
@@ -85,18 +84,18 @@ def _unknown_names(config: Config) -> Iterator[str]:
 
 
 def _unused(loaded: Loaded) -> Iterator[str]:
-    """Yields the given values that play no part, except the schema's defaults.
+    """Yields a fault for each given value that has no effect, except the schema's defaults.
 
-    A file describes a whole run: a value of it that loses its part to an override, as the sizes of
-    a new model do to base.path, is not a fault.
+    A file describes a whole run: it is not a fault if an override deprives one of its values of
+    effect, as base.path does the sizes of a new model.
     """
     config, given = loaded.config, loaded.given
     defaults, values = flatten(Config()), flatten(config)
     whole = assign(Config(), loaded.file)
-    # Names that an override corrects are of no use here.
+    # A name that only an override corrects cannot be looked up here.
     by_file = {} if any(_unknown_names(whole)) else dict(unused_settings(whole, loaded.file))
     for key, only in unused_settings(config, given):
         value, where = values[key][0], given[key][1]
         if value != defaults[key][0] and (key in by_file or where == COMMAND_LINE):
             given_as = f"{key} = {quote(value)} in {where}"
-            yield f"{given_as} plays no part in this run, {only}: leave it out"
+            yield f"{given_as} has no effect in this run ({only}): leave it out"

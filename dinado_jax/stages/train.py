@@ -1,4 +1,4 @@
-"""Stage train: rounds of {sample the current q, judge, weigh, learn} on growing rollouts."""
+"""Stage train: rounds of {sample the current q, judge, weight, learn} on all rollouts so far."""
 
 import functools
 import itertools
@@ -39,7 +39,7 @@ from dinado_jax.utils.progress import MetricsLog
 
 
 def train(context: Context) -> TrainFigures:
-    """Trains the control; writes train/control, checkpoints on the way and the rounds' rollouts.
+    """Trains the control; writes train/control, checkpoints and the rollouts of each round.
 
     Raises:
       InputError: if all rollouts of the base succeed, or none.
@@ -68,7 +68,7 @@ def train(context: Context) -> TrainFigures:
         log = MetricsLog(folder / "train.jsonl", int(state.step))
         loop = Loop(plan, settings.accumulate, config.run, checkpoints, log)
         for number, (begin, end) in enumerate(itertools.pairwise([0, *ends])):
-            parts = rounds.through_round(number, state.trainable)
+            parts = rounds.rollouts_up_to(number, state.trainable)
             rollouts = concatenate(parts, base.codec.eos_id)
             weight = importance_weights(
                 rollouts, settings.weights, settings.weight_clip, settings.reference_weight
@@ -83,7 +83,7 @@ def train(context: Context) -> TrainFigures:
                 name = "warm-up" if isinstance(objective, Warmup) else f"train round {number}"
                 phase = Phase(name, step, batch_at, begin, stop)
                 state, begin = loop.fit(phase, state, base.params), stop
-    if is_main():  # it may have changed since a stop between here and the end of the stage
+    if is_main():  # left by a run that was stopped between here and the end of the stage
         shutil.rmtree(folder / "control", ignore_errors=True)
     barrier("the control is to be saved")
     with Checkpoints(folder / "control", context.base_fingerprint) as final:
@@ -96,7 +96,7 @@ def train(context: Context) -> TrainFigures:
 
 @functools.lru_cache(8)
 def _step(objective: Objective, control: Control, settings: Train, plan: Plan) -> Step:
-    """A compiled step. Training that continues in the same process does not compile it again."""
+    """A compiled step, cached so that training resumed in the same process does not recompile."""
     terms = partial(objective.terms, control)
     return make_step(terms, optimizer(settings, settings.steps), plan)
 

@@ -1,4 +1,4 @@
-"""BLEU, a metric of tasks whose references people wrote."""
+"""BLEU, a metric of tasks with human references."""
 
 from collections.abc import Sequence
 from typing import Any, cast

@@ -1,4 +1,4 @@
-"""CommonGen and data like it: sets of concepts with sentences that use all of them."""
+"""CommonGen and similar data: sets of concepts with sentences that use all of them."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from dinado_jax.tasks.keyword.task import keyword_task
 from dinado_jax.tasks.protocol import Example, Task
 from dinado_jax.utils.files import exists, parse_json, read_lines
 
-# What files call each split.
+# Names of each split in files.
 _ALIASES = {"train": ("train",), "dev": ("dev", "valid", "validation"), "test": ("test",)}
 _HUB_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 
@@ -23,7 +23,7 @@ Row = tuple[str, list[str], list[str]]
 
 
 def commongen(settings: schema.Task) -> Task:
-    """`task.name = "commongen"`: several people wrote the references of each concept set."""
+    """`task.name = "commongen"`: concept sets with several human references each."""
 
     def read(split: str, seed: int, count: int | None = None) -> list[Example]:
         return examples(settings.source, split)[:count]
@@ -75,7 +75,7 @@ def examples(source: str, split: str) -> list[Example]:
 
 
 def _found(source: str) -> Path | None:
-    """Returns the folder of that path, or None for what may be a name on the hub."""
+    """Returns the folder `source`, or None if it may be a name on the hub."""
     path = Path(os.path.expanduser(source))
     if exists(path):
         if not path.is_dir():
@@ -136,7 +136,7 @@ def _json_rows(path: Path) -> Iterator[Row]:
 def _row(where: str, concepts: Any, references: Any) -> Row:
     for name, value in (("concepts", concepts), ("references", references)):
         if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-            raise InputError(f"{where}, no list of texts as {name}: see the format of the task")
+            raise InputError(f"{where}, {name} is not a list of texts: see the format of the task")
     return where, concepts, references
 
 

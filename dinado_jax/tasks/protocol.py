@@ -1,4 +1,4 @@
-"""What a task is: examples, a default oracle, metrics, and what it reads from outside."""
+"""The interface of a task: examples, a default oracle, metrics, and the settings it reads."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from typing import Protocol
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A prompt in the format of its task and the references for it (may be none).
+    """A prompt in the format of its task, with its references (possibly none).
 
     A base is fine-tuned on f"{prompt} {reference}" and continues the prompt alone.
     """
@@ -42,15 +42,15 @@ Measure = Callable[[Sequence[str], Sequence[str], Sequence[tuple[str, ...]]], fl
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A figure of the samples of a model, reported beside those of every task."""
+    """A figure of a model's samples, reported in addition to those that every task has."""
 
     key: str  # in summary.json
     label: str  # in the report
-    form: str  # of its value in the report, such as "{:.1%}"
+    form: str  # format of its value in the report, such as "{:.1%}"
     measure: Measure
-    oracle: str = ""  # reported only where this oracle judges; "" for any
-    needs_references: bool = False  # reported only where every prompt has references
-    package: str = ""  # which it imports, if that is optional
+    oracle: str = ""  # reported only with this oracle; "" for any
+    needs_references: bool = False  # reported only if every prompt has references
+    package: str = ""  # optional package that it imports
     extra: str = ""  # the optional dependency of dinado-jax that installs it
 
 
@@ -65,7 +65,7 @@ class Task:
     examples: ReadExamples
     oracle: str  # the default of rollout.oracle: a name of `oracles/table.py` or "module:function"
     settings_read: frozenset[str] = frozenset()  # of the `task` section, besides `name`
-    source: str = ""  # folder or hub name that examples are read from; "" if the package has them
+    source: str = ""  # folder or hub name of its examples; "" if built in
     fault: str = ""  # what is wrong with its settings, in one line
     metrics: tuple[Metric, ...] = ()
-    mine: Mine | None = None  # makes examples from plain text for pretraining; None: it cannot
+    mine: Mine | None = None  # makes examples from plain text for pretraining, if it can

@@ -1,4 +1,4 @@
-"""The tasks by the name that `task.name` gives them."""
+"""The tasks by `task.name`."""
 
 from collections.abc import Callable
 

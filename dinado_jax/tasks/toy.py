@@ -1,9 +1,9 @@
 """The embedded default task: captions of a small grammar that only loosely follow their keywords.
 
 A prompt is a noun, a verb and an object, "dog chase kite =". A caption has one slot for each; every
-keyword takes its slot with probability FOLLOW and otherwise another word of its class does. A base
-tuned on such pairs half-ignores its prompt: it satisfies all three keywords in FOLLOW**3, about a
-seventh, of its captions, whatever the prompt. That is what a control fixes.
+keyword fills its slot with probability FOLLOW, otherwise another word of its class does. A base
+tuned on such pairs half-ignores its prompt: it uses all three keywords in FOLLOW**3, about a
+seventh, of its captions, for every prompt. A control fixes that.
 """
 
 from typing import NamedTuple
@@ -113,7 +113,7 @@ OBJECTS = (
     "table",
     "apple",
 )
-# None of the words below may be a form of a concept: the oracle would take them for keywords.
+# No word below may be a form of a concept: the oracle would take it for a keyword.
 ADJECTIVES = (
     "big",
     "small",
@@ -161,7 +161,7 @@ SPLITS = ("train", "dev", "test")
 
 
 def toy(settings: schema.Task) -> Task:
-    """`task.name = "toy"`: a made-up caption is no yardstick, so BLEU is not reported."""
+    """`task.name = "toy"`: BLEU is not reported: the references are synthetic."""
 
     def read(split: str, seed: int, count: int | None = None) -> list[Example]:
         return examples(split, settings.train_examples if count is None else count, seed)

@@ -35,14 +35,14 @@ from dinado_jax.utils.files import (
 from dinado_jax.utils.progress import print_once
 
 _MANIFEST = "manifest.json"
-_LATER = (_MANIFEST, "_CHECKPOINT_METADATA", "commit_success.txt")
-_PATIENCE = 300  # seconds that processes wait for each other's part of a checkpoint
+_WRITTEN_ON_COMMIT = (_MANIFEST, "_CHECKPOINT_METADATA", "commit_success.txt")
+_TIMEOUT = 300  # seconds that processes wait for each other's part of a checkpoint
 _NONE, _DAMAGED, _FOREIGN = -1, -2, -3
-_FIX = "put what was there back, or delete that folder, and done.json beside it if it is there"
+_FIX = "restore the original files, or delete that folder (and done.json next to it, if any)"
 
 
 class Checkpoints:
-    """Keeps the newest two states of a training run and the one with the lowest loss.
+    """Keeps the newest two states of a training run.
 
     A context manager. All processes make the same calls.
 
@@ -55,22 +55,16 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, base: str = ""):
-        # Orbax logs a failure and raises it too; one of them is enough.
+        # Orbax logs a failure and raises it too: the exception is enough.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
-        # Orbax takes absolute paths alone; `resolve` raises where links lead in a circle.
+        # Orbax needs an absolute path; `resolve` would raise for links in a circle.
         self._folder, self._base = folder.absolute(), base
-        lowest = policies.BestN(
-            get_metric_fn=lambda metrics: metrics["loss"],
-            reverse=True,
-            n=1,
-            keep_checkpoints_without_metrics=False,
-        )
         options = ocp.CheckpointManagerOptions(
             create=True,
-            cleanup_tmp_directories=True,  # what a killed process left
-            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(2), lowest]),
+            cleanup_tmp_directories=True,  # left by killed processes
+            preservation_policy=policies.LatestN(2),
             async_options=ocp.AsyncOptions(
-                post_finalization_callback=self._seal, timeout_secs=_PATIENCE
+                post_finalization_callback=self._seal, timeout_secs=_TIMEOUT
             ),
         )
         if exists(folder) and not folder.is_dir():
@@ -80,9 +74,9 @@ class Checkpoints:
         except OSError as error:
             raise os_error(folder, error) from error
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-            # Orbax reads the time of every checkpoint from its metadata.
+            # Orbax parses the metadata of every checkpoint.
             raise InputError(
-                f"checkpoints in {folder}, a _CHECKPOINT_METADATA is none ({one_line(error)}): "
+                f"checkpoints in {folder}, unreadable _CHECKPOINT_METADATA ({one_line(error)}): "
                 "delete that file"
             ) from error
 
@@ -94,24 +88,18 @@ class Checkpoints:
             self._manager.wait_until_finished()
             self._manager.close()
 
-    def save(self, step: int, state: Any, loss: float | None = None) -> None:
-        """Writes a state in the background; an existing step is left as it is.
-
-        Args:
-          step: number of steps done.
-          state: pytree of arrays.
-          loss: of that step; None does not compete for the lowest.
+    def save(self, step: int, state: Any) -> None:
+        """Writes a state, a pytree of arrays, in the background unless this step exists already.
 
         Raises:
           InputError: here or on exit, if the disk is full.
         """
         if step not in self._manager.all_steps():
-            metrics = None if loss is None else {"loss": loss}
             with catch_disk_full(self._folder):
-                self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+                self._manager.save(step, args=ocp.args.StandardSave(state))
 
     def newest(self) -> Path | None:
-        """The folder of the newest committed checkpoint, or None."""
+        """Returns the folder of the newest committed checkpoint, or None."""
         self._manager.wait_until_finished()
         step = self._manager.latest_step()
         return None if step is None else self._folder / str(step)
@@ -129,10 +117,10 @@ class Checkpoints:
           InputError: if every checkpoint is damaged, or the newest undamaged one belongs to another
             base or has another structure, shapes or dtypes.
         """
-        errors = {}
-        step = broadcast(self._newest_whole(errors) if is_main() else _NONE)
+        step, errors = self._newest_intact() if is_main() else (_NONE, {})
+        step = broadcast(step)
         if step in (_DAMAGED, _FOREIGN):
-            what = "is whole" if step == _DAMAGED else "is of this base"
+            what = "is intact" if step == _DAMAGED else "belongs to this base"
             found = "; ".join(f"{step}, {error}" for step, error in errors.items())
             raise InputError(
                 f"no checkpoint in {self._folder} {what} ({found or 'see process 0'}): {_FIX}"
@@ -142,32 +130,34 @@ class Checkpoints:
             return None
         if error := _misfit(self._folder / str(step), like):
             raise InputError(
-                f"checkpoint {step} in {self._folder} is not of this model and optimiser "
+                f"checkpoint {step} in {self._folder} does not fit this model and optimiser "
                 f"({error}): {_FIX}"
             )
         return self._manager.restore(step, args=ocp.args.StandardRestore(like))
 
-    def _newest_whole(self, errors: dict[int, str]) -> int:
-        """Its step, or a code for why there is none. Fills `errors` by step, and moves damaged
-        checkpoints aside if there is an older one to go back to.
+    def _newest_intact(self) -> tuple[int, dict[int, str]]:
+        """Returns the newest intact step, or a code for why there is none, and errors by step.
+
+        Moves damaged checkpoints aside if there is an older intact one.
         """
+        errors = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             base, error = _examined(self._folder / str(step))
             if step > LARGEST["train.steps"]:
-                error = "no step of a training"
+                error = "its number is no training step"
             if error:
                 errors[step] = error
                 continue
             if base != self._base:
-                errors[step] = f"of the base {base[:12]}, this is {self._base[:12]}"
-                return _FOREIGN
+                errors[step] = f"written for base {base[:12]}, this is {self._base[:12]}"
+                return _FOREIGN, errors
             for damaged, error in errors.items():
                 aside = self._folder / f"damaged_{damaged}"
                 shutil.rmtree(aside, ignore_errors=True)
                 (self._folder / str(damaged)).rename(aside)
                 print_once(f"checkpoint {damaged} in {self._folder}: {error}; going back to {step}")
-            return step
-        return _DAMAGED if errors else _NONE
+            return step, errors
+        return (_DAMAGED if errors else _NONE), errors
 
     def _seal(self) -> None:
         """Writes the manifest of the checkpoint about to be committed."""
@@ -181,7 +171,9 @@ def _digests(folder: Path) -> dict[str, str]:
     """SHA-256 of every file by its relative path, except those that Orbax writes on commit."""
     paths = (Path(where) / name for where, _, names in os.walk(folder) for name in names)
     found = {path.relative_to(folder).as_posix(): path for path in paths}
-    return {name: file_digest(found[name]) for name in sorted(found) if name not in _LATER}
+    return {
+        name: file_digest(found[name]) for name in sorted(found) if name not in _WRITTEN_ON_COMMIT
+    }
 
 
 def _own_digest(manifest: dict) -> str:
@@ -190,28 +182,26 @@ def _own_digest(manifest: dict) -> str:
 
 
 def _examined(folder: Path) -> tuple[str, str]:
-    """The fingerprint of a checkpoint's base, and what is wrong with the checkpoint, if
-    anything.
-    """
+    """Returns the fingerprint of a checkpoint's base, and what is wrong with it ("" if intact)."""
     try:
         manifest = read_json(folder / _MANIFEST, "", {"base": str, "files": dict, "digest": str})
         if manifest["digest"] != _own_digest(manifest):
-            return "", f"its {_MANIFEST} is not as it was written"
+            return "", f"its {_MANIFEST} has changed"
         there = _digests(folder)
     except (InputError, OSError):
         return "", f"its {_MANIFEST} or a file in it cannot be read"
     for name, digest in manifest["files"].items():
         if there.get(name) != digest:
-            return "", f"{name} is {'not as it was written' if name in there else 'missing'}"
+            return "", f"{name} {'has changed' if name in there else 'is missing'}"
     return manifest["base"], ""
 
 
 def _misfit(folder: Path, like) -> str:
-    """The first difference between a checkpoint's arrays and those of `like`, "" for none."""
+    """Returns the first difference between a checkpoint's arrays and `like`; "" if none."""
     try:
         directory: Any = folder / "default"  # Orbax annotates its own path type
         found = _arrays(ocp.StandardCheckpointHandler().metadata(directory).tree)
-    except Exception as error:  # whatever Orbax raises for metadata that are none
+    except Exception as error:  # whatever Orbax raises for malformed metadata
         return f"its metadata cannot be read, {one_line(error)}"
     wanted = _arrays(like)
     for name in [*wanted, *found]:
@@ -222,7 +212,7 @@ def _misfit(folder: Path, like) -> str:
 
 
 def _arrays(tree) -> dict[str, str]:
-    """dtype and shape of every array, by its path."""
+    """Returns dtype and shape of every array, by path."""
 
     def name(path):
         parts = (getattr(key, "name", getattr(key, "key", getattr(key, "idx", ""))) for key in path)

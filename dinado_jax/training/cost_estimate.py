@@ -1,4 +1,4 @@
-"""What a run would need, compiled from shapes alone: no data, no weights, no arrays."""
+"""Estimates what a run needs by compiling from shapes: no data, weights or arrays."""
 
 import functools
 from typing import Any
@@ -45,7 +45,7 @@ def _shapes(batch: Batch, accumulate: int) -> Batch:
 
 
 def _example_rollouts(length: int) -> Rollouts:
-    """Two prompts with a success and a failure each, for the shapes of batches alone."""
+    """Two prompts with a success and a failure each, of which only the shapes matter."""
     rows, zeros = np.arange(4), np.zeros(4, np.float32)
     return Rollouts(
         tokens=np.zeros((4, length), np.int32),
@@ -72,8 +72,10 @@ def _cost(function, *args) -> dict[str, float]:
 
 
 def check_base(settings: schema.Config, model: BaseModel) -> None:
-    """InputError if the configuration asks for what this base does not have: room for new tokens,
-    parameters that an adapter's rules name.
+    """Checks a configuration against the base's context length and parameters.
+
+    Raises:
+      InputError: no room for new tokens, or an adapter's rules do not fit the parameters.
     """
     for name, section in (("rollout", settings.rollout), ("decode", settings.decode)):
         if section.max_new_tokens >= model.context_length:
@@ -85,7 +87,7 @@ def check_base(settings: schema.Config, model: BaseModel) -> None:
 
 
 def _abstract_control(control: Control, base_params: Any) -> Any:
-    """The shapes of a control's parameters. InputError where it does not fit the base's."""
+    """Returns the shapes of a control's parameters. InputError if they do not fit the base."""
     return jax.eval_shape(lambda: control.init(jax.random.key(0), base_params, 0.5))
 
 
@@ -97,7 +99,7 @@ def _zeros(tree):
 def training(
     settings: schema.Config, control: Control, params: Any, length: int
 ) -> tuple[tuple[Terms, optax.GradientTransformation], TrainState, Batch]:
-    """What `make_step` takes for the train stage, and the shapes of its step's state and batch."""
+    """Returns the arguments of `make_step` in stage train, and the shapes of state and batch."""
     control_params = _abstract_control(control, params)
     transform = optimizer(settings.train, settings.train.steps)
     state = jax.eval_shape(lambda: init_state(_zeros(control_params), transform))

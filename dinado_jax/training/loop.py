@@ -1,4 +1,4 @@
-"""The training loop, the same for the base and for a control."""
+"""The training loop, for both the base and a control."""
 
 import dataclasses
 import functools
@@ -29,7 +29,7 @@ Terms = Callable[[Any, Any, Batch], dict[str, Term]]
 
 @struct.dataclass
 class TrainState:
-    """All that a resumed run needs; batches are pure functions of the step."""
+    """Everything that a resumed run needs; batches are pure functions of the step."""
 
     step: jax.Array  # int32 scalar, steps done
     trainable: Any
@@ -49,11 +49,11 @@ def init_state(trainable: Any, optimizer: optax.GradientTransformation) -> Train
 
 
 def restore_or_init(checkpoints: Checkpoints, plan: Plan, make: Callable, *args: Any) -> TrainState:
-    """Restores the newest saved state, or makes a new one, sharded by the plan.
+    """Restores the newest saved state or makes a new one, sharded by the plan.
 
     Args:
       checkpoints: of the training run.
-      plan: where the state is placed.
+      plan: how the state is sharded.
       make: function of `args` that returns a new `TrainState`.
       *args: pytrees of arrays.
     """
@@ -72,7 +72,7 @@ def make_step(
     Args:
       terms: (trainable, frozen, micro_batch) -> the loss as sums and weights.
       optimizer: of the trainable parameters.
-      plan: how the step is spread over devices; None runs it where its arrays are.
+      plan: how the step is partitioned over devices; None runs it where its arrays are.
     """
 
     def step(state: TrainState, frozen: Any, batch: Batch, axis):
@@ -99,7 +99,7 @@ def make_step(
         sums, _ = jax.lax.scan(
             accumulate, (zero, jax.tree.map(jnp.zeros_like, state.trainable)), batch
         )
-        # Each device differentiates the loss of its own rows; the sums meet only here.
+        # Each device differentiates the loss of its own rows; this is the only reduction.
         metrics, grads = psum(sums, axis)
         with jax.named_scope("optimizer"):
             updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
@@ -124,13 +124,13 @@ class Phase:
     name: str
     step: Step
     batch_at: Callable[[int], Batch]  # pure; the whole batch of all processes
-    begin: int  # steps done where progress begins
-    stop: int  # steps done where it ends
+    begin: int  # first step
+    stop: int  # one past the last step
 
 
 @dataclasses.dataclass(frozen=True)
 class Loop:
-    """What all phases of one training run share."""
+    """What all phases of a training run share."""
 
     plan: Plan
     accumulate: int  # micro-batches per step
@@ -139,14 +139,14 @@ class Loop:
     log: MetricsLog
 
     def fit(self, phase: Phase, state: TrainState, frozen: Any) -> TrainState:
-        """Runs the steps state.step .. stop - 1 of a phase; saves on the way and at the end.
+        """Runs the steps state.step .. stop - 1 of a phase; saves regularly and at the end.
 
         All processes stop at the same step after a signal to any of them.
 
         Args:
           phase: what to run.
-          state: placed by the plan; donated.
-          frozen: placed by the plan; the base's parameters, or None.
+          state: sharded by the plan; donated.
+          frozen: the base's parameters, sharded by the plan, or None.
 
         Returns the state after the phase.
 
@@ -164,7 +164,7 @@ class Loop:
             began, tokens = time.monotonic(), 0
 
             def log_metrics(steps):
-                """Checks all of these steps on the host, and logs the newest."""
+                """Checks that the metrics of these steps are finite, and logs the newest."""
                 for now, figures in jax.device_get(steps):
                     if not np.isfinite(list(figures.values())).all():
                         self._raise_diverged(phase, now, figures)
@@ -177,7 +177,7 @@ class Loop:
             for now, (size, batch) in enumerate(self._prefetch(phase, done), done + 1):
                 state, metrics = phase.step(state, frozen, batch)
                 shown: dict[str, float] = {}
-                if log_due:  # a step late: the device is at work on this one meanwhile
+                if log_due:  # one step late, so that the device is busy meanwhile
                     shown, pending = log_metrics(pending), []
                 pending.append((now, metrics))
                 tokens += size
@@ -185,7 +185,7 @@ class Loop:
                 signum = (any_signal(signals.received_signal()) or [0])[0]
                 if now % self.run.save_every == 0 or now == phase.stop or signum:
                     shown, pending, log_due = log_metrics(pending), [], False
-                    self.checkpoints.save(now, self.plan.to_host(state), **shown)
+                    self.checkpoints.save(now, self.plan.to_host(state))
                 progress.advance(1, **shown)
                 if signum:
                     raise signals.Stopped(signum)
@@ -204,8 +204,8 @@ class Loop:
         )
 
     def _prefetch(self, phase: Phase, first: int) -> Iterator[tuple[int, Batch]]:
-        """Yields the tokens and the micro-batches of each step, on the devices; a thread makes the
-        next ones meanwhile.
+        """Yields the number of tokens and the micro-batches (on devices) of each step; a thread
+        prepares the next ones.
         """
 
         def prepared(index):

@@ -30,7 +30,7 @@ def optimizer(config: Optim, steps: int) -> optax.GradientTransformation:
 
     Args:
       config: of the sft or train stage.
-      steps: in all, for the schedule.
+      steps: total number, for the schedule.
     """
     adamw = optax.adamw(
         schedule(config, steps),

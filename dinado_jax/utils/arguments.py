@@ -1,4 +1,4 @@
-"""Checks of values that callers pass in Python; each failure is an InputError of one line."""
+"""Checks of arguments passed in Python; each failure is an InputError of one line."""
 
 import numbers
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Text, JSON and TOML files: written atomically, read with errors of one line; checksums."""
+"""Text, JSON and TOML files: atomic writes, one-line errors on reading, checksums."""
 
 import codecs
 import errno
@@ -79,7 +79,7 @@ def read_text(path: Path, fix: str = "") -> str:
     except (OSError, ValueError) as error:
         raise os_error(path, error) from error
     text = _decoded(data, path, fix or "give UTF-8 text")
-    # Files that were concatenated have marks inside as well; a mark is never text.
+    # Concatenated files have marks inside as well; a mark is never text.
     return text.replace(_BOM, "").replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -123,7 +123,7 @@ def parse_json(text: str, where: str, fix: str) -> Any:
     except RecursionError:
         raise InputError(f"{where}, nested too deep: {fix}") from None
     except UnicodeEncodeError:
-        raise InputError(f"{where}, holds half a surrogate pair (\\ud800): {fix}") from None
+        raise InputError(f"{where}, contains half a surrogate pair (\\ud800): {fix}") from None
     except ValueError as error:
         raise InputError(f"{where}, malformed JSON ({one_line(error)}): {fix}") from error
     return value
@@ -159,7 +159,7 @@ def validate(content: Any, schema: Schema, where: str, fix: str) -> Any:
 
 
 def _mismatch(content: Any, schema: Schema, name: str) -> str:
-    """What is wrong with the part called `name`; "" if nothing is."""
+    """Says what is wrong with the part called `name`; "" if nothing is."""
     if isinstance(schema, dict):
         if error := _mismatch(content, dict, name):
             return error
@@ -249,7 +249,7 @@ def read_sealed(path: Path, fix: str) -> dict:
 
 
 def json_digest(content: Any) -> str:
-    """SHA-256 of a JSON value, in hexadecimal; the order of keys does not count."""
+    """Returns the SHA-256 of a JSON value in hexadecimal; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -269,7 +269,7 @@ def file_digest(path: Path) -> str:
 
 @functools.lru_cache(1024)
 def _digest(path: Path, *_state: int) -> str:
-    """Cached by inode, size and modification time: the stages ask for the same files often."""
+    """Cached by inode, size and modification time: stages hash the same files often."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -20,7 +20,7 @@ from dinado_jax.utils import streams
 from dinado_jax.utils.files import check_regular, exists, parse_json, validate
 
 _SECONDS_BETWEEN_LINES = 15.0
-_SECONDS_TO_THE_FIRST = 5.0  # after which a line says that the program is still being compiled
+_SECONDS_BEFORE_FIRST_LINE = 5.0  # which says that the program is being compiled
 _RECENT = 5  # lines over which the rate is measured
 
 
@@ -30,7 +30,7 @@ def _is_main() -> bool:
 
 
 def print_once(line: str) -> None:
-    """Prints a status line on process 0 alone."""
+    """Prints a status line on process 0 only."""
     if _is_main():
         streams.print_status(line)
 
@@ -45,7 +45,7 @@ def _clock(seconds: float) -> str:
 
 
 class Progress:
-    """Counts units of work; a context manager, in which `advance` is called as units are done.
+    """Reports progress in units of work; a context manager: call `advance` as units are done.
 
     The first unit includes compilation, so rate and time left are measured on later units, and on
     the recent ones if the rate changes.
@@ -64,7 +64,7 @@ class Progress:
         self._start, self._done = start, start
         self._marks: deque[tuple[float, int]] = deque(maxlen=_RECENT)  # (time, units done)
         self._bar: Any = None  # a tqdm, whose module is imported only where a bar is shown
-        self._waiting = threading.Timer(_SECONDS_TO_THE_FIRST, self._compiling)
+        self._waiting = threading.Timer(_SECONDS_BEFORE_FIRST_LINE, self._compiling)
         self._waiting.daemon = True
 
     def __enter__(self) -> Self:
@@ -81,10 +81,10 @@ class Progress:
         return self
 
     def _compiling(self) -> None:
-        print_once(f"{self._what}: compiling, the first of {self._total} {self._unit}s is to come")
+        print_once(f"{self._what}: compiling ({self._done}/{self._total} {self._unit}s)")
 
     def advance(self, count: int = 1, **figures: float) -> None:
-        """Adds `count` finished units, and shows the newest figures beside the count."""
+        """Adds `count` finished units, and shows these figures next to the count."""
         self._waiting.cancel()
         first = self._done == self._start
         self._done += count
@@ -111,7 +111,7 @@ class Progress:
         then, done = self._marks[0]
         rate = (self._done - done) / max(now - then, 1e-9)
         self._marks.append((now, self._done))
-        pace = "time left not known"
+        pace = "time left unknown"
         if rate:
             left = _clock((self._total - self._done) / rate)
             pace = f"{rate:.3g} {self._unit}s/s, {left} left"
@@ -136,8 +136,8 @@ class Progress:
 
 
 def _valid_lines(path: Path) -> list[dict]:
-    """The records of a log up to the first line that is incomplete, as a killed process leaves it,
-    or not a record.
+    """Returns the records of a log up to the first invalid line: a killed process may leave an
+    incomplete one.
     """
     records = []
     if not exists(path):
@@ -153,7 +153,7 @@ def _valid_lines(path: Path) -> list[dict]:
 
 
 class MetricsLog:
-    """A JSON-lines file of metrics by step, written by process 0 alone."""
+    """A JSON-lines file of metrics by step, written by process 0 only."""
 
     def __init__(self, path: Path, resume_step: int = 0):
         """Opens a log and drops all records after `resume_step`.

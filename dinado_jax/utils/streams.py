@@ -1,4 +1,4 @@
-"""Standard output and standard error: everything that the package prints goes through here.
+"""Standard output and standard error: everything that the package prints is printed here.
 
 Characters that the terminal cannot encode are escaped. If standard error is closed, work goes on;
 if standard output is closed, the command ends quietly with exit code READER_GONE.
@@ -20,10 +20,10 @@ class ReaderGone(Exception):
 
 
 def prepare() -> None:
-    """Makes both streams accept any text; to be called before a file is opened.
+    """Makes both streams accept any text; call it before any file is opened.
 
-    A stream that is closed at the start is opened on the null device: the next file that the
-    program opens would otherwise get its descriptor, and with it everything that is printed.
+    A stream that is closed at the start is opened on the null device: otherwise the next file that
+    the program opens would get its descriptor, and receive everything that is printed.
     """
     for number in range(3):
         try:

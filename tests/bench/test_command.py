@@ -157,7 +157,9 @@ def test_all_ways_take_turns():
         def end(self):
             return {"peak_bytes": 7}
 
-    found = measure.in_turns({"one": Fake("one", [3, 1, 8]), "other": Fake("other", [2, 2, 2])}, 3)
+    found = measure.interleave(
+        {"one": Fake("one", [3, 1, 8]), "other": Fake("other", [2, 2, 2])}, 3
+    )
     assert order == ["one", "other"] * 3
     assert found["one"] == {
         "temp_bytes": 3,
@@ -265,7 +267,7 @@ def test_records_of_decoding(small, capsys):
         (["rollout", "--batch", "6", "--samples", "4"], "must be a multiple of --samples, 4"),
         (["rollout", "--ends", "1.0"], "--ends 1.0: it must lie in [0, 1)"),
         (["rollout", "--queues", "2", "--peer", "x.py"], "--peer: its rows are one queue"),
-        (["decode", "--peer-way", "torch"], "--peer-way chooses among the ways of a peer"),
+        (["decode", "--peer-way", "torch"], "--peer-way chooses a program of a peer"),
         (["train", "--peer", "nowhere.py"], "nowhere.py, no such file or directory: correct"),
         (["train", "--peer", "."], "., is a directory: name a file"),
         (["vocab", "--prompt", "3"], "unrecognized arguments: --prompt"),
@@ -309,7 +311,7 @@ def test_peers_are_timed_beside_ours(small, capsys, peer):
         ("1 +", "cannot be imported (SyntaxError"),
         ("ways = list", "has no function program(request): define it"),
         ("program = ways = 3", "has no function ways(request): define it"),
-        (PEER.replace("[f", "['ours', f"), "its way 'ours' has a name in use: rename it"),
+        (PEER.replace("[f", "['ours', f"), "the name of its program 'ours' is taken: rename it"),
     ],
 )
 def test_peers_that_are_refused(tmp_path, capsys, content, said):

@@ -15,8 +15,8 @@ import pytest
 from dinado_jax.config.schema import Train
 from dinado_jax.exact.table import table_control
 from dinado_jax.exact.world import World
+from dinado_jax.objectives.direction_and_norm import TwoPartBatch
 from dinado_jax.objectives.draws import NormBatch
-from dinado_jax.objectives.halved import Halves
 from dinado_jax.objectives.table import OBJECTIVES
 from dinado_jax.ops import bernoulli
 
@@ -55,7 +55,7 @@ def rows(label):
 @functools.partial(jax.jit, static_argnums=0)
 def gradients(control, params, batch):
     """{objective: {term: its sum}}, {objective: {term: gradient of the sum}}."""
-    halves = Halves(direction=batch, norm=batch)
+    halves = TwoPartBatch(direction=batch, norm=batch)
     given = {
         "published": (Train(), batch),
         "prefixes": (Train(), batch),

@@ -17,7 +17,7 @@ from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.sampler import Sampler
 from dinado_jax.errors import InputError
 from dinado_jax.guides.protocol import NextValues
-from dinado_jax.guides.tilt import PromptValue, Tilt
+from dinado_jax.guides.tilt import PromptValue, Tilt, apply_tilt
 from dinado_jax.models.tokenizer import train_codec
 from dinado_jax.ops import bernoulli
 
@@ -173,7 +173,7 @@ def test_where_r_is_exact_the_rate_is_met_exactly(rate):
     def added(t):
         logs = np.float32(log_v[:, t]), np.float32(log_r[:, t])
         values = NextValues(*logs, *map(bernoulli.logit, logs))
-        return np.asarray(tilt.features(tilt.numbers, values, start32))
+        return np.asarray(apply_tilt(tilt.flags, tilt.numbers, values, start32))
 
     added = np.stack([added(t) for t in range(N)], axis=1)
     log_q = taken(world.log_softmax(log_p + np.maximum(added, -80)))
@@ -189,7 +189,7 @@ def test_a_rate_aimed_at_where_a_token_all_but_surely_succeeds(rate):
     start = PromptValue(np.float32([-np.log1p(np.exp(-20.0))]), np.float32([20.0]))
     values = NextValues(None, np.float32(-np.logaddexp(0, -odds)), None, odds)
     tilt = Tilt(target_rate=rate)
-    found = np.asarray(tilt.features(tilt.numbers, values, start))
+    found = np.asarray(apply_tilt(tilt.flags, tilt.numbers, values, start))
     success, failure = (-np.logaddexp(0, -s * np.float64(odds)) for s in (1, -1))
     success += np.log(rate) + np.log1p(np.exp(-20.0))
     failure += np.log1p(-rate) + np.logaddexp(0, 20.0)

@@ -9,8 +9,8 @@ import pytest
 from support import tiny, world
 
 from dinado_jax.config.schema import Train
+from dinado_jax.objectives.direction_and_norm import TwoPartBatch
 from dinado_jax.objectives.draws import LabeledBatch, NormBatch
-from dinado_jax.objectives.halved import Halves
 from dinado_jax.objectives.published import PublishedBatch
 from dinado_jax.objectives.ratio import RatioBatch
 from dinado_jax.objectives.regression import TargetBatch
@@ -86,7 +86,7 @@ def batch(case, label):
             optimal_ratio=np.float32([1, 0, 2, 0.5, 1, 0]),
             log_proposal=np.float32([-9, -5, -1, 0, np.inf, 0]),
         )
-    return Halves(direction=part, norm=norm)
+    return TwoPartBatch(direction=part, norm=norm)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -5,7 +5,7 @@ import pytest
 from support import objectives, rows, tiny
 
 from dinado_jax.config.schema import Train
-from dinado_jax.objectives.matching import matching
+from dinado_jax.objectives.table import OBJECTIVES
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -22,7 +22,9 @@ def test_terms_against_the_reference():
 def test_the_direction_sees_every_prompt_equally_and_the_norm_follows_the_weights():
     rollouts, count = rows.three_prompts(), 30
     label, prompt_id = rollouts.label, rollouts.prompt_id
-    at = matching(Train(batch=40)).batches(rollouts, np.ones(count, np.float32), seed=0)
+    at = OBJECTIVES["matching"](Train(batch=40)).batches(
+        rollouts, np.ones(count, np.float32), seed=0
+    )
     steps = [at(step) for step in range(10)]
     drawn = np.concatenate([batch.direction.length for batch in steps]) - 10
     np.testing.assert_allclose(

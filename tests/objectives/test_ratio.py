@@ -10,8 +10,7 @@ import pytest
 from support import objectives, rows, tiny
 
 from dinado_jax.config.schema import Train
-from dinado_jax.objectives.matching import matching
-from dinado_jax.objectives.ratio import ratio
+from dinado_jax.objectives.table import OBJECTIVES
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -60,7 +59,7 @@ def test_a_direction_that_is_right_is_left_alone():
 
 def direction_rows(rollouts):
     """The direction's rows of the ten steps that share their draws."""
-    at = ratio(Train(batch=40)).batches(rollouts, np.ones(30, np.float32), seed=0)
+    at = OBJECTIVES["ratio"](Train(batch=40)).batches(rollouts, np.ones(30, np.float32), seed=0)
     parts = [at(step).direction for step in range(10)]
     names = ("length", "optimal_ratio", "log_proposal")
     return [np.concatenate([getattr(part, name) for part in parts]) for name in names]
@@ -78,7 +77,8 @@ def test_rows_come_from_prompts_with_a_success_and_know_their_share_of_the_optim
     wanted = np.where(np.arange(30) < 10, 1, np.where(np.arange(30) == 10, 10, 0))
     np.testing.assert_allclose(share, wanted[drawn])
     of_ratio, of_matching = (
-        make(Train(batch=40)).batches(rollouts, weight, seed=0)(3) for make in (ratio, matching)
+        OBJECTIVES[name](Train(batch=40)).batches(rollouts, weight, seed=0)(3)
+        for name in ("ratio", "matching")
     )
     chex.assert_trees_all_equal(of_ratio.norm, of_matching.norm)
 

@@ -14,7 +14,8 @@ from dinado_jax.config.schema import Train
 from dinado_jax.exact.compare import setting
 from dinado_jax.exact.learn import judged
 from dinado_jax.exact.world import Optimum, World
-from dinado_jax.objectives.regression import RowRegression, regression
+from dinado_jax.objectives.regression import RowRegression
+from dinado_jax.objectives.table import OBJECTIVES
 from dinado_jax.rollouts.arrays import Rollouts
 from dinado_jax.rollouts.weighting import success_rate_per_prompt
 
@@ -32,7 +33,7 @@ def case():
 
 def drawn(rows, weight, train):
     """The direction's half of the batches of the ten steps that share their draws."""
-    batch_at = regression(train).batches(rows, weight, 0)
+    batch_at = OBJECTIVES["regression"](train).batches(rows, weight, 0)
     parts = [batch_at(step).direction for step in range(10)]
     return jax.tree.map(lambda *columns: np.concatenate(columns), *parts)
 
@@ -47,7 +48,7 @@ def test_batches_hold_what_the_optimum_says_of_every_row():
         np.log([0.1, 0.2, 0.1, 0.4]), log_proposal, [1, 0, 1, 0.5], [0, 0, 1, 1]
     )
     weight = np.float32([0.2, 0.5, 0, 1.7])
-    batch = regression(TRAIN).batches(rows, weight, 0)(0)
+    batch = OBJECTIVES["regression"](TRAIN).batches(rows, weight, 0)(0)
     assert len(batch.direction.label) == len(batch.norm.label) == 8
     pooled = (0.5 + 0.25) / 3
     own, other = (0.5 + 8 * pooled) / 10, (0.25 + 8 * pooled) / 9

@@ -19,8 +19,8 @@ from dinado_jax.controls.merge import Merge
 from dinado_jax.controls.norm import MLP
 from dinado_jax.models.gpt2 import GPT2, GPT2Config
 from dinado_jax.models.params import init_params
+from dinado_jax.objectives.direction_and_norm import TwoPartBatch
 from dinado_jax.objectives.draws import NormBatch
-from dinado_jax.objectives.halved import Halves
 from dinado_jax.objectives.table import OBJECTIVES
 from dinado_jax.ops.vocab import (
     CHUNKS,
@@ -282,7 +282,7 @@ def compiled_step(request):
         bellman=each,
     )
     if request.param == "matching":
-        batch = Halves(direction=batch, norm=batch)
+        batch = TwoPartBatch(direction=batch, norm=batch)
     terms = functools.partial(OBJECTIVES[request.param](Train()).terms, control)
     return make_step(terms, optimizer).lower(state, base, batch).compile()
 

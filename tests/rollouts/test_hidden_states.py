@@ -12,7 +12,7 @@ from dinado_jax.data.batch import Batch
 from dinado_jax.data.sequences import Sequences
 from dinado_jax.distributed.partitioning import make_plan
 from dinado_jax.language_model import Base
-from dinado_jax.objectives.halved import Halves
+from dinado_jax.objectives.direction_and_norm import TwoPartBatch
 from dinado_jax.rollouts import hidden_states as states
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -95,7 +95,7 @@ def test_the_named_parts_of_a_batch_get_the_states_of_their_rows(kept):
     found, _ = kept
     rows = tiny.batch([2, 2], [8, 5], width=8).replace(row=np.array([3, 9]))
     wanted = found.take(rows.row, 8)
-    both = Halves(direction=rows, norm=rows)
+    both = TwoPartBatch(direction=rows, norm=rows)
     filled = states.with_states(lambda step: both, found, ("direction", "norm"))(0)
     np.testing.assert_array_equal(filled.direction.states, wanted)
     np.testing.assert_array_equal(filled.norm.states, wanted)

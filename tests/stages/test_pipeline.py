@@ -473,7 +473,7 @@ def test_a_batch_that_cannot_be_shared_is_told_before_anything_is_done(tmp_path)
 def test_two_commands_in_one_folder(copy):
     path = copy(2)
     with RunFolder(path, tiny_run.config()).locked():
-        refused("another command is at work in", run_stages, tiny_run.config(), ("train",), path)
+        refused("another command is running in", run_stages, tiny_run.config(), ("train",), path)
 
 
 def test_sft_stopped_and_continued(tmp_path, monkeypatch):

@@ -51,8 +51,8 @@ def test_the_oracle_judges_the_prompts_alone(run):
 
 
 def test_a_completion_shows_the_prompt_alone(run):
-    plain = dinado_jax.load_gpt2(run / "sft" / "base")
-    other = dinado_jax.load_gpt2(run / "sft" / "base", prompt_template=TEMPLATE)
+    plain = dinado_jax.load(run / "sft" / "base")
+    other = dinado_jax.load(run / "sft" / "base", prompt_template=TEMPLATE)
     one, two = (
         dinado_jax.generate(base, ["dog ="], max_new_tokens=1)[0] for base in (plain, other)
     )

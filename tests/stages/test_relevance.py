@@ -1,4 +1,4 @@
-"""A setting that plays no part in a run is refused by name; every key of the schema has a rule."""
+"""A setting that has no effect in a run is rejected by name; every key of the schema has a rule."""
 
 import dataclasses
 from collections import Counter
@@ -129,7 +129,7 @@ def test_what_plays_no_part_is_refused_by_name(given, run):
     with pytest.raises(InputError) as caught:
         load(None, overrides(given, run))
     said, key = str(caught.value), given.partition("=")[0]
-    assert said.startswith(f"{key} = ") and "in the command line plays no part" in said
+    assert said.startswith(f"{key} = ") and "in the command line has no effect" in said
     assert "\n" not in said and said.endswith(": leave it out")
 
 
@@ -149,7 +149,7 @@ def written(tmp_path, text):
 
 def test_a_file_is_read_alike_and_named(tmp_path):
     path = written(tmp_path, "[evaluate]\nprompt_file = 'x'\nprompts = 3\n")
-    with pytest.raises(InputError, match=rf"^evaluate.prompts = 3 in {path} plays no part"):
+    with pytest.raises(InputError, match=rf"^evaluate.prompts = 3 in {path} has no effect"):
         load(path)
 
 
@@ -161,7 +161,7 @@ def test_defaults_may_be_written_down(tmp_path):
 def test_overrides_may_take_the_part_of_a_file_s_value_or_give_it(tmp_path):
     path = written(tmp_path, "base.n_embd = 128\nsft.pretrain_path = 'x'\ntrain.margin = 3\n")
     assert load(path, ["base.path=some", "train.objective=ratio"]).train.margin == 3
-    with pytest.raises(InputError, match=r"^base.n_embd = 32 in the command line plays no part"):
+    with pytest.raises(InputError, match=r"^base.n_embd = 32 in the command line has no effect"):
         load(path, ["base.path=some", "base.n_embd=32"])
     path = written(tmp_path, "control.direction = 'soft'\n")
     assert load(path, ["control.kind=hard"]).control.direction == "soft"

@@ -76,11 +76,11 @@ def test_commongen_needs_its_sources():
             ],
             "set train.balance=true, or rollout.references=false",
         ),
-        (["train.mixture=0.3"], "train.mixture = 0.3 of train.refresh_samples = 8 is no whole"),
-        (["train.mixture=0.5", "train.refresh_samples=3"], "is no whole number of samples"),
-        (["train.mixture=0.5", "rollout.top_p=0.9"], "train.mixture weighs plain samples"),
-        (["train.mixture=0.5", "rollout.top_k=5"], "train.mixture weighs plain samples"),
-        (["train.mixture=0.5", "rollout.temperature=0.7"], "train.mixture weighs plain samples"),
+        (["train.mixture=0.3"], "train.mixture = 0.3 of train.refresh_samples = 8 is not a whole"),
+        (["train.mixture=0.5", "train.refresh_samples=3"], "is not a whole number of samples"),
+        (["train.mixture=0.5", "rollout.top_p=0.9"], "train.mixture weights plain samples"),
+        (["train.mixture=0.5", "rollout.top_k=5"], "train.mixture weights plain samples"),
+        (["train.mixture=0.5", "rollout.temperature=0.7"], "train.mixture weights plain samples"),
         (["task.name=commongen"], "task.source is empty"),
         (["sft.pretrain_steps=5"], "sft.pretrain_path is empty"),
     ],
@@ -169,6 +169,6 @@ def test_the_table_of_objectives_is_all_that_checks_know_of_them(monkeypatch):
     told(
         "unbalanced labels draw no reference", "rollout.references=true", "train.reference_weight=1"
     )
-    told("it is for matching, regression and ratio, ", "train.detach=false")
+    told("only for matching, regression and ratio with a separate norm", "train.detach=false")
     told("for train.objective=regression and other, ", "train.objective=ratio", "train.margin=3")
-    told("other objectives than published, ", "train.objective=published", "train.balance=false")
+    told("objectives other than published, ", "train.objective=published", "train.balance=false")

@@ -12,8 +12,8 @@ import pytest
 
 from dinado_jax.config.schema import Train
 from dinado_jax.data.batch import Batch
+from dinado_jax.objectives.direction_and_norm import TwoPartBatch
 from dinado_jax.objectives.draws import LabeledBatch, NormBatch
-from dinado_jax.objectives.halved import Halves
 from dinado_jax.objectives.published import PublishedBatch
 from dinado_jax.objectives.ratio import RatioBatch
 from dinado_jax.objectives.table import OBJECTIVES
@@ -59,7 +59,9 @@ def ratio_rows(part: LabeledBatch) -> RatioBatch:
     return RatioBatch(**fields, optimal_ratio=_OPTIMAL_RATIO, log_proposal=log_proposal)
 
 
-def batch(name: str, part: LabeledBatch, direction: LabeledBatch | None = None) -> Batch | Halves:
+def batch(
+    name: str, part: LabeledBatch, direction: LabeledBatch | None = None
+) -> Batch | TwoPartBatch:
     """What the objective `name` takes; other rows for the direction unless they are given."""
     if name == "warmup":
         return part
@@ -70,7 +72,7 @@ def batch(name: str, part: LabeledBatch, direction: LabeledBatch | None = None) 
         return norm_rows(part)
     direction = rows([1, 1, 1, 0.25, 1, 1], seed=4) if direction is None else direction
     direction = ratio_rows(direction) if name == "ratio" else direction
-    return Halves(direction=direction, norm=norm_rows(part))
+    return TwoPartBatch(direction=direction, norm=norm_rows(part))
 
 
 @functools.partial(jax.jit, static_argnums=0)

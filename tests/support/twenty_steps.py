@@ -18,8 +18,8 @@ from dinado_jax.distributed.partitioning import make_plan
 from dinado_jax.distributed.processes import connect, is_main
 from dinado_jax.models.gpt2 import GPT2, GPT2Config
 from dinado_jax.models.params import init_params
+from dinado_jax.objectives.direction_and_norm import TwoPartBatch
 from dinado_jax.objectives.draws import NormBatch
-from dinado_jax.objectives.halved import Halves
 from dinado_jax.objectives.sft import likelihood
 from dinado_jax.objectives.table import OBJECTIVES
 from dinado_jax.training.loop import init_state, make_step, split_micro_batches
@@ -61,7 +61,7 @@ def _control():
     params = CONTROL.init(jax.random.key(1), base, 0.3)
 
     def batch(step, part):
-        return Halves(direction=_rows(step, part), norm=_rows(step, part + 1))
+        return TwoPartBatch(direction=_rows(step, part), norm=_rows(step, part + 1))
 
     transform = optimizer(Optim(learning_rate=3e-3, warmup=2), STEPS)
     terms = functools.partial(OBJECTIVES["matching"](Train()).terms, CONTROL)

@@ -87,7 +87,7 @@ def log_softmax(scores):
 def _logits(control, base_params, params, tokens):
     base = MODEL.apply({"params": base_params}, tokens)
     out = control.direction.forward(base_params, params["direction"], base, tokens)
-    states = out.hidden if control.direction.own_states else base.hidden
+    states = out.hidden if control.direction.norm_reads_own_states else base.hidden
     log_beta = None
     if "norm" in params:
         log_beta = jax.nn.log_sigmoid(control.norm.logit(params["norm"], states))

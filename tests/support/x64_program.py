@@ -20,8 +20,8 @@ from dinado_jax.exact.table import table_control
 from dinado_jax.exact.world import World
 from dinado_jax.language_model import Base, Controlled
 from dinado_jax.models.params import init_params
+from dinado_jax.objectives.direction_and_norm import TwoPartBatch
 from dinado_jax.objectives.draws import NormBatch
-from dinado_jax.objectives.halved import Halves
 from dinado_jax.objectives.regression import TargetBatch
 from dinado_jax.objectives.table import OBJECTIVES
 from dinado_jax.training.loop import init_state, make_step, split_micro_batches
@@ -53,7 +53,7 @@ beam = Beam(base.policy, (world.EOS,), world.N, 3, 2, 1.0, 2)
 found = beam_prompts(beam, base.variables, TokenizedPrompts(PROMPTS), 9)
 out["beams"], out["beams sums"] = found.tokens.tolist(), noted(found)
 given, ones = vars(world.batch(PROMPTS[0])), np.ones(125, np.float32)
-halves = Halves(
+halves = TwoPartBatch(
     direction=TargetBatch(**given, label=ones, target=ones),
     norm=NormBatch(
         **given,

@@ -119,7 +119,7 @@ def test_its_settings_are_checked(requests):
     assert "task.source is empty: give a file of things" in refused()
     text = ("task.source=things", "sft.pretrain_steps=2", "sft.pretrain_path=text")
     assert "task requests makes no examples from plain text" in refused(*text)
-    told = "task.train_examples = 5 in the command line plays no part in this run, it is for"
+    told = "task.train_examples = 5 in the command line has no effect in this run (only for"
     assert f"{told} task.name=toy" in refused("task.source=things", "task.train_examples=5")
     assert "task.name=commongen and requests" in error_of(tiny_run.config, "task.source=things")
 

@@ -69,7 +69,7 @@ def test_time_left_is_by_the_recent_rate_without_compiling(monkeypatch, capsys):
     with Progress("round", 201, "step") as shown:
         clock.now += 300  # the first unit, compiling
         shown.advance(loss=1.5)
-        assert told(capsys) == ["round: 1/201 steps, time left not known, loss 1.5"]
+        assert told(capsys) == ["round: 1/201 steps, time left unknown, loss 1.5"]
         for _ in range(100):
             clock.now += 1
             shown.advance()
@@ -88,7 +88,7 @@ def test_what_was_done_before_counts_for_no_rate(monkeypatch, capsys):
             clock.now += 20
             shown.advance(20)
     assert told(capsys) == [
-        "rollout: 920/1000 samples, time left not known",
+        "rollout: 920/1000 samples, time left unknown",
         "rollout: 940/1000 samples, 1 samples/s, 1:00 left",
         "rollout: 960/1000 samples, 1 samples/s, 0:40 left",
         "rollout: 960/1000 samples in 1:00",
@@ -99,7 +99,7 @@ def test_a_long_wait_for_the_first_unit_is_explained(monkeypatch, capsys):
     monkeypatch.setattr(progress, "_SECONDS_TO_THE_FIRST", 0.05)
     with Progress("sft", 3, "step"):
         time.sleep(0.5)
-    assert told(capsys) == ["sft: compiling, the first of 3 steps is to come"]
+    assert told(capsys) == ["sft: compiling (0/3 steps)"]
     with Progress("sft", 3, "step") as shown:
         shown.advance()
         time.sleep(0.2)

@@ -1,5 +1,6 @@
-"""All inflections of an English word: irregular ones from tables, the others by rule, with
-lemminflect's dictionary for parts of speech, stress and what else is no matter of spelling.
+"""All inflections of an English word: irregular ones from tables, others by rule.
+
+lemminflect's dictionary gives parts of speech, stress and whatever spelling does not determine.
 """
 
 import re
@@ -19,11 +20,11 @@ _COMPARED = re.compile(r"[^aeiouy]*[aeiouy]+[^aeiouy]*e?|[^aeiouy]*[aeiouy]+[^ae
 
 
 def inflections(word: str) -> set[str]:
-    """The word, in lower case and perhaps hyphenated, and its inflections as noun, verb, adjective
-    and adverb, in British and American spelling.
+    """Returns a lower-case word and its inflections as noun, verb, adjective and adverb, in British
+    and American spelling; the word may be hyphenated.
 
-    A word that no dictionary has is inflected as noun and verb. The word is taken for a lemma:
-    "went" has no inflections, and those of "left" are not those of "leave".
+    An unknown word is inflected as noun and verb. The word is taken as a lemma: "went" has no
+    inflections, and "left" does not have those of "leave".
     """
     found = {word}
     for spelling in {word, *_spellings(word)}:
@@ -40,7 +41,7 @@ def _spellings(word: str) -> set[str]:
 
 
 def _known(word: str) -> dict[str, set[str]]:
-    """The forms of a word in lemminflect's dictionary by their Penn tags, without clipped ones."""
+    """Returns the forms of a word in lemminflect's dictionary by Penn tag, without clipped ones."""
     import lemminflect
 
     tagged = lemminflect.getAllInflections(word)
@@ -48,7 +49,7 @@ def _known(word: str) -> dict[str, set[str]]:
 
 
 def _lemmas(word: str) -> set[str]:
-    """The words that the dictionary takes this one for a form of, itself perhaps."""
+    """Returns the words that this one is a form of according to the dictionary, possibly itself."""
     import lemminflect
 
     return set().union(*lemminflect.getAllLemmas(word).values())
@@ -79,9 +80,7 @@ def _simple(word: str) -> set[str]:
 
 
 def _compound(word: str) -> set[str]:
-    """A compound inflects its last part, or its head where that stands before a particle or an
-    adjective.
-    """
+    """Inflects the last part of a compound, or its head before a particle or an adjective."""
     if word in irregular.NOUNS or word in irregular.VERBS:
         verb = _conjugated(word, {}) if word in irregular.VERBS else set()
         return {word} | _plurals(word, {}) | verb

@@ -1,7 +1,7 @@
-"""The lexical oracle: does a text use every keyword of its prompt, in any inflection?
+"""The lexical oracle: whether a text uses every keyword of its prompt, in any inflection.
 
-Both sides are compared in one spelling: lower case, composed letters, one apostrophe; characters of
-no width (soft hyphens, byte-order marks) count as nothing.
+Both are normalised before they are compared: lower case, composed letters, one kind of apostrophe,
+no zero-width characters (soft hyphens, byte-order marks).
 """
 
 import re
@@ -19,7 +19,7 @@ _APOSTROPHES = (
 _REPLACED = str.maketrans(
     dict.fromkeys(_APOSTROPHES, "'") | dict.fromkeys("\u00a9\u00ae\u2117\u2120\u2122", " ")
 )
-# Signs that are no part of the word they are set at; the compatible form would glue them to it.
+# Signs that are not part of the adjacent word; NFKC would attach them to it.
 _SMALL = re.compile("[\u00aa\u00b2\u00b3\u00b9\u00ba\u2070-\u209c\u2460-\u24ff]")
 _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff]"
@@ -31,7 +31,7 @@ _NEGATION = re.compile(
     r"|were|wo|would)(?: ?n ?' ?t| n't)(?![\w'-])"
 )
 _WORD = re.compile(rf"{_LETTER}+n't(?!{_LETTER})|{_LETTER}+")
-_HYPHEN = "[-\u2010]"  # all that the compatible forms of hyphens leave
+_HYPHEN = "[-\u2010]"  # all hyphens that remain after NFKC
 _HYPHENATED = re.compile(rf"{_LETTER}+(?:{_HYPHEN}{_LETTER}+)+")
 _ACCENTS = re.compile("[\u0300-\u036f]")
 
@@ -45,20 +45,21 @@ def _plain(text: str) -> str:
 
 
 def words(text: str) -> list[str]:
-    """Lower-case word tokens: runs of letters and digits, so "dog's" -> dog, s and
-    "hot-dogs" -> hot, dogs; only negations keep their apostrophe, always "'": "won't" stands for
-    "won\u2019t", "wo n't" and "won 't", too.
+    """Splits a text into lower-case words: runs of letters and digits, so "dog's" -> dog, s and
+    "hot-dogs" -> hot, dogs. Only negations keep their apostrophe, always as "'": "won\u2019t",
+    "wo n't" and "won 't" all become "won't".
     """
     return _WORD.findall(_plain(text))
 
 
 @cache
 def forms(concept: str) -> frozenset[str]:
-    """The concept in the spelling of `words` and all its inflections, as any part of speech; of a
-    compound also in one word (hot-dogs, hotdogs).
+    """Returns the concept, normalised as by `words`, and its inflections as any part of speech.
 
-    The concept counts as a lemma: "leave" has the form "left", "left" has not the form "leave".
-    Raises InputError for a concept without letters or digits, which no text could hold.
+    A compound is also joined: hot-dogs, hotdogs.
+
+    The concept is taken as a lemma: "left" is a form of "leave", but "leave" is none of "left".
+    Raises InputError for a concept without letters or digits, which no text could contain.
     """
     parts = words(concept)
     if not parts:
@@ -83,9 +84,9 @@ def _patterns(concept: str) -> tuple[str, ...]:
 
 
 def present(concepts: Sequence[str], text: str) -> list[bool]:
-    """For each concept, whether the text holds one of its forms as whole words.
+    """Returns for each concept whether the text contains one of its forms as whole words.
 
-    A hyphenated concept matches its parts in a row, or joined: "hot-dog" is in "a hot-dog", in
+    A hyphenated concept matches its parts in sequence, or joined: "hot-dog" is in "a hot-dog", in
     "a hot dog" and in "a hotdog"; "hotdog" is in "a hot-dog", but not in "a hot dog", or "notable"
     would be in "not able". "cat" is in "cat-like" but not in "category".
     """
@@ -95,13 +96,13 @@ def present(concepts: Sequence[str], text: str) -> list[bool]:
 
 
 def coverage(prompt: str, text: str) -> float:
-    """The share, in [0, 1], of the prompt's concepts present in the text."""
+    """Returns the share, in [0, 1], of the prompt's concepts present in the text."""
     found = present(concepts_of(prompt), text)
     return sum(found) / len(found)
 
 
 def lexical(prompts: Sequence[str], texts: Sequence[str]) -> list[bool]:
-    """The oracle: per sample, is every concept of the prompt present in the text?
+    """The oracle: whether every concept of the prompt is present in the text, per sample.
 
     Raises InputError if a prompt is not in the keyword format.
     """

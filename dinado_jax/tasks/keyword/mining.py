@@ -14,12 +14,12 @@ from dinado_jax.tasks.protocol import Example
 
 
 def mine(lines: Sequence[str], examples: Sequence[Example], seed: int) -> list[Example]:
-    """Makes one example from each line that holds concepts of the task in any of their forms.
+    """Makes an example from each line that contains concepts of the task in any of their forms.
 
-    The prompt names some of those concepts in random order: as many as a prompt of the task, whose
-    sizes are equally likely, or as many as the line holds. Lines without a concept are left out,
-    and so are concepts of several words (hot-dog). Of concepts with a form in common, the one that
-    most prompts name is taken.
+    The prompt lists some of those concepts in random order: as many as a prompt of the task has
+    (sizes are equally likely), or all of them if the line has fewer. Lines without a concept are
+    skipped, as are concepts of several words (hot-dog). Of concepts that share a form, the one in
+    most prompts is used.
 
     Args:
       lines: plain text, a sentence each.
@@ -27,7 +27,7 @@ def mine(lines: Sequence[str], examples: Sequence[Example], seed: int) -> list[E
       seed: of sizes, choice and order.
 
     Raises:
-      InputError: if no line holds a concept.
+      InputError: if no line contains a concept.
     """
     prompts = [concepts_of(prompt) for prompt in {example.prompt: None for example in examples}]
     named = Counter(concept for prompt in prompts for concept in prompt)

@@ -1,4 +1,4 @@
-"""What the keyword tasks share: the lexical oracle, keyword coverage, and mining."""
+"""Shared by the keyword tasks: the lexical oracle, keyword coverage, and mining."""
 
 from collections.abc import Sequence
 
@@ -17,8 +17,7 @@ def _mean_coverage(
     return float(np.mean([coverage(prompt, text) for prompt, text in zip(prompts, texts)]))
 
 
-# Another oracle does not ask for the keywords of the prompt: their coverage would say nothing of
-# its success.
+# Other oracles do not ask for the keywords of the prompt, so coverage would say nothing about them.
 COVERAGE = Metric("coverage", "keyword coverage", "{:.1%}", _mean_coverage, oracle=_ORACLE)
 
 
@@ -30,11 +29,11 @@ def keyword_task(
     fault: str = "",
     metrics: tuple[Metric, ...] = (),
 ) -> Task:
-    """Makes a task whose prompts are keywords; arguments as the fields of `Task`.
+    """Returns a task whose prompts are keywords; other arguments are fields of `Task`.
 
     Args:
       setting: the one setting of the `task` section that the task reads.
-      metrics: to be reported besides keyword coverage.
+      metrics: in addition to keyword coverage.
     """
     return Task(
         examples=examples,

@@ -1,4 +1,4 @@
-"""Objectives of two halves: a loss of q for the direction, and labels for the norm."""
+"""Objectives with two losses: one of q for the direction, one of labels for the norm."""
 
 import dataclasses
 from typing import Any, Protocol, cast
@@ -16,36 +16,36 @@ from dinado_jax.rollouts.arrays import Rollouts
 
 
 @struct.dataclass(kw_only=True)
-class Halves:
-    """Half of the rows for the direction, half for the norm."""
+class TwoPartBatch:
+    """One half of the rows trains the direction, the other half the norm."""
 
     direction: Any  # the `Batch` of the direction's loss
     norm: NormBatch
 
 
 class DirectionLoss(Protocol):
-    """What differs between these objectives: the rows for the direction, and their loss."""
+    """The part in which these objectives differ: the rows for the direction, and their loss."""
 
-    weighted: bool  # whether importance weights reach it
-    least_samples: int  # per prompt, from which it can learn
-    settings: frozenset[str]  # of `train`, that it alone reads
+    weighted: bool  # whether it uses importance weights
+    least_samples: int  # per prompt, at least
+    settings: frozenset[str]  # of `train` that only this loss reads
 
     def rows(self, rollouts: Rollouts, weight: np.ndarray, seed: int) -> RowsAt:
-        """Rows for the direction; arguments as `Objective.batches`."""
+        """Draws rows for the direction; arguments as for `Objective.batches`."""
         ...
 
     def term(self, control: Control, params: dict, base_params: dict, batch: Any) -> Term:
-        """The loss of q on them, in nats."""
+        """Computes the loss of q on these rows, in nats."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
-class Halved:
-    """An objective from a loss of the direction.
+class DirectionAndNorm:
+    """An objective made from a loss of the direction.
 
-    With `train.detach` direction and norm are disentangled in the gradient too: the norm's losses
-    see the direction as a constant, and need no backward pass through its trunk. Where R recurs
-    from the prompt, its value there is all that they teach. Where both are one (nado), nothing is
+    With `train.detach` direction and norm have separate gradients: the norm's losses treat the
+    direction as a constant, and need no backward pass through its trunk. In the recursive forms
+    they then train only the prompt's value. In nado, where one network is both, nothing is
     detached.
     """
 
@@ -65,12 +65,12 @@ class Halved:
         direction = self.loss.rows(rollouts, weight, seed)
         norm = norm_rows(rollouts, weight, self.train, seed)
         half = self.train.batch // 2
-        return lambda step: Halves(
+        return lambda step: TwoPartBatch(
             direction=direction(step, half), norm=cast(NormBatch, norm(step, half))
         )
 
     def terms(
-        self, control: Control, params: dict, base_params: dict, batch: Halves
+        self, control: Control, params: dict, base_params: dict, batch: TwoPartBatch
     ) -> dict[str, Term]:
         direction = self.loss.term(control, params, base_params, batch.direction)
         detach = self.train.detach
@@ -83,14 +83,14 @@ class Halved:
         return {"direction": direction, **norm}
 
     def reads_states(self, control: Control) -> tuple[str, ...]:
-        # A direction that is a policy of its own scores its rows without the base.
+        # A direction with link "policy" scores its rows without the base.
         return ("norm",) if control.single_pass else ("direction", "norm")
 
     def settings_read(self, kind: str) -> set[str]:
         read = {"balance", "reference_weight"}
         if kind != "nado":
             read.add("detach")
-        # A norm that learns nothing but rates leaves the weights to the direction's loss.
+        # A norm that learns only rates does not use the weights.
         if self.loss.weighted or not (kind == "hard" and self.train.detach):
             read.add("weights")
         return read | self.loss.settings
