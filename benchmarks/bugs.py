@@ -387,7 +387,7 @@ BUGS = [
         "guides",
     ),
     # Models and text.
-    Bug("models/cache.py", "<= slot", "< slot", "models decoding"),
+    Bug("models/cache.py", "<= count", "< count", "models decoding"),
     Bug("models/gpt2.py", "LayerNorm(config.layer_norm_epsilon", "LayerNorm(1e-5", "models"),
     Bug(
         "models/tokenizer.py",

@@ -85,6 +85,7 @@ _FOREIGN = {
     "rotary_pct": (1,),
     "rope_ratio": (1,),
     "rope_interleave": (False,),
+    "rope_interleaved": (False,),
     "no_rope_layers": ([],),
     "logit_scale": (1,),
     "logits_scaling": (1,),
@@ -255,7 +256,7 @@ def _rope(hf: Mapping[str, Any], context: int) -> Rope:
         if "rope_theta" in hf and options["rope_theta"] != theta:
             raise contradiction("rope_theta", theta, f"{name}.rope_theta", options["rope_theta"])
     scaling = found["rope_type"]
-    if scaling not in _SCALINGS:
+    if not isinstance(scaling, str) or scaling not in _SCALINGS:
         raise InputError(
             f"config.json has rope_type = {quote(scaling)}: only {', '.join(_SCALINGS)} are "
             "supported"
