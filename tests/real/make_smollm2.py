@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 HERE = Path(__file__).parent
-OPENING, NEW = 6, 24  # tokens of a prompt, and of its continuation
+PROMPTS, OPENING, NEW = 20, 6, 24  # prompts, tokens of each, and of its continuation
 
 
 def main(folder: str) -> None:
@@ -26,25 +26,26 @@ def main(folder: str) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=FILE, dtype=torch.float32)
     model.eval()
     rows = []
-    for index, sentence in enumerate((HERE / "sentences.txt").read_text().splitlines()):
+    for sentence in (HERE / "sentences.txt").read_text().splitlines():
         ids = tokenizer(sentence, add_special_tokens=False)["input_ids"]
         with torch.no_grad():
             log_probs = model(torch.tensor([ids])).logits.log_softmax(-1)[0, :-1]
         chosen = log_probs.gather(-1, torch.tensor(ids[1:])[:, None])[:, 0]
-        row = {"ids": ids, "log_probs": [round(float(x), 6) for x in chosen]}
-        if index < 20:
-            row["greedy"] = greedy(model, ids[:OPENING])
-        rows.append(row)
-    (HERE / "smollm2.json").write_text(json.dumps(rows, indent=None).replace("}, ", "},\n") + "\n")
+        rows.append({"ids": ids, "log_probs": [round(float(x), 6) for x in chosen]})
+    for row, new in zip(rows, greedy(model, [row["ids"][:OPENING] for row in rows[:PROMPTS]])):
+        row["greedy"] = new
+    (HERE / "smollm2.json").write_text(json.dumps(rows).replace("}, ", "},\n") + "\n")
 
 
-def greedy(model: AutoModelForCausalLM, ids: list[int]) -> list[int]:
-    """The ids that follow, without generation's own settings; each step is a whole pass."""
-    ids = list(ids)
-    for _ in range(NEW):
-        with torch.no_grad():
-            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
-    return ids[OPENING:]
+def greedy(model: AutoModelForCausalLM, prompts: list[list[int]]) -> list[list[int]]:
+    """The ids that follow prompts of one length, without settings of generation."""
+    ids, out = torch.tensor(prompts), []
+    with torch.no_grad():
+        found = model(ids, use_cache=True)
+        for _ in range(NEW):
+            out.append(found.logits[:, -1].argmax(-1))
+            found = model(out[-1][:, None], past_key_values=found.past_key_values, use_cache=True)
+    return torch.stack(out, 1).tolist()
 
 
 main(sys.argv[1])
