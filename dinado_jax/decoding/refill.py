@@ -1,8 +1,8 @@
 """Sampling many prompts with rows that stay busy: a row that ends takes the next sample at once.
 
-A queue holds b prompts that have been prefilled, each with the first token of its S samples. R =
-b S rows draw the further tokens in a loop of steps that ends when every sample of the queue has a
-row. Rows still at work go on in the next queue's loop; the host has prefilled that one by then.
+A queue holds b prompts that have been prefilled, each with the first token of its S samples. The
+R = b S rows draw the further tokens in a loop of steps that ends when all samples of the queue have
+rows. Rows still at work go on in the next queue's loop; the host has prefilled that one by then.
 Four rows, two queues (a letter is a sample, in lower case where it ends, . a row without one):
 
     queue 1: A B C D, queue 2: E F G H
@@ -21,11 +21,11 @@ of the rows can do so at once, about as many as end in one step. A step in which
 nothing, and all writes into the caches are in place.
 
 A log keeps what each step drew, and the host sorts it by sample. A sample depends on its prompt,
-its id and the key alone: streams and draws are those of sampler.py. With equal shapes its
-log-probabilities are equal to the bit on a CPU, whatever its row and its neighbours; from those of
-sampler.py, whose attention sums in another order, they differ by rounding. Where a random number
-lies that close to the border of two tokens, another one is drawn: about one sample in 10,000, as
-with another batch size.
+its id and the key alone: streams and draws are those of sampler.py. With equal shapes it is the
+same to the bit on a CPU, whatever its row and its neighbours. Attention in sampler.py sums in
+another order: log-probabilities differ by rounding, and where a random number lies that close to
+the border of two tokens, another one is drawn, in about one sample of 10,000, as with another batch
+size.
 
 b prompts of a queue, S samples of each, R rows, N new tokens, V vocabulary.
 """
