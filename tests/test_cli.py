@@ -229,7 +229,7 @@ def test_bad_settings(capsys, tmp_path, override, what):
     "overrides, what",
     [
         (["delta.low_rank=h_7/.*"], "delta.low_rank rule 'h_7/.*' matches no parameter"),
-        (["delta.full=h_("], "no regular expression"),
+        (["delta.full=h_("], "not a regular expression"),
         (["delta.low_rank=[]", "delta.full=[]"], "the delta is empty"),
         (["delta.low_rank=ln_f/scale", "delta.full=[]"], "vectors have no rank"),
         (["delta.rank=17"], "delta.rank = 17 is more than"),

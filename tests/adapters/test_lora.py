@@ -177,12 +177,12 @@ def test_training_a_delta_leaves_the_base_as_it_was():
         # The whole path has to match.
         (("c_attn",), (), ["delta.low_rank", "c_attn", "matches no parameter"]),
         ((), ("ln_f",), ["delta.full", "ln_f", "matches no parameter"]),
-        ((ATTENTION, "h_(",), (), ["delta.low_rank", "no regular expression"]),
-        ((), ("*",), ["delta.full", "no regular expression"]),
+        ((ATTENTION, "h_(",), (), ["delta.low_rank", "not a regular expression"]),
+        ((), ("*",), ["delta.full", "not a regular expression"]),
         ((r"h_0/ln_1/scale",), (), ["h_0/ln_1/scale", "vectors have no rank", "delta.full"]),
         ((), (), ["delta is empty"]),
         ((".*", ), (), ["delta.low_rank names", "vectors have no rank"]),
-        ((), ("h_0/" + "(" * 10**4,), ["delta.full", "no regular expression"]),
+        ((), ("h_0/" + "(" * 10**4,), ["delta.full", "not a regular expression"]),
         ((), ("\n\x1b2J",), ["delta.full", r"\\n\\x1b", "matches no parameter"]),
     ],
 )  # fmt: skip

@@ -136,7 +136,7 @@ def test_another_tree_is_refused(saved, other, told):
     with Checkpoints(saved, "one") as checkpoints:
         like = PLAN.abstract(other)
         with pytest.raises(
-            InputError, match=f"checkpoint 4 in .* of this model .*{told}"
+            InputError, match=f"checkpoint 4 in .* fit this model .*{told}"
         ) as caught:
             checkpoints.restore(like)
     assert "\n" not in str(caught.value)
@@ -187,7 +187,7 @@ def test_what_orbax_writes_last(copy, text):
     damaged = copy / "4" / "_CHECKPOINT_METADATA"
     damaged.write_text(text)
     if text not in ("", "{}"):
-        refused("a _CHECKPOINT_METADATA is none .*: delete that file", copy)
+        refused("unreadable _CHECKPOINT_METADATA .*: delete that file", copy)
         damaged.unlink()
     chex.assert_trees_all_equal(restored(copy), state(4))
 
