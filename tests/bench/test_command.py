@@ -199,7 +199,7 @@ def test_a_worker_that_dies_is_reported(peer):
     with measure.workers([request_of("decode", "dies", peer=peer)]) as started:
         child = started["dies"]
         child._process.kill()
-        with pytest.raises(measure.Failed, match="dies: ended with exit code -9: it may want"):
+        with pytest.raises(measure.Failed, match="dies: ended with exit code -9: it may need"):
             child.run()
 
 

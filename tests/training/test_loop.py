@@ -1,5 +1,6 @@
 """The training step and loop: sums by hand, donation, resuming, and stopping at a bad loss."""
 
+import json
 from itertools import pairwise
 
 import chex
@@ -80,6 +81,16 @@ def test_a_step_by_hand():
     chex.assert_trees_all_close(metrics, jax.tree.map(jnp.float32, expected), rtol=1e-6)
     assert float(state.trainable["x"]) == pytest.approx(2.0 - 0.1 * 2.5)
     assert state.step == 1 and state.step.dtype == jnp.int32
+
+
+def test_only_the_ratios_of_weights_count():
+    few, many = (
+        make_step(squares, SGD)(squares_state(), jnp.float32(0), split_micro_batches(batch, 1))
+        for batch in (
+            squares_batch(weight=np.array([1.0, 1.0, 2.0, 0.0]) * scale) for scale in (0.01, 100)
+        )
+    )
+    chex.assert_trees_all_close(few, many, rtol=1e-5)
 
 
 def test_rows_that_all_count_for_nothing_move_nothing():
@@ -164,6 +175,12 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(bench, tmp_path):
     assert bench.run(9).step == 9  # nothing is left to do
     steps = [line for line in (bench.folder / "log.jsonl").read_text().splitlines() if line]
     assert len(steps) == 9
+
+
+def test_metrics_are_logged_every_few_steps_and_at_the_end(bench):
+    bench.run(8, log_every=3, save_every=100)
+    lines = (bench.folder / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [3, 6, 8]
 
 
 def test_what_is_saved_survives_the_steps_after_it(bench, tmp_path):
