@@ -96,7 +96,7 @@ def test_what_was_done_before_counts_for_no_rate(monkeypatch, capsys):
 
 
 def test_a_long_wait_for_the_first_unit_is_explained(monkeypatch, capsys):
-    monkeypatch.setattr(progress, "_SECONDS_TO_THE_FIRST", 0.05)
+    monkeypatch.setattr(progress, "_SECONDS_BEFORE_FIRST_LINE", 0.05)
     with Progress("sft", 3, "step"):
         time.sleep(0.5)
     assert told(capsys) == ["sft: compiling (0/3 steps)"]
