@@ -49,6 +49,7 @@ class Digits(NamedTuple):
 
     eos_id: int = EOS
     stop_ids: tuple[int, ...] = (EOS,)
+    template: None = None
 
     def prompts(self, texts):
         return [[EOS, *map(int, text.split())] for text in texts]
