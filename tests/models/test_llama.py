@@ -133,7 +133,7 @@ def test_a_decoding_step_repeats_no_cache(variables):
         vocab_size=vocabulary, hidden_size=64, head_dim=8, max_position_embeddings=200
     )
     model = model.replace(num_attention_heads=8, num_key_value_heads=2)
-    sampler = Sampler(ModelPolicy(model), Method(), 0, 120, samples=2)
+    sampler = Sampler(ModelPolicy(model), Method(), (0,), 120, samples=2)
     params = {"params": abstract_params(model)}
     tokens, row = jnp.zeros((4, 8), jnp.int32), jnp.zeros(4, jnp.int32)
     state = jax.eval_shape(sampler.prefill, params, Prompts(tokens, row), row, jax.random.key(0))

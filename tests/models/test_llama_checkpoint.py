@@ -84,9 +84,10 @@ def test_keys_are_hugging_faces():
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
 def test_round_trip(tmp_path, model, dtype):
     params = random_params(model, dtype)
-    save_model(tmp_path / "model", model, params, end_token=3)
+    save_model(tmp_path / "model", model, params, {"eos_token_id": 3})
     hf = read_config(tmp_path / "model")
     assert load_model(tmp_path / "model") == model
+    assert hf["eos_token_id"] == 3
     assert hf["model_type"] == model.model_type and hf["dtype"] == np.dtype(dtype).name
     assert hf["architectures"] == [f"{FAMILIES[model.model_type].classes}ForCausalLM"]
     assert_same(load_params(tmp_path / "model", model), params)
