@@ -1,4 +1,4 @@
-"""Where tokenizers come from: a Hugging Face folder, or training on text. See models/codec.py."""
+"""Where tokenizers come from: a folder, a GGUF file, or training on text. See models/codec.py."""
 
 import codecs
 import os
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dinado_jax.errors import InputError, one_line
 from dinado_jax.models.codec import Codec, codec_from
+from dinado_jax.models.gguf_file import end_ids, read_gguf, tokenizer_beside
 from dinado_jax.utils.files import exists, read_json, read_text
 
 EOS = "<|endoftext|>"
@@ -66,15 +67,23 @@ def _check_plain(path: Path) -> None:
 
 
 def load_codec(folder: Path, vocab_size: int | None = None) -> Codec:
-    """Loads the tokenizer of a Hugging Face folder.
+    """Loads the tokenizer of a Hugging Face folder or of a GGUF file.
 
     Args:
-      folder: with tokenizer.json, or vocab.json and merges.txt.
+      folder: with tokenizer.json, or vocab.json and merges.txt; or a file, whose own tokenizer is
+        read unless there is a tokenizer.json beside it.
       vocab_size: of the model; None: any.
 
     Raises:
       InputError: if there is none, and as `codec_from`.
     """
+    if folder.is_file():
+        if beside := tokenizer_beside(folder):
+            return load_codec(beside, vocab_size)
+        from dinado_jax.models.gguf_tokenizer import load_tokenizer
+
+        ends = {"eos_token_id": end_ids(read_gguf(folder))}
+        return codec_from(load_tokenizer(folder), {str(folder): ends}, folder, vocab_size)
     transformers = _transformers()
     fix = "put tokenizer.json, or vocab.json and merges.txt, there"
     files = [name for name in _FILES if exists(folder / name)]

@@ -79,3 +79,16 @@ def test_greedy_continuations_are_those_of_transformers(log_probs, first):
     for row, all_tokens in zip(rows, found):
         assert len(row["greedy"]) == 24
         assert all_tokens[5:29].argmax(-1).tolist() == row["greedy"]
+
+
+def test_it_continues_texts_and_answers_chats():
+    base = dinado_jax.load(NAME)
+    (completion,) = dinado_jax.generate(
+        base, ["The capital of France is"], max_new_tokens=8, temperature=0
+    )
+    assert "Paris" in completion.text
+    chat = dinado_jax.load(NAME, prompt_template="chat")
+    (answer,) = dinado_jax.generate(
+        chat, ["What is the capital of France?"], max_new_tokens=12, temperature=0
+    )
+    assert "Paris" in answer.text
