@@ -270,7 +270,8 @@ def _write(x: jax.Array, new: jax.Array, slot: jax.Array | int) -> jax.Array:
     """Writes one token of every row, [R H, 1, K], into a segment [R H, slots, K]: at one slot, or
     at one per row [R], where a slot past the end writes nothing.
     """
-    if not jnp.ndim(slot):
+    slot = jnp.asarray(slot)
+    if not slot.ndim:
         return jax.lax.dynamic_update_slice_in_dim(x, new, slot, 1)
     rows = jnp.arange(len(slot), dtype=jnp.int32)
     by_row = x.reshape(len(slot), -1, *x.shape[1:])

@@ -67,7 +67,7 @@ def replace_rows(carry: Any, rows: jax.Array, bank: Any, prompts: jax.Array) -> 
             old.generated[0],
             new.prompt,
         )
-        count = old.count.at[rows].set(new.lengths[prompts], mode="drop")
+        count = jnp.asarray(old.count).at[rows].set(new.lengths[prompts], mode="drop")
         return dataclasses.replace(old, generated=(region,), count=count)
 
     return jax.tree.map(replace, carry, bank, is_leaf=_is_cache)
