@@ -17,6 +17,7 @@ from dinado_jax.decoding.refill import draw_queue, iter_refilled, prefill_queue,
 from dinado_jax.decoding.sampler import Sampler, Samples, sample_prompts
 from dinado_jax.errors import InputError
 from dinado_jax.models.gpt2 import GPT2, GPT2Config
+from dinado_jax.models.llama import Llama, LlamaConfig
 from dinado_jax.models.params import init_params
 
 EOS, NEW, LONGEST, SAMPLES = 0, 6, 16, 3
@@ -145,3 +146,27 @@ def test_a_model_that_says_nothing_is_an_error_that_names_the_prompt(variables):
     prompts = TokenizedPrompts([[1], [1, 2], [1] * 12])
     with pytest.raises(InputError, match=r"^prompt 2: no token can be drawn after it"):
         refilled(sampler(new=2), broken, prompts, 3)
+
+
+@pytest.mark.parametrize("window", [None, 4])
+def test_grouped_heads_windows_and_several_stop_tokens(window):
+    """A Llama whose window is shorter than its rows; the same samples as in batches."""
+    model = Llama(
+        LlamaConfig(
+            vocab_size=5,
+            max_position_embeddings=LONGEST + NEW,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=4,
+            sliding_window=window,
+        )
+    )
+    of = dataclasses.replace(sampler(ModelPolicy(model)), stop_ids=(EOS, 4))
+    params = {"params": init_params(model, seed=1)}
+    found, _ = refilled(of, params, MANY, 12)
+    assert_same(found, sample_prompts(of, params, MANY, KEY, 12))
+    last = np.take_along_axis(found.tokens, found.length[:, None] - 1, 1)
+    assert set(last[found.finished].ravel().tolist()) == {EOS, 4}
