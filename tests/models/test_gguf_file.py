@@ -363,7 +363,7 @@ def test_a_big_endian_file_of_the_writer(tmp_path):
 def test_a_file_cut_off_anywhere_is_refused(path):
     data = path.read_bytes()
     begin = min(info.start for info in read_gguf(path).tensors.values())
-    cuts = [*range(0, begin, 7), *range(begin, len(data), 4096), len(data) - 33]
+    cuts = [*range(0, begin, 19), *range(begin, len(data), 9999), len(data) - 33]
     for cut in cuts:
         path.write_bytes(data[:cut])
         assert "not a GGUF file" in (message := error_of(read_gguf, path)) or "trunc" in message
@@ -374,13 +374,13 @@ def test_a_header_with_a_wrong_byte_is_read_or_refused(path):
     begin = min(info.start for info in read_gguf(path).tensors.values())
     rng = np.random.default_rng(0)
     refused = 0
-    for place, value in zip(rng.integers(0, begin, 300), rng.integers(0, 256, 300)):
+    for place, value in zip(rng.integers(0, begin, 150), rng.integers(0, 256, 150)):
         path.write_bytes(data[:place] + bytes([value]) + data[place + 1 :])
         try:
             read_tensors(path)
         except InputError:
             refused += 1
-    assert refused > 100
+    assert refused > 50
 
 
 def test_a_pipe_or_a_missing_file(tmp_path):
