@@ -50,6 +50,7 @@ class TableDirection:
     model: Table
     link: str
     own_states = False
+    from_layer = 0
 
     def init(self, key: jax.Array, base_params: dict[str, Any]) -> jax.Array:
         """See `Direction.init`."""

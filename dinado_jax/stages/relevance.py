@@ -64,7 +64,9 @@ def _reads_states(config: Config) -> bool:
     alone = control.kind == "merge" or (
         control.kind == "hard" and control.direction == "merge" and control.form == "clamped"
     )
-    return _after_warmup(config) or not alone
+    # Then it is cheaper from the states that enter the first layer of the delta.
+    shared = _has_delta(config) and config.delta.from_layer > 0
+    return _after_warmup(config) or not alone or shared
 
 
 def _after_warmup(config: Config) -> bool:
@@ -158,7 +160,7 @@ RULES = (
         "it is for low-rank changes, which control.kind, control.trunk or delta.* leave out",
     ),
     Rule(
-        "delta.low_rank delta.full",
+        "delta.low_rank delta.full delta.from_layer",
         _has_delta,
         "it is for merge, and for control.trunk=low_rank of soft",
     ),
