@@ -14,18 +14,18 @@ from dinado_jax.models.protocol import BaseModel
 def init_adapter(
     model: BaseModel, adapter: Adapter, first: int, key: jax.Array, base_params: Any
 ) -> Any:
-    """Initialises an adapter of the parameters in and after layer `first`.
+    """Initialises an adapter of the parameters in and after layer `first`, for 0 of all.
 
     Raises:
-      InputError: where the adapter does not fit these.
+      InputError: where the adapter does not fit them.
     """
+    if first == 0:
+        return adapter.init(key, base_params)
     try:
         return adapter.init(key, model.upper_params(base_params, first))
     except InputError as error:
-        if first:
-            left_out = "leaves out embeddings and the layers below"
-            raise InputError(f"{error}; delta.from_layer = {first} {left_out}") from None
-        raise
+        left_out = "leaves out embeddings and the layers below"
+        raise InputError(f"{error}; delta.from_layer = {first} {left_out}") from None
 
 
 def apply_adapted(

@@ -129,8 +129,6 @@ class GPT2:
         return cast_matrices(params, self.dtype)
 
     def upper_params(self, params: dict, first: int) -> dict:
-        if first == 0:
-            return params
         names = [f"h_{layer}" for layer in range(first, self.num_layers)]
         return {name: params[name] for name in (*names, "ln_f")}
 

@@ -205,8 +205,6 @@ class Llama:
         return cast_matrices(params, self.dtype)
 
     def upper_params(self, params: dict, first: int) -> dict:
-        if first == 0:
-            return params
         names = [f"layers_{layer}" for layer in range(first, self.num_layers)]
         untied = () if self.config.tie_word_embeddings else (self.config.head,)
         return {name: params[name] for name in (*names, "norm", *untied)}

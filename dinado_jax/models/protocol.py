@@ -120,8 +120,8 @@ class BaseModel(Model, Protocol):
         ...
 
     def upper_params(self, params: dict, first: int) -> dict:
-        """The entries of `params` that a token meets in layer `first` and after it, under their own
-        paths: all of them for 0, never a tied output head, which is an embedding too, for more.
+        """The entries of `params` that layers from `first`, in [1, num_layers), on and what follows
+        them read: not a tied output head, which is an embedding too.
         """
         ...
 
@@ -135,7 +135,7 @@ class BaseModel(Model, Protocol):
         """As `apply`, from the states that enter layer `first`: `Output.inputs[first]`.
 
         Args:
-          variables: as `apply` takes them; what lies below the layer is not read.
+          variables: as `apply` takes them; of lower layers nothing is read.
           first: in [1, num_layers).
           states: [B, T, D]; with a cache [R, 1, D].
           cache: of the layers from `first` on, as this method returns it.
