@@ -38,7 +38,8 @@ from dinado_jax.training.loop import init_state, make_step, split_micro_batches
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
-LAYERS, FIRST = 3, 1
+FIRST = 1
+LAYERS = {"gpt2": 2, "llama": 3, "llama tied": 2}
 V = tiny.VOCABULARY
 LLAMA = Llama(
     LlamaConfig(
@@ -46,16 +47,16 @@ LLAMA = Llama(
         max_position_embeddings=16,
         hidden_size=16,
         intermediate_size=24,
-        num_hidden_layers=LAYERS,
+        num_hidden_layers=LAYERS["llama"],
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=4,
     )
 )
 MODELS = {
-    "gpt2": tiny.model(layers=LAYERS),
+    "gpt2": tiny.model(layers=LAYERS["gpt2"]),
     "llama": LLAMA,
-    "llama tied": LLAMA.replace(tie_word_embeddings=True),
+    "llama tied": LLAMA.replace(tie_word_embeddings=True, num_hidden_layers=LAYERS["llama tied"]),
 }
 KINDS = {
     "merge": {"kind": "merge"},
@@ -63,8 +64,12 @@ KINDS = {
     "projected merge": {"kind": "hard", "form": "projected", "direction": "merge"},
     "clamped soft": {"kind": "hard", "direction": "soft", "trunk": "low_rank"},
 }
-EACH = [(name, kind) for name in MODELS for kind in ("merge", "soft")]
-EACH += [("gpt2", "projected merge"), ("llama", "clamped soft")]
+CASES = [
+    ("gpt2", "projected merge", "ratio"),
+    ("gpt2", "clamped soft", "prefixes"),
+    ("llama", "merge", "warmup"),
+    ("llama tied", "soft", "matching"),
+]
 
 
 def control_of(model, kind, first=FIRST, **delta):
@@ -116,9 +121,8 @@ def loss_and_gradient(objective, control, base, params, batch):
     return jax.value_and_grad(loss)(params)
 
 
-@pytest.mark.parametrize("name, kind", EACH)
-@pytest.mark.parametrize("loss", ["warmup", "ratio", "prefixes"])
-def test_losses_and_gradients_are_those_of_a_whole_delta(loss, name, kind):
+@pytest.mark.parametrize("name, kind, loss", CASES)
+def test_losses_and_gradients_are_those_of_a_whole_delta(name, kind, loss):
     """From tokens, and from cached states without even reading what lies below them."""
     control, (base, params) = control_of(MODELS[name], kind), arrays(name, kind)
     which = objective(loss)
@@ -132,62 +136,69 @@ def test_losses_and_gradients_are_those_of_a_whole_delta(loss, name, kind):
     chex.assert_trees_all_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("changes", [{"remat": True}, {"dtype": "bfloat16"}])
-@pytest.mark.parametrize("name", ["gpt2", "llama"])
-def test_with_remat_and_in_bfloat16(name, changes):
-    """The same operations, and so the same roundings."""
+@pytest.mark.parametrize(
+    "name, changes, rtol", [("gpt2", {"remat": True}, 1e-4), ("llama", {"dtype": "bfloat16"}, 0.03)]
+)
+def test_with_remat_and_in_bfloat16(name, changes, rtol):
     base, params = arrays(name, "merge")
     control = control_of(MODELS[name].replace(**changes), "merge")
-    which = objective("ratio")
-    batch = batch_of("ratio", rows([1, 0, 0.5, 0, 1, 1]))
-    wanted = loss_and_gradient(which, whole(control), base, params, batch)
+    which = objective("warmup")
+    batch = rows([1, 0, 0.5, 0, 1, 1])
+    wanted, gradient = loss_and_gradient(which, whole(control), base, params, batch)
     cached = with_states(control, base, which, batch, control.model.dtype)
-    for each in (batch, cached):
-        found = loss_and_gradient(which, control, base, params, each)
-        chex.assert_trees_all_close(found, wanted, rtol=1e-3, atol=1e-4)
+    found, leaves = loss_and_gradient(which, control, base, params, cached)
+    assert float(found) == pytest.approx(float(wanted), rel=rtol)
+    error = jax.tree.map(jnp.subtract, leaves, gradient)
+    assert optax.tree.norm(error) < rtol * optax.tree.norm(gradient)
+
+
+@functools.cache
+def step_under(settings):
+    """The loss of a step from cached states, and the parameters after it."""
+    control, which, transform = control_of(LLAMA, "merge"), objective("warmup"), optax.sgd(0.1)
+    base, params = arrays("llama", "merge")
+    lengths = {"prompt_length": [1, 3, 2, 6, 9, 4, 2, 2], "length": [10, 7, 3, 10, 10, 5, 8, 9]}
+    batch = with_states(control, base, which, rows([1, 0, 0.5, 0, 1, 1, 1, 0], **lengths))
+    plan = make_plan(settings)
+    step = make_step(functools.partial(which.terms, control), transform, plan)
+    state = plan.shard(jax.device_get(init_state(params, transform)))
+    placed = plan.shard_batch(jax.device_get(split_micro_batches(batch, 1)))
+    state, metrics = step(state, plan.shard(base), placed)
+    return float(metrics["loss"]), jax.device_get(plan.gather(state.trainable))
 
 
 @pytest.mark.parametrize(
     "settings", [Parallel(fsdp=4), Parallel(mode="shard_map"), Parallel(mode="pmap")], ids=str
 )
 def test_a_step_on_several_devices(settings):
-    """From cached states, against one device."""
-    control, which, transform = control_of(LLAMA, "merge"), objective("warmup"), optax.sgd(0.1)
-    base, params = arrays("llama", "merge")
-    lengths = {"prompt_length": [1, 3, 2, 6, 9, 4, 2, 2], "length": [10, 7, 3, 10, 10, 5, 8, 9]}
-    batch = with_states(control, base, which, rows([1, 0, 0.5, 0, 1, 1, 1, 0], **lengths))
-    found = []
-    for plan in (make_plan(Parallel(devices=1)), make_plan(settings)):
-        step = make_step(functools.partial(which.terms, control), transform, plan)
-        state = plan.shard(jax.device_get(init_state(params, transform)))
-        placed = plan.shard_batch(jax.device_get(split_micro_batches(batch, 1)))
-        state, metrics = step(state, plan.shard(base), placed)
-        found.append((float(metrics["loss"]), jax.device_get(plan.gather(state.trainable))))
-    chex.assert_trees_all_close(*found, rtol=1e-4, atol=1e-5)
+    one = step_under(Parallel(devices=1))
+    chex.assert_trees_all_close(step_under(settings), one, rtol=1e-4, atol=1e-5)
 
 
 def test_a_step_has_fewer_operations():
-    """FLOPs of a step from layer 4 of 8, from tokens and from cached states; by hand, in passes
+    """FLOPs of a step from layer 2 of 4, from tokens and from cached states; by hand, in passes
     through all layers, for the half of the rows that teach the direction and that for the norm:
 
         whole     forward, backward; base, policy    4
-        from 4    1 + 1/2; 1 + 1/2                   3
+        from 2    1 + 1/2; 1 + 1/2                   3
         cached    1/2 + 1/2; 1/2 + 1/2               2
     """
-    model = GPT2(GPT2Config(vocab_size=V, n_positions=16, n_embd=64, n_layer=8, n_head=2))
+    model = GPT2(GPT2Config(vocab_size=V, n_positions=16, n_embd=64, n_layer=4, n_head=2))
     base = abstract_params(model)
     settings = schema.Config(train=schema.Train(batch=16, objective="matching"))
     flops = {}
-    for name, first in (("whole", 0), ("tokens", 4), ("cached", 4)):
+    for name, first in (("whole", 0), ("tokens", 2), ("cached", 2)):
         delta = schema.Delta(rank=1, from_layer=first)
         config = dataclasses.replace(settings, delta=delta)
         step, state, batch = training(config, make_control(config, model), base, 16)
         if name == "cached":
             states = jax.ShapeDtypeStruct((1, 8, 16, 64), jnp.float32)
-            halves = (batch.direction, batch.norm)
-            batch = Halves(*(dataclasses.replace(half, states=states) for half in halves))
-        compiled = make_step(*step).lower(state, base, batch).compile()
-        flops[name] = compiled.cost_analysis()["flops"]
+            batch = Halves(
+                direction=dataclasses.replace(batch.direction, states=states),
+                norm=dataclasses.replace(batch.norm, states=states),
+            )
+        lowered = make_step(*step).lower(state, base, batch)
+        flops[name] = lowered.cost_analysis()["flops"]
     assert flops["whole"] / flops["tokens"] == pytest.approx(4 / 3, rel=0.1)
     assert flops["whole"] / flops["cached"] == pytest.approx(2, rel=0.1)
 
@@ -197,7 +208,7 @@ def test_a_step_has_fewer_operations():
 PROMPTS = [[3, 7], [5], [2, 9, 4, 1]]
 STEPS, SAMPLES = 6, 3
 TILT = Tilt(strength=0.7, target_rate=0.9)
-DECODED = [("gpt2", "merge"), ("llama", "merge"), ("llama tied", "soft"), ("gpt2", "soft")]
+DECODED = [("gpt2", "soft"), ("llama", "merge"), ("llama tied", "soft")]
 
 
 def prompts() -> Prompts:
@@ -209,7 +220,7 @@ def q(control, base, params, tilt=TILT):
     return policy, guided_variables(base, (control,), (params,), (tilt,))
 
 
-@pytest.mark.parametrize("name, kind", DECODED)
+@pytest.mark.parametrize("name, kind", DECODED[:2])
 def test_samples_and_scores_are_those_of_a_whole_delta(name, kind):
     control, (base, params) = control_of(MODELS[name], kind), arrays(name, kind)
     ids, drawn = np.arange(len(PROMPTS), dtype=np.int32), []
@@ -261,15 +272,17 @@ def test_the_control_s_cache_is_of_its_own_layers(name, kind):
         caches = state.cache, state.guides[0].cache
         return [(len(cache.prompt), *map(len, cache.reserved)) for cache in caches]
 
-    assert layers(whole(control)) == [(LAYERS, LAYERS)] * 2
-    assert layers(control) == [(LAYERS, LAYERS), (LAYERS - FIRST, LAYERS - FIRST)]
+    L = LAYERS[name]
+    assert layers(whole(control)) == [(L, L)] * 2
+    assert layers(control) == [(L, L), (L - FIRST, L - FIRST)]
 
 
 # What a delta may change, and refusals
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("first", [1, 2])
+@pytest.mark.parametrize(
+    "name, first", [("gpt2", 1), ("llama", 1), ("llama", 2), ("llama tied", 1)]
+)
 def test_nothing_below_its_first_layer_changes(name, first):
     model = MODELS[name]
     params = control_of(model, "merge", first).init(
@@ -277,7 +290,7 @@ def test_nothing_below_its_first_layer_changes(name, first):
     )
     layer, norm = ("h", "ln_f") if name == "gpt2" else ("layers", "norm")
     named = {path.partition("/")[0] for path in params["direction"]}
-    assert named == {norm, *(f"{layer}_{number}" for number in range(first, LAYERS))}
+    assert named == {norm, *(f"{layer}_{number}" for number in range(first, LAYERS[name]))}
 
 
 def test_an_untied_head_may_change():
@@ -293,7 +306,7 @@ LEFT_OUT = "delta.from_layer = 1 leaves out embeddings and the layers below"
 @pytest.mark.parametrize(
     "name, delta, message",
     [
-        ("gpt2", {"first": 3}, "delta.from_layer = 3: the base has 3 layers, choose 0 to 2"),
+        ("gpt2", {"first": 2}, "delta.from_layer = 2: the base has 2 layers, choose 0 to 1"),
         ("llama", {"first": 9}, "delta.from_layer = 9: the base has 3 layers, choose 0 to 2"),
         ("gpt2", {"low_rank": ("h_0/.*",)}, LEFT_OUT),
         ("gpt2", {"full": ("wte/embedding",)}, LEFT_OUT),
@@ -303,7 +316,12 @@ LEFT_OUT = "delta.from_layer = 1 leaves out embeddings and the layers below"
 )
 def test_refusals(name, delta, message):
     first = delta.pop("first", FIRST)
-    config = schema.Config(delta=schema.Delta(**delta, rank=3, from_layer=first))
+    few = {"max_new_tokens": 4}
+    config = schema.Config(
+        delta=schema.Delta(**delta, rank=3, from_layer=first),
+        rollout=schema.Rollout(**few),
+        decode=schema.Decode(**few),
+    )
     said = error_of(check_base, config, MODELS[name])
     assert message in said
     assert ("matches no parameter" in said) == (message == LEFT_OUT)
