@@ -42,7 +42,7 @@ _BOUNDS = (
         """
         sft.steps sft.pretrain_steps sft.learning_rate sft.warmup sft.weight_decay sft.clip
         train.learning_rate train.warmup train.weight_decay train.clip train.warmup_direction
-        train.reference_weight train.bellman train.bellman_start
+        train.reference_weight train.bellman train.bellman_start delta.from_layer
         rollout.temperature rollout.top_k decode.temperature decode.top_k
         decode.strength parallel.devices
         """,
@@ -83,7 +83,7 @@ LARGEST = {
             """,
         ),
         (100_000, "base.n_embd base.n_head delta.rank"),
-        (1_000, "base.n_layer control.layers"),
+        (1_000, "base.n_layer control.layers delta.from_layer"),
         (1e30, "sft.clip train.clip"),
     )
     for key in keys.split()

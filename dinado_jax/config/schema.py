@@ -69,6 +69,9 @@ class Delta:
     # Regular expressions of parameter paths; "default" stands for those of the base's architecture.
     low_rank: tuple[str, ...] = ("default",)
     full: tuple[str, ...] = ("default",)
+    # The first layer that may change. Above 0 embeddings do not change either, and what lies below
+    # is computed once for base and control.
+    from_layer: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,7 +31,7 @@ from dinado_jax.guides.protocol import NextValues
 from dinado_jax.guides.tilt import NEUTRAL
 from dinado_jax.models.cache import Cache, allocate
 from dinado_jax.models.output import Output, logits
-from dinado_jax.models.protocol import Model
+from dinado_jax.models.protocol import BaseModel, Model
 from dinado_jax.ops import bernoulli, vocab
 from dinado_jax.ops.masks import target_mask
 
@@ -80,6 +80,11 @@ class Control:
         return self.direction.link == "policy" and self.form != "projected"
 
     @property
+    def scores_alone(self) -> bool:
+        """Whether `log_direction` reads nothing that the base computes."""
+        return self.single_pass and self.direction.from_layer == 0
+
+    @property
     def policy(self) -> Policy:
         """The controlled distribution q, for decoding loops."""
         return guided_policy(self.model, (self,), (NEUTRAL,))
@@ -118,7 +123,10 @@ class Control:
         tokens = batch.tokens
         if self.direction.link != "policy":
             return self.step_inputs(base_params, params, batch).scalars.log_policy
-        out = self.direction.forward(base_params, params["direction"], None, tokens)
+        base = None
+        if self.direction.from_layer and batch.states is not None:
+            base = self._base_output(base_params, batch)  # for its inputs alone
+        out = self.direction.forward(base_params, params["direction"], base, tokens)
         return vocab.token_log_probs(
             out.hidden[:, :-1], out.vocabulary, tokens[:, 1:], excluded_ids=self.excluded_ids
         )
@@ -126,7 +134,7 @@ class Control:
     def values(self, base_params: dict, params: dict, batch: Batch) -> Values:
         """Computes V and R of every prefix, [B, T-1]; gradients reach `params`, never the base.
 
-        The base's trunk is not run if the batch holds its last hidden states.
+        What lies below the base's states is not run if the batch holds them.
         """
         return self.unroll(self.step_inputs(base_params, params, batch), batch)
 
@@ -134,10 +142,7 @@ class Control:
         """Computes the inputs of `unroll`; see `values`."""
         tokens = batch.tokens
         chex.assert_rank([tokens, batch.prompt_length, batch.length], [2, 1, 1])
-        if batch.states is not None:
-            base = self.model.output_from_states(base_params, batch.states)
-        else:
-            base = self.model.apply({"params": base_params}, tokens)
+        base = self._base_output(base_params, batch)
         out = self.direction.forward(base_params, params["direction"], base, tokens)
         scalars = vocab.direction_scalars(
             self.direction.link,
@@ -154,6 +159,17 @@ class Control:
             else jax.lax.stop_gradient(base.hidden)
         )
         return StepInputs(scalars, self.norm.logit(params["norm"], states[:, :-1]))
+
+    def _base_output(self, base_params: dict, batch: Batch) -> Output:
+        """The base's output, from its states where the batch has them: those that enter the
+        direction's first layer, or the last hidden ones if the direction shares none.
+        """
+        variables, first = {"params": base_params}, self.direction.from_layer
+        if batch.states is None:
+            return self.model.apply(variables, batch.tokens)
+        if first == 0:
+            return self.model.output_from_states(base_params, batch.states)
+        return cast(BaseModel, self.model).apply_upper(variables, first, batch.states)
 
     def unroll(self, step_inputs: StepInputs, batch: Batch) -> Values:
         """Runs the recursion over the rows of a batch."""

@@ -11,29 +11,48 @@ from dinado_jax.controls.nado import Nado
 from dinado_jax.controls.norm import MLP
 from dinado_jax.controls.protocol import Direction
 from dinado_jax.controls.soft import Soft
+from dinado_jax.errors import InputError
 from dinado_jax.models.protocol import BaseModel
 
 
-def _soft(control: schema.Control, adapter: Adapter, model: BaseModel) -> Direction:
-    if control.trunk == "small":
-        return Soft(model.trunk(control.layers), None)
-    return Soft(model, FULL if control.trunk == "copy" else adapter)
+def _soft(settings: schema.Config, model: BaseModel) -> Direction:
+    match settings.control.trunk:
+        case "small":
+            return Soft(model.trunk(settings.control.layers), None)
+        case "copy":
+            return Soft(model, FULL)
+        case _:
+            return Soft(model, *_delta(settings.delta, model))
+
+
+def _delta(settings: schema.Delta, model: BaseModel) -> tuple[Adapter, int]:
+    """The adapter of a configuration, and the first layer that it may change."""
+    layers = model.num_layers
+    if settings.from_layer >= layers:
+        raise InputError(
+            f"delta.from_layer = {settings.from_layer}: the base has {layers} layers, choose 0 to "
+            f"{layers - 1}"
+        )
+    return lora(settings, model.delta_rules), settings.from_layer
 
 
 # The values of control.direction.
-DIRECTIONS: dict[str, Callable[[schema.Control, Adapter, BaseModel], Direction]] = {
-    "nado": lambda control, adapter, model: Nado(model.head(control.layers)),
+DIRECTIONS: dict[str, Callable[[schema.Config, BaseModel], Direction]] = {
+    "nado": lambda settings, model: Nado(model.head(settings.control.layers)),
     "soft": _soft,
-    "merge": lambda control, adapter, model: Merge(model, adapter),
+    "merge": lambda settings, model: Merge(model, *_delta(settings.delta, model)),
 }
 # The values of control.kind: a direction with a norm per prefix, or `hard` with any direction.
 KINDS = (*DIRECTIONS, "hard")
 
 
 def make_control(settings: schema.Config, model: BaseModel) -> Control:
-    """Builds the configured control for a base of this model."""
+    """Builds the configured control for a base of this model.
+
+    Raises:
+      InputError: for a delta that begins above the last layer.
+    """
     control = settings.control
     hard = control.kind == "hard"
-    make = DIRECTIONS[control.direction if hard else control.kind]
-    direction = make(control, lora(settings.delta, model.delta_rules), model)
+    direction = DIRECTIONS[control.direction if hard else control.kind](settings, model)
     return Control(model, direction, MLP(model.width), control.form if hard else "split")

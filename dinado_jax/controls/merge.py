@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from dinado_jax.adapters.protocol import Adapter
+from dinado_jax.controls.upper_layers import apply_adapted, init_adapter
 from dinado_jax.models.cache import Cache
 from dinado_jax.models.output import Output
 from dinado_jax.models.protocol import BaseModel
@@ -20,11 +21,12 @@ class Merge:
 
     model: BaseModel
     adapter: Adapter
+    from_layer: int = 0
     link = "policy"
     norm_reads_own_states = False
 
     def init(self, key: jax.Array, base_params: Any) -> Any:
-        return self.adapter.init(key, base_params)
+        return init_adapter(self.model, self.adapter, self.from_layer, key, base_params)
 
     def decode_params(self, params: Any) -> Any:
         return params  # rounded before they are added to the base's, they would be lost
@@ -37,7 +39,8 @@ class Merge:
         tokens: jax.Array,
         cache: Cache | None = None,
     ) -> Output:
-        return self.model.apply(self.adapter.variables(base_params, params), tokens, cache)
+        variables = self.adapter.variables(base_params, params)
+        return apply_adapted(self.model, self.from_layer, variables, base, tokens, cache)
 
     def policy_variables(self, base_params: Any, params: Any) -> dict[str, Any]:
         """pi as variables of the base's model, for decoding: merged where that is exact.

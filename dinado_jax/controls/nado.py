@@ -20,6 +20,7 @@ class Nado:
     head: Head
     link = "sigmoid"
     norm_reads_own_states = True
+    from_layer = 0
 
     def init(self, key: jax.Array, base_params: Any) -> dict:
         return self.head.init(key)

@@ -27,6 +27,13 @@ class Direction(Protocol):
         """Whether the norm reads this direction's states instead of the base's."""
         ...
 
+    @property
+    def from_layer(self) -> int:
+        """Below this layer its trunk is the base's, and what the base has computed there is used
+        again; 0 where nothing is shared.
+        """
+        ...
+
     def init(self, key: jax.Array, base_params: Any) -> Any:
         """Initialises parameters with which r is the same for every token."""
         ...

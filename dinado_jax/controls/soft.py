@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from dinado_jax.adapters.protocol import Adapter
+from dinado_jax.controls.upper_layers import apply_adapted, init_adapter
 from dinado_jax.models.cache import Cache
 from dinado_jax.models.output import Output
 from dinado_jax.models.protocol import BaseModel
@@ -23,6 +24,7 @@ class Soft:
 
     trunk: BaseModel
     adapter: Adapter | None  # None: the trunk is a new model
+    from_layer: int = 0
     link = "plain"
     norm_reads_own_states = True
 
@@ -30,7 +32,7 @@ class Soft:
         if self.adapter is None:
             trunk = self.trunk.init(key)
         else:
-            trunk = self.adapter.init(key, base_params)
+            trunk = init_adapter(self.trunk, self.adapter, self.from_layer, key, base_params)
         shape = (self.trunk.vocab_size, self.trunk.width)
         return {"trunk": trunk, "vocabulary": jnp.zeros(shape, jnp.float32)}
 
@@ -55,6 +57,6 @@ class Soft:
         variables: dict[str, Any] = {"params": params["trunk"]}
         if self.adapter is not None:
             variables = self.adapter.variables(base_params, params["trunk"])
-        out = self.trunk.apply(variables, tokens, cache)
+        out = apply_adapted(self.trunk, self.from_layer, variables, base, tokens, cache)
         vocabulary = params["vocabulary"].astype(out.hidden.dtype)
         return dataclasses.replace(out, vocabulary=vocabulary)

@@ -22,7 +22,9 @@ class Batch:
     prompt_length: Array  # int32 [B], tokens before the target, >= 1
     length: Array  # int32 [B], tokens of prompt and target
     row: Array | None = None  # int32 [B], which row of the data set each one is
-    states: Array | None = None  # [B, T, D], last hidden states of the base: its trunk is skipped
+    # [B, T, D], states of the base, last hidden ones or those that enter the first layer of a
+    # control's delta: what lies below them is skipped.
+    states: Array | None = None
     condition: Any = None  # pytree of [B, ...], what guides know of each row's prompt
 
 

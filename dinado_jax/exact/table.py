@@ -48,6 +48,7 @@ class TableDirection:
     model: Table
     link: str
     norm_reads_own_states = False
+    from_layer = 0
 
     def init(self, key: jax.Array, base_params: dict[str, Any]) -> jax.Array:
         return jnp.zeros_like(base_params["table"])

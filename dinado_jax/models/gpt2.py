@@ -98,6 +98,10 @@ class GPT2:
         return self.config.param_dtype
 
     @property
+    def num_layers(self) -> int:
+        return self.config.n_layer
+
+    @property
     def flops_per_token(self) -> int:
         D, F = self.config.n_embd, self.config.inner
         block = 3 * D * D + D * D + 2 * D * F
@@ -123,6 +127,16 @@ class GPT2:
 
     def decode_params(self, params: dict) -> dict:
         return cast_matrices(params, self.dtype)
+
+    def upper_params(self, params: dict, first: int) -> dict:
+        names = [f"h_{layer}" for layer in range(first, self.num_layers)]
+        return {name: params[name] for name in (*names, "ln_f")}
+
+    def apply_upper(
+        self, variables: dict[str, Any], first: int, states: jax.Array, cache: Cache | None = None
+    ) -> Output:
+        upper = UpperTransformer(self.config, first)
+        return cast(Output, upper.apply(variables, states, cache))
 
     def trunk(self, layers: int) -> "GPT2":
         return GPT2(_new_config(self.config, layers))
@@ -172,8 +186,23 @@ class Transformer(nn.Module):
         with jax.named_scope("embed"):
             wpe = _embed(config, config.n_positions, "wpe")
             x_BTD = wte(tokens_BT) + wpe(_positions(tokens_BT, cache))
-        hidden_BTD, cache = _blocks(config, x_BTD, cache)
-        return Output(hidden_BTD, wte.table(), cache)
+        hidden_BTD, cache, inputs = _blocks(config, x_BTD, cache)
+        return Output(hidden_BTD, wte.table(), cache, inputs)
+
+
+class UpperTransformer(nn.Module):
+    """States [B, T, D] that enter layer `first` -> Output, by the parameters of `Transformer`."""
+
+    config: GPT2Config
+    first: int
+
+    @nn.compact
+    def __call__(self, states_BTD: jax.Array, cache: Cache | None = None) -> Output:
+        config = self.config
+        x_BTD = states_BTD.astype(config.dtype)
+        hidden_BTD, cache, inputs = _blocks(config, x_BTD, cache, self.first)
+        vocabulary = _embed(config, config.vocab_size, "wte").table()
+        return Output(hidden_BTD, vocabulary, cache, inputs)
 
 
 class HeadTransformer(nn.Module):
@@ -188,7 +217,7 @@ class HeadTransformer(nn.Module):
             c_in = Dense(config.n_embd, config.param_dtype, name="c_in")
             x_BTD = c_in(states_BTS.astype(config.dtype))
             x_BTD += _embed(config, config.n_positions, "wpe")(_positions(x_BTD, cache))
-        hidden_BTD, cache = _blocks(config, x_BTD, cache)
+        hidden_BTD, cache, _ = _blocks(config, x_BTD, cache)
         shape = (config.vocab_size, config.n_embd)
         vocabulary = self.param("vocabulary", nn.initializers.zeros, shape, config.param_dtype)
         return Output(hidden_BTD, all_gather_param(vocabulary).astype(config.dtype), cache)
@@ -201,17 +230,26 @@ def _positions(x_BT: jax.Array, cache: Cache | None) -> jax.Array:
     return jax.lax.broadcasted_iota(jnp.int32, x_BT.shape[:2], 1)
 
 
-def _blocks(config: GPT2Config, x_BTD: jax.Array, cache: Cache | None) -> tuple[jax.Array, Cache]:
-    """Runs the blocks h_0, h_1, .. and the final LayerNorm, as parts of the calling module."""
-    presents, block = [], nn.remat(Block) if config.remat else Block
-    for layer in range(config.n_layer):
-        past = None if cache is None else cache.layer(layer)
+def _blocks(
+    config: GPT2Config, x_BTD: jax.Array, cache: Cache | None, first: int = 0
+) -> tuple[jax.Array, Cache, dict[int, jax.Array]]:
+    """Runs the blocks from h_{first} on and the final LayerNorm, as parts of the calling module.
+
+    Returns:
+      The last hidden states, the cache of these blocks, and the states that entered each of them.
+    """
+    presents, inputs, block = [], {}, nn.remat(Block) if config.remat else Block
+    for layer in range(first, config.n_layer):
+        past = None if cache is None else cache.layer(layer - first)
+        inputs[layer] = x_BTD
         x_BTD, present = block(config, name=f"h_{layer}")(x_BTD, past)
         presents.append(present)
     hidden_BTD = _layer_norm(config, "ln_f")(x_BTD)
     if cache is None:
-        return hidden_BTD, Cache(tuple(presents), jnp.full(len(x_BTD), x_BTD.shape[1], jnp.int32))
-    return hidden_BTD, cache.append(tuple(presents))
+        cache = Cache(tuple(presents), jnp.full(len(x_BTD), x_BTD.shape[1], jnp.int32))
+    else:
+        cache = cache.append(tuple(presents))
+    return hidden_BTD, cache, inputs
 
 
 class Block(nn.Module):

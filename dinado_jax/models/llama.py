@@ -115,6 +115,11 @@ class LlamaConfig:
         """Whether RMSNorms over each head's query and key come before the rotation."""
         return self.model_type == "qwen3"
 
+    @property
+    def head(self) -> str:
+        """The name of the table that is the output head."""
+        return "embed_tokens" if self.tie_word_embeddings else "lm_head"
+
     def window(self, layer: int) -> int | None:
         """How many tokens a token of this layer sees; None for all."""
         return None if layer < self.full_layers else self.sliding_window
@@ -171,6 +176,10 @@ class Llama:
         return self.config.param_dtype
 
     @property
+    def num_layers(self) -> int:
+        return self.config.num_hidden_layers
+
+    @property
     def flops_per_token(self) -> int:
         sizes = self.config
         D, K = sizes.hidden_size, sizes.head_dim
@@ -189,12 +198,22 @@ class Llama:
         return cast(Output, Transformer(self.config).apply(variables, tokens, cache))
 
     def output_from_states(self, params: dict, states: jax.Array) -> Output:
-        head = "embed_tokens" if self.config.tie_word_embeddings else "lm_head"
-        vocabulary = params[head]["embedding"].astype(self.dtype)
+        vocabulary = params[self.config.head]["embedding"].astype(self.dtype)
         return Output(states.astype(self.dtype), vocabulary, None)
 
     def decode_params(self, params: dict) -> dict:
         return cast_matrices(params, self.dtype)
+
+    def upper_params(self, params: dict, first: int) -> dict:
+        names = [f"layers_{layer}" for layer in range(first, self.num_layers)]
+        untied = () if self.config.tie_word_embeddings else (self.config.head,)
+        return {name: params[name] for name in (*names, "norm", *untied)}
+
+    def apply_upper(
+        self, variables: dict[str, Any], first: int, states: jax.Array, cache: Cache | None = None
+    ) -> Output:
+        upper = UpperTransformer(self.config, first)
+        return cast(Output, upper.apply(variables, states, cache))
 
     def trunk(self, layers: int) -> "Llama":
         return Llama(_new_config(self.config, layers))
@@ -259,10 +278,24 @@ class Transformer(nn.Module):
         embed_tokens = _table(config, "embed_tokens")
         with jax.named_scope("embed"):
             x_BTD = embed_tokens(tokens_BT)
-        hidden_BTD, cache = _blocks(config, x_BTD, cache)
+        hidden_BTD, cache, inputs = _blocks(config, x_BTD, cache)
         tied = config.tie_word_embeddings
-        vocabulary = embed_tokens if tied else _table(config, "lm_head")
-        return Output(hidden_BTD, vocabulary.table(), cache)
+        vocabulary = embed_tokens if tied else _table(config, config.head)
+        return Output(hidden_BTD, vocabulary.table(), cache, inputs)
+
+
+class UpperTransformer(nn.Module):
+    """States [B, T, D] that enter layer `first` -> Output, by the parameters of `Transformer`."""
+
+    config: LlamaConfig
+    first: int
+
+    @nn.compact
+    def __call__(self, states_BTD: jax.Array, cache: Cache | None = None) -> Output:
+        config = self.config
+        x_BTD = states_BTD.astype(config.dtype)
+        hidden_BTD, cache, inputs = _blocks(config, x_BTD, cache, self.first)
+        return Output(hidden_BTD, _table(config, config.head).table(), cache, inputs)
 
 
 class HeadTransformer(nn.Module):
@@ -276,27 +309,36 @@ class HeadTransformer(nn.Module):
         with jax.named_scope("embed"):
             in_proj = Dense(config.hidden_size, config.param_dtype, use_bias=False, name="in_proj")
             x_BTD = in_proj(states_BTS.astype(config.dtype))
-        hidden_BTD, cache = _blocks(config, x_BTD, cache)
+        hidden_BTD, cache, _ = _blocks(config, x_BTD, cache)
         shape = (config.vocab_size, config.hidden_size)
         vocabulary = self.param("vocabulary", nn.initializers.zeros, shape, config.param_dtype)
         return Output(hidden_BTD, all_gather_param(vocabulary).astype(config.dtype), cache)
 
 
-def _blocks(config: LlamaConfig, x_BTD: jax.Array, cache: Cache | None) -> tuple[jax.Array, Cache]:
-    """Runs the blocks layers_0, layers_1, .. and the final norm, as parts of the calling module."""
+def _blocks(
+    config: LlamaConfig, x_BTD: jax.Array, cache: Cache | None, first: int = 0
+) -> tuple[jax.Array, Cache, dict[int, jax.Array]]:
+    """Runs the blocks from layers_{first} on and the final norm, as parts of the calling module.
+
+    Returns:
+      The last hidden states, the cache of these blocks, and the states that entered each of them.
+    """
     B, T, _ = x_BTD.shape
     with jax.named_scope("rotary"):
         rotary = _rotary(config, jnp.arange(T)[None] if cache is None else cache.positions)
-    presents, block = [], nn.remat(Block) if config.remat else Block
-    for layer in range(config.num_hidden_layers):
-        past = None if cache is None else cache.layer(layer)
+    presents, inputs, block = [], {}, nn.remat(Block) if config.remat else Block
+    for layer in range(first, config.num_hidden_layers):
+        past = None if cache is None else cache.layer(layer - first)
+        inputs[layer] = x_BTD
         module = block(config, config.window(layer), name=f"layers_{layer}")
         x_BTD, present = module(x_BTD, rotary, past)
         presents.append(present)
     hidden_BTD = _rms_norm(config, "norm")(x_BTD)
     if cache is None:
-        return hidden_BTD, Cache(tuple(presents), jnp.full(B, T, jnp.int32))
-    return hidden_BTD, cache.append(tuple(presents))
+        cache = Cache(tuple(presents), jnp.full(B, T, jnp.int32))
+    else:
+        cache = cache.append(tuple(presents))
+    return hidden_BTD, cache, inputs
 
 
 def _rotary(config: LlamaConfig, positions_BT: jax.Array) -> Rotary:

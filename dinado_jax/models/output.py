@@ -24,6 +24,8 @@ class Output:
     hidden: jax.Array  # [B, T, D] states after the final normalisation, activation dtype
     vocabulary: jax.Array  # [V, D] the output head, with its delta, activation dtype
     cache: Any  # a `Cache`; None where no model has been run
+    # [B, T, D] states entering each layer that has been run, by its number, activation dtype.
+    inputs: dict[int, jax.Array] = struct.field(default_factory=dict)
 
     @property
     def logits(self) -> jax.Array:

@@ -95,6 +95,11 @@ class BaseModel(Model, Protocol):
         ...
 
     @property
+    def num_layers(self) -> int:
+        """Layers, which count from 0."""
+        ...
+
+    @property
     def flops_per_token(self) -> int:
         """Floating-point operations of one token's forward pass in products with parameters:
         attention's products of activations are left out.
@@ -112,6 +117,29 @@ class BaseModel(Model, Protocol):
 
     def decode_params(self, params: dict) -> dict:
         """The parameters as a decoding loop wants them: the same function, fewer bytes to read."""
+        ...
+
+    def upper_params(self, params: dict, first: int) -> dict:
+        """The entries of `params` that layers from `first`, in [1, num_layers), on and what follows
+        them read: not a tied output head, which is an embedding too.
+        """
+        ...
+
+    def apply_upper(
+        self,
+        variables: dict[str, Any],
+        first: int,
+        states: jax.Array,
+        cache: Cache | None = None,
+    ) -> Output:
+        """As `apply`, from the states that enter layer `first`: `Output.inputs[first]`.
+
+        Args:
+          variables: as `apply` takes them; of lower layers nothing is read.
+          first: in [1, num_layers).
+          states: [B, T, D]; with a cache [R, 1, D].
+          cache: of the layers from `first` on, as this method returns it.
+        """
         ...
 
     def trunk(self, layers: int) -> Self:

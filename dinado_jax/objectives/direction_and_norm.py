@@ -84,7 +84,7 @@ class DirectionAndNorm:
 
     def reads_states(self, control: Control) -> tuple[str, ...]:
         # A direction with link "policy" scores its rows without the base.
-        return ("norm",) if control.single_pass else ("direction", "norm")
+        return ("norm",) if control.scores_alone else ("direction", "norm")
 
     def settings_read(self, kind: str) -> set[str]:
         read = {"balance", "reference_weight"}

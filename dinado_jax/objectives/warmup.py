@@ -38,7 +38,7 @@ class Warmup:
         return {"direction": Term(-(batch.label * log_q).sum(), batch.label.sum())}
 
     def reads_states(self, control: Control) -> tuple[str, ...]:
-        return () if control.single_pass else ("",)
+        return () if control.scores_alone else ("",)
 
     def settings_read(self, kind: str) -> set[str]:
         return {"weights", "reference_weight"}

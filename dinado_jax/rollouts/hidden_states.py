@@ -1,4 +1,4 @@
-"""Last hidden states of the frozen base on rollouts, kept on disk: training then skips its trunk.
+"""States of the frozen base on rollouts, kept on disk: training then skips what lies below them.
 
 N rows, T tokens, D width.
 """
@@ -33,7 +33,9 @@ from dinado_jax.utils.files import file_digest, write_text
 from dinado_jax.utils.progress import Progress
 
 _PREFIX = "base_states_"  # of the files' names
-_OURS = re.compile(rf"{_PREFIX}(float32|bfloat16)_[0-9a-f]{{8}}\.(bin|sha256)(\.partial)?")
+_OURS = re.compile(
+    rf"{_PREFIX}(layer_\d+_)?(float32|bfloat16)_[0-9a-f]{{8}}\.(bin|sha256)(\.partial)?"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +61,11 @@ class HiddenStates:
         return out
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 4))
-def _hidden(model, mesh, params, tokens, dtype):
+@functools.partial(jax.jit, static_argnums=(0, 1, 4, 5))
+def _states(model, mesh, params, tokens, dtype, layer):
     def states(params, tokens):
-        return model.apply({"params": params}, tokens).hidden.astype(dtype)
+        out = model.apply({"params": params}, tokens)
+        return (out.inputs[layer] if layer else out.hidden).astype(dtype)
 
     return shard_rows(mesh, states, (params,), (tokens,))
 
@@ -76,6 +79,7 @@ class _Share:
     path: Path
     dtype: np.dtype
     width: int
+    layer: int
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -93,25 +97,32 @@ class _Share:
         return there and self.seal.read_text(encoding="utf-8") == file_digest(self.path)
 
 
-def _shares(folder: Path, rows: Sequences, dtype: str, width: int) -> list[_Share]:
+def _shares(folder: Path, rows: Sequences, dtype: str, width: int, layer: int) -> list[_Share]:
     """One for each process, in their order; fewer where there are fewer rows. A file is named after
-    its rows' tokens.
+    the layer and its rows' tokens.
     """
-    shares = []
+    shares, prefix = [], f"{_PREFIX}layer_{layer}_" if layer else _PREFIX
     for part in np.array_split(np.arange(len(rows)), min(process_count(), len(rows))):
         tokens, prompt_length, length = (
             values[part] for values in (rows.tokens, rows.prompt_length, rows.length)
         )
         checksum = zlib.crc32(length.tobytes(), zlib.crc32(tokens.tobytes()))
         starts = np.concatenate([[0], np.cumsum(length, dtype=np.int64)])
-        path = folder / f"{_PREFIX}{dtype}_{checksum:08x}.bin"
+        path = folder / f"{prefix}{dtype}_{checksum:08x}.bin"
         own = Sequences(tokens, prompt_length, length)
-        shares.append(_Share(own, starts, path, jnp.dtype(dtype), width))
+        shares.append(_Share(own, starts, path, jnp.dtype(dtype), width, layer))
     return shares
 
 
 def base_states(
-    folder: Path, base: Base, rows: Sequences, dtype: str, batch: int, plan: Plan
+    folder: Path,
+    base: Base,
+    rows: Sequences,
+    dtype: str,
+    batch: int,
+    plan: Plan,
+    *,
+    layer: int = 0,
 ) -> HiddenStates:
     """The states of these rows, from files in `folder`, a share of the rows each. All processes
     call it together; each makes its own file if that is not there.
@@ -120,9 +131,11 @@ def base_states(
       base: placed by the plan.
       dtype: float32 | bfloat16, of the files; half of the bytes, rounded to 8 bits.
       batch: rows that a process computes at once, shared out to its devices.
+      plan: of the run.
+      layer: the states are those that enter this layer; 0 for the last hidden ones.
     """
     width = base.model.width
-    shares = _shares(folder, rows, dtype, width)
+    shares = _shares(folder, rows, dtype, width, layer)
     if not broadcast(all(share.made for share in shares)):
         params = plan.gather(base.params)
         mine = [share for share in shares[process_index() : process_index() + 1] if not share.made]
@@ -150,7 +163,7 @@ def _made(share: _Share, model: Model, params: dict, batch: int, mesh: Mesh) -> 
         for start in range(0, len(rows), batch):
             part = order[start : start + batch]
             tokens = take(rows, np.resize(part, batch)).tokens
-            found = np.asarray(_hidden(model, mesh, params, tokens, share.dtype))
+            found = np.asarray(_states(model, mesh, params, tokens, share.dtype, share.layer))
             for row, states in zip(part, found):
                 file.seek(int(share.starts[row]) * states[0].nbytes)
                 file.write(states[: rows.length[row]].tobytes())
@@ -162,7 +175,7 @@ def _made(share: _Share, model: Model, params: dict, batch: int, mesh: Mesh) -> 
 def with_states(
     batch_at: Callable[[int], Any], states: HiddenStates, parts: tuple[str, ...]
 ) -> Callable[[int], Any]:
-    """Batches whose rows carry the base's last hidden states, [B, T, D].
+    """Batches whose rows carry the base's states, [B, T, D].
 
     Args:
       batch_at: the batch of a step.

@@ -65,7 +65,9 @@ def _reads_states(config: Config) -> bool:
     single_pass = control.kind == "merge" or (
         control.kind == "hard" and control.direction == "merge" and control.form == "clamped"
     )
-    return _after_warmup(config) or not single_pass
+    # A delta on upper layers reads the states that enter the first of them.
+    shared = _has_delta(config) and config.delta.from_layer > 0
+    return _after_warmup(config) or not single_pass or shared
 
 
 def _after_warmup(config: Config) -> bool:
@@ -155,7 +157,7 @@ RULES = (
         "only for low-rank changes; control.kind, control.trunk or delta.* exclude them",
     ),
     Rule(
-        "delta.low_rank delta.full",
+        "delta.low_rank delta.full delta.from_layer",
         _has_delta,
         "only for merge, and for soft with control.trunk=low_rank",
     ),

@@ -52,15 +52,16 @@ class Rounds:
         return rounds
 
     def states(self, rounds: list[Rollouts]) -> HiddenStates | None:
-        """Returns the base's last hidden states on all rows of these rounds, from files; None
-        if training recomputes them.
+        """Returns the base's states on all rows of these rounds, from files, as the control reads
+        them; None if training recomputes them.
         """
         config = self.context.config
         dtype, rows = config.train.base_states, config.rollout.batch
         if dtype == "recompute":
             return None
+        plan, layer = self.context.plan, self.control.direction.from_layer
         sets = (
-            base_states(self._folder, self.base, part, dtype, rows, self.context.plan)
+            base_states(self._folder, self.base, part, dtype, rows, plan, layer=layer)
             for part in rounds
         )
         return sum(sets, HiddenStates(self.base.model.width))

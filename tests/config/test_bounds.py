@@ -25,7 +25,7 @@ LEAST = [
     """),
     (0, -1, """
         seed sft.steps sft.pretrain_steps sft.warmup train.warmup train.warmup_direction
-        train.bellman_start rollout.top_k decode.top_k parallel.devices
+        train.bellman_start rollout.top_k decode.top_k parallel.devices delta.from_layer
     """),
     (0.0, -TINY, """
         sft.learning_rate sft.weight_decay sft.clip sft.beta2
@@ -63,7 +63,7 @@ MOST = [
         train.margin
     """),
     (100_000, 100_001, "base.n_embd base.n_head delta.rank"),
-    (1_000, 1_001, "base.n_layer control.layers"),
+    (1_000, 1_001, "base.n_layer control.layers delta.from_layer"),
     (1e30, 2e30, "sft.clip train.clip"),
 ]  # fmt: skip
 CHOICES = {

@@ -39,6 +39,7 @@ DEFAULTS = {
     "delta.alpha": 16.0,
     "delta.low_rank": ("default",),
     "delta.full": ("default",),
+    "delta.from_layer": 0,
     "control.kind": "merge",
     "control.direction": "merge",
     "control.form": "clamped",

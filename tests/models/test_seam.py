@@ -111,6 +111,7 @@ class Model:
     param_dtype: str = "float32"
     remat: bool = False
     model_type = "mixer"
+    num_layers = 1
     delta_rules = DeltaRules(low_rank=("block/mix/kernel",), full=("block/mix/bias",))
 
     @property

@@ -72,6 +72,20 @@ def test_bfloat16_takes_half_the_bytes_and_rounds_to_8_bits(tmp_path, kept):
     )
 
 
+def test_states_that_enter_a_layer(tmp_path):
+    """In a file of their own beside that of the last hidden ones."""
+    base, part = Base(tiny.model(layers=3), tiny.base_params(3), None), rows(0)
+    out = jax.jit(base.model.apply)({"params": base.params}, part.tokens)
+    for layer, wanted in ((0, out.hidden), (1, out.inputs[1]), (2, out.inputs[2])):
+        found = states.base_states(tmp_path, base, part, "float32", 4, PLAN, layer=layer)
+        for row, length in enumerate(part.length):
+            values = found.take(np.array([row]), length)[0]
+            np.testing.assert_allclose(values, wanted[row, :length], rtol=0, atol=1e-5)
+    assert len(list(tmp_path.iterdir())) == 6
+    states.delete_files(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_interrupted_file_is_not_taken_for_a_whole_one(tmp_path, monkeypatch):
     calls, take = [], states.take
 

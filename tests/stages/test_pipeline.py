@@ -494,6 +494,24 @@ def test_sft_stopped_and_continued(tmp_path, monkeypatch):
         assert [line["step"] for line in read_lines(parts.parent / name)] == [1, 2, 3, 4]
 
 
+def test_a_run_with_a_delta_of_the_upper_layer(tmp_path):
+    """Cached states are those that enter it, from a file per round; the same control comes out."""
+    upper = ("base.n_layer=2", "delta.from_layer=1", "decode.strength=0.9")
+    run_stages(tiny_run.config(*upper), STAGES[:2], tmp_path / "one")
+    shutil.copytree(tmp_path / "one", tmp_path / "other")
+    run_stages(tiny_run.config(*upper), STAGES, tmp_path / "one")
+    cached = tiny_run.config(*upper, "train.base_states=float32")
+    run_stages(cached, ("train",), tmp_path / "other")
+    wanted, found = (
+        read_lines(tmp_path / name / "train" / "train.jsonl") for name in ("one", "other")
+    )
+    for one, other in zip(wanted, found, strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-3)
+    params = load_run(tmp_path / "one").params
+    assert {path.partition("/")[0] for path in params["direction"]} == {"h_1", "ln_f"}
+    assert read(tmp_path / "one" / "summary.json")["control"]["success_rate"] >= 0
+
+
 def test_cached_states_of_the_base_train_the_same_control(run, copy):
     path, rtol = copy(2), 0.02
     run_stages(tiny_run.config("train.base_states=bfloat16"), ("train",), path)

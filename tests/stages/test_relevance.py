@@ -46,6 +46,10 @@ CASES = {
     "delta.alpha=3": ([NADO, f"{HARD} control.direction=nado", "delta.low_rank=[]"], [""]),
     "delta.low_rank=[]": ([NADO, SOFT], ["", "delta.full=.*"]),
     "delta.full=.*": ([NADO, SOFT], ["", f"{SOFT} control.trunk=low_rank"]),
+    "delta.from_layer=1": (
+        [NADO, SOFT, f"{SOFT} control.trunk=copy", f"{HARD} control.direction=nado"],
+        ["", HARD, f"{SOFT} control.trunk=low_rank"],
+    ),
     "control.direction=soft": (["", SOFT, NADO], [HARD]),
     "control.form=projected": (["", SOFT, NADO], [HARD]),
     "control.trunk=copy": (["", NADO, HARD], [SOFT, f"{HARD} control.direction=soft"]),
@@ -96,7 +100,10 @@ CASES = {
     ),
     "train.base_states=float32": (
         [WARM, f"{HARD} {WARM}"],
-        ["", f"{SOFT} {WARM}", f"{HARD} control.form=projected {WARM}", PUBLISHED],
+        [
+            *("", f"{SOFT} {WARM}", f"{HARD} control.form=projected {WARM}", PUBLISHED),
+            f"delta.from_layer=1 {WARM}",
+        ],
     ),
     "evaluate.split=dev": (["evaluate.prompt_file=file"], [""]),
     "evaluate.prompts=9": (["evaluate.prompt_file=file"], [""]),
