@@ -3,9 +3,9 @@
     python benchmarks/from_layer.py --size smollm2-135m --rows 4 --length 32
 
 Each from tokens and from cached states of the base, with the default objective, control and delta
-rules, and random parameters. Prints a line of JSON for each: milliseconds of a step, scratch memory,
-and the speed and the FLOPs counted by XLA relative to a whole delta from tokens. All programs run in
-turns.
+rules, and random parameters. Prints a line of JSON for each: milliseconds of a step, scratch
+memory, and speed and FLOPs (as XLA counts them, loops once) relative to a whole delta from tokens.
+All programs run in turns.
 """
 
 import argparse
