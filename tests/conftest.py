@@ -1,4 +1,7 @@
-"""Every test runs on eight CPU devices, and silent broadcasting is an error."""
+"""Every test runs on eight CPU devices, and silent broadcasting is an error.
+
+TEST_PLATFORM=cuda runs those that need a single device on a GPU, see CONTRIBUTING.md.
+"""
 
 import importlib.metadata
 import os
@@ -16,7 +19,7 @@ import jax
 import pytest
 from support import tiny_run
 
-jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_platforms", os.environ.get("TEST_PLATFORM", "cpu"))
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

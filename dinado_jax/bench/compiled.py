@@ -1,12 +1,12 @@
 """Programs compiled ahead of time, with XLA's figures; probes of the machine's rates."""
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from dinado_jax.bench.measure import Program, Request
 from dinado_jax.models.architectures import parse_model
@@ -55,18 +55,17 @@ def base_model(request: Request) -> BaseModel:
 
 
 def random_params(model: BaseModel) -> dict[str, Any]:
-    """Returns random parameters of a base, created one by one on the host.
-
-    A program that initialises all of them would set the peak of memory.
+    """Returns random parameters of a base, created one by one: a program that initialises all of
+    them would set the peak of memory.
     """
-    rng = np.random.default_rng(0)
 
-    def leaf(shape: jax.ShapeDtypeStruct) -> jax.Array:
-        values = rng.standard_normal(shape.shape, np.float32)
-        values *= 0.02
-        return jnp.asarray(values, shape.dtype)
+    @functools.partial(jax.jit, static_argnums=1)
+    def values(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        return (0.02 * jax.random.normal(key, shape)).astype(model.param_dtype)
 
-    return jax.tree.map(leaf, abstract_params(model))
+    leaves, tree = jax.tree.flatten(abstract_params(model))
+    keys = jax.random.split(jax.random.key(0), len(leaves))
+    return jax.tree.unflatten(tree, [values(key, leaf.shape) for key, leaf in zip(keys, leaves)])
 
 
 def _matrix_product(request: Request) -> Program:

@@ -67,7 +67,7 @@ def policy_of(request: Request) -> tuple[Policy, dict[str, Any]]:
     if request.variant == "base":
         return ModelPolicy(model), {"params": base}
     control = control_of(request, model)
-    params = jax.jit(lambda: control.init(jax.random.key(1), base, 0.5))()
+    params = control.init(jax.random.key(1), base, 0.5)
     compose = jax.jit(control.policy_variables, donate_argnums=0)  # one copy of the base
     return control.policy, compose(base, params)
 

@@ -51,7 +51,7 @@ def program(request: Request) -> Program:
     control = control_of(request, model)
     transform = optimizer(settings, settings.steps)
     base = random_params(model)
-    state = jax.jit(lambda: init_state(control.init(jax.random.key(1), base, 0.5), transform))()
+    state = init_state(control.init(jax.random.key(1), base, 0.5), transform)
     batch = jax.tree.map(jnp.asarray, split_micro_batches(rows(request), 1))
     step = make_step(functools.partial(Published(settings).terms, control), transform)
     call, figures = compiled(step, state, base, batch)
