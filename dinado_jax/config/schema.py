@@ -11,7 +11,8 @@ class Task:
     """The task and how much of its data is used."""
 
     name: str = "toy"  # a name in tasks/table.py
-    source: str = ""  # commongen: a folder of local files or a hub name
+    # commongen: a folder of local files or a hub name; openings: a text file, empty: built-in ones
+    source: str = ""
     train_examples: int = 40_000  # toy: captions drawn for sft and rollout prompts
 
 

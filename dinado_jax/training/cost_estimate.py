@@ -110,8 +110,21 @@ def training(
     return (terms, transform), state, _shapes(batch, settings.train.accumulate)
 
 
+def _sft_step(settings: schema.Sft, model: BaseModel, params: Any, length: int) -> dict[str, float]:
+    transform = optimizer(settings, settings.steps)
+    state = jax.eval_shape(lambda: init_state(_zeros(params), transform))
+
+    def terms(trainable, _, batch):
+        return likelihood(model, trainable, batch)
+
+    rows = take(_example_rollouts(length), np.zeros(settings.batch, int))
+    rows = _shapes(rows, settings.accumulate)
+    return _cost(make_step(terms, transform), state, None, rows)
+
+
 def dry_run(settings: schema.Config) -> dict[str, Any]:
-    """Parameters, FLOPs and bytes of one sft step, one training step, and one call that decodes.
+    """Parameters, FLOPs and bytes of one sft step, unless the run has none, of one training step,
+    and of one call that decodes.
 
     All on one device, whatever `parallel` says. Bytes are XLA's own and exact. Its count of FLOPs
     takes the body of a loop once, hence flops_at_least; forward_flops_per_token counts the matrix
@@ -133,15 +146,8 @@ def dry_run(settings: schema.Config) -> dict[str, Any]:
         "trainable_parameters": count(control_params),
         "forward_flops_per_token": model.flops_per_token,
     }
-    transform = optimizer(settings.sft, settings.sft.steps)
-    state = jax.eval_shape(lambda: init_state(_zeros(params), transform))
-
-    def sft_terms(trainable, _, batch):
-        return likelihood(model, trainable, batch)
-
-    rows = take(_example_rollouts(length), np.zeros(settings.sft.batch, int))
-    rows = _shapes(rows, settings.sft.accumulate)
-    out["sft_step"] = _cost(make_step(sft_terms, transform), state, None, rows)
+    if settings.sft.steps + settings.sft.pretrain_steps:
+        out["sft_step"] = _sft_step(settings.sft, model, params, length)
     prompt = max(1, length - decode.max_new_tokens)
     longest = max(length, prompt + decode.max_new_tokens)
     step, state, rows = training(settings, control, params, longest)

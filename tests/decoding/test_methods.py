@@ -16,6 +16,7 @@ METHODS = [
     Method(),
     Method(temperature=0.7),
     Method(temperature=2.5),
+    Method(top_k=1),
     Method(top_k=4),
     Method(top_k=50),
     Method(top_p=0.8),
