@@ -39,6 +39,7 @@ class LoRA:
     alpha: float
     low_rank: tuple[str, ...]  # rules for matrices
     full: tuple[str, ...] = ()  # rules for parameters of any shape, changed without constraint
+    section: str = "delta"  # of the configuration, for messages
 
     @property
     def scale(self) -> float:
@@ -98,8 +99,8 @@ class LoRA:
                 )
             if self.rank > min(shapes[path]):
                 raise InputError(
-                    f"delta.rank = {self.rank} is more than {path!r} of shape {shapes[path]} can "
-                    f"have: choose at most {min(shapes[path])}"
+                    f"{self.section}.rank = {self.rank} is more than {path!r} of shape "
+                    f"{shapes[path]} can have: choose at most {min(shapes[path])}"
                 )
         if not free and not factored:
             raise InputError(
@@ -120,6 +121,14 @@ def lora(settings: schema.Delta, defaults: DeltaRules) -> LoRA:
 
     low_rank = rules(settings.low_rank, defaults.low_rank)
     return LoRA(settings.rank, settings.alpha, low_rank, rules(settings.full, defaults.full))
+
+
+def sft_adapter(settings: schema.Sft, defaults: DeltaRules) -> LoRA | None:
+    """The adapter with which a base is fine-tuned, of unit scale; None for the whole model."""
+    if not settings.rank:
+        return None
+    alpha = float(settings.rank)
+    return LoRA(settings.rank, alpha, defaults.low_rank, defaults.full, section="sft")
 
 
 def _shapes(params: dict) -> Shapes:

@@ -40,7 +40,7 @@ _BOUNDS = (
         "0 or more",
         lambda x: x >= 0,
         """
-        sft.steps sft.pretrain_steps sft.learning_rate sft.warmup sft.weight_decay sft.clip
+        sft.steps sft.pretrain_steps sft.rank sft.learning_rate sft.warmup sft.weight_decay sft.clip
         train.learning_rate train.warmup train.weight_decay train.clip train.warmup_direction
         train.reference_weight train.bellman train.bellman_start delta.from_layer
         rollout.temperature rollout.top_k decode.temperature decode.top_k
@@ -82,7 +82,7 @@ LARGEST = {
             rollout.temperature decode.temperature decode.strength delta.alpha train.margin
             """,
         ),
-        (100_000, "base.n_embd base.n_head delta.rank"),
+        (100_000, "base.n_embd base.n_head delta.rank sft.rank"),
         (1_000, "base.n_layer control.layers delta.from_layer"),
         (1e30, "sft.clip train.clip"),
     )

@@ -56,6 +56,7 @@ class Sft(Optim):
     steps: int = 1200
     batch: int = 64
     learning_rate: float = 5e-3
+    rank: int = 0  # of a delta that is trained and merged; 0: all parameters are trained
     pretrain_path: str = ""  # plain text, one sentence per line: mined for pairs to train on first
     pretrain_steps: int = 0
     max_length: int = 32  # tokens; longer examples are left out

