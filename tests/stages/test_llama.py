@@ -53,7 +53,7 @@ KINDS = {
     "merge": ([f"delta.low_rank={json.dumps(['default', *TABLES])}"], MATRICES | NORMS | {*TABLES}),
     "soft": (
         [
-            "control.trunk=low_rank",
+            *("control.trunk=low_rank", "train.objective=prefixes"),
             r"delta.low_rank=layers_0/self_attn/[qv]_proj/kernel",
             "delta.full=lm_head/embedding",
         ],

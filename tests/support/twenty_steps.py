@@ -31,7 +31,7 @@ MODEL = GPT2(GPT2Config(vocab_size=300, n_positions=16, n_embd=32, n_layer=1, n_
 # What really has a gradient: where it is zero except for rounding, Adam makes steps of the noise.
 DELTA = Delta(rank=8, low_rank=(r"h_\d/(attn|mlp)/c_\w+/kernel",), full=(r"ln_f/\w+",))
 CONTROL = Control(MODEL, Merge(MODEL, lora(DELTA, MODEL.delta_rules)), MLP(32))
-# Shared heads, biases, a window in one of two layers, and a head of its own.
+# Shared heads, biases, a window and an output head of its own.
 LLAMA = Llama(
     LlamaConfig(
         model_type="qwen2",
@@ -39,12 +39,11 @@ LLAMA = Llama(
         max_position_embeddings=16,
         hidden_size=32,
         intermediate_size=48,
-        num_hidden_layers=2,
+        num_hidden_layers=1,
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=8,
         sliding_window=5,
-        full_layers=1,
     )
 )
 
