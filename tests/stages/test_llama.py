@@ -65,8 +65,9 @@ KINDS = {
 
 
 def config(kind, *overrides):
-    given = (f"control.kind={kind}", *KINDS[kind][0], "train.rounds=1", "train.steps=2")
-    return tiny_run.config(*given, "sft.steps=2", *overrides)
+    given = [f"control.kind={kind}", *KINDS[kind][0], "sft.steps=2", "train.rounds=1"]
+    given += ["train.steps=3", "train.warmup=1", "train.learning_rate=0.05"]
+    return tiny_run.config(*given, *overrides)
 
 
 def read_lines(path):
@@ -122,7 +123,7 @@ def test_every_kind_of_control_trains_and_decodes(trained, kind):
     """Samples have the log-probabilities of passes over whole rows, and so do beams."""
     path = trained(kind)
     log = read_lines(path / "train" / "train.jsonl")
-    assert [line["step"] for line in log] == [1, 2]
+    assert [line["step"] for line in log] == [1, 2, 3]
     assert all(math.isfinite(line["loss"]) and line["grad_norm"] > 0 for line in log)
     model = load_run(path)
     if KINDS[kind][1] is not None:
@@ -149,9 +150,9 @@ def test_cached_states_of_the_base_train_the_same_control(trained, base_path, tm
         assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
 
 
-def test_the_rest_of_a_run(trained, base_path):
-    """Stages generate and evaluate."""
-    path = trained("merge")
+def test_stages_generate_and_evaluate(trained, base_path, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(trained("merge"), path)
     run_stages(config("merge", base_path), STAGES, path)
     samples = read_lines(path / "generate" / "control.jsonl")
     kl = np.mean([one["log_prob"] - one["log_prob_base"] for one in samples])
