@@ -18,6 +18,8 @@ from dinado_jax.distributed import signals
 from dinado_jax.errors import InputError
 from dinado_jax.models.architectures import save_model
 from dinado_jax.models.gpt2 import GPT2, GPT2Config
+from dinado_jax.models.llama import Llama, LlamaConfig
+from dinado_jax.models.llama_checkpoint import to_config
 from dinado_jax.models.params import param_shapes
 from dinado_jax.models.tokenizer import load_codec, train_codec
 from dinado_jax.stages import pipeline
@@ -91,11 +93,39 @@ def test_dry_run(capsys, tmp_path, tmp_path_factory):
     printed = json.loads(capsys.readouterr().out)
     config = tiny_run.config().base
     sizes = GPT2Config(config.vocab_size, config.n_positions, config.n_embd, 1, config.n_head)
-    assert printed["parameters"] == sum(map(np.prod, param_shapes(GPT2(sizes)).values()))
+    assert_costs(printed, GPT2(sizes))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_of_a_llama_reads_its_config_alone(capsys, tmp_path, tmp_path_factory):
+    model = Llama(
+        LlamaConfig(
+            model_type="qwen3",
+            vocab_size=190,
+            max_position_embeddings=24,
+            hidden_size=16,
+            intermediate_size=20,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+        )
+    )
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text(json.dumps({"model_type": "qwen3"} | to_config(model)))
+    with tiny_run.quick_compilation(tmp_path_factory):
+        cli.main(command("run", tmp_path, f"base.path={base}", "--dry-run"))
+    assert_costs(json.loads(capsys.readouterr().out), model)
+    assert list(tmp_path.iterdir()) == [base]
+
+
+def assert_costs(printed, model):
+    assert printed["parameters"] == sum(map(np.prod, param_shapes(model).values()))
+    assert printed["forward_flops_per_token"] == model.flops_per_token
     assert 0 < printed["trainable_parameters"] < printed["parameters"]
     for name in ("sft_step", "train_step", "decode_call"):
         assert printed[name]["flops_at_least"] > 0 and printed[name]["temp_bytes"] > 0
-    assert not list(tmp_path.iterdir())
 
 
 def test_the_training_step_of_a_dry_run_has_room_for_new_tokens(tmp_path_factory):

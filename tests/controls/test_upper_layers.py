@@ -168,7 +168,9 @@ def step_under(settings):
 
 
 @pytest.mark.parametrize(
-    "settings", [Parallel(fsdp=4), Parallel(mode="shard_map"), Parallel(mode="pmap")], ids=str
+    "settings",
+    [Parallel(), Parallel(fsdp=4), Parallel(mode="shard_map"), Parallel(mode="pmap")],
+    ids=str,
 )
 def test_a_step_on_several_devices(settings):
     one = step_under(Parallel(devices=1))

@@ -44,7 +44,27 @@ def alone(compiled_quickly):
     ids=str,
 )
 def test_twenty_steps_are_those_of_one_device(alone, settings, accumulate):
-    found = twenty_steps.run(*settings, accumulate=accumulate)
+    assert_same_steps(twenty_steps.run(*settings, accumulate=accumulate), alone)
+
+
+@pytest.fixture(scope="module")
+def llama_alone(compiled_quickly):
+    return twenty_steps.run(Parallel(devices=1), parts=("llama sft",))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [Parallel(), Parallel(fsdp=4), Parallel(mode="shard_map"), Parallel(mode="pmap")],
+    ids=str,
+)
+def test_twenty_steps_of_a_llama_are_those_of_one_device(llama_alone, settings):
+    found = twenty_steps.run(settings, parts=("llama sft",))
+    assert_same_steps(found, llama_alone)
+    loss = found["llama sft/loss"]
+    assert loss[-1] < loss[0] - 0.1
+
+
+def assert_same_steps(found, alone):
     assert found.keys() == alone.keys()
     for name, value in alone.items():
         rtol = 1e-6 if name.endswith("loss") else 0  # losses of 40 nats have no 1e-5 in float32

@@ -1,6 +1,7 @@
 """Folders with tiny tokenizers of each kind that pretrained models have."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import (
@@ -39,19 +40,24 @@ def write(folder: Path, tokenizer: Tokenizer, settings: dict, **config) -> Path:
     return folder
 
 
-def byte_level(special: list[str], bos: str | None = None) -> Tokenizer:
+def byte_level(
+    special: list[str],
+    bos: str | None = None,
+    lines: Sequence[str] = LINES,
+    vocab_size: int = 290,
+) -> Tokenizer:
     """As of GPT-2, Llama 3 and Qwen2; it adds `bos` before a text."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=290 + len(special),
+        vocab_size=vocab_size + len(special),
         special_tokens=special,
         initial_alphabet=alphabet,
         show_progress=False,
     )
-    bpe.train_from_iterator(LINES, trainer)
+    bpe.train_from_iterator(lines, trainer)
     if bos:
         bpe.post_processor = _adding(bpe, bos)
     return bpe
@@ -98,12 +104,13 @@ def _adding(tokenizer: Tokenizer, bos: str) -> processors.TemplateProcessing:
     )
 
 
-def llama3(folder: Path) -> Path:
-    """Begins with a token of its own and ends with three others, of which a turn ends with one."""
+def llama3(folder: Path, **training) -> Path:
+    """Begins with a token of its own and ends with three others, of which a turn ends with one;
+    `training` as `byte_level` takes it."""
     special = ["<|begin|>", "<|end|>", "<|eom|>", "<|eot|>", "<|head|>", "<|/head|>"]
     settings = {"bos_token": "<|begin|>", "eos_token": "<|end|>", "chat_template": LLAMA3}
     settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-    made = byte_level(special, "<|begin|>")
+    made = byte_level(special, "<|begin|>", **training)
     write(folder, made, settings, bos_token_id=0, eos_token_id=1)
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 2, 3]}))
     return folder

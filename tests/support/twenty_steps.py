@@ -17,6 +17,7 @@ from dinado_jax.controls.norm import MLP
 from dinado_jax.distributed.partitioning import make_plan
 from dinado_jax.distributed.processes import connect, is_main
 from dinado_jax.models.gpt2 import GPT2, GPT2Config
+from dinado_jax.models.llama import Llama, LlamaConfig
 from dinado_jax.models.params import init_params
 from dinado_jax.objectives.direction_and_norm import TwoPartBatch
 from dinado_jax.objectives.draws import NormBatch
@@ -30,6 +31,21 @@ MODEL = GPT2(GPT2Config(vocab_size=300, n_positions=16, n_embd=32, n_layer=1, n_
 # What really has a gradient: where it is zero except for rounding, Adam makes steps of the noise.
 DELTA = Delta(rank=8, low_rank=(r"h_\d/(attn|mlp)/c_\w+/kernel",), full=(r"ln_f/\w+",))
 CONTROL = Control(MODEL, Merge(MODEL, lora(DELTA, MODEL.delta_rules)), MLP(32))
+# Shared heads, biases, a window and an output head of its own.
+LLAMA = Llama(
+    LlamaConfig(
+        model_type="qwen2",
+        vocab_size=300,
+        max_position_embeddings=16,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        sliding_window=5,
+    )
+)
 
 
 def _rows(step: int, part: int) -> NormBatch:
@@ -48,11 +64,9 @@ def _rows(step: int, part: int) -> NormBatch:
 
 
 @functools.cache
-def _sft():
-    def terms(params, _, batch):
-        return likelihood(MODEL, None, params, None, batch)
-
-    return terms, optax.sgd(0.3, momentum=0.9), init_params(MODEL, 1), None, _rows
+def _sft(model=MODEL):
+    terms = functools.partial(likelihood, model, None)
+    return terms, optax.sgd(0.3, momentum=0.9), init_params(model, 1), None, _rows
 
 
 @functools.cache
@@ -68,11 +82,17 @@ def _control():
     return terms, transform, params, base, batch
 
 
-def run(*halves: Parallel, accumulate: int = 1) -> dict[str, np.ndarray]:
-    """Losses and parameters after STEPS steps of sft and of a control, by name; an equal part of
-    them under each of the settings."""
+_PARTS = {"sft": _sft, "q": _control, "llama sft": functools.partial(_sft, LLAMA)}
+
+
+def run(
+    *halves: Parallel, accumulate: int = 1, parts: tuple[str, ...] = ("sft", "q")
+) -> dict[str, np.ndarray]:
+    """Losses and parameters after STEPS steps of sft and of a control, or of sft of a Llama, by
+    name; an equal part of them under each of the settings."""
     out = {}
-    for name, (terms, transform, params, frozen, batch) in (("sft", _sft()), ("q", _control())):
+    for name in parts:
+        terms, transform, params, frozen, batch = _PARTS[name]()
         state, losses = init_state(params, transform), []
         for settings, numbers in zip(halves, np.split(np.arange(STEPS), len(halves))):
             plan = make_plan(settings)

@@ -17,11 +17,29 @@ from dinado_jax.controls.control import Control
 from dinado_jax.controls.make import make_control
 from dinado_jax.data.batch import Batch
 from dinado_jax.models.gpt2 import GPT2, GPT2Config
+from dinado_jax.models.llama import Llama, LlamaConfig
 from dinado_jax.models.params import init_params
+from dinado_jax.models.protocol import BaseModel
 from support import tiny
 
 V, N, EOS, WIDTH = 5, 3, 0, 8
 MODEL = GPT2(GPT2Config(vocab_size=V, n_positions=WIDTH, n_embd=8, n_layer=1, n_head=2))
+LLAMA = Llama(
+    LlamaConfig(
+        vocab_size=V,
+        max_position_embeddings=WIDTH,
+        hidden_size=8,
+        intermediate_size=12,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=2,
+    )
+)
+# Every matrix, its two tables included, and every vector.
+LLAMA_DELTA = schema.Delta(
+    rank=3, alpha=6.0, low_rank=("default", "embed_tokens/embedding", "lm_head/embedding")
+)
 PROMPTS = ([0, 3], [0], [0, 2, 4, 1])
 KINDS = {
     "nado": {"kind": "nado"},
@@ -38,23 +56,32 @@ KINDS = {
 # Every direction, norm and form once; the rest differ from these in what others of them have.
 _OTHERS = ("soft-copy", "soft-small", "clamped-soft", "projected-nado", "projected-soft")
 DISTINCT = [kind for kind in KINDS if kind not in _OTHERS]
+# One of each direction and one recursive form, of a base with a head of its own.
+LLAMA_KINDS = [f"llama {kind}" for kind in ("nado", "soft-low_rank", "merge", "projected-merge")]
 CONTINUATIONS = np.array(list(itertools.product(range(V), repeat=N)), np.int32)
 
 
 @functools.cache
-def base_params() -> dict:
-    return tiny.noisy(init_params(MODEL, seed=0), scale=0.3)
+def base_params(model: BaseModel = MODEL) -> dict:
+    return tiny.noisy(init_params(model, seed=0), scale=0.3)
+
+
+def settings(kind: str) -> schema.Config:
+    """Of a kind in KINDS or in LLAMA_KINDS."""
+    name = kind.removeprefix("llama ")
+    delta = tiny.EVERYTHING if name == kind else LLAMA_DELTA
+    return schema.Config(control=schema.Control(layers=1, **KINDS[name]), delta=delta)
 
 
 @functools.cache
 def control(kind: str) -> Control:
-    settings = schema.Control(layers=1, **KINDS[kind])
-    return make_control(schema.Config(control=settings, delta=tiny.EVERYTHING), MODEL)
+    return make_control(settings(kind), LLAMA if kind in LLAMA_KINDS else MODEL)
 
 
 @functools.cache
 def fresh(kind: str) -> dict:
-    return control(kind).init(jax.random.key(1), base_params(), tiny.SUCCESS_RATE)
+    which = control(kind)
+    return which.init(jax.random.key(1), base_params(which.model), tiny.SUCCESS_RATE)
 
 
 def params(kind: str, scale: float = 0.3, seed: int = 0) -> dict:
@@ -85,7 +112,7 @@ def log_softmax(scores):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _logits(control, base_params, params, tokens):
-    base = MODEL.apply({"params": base_params}, tokens)
+    base = control.model.apply({"params": base_params}, tokens)
     out = control.direction.forward(base_params, params["direction"], base, tokens)
     states = out.hidden if control.direction.norm_reads_own_states else base.hidden
     log_beta = None
