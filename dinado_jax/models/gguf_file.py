@@ -182,11 +182,17 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def end_ids(file: GGUF) -> list[int]:
-    """Ids that end a text, a turn or a message: the first one ends a text."""
-    names = ("eos", "eot", "eom")
-    given = (file.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in names)
-    return list(dict.fromkeys(id for id in given if id is not None))
+def bos_and_eos(file: GGUF) -> dict[str, Any]:
+    """The settings of a config.json that say which tokens begin and end a text, None for none.
+
+    The first eos_token_id ends a text, the others a turn or a message.
+    """
+    bos, *ends = (
+        file.metadata.get(f"tokenizer.ggml.{name}_token_id")
+        for name in ("bos", "eos", "eot", "eom")
+    )
+    distinct = [id for n, id in enumerate(ends) if id is not None and id not in ends[:n]]
+    return {"bos_token_id": bos, "eos_token_id": distinct or None}
 
 
 def tokenizer_beside(path: Path) -> Path | None:
@@ -341,8 +347,7 @@ def _config(file: GGUF) -> dict[str, Any]:
         "rope_theta": theta,
         "rope_scaling": _rope_scaling(file, theta, head_width),
         "tie_word_embeddings": "output.weight" not in file.tensors,
-        "bos_token_id": file.metadata.get("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": end_ids(file) or None,
+        **bos_and_eos(file),
     }
 
 
