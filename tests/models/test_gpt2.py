@@ -15,7 +15,6 @@ from dinado_jax.errors import InputError
 from dinado_jax.models import cache
 from dinado_jax.models.gpt2 import GPT2, GPT2Config
 from dinado_jax.models.gpt2_checkpoint import parse_config, to_config
-from dinado_jax.models.layers import attention_kernel
 from dinado_jax.models.params import abstract_params, init_params, param_shapes
 
 CONFIG = GPT2Config(vocab_size=11, n_positions=12, n_embd=16, n_layer=2, n_head=4, n_inner=24)
@@ -181,20 +180,6 @@ def test_new_parts_have_the_asked_layers_and_float32_parameters(layers):
         blocks = [name for name in params if name.startswith("h_")]
         assert len(blocks) == layers
         assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
-
-
-@pytest.mark.parametrize(
-    "backend, dtype, width, kernel",
-    [
-        ("gpu", "bfloat16", 64, "cudnn"),
-        ("gpu", "float32", 64, "xla"),
-        ("gpu", "bfloat16", 20, "xla"),
-        ("gpu", "bfloat16", 160, "xla"),
-        ("cpu", "bfloat16", 64, "xla"),
-    ],
-)
-def test_attention_is_fused_where_cudnn_can(backend, dtype, width, kernel):
-    assert attention_kernel(backend, dtype, width) == kernel
 
 
 def test_inner_width(variables):
