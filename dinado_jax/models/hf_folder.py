@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from dinado_jax.errors import InputError, catch_disk_full, escape, one_line, quote
-from dinado_jax.models import gguf_file
+from dinado_jax.models import gguf_checkpoint
 from dinado_jax.utils.files import exists, file_digest, read_json
 from dinado_jax.utils.progress import print_once
 
@@ -147,7 +147,7 @@ def fingerprint(path: Path) -> str:
     tokenizer beside it, the file's own.
     """
     if path.is_file():
-        digest, beside = file_digest(path), gguf_file.tokenizer_beside(path)
+        digest, beside = file_digest(path), gguf_checkpoint.tokenizer_beside(path)
         return _combined([digest, *_digests(beside, TOKENIZER_FILES)]) if beside else digest
     return _combined(_digests(path, HUB_FILES))
 
@@ -173,7 +173,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     folder = Path(folder)
     if folder.is_file():
-        return gguf_file.read_config(folder)
+        return gguf_checkpoint.read_config(folder)
     if not exists(folder) or not folder.is_dir():
         raise InputError(f"no such folder, {escape(str(folder))}: check the path of the model")
     if not exists(folder / CONFIG):
@@ -252,7 +252,7 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
       InputError: for missing, foreign or damaged files, and shards that disagree with their index.
     """
     if folder.is_file():
-        return gguf_file.read_tensors(folder)
+        return gguf_checkpoint.read_tensors(folder)
     if (folder / WEIGHTS).is_file():
         return _load(folder / WEIGHTS)
     if (folder / INDEX).is_file():

@@ -9,7 +9,8 @@ from typing import Any
 
 from dinado_jax.errors import InputError, one_line
 from dinado_jax.models.codec import Codec, codec_from
-from dinado_jax.models.gguf_file import bos_and_eos, read_gguf, tokenizer_beside
+from dinado_jax.models.gguf_checkpoint import bos_and_eos, tokenizer_beside
+from dinado_jax.models.gguf_file import read_gguf
 from dinado_jax.utils.files import exists, read_json, read_text
 
 EOS = "<|endoftext|>"

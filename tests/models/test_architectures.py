@@ -1,7 +1,6 @@
 """What every architecture promises: see models/protocol.py."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
