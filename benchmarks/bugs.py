@@ -434,7 +434,7 @@ BUGS = [
         "stages/generate.py", "label=float(rows.label[i])", "label=float(rows.finished[i])", STAGES
     ),
     Bug("stages/generate.py", "strength=decode.strength, ", "", STAGES),
-    Bug("stages/rollout.py", "(samples.label > 0).sum()", "samples.finished.sum()", STAGES),
+    Bug("stages/rollout.py", "is_success(samples.label).sum()", "samples.finished.sum()", STAGES),
     Bug(
         "stages/sft.py",
         "_step(model, settings, steps, plan)",

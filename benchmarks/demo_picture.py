@@ -34,7 +34,7 @@ def samples(folder: Path) -> list[tuple[dict, dict]]:
         by_name.append({row["prompt_id"]: row for row in reversed(rows)})
     base, control = by_name
     pairs = [(base[key], control[key]) for key in sorted(base.keys() & control.keys())]
-    return [pair for pair in pairs if pair[0]["label"] < 0.5 < pair[1]["label"]][:PROMPTS]
+    return [pair for pair in pairs if pair[0]["label"] <= 0.5 < pair[1]["label"]][:PROMPTS]
 
 
 def draw(folder: Path) -> str:

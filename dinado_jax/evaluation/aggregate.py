@@ -8,6 +8,7 @@ import numpy as np
 from dinado_jax.evaluation import metrics
 from dinado_jax.evaluation.samples import Sample
 from dinado_jax.evaluation.summary import BaseFigures, ControlFigures, Floors
+from dinado_jax.oracles.judge import is_success
 from dinado_jax.tasks.protocol import Metric
 
 
@@ -45,7 +46,7 @@ def aggregate(
             },
         }
 
-    successes = [s for s in base if s.label > 0.5]
+    successes = [s for s in base if is_success(s.label)]
     equal = min(len(successes), len(control))
     kl, kl_error = _mean(control, np.array([s.log_prob - s.log_prob_base for s in control]))
     return (

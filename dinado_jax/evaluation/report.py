@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dinado_jax.evaluation.samples import Sample
 from dinado_jax.evaluation.summary import Summary
+from dinado_jax.oracles.judge import is_success
 from dinado_jax.tasks.protocol import Metric
 
 _SUCCESS = ("success rate", "success_rate", "{:.1%}")
@@ -67,7 +68,7 @@ def plain(
     for before, after in pairs(base, control, 5):
         lines += ["", before.prompt]
         for name, sample in (("base", before), ("control", after)):
-            lines.append(f"  {name:8} {'+' if sample.label > 0.5 else '-'} {sample.text}")
+            lines.append(f"  {name:8} {'+' if is_success(sample.label) else '-'} {sample.text}")
     return "\n".join(lines)
 
 
@@ -92,7 +93,7 @@ def write_report(
         return "<tr>" + "".join(f"<{tag}{m}>{c}</{tag}>" for m, c in zip(marks, cells)) + "</tr>"
 
     def marked(sample: Sample) -> str:
-        mark = "ok" if sample.label > 0.5 else "no"
+        mark = "ok" if is_success(sample.label) else "no"
         return f'<span class="{mark}">{html.escape(sample.text)}</span>'
 
     table = [row(("", "base", "control"), "th")]

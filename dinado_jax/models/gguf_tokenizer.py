@@ -38,7 +38,8 @@ def load_tokenizer(path: Path) -> Any:
 
     Returns:
       A transformers `PreTrainedTokenizerFast` with the file's special tokens, chat_template and
-      add_bos_token.
+      add_bos_token. Where a file lacks that, SentencePiece and Llama 3 begin a text with the
+      bos_token and others do not, as in llama.cpp.
 
     Raises:
       InputError: as `read_gguf`; for a file without a tokenizer, or with one of another kind.
@@ -62,14 +63,15 @@ def load_tokenizer(path: Path) -> Any:
     if kind == "gpt2" and ggml.get("pre") not in list(_SPLITS):
         what = f"tokenizer.ggml.pre is {quote(ggml.get('pre'))}, none of {', '.join(_SPLITS)}"
         raise InputError(f"{what}, {path}: {_FIX}")
+    adds_bos = ggml.get("add_bos_token", kind == "llama" or _SPLITS[ggml["pre"]] == [_LLAMA3])
     try:
         return PreTrainedTokenizerFast(
             tokenizer_object=(_byte_level if kind == "gpt2" else _sentencepiece)(ggml),
             chat_template=metadata.get("tokenizer.chat_template"),
-            add_bos_token=ggml.get("add_bos_token", kind == "llama"),
+            add_bos_token=adds_bos,
             add_eos_token=ggml.get("add_eos_token", False),
             clean_up_tokenization_spaces=False,
-            **_special_tokens(ggml),
+            **_special_tokens(ggml, adds_bos),
         )
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
@@ -77,12 +79,20 @@ def load_tokenizer(path: Path) -> Any:
         raise InputError(f"no tokenizer in {path} ({one_line(error)}): {_FIX}") from None
 
 
-def _special_tokens(ggml: Mapping[str, Any]) -> dict[str, str]:
-    return {
+def _special_tokens(ggml: Mapping[str, Any], adds_bos: bool) -> dict[str, str]:
+    """Special tokens by their names in transformers.
+
+    A bos_token that is the eos_token, too, would begin rows, as GPT-2's does (`Codec.begin_ids`). A
+    tokenizer that adds none has none, as Qwen2's.
+    """
+    found = {
         f"{name}_token": ggml["tokens"][ggml[f"{key}_token_id"]]
         for key, name in _NAMES.items()
         if f"{key}_token_id" in ggml
     }
+    if not adds_bos and "bos_token" in found and found["bos_token"] == found.get("eos_token"):
+        del found["bos_token"]
+    return found
 
 
 def _byte_level(ggml: Mapping[str, Any]) -> Tokenizer:

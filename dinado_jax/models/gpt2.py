@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from dinado_jax.distributed.constraints import all_gather_param
 from dinado_jax.errors import InputError
 from dinado_jax.models.cache import KV, Cache, LayerCache, attend, fold_heads
+from dinado_jax.models.configured import ConfiguredModel, SizeNames
 from dinado_jax.models.layers import Dense, Embed, LayerNorm, attention_kernel
 from dinado_jax.models.output import Output
 from dinado_jax.models.params import cast_matrices
@@ -56,10 +57,11 @@ class GPT2Config:
 
 
 @dataclasses.dataclass(frozen=True)
-class GPT2:
+class GPT2(ConfiguredModel):
     """`GPT2(config).apply({"params": p}, tokens) -> Output`; a `BaseModel`, documented there."""
 
     config: GPT2Config
+    size_names = SizeNames(width="n_embd", context_length="n_positions", num_layers="n_layer")
     model_type = "gpt2"
     delta_rules = DeltaRules(
         low_rank=(r"h_\d+/(attn|mlp)/c_\w+/kernel",),
@@ -72,34 +74,6 @@ class GPT2:
             f"GPT-2: {sizes.n_layer} layers of width {sizes.n_embd}, {sizes.n_head} heads, "
             f"vocabulary {sizes.vocab_size}, context {sizes.n_positions}"
         )
-
-    @property
-    def width(self) -> int:
-        return self.config.n_embd
-
-    @property
-    def context_length(self) -> int:
-        return self.config.n_positions
-
-    @property
-    def vocab_size(self) -> int:
-        return self.config.vocab_size
-
-    @property
-    def excluded_ids(self) -> Ranges:
-        return self.config.excluded_ids
-
-    @property
-    def dtype(self) -> str:
-        return self.config.dtype
-
-    @property
-    def param_dtype(self) -> str:
-        return self.config.param_dtype
-
-    @property
-    def num_layers(self) -> int:
-        return self.config.n_layer
 
     @property
     def flops_per_token(self) -> int:
@@ -125,9 +99,6 @@ class GPT2:
         vocabulary = params["wte"]["embedding"].astype(self.dtype)
         return Output(states.astype(self.dtype), vocabulary, None)
 
-    def decode_params(self, params: dict) -> dict:
-        return cast_matrices(params, self.dtype)
-
     def upper_params(self, params: dict, first: int) -> dict:
         names = [f"h_{layer}" for layer in range(first, self.num_layers)]
         return {name: params[name] for name in (*names, "ln_f")}
@@ -143,9 +114,6 @@ class GPT2:
 
     def head(self, layers: int) -> "GPT2Head":
         return GPT2Head(_new_config(self.config, layers))
-
-    def replace(self, **changes: Any) -> "GPT2":
-        return GPT2(dataclasses.replace(self.config, **changes))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,7 +255,7 @@ class Attention(nn.Module):
         q, k, v = (part.reshape(heads) for part in jnp.split(qkv, 3, axis=-1))
         present = KV(fold_heads(k), fold_heads(v))
         if past is None:
-            kernel = attention_kernel(jax.default_backend(), q.dtype, heads[-1])
+            kernel = attention_kernel(q.dtype, heads[-1])
             out = jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation=kernel)
         else:
             out, present = attend(fold_heads(q), present, past)

@@ -4,6 +4,7 @@ Only safetensors and GGUF are read: nothing is unpickled. A GGUF file stands for
 that reads one.
 """
 
+import functools
 import hashlib
 import importlib.util
 import json
@@ -17,8 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from dinado_jax.errors import InputError, catch_disk_full, escape, one_line, quote
-from dinado_jax.models import gguf_file
+from dinado_jax.models import gguf_checkpoint
 from dinado_jax.utils.files import exists, file_digest, read_json
+from dinado_jax.utils.progress import print_once
 
 Tensors = Mapping[str, np.ndarray]  # by key
 Shapes = Mapping[str, tuple[int, ...]]
@@ -45,10 +47,9 @@ _UNSUPPORTED = {
     "pruned_heads": ({},),
     "is_encoder_decoder": (False,),
 }
-# Settings of transformers' own generation that change which tokens a model gives, so that it would
-# differ from the model's own distribution, which is what is decoded here. Temperature and
-# truncation are the decoder's.
-_GENERATION_SETTINGS = {
+# Settings of transformers' own generation that say which tokens a model may write at all: without
+# them it would be another one. They are refused, as the options above.
+_TOKEN_SETTINGS = {
     "suppress_tokens": ([],),
     "begin_suppress_tokens": ([],),
     "bad_words_ids": ([],),
@@ -56,11 +57,22 @@ _GENERATION_SETTINGS = {
     "forced_bos_token_id": (),
     "forced_eos_token_id": (),
     "forced_decoder_ids": ([],),
-    "exponential_decay_length_penalty": (),
+}
+# Its settings of sampling, with the values that leave a distribution as it is. Here it is the
+# decoder that samples, from the model's own distribution unless asked otherwise.
+_SAMPLING_SETTINGS = {
+    "temperature": (1,),
+    "top_k": (0,),
+    "top_p": (1,),
+    "min_p": (0,),
+    "typical_p": (1,),
+    "epsilon_cutoff": (0,),
+    "eta_cutoff": (0,),
     "repetition_penalty": (1,),
     "no_repeat_ngram_size": (0,),
     "min_length": (0,),
     "min_new_tokens": (0,),
+    "exponential_decay_length_penalty": (),
 }
 
 
@@ -135,7 +147,7 @@ def fingerprint(path: Path) -> str:
     tokenizer beside it, the file's own.
     """
     if path.is_file():
-        digest, beside = file_digest(path), gguf_file.tokenizer_beside(path)
+        digest, beside = file_digest(path), gguf_checkpoint.tokenizer_beside(path)
         return _combined([digest, *_digests(beside, TOKENIZER_FILES)]) if beside else digest
     return _combined(_digests(path, HUB_FILES))
 
@@ -152,13 +164,16 @@ def _combined(digests: Sequence[str]) -> str:
 def read_config(folder: Path) -> dict[str, Any]:
     """Reads config.json as a dict; of a GGUF file, what would be in it.
 
+    Prints a warning for settings of sampling in the folder, which are not applied.
+
     Raises:
       InputError: where the folder or the file is missing or is not a JSON object; for an adapter,
-        or settings of generation, that would be ignored; for what no architecture here supports.
+        or tokens that generation leaves out or forces, that would be ignored; for what no
+        architecture here supports.
     """
     folder = Path(folder)
     if folder.is_file():
-        return gguf_file.read_config(folder)
+        return gguf_checkpoint.read_config(folder)
     if not exists(folder) or not folder.is_dir():
         raise InputError(f"no such folder, {escape(str(folder))}: check the path of the model")
     if not exists(folder / CONFIG):
@@ -175,8 +190,18 @@ def read_config(folder: Path) -> dict[str, Any]:
         settings[GENERATION] = read_json(folder / GENERATION, _AGAIN)
     for name, given in settings.items():
         fix = "the model's own distribution is decoded, remove it"
-        refuse_options(given, _GENERATION_SETTINGS, str(folder / name), fix)
+        refuse_options(given, _TOKEN_SETTINGS, str(folder / name), fix)
+        if sampling := _effective(given, _SAMPLING_SETTINGS):
+            _warn(
+                f"{folder / name} has {', '.join(sampling)}: not applied, the model's own "
+                "distribution is decoded"
+            )
     return config
+
+
+@functools.cache  # a run reads a folder several times
+def _warn(line: str) -> None:
+    print_once(f"warning: {line}")
 
 
 def refuse_options(
@@ -185,9 +210,17 @@ def refuse_options(
     """InputError for the first option in `given` with another value than None and its `neutral`
     ones: it would be ignored. `where` and `fix` are for the message.
     """
-    for name, values in neutral.items():
-        if given.get(name) is not None and given[name] not in values:
-            raise InputError(f"{where} has {name} = {quote(given[name])}: not supported, {fix}")
+    for name in _effective(given, neutral):
+        raise InputError(f"{where} has {name} = {quote(given[name])}: not supported, {fix}")
+
+
+def _effective(given: Mapping[str, Any], neutral: Mapping[str, tuple]) -> list[str]:
+    """The options in `given` with another value than None and their `neutral` ones."""
+    return [
+        name
+        for name, values in neutral.items()
+        if given.get(name) is not None and given[name] not in values
+    ]
 
 
 def check_heads(hf: Mapping[str, Any], supported: Sequence[str]) -> None:
@@ -219,7 +252,7 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
       InputError: for missing, foreign or damaged files, and shards that disagree with their index.
     """
     if folder.is_file():
-        return gguf_file.read_tensors(folder)
+        return gguf_checkpoint.read_tensors(folder)
     if (folder / WEIGHTS).is_file():
         return _load(folder / WEIGHTS)
     if (folder / INDEX).is_file():

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from dinado_jax.distributed.constraints import all_gather_param, sharded_matmul
+from dinado_jax.ops.backend import target
 from dinado_jax.ops.low_rank import low_rank_product
 
 
@@ -113,12 +114,12 @@ class Embed(nn.Module):
         return all_gather_param(_adapted(self, "embedding", self.embedding)).astype(self.dtype)
 
 
-def attention_kernel(backend: str, dtype: Any, width: int) -> Literal["cudnn", "xla"]:
+def attention_kernel(dtype: Any, width: int) -> Literal["cudnn", "xla"]:
     """Chooses the kernel of prefills and training: "cudnn" where its fused attention applies, which
-    is 16-bit heads whose width is a multiple of 8 up to 128, on a GPU; else "xla".
+    is 16-bit heads whose width is a multiple of 8 up to 128, in programs for a GPU; else "xla".
     """
     fits = jnp.dtype(dtype).itemsize == 2 and width % 8 == 0 and width <= 128
-    return "cudnn" if backend == "gpu" and fits else "xla"
+    return "cudnn" if target() == "gpu" and fits else "xla"
 
 
 def _adapted(module: nn.Module, name: str, value: jax.Array) -> jax.Array:

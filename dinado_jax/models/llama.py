@@ -22,6 +22,7 @@ import numpy as np
 from dinado_jax.distributed.constraints import all_gather_param
 from dinado_jax.errors import InputError
 from dinado_jax.models.cache import KV, Cache, LayerCache, attend, fold_heads
+from dinado_jax.models.configured import ConfiguredModel, SizeNames
 from dinado_jax.models.layers import Dense, Embed, RMSNorm, attention_kernel
 from dinado_jax.models.output import Output
 from dinado_jax.models.params import cast_matrices
@@ -126,10 +127,15 @@ class LlamaConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Llama:
+class Llama(ConfiguredModel):
     """`Llama(config).apply({"params": p}, tokens) -> Output`; a `BaseModel`, documented there."""
 
     config: LlamaConfig
+    size_names = SizeNames(
+        width="hidden_size",
+        context_length="max_position_embeddings",
+        num_layers="num_hidden_layers",
+    )
 
     @property
     def delta_rules(self) -> DeltaRules:
@@ -150,34 +156,6 @@ class Llama:
     @property
     def model_type(self) -> str:
         return self.config.model_type
-
-    @property
-    def width(self) -> int:
-        return self.config.hidden_size
-
-    @property
-    def context_length(self) -> int:
-        return self.config.max_position_embeddings
-
-    @property
-    def vocab_size(self) -> int:
-        return self.config.vocab_size
-
-    @property
-    def excluded_ids(self) -> Ranges:
-        return self.config.excluded_ids
-
-    @property
-    def dtype(self) -> str:
-        return self.config.dtype
-
-    @property
-    def param_dtype(self) -> str:
-        return self.config.param_dtype
-
-    @property
-    def num_layers(self) -> int:
-        return self.config.num_hidden_layers
 
     @property
     def flops_per_token(self) -> int:
@@ -201,9 +179,6 @@ class Llama:
         vocabulary = params[self.config.head]["embedding"].astype(self.dtype)
         return Output(states.astype(self.dtype), vocabulary, None)
 
-    def decode_params(self, params: dict) -> dict:
-        return cast_matrices(params, self.dtype)
-
     def upper_params(self, params: dict, first: int) -> dict:
         names = [f"layers_{layer}" for layer in range(first, self.num_layers)]
         untied = () if self.config.tie_word_embeddings else (self.config.head,)
@@ -220,9 +195,6 @@ class Llama:
 
     def head(self, layers: int) -> "LlamaHead":
         return LlamaHead(_new_config(self.config, layers))
-
-    def replace(self, **changes: Any) -> "Llama":
-        return Llama(dataclasses.replace(self.config, **changes))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -402,7 +374,7 @@ class Attention(nn.Module):
         q, k = _rotate(q, rotary), _rotate(k, rotary)
         present = KV(fold_heads(k), fold_heads(v))
         if past is None:
-            kernel = attention_kernel(jax.default_backend(), q.dtype, K)
+            kernel = attention_kernel(q.dtype, K)
             out = jax.nn.dot_product_attention(
                 q,
                 k,

@@ -3,12 +3,14 @@
 import codecs
 import os
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from dinado_jax.errors import InputError, one_line
 from dinado_jax.models.codec import Codec, codec_from
-from dinado_jax.models.gguf_file import end_ids, read_gguf, tokenizer_beside
+from dinado_jax.models.gguf_checkpoint import bos_and_eos, tokenizer_beside
+from dinado_jax.models.gguf_file import read_gguf
 from dinado_jax.utils.files import exists, read_json, read_text
 
 EOS = "<|endoftext|>"
@@ -71,19 +73,27 @@ def load_codec(folder: Path, vocab_size: int | None = None) -> Codec:
 
     Args:
       folder: with tokenizer.json, or vocab.json and merges.txt; or a file, whose own tokenizer is
-        read unless there is a tokenizer.json beside it.
+        read unless there is a tokenizer.json beside it. The tokens that begin and end a text are
+        those that the file names, in both cases.
       vocab_size: of the model; None: any.
 
     Raises:
       InputError: if there is none, and as `codec_from`.
     """
     if folder.is_file():
+        declared = {str(folder): bos_and_eos(read_gguf(folder))}
         if beside := tokenizer_beside(folder):
-            return load_codec(beside, vocab_size)
+            return _folder_codec(beside, vocab_size, declared)
         from dinado_jax.models.gguf_tokenizer import load_tokenizer
 
-        ends = {"eos_token_id": end_ids(read_gguf(folder))}
-        return codec_from(load_tokenizer(folder), {str(folder): ends}, folder, vocab_size)
+        return codec_from(load_tokenizer(folder), declared, folder, vocab_size)
+    return _folder_codec(folder, vocab_size, {})
+
+
+def _folder_codec(
+    folder: Path, vocab_size: int | None, declared: Mapping[str, Mapping[str, Any]]
+) -> Codec:
+    """The codec of a folder; `declared` as for `codec_from`, besides what is in the folder."""
     transformers = _transformers()
     fix = "put tokenizer.json, or vocab.json and merges.txt, there"
     files = [name for name in _FILES if exists(folder / name)]
@@ -103,9 +113,9 @@ def load_codec(folder: Path, vocab_size: int | None = None) -> Codec:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise  # a PanicException is how an error in Rust arrives
         raise InputError(f"no tokenizer in {folder} ({one_line(error)}): {fix}") from None
-    declared = {
+    in_folder = {
         str(folder / name): read_json(folder / name, "copy or download it again")
         for name in ("config.json", "generation_config.json")
         if name in files
     }
-    return codec_from(tokenizer, declared, folder, vocab_size)
+    return codec_from(tokenizer, {**in_folder, **declared}, folder, vocab_size)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from dinado_jax.errors import InputError, quote
 from dinado_jax.oracles.foreign import ForeignError, guarded
@@ -12,6 +13,20 @@ from dinado_jax.oracles.foreign import ForeignError, guarded
 Oracle = Callable[[list[str], list[str]], Sequence[bool] | Sequence[float]]
 _ROUNDING = 1e-6  # by which a label may lie outside [0, 1]: oracles may compute in float32
 _FORM = "write it as function(prompts, texts) and return one bool or float in [0, 1] per text"
+
+
+def is_success(label: npt.ArrayLike) -> np.ndarray:
+    """Whether samples count as successes where they are counted, listed or shown: label above 1/2.
+
+    Training never asks: there a label is a weight, and any positive one counts.
+
+    Args:
+      label: in [0, 1], of any shape.
+
+    Returns:
+      bool of that shape.
+    """
+    return np.asarray(label) > 0.5
 
 
 class OracleResult(NamedTuple):

@@ -67,9 +67,10 @@ def _imported(name: str) -> Oracle:
         raise InputError(
             f'oracle {quote(name)}, no such oracle: give {known} or "package.module:function"'
         )
-    # The console script, unlike python -m, does not look for modules in the working directory.
+    # The console script, unlike python -m, does not look for modules in the working directory. It
+    # comes last, so that a file there hides no module that a library imports later.
     if not {"", os.getcwd()} & set(sys.path):
-        sys.path.insert(0, os.getcwd())
+        sys.path.append(os.getcwd())
     importlib.invalidate_caches()
     try:
         with guarded():

@@ -9,6 +9,7 @@ from dinado_jax.data.prompts import PromptSet
 from dinado_jax.distributed.partitioning import replicate
 from dinado_jax.errors import InputError
 from dinado_jax.evaluation.stage_figures import RolloutFigures
+from dinado_jax.oracles.judge import is_success
 from dinado_jax.rollouts.arrays import concatenate
 from dinado_jax.rollouts.collect import Collector
 from dinado_jax.rollouts.shards import discard_shards, save_once
@@ -28,7 +29,7 @@ def rollout(context: Context) -> RolloutFigures:
     """Samples the base on training prompts; writes rollout/rollouts.npz.
 
     Raises:
-      InputError: when no sample succeeds: there is nothing to learn from.
+      InputError: when every label is 0: there is nothing to learn from.
     """
     settings, folder = context.config.rollout, context.run.stage_folder("rollout")
     fingerprint = context.run.fingerprint("rollout")
@@ -38,8 +39,7 @@ def rollout(context: Context) -> RolloutFigures:
     key = jax.random.key(context.config.seed)
     collected = collector.sample("rollout", base, prompts, settings.samples, key, folder / "shards")
     rollouts = samples = collected.rollouts
-    successes = int((samples.label > 0).sum())
-    if not successes:
+    if not (samples.label > 0).any():
         discard_shards(folder / "shards")  # other settings draw others
         raise InputError(
             f"none of the {len(samples)} rollouts satisfies the oracle: draw more with "
@@ -53,7 +53,7 @@ def rollout(context: Context) -> RolloutFigures:
     save_once(rollouts, folder / "rollouts.npz")
     return RolloutFigures(
         samples=len(samples),
-        successes=successes,
+        successes=int(is_success(samples.label).sum()),
         success_rate=success_rate(samples),
         finished=float(samples.finished.mean()),
         oracle_failures=collected.failures,

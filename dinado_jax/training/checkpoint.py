@@ -4,12 +4,14 @@ Orbax commits a checkpoint atomically but reads a damaged one silently. The mani
 the checkpoint is committed, holds the SHA-256 of every file and of the base it belongs to.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
 import logging
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +57,6 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, base: str = ""):
-        # Orbax logs a failure and raises it too: the exception is enough.
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
         # Orbax needs an absolute path; `resolve` would raise for links in a circle.
         self._folder, self._base = folder.absolute(), base
         options = ocp.CheckpointManagerOptions(
@@ -69,22 +69,25 @@ class Checkpoints:
         )
         if exists(folder) and not folder.is_dir():
             raise os_error(folder, NotADirectoryError(errno.ENOTDIR, "not a directory"))
-        try:
-            self._manager = ocp.CheckpointManager(self._folder, options=options)
-        except OSError as error:
-            raise os_error(folder, error) from error
-        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-            # Orbax parses the metadata of every checkpoint.
-            raise InputError(
-                f"checkpoints in {folder}, unreadable _CHECKPOINT_METADATA ({one_line(error)}): "
-                "delete that file"
-            ) from error
+        with contextlib.ExitStack() as muted:
+            muted.enter_context(_orbax_muted())
+            try:
+                self._manager = ocp.CheckpointManager(self._folder, options=options)
+            except OSError as error:
+                raise os_error(folder, error) from error
+            except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+                # Orbax parses the metadata of every checkpoint.
+                raise InputError(
+                    f"checkpoints in {folder}, unreadable _CHECKPOINT_METADATA "
+                    f"({one_line(error)}): delete that file"
+                ) from error
+            self._muted = muted.pop_all()
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *_):
-        with catch_disk_full(self._folder):
+        with self._muted, catch_disk_full(self._folder):
             self._manager.wait_until_finished()
             self._manager.close()
 
@@ -165,6 +168,21 @@ class Checkpoints:
             for folder in self._folder.glob("*.orbax-checkpoint-tmp*"):
                 manifest = {"base": self._base, "files": _digests(folder)}
                 write_json(folder / _MANIFEST, {**manifest, "digest": _own_digest(manifest)})
+
+
+@contextlib.contextmanager
+def _orbax_muted() -> Iterator[None]:
+    """Drops what Orbax logs, in any thread: it logs a failure and raises it too."""
+
+    def of_others(record: logging.LogRecord) -> bool:
+        return "orbax" not in Path(record.pathname).parts
+
+    logger = logging.getLogger("absl")
+    logger.addFilter(of_others)
+    try:
+        yield
+    finally:
+        logger.removeFilter(of_others)
 
 
 def _digests(folder: Path) -> dict[str, str]:

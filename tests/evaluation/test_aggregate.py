@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from dinado_jax.evaluation.aggregate import aggregate
 from dinado_jax.evaluation.samples import Sample
 
@@ -15,6 +17,11 @@ def test_variety_is_compared_on_as_many_texts_as_the_base_has_successes():
     base, control = aggregate(samples(1.0)[:2] + samples(0.0)[2:], samples(1.0), [], [()] * 3, 0)
     assert base.successes == 2
     assert base.distinct_2_of_successes == 1.0 and 0.5 <= control.distinct_2 <= 1.0
+
+
+def test_soft_labels_are_successes_above_one_half():
+    base, _ = aggregate(samples(0.5)[:1] + samples(0.51)[1:], samples(0.1), [], [()] * 3, 0)
+    assert base.successes == 2 and base.success_rate == np.mean([0.5, 0.51, 0.51])
 
 
 def test_without_a_success_of_the_base_variety_is_not_measured():

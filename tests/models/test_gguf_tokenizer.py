@@ -101,7 +101,7 @@ def test_llama3_takes_a_token_as_it_is(tmp_path):
     ggml["tokens"][whole] = "\u0120zq"
     ggml["merges"] = [merge for merge in ggml["merges"] if "\u0120c" not in merge.replace(" ", "")]
     tokenizer = load(tmp_path, ggml)
-    assert tokenizer(" zq")["input_ids"] == [whole]
+    assert tokenizer(" zq", add_special_tokens=False)["input_ids"] == [whole]
     assert len(load(tmp_path, ggml | {"pre": "gpt-2"})(" zq")["input_ids"]) > 1
 
 
@@ -126,12 +126,17 @@ def test_special_tokens(tmp_path):
     assert max(tokenizer.get_vocab().values()) == size + 2
 
 
-def test_bos_is_added_where_the_file_says_so(tmp_path):
-    ggml = byte_level(trained(SPLITS["gpt-2"]), "gpt-2")
-    assert ggml["bos_token_id"] not in load(tmp_path, ggml)("a dog")["input_ids"]
-    first, *rest = load(tmp_path, ggml | {"add_bos_token": True})("a dog")["input_ids"]
-    assert first == ggml["bos_token_id"]
-    assert rest == load(tmp_path, ggml)("a dog")["input_ids"]
+@pytest.mark.parametrize(
+    "pre, default",
+    [("gpt-2", False), ("smollm", False), ("qwen2", False), ("deepseek-r1-qwen", False)]
+    + [(pre, True) for pre in ("llama-bpe", "llama3", "llama-v3")],
+)
+def test_bos_is_added_where_the_file_says_so_or_llama3_does(tmp_path, pre, default):
+    ggml = byte_level(trained(SPLITS["gpt-2"]), pre)
+    bare = load(tmp_path, ggml | {"add_bos_token": False})("a dog")["input_ids"]
+    whole = load(tmp_path, ggml | {"add_bos_token": True})("a dog")["input_ids"]
+    assert ggml["bos_token_id"] not in bare and whole == [ggml["bos_token_id"], *bare]
+    assert load(tmp_path, ggml)("a dog")["input_ids"] == (whole if default else bare)
 
 
 def sentencepiece():

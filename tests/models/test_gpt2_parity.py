@@ -26,26 +26,19 @@ def load(name):
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_logits(name):
-    model, params, golden = load(name)
-    with jax.default_matmul_precision("highest"):
-        logits = jax.jit(model.apply)({"params": params}, golden["tokens"]).logits
-    assert logits.dtype == jnp.float32
-    np.testing.assert_allclose(logits, golden["logits"], rtol=0, atol=2e-5)
-
-
-@pytest.mark.parametrize("name", FOLDERS)
-def test_loss_and_gradients(name):
+def test_logits_and_gradients(name):
     model, params, golden = load(name)
     tokens = golden["tokens"]
 
     def nll(params):
         logits = model.apply({"params": params}, tokens).logits
         log_p = jax.nn.log_softmax(logits[:, :-1])
-        return -jnp.take_along_axis(log_p, tokens[:, 1:, None], axis=-1).mean()
+        return -jnp.take_along_axis(log_p, tokens[:, 1:, None], axis=-1).mean(), logits
 
     with jax.default_matmul_precision("highest"):
-        value, gradients = jax.jit(jax.value_and_grad(nll))(params)
+        (value, logits), gradients = jax.jit(jax.value_and_grad(nll, has_aux=True))(params)
+    assert logits.dtype == jnp.float32
+    np.testing.assert_allclose(logits, golden["logits"], rtol=0, atol=2e-5)
     np.testing.assert_allclose(value, golden["nll"], rtol=0, atol=2e-5)
     gradients = flatten_dict(gradients, sep="/")
     path_of = names(model.config.n_layer)

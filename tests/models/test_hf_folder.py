@@ -247,10 +247,21 @@ def test_an_adapter_beside_the_weights(folder):
     refused("an adapter, .*merge_and_unload", read_config, folder)
 
 
+def test_settings_of_sampling_are_named_once(folder, capsys):
+    """As in Qwen2.5-Instruct, which has more in it than a decoder's defaults."""
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps({"do_sample": True, "temperature": 1.0, "eos_token_id": 3}))
+    assert read_config(folder) == CONFIG
+    assert not capsys.readouterr().err
+    path.write_text(json.dumps({"temperature": 0.7, "repetition_penalty": 1.05, "top_k": 20}))
+    for _ in range(2):
+        assert read_config(folder) == CONFIG
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"warning: {path} has temperature, top_k, repetition_penalty: not applied" in line
+
+
 def test_settings_of_generation(folder):
     path = folder / "generation_config.json"
-    path.write_text(json.dumps({"do_sample": True, "temperature": 0.7, "eos_token_id": 3}))
-    assert read_config(folder)["n_embd"] == 4
     path.write_text(json.dumps({"suppress_tokens": [3]}))
     refused(r"generation_config.json has suppress_tokens = \[3\]", read_config, folder)
     path.write_text("[" * 10**5)
@@ -272,8 +283,7 @@ def test_config_without_bounds(folder, text):
         ("pruned_heads", {"0": [1]}),
         ("suppress_tokens", [3]),
         ("bad_words_ids", [[3]]),
-        ("repetition_penalty", 1.2),
-        ("no_repeat_ngram_size", 2),
+        ("forced_eos_token_id", 3),
     ],
 )
 def test_an_option_that_would_be_ignored(folder, name, value):

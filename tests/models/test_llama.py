@@ -1,8 +1,7 @@
-"""The Llama family's own promises: the cache, windows, groups, padding, precision and deltas."""
+"""The Llama family's own promises: windows, groups, positions, heads and deltas."""
 
 import dataclasses
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,9 +11,7 @@ from support import tiny, tiny_run
 from dinado_jax.adapters.lora import LoRA, lora
 from dinado_jax.config.schema import Delta
 from dinado_jax.data.prompts import Prompts
-from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.policy import ModelPolicy
-from dinado_jax.decoding.sampler import Sampler
 from dinado_jax.errors import InputError
 from dinado_jax.models import cache
 from dinado_jax.models.llama import Llama, LlamaConfig, Rope
@@ -47,42 +44,6 @@ def compiled_quickly(tmp_path_factory):
 def variables():
     """Every parameter random, norms too."""
     return {"params": tiny.noisy(init_params(MODEL, seed=1), 0.1)}
-
-
-@pytest.fixture(scope="module")
-def apply():
-    return jax.jit(MODEL.apply)
-
-
-@pytest.mark.parametrize("samples", [1, 3])
-@pytest.mark.parametrize("model", [MODEL, WINDOWED], ids=["all", "window"])
-def test_ragged_prompts_decode_as_each_row_alone(variables, model, samples):
-    """The padding of a short prompt is never seen, and samples of one prompt share its cache. The
-    window is shorter than prompts, and than what follows them; segments are shorter than it."""
-    lengths, steps = np.array([2, 6, 4], np.int32), 8
-    padded = np.where(np.arange(6) < lengths[:, None], TOKENS[:, :6], 7)
-    later = np.random.default_rng(1).integers(0, 11, (B * samples, steps)).astype(np.int32)
-
-    @jax.jit
-    def run(variables, later):
-        out = model.apply(variables, padded)
-        ends = jnp.repeat(out.logits[jnp.arange(B), lengths - 1], samples, 0)
-        state = cache.allocate(out.cache, lengths, samples, steps, segment=3)
-
-        def step(state, index):
-            out = model.apply(variables, later[:, index][:, None], state)
-            return out.cache, out.logits[:, 0]
-
-        _, rest = cache.scan_steps(step, state, steps - 1)
-        return jnp.concatenate([ends[None], rest])
-
-    logits, whole = run(variables, later), jax.jit(model.apply)
-    for row, tokens in enumerate(later):
-        prompt = padded[row // samples, : lengths[row // samples]]
-        alone = np.zeros((1, 14), np.int32)  # later tokens change nothing: one program for all
-        alone[0, : len(prompt) + steps] = np.concatenate([prompt, tokens])
-        wanted = whole(variables, alone).logits[0, len(prompt) - 1 : len(prompt) - 1 + steps]
-        np.testing.assert_allclose(logits[:, row], wanted, rtol=0, atol=1e-5)
 
 
 def moved_by(model, variables):
@@ -124,90 +85,6 @@ def test_caches_hold_key_and_value_heads_only(variables):
     _, carry = jax.eval_shape(lambda: policy.prefill(variables, prompts, 2, 5))
     shapes = {x.shape for x in jax.tree.leaves(carry) if x.ndim == 3}
     assert shapes == {(B * 2, 4, 4), (B * 2 * 2, 5, 4)}
-
-
-def test_a_decoding_step_repeats_no_cache(variables):
-    """Whole caches aliased; what else is alive is no more than logits and two layers' caches."""
-    vocabulary = 4096
-    model = WINDOWED.replace(
-        vocab_size=vocabulary, hidden_size=64, head_dim=8, max_position_embeddings=200
-    )
-    model = model.replace(num_attention_heads=8, num_key_value_heads=2)
-    sampler = Sampler(ModelPolicy(model), Method(), (0,), 120, samples=2)
-    params = {"params": abstract_params(model)}
-    tokens, row = jnp.zeros((4, 8), jnp.int32), jnp.zeros(4, jnp.int32)
-    state = jax.eval_shape(sampler.prefill, params, Prompts(tokens, row), row, jax.random.key(0))
-    memory = Sampler.decode.lower(sampler, params, state).compile().memory_analysis()
-    caches = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.carry))
-    assert memory.alias_size_in_bytes >= caches
-    assert memory.temp_size_in_bytes <= 8 * vocabulary * 4 + 2 * caches / 2
-
-
-def test_rematerialised_blocks_are_computed_twice_for_the_same_gradient():
-    longer = MODEL.replace(max_position_embeddings=64)
-    params = init_params(longer, 1)
-    tokens = np.random.default_rng(0).integers(0, 11, (8, 64)).astype(np.int32)
-
-    def compiled(remat):
-        model = longer.replace(remat=remat)
-
-        def loss(params):
-            return (model.apply({"params": params}, tokens).hidden ** 3).sum()
-
-        return jax.jit(jax.grad(loss)).lower(params).compile()
-
-    kept, recomputed = compiled(False), compiled(True)
-    chex.assert_trees_all_close(kept(params), recomputed(params), rtol=1e-3, atol=1e-3)
-    kept, recomputed = (one.cost_analysis()["flops"] for one in (kept, recomputed))
-    assert recomputed > 1.1 * kept
-
-
-def test_bfloat16_activations_leave_logits_float32(apply, variables):
-    full = apply(variables, TOKENS).logits
-    out = jax.jit(MODEL.replace(dtype="bfloat16").apply)(variables, TOKENS)
-    assert out.hidden.dtype == jnp.bfloat16 and out.logits.dtype == jnp.float32
-    assert 0 < np.abs(out.logits - full).max() < 0.05 * np.abs(full).max()
-
-
-def test_decoding_parameters_are_the_same_function_in_fewer_bytes(variables):
-    model = MODEL.replace(dtype="bfloat16")
-    params = variables["params"]
-    fewer = model.decode_params(params)
-    assert sum(x.nbytes for x in jax.tree.leaves(fewer)) < 0.7 * sum(
-        x.nbytes for x in jax.tree.leaves(params)
-    )
-    apply = jax.jit(model.apply)
-    outs = (apply({"params": which}, TOKENS) for which in (params, fewer))
-    chex.assert_trees_all_equal(*(out.logits for out in outs))
-
-
-@pytest.mark.parametrize("model", [MODEL, QWEN3], ids=["untied", "tied"])
-def test_an_output_from_its_states(model):
-    params = init_params(model, 0)
-    out = jax.jit(model.apply)({"params": params}, TOKENS)
-    again = model.output_from_states(params, out.hidden)
-    np.testing.assert_array_equal(again.logits, out.logits)
-
-
-@pytest.mark.parametrize("model", [MODEL, QWEN3], ids=["untied", "tied"])
-def test_flops_are_those_of_matrices_that_multiply(model):
-    params = dict(abstract_params(model))
-    if not model.config.tie_word_embeddings:
-        del params["embed_tokens"]  # looked up, not multiplied
-    matrices = sum(x.size for x in jax.tree.leaves(params) if len(x.shape) == 2)
-    assert model.flops_per_token == 2 * matrices
-
-
-@pytest.mark.parametrize("layers", [1, 3])
-def test_new_parts_have_the_asked_layers_and_float32_parameters(layers):
-    model = WINDOWED.replace(param_dtype="bfloat16", excluded_ids=((2, 3),))
-    trunk = model.trunk(layers)
-    assert trunk.excluded_ids == model.excluded_ids and trunk.width == model.width
-    for part in (trunk, model.head(layers)):
-        params = jax.eval_shape(part.init, jax.random.key(0))
-        blocks = [name for name in params if name.startswith("layers_")]
-        assert len(blocks) == layers
-        assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
 
 
 def test_a_new_head_has_logits_of_zero_and_a_cache_of_its_own(variables):

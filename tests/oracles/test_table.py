@@ -1,5 +1,6 @@
 """Finding oracles by name."""
 
+import importlib
 import sys
 
 import pytest
@@ -19,6 +20,16 @@ def test_names_resolve_also_in_the_working_directory(tmp_path, monkeypatch):
     assert "no function long" in error_of(resolve, "oracle_of_mine:long")
     (tmp_path / "oracle_with_a_bug.py").write_text("1 / 0\n")
     assert "ZeroDivisionError" in error_of(resolve, "oracle_with_a_bug:short")
+
+
+def test_files_in_the_working_directory_hide_no_library(tmp_path, monkeypatch):
+    (tmp_path / "colorsys.py").write_text("1 / 0\n")
+    (tmp_path / "oracle_beside_it.py").write_text("def short(prompts, texts):\n    return [True]\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    resolve("oracle_beside_it:short")
+    assert not importlib.import_module("colorsys").__file__.startswith(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["lexicon", "no_such_module:f", "sys:", ":f", "sys:maxsize"])

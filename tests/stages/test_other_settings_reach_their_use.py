@@ -298,7 +298,7 @@ def test_truncated_rollouts(truncated):
     assert {0.0, 0.25, 1.0} == set(label)
     stored = truncated.figures("rollout")
     assert stored["oracle_failures"] == 20 - len(kept) and stored["samples"] == len(kept)
-    assert stored["successes"] == (rows.label > 0).sum()
+    assert stored["successes"] == (rows.label > 0.5).sum()
     weight = np.exp(np.float64(rows.log_base - rows.log_proposal))
     rate = (weight * rows.label).sum() / weight.sum()
     assert stored["success_rate"] == pytest.approx(rate, rel=1e-4)

@@ -4,10 +4,12 @@ import re
 import shutil
 from pathlib import Path
 
+import absl.logging
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 import dinado_jax
@@ -237,3 +239,24 @@ def test_other_devices_can_go_on(saved):
     found = restored(saved, plan=plan)
     assert len(found["delta"]["a"].sharding.device_set) == 8
     chex.assert_trees_all_equal(jax.device_get(found), jax.device_get(state(4)))
+
+
+def test_orbax_says_nothing_and_others_go_on(copy, caplog):
+    (copy / "4" / "_CHECKPOINT_METADATA").unlink()  # Orbax would warn of it
+    assert restored(copy) is not None
+    with Checkpoints(copy, "one"):
+        absl.logging.warning("from another library")
+    absl.logging.warning("after it")
+    assert caplog.messages == ["from another library", "after it"]
+
+
+def test_orbax_is_heard_again_afterwards(copy, caplog):
+    (copy / "4" / "_CHECKPOINT_METADATA").write_text("[]")
+    with pytest.raises(InputError, match="unreadable _CHECKPOINT_METADATA"):
+        Checkpoints(copy, "one")
+    assert not caplog.messages
+    with ocp.CheckpointManager(copy.with_name("other")) as manager:
+        assert manager.latest_step() is None
+    (copy / "4" / "_CHECKPOINT_METADATA").unlink()
+    with ocp.CheckpointManager(copy):
+        assert any("Metadata file does not exist" in message for message in caplog.messages)
