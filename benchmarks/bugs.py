@@ -101,7 +101,7 @@ BUGS = [
     ),
     Bug(
         "objectives/direction_and_norm.py",
-        '("norm",) if control.single_pass',
+        '("norm",) if control.scores_alone',
         '("norm",) if control.recursive',
         "objectives rollouts stages/test_pipeline.py",
     ),
@@ -437,8 +437,8 @@ BUGS = [
     Bug("stages/rollout.py", "is_success(samples.label).sum()", "samples.finished.sum()", STAGES),
     Bug(
         "stages/sft.py",
-        "_step(model, settings, steps, plan)",
-        "_step(model, settings, 1, plan)",
+        "_step(model, adapter, settings, steps, plan)",
+        "_step(model, adapter, settings, 1, plan)",
         STAGES,
     ),
     Bug(
