@@ -296,7 +296,7 @@ def work(settings: schema.Config, model: BaseModel, rows: int, length: int) -> d
     multiplied = tokens * (
         kernels * (forward + 1) + attention * (forward + 2) + factors * (adapted + 2)
     )
-    norm = 4 * D * D
+    norm = 4 * D * D + 4 * D
     multiplied += scored * (V * D * products + norm * 2)
     chunks = -(-scored // vocab.CHUNKS["tpu"])
     moved = (forward + 1) * kernels * width + products * chunks * V * D * width
