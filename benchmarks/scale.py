@@ -4,30 +4,34 @@ Programs are compiled from shapes alone: no array is created and no chip is need
 
     pip install '.[tpu]'      # the TPU's compiler; --target cpu does without
     python benchmarks/scale.py CONFIG --base gpt2-large --fsdp 8 base.remat=true
-    python benchmarks/scale.py CONFIG --base gpt2-large --decode
+    python benchmarks/scale.py CONFIG --base llama-8b --decode delta.full="['default']"
 
 Prints a line of JSON. Memory, collectives and their bytes are the compiler's; FLOPs and bytes moved
 through memory are counted by hand; seconds follow from them and from assumed shares of a chip's
-rates. docs/scale.md says how far each of them can be trusted.
+rates. Beside the counts stands what the compiler makes of them: `xla_flops` of a training step,
+and the bytes that a decoding step moves through main memory (memory_traffic.py). docs/scale.md says
+how far each of them can be trusted.
 
 All layers need the same: a base is compiled with two numbers of layers (--depths), and the figures
 of its full depth are extrapolated on the line through both.
 """
 
 import argparse
-import dataclasses
 import json
 import math
 import os
 import re
 import time
-from typing import NamedTuple
+from collections import Counter
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import memory_traffic
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from dinado_jax.bench.sizes import SIZES
 from dinado_jax.config import schema
 from dinado_jax.controls.make import make_control
 from dinado_jax.data.prompts import Prompts
@@ -35,20 +39,25 @@ from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.sampler import Sampler
 from dinado_jax.distributed.constraints import AXES
 from dinado_jax.distributed.partitioning import Plan, local_mesh
-from dinado_jax.models.architectures import new_model
+from dinado_jax.models.architectures import parse_model
 from dinado_jax.models.params import abstract_params
+from dinado_jax.models.protocol import BaseModel
 from dinado_jax.ops import vocab
 from dinado_jax.ops.backend import compiling_for
 from dinado_jax.stages.settings import changed, load_config
 from dinado_jax.training.cost_estimate import training
 from dinado_jax.training.loop import make_step
 
-BASES = {  # layers, width, heads
-    "gpt2": (12, 768, 12),
-    "gpt2-medium": (24, 1024, 16),
-    "gpt2-large": (36, 1280, 20),
-    "gpt2-xl": (48, 1600, 25),
-    "7b": (32, 4096, 32),
+
+def _gpt2(layers: int, width: int, heads: int) -> dict[str, Any]:
+    sizes = {"num_hidden_layers": layers, "hidden_size": width, "num_attention_heads": heads}
+    return SIZES["gpt2"] | sizes
+
+
+BASES = SIZES | {
+    "gpt2-medium": _gpt2(24, 1024, 16),
+    "gpt2-xl": _gpt2(48, 1600, 25),
+    "7b": _gpt2(32, 4096, 32),
 }
 # Number of chips: a torus with at least as many, of which some may stay unused.
 TOPOLOGIES = {
@@ -73,6 +82,7 @@ CHIPS = {
     # NVLink inside a node of 8; beyond it the node's 8 x 400 Gb/s, which all its chips share.
     "h100": Chip(989e12, 80e9, 3350e9, {8: 450e9, 64: 400e9, 256: 400e9}),
 }
+LARGEST = 12  # movements of a decoding step to print
 ATTAINED = {"flops": 0.45, "memory_rate": 0.7, "link_rate": 0.7}  # assumed
 
 
@@ -97,9 +107,8 @@ def make_plan(settings: schema.Parallel, target: str, data: int) -> Plan:
     return Plan(settings.mode, Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 2))
 
 
-def training_step(settings: schema.Config, plan: Plan, length: int):
+def training_step(settings: schema.Config, model: BaseModel, plan: Plan, length: int):
     """Compiles a step; returns it and the shapes of its arguments: state, base, batch."""
-    model = new_model(settings.base)
     params = abstract_params(model)
     step, state, batch = training(settings, make_control(settings, model), params, length)
     rows = NamedSharding(plan.mesh, PartitionSpec(None, AXES))
@@ -107,15 +116,13 @@ def training_step(settings: schema.Config, plan: Plan, length: int):
     return make_step(*step, plan).lower(*given).compile(), given
 
 
-def decoding_call(settings: schema.Config, plan: Plan, length: int):
+def decoding_call(settings: schema.Config, model: BaseModel, plan: Plan, length: int):
     """Compiles a loop of `length` new tokens after prompts of `length`, one sample per prompt.
 
     Returns it and the shapes of its arguments: variables and a state.
     """
     mesh = local_mesh(plan)
-    model = new_model(settings.base)
-    control = make_control(settings, model)
-    params = abstract_params(model)
+    control, params = make_control(settings, model), abstract_params(model)
     trained = jax.eval_shape(lambda: control.init(jax.random.key(0), params, 0.5))
     variables = jax.eval_shape(control.policy_variables, params, trained)
     sampler = Sampler(control.policy, Method(1.0, 0, 1.0), (0,), length, mesh=mesh)
@@ -243,58 +250,118 @@ def volume(found: list[Collective]) -> dict[str, int]:
 # Counted by hand
 
 
-def work(settings: schema.Config, rows: int, length: int) -> dict[str, float]:
+class Layer(NamedTuple):
+    """Sizes of a layer of any architecture."""
+
+    width: int  # D
+    heads: int  # of queries
+    queries: int  # width of all query heads together
+    keys: int  # width of all key heads together, and of all value heads
+    inner: int  # width of all that the MLP keeps for its gradient
+    matrices: list[tuple[int, int]]  # (in, out)
+
+
+def layer_of(model: BaseModel) -> Layer:
+    config: Any = model.config
+    if model.model_type == "gpt2":
+        D, F = config.n_embd, config.inner
+        matrices = [(D, 3 * D), (D, D), (D, F), (F, D)]
+        return Layer(D, config.n_head, D, D, 2 * F, matrices)
+    D, F, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
+    N, M = heads * config.head_dim, config.num_key_value_heads * config.head_dim
+    matrices = [(D, N), (D, M), (D, M), (N, D), (D, F), (D, F), (F, D)]
+    return Layer(D, heads, N, M, 3 * F, matrices)
+
+
+def work(settings: schema.Config, model: BaseModel, rows: int, length: int) -> dict[str, float]:
     """Counts the FLOPs of a training step's matrix products on one device, and the bytes that it
-    must at least move through memory, for a base under `merge` with a low-rank delta.
+    must at least move through memory, for a base under `merge` with low-rank changes of all
+    matrices of its layers.
 
     `published` runs all tokens through base and policy, and backward through the policy to the
     delta; `regression` runs half of them through the policy and backward, and half through base and
     policy. Each pass computes logits over the vocabulary, and one with a gradient also their mean.
     """
-    gpt2, rank = new_model(settings.base).config, settings.delta.rank
-    D, V, width = gpt2.n_embd, gpt2.vocab_size, jnp.dtype(gpt2.dtype).itemsize
+    layer, layers, rank = layer_of(model), model.num_layers, settings.delta.rank
+    D, V, width = layer.width, model.vocab_size, jnp.dtype(model.dtype).itemsize
+    remat = settings.base.remat
     published = settings.train.objective == "published"
     tokens = rows * length * (1 if published else 0.5)
+    scored = tokens * (length - 1) / length  # nothing follows a row's last token
     forward, adapted, products = (2, 1, 3) if published else (3, 2, 4)
-    forward, adapted = forward + gpt2.remat, adapted + gpt2.remat
-    shapes = [(D, 3 * D), (D, D), (D, gpt2.inner), (gpt2.inner, D)]
-    kernels = gpt2.n_layer * sum(i * o for i, o in shapes)
-    factors = gpt2.n_layer * rank * sum(i + o for i, o in shapes)
-    attention = gpt2.n_layer * 2 * length * D  # scores, and weighted values
-    norm = 4 * D * D
-    trained = factors + (4 * gpt2.n_layer + 2) * D + norm + 8 * D + 1
-    products_of = {  # multiplied by a token
-        "trunk": kernels * (forward + 1) + attention * (forward + 2),
-        "factors": factors * (adapted + 2),
-        "vocabulary": V * D * products,
-        "norm": norm * 2,
-    }
-    chunks = -(-tokens // vocab.CHUNKS["tpu"])
+    forward, adapted = forward + remat, adapted + remat
+    kernels = layers * sum(i * o for i, o in layer.matrices)
+    factors = layers * rank * sum(i + o for i, o in layer.matrices)
+    attention = layers * 2 * length * layer.queries  # scores, and weighted values
+    multiplied = tokens * (
+        kernels * (forward + 1) + attention * (forward + 2) + factors * (adapted + 2)
+    )
+    norm = 4 * D * D + 4 * D
+    multiplied += scored * (V * D * products + norm * 2)
+    chunks = -(-scored // vocab.CHUNKS["tpu"])
     moved = (forward + 1) * kernels * width + products * chunks * V * D * width
-    moved += 2 * tokens * products * V * 4  # logits, written and read
-    moved += 2 * tokens * kept_bytes(gpt2, length)
+    moved += 2 * scored * products * V * 4  # logits, written and read
+    kept = tokens * kept_bytes(model, length)
+    trained = trainable_parameters(settings, model)
     micro = settings.train.accumulate
     return {
-        "flops": micro * 2 * tokens * sum(products_of.values()),
-        "moved_bytes": micro * moved + 32 * trained,  # value, 2 moments, gradient: read and written
+        "flops": micro * 2 * multiplied,
+        # Value, 2 moments and gradient of what is trained: read and written.
+        "moved_bytes": micro * (moved + 2 * kept) + 32 * trained,
         "trainable_parameters": trained,
-        "kept_bytes": tokens * kept_bytes(gpt2, length),
+        "kept_bytes": kept,
     }
 
 
-def kept_bytes(gpt2, length: int) -> int:
+def trainable_parameters(settings: schema.Config, model: BaseModel) -> int:
+    control, params = make_control(settings, model), abstract_params(model)
+    trained = jax.eval_shape(lambda: control.init(jax.random.key(0), params, 0.5))
+    return sum(leaf.size for leaf in jax.tree.leaves(trained))
+
+
+def kept_bytes(model: BaseModel, length: int) -> int:
     """Returns the bytes kept per token between the policy's forward and backward passes.
 
-    With remat: each block's input. Without: of each LayerNorm the normalised state in float32 and
-    the result; queries, keys and values; the attention's weights (float32, and rounded) and result;
-    the MLP's inner state before and after its nonlinearity.
+    With remat: each block's input. Without: of each norm the normalised state in float32 and the
+    result; queries, keys and values; the attention's weights (float32, and rounded) and result; the
+    MLP's inner states before and after its nonlinearity.
     """
-    width, D = jnp.dtype(gpt2.dtype).itemsize, gpt2.n_embd
-    if gpt2.remat:
-        return gpt2.n_layer * width * D
-    norms = 2 * (4 + width) * D
-    attention = 4 * width * D + (4 + width) * gpt2.n_head * length
-    return gpt2.n_layer * (norms + attention + 2 * width * gpt2.inner)
+    layer, width = layer_of(model), jnp.dtype(model.dtype).itemsize
+    if model.config.remat:
+        return model.num_layers * width * layer.width
+    norms = 2 * (4 + width) * layer.width
+    attention = 2 * width * (layer.queries + layer.keys) + (4 + width) * layer.heads * length
+    return model.num_layers * (norms + attention + width * layer.inner)
+
+
+def step_needs(model: BaseModel, given: tuple, rows: int) -> dict[str, int]:
+    """Counts the bytes that a decoding step must at least move on each device: weights and caches
+    read once, all slots of them, and logits written once. Of an embedding that is not the output
+    head too it reads a row per token.
+    """
+    variables, state = given
+    weights = device_bytes(variables)
+    if not getattr(model.config, "tie_word_embeddings", True):
+        table = variables["params"]["embed_tokens"]["embedding"]
+        weights -= (table.shape[0] - rows) * table.shape[1] * table.dtype.itemsize
+    return {
+        "weights": weights,
+        "cache": device_bytes(state.carry),
+        "logits": 4 * rows * model.vocab_size,
+    }
+
+
+def step_moves(text: str) -> dict[str, int]:
+    """Returns the bytes that a step of a decoding loop moves through main memory, by what moves
+    them: the operation's name in the source, of all layers together.
+    """
+    moved = Counter()
+    for one in memory_traffic.traffic(text):
+        if one.in_loop:
+            name = re.sub(r"(layers|h)_\d+", r"\1", one.origin.split("while/body/")[-1])
+            moved[f"read: {name}"] += one.read
+            moved[f"written: {name}"] += one.written
+    return dict(moved)
 
 
 def seconds(chip: Chip, chips: int, needs: dict, sent: dict[str, int]) -> dict[str, float]:
@@ -319,21 +386,26 @@ def seconds(chip: Chip, chips: int, needs: dict, sent: dict[str, int]) -> dict[s
 # Records
 
 
-def sized(settings: schema.Config, base: str, layers: int) -> schema.Config:
-    _, width, heads = BASES[base]
-    sizes = {"path": "", "vocab_size": 50257, "n_positions": 1024, "n_layer": layers}
-    sizes |= {"n_embd": width, "n_head": heads}
-    return dataclasses.replace(settings, base=dataclasses.replace(settings.base, **sizes))
+def sized(settings: schema.Config, base: str, layers: int) -> BaseModel:
+    """A base of a size, in the precision of a configuration, with so many layers."""
+    model = parse_model(BASES[base] | {"num_hidden_layers": layers}, f"size {base}")
+    precision = settings.base
+    return model.replace(
+        dtype=precision.dtype, param_dtype=precision.param_dtype, remat=precision.remat
+    )
 
 
 def figures(program, given: tuple) -> dict:
-    found = collectives(program.as_text())
+    found, counted = collectives(program.as_text()), program.cost_analysis()
     return {
         "given_bytes": [device_bytes(tree) for tree in given],
         **memory(program),
         "sent_bytes": volume(found),
         "collectives": sum(one.times for one in found),
         "in_loops": sum(one.times > 1 for one in found),
+        # The body of a loop counts once.
+        "xla_flops": counted["flops"],
+        "xla_bytes": counted["bytes accessed"],
     }
 
 
@@ -352,11 +424,17 @@ def carried_on(few: dict, many: dict, depths: list[int], depth: int) -> dict:
 
 def record(settings: schema.Config, args: argparse.Namespace) -> dict:
     plan = make_plan(settings.parallel, args.target, args.data)
-    depth = BASES[args.base][0]
-    program = decoding_call if args.decode else training_step
+    depth = BASES[args.base]["num_hidden_layers"]
     began, found = time.monotonic(), []
     for layers in args.depths:
-        found.append(figures(*program(sized(settings, args.base, layers), plan, args.length)))
+        model = sized(settings, args.base, layers)
+        if args.decode:
+            program, given = decoding_call(settings, model, plan, args.length)
+            needs, moves = step_needs(model, given, args.rows), step_moves(program.as_text())
+            step = {"needed_bytes": needs, "moved_bytes": moves}
+        else:
+            (program, given), step = training_step(settings, model, plan, args.length), {}
+        found.append(figures(program, given) | step)
     out = {"base": args.base, "target": args.target, "data": args.data, "fsdp": args.fsdp}
     out |= {"rows": args.rows, "length": args.length, "remat": settings.base.remat}
     out |= {"objective": "decode" if args.decode else settings.train.objective}
@@ -364,14 +442,21 @@ def record(settings: schema.Config, args: argparse.Namespace) -> dict:
     out |= {"compile_s": round(time.monotonic() - began)}
     out |= carried_on(*found, args.depths, depth)
     out["fits"] = [name for name, chip in CHIPS.items() if out["peak_bytes"] < chip.memory]
-    if args.decode or settings.control.kind != "merge":
+    if args.decode:
+        moves = out["moved_bytes"]
+        total = sum(moves.values())
+        out["moved_bytes"] = dict(Counter(moves).most_common(LARGEST)) | {"total": total}
+        return out | {"bytes_ratio": round(total / sum(out["needed_bytes"].values()), 3)}
+    if settings.control.kind != "merge":
         return out
-    needs = work(sized(settings, args.base, depth), args.rows, args.length)
+    needs = work(settings, sized(settings, args.base, depth), args.rows, args.length)
     times = {
         f"{name} x {chips}": {k: round(v, 5) for k, v in seconds(chip, chips, needs, sent).items()}
         for name, chip in CHIPS.items()
         for chips, sent in ((1, {}), *((n, out["sent_bytes"]) for n in chip.link_rate))
     }
+    if settings.train.accumulate == 1 and args.rows * args.length <= vocab.CHUNKS["tpu"]:
+        out["flops_ratio"] = round(out["xla_flops"] / needs["flops"], 3)  # no loop runs twice
     return out | needs | {"seconds": times}
 
 
