@@ -25,9 +25,9 @@ WHO = (
     "a retired judge", "the musician", "my best friend",
 )  # fmt: skip
 DID = (
-    "bought a", "found a", "looked at the", "put on a", "painted the", "opened the", "hid the",
-    "was given a", "dreamed of a", "walked past the", "picked up the", "drew a", "noticed a",
-    "sat down beside the", "carried a",
+    "bought a", "was wearing a", "looked at the", "put on a", "painted the wall", "opened the",
+    "carried a", "was given a", "picked a flower that was", "saw a bird with", "found a box of",
+    "sat under a sky that was", "noticed a", "drew a cat that was", "walked past a house with",
 )  # fmt: skip
 
 
