@@ -17,6 +17,7 @@ DRAWS = "objectives/test_draws.py objectives"
 WEIGHTING = "rollouts/test_weighting.py rollouts objectives"
 LOOP = "training stages/test_pipeline.py"
 STAGES = "config evaluation stages"
+REACH = "stages/test_settings_reach_their_use.py stages/test_other_settings_reach_their_use.py"
 
 BUGS = [
     # Which rollouts a step sees.
@@ -399,7 +400,7 @@ BUGS = [
         "data/sequences.py",
         "if len(p) + len(t) <= max_length",
         "if len(p) + len(t) < max_length",
-        "data models stages rollouts",
+        f"data {REACH} rollouts models",
     ),
     Bug(
         "adapters/lora.py", '"b": change["b"] * self.scale', '"b": change["b"]', "adapters controls"
@@ -426,36 +427,40 @@ BUGS = [
         STAGES,
     ),
     Bug(
-        "stages/settings.py", "(key in by_file or where == COMMAND_LINE)", "key in by_file", STAGES
+        "stages/settings.py",
+        "(key in by_file or where == COMMAND_LINE)",
+        "key in by_file",
+        "config stages/test_settings.py",
     ),
     Bug("config/checks.py", '0 < x <= 1, "rollout.top_p', '0 <= x <= 1, "rollout.top_p', STAGES),
-    Bug("stages/generate.py", "(context.config.seed + 1) % 2**32", "context.config.seed", STAGES),
-    Bug(
-        "stages/generate.py", "label=float(rows.label[i])", "label=float(rows.finished[i])", STAGES
-    ),
-    Bug("stages/generate.py", "strength=decode.strength, ", "", STAGES),
-    Bug("stages/rollout.py", "is_success(samples.label).sum()", "samples.finished.sum()", STAGES),
+    Bug("stages/generate.py", "(context.config.seed + 1) % 2**32", "context.config.seed", REACH),
+    Bug("stages/generate.py", "label=float(rows.label[i])", "label=float(rows.finished[i])", REACH),
+    Bug("stages/generate.py", "strength=decode.strength, ", "", REACH),
+    Bug("stages/rollout.py", "is_success(samples.label).sum()", "samples.finished.sum()", REACH),
     Bug(
         "stages/sft.py",
         "_step(model, adapter, settings, steps, plan)",
         "_step(model, adapter, settings, 1, plan)",
-        STAGES,
+        REACH,
     ),
     Bug(
         "stages/train.py",
         'prior = rate if config.control.norm_bias == "success_rate" else 0.5',
         "prior = rate",
-        STAGES,
+        REACH,
     ),
     Bug(
         "stages/rounds.py",
         "config.rollout.prompts + (number - 1) * config.train.refresh_prompts",
         "config.rollout.prompts",
-        STAGES,
+        REACH,
     ),
-    Bug("stages/rounds.py", "as_mixture(rows, q, train.mixture", "as_mixture(rows, q, 0.4", STAGES),
-    Bug("stages/artifacts.py", "offset = start % len(distinct)", "offset = 0", STAGES),
+    Bug("stages/rounds.py", "as_mixture(rows, q, train.mixture", "as_mixture(rows, q, 0.4", REACH),
+    Bug("stages/artifacts.py", "offset = start % len(distinct)", "offset = 0", REACH),
     Bug(
-        "evaluation/aggregate.py", "s.log_prob - s.log_prob_base for s", "s.log_prob for s", STAGES
+        "evaluation/aggregate.py",
+        "s.log_prob - s.log_prob_base for s",
+        "s.log_prob for s",
+        "evaluation",
     ),
 ]
