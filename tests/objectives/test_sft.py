@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("compiled_quickly")
 def test_likelihood_against_the_reference():
     batch, base = objectives.rows(objectives.MIXED), tiny.base_params()
     model = objectives.CONTROL.model
-    out = jax.jit(sft.likelihood, static_argnums=0)(model, base, batch)["nll"]
+    out = jax.jit(sft.likelihood, static_argnums=(0, 1))(model, None, base, None, batch)["nll"]
     logits = np.float64(objectives.whole(tiny.fresh_params(), batch.tokens)[0])
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     targets = [
