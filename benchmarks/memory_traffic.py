@@ -10,7 +10,7 @@ import math
 import re
 from typing import NamedTuple
 
-_WIDTHS = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}
+WIDTHS = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}
 _OPERATION = r"\s+(?:ROOT )?%([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)"
 _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "after-all",
@@ -40,7 +40,8 @@ def traffic(text: str) -> list[Moved]:
 
     Loops count once, at any depth: of a decoding loop those `in_loop` are one step.
     """
-    bodies, entry = _computations(text)
+    texts, entry = computations(text)
+    bodies = {name: _operations(lines) for name, lines in texts.items()}
     found = []
 
     def visit(name, in_loop):
@@ -59,19 +60,29 @@ def traffic(text: str) -> list[Moved]:
     return found
 
 
-def _computations(text):
-    """{name: operations}, and the name of the entry."""
-    bodies, entry, name = {}, None, None
+def computations(text: str) -> tuple[dict[str, list[str]], str]:
+    """Returns the lines of each computation of a compiled program by its name, and the name of the
+    entry.
+    """
+    bodies, entry, name = {}, "", None
     for line in text.splitlines():
         head = re.match(r"(ENTRY )?%([\w.-]+) \(.*\{$", line)
         if head:
             name = head[2]
             bodies[name] = []
             entry = name if head[1] else entry
-        elif name and (op := re.match(_OPERATION, line)):
-            operands = re.findall(r"%([\w.-]+)", op[4].split(")")[0])
-            bodies[name].append(_Operation(op[1], op[2], op[3], operands, line))
+        elif name:
+            bodies[name].append(line)
     return bodies, entry
+
+
+def _operations(lines: list[str]) -> list[_Operation]:
+    found = []
+    for line in lines:
+        if op := re.match(_OPERATION, line):
+            operands = re.findall(r"%([\w.-]+)", op[4].split(")")[0])
+            found.append(_Operation(op[1], op[2], op[3], operands, line))
+    return found
 
 
 def _moves(one, shapes, bodies):
@@ -165,7 +176,7 @@ def _bytes(array):
     for axis, size in enumerate(reversed(_ints(tile[1])) if tile else ()):
         if axis < len(dims):
             dims[axis] = -(-dims[axis] // size) * size
-    return _WIDTHS.get(array.kind, 4) * math.prod(dims)
+    return WIDTHS.get(array.kind, 4) * math.prod(dims)
 
 
 def _origin(index, operations):

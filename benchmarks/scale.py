@@ -166,7 +166,6 @@ def memory(compiled) -> dict[str, int]:
 
 # Collectives in compiled text
 
-_WIDTHS = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}
 _KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 
 
@@ -184,7 +183,7 @@ def collectives(text: str) -> list[Collective]:
     channel, count once. On TPUs a reduce-scatter is a computation of that name around an
     all-reduce, whose channel is to be ignored.
     """
-    bodies, entry = _computations(text)
+    bodies, entry = memory_traffic.computations(text)
     found = {}
 
     def visit(name, times):
@@ -208,20 +207,6 @@ def collectives(text: str) -> list[Collective]:
     return list(found.values())
 
 
-def _computations(text):
-    """{name: lines} of the computations of a program, and the name of its entry."""
-    bodies, entry, name = {}, None, None
-    for line in text.splitlines():
-        head = re.match(r"(ENTRY )?%([\w.-]+) \(.*\{$", line)
-        if head:
-            name = head[2]
-            bodies[name] = []
-            entry = name if head[1] else entry
-        elif name:
-            bodies[name].append(line)
-    return bodies, entry
-
-
 def _trips(line, condition):
     """Iterations of a loop; nan where the text does not say, and then all its bytes are nan."""
     known = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
@@ -233,7 +218,7 @@ def _trips(line, condition):
 
 def _result_bytes(shapes, begins):
     sizes = [
-        _WIDTHS[kind] * math.prod(map(int, filter(None, dims.split(","))))
+        memory_traffic.WIDTHS[kind] * math.prod(map(int, filter(None, dims.split(","))))
         for kind, dims in re.findall(r"\b([a-z]+\d+|pred)\[([\d,]*)\]", shapes)
     ]
     return sizes[1] if begins and len(sizes) > 1 else sum(sizes)  # (operand, result, flags ..)
@@ -287,7 +272,7 @@ def work(settings: schema.Config, model: BaseModel, rows: int, length: int) -> d
     remat = settings.base.remat
     published = settings.train.objective == "published"
     tokens = rows * length * (1 if published else 0.5)
-    scored = tokens * (length - 1) / length  # nothing follows a row's last token
+    scored = tokens * (length - 1) / length  # the last token of a row has no successor
     forward, adapted, products = (2, 1, 3) if published else (3, 2, 4)
     forward, adapted = forward + remat, adapted + remat
     kernels = layers * sum(i * o for i, o in layer.matrices)

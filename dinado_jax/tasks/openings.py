@@ -10,8 +10,7 @@ import numpy as np
 
 from dinado_jax.config import schema
 from dinado_jax.errors import InputError, quote
-from dinado_jax.tasks.protocol import Example, Task
-from dinado_jax.tasks.toy import SPLITS
+from dinado_jax.tasks.protocol import SPLITS, Example, Task
 from dinado_jax.utils.files import read_lines
 
 WHEN = (
@@ -48,7 +47,7 @@ def openings(settings: schema.Task) -> Task:
 def examples(source: str, split: str) -> list[Example]:
     """Returns the openings of a split, without references.
 
-    Of ten openings in a row eight belong to train, one to dev and one to test.
+    Eight of every ten consecutive openings belong to train, one to dev and one to test.
 
     Args:
       source: a text file with one opening per line; "" for those of this file.

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+SPLITS = ("train", "dev", "test")
+
 
 @dataclasses.dataclass(frozen=True)
 class Example:

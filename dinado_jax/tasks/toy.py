@@ -14,7 +14,7 @@ from dinado_jax.config import schema
 from dinado_jax.errors import InputError
 from dinado_jax.tasks.keyword.format import format_prompt
 from dinado_jax.tasks.keyword.task import keyword_task
-from dinado_jax.tasks.protocol import Example, Task
+from dinado_jax.tasks.protocol import SPLITS, Example, Task
 
 FOLLOW = 0.53
 
@@ -156,8 +156,6 @@ PLACES = (
 PREPOSITIONS = ("in", "near", "behind", "beside", "outside")
 TIMES = ("at night", "before lunch", "after dinner", "every morning", "on sunday", "in winter")
 SINGULAR, PLURAL = ("a", "the", "one", "this"), ("two", "three", "some", "the", "many")
-
-SPLITS = ("train", "dev", "test")
 
 
 def toy(settings: schema.Task) -> Task:
