@@ -26,6 +26,8 @@ from dinado_jax.utils.progress import MetricsLog, Progress
 Batch = Any  # a pytree of arrays whose leading axis is the row
 Terms = Callable[[Any, Any, Batch], dict[str, Term]]
 
+_AHEAD = 2  # steps that devices are given before the ones before them are done
+
 
 @struct.dataclass
 class TrainState:
@@ -180,6 +182,8 @@ class Loop:
                 if log_due:  # one step late, so that the device is busy meanwhile
                     shown, pending = log_metrics(pending), []
                 pending.append((now, metrics))
+                if len(pending) > _AHEAD:  # a stop has to wait for all steps that devices have
+                    jax.block_until_ready(pending[-1 - _AHEAD][1])
                 tokens += size
                 log_due = now % self.run.log_every == 0
                 signum = (any_signal(signals.received_signal()) or [0])[0]

@@ -183,6 +183,28 @@ def test_metrics_are_logged_every_few_steps_and_at_the_end(bench):
     assert [json.loads(line)["step"] for line in lines] == [3, 6, 8]
 
 
+def test_few_steps_wait_for_the_devices(bench):
+    """A signal is heeded only once they are done: of a large model's, twenty would take minutes."""
+    step, metrics, waiting = bench.step, [], []
+
+    @jax.jit
+    def slow(state, batch):
+        matrix = jnp.full((700, 700), 1 / 700) + 0 * batch.tokens.sum()
+        for _ in range(8):
+            matrix = matrix @ matrix
+        return jax.tree.map(lambda x: x + (0 * matrix[0, 0]).astype(x.dtype), state)
+
+    def watched(state, frozen, batch):
+        state, new = step(slow(state, batch), frozen, batch)
+        waiting.append(sum(not loss.is_ready() for loss in metrics))
+        metrics.append(new["loss"])
+        return state, new
+
+    bench.step = watched
+    bench.run(12, log_every=100, save_every=100)
+    assert 1 <= max(waiting) <= 3
+
+
 def test_what_is_saved_survives_the_steps_after_it(bench, tmp_path):
     """The state is donated to the next step while it is still being written."""
     (tmp_path / "other").mkdir()
