@@ -4,7 +4,8 @@ of other parameters.
 The parameters, a delta, are {path: change} over the base's "/"-joined parameter paths, such as
 "h_0/attn/c_attn/kernel":
 
-    {"a": [in, rank], "b": [rank, out]}     a low-rank change, alpha / rank * a @ b
+    {"a": [in, rank], "b": [rank, out]}     a low-rank change, alpha / rank * a @ b, of a kernel,
+                                            stored as (out, in), or a table (in, out)
     {"full": [the parameter's shape]}       an unconstrained one, for LayerNorms, biases, position
                                             tables, or all parameters if the whole model is tuned
 
@@ -20,7 +21,7 @@ import jax.numpy as jnp
 
 from dinado_jax.config import schema
 from dinado_jax.errors import InputError, quote
-from dinado_jax.models.params import by_path, nested
+from dinado_jax.models.params import by_path, is_kernel, nested
 from dinado_jax.models.protocol import DeltaRules
 
 Delta = dict[str, dict[str, jax.Array]]
@@ -59,12 +60,12 @@ class LoRA:
         for index, path in enumerate(factored):
             if path in delta:
                 continue
-            rows, columns = shapes[path]
-            bound = rows**-0.5
+            inputs, outputs = _in_out(path, shapes[path])
+            bound = inputs**-0.5
             # The key depends on the index among all matched paths, those of `full` included.
             a_key = jax.random.fold_in(key, index)
-            a = jax.random.uniform(a_key, (rows, self.rank), jnp.float32, -bound, bound)
-            delta[path] = {"a": a, "b": jnp.zeros((self.rank, columns), jnp.float32)}
+            a = jax.random.uniform(a_key, (inputs, self.rank), jnp.float32, -bound, bound)
+            delta[path] = {"a": a, "b": jnp.zeros((self.rank, outputs), jnp.float32)}
         return delta
 
     def variables(self, base_params: dict, params: Delta) -> dict:
@@ -84,6 +85,7 @@ class LoRA:
                 addend = change["full"]
             else:
                 addend = self.scale * (change["a"] @ change["b"])
+                addend = addend.T if is_kernel(path) else addend
             flat[path] = (flat[path].astype(jnp.float32) + addend).astype(flat[path].dtype)
         return nested(flat)
 
@@ -160,11 +162,16 @@ def _check_fit(delta: Delta, shapes: Shapes) -> None:
         if path not in shapes:
             raise InputError(f"delta names {path!r}, which the base lacks: it fits another base")
         if "full" in change:
-            found = change["full"].shape
+            found, expected = change["full"].shape, shapes[path]
         else:
             found = (change["a"].shape[0], change["b"].shape[1])
-        if found != shapes[path]:
+            expected = _in_out(path, shapes[path])
+        if found != expected:
             raise InputError(
-                f"delta of {path!r} has shape {found}, the base {shapes[path]}: "
-                "it fits another base"
+                f"delta of {path!r} has shape {found}, the base {expected}: it fits another base"
             )
+
+
+def _in_out(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape (in, out) of a matrix: kernels are stored the other way round."""
+    return shape[::-1] if is_kernel(path) else shape

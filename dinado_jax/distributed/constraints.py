@@ -5,6 +5,7 @@ fsdp. Without a mesh every function here is the identity.
 """
 
 import math
+from collections.abc import Callable
 
 import jax
 from jax.sharding import PartitionSpec
@@ -54,18 +55,16 @@ def all_gather_param(parameter: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(parameter, PartitionSpec())
 
 
-def sharded_matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Multiplies by a parameter that may be sharded.
+def with_gathered(
+    function: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, parameter: jax.Array
+) -> jax.Array:
+    """Calls function(x, parameter) with a parameter that may be sharded.
 
     The backward pass gathers the parameter again: otherwise the gathered copies of all layers would
     be kept in memory from the forward pass.
-
-    Args:
-      x: [.., N], of the dtype of the result.
-      kernel: [N, M].
     """
 
-    def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return x @ all_gather_param(kernel).astype(x.dtype)
+    def call(x: jax.Array, parameter: jax.Array) -> jax.Array:
+        return function(x, all_gather_param(parameter))
 
-    return matmul(x, kernel) if _devices() == 1 else jax.checkpoint(matmul)(x, kernel)
+    return call(x, parameter) if _devices() == 1 else jax.checkpoint(call)(x, parameter)

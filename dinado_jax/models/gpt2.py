@@ -1,6 +1,6 @@
 """GPT-2 in Flax Linen: a pure function of parameters, tokens and a cache.
 
-Parameters carry Hugging Face's names (`h_0/attn/c_attn/kernel`, kernels as (in, out)). Rows are
+Parameters carry Hugging Face's names (`h_0/attn/c_attn/kernel`); kernels are (out, in). Rows are
 right-padded: no position sees a later one, so none sees padding.
 
 Shapes: B rows, T tokens, H heads, K head width, D model width, V vocabulary.

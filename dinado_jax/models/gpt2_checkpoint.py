@@ -22,7 +22,7 @@ from dinado_jax.models.hf_folder import (
     read_tensors,
     refuse_options,
 )
-from dinado_jax.models.params import by_path, nested, param_shapes
+from dinado_jax.models.params import by_path, is_kernel, nested, param_shapes
 
 PREFIX = "transformer."
 _OUTER = [
@@ -182,15 +182,24 @@ def read_params(folder: Path, model: GPT2) -> dict:
             "use a model with tied embeddings"
         )
     table, shapes = names(model.config.n_layer), param_shapes(model)
-    check_tensors(tensors, {key: shapes[path] for key, path in table.items()}, folder)
+    expected = {
+        key: shapes[path][::-1] if is_kernel(path) else shapes[path] for key, path in table.items()
+    }
+    check_tensors(tensors, expected, folder)
     check_finite(tensors, folder)
-    return nested({path: tensors[key] for key, path in table.items()})
+    return nested({path: _transposed(path, tensors[key]) for key, path in table.items()})
 
 
 def to_tensors(params: Mapping, model: GPT2) -> dict[str, np.ndarray]:
     """The tensors of parameters, by key."""
     flat = by_path(params)
-    return {PREFIX + key: flat[path] for key, path in names(model.config.n_layer).items()}
+    table = names(model.config.n_layer)
+    return {PREFIX + key: _transposed(path, flat[path]) for key, path in table.items()}
+
+
+def _transposed(path: str, array: np.ndarray) -> np.ndarray:
+    """Kernels between our layout and the file's, either way."""
+    return array.T if is_kernel(path) else array
 
 
 def _without_prefix(tensors: dict[str, np.ndarray], folder: Path) -> dict[str, np.ndarray]:

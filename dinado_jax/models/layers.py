@@ -3,7 +3,8 @@
 A second collection, "delta", may hold a change of any parameter, under the parameter's own path:
 
     {"full": [the parameter's shape]}               added to it
-    {"a": [in, rank], "b": [rank, out]}             a low-rank change of a matrix
+    {"a": [in, rank], "b": [rank, out]}             a low-rank change of a kernel [out, in], by
+                                                    (a b)^T, or of a table [in, out], by a b
 
 It is applied on the fly, in the forward pass; adapters (see adapters/protocol.py) write it. Every
 parameter is fetched whole where it is used (`all_gather_param`), wherever it is stored.
@@ -17,17 +18,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dinado_jax.distributed.constraints import all_gather_param, sharded_matmul
+from dinado_jax.distributed.constraints import all_gather_param, with_gathered
 from dinado_jax.ops.backend import target
+from dinado_jax.ops.linear import linear
 from dinado_jax.ops.low_rank import low_rank_product
 
 
 class Dense(nn.Module):
-    """y = x W + b, plus (x a) b' where the delta holds low-rank factors of W.
+    """y = x W^T + b, plus (x a) b' where the delta holds low-rank factors of W.
 
     Attributes:
       features: F, the width of the output.
-      param_dtype: of kernel [D, F] and bias [F]; the product has the dtype of x.
+      param_dtype: of kernel [F, D] and bias [F]; the product has the dtype of x.
       init_scale: variance of the initial kernel times D.
       use_bias: whether there is a b.
     """
@@ -39,15 +41,16 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        draw = nn.initializers.variance_scaling(self.init_scale, "fan_in", "normal")
         shape = (x.shape[-1], self.features)
-        init = nn.initializers.variance_scaling(self.init_scale, "fan_in", "normal")
-        kernel = self.param("kernel", init, shape, self.param_dtype)
+        kernel = self.param("kernel", lambda key: draw(key, shape, self.param_dtype).T)
         factors = _low_rank(self, "kernel")
         if factors is None:
-            y = sharded_matmul(x, _adapted(self, "kernel", kernel))
+            y = with_gathered(linear, x, _adapted(self, "kernel", kernel))
         else:
             # The product of the factors has the kernel's size: it is never written out.
-            y = sharded_matmul(x, kernel) + low_rank_product(x, factors["a"], factors["b"])
+            y = with_gathered(linear, x, kernel)
+            y += low_rank_product(x, factors["a"], factors["b"])
         if not self.use_bias:
             return y
         bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)

@@ -4,7 +4,7 @@ RMSNorm before attention and MLP, rotary positions (Su et al., arXiv 2104.09864)
 heads that groups of query heads share (Ainslie et al., arXiv 2305.13245), SwiGLU (Shazeer, arXiv
 2002.05202). Llama, Mistral, Qwen2 and Qwen3 differ in biases, norms of heads and a sliding window.
 
-Parameters carry Hugging Face's names (`layers_0/self_attn/q_proj/kernel`, kernels as (in, out)).
+Parameters carry Hugging Face's names (`layers_0/self_attn/q_proj/kernel`); kernels are (out, in).
 Rows are right-padded: no position sees a later one, so none sees padding.
 
 Shapes: B rows, T tokens, H key/value heads, G query heads for each, K head width, D model width,

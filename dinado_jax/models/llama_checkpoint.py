@@ -1,12 +1,12 @@
 """The Llama family in Hugging Face folders: config.json, and tensors by key. A `CheckpointFormat`.
 
-One module for all: `FAMILIES` lists how the model types differ. Keys follow from our paths. Linear
-weights are (out, in) there, so kernels are transposed. Absent options have transformers' defaults;
-options that are not applied here are refused, not ignored.
+One module for all: `FAMILIES` lists how the model types differ. Keys follow from our paths.
+Absent options have transformers' defaults; options that are not applied here are refused, not
+ignored.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -376,28 +376,18 @@ def read_params(folder: Path, model: Llama) -> dict:
             )
     shapes = param_shapes(model)
     keys = {path: _prefixed(prefix, path) for path in shapes}
-    expected = {keys[path]: _transposed(path, shape) for path, shape in shapes.items()}
-    check_tensors(tensors, expected, folder)
+    check_tensors(tensors, {keys[path]: shape for path, shape in shapes.items()}, folder)
     check_finite(tensors, folder)
-    return nested({path: _oriented(path, tensors[key]) for path, key in keys.items()})
+    return nested({path: tensors[key] for path, key in keys.items()})
 
 
 def to_tensors(params: Mapping, model: Llama) -> dict[str, np.ndarray]:
     """The tensors of parameters, by key."""
     flat = by_path(params)
-    return {_prefixed(PREFIX, path): _oriented(path, array) for path, array in flat.items()}
+    return {_prefixed(PREFIX, path): array for path, array in flat.items()}
 
 
 def _prefixed(prefix: str, path: str) -> str:
     """The key in a file: the head stands beside the model, not within."""
     key = key_of(path)
     return key if key == _HEAD else prefix + key
-
-
-def _oriented(path: str, array: np.ndarray) -> np.ndarray:
-    """Between our layout and the file's, either way."""
-    return array.T if path.endswith("/kernel") else array
-
-
-def _transposed(path: str, shape: Sequence[int]) -> tuple[int, ...]:
-    return tuple(shape[::-1] if path.endswith("/kernel") else shape)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from dinado_jax.ops.linear import linear
 from dinado_jax.ops.masks import fill_ids
 from dinado_jax.ops.vocab import Ranges
 
@@ -47,5 +48,4 @@ def logits(hidden: jax.Array, vocabulary: jax.Array, excluded_ids: Ranges = ()) 
       [..., V] float32.
     """
     with jax.named_scope("unembed"):
-        out = jnp.einsum("...D,VD->...V", hidden, vocabulary, preferred_element_type=jnp.float32)
-        return fill_ids(out, excluded_ids, -jnp.inf)
+        return fill_ids(linear(hidden, vocabulary, jnp.float32), excluded_ids, -jnp.inf)

@@ -33,6 +33,13 @@ def cast_matrices(params: dict, dtype: str) -> dict:
     return jax.tree.map(lambda x: x.astype(dtype) if x.ndim == 2 else x, params)
 
 
+def is_kernel(path: str) -> bool:
+    """Whether a parameter is a matrix (out, in) that inputs are multiplied by; all other matrices
+    are tables, whose rows are looked up.
+    """
+    return path.endswith("/kernel")
+
+
 def by_path(params: Mapping[str, Any]) -> dict[str, Any]:
     """Nested dicts as one, from "/"-joined paths to leaves."""
     return dict(traverse_util.flatten_dict(params, sep="/"))

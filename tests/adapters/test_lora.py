@@ -91,7 +91,7 @@ def test_merge_adds_the_scaled_product_and_keeps_the_dtype():
     merged = ANY.merge(base, delta)
     chex.assert_trees_all_equal_shapes_and_dtypes(merged, base)
     before, after = flatten_dict(base, sep="/"), flatten_dict(merged, sep="/")
-    addend = SCALE * (np.float64(delta[path]["a"]) @ np.float64(delta[path]["b"]))
+    addend = SCALE * (np.float64(delta[path]["a"]) @ np.float64(delta[path]["b"])).T
     np.testing.assert_allclose(
         np.float64(after[path]), np.float64(before[path]) + addend, rtol=2**-8, atol=1e-6
     )
@@ -193,7 +193,7 @@ def test_bad_rules(low_rank, full, words):
 
 def test_a_rank_that_no_matrix_has():
     wte = jax.ShapeDtypeStruct((41, 16), jnp.float32)
-    kernel = jax.ShapeDtypeStruct((16, 48), jnp.float32)
+    kernel = jax.ShapeDtypeStruct((48, 16), jnp.float32)
     shapes = {"wte": {"embedding": wte}, "h_0": {"c_attn": {"kernel": kernel}}}
 
     def changes(rank, low_rank, full=()):

@@ -52,7 +52,9 @@ def fill(model, params, vocabulary=None):
     """Our parameters of a trunk into a GPT2LMHeadModel; `vocabulary` [V, D], where not its wte."""
     flat = flatten_dict(params, sep="/")
     given = {
-        key: tensor(flat[path]) for key, path in names(model.config.n_layer).items() if path in flat
+        key: tensor(flat[path].T if path.endswith("/kernel") else flat[path])
+        for key, path in names(model.config.n_layer).items()
+        if path in flat
     }
     head = given.get("wte.weight") if vocabulary is None else tensor(vocabulary)
     given.setdefault("wte.weight", head)
@@ -64,7 +66,7 @@ def fill_direction(direction, params):
     """Our parameters of nado's head, or of soft's trunk."""
     if isinstance(direction, torch_peer.Nado):
         fill(direction.model, params, params["vocabulary"])
-        direction.c_in.weight.data = tensor(params["c_in"]["kernel"].T)
+        direction.c_in.weight.data = tensor(params["c_in"]["kernel"])
         direction.c_in.bias.data = tensor(params["c_in"]["bias"])
     else:
         fill(direction.model, params["trunk"], params["vocabulary"])

@@ -45,9 +45,9 @@ def test_no_position_sees_a_later_one(variables):
 
 
 def test_inner_width(variables):
-    assert variables["params"]["h_0"]["mlp"]["c_fc"]["kernel"].shape == (16, 24)
+    assert variables["params"]["h_0"]["mlp"]["c_fc"]["kernel"].shape == (24, 16)
     assert GPT2Config(n_embd=16, n_head=4).inner == 64
-    assert param_shapes(MODEL)["h_1/mlp/c_proj/kernel"] == (24, 16)
+    assert param_shapes(MODEL)["h_1/mlp/c_proj/kernel"] == (16, 24)
 
 
 def test_config_json_goes_round():

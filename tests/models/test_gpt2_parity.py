@@ -5,11 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import support
-from flax.traverse_util import flatten_dict
 
 from dinado_jax.models import cache
 from dinado_jax.models.architectures import load_model, load_params
-from dinado_jax.models.gpt2_checkpoint import names
+from dinado_jax.models.gpt2_checkpoint import to_tensors
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -40,12 +39,11 @@ def test_logits_and_gradients(name):
     assert logits.dtype == jnp.float32
     np.testing.assert_allclose(logits, golden["logits"], rtol=0, atol=2e-5)
     np.testing.assert_allclose(value, golden["nll"], rtol=0, atol=2e-5)
-    gradients = flatten_dict(gradients, sep="/")
-    path_of = names(model.config.n_layer)
+    gradients = to_tensors(jax.device_get(gradients), model)
     compared = [key for key in golden if key.startswith("grad:")]
     assert len(compared) == 5
     for key in compared:
-        ours = gradients[path_of[key.removeprefix("grad:")]]
+        ours = gradients["transformer." + key.removeprefix("grad:")]
         np.testing.assert_allclose(ours, golden[key], rtol=0, atol=1e-4, err_msg=key)
 
 

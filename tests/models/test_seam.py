@@ -144,7 +144,7 @@ class Model:
         return dataclasses.replace(self, **changes)
 
 
-# Its checkpoints: keys of their own, and kernels as (out, in).
+# Its checkpoints: keys of their own, and kernels as (in, out).
 
 
 class Format:
@@ -156,7 +156,7 @@ class Format:
 
     def read_params(self, folder: Path, model: Model) -> dict:
         found, (V, D) = hf_folder.read_tensors(folder), (model.vocab_size, model.width)
-        expected = {"in": (V, D), "out": (V, D), "mix.weight": (3 * D, D), "mix.bias": (3 * D,)}
+        expected = {"in": (V, D), "out": (V, D), "mix.weight": (D, 3 * D), "mix.bias": (3 * D,)}
         hf_folder.check_tensors(found, expected, folder)
         mix = {"kernel": found["mix.weight"].T, "bias": found["mix.bias"]}
         return {
@@ -192,7 +192,7 @@ def codec():
 
 def tensors():
     rng, V = np.random.default_rng(0), len(codec().tokenizer)
-    shapes = {"in": (V, D), "out": (V, D), "mix.weight": (3 * D, D), "mix.bias": (3 * D,)}
+    shapes = {"in": (V, D), "out": (V, D), "mix.weight": (D, 3 * D), "mix.bias": (3 * D,)}
     return {key: rng.normal(0, 0.5, shape).astype(np.float32) for key, shape in shapes.items()}
 
 
@@ -220,7 +220,7 @@ def test_it_loads_and_computes_what_it_stands_for(base):
     stored = tensors()
     tokens = np.int32([[1, 5, 3]])
     x = stored["in"][tokens[0]]
-    q, k, v = np.split(x @ stored["mix.weight"].T + stored["mix.bias"], 3, axis=-1)
+    q, k, v = np.split(x @ stored["mix.weight"] + stored["mix.bias"], 3, axis=-1)
     scores = np.where(np.tri(3), q @ k.T / np.sqrt(D), -np.inf)
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     hidden = x + weights / weights.sum(-1, keepdims=True) @ v

@@ -50,14 +50,19 @@ class Model:
     def of_tree(cls, tree: dict, heads: int) -> "Model":
         """From the parameters of a checkpoint of stage sft."""
         flat = flatten_dict(tree, sep="/")
-        return cls({_hf_name(path): np.float64(x) for path, x in flat.items()}, heads)
+        weights = {_hf_name(path): np.float64(x) for path, x in flat.items()}
+        kernels = {_hf_name(path) for path in flat if path.endswith("/kernel")}
+        return cls({name: x.T if name in kernels else x for name, x in weights.items()}, heads)
 
     def with_delta(self, delta: dict, scale: float) -> "Model":
         """The model plus a delta by "h_0/attn/c_attn/kernel" and the like."""
         weights = dict(self.weights)
         for path, change in delta.items():
             change = {key: np.float64(value) for key, value in change.items()}
-            added = change["full"] if "full" in change else scale * change["a"] @ change["b"]
+            if "full" in change:
+                added = change["full"].T if path.endswith("/kernel") else change["full"]
+            else:
+                added = scale * change["a"] @ change["b"]
             weights[_hf_name(path)] = weights[_hf_name(path)] + added
         return Model(weights, self.heads)
 
