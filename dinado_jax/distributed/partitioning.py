@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -228,13 +229,18 @@ def shard_rows(
     def specs(tree: Any) -> Any:
         return jax.tree.map(lambda x: PartitionSpec(_ROWS) if x.ndim else PartitionSpec(), tree)
 
+    # XLA of jax 0.11 crashes while it compiles a shard_map that reads an argument without elements,
+    # such as a cache without slots: each device makes its own.
+    def own_if_empty(x: jax.Array) -> jax.Array:
+        return x if x.size else jnp.zeros_like(x)
+
     def local_shape(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         return x.update(shape=(x.shape[0] // mesh.size, *x.shape[1:])) if x.ndim else x
 
     shapes = jax.tree.map(local_shape, jax.eval_shape(lambda rows: rows, rows))
     out = jax.eval_shape(function, *shared, *shapes)
     mapped = jax.shard_map(
-        lambda shared, rows: function(*shared, *rows),
+        lambda shared, rows: function(*jax.tree.map(own_if_empty, (*shared, *rows))),
         mesh=mesh,
         in_specs=(PartitionSpec(), specs(rows)),
         out_specs=specs(out),
