@@ -1,5 +1,6 @@
 """Models, controls and batches small enough for tests."""
 
+import re
 from functools import cache
 
 import jax
@@ -39,11 +40,17 @@ def base_params(layers: int = 1) -> dict:
 
 
 def noisy(tree, scale: float, seed: int = 0):
-    """The tree with normal noise on every leaf."""
-    leaves, structure = jax.tree.flatten(tree)
+    """The tree with normal noise on every leaf; on kernels it is drawn as (in, out)."""
     rng = np.random.default_rng(seed)
-    noise = [scale * rng.standard_normal(leaf.shape).astype(np.float32) for leaf in leaves]
-    return jax.tree.unflatten(structure, [jnp.asarray(x + e) for x, e in zip(leaves, noise)])
+
+    def noise(path, leaf):
+        kernel = re.search(r"kernel'\](\['full'\])?$", jax.tree_util.keystr(path))
+        drawn = (
+            rng.standard_normal(leaf.shape[::-1]).T if kernel else rng.standard_normal(leaf.shape)
+        )
+        return jnp.asarray(leaf + scale * drawn.astype(np.float32))
+
+    return jax.tree.map_with_path(noise, tree)
 
 
 def control(delta: Delta = EVERYTHING) -> Control:
