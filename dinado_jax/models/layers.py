@@ -42,7 +42,7 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         draw = nn.initializers.variance_scaling(self.init_scale, "fan_in", "normal")
-        shape = (x.shape[-1], self.features)
+        shape = (x.shape[-1], self.features)  # the initializer's fan-in is the first axis
         kernel = self.param("kernel", lambda key: draw(key, shape, self.param_dtype).T)
         factors = _low_rank(self, "kernel")
         if factors is None:
