@@ -46,7 +46,7 @@ def _success_and_cost(base: BaseFigures, control: ControlFigures, floors: Floors
         yield (
             f"efficiency {floor / kl:.2f}: {kl:.2f} nats from the base where {floor:.2f} would do "
             "for this success: draw more rollouts per round (train.refresh_samples), lower "
-            "train.learning_rate, or try train.objective=matching"
+            "train.learning_rate, or try train.objective=matching if it is another"
         )
     if error > _ERROR * kl and kl > _LEAST_KL:
         yield (
@@ -69,7 +69,7 @@ def _texts(base: BaseFigures, control: ControlFigures) -> Iterator[str]:
         yield (
             f"text far from the base's own successes: {fluency:.2f} nats per token under the base, "
             f"theirs have {wanted:.2f}: read some samples, lower train.learning_rate, or try "
-            "train.objective=matching"
+            "train.objective=matching if it is another"
         )
     variety, theirs = control.distinct_2, base.distinct_2_of_successes
     if variety < _VARIETY * theirs:
