@@ -33,7 +33,6 @@ def main():
     timings = []
     for seed in range(args.repeats + 1):
         answer = server.handle_completions({**asked, "temperature": 1.0, "seed": seed})
-        answer = json.loads(answer) if isinstance(answer, str) else answer
         timings.append(answer["timings"])
     median = {
         key: statistics.median(timing[key] for timing in timings[1:])

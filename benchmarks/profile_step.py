@@ -4,8 +4,8 @@ where their time goes.
     python benchmarks/profile_step.py --size gpt2-large --dtype bfloat16 --batch 256 --out profile
 
 The programs are those of `dinado bench train` and `dinado bench decode` with --variant merge.
-Prints a JSON line per kind of operation, most time first: milliseconds of a call, on all threads or
-streams together, and executions of a call.
+Prints a JSON line per program and kind of operation, most time first: milliseconds of a call, on
+all threads or streams together, and executions of a call.
 """
 
 import argparse
@@ -25,9 +25,9 @@ CALLS = 3
 AROUND = {"while", "call", "conditional"}  # operations whose time is that of others
 
 
-def kinds(profile: Path) -> list[tuple[str, float, int]]:
-    """Returns the operations by the kind in their name: (kind, nanoseconds, executions), most time
-    first.
+def kinds(profile: Path) -> list[tuple[tuple[str, str], float, int]]:
+    """Returns the operations by program and the kind in their name: ((program, kind), nanoseconds,
+    executions), most time first.
     """
     spent, executed = collections.Counter(), collections.Counter()
     for plane in ProfileData.from_file(str(profile)).planes:
@@ -37,9 +37,10 @@ def kinds(profile: Path) -> list[tuple[str, float, int]]:
                 continue
             kind = re.sub(r"[.\d]+", "", str(stats["hlo_op"]))
             if kind not in AROUND:
-                spent[kind] += event.duration_ns
-                executed[kind] += 1
-    return [(kind, duration, executed[kind]) for kind, duration in spent.most_common()]
+                key = str(stats["hlo_module"]), kind
+                spent[key] += event.duration_ns
+                executed[key] += 1
+    return [(key, duration, executed[key]) for key, duration in spent.most_common()]
 
 
 def main():
@@ -60,9 +61,9 @@ def main():
                 with jax.profiler.StepTraceAnnotation(what, step_num=step):
                     program.run()
         (newest,) = sorted((args.out / what).rglob("*.xplane.pb"))[-1:]
-        for kind, duration, executed in kinds(newest)[: args.top]:
+        for (name, kind), duration, executed in kinds(newest)[: args.top]:
             figures = {"ms": duration / 1e6 / CALLS, "executions": executed // CALLS}
-            print(json.dumps({"what": what, "kind": kind, **figures}))
+            print(json.dumps({"what": what, "program": name, "kind": kind, **figures}))
 
 
 if __name__ == "__main__":

@@ -272,7 +272,7 @@ def work(settings: schema.Config, model: BaseModel, rows: int, length: int) -> d
     remat = settings.base.remat
     published = settings.train.objective == "published"
     tokens = rows * length * (1 if published else 0.5)
-    scored = tokens * (length - 1) / length  # the last token of a row has no successor
+    scored = tokens * (length - 1) / length  # nothing follows the last token
     forward, adapted, products = (2, 1, 3) if published else (3, 2, 4)
     forward, adapted = forward + remat, adapted + remat
     kernels = layers * sum(i * o for i, o in layer.matrices)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from dinado_jax.config import schema
 from dinado_jax.errors import InputError, quote
-from dinado_jax.models.params import by_path, is_kernel, nested
+from dinado_jax.models.params import by_path, in_out, is_kernel, nested
 from dinado_jax.models.protocol import DeltaRules
 
 Delta = dict[str, dict[str, jax.Array]]
@@ -60,7 +60,7 @@ class LoRA:
         for index, path in enumerate(factored):
             if path in delta:
                 continue
-            inputs, outputs = _in_out(path, shapes[path])
+            inputs, outputs = in_out(path, shapes[path])
             bound = inputs**-0.5
             # The key depends on the index among all matched paths, those of `full` included.
             a_key = jax.random.fold_in(key, index)
@@ -165,13 +165,8 @@ def _check_fit(delta: Delta, shapes: Shapes) -> None:
             found, expected = change["full"].shape, shapes[path]
         else:
             found = (change["a"].shape[0], change["b"].shape[1])
-            expected = _in_out(path, shapes[path])
+            expected = in_out(path, shapes[path])
         if found != expected:
             raise InputError(
                 f"delta of {path!r} has shape {found}, the base {expected}: it fits another base"
             )
-
-
-def _in_out(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape (in, out) of a matrix: kernels are stored the other way round."""
-    return shape[::-1] if is_kernel(path) else shape

@@ -22,7 +22,7 @@ from dinado_jax.models.hf_folder import (
     read_tensors,
     refuse_options,
 )
-from dinado_jax.models.params import by_path, is_kernel, nested, param_shapes
+from dinado_jax.models.params import by_path, in_out, is_kernel, nested, param_shapes
 
 PREFIX = "transformer."
 _OUTER = [
@@ -182,9 +182,7 @@ def read_params(folder: Path, model: GPT2) -> dict:
             "use a model with tied embeddings"
         )
     table, shapes = names(model.config.n_layer), param_shapes(model)
-    expected = {
-        key: shapes[path][::-1] if is_kernel(path) else shapes[path] for key, path in table.items()
-    }
+    expected = {key: in_out(path, shapes[path]) for key, path in table.items()}
     check_tensors(tensors, expected, folder)
     check_finite(tensors, folder)
     return nested({path: _transposed(path, tensors[key]) for key, path in table.items()})

@@ -40,6 +40,11 @@ def is_kernel(path: str) -> bool:
     return path.endswith("/kernel")
 
 
+def in_out(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a parameter, that of a kernel as (in, out)."""
+    return shape[::-1] if is_kernel(path) else shape
+
+
 def by_path(params: Mapping[str, Any]) -> dict[str, Any]:
     """Nested dicts as one, from "/"-joined paths to leaves."""
     return dict(traverse_util.flatten_dict(params, sep="/"))
