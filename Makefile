@@ -4,19 +4,23 @@ BIN := $(VENV)/bin
 
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: demo check test slow-list test-peer test-real bench-smoke coverage lint types clean
+.PHONY: demo check fast test slow-list test-peer test-real bench-smoke coverage lint types clean
 
 demo: $(VENV)/installed
 	$(BIN)/dinado demo
 
-check: lint types
-	$(PYTEST) -m "not slow"
+check: $(VENV)/installed
+	$(MAKE) --jobs 3 --output-sync lint types fast
+
+fast: $(VENV)/installed
+	$(PYTEST) -m "not slow and not real"
 
 test: lint types
 	$(PYTEST)
 
 slow-list: $(VENV)/installed # on a machine that does nothing else
 	$(PYTEST) --durations=0 -vv | $(BIN)/python tests/support/slow.py
+	$(PYTEST) -m "not slow and not real" --durations=0 -vv | $(BIN)/python tests/support/slow.py --add
 
 test-peer: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[peer]'

@@ -1,9 +1,11 @@
 """Writes tests/slow.txt, the tests that `make check` leaves out, from a report of durations:
 
-    pytest -n 2 --dist worksteal --durations=0 -vv | python tests/support/slow.py
+    pytest --durations=0 -vv | python tests/support/slow.py
+    pytest --durations=0 -vv -m "not slow" | python tests/support/slow.py --add
 
-Left out are functions whose cases take a second or more together, and whole files in which a
-fixture takes five.
+The second, repeated until it adds nothing, finds what is slow once no other test compiles its
+programs. Left out are functions whose cases take a second or more together, and whole files in
+which a fixture takes five.
 """
 
 import re
@@ -28,4 +30,6 @@ def slow(report: str) -> set[str]:
 
 
 if __name__ == "__main__":
-    LIST.write_text("".join(f"{name}\n" for name in sorted(slow(sys.stdin.read()))))
+    before = LIST.read_text().splitlines() if "--add" in sys.argv[1:] else []
+    names = sorted({*before, *slow(sys.stdin.read())})
+    LIST.write_text("".join(f"{name}\n" for name in names))
