@@ -36,7 +36,8 @@ def model(vocabulary: int = VOCABULARY, layers: int = 1) -> GPT2:
 @cache
 def base_params(layers: int = 1) -> dict:
     """A base whose every parameter is random, its biases and LayerNorms too."""
-    return noisy(init_params(model(layers=layers), seed=0), scale=0.1)
+    with jax.ensure_compile_time_eval():  # the first call may come from a function being traced
+        return noisy(init_params(model(layers=layers), seed=0), scale=0.1)
 
 
 def noisy(tree, scale: float, seed: int = 0):

@@ -63,7 +63,8 @@ CONTINUATIONS = np.array(list(itertools.product(range(V), repeat=N)), np.int32)
 
 @functools.cache
 def base_params(model: BaseModel = MODEL) -> dict:
-    return tiny.noisy(init_params(model, seed=0), scale=0.3)
+    with jax.ensure_compile_time_eval():  # the first call may come from a function being traced
+        return tiny.noisy(init_params(model, seed=0), scale=0.3)
 
 
 def settings(kind: str) -> schema.Config:
@@ -81,7 +82,8 @@ def control(kind: str) -> Control:
 @functools.cache
 def fresh(kind: str) -> dict:
     which = control(kind)
-    return which.init(jax.random.key(1), base_params(which.model), tiny.SUCCESS_RATE)
+    with jax.ensure_compile_time_eval():
+        return which.init(jax.random.key(1), base_params(which.model), tiny.SUCCESS_RATE)
 
 
 def params(kind: str, scale: float = 0.3, seed: int = 0) -> dict:
