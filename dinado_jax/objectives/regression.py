@@ -1,4 +1,4 @@
-"""Regression of log q of whole rows on what it is at the optimum."""
+"""Regression of log q of whole rows on what it is at the optimum, anchored by a likelihood."""
 
 import dataclasses
 import math
@@ -15,7 +15,7 @@ from dinado_jax.objectives.draws import sampling_weights
 from dinado_jax.objectives.norm import log_row
 from dinado_jax.objectives.terms import RowsAt, Term
 from dinado_jax.rollouts.arrays import Rollouts
-from dinado_jax.rollouts.weighting import success_rate_per_prompt
+from dinado_jax.rollouts.weighting import optimal_ratio, success_rate_per_prompt
 
 _HUBER = 1.5  # nats: errors beyond it pull with constant force
 
@@ -26,6 +26,7 @@ class TargetBatch(Batch):
 
     label: Array  # float32 [B] in [0, 1]
     target: Array  # float32 [B], log q of the row at the optimum, nats
+    optimal_ratio: Array  # float32 [B], q* / proposal of the row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,15 +41,27 @@ class RowRegression:
     optimum, so the loss uses the unprojected q for every form. (The recursion of R taken at its end
     alone: the path consistency of Nachum et al., arXiv 1702.08892, and trajectory balance, Malkin
     et al., arXiv 2201.13259.)
+
+    Targets hold for rows that were drawn, and for those alone: what failures lose may go to texts
+    that nobody has drawn. The likelihood of successes, -(q* / d) log q(y) times `anchor`, keeps it
+    on them: its gradient lowers whatever is not drawn. It is 0 in expectation at the optimum.
     """
 
     margin: float  # nats
-    weighted = False
+    anchor: float  # coefficient of the likelihood
     least_samples = 1
-    settings = frozenset({"margin"})
+    settings = frozenset({"margin", "anchor"})
+
+    @property
+    def weighted(self) -> bool:
+        return self.anchor > 0
 
     def rows(self, rollouts: Rollouts, weight: np.ndarray, seed: int) -> RowsAt:
-        draws = Draws(sampling_weights(rollouts, weight), rollouts.length, seed)
+        drawn = sampling_weights(rollouts, weight)
+        draws = Draws(drawn, rollouts.length, seed)
+        ratio = optimal_ratio(weight * rollouts.label, rollouts.prompt_id, ~rollouts.reference)
+        # References are drawn by their weight, which is then counted once.
+        ratio = (ratio / np.where(drawn > 0, drawn, 1.0)).astype(np.float32)
         least = np.exp(-self.margin)
         rate = success_rate_per_prompt(rollouts) * (1 - least) + least
         target = rollouts.log_base + np.log(np.maximum(rollouts.label, least) / rate)
@@ -56,15 +69,21 @@ class RowRegression:
 
         def at(step: int, count: int) -> TargetBatch:
             index = draws.at(step, count)
-            rows = take(rollouts, index)
-            return TargetBatch(**vars(rows), label=rollouts.label[index], target=target[index])
+            return TargetBatch(
+                **vars(take(rollouts, index)),
+                label=rollouts.label[index],
+                target=target[index],
+                optimal_ratio=ratio[index],
+            )
 
         return at
 
     def term(self, control: Control, params: dict, base_params: dict, batch: TargetBatch) -> Term:
         log_direction = control.log_direction(base_params, params, batch)
-        error = log_row(log_direction, batch) - batch.target
+        log_q = log_row(log_direction, batch)
+        error = log_q - batch.target
         success = batch.label > math.exp(-self.margin)
         error = jnp.where(success, error, jnp.maximum(error, 0.0))
         loss = optax.losses.huber_loss(error, delta=_HUBER)
+        loss -= self.anchor * batch.optimal_ratio * log_q
         return Term(loss.sum(), jnp.ones_like(error).sum())

@@ -14,7 +14,7 @@ from dinado_jax.objectives.warmup import Warmup
 
 OBJECTIVES: dict[str, Callable[[Train], Objective]] = {
     "matching": lambda train: DirectionAndNorm(train, Likelihood()),
-    "regression": lambda train: DirectionAndNorm(train, RowRegression(train.margin)),
+    "regression": lambda train: DirectionAndNorm(train, RowRegression(train.margin, train.anchor)),
     "ratio": lambda train: DirectionAndNorm(train, Divergence()),
     "prefixes": Prefixes,
     "published": Published,

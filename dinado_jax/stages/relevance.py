@@ -189,7 +189,7 @@ RULES = (
         "only for train.rounds of 2 or more",
     ),
     Rule(
-        "train.margin",
+        "train.margin train.anchor",
         _of_objectives("margin"),
         "only for train.objective={readers}, after the warm-up",
     ),

@@ -88,6 +88,9 @@ def test_regression_draws_all_samples_equally(seed, reference_weight):
     rate = by_hand.rates(rows) * (1 - least) + least
     target = rows.log_base + np.log(np.maximum(rows.label, least) / rate)
     np.testing.assert_allclose(joined(parts, "target"), target[row], rtol=1e-4)
+    ratio = by_hand.optimal_ratios(rows, weights_of(rows, reference_weight))
+    ratio /= np.maximum(known(rows, reference_weight), 1e-9)
+    np.testing.assert_allclose(joined(parts, "optimal_ratio"), ratio[row], rtol=1e-4)
 
 
 @seeds

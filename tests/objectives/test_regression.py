@@ -23,7 +23,8 @@ pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 WORLD = World(vocabulary=3, length=3, rarity=0.15, ends=True)
 TRAIN = Train(batch=16, margin=3.0, weights="none")
-LOSS = RowRegression(TRAIN.margin)
+LOSS = RowRegression(TRAIN.margin, anchor=0.0)
+ANCHORED = RowRegression(TRAIN.margin, anchor=0.5)
 
 
 @functools.cache
@@ -62,8 +63,12 @@ def test_batches_hold_what_the_optimum_says_of_every_row():
     assert set(index) == {0, 1, 3}
     np.testing.assert_allclose(part.target, target[index], rtol=1e-5)
     np.testing.assert_array_equal(part.label, rows.label[index])
-    index = drawn(rows, np.float32([0.2, 0.5, 3, 1.7]), TRAIN).length - 2
+    np.testing.assert_allclose(part.optimal_ratio, np.array([2, 0, 0, 1])[index], rtol=1e-5)
+    part = drawn(rows, np.float32([0.2, 0.5, 3, 1.7]), TRAIN)
+    index = part.length - 2
     assert (index == 2).mean() == pytest.approx(0.5, abs=0.02)
+    ratio = np.array([2, 0, 3 / 3.85 / 3, 0.85 / 3.85])  # a reference is drawn by its weight
+    np.testing.assert_allclose(part.optimal_ratio, ratio[index], rtol=1e-5)
     np.testing.assert_allclose(
         drawn(rows, np.float32([1, 1, 3, 1]), TRAIN).target, target[index], rtol=1e-5
     )
@@ -84,7 +89,7 @@ def every_row(margin):
         success_rate_per_prompt(rows), np.full(len(index), one.optimum.rate), rtol=1e-5
     )
     train = Train(batch=4 * len(index), margin=margin, weights="none")
-    part = drawn(rows, np.ones(len(index)), train)
+    part = drawn(rows, np.exp(rows.log_base - rows.log_proposal), train)
     _, first = np.unique(WORLD.index(part.tokens), return_index=True)
     assert len(first) == len(index)
     return jax.tree.map(lambda column: column[first], part)
@@ -104,18 +109,19 @@ def fresh():
     return case().control.init(jax.random.key(0), case().base_params, 0.3)
 
 
-@jax.jit
-def value(params, batch):
-    term = LOSS.term(case().control, params, case().base_params, batch)
+@functools.partial(jax.jit, static_argnames="loss")
+def value(params, batch, loss=LOSS):
+    term = loss.term(case().control, params, case().base_params, batch)
     return term.sum
 
 
-@jax.jit
-def forces(params, batch):
+@functools.partial(jax.jit, static_argnames="loss")
+def forces(params, batch, loss=LOSS):
     """The gradient of the direction, row by row [B, V, P]."""
 
     def one(row):
-        return jax.grad(value)(params, jax.tree.map(lambda x: x[None], row))["direction"]
+        row = jax.tree.map(lambda x: x[None], row)
+        return jax.grad(value)(params, row, loss)["direction"]
 
     return jax.vmap(one)(batch)
 
@@ -128,6 +134,15 @@ def test_no_row_pushes_a_q_that_is_right(margin):
     np.testing.assert_allclose(rest, np.zeros_like(rest), atol=2e-5)
     start = np.abs(forces(fresh(), batch)).max((1, 2))
     assert (start > 0.1).all()
+
+
+def test_the_anchor_pushes_single_rows_but_not_all_together():
+    """The rows are uniform draws of all there are: their sum is in proportion to the expectation.
+    With a margin of 12 nats q is all but q*, where the likelihood is at rest.
+    """
+    batch, params = every_row(12.0), at_optimum(12.0)
+    pushes = forces(params, batch, ANCHORED)
+    assert np.abs(pushes).max() > 1 and np.abs(pushes.sum(0)).max() < 0.01
 
 
 def test_failures_below_their_target_are_let_be():
@@ -153,13 +168,16 @@ def test_the_loss_by_hand():
     log_q -= np.log(np.exp(log_q).sum(0))
     tokens = WORLD.rows.tokens[:, 1:]
     error = np.where(WORLD.inside, log_q[tokens, WORLD.prefix], 0).sum(1) - batch.target
+    error_of_all = error
     error = np.where(batch.label > 0, error, np.maximum(error, 0))
     size = np.abs(error)
     assert (size > 1.5).any() and ((size > 0) & (size < 1.5)).any() and (size == 0).any()
     wanted = np.where(size <= 1.5, size**2 / 2, 1.5 * (size - 0.75)).sum()
-    term = LOSS.term(case().control, params, case().base_params, batch)
-    assert float(term.sum) == pytest.approx(wanted, rel=1e-5)
-    assert float(term.weight) == len(size)
+    for loss in (LOSS, ANCHORED):
+        likelihood = (batch.optimal_ratio * (error_of_all + batch.target)).sum()
+        term = loss.term(case().control, params, case().base_params, batch)
+        assert float(term.sum) == pytest.approx(wanted - loss.anchor * likelihood, rel=1e-5)
+        assert float(term.weight) == len(size)
 
 
 def test_gradients_against_finite_differences():

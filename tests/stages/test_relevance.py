@@ -74,6 +74,7 @@ CASES = {
         [WARM, PUBLISHED, *(f"train.objective={o}" for o in ("matching", "ratio", "prefixes"))],
         ["", HARD],
     ),
+    "train.anchor=0.1": ([WARM, PUBLISHED, "train.objective=ratio"], ["", HARD]),
     "train.bellman=0.5": (
         [HARD, WARM, f"{HARD} {PUBLISHED}", "train.bellman_start=900"],
         ["", PUBLISHED, NADO, "train.objective=prefixes"],
@@ -83,7 +84,7 @@ CASES = {
         ["", PUBLISHED],
     ),
     "train.weights=none": (
-        [f"{PUBLISHED} {COLD}", f"{SOFT} {PUBLISHED} {COLD}", f"{HARD} {COLD}"],
+        [f"{PUBLISHED} {COLD}", f"{SOFT} {PUBLISHED} {COLD}", f"{HARD} {COLD} train.anchor=0"],
         [
             *("", HARD, COLD, WARM, f"{NADO} {PUBLISHED} {COLD}", f"{HARD} {PUBLISHED} {COLD}"),
             *(f"{HARD} {COLD} train.detach=false", f"{HARD} {COLD} train.objective=ratio"),

@@ -260,6 +260,7 @@ def last_batch(run):
     batch.rows = rows
     batch.target = rows.log_base + np.log(np.maximum(rows.label, least) / rate)
     sampled = ~np.isnan(rows.log_proposal)
+    batch.ratio = by_hand.optimal_ratios(rows, weight) / np.where(sampled, 1, 1.7)
     batch.shift = np.log((1 - rows.label)[sampled].sum() / rows.label[sampled].sum())
     batch.suffix = by_hand.suffixes(rows, "importance", 0.9)
     return batch
@@ -269,13 +270,15 @@ def losses(run, batch, params):
     """direction, value, terminal and bellman of the last step."""
     control = run.control(params)
     chosen = by_hand.part(batch.rows, batch.direction)
-    error = by_hand.values(control, chosen).log_q - batch.target[batch.direction]
+    log_q = by_hand.values(control, chosen).log_q
+    error = log_q - batch.target[batch.direction]
     error = np.where(chosen.label > 0, error, np.maximum(error, 0))
+    likelihood = (batch.ratio[batch.direction] * log_q).mean()
     found = by_hand.values(control, by_hand.part(batch.rows, batch.norm))
     label = np.repeat([1.0, 0.0], 3)
     np.testing.assert_array_equal(batch.rows.label[batch.norm], label)
     norm = by_hand.norm_terms(found, label, batch.suffix[batch.norm], batch.shift)
-    return {"direction": by_hand.huber(error).mean(), **norm}
+    return {"direction": by_hand.huber(error).mean() - 0.4 * likelihood, **norm}
 
 
 def test_the_losses_of_the_last_step(run, last_batch):

@@ -413,6 +413,18 @@ def importance(rows, mode: str, clip: float, reference_weight: float) -> np.ndar
     return weight
 
 
+def optimal_ratios(rows, weight) -> np.ndarray:
+    """q* / proposal [N]: of each prompt as many in all as it has samples."""
+    success = np.float64(weight) * rows.label
+    ratio = np.zeros(len(success))
+    for prompt in np.unique(rows.prompt_id):
+        own = rows.prompt_id == prompt
+        samples = (~np.isnan(rows.log_proposal[own])).sum()
+        if success[own].sum() > 0:
+            ratio[own] = success[own] / success[own].sum() * samples
+    return ratio
+
+
 def suffixes(rows, mode: str, clip: float) -> np.ndarray:
     """p / proposal of what follows each prefix of a target [N, T-1], 1 for references."""
     weight, inside = np.ones(rows.log_prefix.shape), targets(rows)

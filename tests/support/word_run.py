@@ -63,6 +63,7 @@ train.refresh_prompts=4
 train.refresh_samples=4
 train.mixture=0.25
 train.margin=2.5
+train.anchor=0.4
 train.bellman=0.6
 train.bellman_start=3
 train.weight_clip=0.9
