@@ -31,8 +31,9 @@ export -f run
         echo "bench_$what $PYTHON -m dinado_jax bench $what --size tiny --batch 8 --length 4 --repeats 1 ${prompt[*]}"
     done
     demo="base.n_layer=1 base.n_embd=32 base.n_head=2 sft.steps=4 train.steps=4 train.rounds=1"
-    demo+=" train.warmup_direction=0 rollout.oracle=support.tiny_run:even rollout.prompts=40"
-    demo+=" evaluate.prompts=20"
+    demo+=" train.warmup_direction=0 rollout.prompts=40 evaluate.prompts=20"
+    echo "oracle_suite $PYTHON benchmarks/oracle_suite.py --out $out/oracles --seeds 3 --oracles long_words --settings $demo"
+    demo+=" rollout.oracle=support.tiny_run:even"
     echo "toy_study $PYTHON benchmarks/toy_study.py --out $out/study --seeds 3 --recipes default --settings $demo"
     echo "scale $PYTHON benchmarks/scale.py configs/commongen_gpt2_large.toml --base gpt2 --target cpu --fsdp 2 --rows 1 --length 8 --depths 1 2"
     echo "draws $PYTHON benchmarks/draws.py --rows 100 --vocabularies 37"
