@@ -115,7 +115,7 @@ class Rollout(Sampling):
     # A name in oracles/table.py, or "package.module:function"(prompts, texts) -> scores; empty: the
     # task's own.
     oracle: str = ""
-    prompts: int = 2500
+    prompts: int = 1000
     samples: int = 8  # per prompt
     references: bool = False  # the task's references join the rollouts, judged like any sample
 
@@ -126,11 +126,11 @@ class Train(Optim):
 
     steps: int = 900
     batch: int = 256
-    learning_rate: float = 5e-3
+    learning_rate: float = 1e-2
     objective: str = "regression"  # a name in objectives/table.py
-    warmup_direction: int = 180  # first steps: likelihood on successes
+    warmup_direction: int = 60  # first steps: likelihood on successes
     rounds: int = 5  # steps are divided evenly among them; each but the first samples again from q
-    refresh_prompts: int = 2500
+    refresh_prompts: int = 1000
     refresh_samples: int = 8
     mixture: float = 0.0  # share of a refresh round's samples that is drawn from the base
     margin: float = 6.0  # nats; regression takes log C of a failure for -margin
