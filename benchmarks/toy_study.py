@@ -2,7 +2,7 @@
 
     python benchmarks/toy_study.py --out FOLDER [--seeds 3 4 5] [--recipes NAME ..] [--per-prompt N]
 
-There are N = 8 rollouts for each of 12,500 prompts; the number of steps does not depend on N. Each
+There are N = 8 rollouts for each of 5,000 prompts; the number of steps does not depend on N. Each
 run is `dinado demo` with a few settings changed. Runs of one seed share the base and, where they
 draw the same ones, its first rollouts. Finished runs are not repeated. Prints a line of JSON per
 run: success, KL (nats per sequence), floor, efficiency, rollouts, seconds. A run takes 2 to 4
@@ -20,7 +20,7 @@ MATCHING = ("train.objective=matching", "train.warmup_direction=0")
 PREFIXES = ("train.objective=prefixes", "train.warmup_direction=0")
 PUBLISHED = ("train.objective=published", "train.warmup_direction=0")
 PROJECTED = ("control.kind=hard", "control.form=projected")
-ONE_ROUND = ("train.rounds=1", "rollout.prompts=12500")
+ONE_ROUND = ("train.rounds=1", "rollout.prompts=5000")
 RECIPES = {
     "default": (),
     "matching": MATCHING,
@@ -37,6 +37,7 @@ RECIPES = {
     "prefixes, norm bias 0": (*PREFIXES, "control.norm_bias=zero"),
     "no warm-up": ("train.warmup_direction=0",),
     "one round": (*ONE_ROUND, "train.warmup_direction=180"),
+    "no anchor": ("train.anchor=0",),
     "margin 4": ("train.margin=4",),
     "margin 8": ("train.margin=8",),
     "not detached": ("train.detach=false",),
@@ -60,7 +61,7 @@ def run(out: Path, seed: int, recipe: str, per_prompt: int, common: list[str]) -
             settings = (*settings, f"train.refresh_samples={per_prompt}")
     folder, shared = out / f"seed{seed}" / name, out / f"seed{seed}" / "default"
     if not folder.exists() and shared.exists():
-        same = per_prompt == 8 and "rollout.prompts=12500" not in settings
+        same = per_prompt == 8 and "rollout.prompts=5000" not in settings
         partial = folder.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         for stage in ("sft", "rollout") if same else ("sft",):
