@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from dinado_jax.config.schema import Train
+from dinado_jax.objectives.consistency import Consistency
 from dinado_jax.objectives.direction_and_norm import DirectionAndNorm
 from dinado_jax.objectives.matching import Likelihood
 from dinado_jax.objectives.prefixes import Prefixes
@@ -15,6 +16,7 @@ from dinado_jax.objectives.warmup import Warmup
 OBJECTIVES: dict[str, Callable[[Train], Objective]] = {
     "matching": lambda train: DirectionAndNorm(train, Likelihood()),
     "regression": lambda train: DirectionAndNorm(train, RowRegression(train.margin)),
+    "consistency": Consistency,
     "ratio": lambda train: DirectionAndNorm(train, Divergence()),
     "prefixes": Prefixes,
     "published": Published,

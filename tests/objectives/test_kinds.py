@@ -9,6 +9,7 @@ import pytest
 from support import tiny, world
 
 from dinado_jax.config.schema import Train
+from dinado_jax.objectives.consistency import ConsistencyBatch
 from dinado_jax.objectives.direction_and_norm import TwoPartBatch
 from dinado_jax.objectives.draws import LabeledBatch, NormBatch
 from dinado_jax.objectives.published import PublishedBatch
@@ -32,11 +33,15 @@ CASES = {  # objective, kind of control, train.detach
     "regression detached soft": ("regression", "soft-small", True),
     "regression detached clamped": ("regression", "clamped-soft", True),
     "regression projected": ("regression", "projected-merge", False),
+    "consistency soft": ("consistency", "soft-small", False),
+    "consistency clamped": ("consistency", "clamped-merge", False),
     "prefixes nado": ("prefixes", "nado", False),
     "prefixes projected": ("prefixes", "projected-merge", False),
     "warm-up projected": ("warmup", "projected-merge", False),
 }
 cases = pytest.mark.parametrize("case", CASES)
+# A gradient that is stopped within a term is no slope: see the tests of the objective itself.
+SLOPES = [case for case, (name, *_) in CASES.items() if name != "consistency"]
 # Targets of many tokens, of one, an eos alone after the prompt, no target, and a row of one token.
 TARGET = np.float32([-14, -3, -4, -1, -2, 0])
 STARTS, ENDS = [1, 2, 4, 3, 1, 1], [8, 6, 5, 3, 2, 1]
@@ -76,6 +81,8 @@ def batch(case, label):
     norm = NormBatch(**given, rate=rate, shift=shift)
     if name == "prefixes":
         return norm
+    if name == "consistency":
+        return ConsistencyBatch(**vars(part), target=TARGET, bellman=given["bellman"])
     part = rows(np.maximum(label, 0.2), seed=2)
     if name == "regression":
         part = TargetBatch(**vars(part), target=TARGET)
@@ -106,7 +113,7 @@ def loss_of(case):
     return functools.partial(value_and_gradient, objective(case), world.control(CASES[case][1]))
 
 
-@cases
+@pytest.mark.parametrize("case", SLOPES)
 def test_gradients_against_finite_differences(case):
     """Along random directions through all parameters at once."""
     of, params = loss_of(case), world.params(CASES[case][1], 0.2)

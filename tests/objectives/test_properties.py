@@ -78,9 +78,10 @@ def known(rows, reference_weight):
 
 @seeds
 @pytest.mark.parametrize("reference_weight", [0.0, 3.0])
-def test_regression_draws_all_samples_equally(seed, reference_weight):
+@pytest.mark.parametrize("name, which", [("regression", "direction"), ("consistency", "")])
+def test_regression_draws_all_samples_equally(seed, reference_weight, name, which):
     rows = uneven.rollouts(seed)
-    parts = block("regression", rows, weights_of(rows, reference_weight), "direction")
+    parts = block(name, rows, weights_of(rows, reference_weight), which)
     row = joined(parts, "row")
     assert_counts(row, known(rows, reference_weight))
     np.testing.assert_array_equal(joined(parts, "label"), rows.label[row])
@@ -229,7 +230,7 @@ def test_draws_depend_on_the_seed_and_on_the_step(name):
     assert len({str(drawn(0, start)) for start in range(0, 60, 10)}) > 3
 
 
-@pytest.mark.parametrize("name", ["published", "matching", "prefixes"])
+@pytest.mark.parametrize("name", ["published", "matching", "prefixes", "consistency"])
 def test_lambda_begins_at_its_step(name):
     rows = uneven.rollouts(2)
     at = make(name, bellman=0.7, bellman_start=3).batches(rows, np.float32(weights_of(rows)), 0)
@@ -249,7 +250,7 @@ def test_phases_are_the_warm_up_and_the_objective():
         assert (first, last) == (4, 9)
         assert type(objective) is type(OBJECTIVES[name](train)) is not type(warmup)
         assert warmup.parts == 1
-        parts = {"published": 1, "prefixes": 1}
+        parts = {"published": 1, "prefixes": 1, "consistency": 1}
         assert objective.parts == parts.get(name, 2)
 
 
