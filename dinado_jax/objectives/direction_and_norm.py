@@ -51,7 +51,7 @@ class DirectionAndNorm:
 
     train: Train
     loss: DirectionLoss
-    parts = 2
+    parts: int = 2  # direction and norm; times the rows that the loss must find together
 
     @property
     def least_samples(self) -> int:

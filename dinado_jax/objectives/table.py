@@ -11,11 +11,13 @@ from dinado_jax.objectives.published import Published
 from dinado_jax.objectives.ratio import Divergence
 from dinado_jax.objectives.regression import RowRegression
 from dinado_jax.objectives.terms import Objective
+from dinado_jax.objectives.variance import GROUP, Variance
 from dinado_jax.objectives.warmup import Warmup
 
 OBJECTIVES: dict[str, Callable[[Train], Objective]] = {
     "matching": lambda train: DirectionAndNorm(train, Likelihood()),
     "regression": lambda train: DirectionAndNorm(train, RowRegression(train.margin)),
+    "variance": lambda train: DirectionAndNorm(train, Variance(train.margin), parts=2 * GROUP),
     "consistency": Consistency,
     "ratio": lambda train: DirectionAndNorm(train, Divergence()),
     "prefixes": Prefixes,

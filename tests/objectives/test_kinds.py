@@ -16,6 +16,7 @@ from dinado_jax.objectives.published import PublishedBatch
 from dinado_jax.objectives.ratio import RatioBatch
 from dinado_jax.objectives.regression import TargetBatch
 from dinado_jax.objectives.table import OBJECTIVES
+from dinado_jax.objectives.variance import GroupBatch
 from dinado_jax.objectives.warmup import Warmup
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -33,6 +34,8 @@ CASES = {  # objective, kind of control, train.detach
     "regression detached soft": ("regression", "soft-small", True),
     "regression detached clamped": ("regression", "clamped-soft", True),
     "regression projected": ("regression", "projected-merge", False),
+    "variance detached soft": ("variance", "soft-small", True),
+    "variance projected": ("variance", "projected-merge", False),
     "consistency soft": ("consistency", "soft-small", False),
     "consistency clamped": ("consistency", "clamped-merge", False),
     "prefixes nado": ("prefixes", "nado", False),
@@ -86,6 +89,9 @@ def batch(case, label):
     part = rows(np.maximum(label, 0.2), seed=2)
     if name == "regression":
         part = TargetBatch(**vars(part), target=TARGET)
+    if name == "variance":  # two groups, the first four rows and the last four
+        part = jax.tree.map(lambda x: x[[0, 1, 2, 3, 2, 3, 4, 5]], part)
+        part = GroupBatch(**vars(part), target=TARGET[[0, 1, 2, 3, 2, 3, 4, 5]])
     if name == "ratio":
         given = {field: value for field, value in vars(part).items() if field != "label"}
         part = RatioBatch(

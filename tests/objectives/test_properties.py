@@ -93,6 +93,28 @@ def test_regression_draws_all_samples_equally(seed, reference_weight, name, whic
 
 @seeds
 @pytest.mark.parametrize("reference_weight", [0.0, 3.0])
+def test_variance_draws_groups_of_one_prompt(seed, reference_weight):
+    """Successes and failures of every prompt with a success equally often."""
+    rows = uneven.rollouts(seed)
+    parts = block("variance", rows, weights_of(rows, reference_weight), "direction")
+    row = joined(parts, "row")
+    assert len(row) == BLOCK * 24
+    prompts = rows.prompt_id[row].reshape(-1, 4)
+    assert (prompts == prompts[:, :1]).all()
+    known_weight = known(rows, reference_weight)
+    share = by_hand.per_prompt(known_weight * rows.label, rows)
+    some = np.array([share[rows.prompt_id == p].sum() > 0 for p in rows.prompt_id])
+    share = share + by_hand.per_prompt(known_weight * (1 - rows.label) * some, rows)
+    assert_counts(row[::4], share)
+    found = np.bincount(row, minlength=len(rows))
+    assert (found[share == 0] == 0).all() and (found[share > 0] > 0).all()
+    np.testing.assert_array_equal(joined(parts, "label"), rows.label[row])
+    target = rows.log_base + np.log(np.maximum(rows.label, np.exp(-2.5)))
+    np.testing.assert_allclose(joined(parts, "target"), target[row], rtol=1e-5)
+
+
+@seeds
+@pytest.mark.parametrize("reference_weight", [0.0, 3.0])
 def test_ratio_draws_prompts_with_a_success(seed, reference_weight):
     rows = uneven.rollouts(seed)
     weight = weights_of(rows, reference_weight)
@@ -250,7 +272,7 @@ def test_phases_are_the_warm_up_and_the_objective():
         assert (first, last) == (4, 9)
         assert type(objective) is type(OBJECTIVES[name](train)) is not type(warmup)
         assert warmup.parts == 1
-        parts = {"published": 1, "prefixes": 1, "consistency": 1}
+        parts = {"published": 1, "prefixes": 1, "consistency": 1, "variance": 8}
         assert objective.parts == parts.get(name, 2)
 
 
