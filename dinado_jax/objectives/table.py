@@ -10,6 +10,7 @@ from dinado_jax.objectives.prefixes import Prefixes
 from dinado_jax.objectives.published import Published
 from dinado_jax.objectives.ratio import Divergence
 from dinado_jax.objectives.regression import RowRegression
+from dinado_jax.objectives.reinforce import Reinforce
 from dinado_jax.objectives.terms import Objective
 from dinado_jax.objectives.variance import GROUP, Variance
 from dinado_jax.objectives.warmup import Warmup
@@ -20,6 +21,7 @@ OBJECTIVES: dict[str, Callable[[Train], Objective]] = {
     "variance": lambda train: DirectionAndNorm(train, Variance(train.margin), parts=2 * GROUP),
     "consistency": Consistency,
     "ratio": lambda train: DirectionAndNorm(train, Divergence()),
+    "reinforce": lambda train: DirectionAndNorm(train, Reinforce(train.margin)),
     "prefixes": Prefixes,
     "published": Published,
 }

@@ -15,6 +15,7 @@ from dinado_jax.objectives.draws import LabeledBatch, NormBatch
 from dinado_jax.objectives.published import PublishedBatch
 from dinado_jax.objectives.ratio import RatioBatch
 from dinado_jax.objectives.regression import TargetBatch
+from dinado_jax.objectives.reinforce import RewardBatch
 from dinado_jax.objectives.table import OBJECTIVES
 from dinado_jax.objectives.variance import GroupBatch
 from dinado_jax.objectives.warmup import Warmup
@@ -36,6 +37,8 @@ CASES = {  # objective, kind of control, train.detach
     "regression projected": ("regression", "projected-merge", False),
     "variance detached soft": ("variance", "soft-small", True),
     "variance projected": ("variance", "projected-merge", False),
+    "reinforce detached soft": ("reinforce", "soft-small", True),
+    "reinforce projected": ("reinforce", "projected-merge", False),
     "consistency soft": ("consistency", "soft-small", False),
     "consistency clamped": ("consistency", "clamped-merge", False),
     "prefixes nado": ("prefixes", "nado", False),
@@ -44,7 +47,7 @@ CASES = {  # objective, kind of control, train.detach
 }
 cases = pytest.mark.parametrize("case", CASES)
 # A gradient that is stopped within a term is no slope: see the tests of the objective itself.
-SLOPES = [case for case, (name, *_) in CASES.items() if name != "consistency"]
+SLOPES = [case for case, (name, *_) in CASES.items() if name not in ("consistency", "reinforce")]
 # Targets of many tokens, of one, an eos alone after the prompt, no target, and a row of one token.
 TARGET = np.float32([-14, -3, -4, -1, -2, 0])
 STARTS, ENDS = [1, 2, 4, 3, 1, 1], [8, 6, 5, 3, 2, 1]
@@ -89,6 +92,11 @@ def batch(case, label):
     part = rows(np.maximum(label, 0.2), seed=2)
     if name == "regression":
         part = TargetBatch(**vars(part), target=TARGET)
+    if name == "reinforce":
+        given = {field: value for field, value in vars(part).items() if field != "label"}
+        part = RewardBatch(
+            **given, level=TARGET + 3, log_proposal=np.float32([-9, -5, -1, 0, 1, 0])
+        )
     if name == "variance":  # two groups, the first four rows and the last four
         part = jax.tree.map(lambda x: x[[0, 1, 2, 3, 2, 3, 4, 5]], part)
         part = GroupBatch(**vars(part), target=TARGET[[0, 1, 2, 3, 2, 3, 4, 5]])

@@ -114,6 +114,20 @@ def test_variance_draws_groups_of_one_prompt(seed, reference_weight):
 
 
 @seeds
+def test_reinforce_draws_samples_alone(seed):
+    """What a prompt's samples earned under their own proposals is the baseline."""
+    rows = uneven.rollouts(seed)
+    parts = block("reinforce", rows, weights_of(rows, 3.0), "direction")
+    row = joined(parts, "row")
+    assert_counts(row, ~rows.reference)
+    earned = 2.5 * rows.label + rows.log_base - rows.log_proposal
+    mean = np.array([np.nanmean(earned[rows.prompt_id == p]) for p in rows.prompt_id])
+    level = 2.5 * rows.label + rows.log_base - mean
+    np.testing.assert_allclose(joined(parts, "level"), level[row], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(joined(parts, "log_proposal"), rows.log_proposal[row])
+
+
+@seeds
 @pytest.mark.parametrize("reference_weight", [0.0, 3.0])
 def test_ratio_draws_prompts_with_a_success(seed, reference_weight):
     rows = uneven.rollouts(seed)

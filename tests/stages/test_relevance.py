@@ -72,7 +72,7 @@ CASES = {
     "train.mixture=0.5": (["train.rounds=1"], [""]),
     "train.margin=3": (
         [WARM, PUBLISHED, *(f"train.objective={o}" for o in ("matching", "ratio", "prefixes"))],
-        ["", HARD, CONSISTENCY],
+        ["", HARD, CONSISTENCY, "train.objective=reinforce"],
     ),
     "train.bellman=0.5": (
         [HARD, WARM, f"{HARD} {PUBLISHED}", "train.bellman_start=900"],
