@@ -11,6 +11,7 @@ from flax import struct
 from dinado_jax.config.schema import Train
 from dinado_jax.controls.control import Control
 from dinado_jax.data.batch import Array
+from dinado_jax.errors import InputError
 from dinado_jax.objectives.draws import bellman_at
 from dinado_jax.objectives.norm import log_row
 from dinado_jax.objectives.regression import RowRegression, TargetBatch
@@ -68,6 +69,16 @@ class Consistency:
     def terms(
         self, control: Control, params: dict, base_params: dict, batch: ConsistencyBatch
     ) -> dict[str, Term]:
+        """Computes the terms of the loss, as `Objective.terms`.
+
+        Raises:
+          InputError: the direction's link is sigmoid (nado), whose level is no value of its own.
+        """
+        if control.direction.link == "sigmoid":
+            raise InputError(
+                "train.objective = consistency needs a norm beside a direction that is not nado's: "
+                "choose another control or objective"
+            )
         inputs = control.step_inputs(base_params, params, batch)
         mask = target_mask(batch)
         success = is_success(batch.label, self.train.margin)

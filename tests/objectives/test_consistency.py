@@ -11,6 +11,7 @@ from support import enumerated
 from support.enumerated import COUNT, WORLD
 
 from dinado_jax.config.schema import Train
+from dinado_jax.errors import InputError
 from dinado_jax.exact.learn import learn
 from dinado_jax.objectives.consistency import Consistency
 
@@ -127,6 +128,12 @@ def test_gradients_against_finite_differences():
             for g, dx in zip(jax.tree.leaves(gradient), jax.tree.leaves(tangent))
         )
         assert (above - below) / 2 == pytest.approx(slope, rel=0.02, abs=2e-3)
+
+
+def test_nado_has_no_norm_of_its_own():
+    one = enumerated.case("nado")
+    with pytest.raises(InputError, match="choose another control or objective"):
+        Consistency(TRAIN).terms(one.control, {}, one.base_params, every_row())
 
 
 def test_lambda_begins_at_its_step():
