@@ -76,6 +76,13 @@ def test_of_successes_near_one_another_it_is_their_sample_variance():
     assert float(term(MARGIN, params, successes).sum) == pytest.approx(wanted, rel=1e-3)
 
 
+def test_the_terms_of_parts_of_whole_groups_add_up():
+    batch, params = groups(), enumerated.noisy(1.0)
+    whole = float(term(MARGIN, params, batch).sum)
+    parts = [jax.tree.map(lambda x, s=s: x[s], batch) for s in (slice(200), slice(200, None))]
+    assert sum(float(term(MARGIN, params, part).sum) for part in parts) == pytest.approx(whole)
+
+
 @pytest.mark.parametrize("margin", [1.0, 3.0, 6.0])
 def test_no_group_pushes_a_q_that_is_right(margin):
     batch = groups(margin)
