@@ -94,15 +94,75 @@ class Draws:
         return cumulative / cumulative[-1]
 
     def _shared(self, block: int, count: int) -> np.ndarray:
-        total = count * _STEPS_SHARED
-        points = (np.arange(total) + np.random.default_rng((self.seed, block)).random()) / total
-        # A point rounded up to 1 would draw the last row even if its weight is 0.
-        points = np.minimum(points, np.nextafter(1, 0))
-        index = np.searchsorted(self._cumulative, points, side="right")
-        index = index[np.argsort(self.length[index], kind="stable")]
-        return np.random.default_rng(block).permutation(index.reshape(_STEPS_SHARED, count))
+        rng = np.random.default_rng((self.seed, block))
+        index = _systematic(self._cumulative, count * _STEPS_SHARED, rng)
+        return _by_length(index, self.length[index], block)
 
     def at(self, step: int, count: int) -> np.ndarray:
         """`count` row numbers for a step."""
         block, place = divmod(step, _STEPS_SHARED)
         return self._shared(block, count)[place]
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupDraws:
+    """Rows drawn as by `Draws`, each followed by size - 1 more of its group.
+
+    Those are drawn independently, with replacement, by the same weights within the group, so that
+    every row of a batch is distributed as the first ones. A group is as long as its longest row.
+    """
+
+    weight: np.ndarray  # [N], not negative, not all 0
+    group: np.ndarray  # [N] numbers of the groups
+    length: np.ndarray  # [N] tokens
+    seed: int
+    size: int  # rows of a group that are drawn together
+
+    def __post_init__(self):
+        object.__setattr__(self, "_shared", lru_cache(2)(self._shared))
+
+    @cached_property
+    def _sorted(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Rows by group [N]; and of these: cumulative weights, and those before and at the end of
+        each one's group.
+        """
+        order = np.argsort(self.group, kind="stable")
+        cumulative = np.cumsum(self.weight[order], dtype=np.float64)
+        cumulative /= cumulative[-1]
+        _, first, rows = np.unique(self.group[order], return_index=True, return_counts=True)
+        high = cumulative[first + rows - 1]
+        low = np.concatenate([[0.0], high[:-1]])
+        return order, cumulative, np.repeat(low, rows), np.repeat(high, rows)
+
+    def _shared(self, block: int, groups: int) -> np.ndarray:
+        order, cumulative, low, high = self._sorted
+        rng = np.random.default_rng((self.seed, block))
+        first = _systematic(cumulative, groups * _STEPS_SHARED, rng)[:, None]
+        points = low[first] + (high - low)[first] * rng.random((len(first), self.size - 1))
+        # As in `_systematic`: no point may be rounded up into the next group.
+        points = np.minimum(points, np.nextafter(high[first], 0))
+        others = np.searchsorted(cumulative, points, side="right")
+        index = order[np.concatenate([first, others], axis=1)]
+        return _by_length(index, self.length[index].max(axis=1), block)
+
+    def at(self, step: int, count: int) -> np.ndarray:
+        """`count` row numbers for a step, a multiple of `size`, group after group."""
+        block, place = divmod(step, _STEPS_SHARED)
+        return self._shared(block, count // self.size)[place].reshape(-1)
+
+
+def _systematic(cumulative: np.ndarray, total: int, rng: np.random.Generator) -> np.ndarray:
+    """Draws `total` indices by cumulative weights that end at 1: one offset, equal strides."""
+    points = (np.arange(total) + rng.random()) / total
+    # A point rounded up to 1 would draw the last row even if its weight is 0.
+    points = np.minimum(points, np.nextafter(1, 0))
+    return np.searchsorted(cumulative, points, side="right")
+
+
+def _by_length(index: np.ndarray, length: np.ndarray, block: int) -> np.ndarray:
+    """Splits what is drawn for a block among its steps, [n, ...] -> [steps, n / steps, ...], alike
+    in length within a step; all draws give the long ones to the same step.
+    """
+    index = index[np.argsort(length, kind="stable")]
+    steps = index.reshape(_STEPS_SHARED, -1, *index.shape[1:])
+    return np.random.default_rng(block).permutation(steps)

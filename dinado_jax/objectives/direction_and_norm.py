@@ -51,7 +51,7 @@ class DirectionAndNorm:
 
     train: Train
     loss: DirectionLoss
-    parts = 2
+    parts: int = 2  # direction and norm; times the rows that the loss must find together
 
     @property
     def least_samples(self) -> int:
@@ -90,6 +90,8 @@ class DirectionAndNorm:
         read = {"balance", "reference_weight"}
         if kind != "nado":
             read.add("detach")
+        if kind != "hard":
+            read.add("bellman")
         # A norm that learns only rates does not use the weights.
         if self.loss.weighted or not (kind == "hard" and self.train.detach):
             read.add("weights")

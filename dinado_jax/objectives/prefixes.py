@@ -48,4 +48,5 @@ class Prefixes:
         return ("",)
 
     def settings_read(self, kind: str) -> set[str]:
-        return {"balance", "reference_weight", "weights"}
+        read = {"balance", "reference_weight", "weights"}
+        return read if kind == "hard" else read | {"bellman"}

@@ -80,4 +80,5 @@ class Published:
 
     def settings_read(self, kind: str) -> set[str]:
         # Only labels after every token are weighted, by what follows the token.
-        return {"weights"} if kind in ("nado", "hard") else set()
+        read = {"weights"} if kind in ("nado", "hard") else set()
+        return read if kind == "hard" else read | {"bellman"}

@@ -1,11 +1,10 @@
 """Regression of log q of whole rows on what it is at the optimum, anchored by a likelihood."""
 
 import dataclasses
-import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import struct
 
 from dinado_jax.controls.control import Control
@@ -13,11 +12,10 @@ from dinado_jax.data.batch import Array, Batch
 from dinado_jax.data.batching import Draws, take
 from dinado_jax.objectives.draws import sampling_weights
 from dinado_jax.objectives.norm import log_row
+from dinado_jax.objectives.residual import is_success, penalty
 from dinado_jax.objectives.terms import RowsAt, Term
 from dinado_jax.rollouts.arrays import Rollouts
 from dinado_jax.rollouts.weighting import optimal_ratio, success_rate_per_prompt
-
-_HUBER = 1.5  # nats: errors beyond it pull with constant force
 
 
 @struct.dataclass(kw_only=True)
@@ -80,10 +78,10 @@ class RowRegression:
 
     def term(self, control: Control, params: dict, base_params: dict, batch: TargetBatch) -> Term:
         log_direction = control.log_direction(base_params, params, batch)
-        log_q = log_row(log_direction, batch)
-        error = log_q - batch.target
-        success = batch.label > math.exp(-self.margin)
-        error = jnp.where(success, error, jnp.maximum(error, 0.0))
-        loss = optax.losses.huber_loss(error, delta=_HUBER)
-        loss -= self.anchor * batch.optimal_ratio * log_q
-        return Term(loss.sum(), jnp.ones_like(error).sum())
+        loss = self.losses(log_row(log_direction, batch), batch)
+        return Term(loss.sum(), jnp.ones_like(loss).sum())
+
+    def losses(self, log_q: jax.Array, batch: TargetBatch) -> jax.Array:
+        """Computes the loss of every row, [B] nats, from its log q."""
+        miss = penalty(log_q - batch.target, is_success(batch.label, self.margin))
+        return miss - self.anchor * batch.optimal_ratio * log_q

@@ -3,19 +3,25 @@
 from collections.abc import Callable
 
 from dinado_jax.config.schema import Train
+from dinado_jax.objectives.consistency import Consistency
 from dinado_jax.objectives.direction_and_norm import DirectionAndNorm
 from dinado_jax.objectives.matching import Likelihood
 from dinado_jax.objectives.prefixes import Prefixes
 from dinado_jax.objectives.published import Published
 from dinado_jax.objectives.ratio import Divergence
 from dinado_jax.objectives.regression import RowRegression
+from dinado_jax.objectives.reinforce import Reinforce
 from dinado_jax.objectives.terms import Objective
+from dinado_jax.objectives.variance import GROUP, Variance
 from dinado_jax.objectives.warmup import Warmup
 
 OBJECTIVES: dict[str, Callable[[Train], Objective]] = {
     "matching": lambda train: DirectionAndNorm(train, Likelihood()),
     "regression": lambda train: DirectionAndNorm(train, RowRegression(train.margin, train.anchor)),
+    "variance": lambda train: DirectionAndNorm(train, Variance(train.margin), parts=2 * GROUP),
+    "consistency": Consistency,
     "ratio": lambda train: DirectionAndNorm(train, Divergence()),
+    "reinforce": lambda train: DirectionAndNorm(train, Reinforce(train.margin)),
     "prefixes": Prefixes,
     "published": Published,
 }

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from dinado_jax.config.checks import CHAT, PROMPT
 from dinado_jax.config.schema import Base, Config
+from dinado_jax.objectives.consistency import Consistency
 from dinado_jax.objectives.table import phases
 from dinado_jax.tasks.table import make_task
 
@@ -30,7 +31,15 @@ def _of_training(config: Config) -> Iterator[str]:
                 f"{name}.batch = {section.batch} is not divisible by {name}.accumulate = "
                 f"{section.accumulate}: choose a multiple"
             )
-    read = objective.settings_read(config.control.kind)
+    control = config.control
+    direction = control.direction if control.kind == "hard" else control.kind
+    if isinstance(objective, Consistency) and direction == "nado":
+        key = "control.direction" if control.kind == "hard" else "control.kind"
+        yield (
+            f"train.objective = {train.objective} needs a norm beside a direction that is not "
+            f"nado's: set {key} to soft or merge, or choose another objective"
+        )
+    read = objective.settings_read(control.kind)
     # Rows are drawn by label and part of the batch, and each part is split into micro-batches.
     unit = math.lcm(4, 2 * train.accumulate, objective.parts * train.accumulate)
     if "balance" in read and train.batch % unit:

@@ -100,7 +100,7 @@ _weights_references = _of_objectives("reference_weight")
 def _has_bellman(config: Config) -> bool:
     train = config.train
     some = max(train.warmup_direction, train.bellman_start) < train.steps
-    return config.control.kind != "hard" and some
+    return _of_objectives("bellman")(config) and some
 
 
 def _sampling(name: str) -> tuple[Rule, ...]:
@@ -196,16 +196,18 @@ RULES = (
     Rule(
         "train.bellman",
         _has_bellman,
-        "only for kinds other than hard, after train.warmup_direction and train.bellman_start",
+        "only for kinds other than hard or train.objective=consistency, after "
+        "train.warmup_direction and train.bellman_start",
     ),
     Rule(
         "train.bellman_start",
         lambda c: (
-            c.control.kind != "hard"
+            _of_objectives("bellman")(c)
             and c.train.bellman > 0
             and c.train.warmup_direction < min(c.train.bellman_start, c.train.steps)
         ),
-        "only for kinds other than hard, train.bellman above 0 and steps after the warm-up",
+        "only for kinds other than hard or train.objective=consistency, train.bellman above 0 "
+        "and steps after the warm-up",
     ),
     Rule(
         "train.weights",

@@ -77,7 +77,9 @@ CHOICES = {
     "control.trunk": "small copy low_rank",
     "control.norm_bias": "success_rate zero",
     "train.decay": "cosine constant",
-    "train.objective": "matching regression ratio prefixes published",
+    "train.objective": (
+        "matching regression variance consistency ratio reinforce prefixes published"
+    ),
     "train.weights": "importance none",
     "train.base_states": "recompute float32 bfloat16",
     "evaluate.split": "train dev test",

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from support.rows import WIDTH, sequences
 
-from dinado_jax.data.batching import Draws, Epochs, bucket, take
+from dinado_jax.data.batching import Draws, Epochs, GroupDraws, bucket, take
 
 
 def numbers(batch):
@@ -152,3 +152,39 @@ def test_weight_0_is_never_drawn(monkeypatch, offset, weight):
         for step in range(10):
             index = draws.at(step, count)
             assert len(index) == count and (weight[index] > 0).all()
+
+
+# Draws of groups
+
+
+def groups_of(weight, group, length, steps=10, count=12, seed=0):
+    draws = GroupDraws(np.float64(weight), group, length, seed, size=3)
+    return np.array([draws.at(step, count) for step in range(steps)]).reshape(steps, -1, 3)
+
+
+def test_groups_hold_rows_of_one_group_by_weight():
+    rng = np.random.default_rng(0)
+    group, length = rng.integers(0, 5, 40), rng.integers(2, 31, 40)
+    weight = rng.gamma(1, 1, 40) * (group != 2)
+    weight[:5] = 0
+    found = groups_of(weight, group, length, steps=600)
+    assert (group[found] == group[found[..., :1]]).all()
+    assert (weight[found] > 0).all()
+    share = weight / weight.sum()
+    for place in range(3):
+        drawn = np.bincount(found[..., place].ravel(), minlength=40) / found[..., 0].size
+        tolerance = 1 / 40 if place == 0 else 5 * np.sqrt(share / found[..., 0].size) + 1e-9
+        assert (np.abs(drawn - share) <= tolerance).all()
+    of_one = [found[..., 1][found[..., 0] == row] for row in np.flatnonzero(weight)[:4]]
+    assert all(len(set(others)) > 1 for others in of_one)
+
+
+def test_groups_of_a_step_are_alike_in_length_and_a_function_of_seed_and_step():
+    rng = np.random.default_rng(1)
+    group, length = np.arange(60) // 3, rng.integers(2, 31, 60)
+    found = groups_of(np.ones(60), group, length)
+    longest = length[found].max(-1)
+    order = np.argsort(longest.max(1))
+    assert (longest[order][:-1].max(1) <= longest[order][1:].min(1)).all()
+    np.testing.assert_array_equal(found, groups_of(np.ones(60), group, length))
+    assert (found != groups_of(np.ones(60), group, length, seed=1)).any()

@@ -9,12 +9,15 @@ import pytest
 from support import tiny, world
 
 from dinado_jax.config.schema import Train
+from dinado_jax.objectives.consistency import ConsistencyBatch
 from dinado_jax.objectives.direction_and_norm import TwoPartBatch
 from dinado_jax.objectives.draws import LabeledBatch, NormBatch
 from dinado_jax.objectives.published import PublishedBatch
 from dinado_jax.objectives.ratio import RatioBatch
 from dinado_jax.objectives.regression import TargetBatch
+from dinado_jax.objectives.reinforce import RewardBatch
 from dinado_jax.objectives.table import OBJECTIVES
+from dinado_jax.objectives.variance import GroupBatch
 from dinado_jax.objectives.warmup import Warmup
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -32,13 +35,22 @@ CASES = {  # objective, kind of control, train.detach
     "regression detached soft": ("regression", "soft-small", True),
     "regression detached clamped": ("regression", "clamped-soft", True),
     "regression projected": ("regression", "projected-merge", False),
+    "variance detached soft": ("variance", "soft-small", True),
+    "variance projected": ("variance", "projected-merge", False),
+    "reinforce detached soft": ("reinforce", "soft-small", True),
+    "reinforce projected": ("reinforce", "projected-merge", False),
+    "consistency soft": ("consistency", "soft-small", False),
+    "consistency clamped": ("consistency", "clamped-merge", False),
     "prefixes nado": ("prefixes", "nado", False),
     "prefixes projected": ("prefixes", "projected-merge", False),
     "warm-up projected": ("warmup", "projected-merge", False),
 }
 cases = pytest.mark.parametrize("case", CASES)
+# A gradient that is stopped within a term is no slope: see the tests of the objective itself.
+SLOPES = [case for case, (name, *_) in CASES.items() if name not in ("consistency", "reinforce")]
 # Targets of many tokens, of one, an eos alone after the prompt, no target, and a row of one token.
 TARGET = np.float32([-14, -3, -4, -1, -2, 0])
+RATIO = np.float32([1, 0, 2, 0.5, 1, 0])
 STARTS, ENDS = [1, 2, 4, 3, 1, 1], [8, 6, 5, 3, 2, 1]
 B, WIDTH = len(STARTS), 8
 
@@ -76,16 +88,26 @@ def batch(case, label):
     norm = NormBatch(**given, rate=rate, shift=shift)
     if name == "prefixes":
         return norm
+    if name == "consistency":
+        return ConsistencyBatch(
+            **vars(part), target=TARGET, optimal_ratio=RATIO, bellman=given["bellman"]
+        )
     part = rows(np.maximum(label, 0.2), seed=2)
     if name == "regression":
-        part = TargetBatch(
-            **vars(part), target=TARGET, optimal_ratio=np.float32([1, 0, 2, 0.5, 1, 0])
+        part = TargetBatch(**vars(part), target=TARGET, optimal_ratio=RATIO)
+    if name == "reinforce":
+        given = {field: value for field, value in vars(part).items() if field != "label"}
+        part = RewardBatch(
+            **given, level=TARGET + 3, log_proposal=np.float32([-9, -5, -1, 0, 1, 0])
         )
+    if name == "variance":  # two groups, the first four rows and the last four
+        part = jax.tree.map(lambda x: x[[0, 1, 2, 3, 2, 3, 4, 5]], part)
+        part = GroupBatch(**vars(part), target=TARGET[[0, 1, 2, 3, 2, 3, 4, 5]])
     if name == "ratio":
         given = {field: value for field, value in vars(part).items() if field != "label"}
         part = RatioBatch(
             **given,
-            optimal_ratio=np.float32([1, 0, 2, 0.5, 1, 0]),
+            optimal_ratio=RATIO,
             log_proposal=np.float32([-9, -5, -1, 0, np.inf, 0]),
         )
     return TwoPartBatch(direction=part, norm=norm)
@@ -108,7 +130,7 @@ def loss_of(case):
     return functools.partial(value_and_gradient, objective(case), world.control(CASES[case][1]))
 
 
-@cases
+@pytest.mark.parametrize("case", SLOPES)
 def test_gradients_against_finite_differences(case):
     """Along random directions through all parameters at once."""
     of, params = loss_of(case), world.params(CASES[case][1], 0.2)

@@ -78,9 +78,10 @@ def known(rows, reference_weight):
 
 @seeds
 @pytest.mark.parametrize("reference_weight", [0.0, 3.0])
-def test_regression_draws_all_samples_equally(seed, reference_weight):
+@pytest.mark.parametrize("name, which", [("regression", "direction"), ("consistency", "")])
+def test_regression_draws_all_samples_equally(seed, reference_weight, name, which):
     rows = uneven.rollouts(seed)
-    parts = block("regression", rows, weights_of(rows, reference_weight), "direction")
+    parts = block(name, rows, weights_of(rows, reference_weight), which)
     row = joined(parts, "row")
     assert_counts(row, known(rows, reference_weight))
     np.testing.assert_array_equal(joined(parts, "label"), rows.label[row])
@@ -91,6 +92,42 @@ def test_regression_draws_all_samples_equally(seed, reference_weight):
     ratio = by_hand.optimal_ratios(rows, weights_of(rows, reference_weight))
     ratio /= np.maximum(known(rows, reference_weight), 1e-9)
     np.testing.assert_allclose(joined(parts, "optimal_ratio"), ratio[row], rtol=1e-4)
+
+
+@seeds
+@pytest.mark.parametrize("reference_weight", [0.0, 3.0])
+def test_variance_draws_groups_of_one_prompt(seed, reference_weight):
+    """Successes and failures of every prompt with a success equally often."""
+    rows = uneven.rollouts(seed)
+    parts = block("variance", rows, weights_of(rows, reference_weight), "direction")
+    row = joined(parts, "row")
+    assert len(row) == BLOCK * 24
+    prompts = rows.prompt_id[row].reshape(-1, 4)
+    assert (prompts == prompts[:, :1]).all()
+    known_weight = known(rows, reference_weight)
+    share = by_hand.per_prompt(known_weight * rows.label, rows)
+    some = np.array([share[rows.prompt_id == p].sum() > 0 for p in rows.prompt_id])
+    share = share + by_hand.per_prompt(known_weight * (1 - rows.label) * some, rows)
+    assert_counts(row[::4], share)
+    found = np.bincount(row, minlength=len(rows))
+    assert (found[share == 0] == 0).all() and (found[share > 0] > 0).all()
+    np.testing.assert_array_equal(joined(parts, "label"), rows.label[row])
+    target = rows.log_base + np.log(np.maximum(rows.label, np.exp(-2.5)))
+    np.testing.assert_allclose(joined(parts, "target"), target[row], rtol=1e-5)
+
+
+@seeds
+def test_reinforce_draws_samples_alone(seed):
+    """What a prompt's samples earned under their own proposals is the baseline."""
+    rows = uneven.rollouts(seed)
+    parts = block("reinforce", rows, weights_of(rows, 3.0), "direction")
+    row = joined(parts, "row")
+    assert_counts(row, ~rows.reference)
+    earned = 2.5 * rows.label + rows.log_base - rows.log_proposal
+    mean = np.array([np.nanmean(earned[rows.prompt_id == p]) for p in rows.prompt_id])
+    level = 2.5 * rows.label + rows.log_base - mean
+    np.testing.assert_allclose(joined(parts, "level"), level[row], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(joined(parts, "log_proposal"), rows.log_proposal[row])
 
 
 @seeds
@@ -232,7 +269,7 @@ def test_draws_depend_on_the_seed_and_on_the_step(name):
     assert len({str(drawn(0, start)) for start in range(0, 60, 10)}) > 3
 
 
-@pytest.mark.parametrize("name", ["published", "matching", "prefixes"])
+@pytest.mark.parametrize("name", ["published", "matching", "prefixes", "consistency"])
 def test_lambda_begins_at_its_step(name):
     rows = uneven.rollouts(2)
     at = make(name, bellman=0.7, bellman_start=3).batches(rows, np.float32(weights_of(rows)), 0)
@@ -252,7 +289,7 @@ def test_phases_are_the_warm_up_and_the_objective():
         assert (first, last) == (4, 9)
         assert type(objective) is type(OBJECTIVES[name](train)) is not type(warmup)
         assert warmup.parts == 1
-        parts = {"published": 1, "prefixes": 1}
+        parts = {"published": 1, "prefixes": 1, "consistency": 1, "variance": 8}
         assert objective.parts == parts.get(name, 2)
 
 

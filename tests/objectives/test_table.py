@@ -9,7 +9,9 @@ from support.objectives import MIXED, B
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
-names = pytest.mark.parametrize("name", ["published", "matching", "ratio"])
+NAMES = ["published", "matching", "ratio"]
+names = pytest.mark.parametrize("name", NAMES)
+names_and_consistency = pytest.mark.parametrize("name", [*NAMES, "consistency"])
 
 
 def leaves_with_paths(tree):
@@ -50,7 +52,7 @@ def test_gradients_against_finite_differences(name):
     assert compared > 10
 
 
-@names
+@names_and_consistency
 @pytest.mark.parametrize("fresh", [True, False])
 @pytest.mark.parametrize(
     "part",
@@ -68,7 +70,7 @@ def test_nothing_is_ever_nan_or_infinite(name, fresh, part):
     objectives.assert_finite(name, params, objectives.batch(name, part, part))
 
 
-@names
+@names_and_consistency
 def test_the_terms_of_two_halves_add_up_to_those_of_the_whole(name):
     objective, params = objectives.objective(name), tiny.random_params()
     batch = objectives.batch(name, objectives.rows(MIXED))

@@ -24,8 +24,19 @@ from dinado_jax.stages.settings import stored_config
         ("sft.batch=9 sft.accumulate=2", "sft.batch = 9 is not divisible by"),
         # ratio: several samples of a prompt, in both kinds of rounds
         ("train.objective=ratio rollout.samples=2 train.refresh_samples=2", ""),
+        # variance: groups of four that a micro-batch does not divide
+        ("train.objective=variance train.batch=16 train.accumulate=2", ""),
+        ("train.objective=variance train.batch=24 train.accumulate=2", "multiple of 16"),
+        ("train.objective=variance rollout.samples=1", "set rollout.samples and"),
         ("train.objective=ratio rollout.samples=1", "set rollout.samples and"),
         ("train.objective=ratio train.refresh_samples=1", "set rollout.samples and"),
+        # consistency: a value head that is not the direction's
+        ("train.objective=consistency train.batch=9", ""),
+        ("train.objective=consistency control.kind=soft", ""),
+        ("train.objective=consistency control.kind=nado", "set control.kind to soft or merge"),
+        ("train.objective=consistency control.kind=hard", ""),
+        ("train.objective=consistency control.kind=hard control.direction=nado",
+         "set control.direction to soft or merge"),
         ("train.warmup_direction=6 train.objective=regression", ""),
         ("train.warmup_direction=7", "is more than train.steps = 6"),
         ("train.mixture=0.25", ""),

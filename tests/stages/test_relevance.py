@@ -14,7 +14,7 @@ from dinado_jax.stages.settings import stored_config
 
 COMMONGEN = "task.name=commongen task.source=data"
 HARD, SOFT, NADO = "control.kind=hard", "control.kind=soft", "control.kind=nado"
-PUBLISHED = "train.objective=published"
+PUBLISHED, CONSISTENCY = "train.objective=published", "train.objective=consistency"
 WARM = "train.steps=180"  # all of them are the warm-up's
 COLD = "train.warmup_direction=0"
 NO_SFT = "base.path=some sft.steps=0"
@@ -72,16 +72,16 @@ CASES = {
     "train.mixture=0.5": (["train.rounds=1"], [""]),
     "train.margin=3": (
         [WARM, PUBLISHED, *(f"train.objective={o}" for o in ("matching", "ratio", "prefixes"))],
-        ["", HARD],
+        ["", HARD, CONSISTENCY, "train.objective=reinforce"],
     ),
     "train.anchor=0.1": ([WARM, PUBLISHED, "train.objective=ratio"], ["", HARD]),
     "train.bellman=0.5": (
         [HARD, WARM, f"{HARD} {PUBLISHED}", "train.bellman_start=900"],
-        ["", PUBLISHED, NADO, "train.objective=prefixes"],
+        ["", PUBLISHED, NADO, "train.objective=prefixes", f"{HARD} {CONSISTENCY}"],
     ),
     "train.bellman_start=300": (
         [HARD, WARM, "train.bellman=0", "train.warmup_direction=300"],
-        ["", PUBLISHED],
+        ["", PUBLISHED, f"{HARD} {CONSISTENCY}"],
     ),
     "train.weights=none": (
         [f"{PUBLISHED} {COLD}", f"{SOFT} {PUBLISHED} {COLD}", f"{HARD} {COLD} train.anchor=0"],
@@ -95,9 +95,9 @@ CASES = {
         ["", f"{PUBLISHED} {COLD} rollout.references=true"],
         ["rollout.references=true", f"{PUBLISHED} rollout.references=true"],
     ),
-    "train.balance=false": ([PUBLISHED, WARM], ["", HARD, "train.objective=prefixes"]),
+    "train.balance=false": ([PUBLISHED, CONSISTENCY, WARM], ["", HARD, "train.objective=prefixes"]),
     "train.detach=false": (
-        [PUBLISHED, WARM, NADO, "train.objective=prefixes"],
+        [PUBLISHED, CONSISTENCY, WARM, NADO, "train.objective=prefixes"],
         ["", HARD, f"{HARD} control.direction=nado", "train.objective=ratio"],
     ),
     "train.base_states=float32": (

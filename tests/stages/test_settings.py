@@ -171,6 +171,17 @@ def test_the_table_of_objectives_is_all_that_checks_know_of_them(monkeypatch):
     told(
         "unbalanced labels draw no reference", "rollout.references=true", "train.reference_weight=1"
     )
-    told("only for matching, regression and ratio with a separate norm", "train.detach=false")
-    told("for train.objective=regression and other, ", "train.objective=ratio", "train.margin=3")
-    told("objectives other than published, ", "train.objective=published", "train.balance=false")
+    told(
+        "only for matching, regression, variance, ratio and reinforce with a separate norm",
+        "train.detach=false",
+    )
+    told(
+        "for train.objective=regression, variance, consistency, reinforce and other, ",
+        "train.objective=ratio",
+        "train.margin=3",
+    )
+    told(
+        "objectives other than consistency and published, ",
+        "train.objective=published",
+        "train.balance=false",
+    )

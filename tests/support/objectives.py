@@ -12,6 +12,7 @@ import pytest
 
 from dinado_jax.config.schema import Train
 from dinado_jax.data.batch import Batch
+from dinado_jax.objectives.consistency import ConsistencyBatch
 from dinado_jax.objectives.direction_and_norm import TwoPartBatch
 from dinado_jax.objectives.draws import LabeledBatch, NormBatch
 from dinado_jax.objectives.published import PublishedBatch
@@ -70,6 +71,9 @@ def batch(
         return PublishedBatch(**{k: v for k, v in fields.items() if k not in ("shift", "rate")})
     if name == "prefixes":
         return norm_rows(part)
+    if name == "consistency":
+        target, bellman = np.linspace(-20, -4, B, dtype=np.float32), np.full(B, LAMBDA, np.float32)
+        return ConsistencyBatch(**vars(part), target=target, bellman=bellman)
     direction = rows([1, 1, 1, 0.25, 1, 1], seed=4) if direction is None else direction
     direction = ratio_rows(direction) if name == "ratio" else direction
     return TwoPartBatch(direction=direction, norm=norm_rows(part))
