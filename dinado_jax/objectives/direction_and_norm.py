@@ -26,9 +26,13 @@ class TwoPartBatch:
 class DirectionLoss(Protocol):
     """The part in which these objectives differ: the rows for the direction, and their loss."""
 
-    weighted: bool  # whether it uses importance weights
     least_samples: int  # per prompt, at least
     settings: frozenset[str]  # of `train` that only this loss reads
+
+    @property
+    def weighted(self) -> bool:
+        """Whether it uses importance weights."""
+        ...
 
     def rows(self, rollouts: Rollouts, weight: np.ndarray, seed: int) -> RowsAt:
         """Draws rows for the direction; arguments as for `Objective.batches`."""
