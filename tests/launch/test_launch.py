@@ -285,6 +285,7 @@ def worker(repository, fakes, tmp_path, verb="run", **more):
     [
         ("sys.exit(0)", 3, 1, 0),
         ("sys.exit(2)", 3, 1, 2),
+        ("sys.exit(3)", 3, 1, 3),
         ("sys.exit(130)", 3, 1, 130),
         ("sys.exit(1)", 2, 3, 1),
         ("sys.exit(1)", 0, 1, 1),
