@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from typing import Any
 
 from dinado_jax.evaluation.records import read_record
@@ -46,7 +47,8 @@ class RoundFigures:
     newest_finished: float  # share that ended with an end of text
     newest_log_prob_per_token: float  # nats per token, under the base
     effective_successes: float  # effective sample size of the weighted successes
-    # Nats per token of the base's own successes, to compare with; None except in round 0.
+    # Nats per token of the base's own successes, to compare with; None in later rounds, and if
+    # there are none.
     log_prob_per_token_of_successes: float | None = None
 
 
@@ -94,7 +96,9 @@ def round_line(number: int, figures: RoundFigures) -> str:
     """Formats what the newest rollouts of round `number` say, in one line."""
     parts = [f"success {figures.newest_success_rate:.1%}"]
     if number:
-        parts += [f"KL {figures.newest_kl:.2f} nats, efficiency {figures.newest_efficiency:.2f}"]
+        parts += [f"KL {figures.newest_kl:.2f} nats"]
+    if not math.isnan(figures.newest_efficiency):
+        parts += [f"efficiency {figures.newest_efficiency:.2f}"]
     parts += [
         f"ended by itself {figures.newest_finished:.1%}",
         f"{figures.newest_log_prob_per_token:.2f} nats per token under the base",

@@ -83,6 +83,8 @@ class Rounds:
         rate = float(newest.label.mean())
         kl = float((newest.log_proposal - newest.log_base).mean(dtype=np.float64))
         floor = kl_floor(rate, success_rate(self.initial))
+        successes = select(newest, np.flatnonzero(is_success(newest.label)))
+        known = number == 0 and len(successes) > 0  # those of later rounds are not the base's
         train, rollout = self.context.config.train, self.context.config.rollout
         drawn = train.refresh_prompts * train.refresh_samples
         if not number:
@@ -99,9 +101,7 @@ class Rounds:
             effective_successes=effective_sample_size(
                 normalize_per_prompt(weight * rollouts.label, rollouts.prompt_id)
             ),
-            log_prob_per_token_of_successes=None
-            if number
-            else log_prob_per_token(select(newest, np.flatnonzero(is_success(newest.label)))),
+            log_prob_per_token_of_successes=log_prob_per_token(successes) if known else None,
         )
 
     def _first_id(self, number: int) -> int:
