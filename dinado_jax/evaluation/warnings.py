@@ -46,8 +46,8 @@ def first_round_warnings(figures: RoundFigures) -> Iterator[str]:
     """Yields what is known to be wrong before a control is trained."""
     if figures.effective_successes < _FIRST_SUCCESSES:
         yield (
-            f"few successes: the first {figures.rollouts} rollouts are worth "
-            f"{figures.effective_successes:.0f}: draw more (rollout.prompts, rollout.samples), "
+            f"few successes, about {figures.effective_successes:.0f} in the first "
+            f"{figures.rollouts} rollouts: draw more (rollout.prompts, rollout.samples), "
             "train the base on the task (sft.steps), or begin with an easier oracle"
         )
 
