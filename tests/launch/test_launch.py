@@ -246,7 +246,7 @@ def test_kubernetes(repository, fakes, tmp_path, settings):
     jobset = yaml.safe_load(manifest.read_text())
     job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
     assert job["parallelism"] == job["completions"] == 4
-    assert job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == [2]
+    assert job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == [2, 3]
     (container,) = job["template"]["spec"]["containers"]
     assert [word.replace("$$", "$") for word in container["args"]] == WORDS
     assert "${" not in manifest.read_text().replace("${HOME", "")
