@@ -34,6 +34,7 @@ _STAGE_HELP = {
 _CHANGES = "changes a value of the configuration; of equal keys the last one is used"
 _DISK = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EROFS), "write")
 _DISK |= dict.fromkeys((errno.EACCES, errno.EPERM), "open")
+_WARNED = 3  # exit code
 
 
 class _Parser(argparse.ArgumentParser):
@@ -259,13 +260,18 @@ def _run_stages(args: argparse.Namespace) -> None:
     processes.barrier("connected")
     with _diverging():
         pipeline.run_stages(config, names, args.out)
+    warnings, gone = 0, None
     try:
         if names[-1] == "evaluate" and processes.is_main():
-            pipeline.show_report(config, args.out)
-    except streams.ReaderGone:  # not a failure of the run
-        processes.barrier("all is shown")
-        raise
+            warnings = pipeline.show_report(config, args.out)
+    except streams.ReaderGone as error:  # not a failure of the run
+        gone = error
     processes.barrier("all is shown")
+    warnings = processes.broadcast(warnings)
+    if gone:
+        raise gone
+    if warnings and config.train.strict:
+        sys.exit(_WARNED)
 
 
 @contextlib.contextmanager
@@ -280,8 +286,8 @@ def _diverging():
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Exit codes: 0 done, 2 bad input (one line), 1 anything else, 128 + signal after a stop, 141
-    if nobody reads the results.
+    """Exit codes: 0 done, 2 bad input (one line), 3 done with warnings under `train.strict`, 1
+    anything else, 128 + signal after a stop, 141 if nobody reads the results.
     """
     streams.prepare()
     try:

@@ -6,7 +6,7 @@ All have `base`, `policy` and `variables`, which is all that decoding needs.
 import dataclasses
 import difflib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,12 @@ import numpy as np
 
 from dinado_jax.controls.control import Control
 from dinado_jax.controls.merge import Merge
+from dinado_jax.data.prompts import TokenizedPrompts
+from dinado_jax.decoding.batching import check_prompts
 from dinado_jax.decoding.policy import ModelPolicy, Policy
 from dinado_jax.errors import InputError, quote
 from dinado_jax.guides.guided import guided_policy, guided_variables
+from dinado_jax.guides.prompt_values import prompt_values
 from dinado_jax.guides.protocol import Guide
 from dinado_jax.guides.tilt import NEUTRAL, Tilt
 from dinado_jax.models.architectures import load_model, load_params, save_model
@@ -107,6 +110,21 @@ class Controlled:
                 hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
                 raise InputError(f"no such tilt, {quote(name)}: {hint}")
         return dataclasses.replace(self, tilt=dataclasses.replace(self.tilt, **changes))
+
+    def prompt_values(self, prompts: Sequence[str], batch: int = 64) -> np.ndarray:
+        """Computes V(prompt), the success rate of the base that the control predicts: [N].
+
+        The tilt has no effect on it.
+
+        Args:
+          prompts: N texts, at least one.
+          batch: of them read at once.
+        """
+        codec = self.base.codec
+        tokens = TokenizedPrompts(codec.prompts(prompts))
+        check_prompts(self.policy, tokens, 1)
+        parts = (self.base.model, self.control, self.base.params, self.params)
+        return prompt_values(*parts, tokens, codec.stop_ids[0], batch)
 
     def as_base(self) -> Base:
         """q as a base of its own, for a second control: what that one learns is exact for both

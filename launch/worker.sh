@@ -85,7 +85,7 @@ run() {
     set +m
     wait_for $!
     say "ended with $code"
-    case $code in 0 | 2 | 130) exit "$code" ;; esac
+    case $code in 0 | 2 | 3 | 130) exit "$code" ;; esac
     [ -z "$asked" ] && [ "$restarts" -lt "$MAX_RESTARTS" ] || exit "$code"
 
     restarts=$((restarts + 1))

@@ -144,6 +144,7 @@ class Train(Optim):
     balance: bool = True  # as many successes as failures for the norm, log-odds corrected
     detach: bool = True  # the norm's losses do not move the direction
     base_states: str = "recompute"  # recompute | float32 | bfloat16: on disk, once for all epochs
+    strict: bool = False  # warnings of summary.json make `dinado run` exit with code 3
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,12 @@ import numpy as np
 
 from dinado_jax.evaluation import metrics
 from dinado_jax.evaluation.samples import Sample
-from dinado_jax.evaluation.summary import BaseFigures, ControlFigures, Floors
+from dinado_jax.evaluation.summary import (
+    CALIBRATION_BINS,
+    BaseFigures,
+    ControlFigures,
+    Floors,
+)
 from dinado_jax.oracles.judge import is_success
 from dinado_jax.tasks.protocol import Metric
 
@@ -47,6 +52,7 @@ def aggregate(
         }
 
     successes = [s for s in base if is_success(s.label)]
+    values = np.array([s.value for s in base])
     equal = min(len(successes), len(control))
     kl, kl_error = _mean(control, np.array([s.log_prob - s.log_prob_base for s in control]))
     return (
@@ -56,7 +62,12 @@ def aggregate(
             log_prob_per_token_of_successes=_per_token(successes),
             distinct_2_of_successes=_distinct(successes, equal, seed),
         ),
-        ControlFigures(**common(control), kl_to_base=kl, kl_to_base_error=kl_error),
+        ControlFigures(
+            **common(control),
+            kl_to_base=kl,
+            kl_to_base_error=kl_error,
+            calibration_error=metrics.calibration_error(values, _labels(base), CALIBRATION_BINS),
+        ),
     )
 
 

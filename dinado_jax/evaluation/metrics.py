@@ -96,6 +96,22 @@ def efficiency(floor: float, kl: float) -> float:
     return floor / kl if kl > 0 else math.nan
 
 
+def calibration_error(predicted: np.ndarray, labels: np.ndarray, bins: int) -> float:
+    """The expected calibration error: sum_b n_b / N |mean label - mean prediction|, over bins of
+    equally many samples in the order of their predictions.
+
+    Biased upwards: chance adds about the standard error of a bin's mean.
+
+    Args:
+      predicted: [N] success rates.
+      labels: [N] in [0, 1].
+      bins: number of bins.
+    """
+    order = np.argsort(predicted, kind="stable")
+    errors = np.array_split((labels - predicted)[order], bins)
+    return float(sum(abs(error.sum()) for error in errors) / len(labels))
+
+
 def mean_and_error(x: Sequence[float] | np.ndarray) -> tuple[float, float]:
     """The mean of x [N] and its standard error, nan if N = 1. Raises InputError if N = 0."""
     x = np.asarray(x, np.float64)

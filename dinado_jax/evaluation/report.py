@@ -15,9 +15,12 @@ _SUCCESS = ("success rate", "success_rate", "{:.1%}")
 _ROWS = (
     ("Distinct-2 (equal counts)", "distinct_2", "{:.3f}"),
     ("log-probability under the base (nats)", "log_prob_under_base", "{:.2f}"),
+    ("the same per token", "log_prob_per_token", "{:.2f}"),
+    ("per token of the base's successes", "log_prob_per_token_of_successes", "{:.2f}"),
     ("length (tokens)", "tokens", "{:.1f}"),
     ("ended by itself", "finished", "{:.1%}"),
     ("KL to the base (nats per sequence)", "kl_to_base", "{:.2f}"),
+    ("calibration error of V(prompt)", "calibration_error", "{:.3f}"),
 )
 _FLOORS = (
     ("no controller can have a lower KL than", "kl_floor"),

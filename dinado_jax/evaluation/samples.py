@@ -22,6 +22,7 @@ class Sample:
     log_prob_base: float  # nats per sequence, under the base
     tokens: int  # new ones, an end of text included
     finished: bool  # whether it ended with an end of text
+    value: float  # V(prompt), the success rate of the base that the control predicts
 
 
 _SCHEMA = typing.get_type_hints(Sample)

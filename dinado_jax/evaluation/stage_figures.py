@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from typing import Any
 
 from dinado_jax.evaluation.records import read_record
@@ -40,8 +41,15 @@ class RoundFigures:
     oracle_failures: int  # samples of this round that were left out
     rollouts: int  # of all rounds so far
     repeated: float  # share of them that repeat an earlier one
-    newest_success_rate: float  # of the rollouts of this round
+    newest_success_rate: float  # of the rollouts of this round, as all figures newest_*
+    newest_kl: float  # nats per sequence, from what they were sampled from to the base
+    newest_efficiency: float  # see `metrics.efficiency`; nan in round 0, which samples the base
+    newest_finished: float  # share that ended with an end of text
+    newest_log_prob_per_token: float  # nats per token, under the base
     effective_successes: float  # effective sample size of the weighted successes
+    # Nats per token of the base's own successes, to compare with; None in later rounds, and if
+    # there are none.
+    log_prob_per_token_of_successes: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +90,22 @@ class StageFigures:
     rollout: RolloutFigures
     train: TrainFigures
     generate: GenerateFigures
+
+
+def round_line(number: int, figures: RoundFigures) -> str:
+    """Formats what the newest rollouts of round `number` say, in one line."""
+    parts = [f"success {figures.newest_success_rate:.1%}"]
+    if number:
+        parts += [f"KL {figures.newest_kl:.2f} nats"]
+    if not math.isnan(figures.newest_efficiency):
+        parts += [f"efficiency {figures.newest_efficiency:.2f}"]
+    parts += [
+        f"ended by itself {figures.newest_finished:.1%}",
+        f"{figures.newest_log_prob_per_token:.2f} nats per token under the base",
+    ]
+    if figures.log_prob_per_token_of_successes is not None:
+        parts += [f"its successes {figures.log_prob_per_token_of_successes:.2f}"]
+    return f"train round {number} begins: {', '.join(parts)}"
 
 
 def as_dict(figures: Figures) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from dinado_jax.utils.files import read_json, validate, write_json
 
 T = TypeVar("T")
 
+CALIBRATION_BINS = 10  # of `calibration_error`
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelFigures:
@@ -43,6 +45,7 @@ class ControlFigures(ModelFigures):
 
     kl_to_base: float  # KL(q || p), nats per sequence
     kl_to_base_error: float
+    calibration_error: float  # of V(prompt), by the labels of the base's samples
 
 
 @dataclasses.dataclass(frozen=True)

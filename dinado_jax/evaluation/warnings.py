@@ -6,8 +6,13 @@ Thresholds are generous: a run that is merely not perfect has no warning.
 import math
 from collections.abc import Iterator
 
-from dinado_jax.evaluation.stage_figures import StageFigures
-from dinado_jax.evaluation.summary import BaseFigures, ControlFigures, Floors
+from dinado_jax.evaluation.stage_figures import RoundFigures, StageFigures
+from dinado_jax.evaluation.summary import (
+    CALIBRATION_BINS,
+    BaseFigures,
+    ControlFigures,
+    Floors,
+)
 
 _EFFICIENCY = 0.5  # minimum of kl_floor_by_prompt / kl_to_base
 _LEAST_KL = 0.1  # nats per sequence: a lower KL is negligible
@@ -15,6 +20,8 @@ _ENDED = 0.05  # allowed drop in the share of finished samples, relative to the 
 _FLUENCY = 0.2  # nats per token: allowed drop in log-probability relative to the base's successes
 _VARIETY = 0.7  # minimum Distinct-2, as a share of that of equally many successes of the base
 _SUCCESSES = 30  # of the base: with fewer, its successes are not compared with
+_FIRST_SUCCESSES = 100  # effective ones: a control is not learned from fewer
+_CALIBRATION = 0.1  # allowed calibration error of V(prompt), besides what chance explains
 _FAILURES = 0.01  # allowed share of samples on which the oracle fails
 _ERROR = 0.25  # allowed relative standard error of the KL
 
@@ -27,10 +34,22 @@ def summary_warnings(
     Figures that were not measured are nan, and cause no warning.
     """
     return (
+        *(line for first in stages.train.rounds[:1] for line in first_round_warnings(first)),
         *_success_and_cost(base, control, floors),
         *_texts(base, control),
+        *_calibration(base, control, stages),
         *_failures(control, stages),
     )
+
+
+def first_round_warnings(figures: RoundFigures) -> Iterator[str]:
+    """Yields what is known to be wrong before a control is trained."""
+    if figures.effective_successes < _FIRST_SUCCESSES:
+        yield (
+            f"few successes, about {figures.effective_successes:.0f} in the first "
+            f"{figures.rollouts} rollouts: draw more (rollout.prompts, rollout.samples), "
+            "train the base on the task (sft.steps), or begin with an easier oracle"
+        )
 
 
 def _success_and_cost(base: BaseFigures, control: ControlFigures, floors: Floors) -> Iterator[str]:
@@ -76,6 +95,18 @@ def _texts(base: BaseFigures, control: ControlFigures) -> Iterator[str]:
         yield (
             f"texts repeat each other: Distinct-2 {variety:.3f}, {theirs:.3f} for as many of the "
             "base's successes: draw more prompts (rollout.prompts), or train fewer steps"
+        )
+
+
+def _calibration(base: BaseFigures, control: ControlFigures, stages: StageFigures) -> Iterator[str]:
+    rate, error = base.success_rate, control.calibration_error
+    # The standard error of a bin's mean if samples of one prompt had equal labels.
+    chance = math.sqrt(rate * (1 - rate) * CALIBRATION_BINS / stages.generate.prompts)
+    if error > _CALIBRATION + chance:
+        yield (
+            f"V(prompt) is not calibrated: it differs from the base's success rates by {error:.2f} "
+            f"on average, chance explains {chance:.2f}: do not rely on decode.target_rate, and "
+            "train longer (train.steps) or draw more prompts (rollout.prompts)"
         )
 
 

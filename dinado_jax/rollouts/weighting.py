@@ -1,5 +1,7 @@
 """Importance weights of rollouts and statistics of their prompts."""
 
+import math
+
 import chex
 import numpy as np
 
@@ -54,6 +56,12 @@ def success_rate(rollouts: Rollouts) -> float:
     drawn = ~rollouts.reference
     weight = np.exp(np.minimum(rollouts.log_base[drawn] - rollouts.log_proposal[drawn], 20.0))
     return float((weight * rollouts.label[drawn]).sum() / weight.sum())
+
+
+def log_prob_per_token(rollouts: Rollouts) -> float:
+    """Log-probability of all targets under the base in nats per token; nan without rows."""
+    tokens = int((rollouts.length - rollouts.prompt_length).sum())
+    return float(rollouts.log_base.sum(dtype=np.float64)) / tokens if tokens else math.nan
 
 
 def importance_weights(

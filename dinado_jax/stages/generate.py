@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import jax
+import numpy as np
 
 from dinado_jax.data.prompts import PromptSet
 from dinado_jax.distributed.processes import is_main
@@ -13,7 +14,8 @@ from dinado_jax.stages.artifacts import trained_model
 from dinado_jax.stages.context import Context
 
 
-def _samples(collected: Collected) -> Iterator[Sample]:
+def _samples(collected: Collected, values: np.ndarray) -> Iterator[Sample]:
+    """Yields the samples; values [P] are V of each prompt."""
     rows = collected.rollouts
     for i, (prompt, text) in enumerate(zip(collected.prompts, collected.texts, strict=True)):
         yield Sample(
@@ -25,6 +27,7 @@ def _samples(collected: Collected) -> Iterator[Sample]:
             log_prob_base=float(rows.log_base[i]),
             tokens=int(rows.length[i] - rows.prompt_length[i]),
             finished=bool(rows.finished[i]),
+            value=float(values[rows.prompt_id[i]]),
         )
 
 
@@ -40,11 +43,13 @@ def generate(context: Context) -> GenerateFigures:
     prompts = PromptSet(
         [example.prompt for example in context.held_out], names=list(context.prompt_file) or None
     )
-    failures = {}
+    collected = {}
     for name, model in (("base", controlled.base), ("control", controlled)):
         samples, shards = context.config.evaluate.samples, folder / f"{name}_shards"
-        collected = collector.sample(f"generate {name}", model, prompts, samples, key, shards)
-        if is_main():
-            write_samples(folder / f"{name}.jsonl", _samples(collected))
-        failures[name] = collected.failures
-    return GenerateFigures(len(prompts.texts), failures["base"], failures["control"])
+        collected[name] = collector.sample(f"generate {name}", model, prompts, samples, key, shards)
+    values = controlled.prompt_values(prompts.texts, decode.batch)
+    if is_main():
+        for name, each in collected.items():
+            write_samples(folder / f"{name}.jsonl", _samples(each, values))
+    failures = (collected[name].failures for name in ("base", "control"))
+    return GenerateFigures(len(prompts.texts), *failures)

@@ -164,8 +164,9 @@ def _do(context: Context, name: str) -> None:
     print_once(f"{name}: {done}  {json.dumps(figures)}")
 
 
-def show_report(config: Config, path: Path | None = None) -> None:
-    """Prints the report of a finished run and the paths of its files.
+def show_report(config: Config, path: Path | None = None) -> int:
+    """Prints the report of a finished run and the paths of its files; returns the number of its
+    warnings.
 
     Raises:
       InputError: if the run has no summary yet.
@@ -179,6 +180,7 @@ def show_report(config: Config, path: Path | None = None) -> None:
     samples = [read_samples(folder / "generate" / f"{n}.jsonl") for n in ("base", "control")]
     streams.print_result(plain(summary, context.task.metrics, *samples))
     streams.print_result(f"\n{folder / 'summary.json'}\n{folder / 'report.html'}")
+    return len(summary.warnings)
 
 
 def load_run(path: str | Path) -> Controlled:

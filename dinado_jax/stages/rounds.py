@@ -3,6 +3,7 @@ rounds sample the controlled model q.
 """
 
 import dataclasses
+import math
 from pathlib import Path
 
 import jax
@@ -11,16 +12,20 @@ import numpy as np
 from dinado_jax.controls.control import Control
 from dinado_jax.data.prompts import PromptSet
 from dinado_jax.distributed.processes import broadcast
+from dinado_jax.evaluation.metrics import efficiency, kl_floor
 from dinado_jax.evaluation.stage_figures import RoundFigures
 from dinado_jax.language_model import Base, Controlled, LanguageModel
-from dinado_jax.rollouts.arrays import Rollouts, concatenate
+from dinado_jax.oracles.judge import is_success
+from dinado_jax.rollouts.arrays import Rollouts, concatenate, select
 from dinado_jax.rollouts.collect import Collector, as_mixture
 from dinado_jax.rollouts.hidden_states import HiddenStates, base_states
 from dinado_jax.rollouts.shards import save_once
 from dinado_jax.rollouts.weighting import (
     duplicate_share,
     effective_sample_size,
+    log_prob_per_token,
     normalize_per_prompt,
+    success_rate,
 )
 from dinado_jax.stages.artifacts import training_prompts
 from dinado_jax.stages.context import Context
@@ -73,19 +78,30 @@ class Rounds:
           rollouts: N rows, of all rounds so far.
           weight: float [N], their importance weights.
         """
-        newest = (rollouts.prompt_id >= self._first_id(number)) & ~rollouts.reference
+        sampled = (rollouts.prompt_id >= self._first_id(number)) & ~rollouts.reference
+        newest = select(rollouts, np.flatnonzero(sampled))
+        rate = float(newest.label.mean())
+        kl = float((newest.log_proposal - newest.log_base).mean(dtype=np.float64))
+        floor = kl_floor(rate, success_rate(self.initial))
+        successes = select(newest, np.flatnonzero(is_success(newest.label)))
+        known = number == 0 and len(successes) > 0  # those of later rounds are not the base's
         train, rollout = self.context.config.train, self.context.config.rollout
         drawn = train.refresh_prompts * train.refresh_samples
         if not number:
             drawn = rollout.prompts * rollout.samples
         return RoundFigures(
-            oracle_failures=drawn - int(newest.sum()),
+            oracle_failures=drawn - len(newest),
             rollouts=int((~rollouts.reference).sum()),
             repeated=round(duplicate_share(rollouts), 4),
-            newest_success_rate=float(rollouts.label[newest].mean()),
+            newest_success_rate=rate,
+            newest_kl=kl,
+            newest_efficiency=efficiency(floor, kl) if number else math.nan,
+            newest_finished=float(newest.finished.mean()),
+            newest_log_prob_per_token=log_prob_per_token(newest),
             effective_successes=effective_sample_size(
                 normalize_per_prompt(weight * rollouts.label, rollouts.prompt_id)
             ),
+            log_prob_per_token_of_successes=log_prob_per_token(successes) if known else None,
         )
 
     def _first_id(self, number: int) -> int:

@@ -32,7 +32,7 @@ from dinado_jax.utils.files import (
 
 # Version of the records and of the files that stages write for each other. Bump it when older run
 # folders can no longer be continued.
-FORMAT = 3
+FORMAT = 4
 STAGES = ("sft", "rollout", "train", "generate", "evaluate")
 # The figures of each stage.
 _FIGURES = {
@@ -73,11 +73,11 @@ READS = {
     "evaluate": ("generate",),
 }
 # These change memory and speed, and results only by rounding: a run that ran out of memory can
-# continue with smaller values.
+# continue with smaller values. `strict` only changes the exit code.
 _NOT_IN_FINGERPRINT = {
     "base": ("remat",),
     "sft": ("accumulate",),
-    "train": ("accumulate", "base_states"),
+    "train": ("accumulate", "base_states", "strict"),
     "rollout": ("batch",),
     "decode": ("batch",),
 }

@@ -14,7 +14,8 @@ from dinado_jax.controls.make import make_control
 from dinado_jax.distributed.partitioning import Plan
 from dinado_jax.distributed.processes import barrier, is_main
 from dinado_jax.errors import InputError
-from dinado_jax.evaluation.stage_figures import TrainFigures
+from dinado_jax.evaluation.stage_figures import TrainFigures, round_line
+from dinado_jax.evaluation.warnings import first_round_warnings
 from dinado_jax.objectives.table import phases
 from dinado_jax.objectives.terms import Objective
 from dinado_jax.objectives.warmup import Warmup
@@ -35,25 +36,22 @@ from dinado_jax.training.loop import (
     restore_or_init,
 )
 from dinado_jax.training.optimizer import optimizer
-from dinado_jax.utils.progress import MetricsLog
+from dinado_jax.utils.progress import MetricsLog, print_once
+
+_HIGHEST = 0.5  # with only lower labels, the scale of an oracle is not [0, 1]
 
 
 def train(context: Context) -> TrainFigures:
     """Trains the control; writes train/control, checkpoints and the rollouts of each round.
 
     Raises:
-      InputError: if all rollouts of the base succeed, or none.
+      InputError: if the labels of the base's rollouts leave nothing to learn.
     """
     config, run, plan = context.config, context.run, context.plan
     settings, folder = config.train, run.stage_folder("train")
     base = trained_base(context, plan.shard)
     initial = Rollouts.load(run.path / "rollout" / "rollouts.npz", vocab_size=base.model.vocab_size)
-    rate = success_rate(initial)
-    if not 0 < rate < 1:
-        raise InputError(
-            f"the base satisfies the oracle in {rate:.0%} of its samples: there is nothing to "
-            "learn; check the oracle, or draw more with rollout.samples"
-        )
+    rate = _check_labels(initial)
     control = make_control(config, base.model)
     schedule = [
         (end, objective, _step(objective, control, settings, plan))
@@ -74,6 +72,9 @@ def train(context: Context) -> TrainFigures:
                 rollouts, settings.weights, settings.weight_clip, settings.reference_weight
             )
             figures.append(rounds.figures(number, rollouts, weight))
+            print_once(round_line(number, figures[-1]))
+            for line in () if number else first_round_warnings(figures[0]):
+                print_once(f"warning: {line}")
             states = rounds.states(parts)
             for until, objective, step in schedule:
                 stop = max(begin, min(end, until))
@@ -92,6 +93,34 @@ def train(context: Context) -> TrainFigures:
     if is_main():
         delete_files(folder)
     return TrainFigures(sum(leaf.size for leaf in jax.tree.leaves(state.trainable)), tuple(figures))
+
+
+def _check_labels(initial: Rollouts) -> float:
+    """Returns the success rate of the base.
+
+    Raises:
+      InputError: if all labels of its samples are equal, or the highest label is far below 1.
+    """
+    rate, label = success_rate(initial), initial.label[~initial.reference]
+    if not 0 < rate < 1:
+        raise InputError(
+            f"the base satisfies the oracle in {rate:.0%} of its samples: there is nothing to "
+            "learn; check the oracle, or draw more with rollout.samples"
+        )
+    if label.min() == label.max():
+        raise InputError(
+            f"the oracle gives all {len(label)} samples of the base the same label, "
+            f"{label[0]:.3g}: there is nothing to learn; check the oracle, or draw more with "
+            "rollout.samples"
+        )
+    highest = initial.label.max()
+    if highest < _HIGHEST:
+        raise InputError(
+            f"the highest label of {len(initial)} rollouts is {highest:.3g}, and 1 is what a "
+            "control aims for: rescale the oracle, such as dividing its scores by their maximum "
+            "(at most 1 after that), or draw more with rollout.samples"
+        )
+    return rate
 
 
 @functools.lru_cache(8)

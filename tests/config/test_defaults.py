@@ -81,6 +81,7 @@ DEFAULTS = {
     "train.balance": True,
     "train.detach": True,
     "train.base_states": "recompute",
+    "train.strict": False,
     "decode.temperature": 1.0,
     "decode.top_k": 0,
     "decode.top_p": 1.0,

@@ -10,7 +10,9 @@ from dinado_jax.evaluation.samples import Sample
 
 def samples(label: float) -> list[Sample]:
     texts = ["a dog runs .", "a cat sits .", "a dog runs ."]
-    return [Sample(i, "dog =", text, label, -4.0, -5.0, 4, True) for i, text in enumerate(texts)]
+    return [
+        Sample(i, "dog =", text, label, -4.0, -5.0, 4, True, 0.25) for i, text in enumerate(texts)
+    ]
 
 
 def test_variety_is_compared_on_as_many_texts_as_the_base_has_successes():
@@ -27,3 +29,8 @@ def test_soft_labels_are_successes_above_one_half():
 def test_without_a_success_of_the_base_variety_is_not_measured():
     base, control = aggregate(samples(0.0), samples(1.0), [], [()] * 3, 0)
     assert math.isnan(base.distinct_2) and math.isnan(control.distinct_2)
+
+
+def test_calibration_is_that_of_the_base():
+    _, control = aggregate(samples(0.75), samples(0.25), [], [()] * 3, 0)
+    assert control.calibration_error == 0.5

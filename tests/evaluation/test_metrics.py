@@ -7,6 +7,7 @@ import pytest
 
 from dinado_jax.errors import InputError
 from dinado_jax.evaluation.metrics import (
+    calibration_error,
     distinct_n,
     efficiency,
     kl_floor,
@@ -95,3 +96,13 @@ def test_mean_and_error():
     assert mean == 7.0 and math.isnan(error)
     with pytest.raises(InputError, match="no values"):
         mean_and_error([])
+
+
+def test_calibration_error_by_hand():
+    """Two bins: (0.1, 0.2) with one success of two, (0.6, 0.9) with one."""
+    predicted, labels = np.array([0.9, 0.1, 0.6, 0.2]), np.array([1.0, 0.0, 0.0, 1.0])
+    assert calibration_error(predicted, labels, 2) == pytest.approx((0.7 + 0.5) / 4)
+
+
+def test_more_bins_than_samples():
+    assert calibration_error(np.array([0.25]), np.array([1.0]), 10) == 0.75

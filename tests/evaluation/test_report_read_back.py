@@ -62,6 +62,22 @@ def per_token(lines):
     return sum(line["log_prob_base"] for line in lines) / tokens if tokens else math.nan
 
 
+def calibration(lines, bins=10):
+    """By bins of equally many lines, the first ones larger if that is not possible."""
+    lines, total = sorted(lines, key=lambda line: line["value"]), len(lines)
+    error = 0
+    for number in range(bins):
+        size = total // bins + (number < total % bins)
+        part, lines = lines[:size], lines[size:]
+        if part:
+            differs = np.mean([line["label"] for line in part]) - np.mean(
+                [line["value"] for line in part]
+            )
+            error += size / total * abs(differs)
+    assert not lines
+    return error
+
+
 def distinct_2(lines, count, seed):
     chosen = np.random.default_rng(seed).permutation(len(lines))[:count]
     words = [re.findall(r"[a-z]+", lines[i]["text"].lower()) for i in chosen]
@@ -111,6 +127,7 @@ def test_figures_of_each_model(run, summary, samples, name):
     else:
         ratio = [line["log_prob"] - line["log_prob_base"] for line in lines]
         wanted |= {"kl_to_base": np.mean(ratio), "kl_to_base_error": error_of(lines, ratio)}
+        wanted["calibration_error"] = calibration(samples["base"])
     assert found.keys() == wanted.keys()
     for key, value in wanted.items():
         assert same(found[key], value), (key, found[key], value)
@@ -186,9 +203,12 @@ SIDES = [
     ("BLEU-4", "bleu_4", FIXED_1),
     ("Distinct-2 (equal counts)", "distinct_2", FIXED_3),
     ("log-probability under the base (nats)", "log_prob_under_base", FIXED_2),
+    ("the same per token", "log_prob_per_token", FIXED_2),
+    ("per token of the base's successes", "log_prob_per_token_of_successes", FIXED_2),
     ("length (tokens)", "tokens", FIXED_1),
     ("ended by itself", "finished", PERCENT),
     ("KL to the base (nats per sequence)", "kl_to_base", FIXED_2),
+    ("calibration error of V(prompt)", "calibration_error", FIXED_3),
 ]
 FLOORS = [
     ("no controller can have a lower KL than", "kl_floor"),

@@ -36,17 +36,18 @@ COMMON = {
     "distinct_2": 0.5,
     "metrics": {"coverage": 0.75, "polite": 0.5},
 }
+ROUND = (1.5, 0.25, 1.0, -1.5, 2.0)
 SUMMARY = Summary(
     BaseFigures(
         **COMMON, successes=2, log_prob_per_token_of_successes=-1.0, distinct_2_of_successes=0.5
     ),
-    ControlFigures(**COMMON, kl_to_base=1.5, kl_to_base_error=0.25),
+    ControlFigures(**COMMON, kl_to_base=1.5, kl_to_base_error=0.25, calibration_error=0.05),
     Floors(0.5, 0.25, 0.75, 0.5),
     {"sft": 1.5, "evaluate": 0.25},
     StageFigures(
         SftFigures(100, "fingerprint", sft_rows=5),
         RolloutFigures(8, 2, 0.25, 1.0, 1, "q* of the base"),
-        TrainFigures(10, tuple(RoundFigures(i, 8, 0.0, 0.25, 2.0) for i in range(12))),
+        TrainFigures(10, tuple(RoundFigures(i, 8, 0.0, 0.25, *ROUND) for i in range(12))),
         GenerateFigures(4, 0, 1),
     ),
     ("no gain: train longer",),

@@ -17,7 +17,18 @@ from dinado_jax.evaluation.summary import BaseFigures, ControlFigures, Floors
 from dinado_jax.evaluation.warnings import summary_warnings
 
 NAN = math.nan
-ROUND = RoundFigures(0, 20000, 0.0, 0.1, 900.0)
+ROUND = RoundFigures(
+    oracle_failures=0,
+    rollouts=20000,
+    repeated=0.0,
+    newest_success_rate=0.1,
+    newest_kl=0.0,
+    newest_efficiency=NAN,
+    newest_finished=0.95,
+    newest_log_prob_per_token=-1.9,
+    effective_successes=900.0,
+    log_prob_per_token_of_successes=-1.5,
+)
 PARTS = {
     "base": BaseFigures(
         samples=1800,
@@ -45,10 +56,12 @@ PARTS = {
         metrics={},
         kl_to_base=2.0,
         kl_to_base_error=0.1,
+        calibration_error=0.04,
     ),
     "floors": Floors(1.7, 0.85, 1.8, 0.9),
     "rollout": RolloutFigures(990, 99, 0.1, 1.0, 0, "q* of the base"),
-    "generate": GenerateFigures(500, 0, 0),
+    "generate": GenerateFigures(400, 0, 0),
+    "round": ROUND,
 }
 
 
@@ -58,7 +71,8 @@ def warned(**changes):
     for name, value in changes.items():
         part, _, field = name.partition("__")
         parts[part] = dataclasses.replace(parts[part], **{field: value})
-    train = TrainFigures(1000, (ROUND,))
+    later = dataclasses.replace(ROUND, effective_successes=0.0)
+    train = TrainFigures(1000, (parts["round"], later))
     stages = StageFigures(SftFigures(1, "x"), parts["rollout"], train, parts["generate"])
     return list(summary_warnings(parts["base"], parts["control"], parts["floors"], stages))
 
@@ -119,6 +133,17 @@ CASES = {
         {"control__distinct_2": 0.1, "base__successes": 29},
         {"control__distinct_2": 0.1, "base__successes": 30},
     ),
+    "first successes": (
+        "few successes",
+        {"round__effective_successes": 100.0},
+        {"round__effective_successes": 99.9},
+    ),
+    # sqrt(0.1 0.9 10 / 400) = 0.0474 above 0.1
+    "calibration": (
+        "not calibrated",
+        {"control__calibration_error": 0.147},
+        {"control__calibration_error": 0.148},
+    ),
     # of 990 samples and those that are left out
     "failures of rollouts": (
         "10 samples of stage rollout|11 samples of stage rollout",
@@ -154,6 +179,8 @@ SAID = [
     ({"control__finished": 0.75}, ["25.0% of samples", "5.0% of the base"]),
     ({"control__log_prob_per_token": -2.25}, ["-2.25 nats", "-1.50"]),
     ({"control__distinct_2": 0.21}, ["0.210", "0.500"]),
+    ({"round__effective_successes": 7.2}, ["about 7 ", "first 20000 rollouts:"]),
+    ({"control__calibration_error": 0.31}, ["success rates by 0.31", "explains 0.05"]),
     ({"rollout__oracle_failures": 40}, ["failed on 40 samples of stage rollout"]),
     ({"generate__control_oracle_failures": 70}, ["failed on 70 samples of stage generate"]),
 ]
@@ -173,6 +200,7 @@ def test_a_warning_names_its_figures(changes, said):
         {"control__log_prob_per_token": NAN},
         {"base__log_prob_per_token_of_successes": NAN},
         {"control__distinct_2": NAN},
+        {"control__calibration_error": NAN},
     ],
 )
 def test_what_was_not_measured_is_no_reason_to_warn(changes):
@@ -181,6 +209,8 @@ def test_what_was_not_measured_is_no_reason_to_warn(changes):
 
 def test_warnings_come_in_the_order_of_the_figures():
     lines = warned(
+        round__effective_successes=1.0,
+        control__calibration_error=0.9,
         control__success_rate=0.1,
         floors__kl_floor_by_prompt=0.1,
         control__kl_to_base_error=0.6,
@@ -191,7 +221,7 @@ def test_warnings_come_in_the_order_of_the_figures():
         generate__base_oracle_failures=500,
         generate__control_oracle_failures=600,
     )
-    starts = ["no gain", "efficiency", "the KL", "90.0%", "text far", "texts repeat"]
-    starts += ["the oracle failed"] * 3
+    starts = ["few successes", "no gain", "efficiency", "the KL", "90.0%", "text far"]
+    starts += ["texts repeat", "V(prompt)"] + ["the oracle failed"] * 3
     assert len(lines) == len(starts)
     assert all(line.startswith(start) for line, start in zip(lines, starts)), lines

@@ -35,6 +35,7 @@ CONTROL = ControlFigures(
     finished=0.999,
     kl_to_base=2.37,
     kl_to_base_error=0.02,
+    calibration_error=0.03,
     log_prob_per_token=-1.66,
     distinct_2=0.52,
 )
@@ -72,6 +73,7 @@ def test_a_run_that_went_well_has_none():
         ("control.finished", 0.83, "17.0% of samples did not end"),
         ("control.log_prob_per_token", -2.0, "-2.00 nats per token"),
         ("control.distinct_2", 0.3, "Distinct-2 0.300"),
+        ("control.calibration_error", 0.2, "V(prompt) is not calibrated"),
         ("stages.rollout.oracle_failures", 400, "failed on 400 samples of stage rollout"),
         ("stages.generate.control_oracle_failures", 40, "40 samples of stage generate"),
         ("stages.generate.base_oracle_failures", 41, "41 samples of stage generate"),

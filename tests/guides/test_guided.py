@@ -11,11 +11,12 @@ from support import tiny, world
 from support.world import DISTINCT, EOS, MODEL, PROMPTS, N, V
 
 from dinado_jax import language_model as base
-from dinado_jax.data.prompts import Prompts
+from dinado_jax.data.prompts import Prompts, TokenizedPrompts
 from dinado_jax.data.sequences import pad
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.sampler import Sampler
 from dinado_jax.errors import InputError
+from dinado_jax.guides.prompt_values import prompt_values
 from dinado_jax.guides.protocol import NextValues
 from dinado_jax.guides.tilt import PromptValue, Tilt, apply_tilt
 from dinado_jax.models.tokenizer import train_codec
@@ -297,3 +298,13 @@ def test_tilts_that_are_refused(bad):
     (name,) = bad
     with pytest.raises(InputError, match=rf"^{name}[^\n]*$"):
         controlled("nado").tilted(**bad)
+
+
+@pytest.mark.parametrize("kind", ["merge", "projected-nado"])
+def test_values_of_prompts_batch_by_batch(kind):
+    model, prompts = controlled(kind), TokenizedPrompts(PROMPTS)
+    given = (MODEL, model.control, model.base.params, model.params)
+    values = prompt_values(*given, prompts, fill=EOS, batch=2)
+    for prompt, value in zip(PROMPTS, values, strict=True):
+        _, log_v, _ = world.exact(model.control, model.base.params, model.params, prompt)
+        assert value == pytest.approx(np.exp(log_v[0][0]), rel=1e-4)

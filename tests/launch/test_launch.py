@@ -246,7 +246,7 @@ def test_kubernetes(repository, fakes, tmp_path, settings):
     jobset = yaml.safe_load(manifest.read_text())
     job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
     assert job["parallelism"] == job["completions"] == 4
-    assert job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == [2]
+    assert job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == [2, 3]
     (container,) = job["template"]["spec"]["containers"]
     assert [word.replace("$$", "$") for word in container["args"]] == WORDS
     assert "${" not in manifest.read_text().replace("${HOME", "")
@@ -285,6 +285,7 @@ def worker(repository, fakes, tmp_path, verb="run", **more):
     [
         ("sys.exit(0)", 3, 1, 0),
         ("sys.exit(2)", 3, 1, 2),
+        ("sys.exit(3)", 3, 1, 3),
         ("sys.exit(130)", 3, 1, 130),
         ("sys.exit(1)", 2, 3, 1),
         ("sys.exit(1)", 0, 1, 1),

@@ -132,6 +132,20 @@ def test_summary_tells_how_it_came_about(run):
     assert summary["device"]["platform"] == "cpu" and summary["device"]["count"] == 8
 
 
+def test_strict_turns_warnings_into_an_exit_code(copy, monkeypatch, capsys):
+    path = copy(4)
+    monkeypatch.setattr(signals, "install_handlers", lambda: None)
+    command = ["evaluate", str(tiny_run.CONFIG), f"--out={path}"]
+    cli.main(command)
+    summary = read(path / "summary.json")
+    assert summary["warnings"][0].startswith("few successes, about ")
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        cli.main([*command, "train.strict=true"])
+    assert caught.value.code == 3 and str(path / "report.html") in capsys.readouterr().out
+    assert read(path / "summary.json") == summary
+
+
 def test_report_is_one_page_and_stands_alone(run, capsys):
     page = (run / "report.html").read_text()
     assert "success rate" in page and "<table>" in page and page.endswith("</html>\n")
@@ -615,7 +629,23 @@ def test_no_failure_leaves_nothing_to_learn(copy, monkeypatch):
     refused("in 100% of its samples", run_stages, tiny_run.config(), STAGES[:3], path)
 
 
-@pytest.mark.parametrize("oracle, match", [("short", "shape"), ("undefined", "nan")])
+@pytest.mark.parametrize(
+    "oracle, match",
+    [
+        ("half", "all 32 samples of the base the same label, 0.5: .* check the oracle"),
+        ("hundredths", "the highest label of 32 rollouts is 0.02, .*: rescale the oracle"),
+    ],
+)
+def test_soft_labels_that_leave_nothing_to_learn(copy, monkeypatch, oracle, match):
+    path = copy(1)
+    monkeypatch.setattr(tiny_run, "even", getattr(tiny_run, oracle))
+    refused(match, run_stages, tiny_run.config(), STAGES, path)
+    assert len(Rollouts.load(path / "rollout" / "rollouts.npz")) == 32
+
+
+@pytest.mark.parametrize(
+    "oracle, match", [("short", "shape"), ("undefined", "nan"), ("percent", "holds 50.0 for 2")]
+)
 def test_oracles_that_give_no_labels(copy, monkeypatch, oracle, match):
     path = copy(1)
     monkeypatch.setattr(tiny_run, "even", getattr(tiny_run, oracle))

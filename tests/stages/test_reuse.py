@@ -17,7 +17,7 @@ from dinado_jax.stages.run_folder import STAGES, RunFolder
 
 FREE = ("name", "run.folder", "run.log_every", "run.save_every")
 FREE += ("parallel.mode", "parallel.fsdp", "parallel.devices")
-FREE += ("base.remat", "sft.accumulate", "train.accumulate", "train.base_states")
+FREE += ("base.remat", "sft.accumulate", "train.accumulate", "train.base_states", "train.strict")
 FREE += ("rollout.batch", "decode.batch")
 STAGE_OF = {
     **dict.fromkeys(("seed", "task", "base", "sft"), "sft"),

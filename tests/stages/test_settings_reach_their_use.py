@@ -15,6 +15,7 @@ from support.word_run import lexical, read_examples, read_lines
 
 from dinado_jax.data.batching import Epochs
 from dinado_jax.data.sequences import sequences
+from dinado_jax.evaluation.metrics import kl_floor
 from dinado_jax.objectives.table import OBJECTIVES, phases
 from dinado_jax.rollouts.arrays import Rollouts
 
@@ -216,7 +217,23 @@ def test_figures_of_the_rounds(run):
         assert stored["effective_successes"] == pytest.approx(effective, rel=1e-4)
         newest = sampled & (rows.prompt_id >= (0, 6, 10)[number])
         assert stored["rollouts"] == sampled.sum() == (18, 34, 50)[number]
-        assert stored["newest_success_rate"] == pytest.approx(rows.label[newest].mean())
+        rate = rows.label[newest].mean()
+        assert stored["newest_success_rate"] == pytest.approx(rate)
+        kl = (rows.log_proposal - rows.log_base)[newest].mean()
+        assert stored["newest_kl"] == pytest.approx(kl, abs=1e-5)
+        assert stored["newest_finished"] == pytest.approx(rows.finished[newest].mean())
+        tokens = rows.length - rows.prompt_length
+        fluency = rows.log_base[newest].sum() / tokens[newest].sum()
+        assert stored["newest_log_prob_per_token"] == pytest.approx(fluency)
+        if number == 0:
+            base, good = rate, newest & (rows.label > 0.5)
+            fluency = rows.log_base[good].sum() / tokens[good].sum()
+            assert stored["log_prob_per_token_of_successes"] == pytest.approx(fluency)
+            assert abs(kl) < 1e-4 and stored["newest_efficiency"] is None
+        else:
+            assert "log_prob_per_token_of_successes" not in stored
+            wanted = pytest.approx(kl_floor(rate, base) / kl, rel=1e-3) if kl > 0 else None
+            assert stored["newest_efficiency"] == wanted
         assert stored["oracle_failures"] == 0
         told = {(p, *t[:n]) for p, t, n in zip(rows.prompt_id, rows.tokens.tolist(), rows.length)}
         assert stored["repeated"] == pytest.approx(1 - len(told) / len(sampled), abs=1e-4)
@@ -376,5 +393,7 @@ def test_held_out_prompts_are_continued_as_decode_says(run, name):
         )
         under_base = by_hand.score(run.base(row)[1], given).sum()
         assert line["log_prob_base"] == pytest.approx(under_base, abs=1e-4)
+        value = by_hand.values(run.control(run.after["trainable"]), given).value
+        assert line["value"] == pytest.approx(np.exp(value[0, len(prompt) - 1]), abs=1e-5)
     stored = run.figures("generate")
     assert stored == {"prompts": 6, "base_oracle_failures": 0, "control_oracle_failures": 0}

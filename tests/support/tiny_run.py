@@ -66,6 +66,19 @@ def always(prompts, texts):
     return [True] * len(texts)
 
 
+def half(prompts, texts):
+    return [0.5] * len(texts)
+
+
+def hundredths(prompts, texts):
+    """Probabilities of something rare, not rescaled."""
+    return [(1 + len(text) % 2) / 100 for text in texts]
+
+
+def percent(prompts, texts):
+    return [50.0] * len(texts)
+
+
 def short(prompts, texts):
     """An answer too few."""
     return [True] * (len(texts) - 1)

@@ -184,7 +184,7 @@ def test_exists(tmp_path):
 
 SAMPLE = {
     "prompt_id": 0, "prompt": "dog =", "text": "a dog", "label": 1.0, "log_prob": -1.0,
-    "log_prob_base": -2.0, "tokens": 3, "finished": True,
+    "log_prob_base": -2.0, "tokens": 3, "finished": True, "value": 0.5,
 }  # fmt: skip
 
 
