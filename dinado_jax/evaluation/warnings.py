@@ -105,8 +105,8 @@ def _calibration(base: BaseFigures, control: ControlFigures, stages: StageFigure
     if error > _CALIBRATION + chance:
         yield (
             f"V(prompt) is not calibrated: it differs from the base's success rates by {error:.2f} "
-            f"on average, chance explains {chance:.2f}: do not rely on decode.target_rate, and "
-            "train longer (train.steps) or draw more prompts (rollout.prompts)"
+            f"on average, chance explains {chance:.2f}: do not rely on decode.target_rate, or take "
+            "control.kind=hard, which learns V(prompt) from each prompt's success rate"
         )
 
 
