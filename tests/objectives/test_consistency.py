@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 MARGIN = 3.0
 LAMBDA = 0.7
-TRAIN = Train(batch=4 * COUNT, margin=MARGIN, bellman=LAMBDA, objective="consistency")
+TRAIN = Train(batch=4 * COUNT, margin=MARGIN, bellman=LAMBDA, anchor=0.0)
 
 
 def every_row(margin=MARGIN):
