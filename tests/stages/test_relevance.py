@@ -15,7 +15,7 @@ from dinado_jax.stages.settings import stored_config
 COMMONGEN = "task.name=commongen task.source=data"
 HARD, SOFT, NADO = "control.kind=hard", "control.kind=soft", "control.kind=nado"
 PUBLISHED, CONSISTENCY = "train.objective=published", "train.objective=consistency"
-WARM = "train.steps=180"  # all of them are the warm-up's
+WARM = "train.steps=60"  # all of them are the warm-up's
 COLD = "train.warmup_direction=0"
 NO_SFT = "base.path=some sft.steps=0"
 

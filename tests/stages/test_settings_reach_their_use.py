@@ -295,7 +295,7 @@ def losses(run, batch, params):
     label = np.repeat([1.0, 0.0], 3)
     np.testing.assert_array_equal(batch.rows.label[batch.norm], label)
     norm = by_hand.norm_terms(found, label, batch.suffix[batch.norm], batch.shift)
-    return {"direction": by_hand.huber(error).mean() - 0.4 * likelihood, **norm}
+    return {"direction": by_hand.huber(error).mean() - 0.2 * likelihood, **norm}
 
 
 def test_the_losses_of_the_last_step(run, last_batch):
