@@ -171,14 +171,14 @@ BUGS = [
         OBJECTIVES,
     ),
     Bug("objectives/regression.py", "* (1 - least) + least", "", OBJECTIVES),
-    Bug("objectives/regression.py", "jnp.maximum(error, 0.0)", "error", OBJECTIVES),
+    Bug("objectives/residual.py", "jnp.maximum(residual, 0.0)", "residual", OBJECTIVES),
     Bug(
         "objectives/regression.py",
         "sampling_weights(rollouts, weight)",
         "np.ones(len(rollouts))",
         OBJECTIVES,
     ),
-    Bug("objectives/regression.py", "_HUBER = 1.5", "_HUBER = 1.0", OBJECTIVES),
+    Bug("objectives/residual.py", "_HUBER = 1.5", "_HUBER = 1.0", OBJECTIVES),
     Bug("objectives/regression.py", "np.exp(-self.margin)", "np.exp(-6.0)", OBJECTIVES + " stages"),
     Bug("objectives/prefixes.py", "values.after_logit", "values.value_logit", OBJECTIVES),
     Bug(
@@ -261,8 +261,8 @@ BUGS = [
     # Batches by length.
     Bug(
         "data/batching.py",
-        "np.random.default_rng((self.seed, block)).random()",
-        "np.random.default_rng((0, block)).random()",
+        "rng = np.random.default_rng((self.seed, block))\n        index = _systematic",
+        "rng = np.random.default_rng((0, block))\n        index = _systematic",
         "data rollouts objectives",
     ),
     Bug(
