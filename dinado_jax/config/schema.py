@@ -87,6 +87,11 @@ class Control:
     layers: int = 4  # of nado's head and of soft's small trunk
     norm_bias: str = "success_rate"  # success_rate | zero: the norm's initial bias
 
+    @property
+    def direction_kind(self) -> str:
+        """Of this kind of control: nado | soft | merge."""
+        return self.direction if self.kind == "hard" else self.kind
+
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:

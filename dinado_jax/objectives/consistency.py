@@ -51,6 +51,7 @@ class Consistency:
     train: Train
     parts = 1
     least_samples = 1
+    trains_nado = False
 
     @property
     def _of_rows(self) -> RowRegression:

@@ -56,6 +56,7 @@ class DirectionAndNorm:
     train: Train
     loss: DirectionLoss
     parts: int = 2  # direction and norm; times the rows that the loss must find together
+    trains_nado = True
 
     @property
     def least_samples(self) -> int:

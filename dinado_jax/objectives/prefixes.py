@@ -23,6 +23,7 @@ class Prefixes:
     train: Train
     parts = 1
     least_samples = 1
+    trains_nado = True
 
     @property
     def draws_references(self) -> bool:

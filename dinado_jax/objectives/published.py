@@ -40,6 +40,7 @@ class Published:
     train: Train
     parts = 1
     least_samples = 1
+    trains_nado = True
     draws_references = True
 
     def batches(self, rollouts: Rollouts, weight: np.ndarray, seed: int) -> BatchAt:

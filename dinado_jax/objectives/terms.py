@@ -43,6 +43,11 @@ class Objective(Protocol):
         ...
 
     @property
+    def trains_nado(self) -> bool:
+        """Whether it trains the direction nado, whose level is that of R itself."""
+        ...
+
+    @property
     def draws_references(self) -> bool:
         """Whether it trains on the task's references too, if there are any."""
         ...

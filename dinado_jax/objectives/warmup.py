@@ -22,6 +22,7 @@ class Warmup:
     train: Train
     parts = 1
     least_samples = 1
+    trains_nado = True
 
     @property
     def draws_references(self) -> bool:

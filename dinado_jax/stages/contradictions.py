@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 from dinado_jax.config.checks import CHAT, PROMPT
 from dinado_jax.config.schema import Base, Config
-from dinado_jax.objectives.consistency import Consistency
 from dinado_jax.objectives.table import phases
 from dinado_jax.tasks.table import make_task
 
@@ -32,8 +31,7 @@ def _of_training(config: Config) -> Iterator[str]:
                 f"{section.accumulate}: choose a multiple"
             )
     control = config.control
-    direction = control.direction if control.kind == "hard" else control.kind
-    if isinstance(objective, Consistency) and direction == "nado":
+    if control.direction_kind == "nado" and not objective.trains_nado:
         key = "control.direction" if control.kind == "hard" else "control.kind"
         yield (
             f"train.objective = {train.objective} needs a norm beside a direction that is not "

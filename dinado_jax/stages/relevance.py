@@ -38,14 +38,8 @@ run.folder run.log_every run.save_every
 """
 
 
-def _direction(config: Config) -> str:
-    """Returns nado | soft | merge."""
-    control = config.control
-    return control.direction if control.kind == "hard" else control.kind
-
-
 def _has_delta(config: Config) -> bool:
-    direction = _direction(config)
+    direction = config.control.direction_kind
     return direction == "merge" or (direction == "soft" and config.control.trunk == "low_rank")
 
 
@@ -55,7 +49,7 @@ def _has_low_rank(config: Config) -> bool:
 
 
 def _has_new_blocks(config: Config) -> bool:
-    direction = _direction(config)
+    direction = config.control.direction_kind
     return direction == "nado" or (direction == "soft" and config.control.trunk == "small")
 
 
@@ -166,7 +160,7 @@ RULES = (
         lambda c: c.control.kind == "hard",
         "only for control.kind=hard",
     ),
-    Rule("control.trunk", lambda c: _direction(c) == "soft", "only for soft"),
+    Rule("control.trunk", lambda c: c.control.direction_kind == "soft", "only for soft"),
     Rule(
         "control.layers",
         _has_new_blocks,
@@ -196,8 +190,8 @@ RULES = (
     Rule(
         "train.bellman",
         _has_bellman,
-        "only for kinds other than hard or train.objective=consistency, after "
-        "train.warmup_direction and train.bellman_start",
+        "only for kinds and objectives that read it, after train.warmup_direction and "
+        "train.bellman_start",
     ),
     Rule(
         "train.bellman_start",
@@ -206,8 +200,8 @@ RULES = (
             and c.train.bellman > 0
             and c.train.warmup_direction < min(c.train.bellman_start, c.train.steps)
         ),
-        "only for kinds other than hard or train.objective=consistency, train.bellman above 0 "
-        "and steps after the warm-up",
+        "only for kinds and objectives that read train.bellman, train.bellman above 0 and steps "
+        "after the warm-up",
     ),
     Rule(
         "train.weights",

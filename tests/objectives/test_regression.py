@@ -4,32 +4,22 @@ import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import tiny
+from support import enumerated
+from support.enumerated import COUNT, at_optimum, case, fresh, log_policy, noisy
 from support.rows import of_probabilities
 
 from dinado_jax.config.schema import Train
-from dinado_jax.exact.compare import setting
-from dinado_jax.exact.learn import judged
-from dinado_jax.exact.world import Optimum, World
 from dinado_jax.objectives.regression import RowRegression
 from dinado_jax.objectives.table import OBJECTIVES
-from dinado_jax.rollouts.arrays import Rollouts
 from dinado_jax.rollouts.weighting import success_rate_per_prompt
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
-WORLD = World(vocabulary=3, length=3, rarity=0.15, ends=True)
 TRAIN = Train(batch=16, margin=3.0, weights="none")
 LOSS = RowRegression(TRAIN.margin, anchor=0.0)
 ANCHORED = RowRegression(TRAIN.margin, anchor=0.5)
-
-
-@functools.cache
-def case():
-    return setting("ends", WORLD, "merge", 0)
 
 
 def drawn(rows, weight, train):
@@ -79,34 +69,14 @@ def test_batches_hold_what_the_optimum_says_of_every_row():
 
 def every_row(margin):
     """All sequences as uniform draws: their rate is R0 without an error."""
-    one = case()
-    index = np.arange(len(WORLD.rows))
-    rows = judged(WORLD, one.optimum, index, np.zeros(WORLD.inside.shape), 0.0)
-    rows = Rollouts(
-        **{**vars(rows), "log_proposal": np.full(len(index), -np.log(len(index)), np.float32)}
-    )
+    rows = enumerated.rollouts()
     np.testing.assert_allclose(
-        success_rate_per_prompt(rows), np.full(len(index), one.optimum.rate), rtol=1e-5
+        success_rate_per_prompt(rows), np.full(COUNT, case().optimum.rate), rtol=1e-5
     )
-    train = Train(batch=4 * len(index), margin=margin, weights="none")
-    part = drawn(rows, np.exp(rows.log_base - rows.log_proposal), train)
-    _, first = np.unique(WORLD.index(part.tokens), return_index=True)
-    assert len(first) == len(index)
-    return jax.tree.map(lambda column: column[first], part)
-
-
-def at_optimum(margin):
-    """Parameters of q proportional to p max(C, e^-margin)."""
-    one = case()
-    floored = Optimum.of(WORLD, one.optimum.log_p, np.maximum(one.optimum.label, np.exp(-margin)))
-    r = np.zeros((WORLD.vocabulary, WORLD.prefixes))
-    inside = WORLD.inside
-    r[WORLD.rows.tokens[:, 1:][inside], WORLD.prefix[inside]] = np.log(floored.after[inside])
-    return {**fresh(), "direction": jnp.float32(r)}
-
-
-def fresh():
-    return case().control.init(jax.random.key(0), case().base_params, 0.3)
+    train = Train(batch=4 * COUNT, margin=margin, weights="none")
+    weight = np.exp(rows.log_base - rows.log_proposal)
+    batch_at = OBJECTIVES["regression"](train).batches(rows, weight, 0)
+    return enumerated.every_row(lambda step: batch_at(step).direction)
 
 
 @functools.partial(jax.jit, static_argnames="loss")
@@ -163,25 +133,22 @@ def test_a_soft_label_below_the_margin_counts_as_a_failure():
 
 def test_the_loss_by_hand():
     """Huber's: half the square up to 1.5 nats, then linear."""
-    batch, params = every_row(3.0), tiny.noisy(fresh(), 2.0, seed=4)
-    log_q = np.float64(WORLD.tables() + params["direction"])
-    log_q -= np.log(np.exp(log_q).sum(0))
-    tokens = WORLD.rows.tokens[:, 1:]
-    error = np.where(WORLD.inside, log_q[tokens, WORLD.prefix], 0).sum(1) - batch.target
-    error_of_all = error
+    batch, params = every_row(3.0), noisy(2.0, seed=4)
+    log_q = log_policy(params).sum(1)
+    error = log_q - batch.target
     error = np.where(batch.label > 0, error, np.maximum(error, 0))
     size = np.abs(error)
     assert (size > 1.5).any() and ((size > 0) & (size < 1.5)).any() and (size == 0).any()
     wanted = np.where(size <= 1.5, size**2 / 2, 1.5 * (size - 0.75)).sum()
     for loss in (LOSS, ANCHORED):
-        likelihood = (batch.optimal_ratio * (error_of_all + batch.target)).sum()
+        likelihood = (batch.optimal_ratio * log_q).sum()
         term = loss.term(case().control, params, case().base_params, batch)
         assert float(term.sum) == pytest.approx(wanted - loss.anchor * likelihood, rel=1e-5)
         assert float(term.weight) == len(size)
 
 
 def test_gradients_against_finite_differences():
-    batch, params = every_row(3.0), tiny.noisy(fresh(), 0.7, seed=5)
+    batch, params = every_row(3.0), noisy(0.7, seed=5)
     gradient = np.float64(jax.grad(value)(params, batch)["direction"])
     rng = np.random.default_rng(0)
     for _ in range(6):

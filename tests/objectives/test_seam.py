@@ -30,6 +30,7 @@ class Imitation:
     train: Train
     parts = 1
     least_samples = 1
+    trains_nado = True
     draws_references = True
 
     def batches(self, rollouts, weight, seed):

@@ -31,5 +31,6 @@ def slow(report: str) -> set[str]:
 
 if __name__ == "__main__":
     before = LIST.read_text().splitlines() if "--add" in sys.argv[1:] else []
-    names = sorted({*before, *slow(sys.stdin.read())})
+    names = {*before, *slow(sys.stdin.read())}
+    names = sorted(name for name in names if name.split("::")[0] not in names - {name})
     LIST.write_text("".join(f"{name}\n" for name in names))
