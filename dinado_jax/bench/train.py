@@ -15,7 +15,7 @@ from dinado_jax.controls.make import make_control
 from dinado_jax.models.protocol import BaseModel
 from dinado_jax.objectives.published import Published, PublishedBatch
 from dinado_jax.training.loop import init_state, make_step, split_micro_batches
-from dinado_jax.training.optimizer import optimizer
+from dinado_jax.training.optimizer import control_optimizer
 
 
 def control_of(request: Request, model: BaseModel) -> Control:
@@ -49,7 +49,7 @@ def program(request: Request) -> Program:
     """Returns the program of one training step; every run trains on."""
     model, settings = base_model(request), schema.Train()
     control = control_of(request, model)
-    transform = optimizer(settings, settings.steps)
+    transform = control_optimizer(settings)
     base = random_params(model)
     state = init_state(control.init(jax.random.key(1), base, 0.5), transform)
     batch = jax.tree.map(jnp.asarray, split_micro_batches(rows(request), 1))

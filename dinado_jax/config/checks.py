@@ -31,8 +31,8 @@ _BOUNDS = (
         task.train_examples base.vocab_size base.n_positions base.n_embd base.n_layer base.n_head
         sft.batch sft.accumulate sft.max_length delta.rank control.layers
         rollout.max_new_tokens rollout.batch rollout.prompts rollout.samples
-        train.batch train.accumulate train.rounds train.steps train.refresh_prompts
-        train.refresh_samples decode.max_new_tokens decode.batch
+        train.batch train.accumulate train.rounds train.steps train.average
+        train.refresh_prompts train.refresh_samples decode.max_new_tokens decode.batch
         evaluate.prompts evaluate.samples parallel.fsdp run.log_every run.save_every
         """,
     ),
@@ -75,8 +75,8 @@ LARGEST = {
             1_000_000,
             """
             base.n_positions base.n_inner sft.batch sft.accumulate sft.max_length train.batch
-            train.accumulate train.rounds rollout.batch rollout.samples rollout.max_new_tokens
-            train.refresh_samples decode.batch decode.max_new_tokens evaluate.samples
+            train.accumulate train.rounds train.average rollout.batch rollout.samples
+            rollout.max_new_tokens train.refresh_samples decode.batch decode.max_new_tokens evaluate.samples
             parallel.fsdp parallel.devices sft.learning_rate train.learning_rate
             sft.weight_decay train.weight_decay train.bellman train.reference_weight
             rollout.temperature decode.temperature decode.strength delta.alpha train.margin

@@ -135,6 +135,7 @@ class Train(Optim):
     objective: str = "regression"  # a name in objectives/table.py
     warmup_direction: int = 60  # first steps: likelihood on successes
     rounds: int = 5  # steps are divided evenly among them; each but the first samples again from q
+    average: int = 33  # last steps of each round whose parameters are averaged; 1 is off
     refresh_prompts: int = 1000
     refresh_samples: int = 8
     mixture: float = 0.0  # share of a refresh round's samples that is drawn from the base

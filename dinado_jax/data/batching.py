@@ -1,7 +1,8 @@
 """Batches as a pure function of (seed, step): a resumed run needs no state of its data.
 
-Rows of similar length share a batch, and a batch is cut to a multiple of 8 tokens, so that little
-padding is computed and few shapes are compiled.
+A batch is cut to a multiple of 8 tokens, so that little padding is computed and few shapes are
+compiled. In `Epochs` rows of similar length share a batch. Rows that are drawn by weight are not
+sorted: length often tells success from failure, and the gradient of a batch must be that of all.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ from dinado_jax.data.sequences import Sequences
 
 _BUCKET = 8
 _WINDOW = 50  # batches whose rows are sorted together by length
-_STEPS_SHARED = 10  # steps whose weighted draws are made together and split by length
+_STEPS_SHARED = 10  # steps whose weighted draws are made together
 
 
 def bucket(length: int, limit: int) -> int:
@@ -77,12 +78,9 @@ class Draws:
 
     Systematic resampling, for a few steps at once: one random offset and equal strides through the
     cumulative weights, so that each row is drawn as often as its weight demands, up to rounding.
-    The drawn rows are sorted by length and split among those steps; all `Draws` give the long ones
-    to the same step.
     """
 
     weight: np.ndarray  # [N], not negative, not all 0
-    length: np.ndarray  # [N] tokens
     seed: int
 
     def __post_init__(self):
@@ -95,8 +93,7 @@ class Draws:
 
     def _shared(self, block: int, count: int) -> np.ndarray:
         rng = np.random.default_rng((self.seed, block))
-        index = _systematic(self._cumulative, count * _STEPS_SHARED, rng)
-        return _by_length(index, self.length[index], block)
+        return _split(_systematic(self._cumulative, count * _STEPS_SHARED, rng), rng)
 
     def at(self, step: int, count: int) -> np.ndarray:
         """`count` row numbers for a step."""
@@ -109,12 +106,11 @@ class GroupDraws:
     """Rows drawn as by `Draws`, each followed by size - 1 more of its group.
 
     Those are drawn independently, with replacement, by the same weights within the group, so that
-    every row of a batch is distributed as the first ones. A group is as long as its longest row.
+    every row of a batch is distributed as the first ones.
     """
 
     weight: np.ndarray  # [N], not negative, not all 0
     group: np.ndarray  # [N] numbers of the groups
-    length: np.ndarray  # [N] tokens
     seed: int
     size: int  # rows of a group that are drawn together
 
@@ -142,8 +138,7 @@ class GroupDraws:
         # As in `_systematic`: no point may be rounded up into the next group.
         points = np.minimum(points, np.nextafter(high[first], 0))
         others = np.searchsorted(cumulative, points, side="right")
-        index = order[np.concatenate([first, others], axis=1)]
-        return _by_length(index, self.length[index].max(axis=1), block)
+        return _split(order[np.concatenate([first, others], axis=1)], rng)
 
     def at(self, step: int, count: int) -> np.ndarray:
         """`count` row numbers for a step, a multiple of `size`, group after group."""
@@ -159,10 +154,9 @@ def _systematic(cumulative: np.ndarray, total: int, rng: np.random.Generator) ->
     return np.searchsorted(cumulative, points, side="right")
 
 
-def _by_length(index: np.ndarray, length: np.ndarray, block: int) -> np.ndarray:
-    """Splits what is drawn for a block among its steps, [n, ...] -> [steps, n / steps, ...], alike
-    in length within a step; all draws give the long ones to the same step.
+def _split(index: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Deals what is drawn for a block to its steps, [n, ...] -> [steps, n / steps, ...]: each step
+    has every tenth, so that it is a systematic sample too.
     """
-    index = index[np.argsort(length, kind="stable")]
-    steps = index.reshape(_STEPS_SHARED, -1, *index.shape[1:])
-    return np.random.default_rng(block).permutation(steps)
+    steps = index.reshape(-1, _STEPS_SHARED, *index.shape[1:]).swapaxes(0, 1)
+    return rng.permutation(steps)

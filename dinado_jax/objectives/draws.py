@@ -39,7 +39,7 @@ class NormBatch(Batch):
 def successes(rollouts: Rollouts, weight: np.ndarray, seed: int) -> RowsAt:
     """Draws successes only; those of each prompt are distributed as its q*."""
     share = normalize_per_prompt(weight * rollouts.label, rollouts.prompt_id)
-    draws = Draws(share, rollouts.length, seed)
+    draws = Draws(share, seed)
 
     def at(step: int, count: int) -> LabeledBatch:
         rows = take(rollouts, draws.at(step, count))
@@ -67,7 +67,7 @@ def norm_rows(rollouts: Rollouts, weight: np.ndarray, train: Train, seed: int) -
     known = sampling_weights(rollouts, weight)
     groups = [known * label, known * (1 - label)] if train.balance else [sampled]
     # Separate seeds: rows of either label, and of the direction, are drawn independently.
-    draws = [Draws(group, rollouts.length, seed + 1 + i) for i, group in enumerate(groups)]
+    draws = [Draws(group, seed + 1 + i) for i, group in enumerate(groups)]
     shift = np.log(groups[1][sampled].sum() / groups[0][sampled].sum()) if train.balance else 0.0
 
     def at(step: int, count: int) -> NormBatch:

@@ -45,7 +45,7 @@ class Published:
 
     def batches(self, rollouts: Rollouts, weight: np.ndarray, seed: int) -> BatchAt:
         train = self.train
-        draws = Draws(np.ones(len(rollouts)), rollouts.length, seed)
+        draws = Draws(np.ones(len(rollouts)), seed)
         suffix = suffix_importance_weights(rollouts, train.weights, train.weight_clip)
 
         def at(step: int) -> PublishedBatch:

@@ -50,7 +50,7 @@ class Divergence:
         success = weight * rollouts.label
         share = optimal_ratio(success, rollouts.prompt_id, ~rollouts.reference)
         known = sum_per_prompt(success, rollouts.prompt_id) > 0
-        draws = Draws(known & (weight > 0), rollouts.length, seed)
+        draws = Draws(known & (weight > 0), seed)
         log_proposal = np.where(rollouts.reference, np.inf, rollouts.log_proposal)
         log_proposal = log_proposal.astype(np.float32)
 

@@ -56,7 +56,7 @@ class RowRegression:
 
     def rows(self, rollouts: Rollouts, weight: np.ndarray, seed: int) -> RowsAt:
         drawn = sampling_weights(rollouts, weight)
-        draws = Draws(drawn, rollouts.length, seed)
+        draws = Draws(drawn, seed)
         ratio = optimal_ratio(weight * rollouts.label, rollouts.prompt_id, ~rollouts.reference)
         # References are drawn by their weight, which is then counted once.
         ratio = (ratio / np.where(drawn > 0, drawn, 1.0)).astype(np.float32)

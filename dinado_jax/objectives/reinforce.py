@@ -53,7 +53,7 @@ class Reinforce:
 
     def rows(self, rollouts: Rollouts, weight: np.ndarray, seed: int) -> RowsAt:
         sampled = ~rollouts.reference
-        draws = Draws(sampled, rollouts.length, seed)
+        draws = Draws(sampled, seed)
         log_proposal = np.where(sampled, rollouts.log_proposal, 0.0).astype(np.float32)
         reward = self.margin * rollouts.label + rollouts.log_base
         net = np.where(sampled, reward - log_proposal, 0.0)

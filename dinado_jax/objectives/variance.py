@@ -58,7 +58,7 @@ class Variance:
         succeeds = sum_per_prompt(known * label, prompt) > 0
         share = normalize_per_prompt(known * label, prompt)
         share += normalize_per_prompt(known * (1 - label) * succeeds, prompt)
-        draws = GroupDraws(share, prompt, rollouts.length, seed, GROUP)
+        draws = GroupDraws(share, prompt, seed, GROUP)
         target = rollouts.log_base + np.log(np.maximum(label, np.exp(-self.margin)))
         target = target.astype(np.float32)
 

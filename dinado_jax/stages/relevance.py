@@ -31,7 +31,8 @@ base.prompt_template sft.steps sft.pretrain_steps
 control.kind rollout.oracle rollout.prompts rollout.samples rollout.references
 rollout.max_new_tokens rollout.batch
 train.steps train.batch train.accumulate train.learning_rate train.warmup train.decay
-train.weight_decay train.beta2 train.clip train.rounds train.warmup_direction train.strict
+train.weight_decay train.beta2 train.clip train.rounds train.average train.warmup_direction
+train.strict
 decode.max_new_tokens decode.batch decode.strength decode.reject
 evaluate.samples evaluate.prompt_file parallel.mode parallel.fsdp parallel.devices
 run.folder run.log_every run.save_every

@@ -31,11 +31,12 @@ from dinado_jax.training.loop import (
     Phase,
     Step,
     TrainState,
+    at_average,
     init_state,
     make_step,
     restore_or_init,
 )
-from dinado_jax.training.optimizer import optimizer
+from dinado_jax.training.optimizer import control_optimizer
 from dinado_jax.utils.progress import MetricsLog, print_once
 
 _HIGHEST = 0.5  # with only lower labels, the scale of an oracle is not [0, 1]
@@ -84,6 +85,8 @@ def train(context: Context) -> TrainFigures:
                 name = "warm-up" if isinstance(objective, Warmup) else f"train round {number}"
                 phase = Phase(name, step, batch_at, begin, stop)
                 state, begin = loop.fit(phase, state, base.params), stop
+            if int(state.step) == end:  # not beyond it, in a run that continues
+                state = at_average(state)
     if is_main():  # left by a run that was stopped between here and the end of the stage
         shutil.rmtree(folder / "control", ignore_errors=True)
     barrier("the control is to be saved")
@@ -127,11 +130,11 @@ def _check_labels(initial: Rollouts) -> float:
 def _step(objective: Objective, control: Control, settings: Train, plan: Plan) -> Step:
     """A compiled step, cached so that training resumed in the same process does not recompile."""
     terms = partial(objective.terms, control)
-    return make_step(terms, optimizer(settings, settings.steps), plan)
+    return make_step(terms, control_optimizer(settings), plan)
 
 
 def _init(
     control: Control, settings: Train, seed: int, prior: float, base_params: dict
 ) -> TrainState:
     params = control.init(jax.random.key(seed), base_params, prior)
-    return init_state(params, optimizer(settings, settings.steps))
+    return init_state(params, control_optimizer(settings))

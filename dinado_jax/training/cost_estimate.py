@@ -32,7 +32,7 @@ from dinado_jax.training.loop import (
     make_step,
     split_micro_batches,
 )
-from dinado_jax.training.optimizer import optimizer
+from dinado_jax.training.optimizer import control_optimizer, optimizer
 
 
 def _shape(*shape: int, dtype=jnp.int32) -> jax.ShapeDtypeStruct:
@@ -105,7 +105,7 @@ def training(
 ) -> tuple[tuple[Terms, optax.GradientTransformation], TrainState, Batch]:
     """Returns the arguments of `make_step` in stage train, and the shapes of state and batch."""
     control_params = _abstract_control(control, params)
-    transform = optimizer(settings.train, settings.train.steps)
+    transform = control_optimizer(settings.train)
     state = jax.eval_shape(lambda: init_state(_zeros(control_params), transform))
     _, objective = phases(settings.train)[-1]
     rollouts = _example_rollouts(length)

@@ -50,6 +50,12 @@ def init_state(trainable: Any, optimizer: optax.GradientTransformation) -> Train
     return TrainState(jnp.zeros((), jnp.int32), trainable, optimizer.init(trainable))
 
 
+def at_average(state: TrainState) -> TrainState:
+    """Continues from the average of the iterates of an optimiser that is `averaged`."""
+    # A copy: the step donates the state, and no buffer may be donated twice.
+    return TrainState(state.step, jax.tree.map(jnp.copy, state.opt_state.mean), state.opt_state)
+
+
 def restore_or_init(checkpoints: Checkpoints, plan: Plan, make: Callable, *args: Any) -> TrainState:
     """Restores the newest saved state or makes a new one, sharded by the plan.
 

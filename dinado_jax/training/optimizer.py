@@ -1,9 +1,12 @@
-"""AdamW and its learning-rate schedule from a stage's settings."""
+"""AdamW, its learning-rate schedule and the average of its iterates, from a stage's settings."""
+
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from dinado_jax.config.schema import Optim
+from dinado_jax.config.schema import Optim, Train
 
 
 def schedule(config: Optim, steps: int) -> optax.Schedule:
@@ -42,3 +45,42 @@ def optimizer(config: Optim, steps: int) -> optax.GradientTransformation:
     if not config.clip:
         return adamw
     return optax.chain(optax.clip_by_global_norm(config.clip), adamw)
+
+
+def control_optimizer(config: Train) -> optax.GradientTransformation:
+    """The optimiser of a control, with the average of its iterates."""
+    return averaged(optimizer(config, config.steps), config.average)
+
+
+class AveragedState(NamedTuple):
+    """The state of `averaged`."""
+
+    inner: optax.OptState
+    count: jax.Array  # int32 [], updates so far
+    mean: Any  # of the parameters after each update; zeros before the first
+
+
+def averaged(inner: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
+    """Keeps a moving average of the parameters: the mean of all iterates so far while they are
+    fewer than `steps`, an exponential average with that time constant afterwards.
+
+    Updates are those of `inner`. (Polyak and Juditsky, 1992: the average of iterates has less of
+    the noise of their gradients.)
+
+    Args:
+      inner: a transformation that returns the whole update of the parameters.
+      steps: at least 1, which keeps the newest parameters.
+    """
+
+    def init(params: Any) -> AveragedState:
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return AveragedState(inner.init(params), jnp.zeros((), jnp.int32), zeros)
+
+    def update(grads: Any, state: AveragedState, params: Any) -> tuple[Any, AveragedState]:
+        updates, inner_state = inner.update(grads, state.inner, params)
+        share = 1 / jnp.minimum(state.count + 1, steps).astype(jnp.float32)
+        newest = optax.apply_updates(params, updates)
+        mean = jax.tree.map(lambda m, p: (m + share * (p - m)).astype(m.dtype), state.mean, newest)
+        return updates, AveragedState(inner_state, state.count + 1, mean)
+
+    return optax.GradientTransformation(init, update)

@@ -34,7 +34,7 @@ class Imitation:
     draws_references = True
 
     def batches(self, rollouts, weight, seed):
-        draws = Draws(weight, rollouts.length, seed)
+        draws = Draws(weight, seed)
         return lambda step: take(rollouts, draws.at(step, self.train.batch))
 
     def terms(self, control, params, base_params, batch):

@@ -1,0 +1,50 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dinado_jax.training.loop import TrainState, at_average, init_state
+from dinado_jax.training.optimizer import averaged
+
+
+def descend(steps: int, window: int) -> tuple[TrainState, np.ndarray]:
+    """Trains on noisy gradients of a parabola: the state, and all iterates [steps, 3]."""
+    transform = averaged(optax.sgd(0.3), window)
+    state, iterates = init_state({"x": jnp.array([3.0, -1.0, 0.0])}, transform), []
+    for step in range(steps):
+        x = state.trainable["x"]
+        grads = {"x": x - 1 + jax.random.normal(jax.random.key(step), (3,))}
+        updates, opt_state = transform.update(grads, state.opt_state, state.trainable)
+        trainable = optax.apply_updates(state.trainable, updates)
+        state = TrainState(state.step + 1, trainable, opt_state)
+        iterates.append(np.asarray(trainable["x"]))
+    return state, np.array(iterates)
+
+
+@pytest.mark.parametrize("window", [1, 4, 30])
+def test_the_average_is_the_mean_first_and_exponential_then(window):
+    state, iterates = descend(20, window)
+    expected = iterates[0]
+    for count, x in enumerate(iterates[1:], 2):
+        expected = expected + (x - expected) / min(count, window)
+    np.testing.assert_allclose(at_average(state).trainable["x"], expected, rtol=1e-5)
+    if window == 30:
+        np.testing.assert_allclose(expected, iterates.mean(0), rtol=1e-5)
+    if window == 1:
+        np.testing.assert_array_equal(at_average(state).trainable["x"], iterates[-1])
+
+
+def test_updates_are_those_of_the_optimiser_and_the_average_is_less_noisy():
+    state, iterates = descend(200, 30)
+    plain, _ = descend(200, 1)
+    np.testing.assert_array_equal(state.trainable["x"], plain.trainable["x"])
+    noise = np.square(iterates[50:] - 1).mean()
+    assert np.square(np.asarray(at_average(state).trainable["x"]) - 1).mean() < noise / 2
+
+
+def test_training_goes_on_from_the_average():
+    state, _ = descend(10, 5)
+    average = at_average(state)
+    np.testing.assert_array_equal(average.trainable["x"], state.opt_state.mean["x"])
+    assert int(average.step) == 10 and int(average.opt_state.count) == 10
