@@ -51,6 +51,19 @@ def log_mixture_weight(log_ratio: np.ndarray, alpha: float) -> np.ndarray:
     return -np.log(alpha + (1 - alpha) * ratio).astype(np.float32)
 
 
+def log_weight_through(rollouts: Rollouts) -> np.ndarray:
+    """Computes log p / proposal of the prefixes that end with each target.
+
+    Returns:
+      float32 [N, T-1] nats, column t for token t + 1; after a row's end that of the whole row, and
+      nan for the last target of a reference.
+    """
+    whole = (rollouts.log_base - rollouts.log_proposal)[:, None]
+    column = np.arange(rollouts.log_prefix.shape[1])
+    following = np.roll(rollouts.log_prefix, -1, axis=1)
+    return np.where(column < rollouts.length[:, None] - 2, following, whole).astype(np.float32)
+
+
 def success_rate(rollouts: Rollouts) -> float:
     """Estimates R0: the mean label of samples (references excluded), weighted by p / proposal."""
     drawn = ~rollouts.reference

@@ -37,6 +37,16 @@ def _of_training(config: Config) -> Iterator[str]:
             f"train.objective = {train.objective} needs a norm beside a direction that is not "
             f"nado's: set {key} to soft or merge, or choose another objective"
         )
+    if control.kind == "hard" and not objective.trains_hard:
+        yield (
+            f"train.objective = {train.objective} learns R of every prefix, which control.kind = "
+            "hard derives from q: choose another kind, or another objective"
+        )
+    if train.mixture and train.rounds > 1 and objective.on_policy:
+        yield (
+            f"train.objective = {train.objective} learns from samples of q alone: set "
+            "train.mixture=0, or choose another objective"
+        )
     read = objective.settings_read(control.kind)
     # Rows are drawn by label and part of the batch, and each part is split into micro-batches.
     unit = math.lcm(4, 2 * train.accumulate, objective.parts * train.accumulate)

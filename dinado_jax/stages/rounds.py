@@ -120,7 +120,7 @@ class Rounds:
         texts = training_prompts(context, first_id, train.refresh_prompts)
         prompts = PromptSet(texts, first_id)
         fingerprint = context.run.fingerprint("train")
-        collector = Collector(context.oracle.function, rollout, fingerprint, context.mesh)
+        collector = Collector(context.oracle.function, rollout, fingerprint, context.mesh, number)
         key = jax.random.key(context.config.seed)
         base = dataclasses.replace(self.base, params=plan.gather(self.base.params))
         q = Controlled(base, self.control, plan.gather(params))

@@ -71,8 +71,12 @@ CASES = {
     "train.refresh_samples=9": (["train.rounds=1"], [""]),
     "train.mixture=0.5": (["train.rounds=1"], [""]),
     "train.margin=3": (
-        [WARM, PUBLISHED, *(f"train.objective={o}" for o in ("matching", "ratio", "prefixes"))],
-        ["", HARD, CONSISTENCY, "train.objective=reinforce"],
+        [
+            WARM,
+            PUBLISHED,
+            *(f"train.objective={o}" for o in ("matching", "contrastive", "prefixes")),
+        ],
+        ["", HARD, CONSISTENCY, "train.objective=reinforce", "train.objective=ppo"],
     ),
     "train.anchor=0.1": ([WARM, PUBLISHED, "train.objective=ratio"], ["", HARD]),
     "train.bellman=0.5": (
