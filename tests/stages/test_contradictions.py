@@ -38,9 +38,9 @@ from dinado_jax.stages.settings import stored_config
         ("train.objective=consistency control.kind=hard control.direction=nado",
          "set control.direction to soft or merge"),
         # contrastive: groups of eight, and an R that is not derived from q
-        ("train.objective=contrastive", ""),
+        ("train.objective=contrastive train.batch=16", ""),
         ("train.objective=contrastive train.batch=24", "multiple of 16"),
-        ("train.objective=contrastive control.kind=nado", ""),
+        ("train.objective=contrastive train.batch=32 control.kind=nado", ""),
         ("train.objective=contrastive control.kind=hard", "choose another kind, or another"),
         # ppo: samples of q alone
         ("train.objective=ppo control.kind=hard", ""),
