@@ -33,8 +33,13 @@ class Divergence:
 
     Over all rows its expected gradient is that of the likelihood of q*, but failures contribute: a
     row is pushed by q* / d - q / d, which vanishes where q is right, and with it the noise of
-    fitting single samples (the baseline of distributional policy gradients, arXiv 2206.00761,
-    off-policy). Beyond e^3 the ratio q / d continues as its tangent.
+    fitting single samples. Beyond e^3 the ratio q / d continues as its tangent.
+
+    It is GDC++ (Korbak et al., arXiv 2206.00761), DPG with the baseline Z q / d, divided by Z =
+    R0(prompt). Z is the mean of p C / d over the rows of a prompt (self-normalised, biased by O(1 /
+    rows)) instead of a moving average over all samples, all rounds serve with their own d instead
+    of the proposal of the lowest KL to q*, and q / d has the tangent above. From samples of q,
+    bias and variance of both are compared in `benchmarks/gradient_noise.py`.
 
     Rows of prompts without a success are left out, which biases against hard prompts: if the n rows
     of a prompt succeed at rate r, its failures are drawn 1 - (1-r)^(n-1) times as often, relative
