@@ -138,7 +138,7 @@ class Train(Optim):
     refresh_prompts: int = 1000
     refresh_samples: int = 8
     mixture: float = 0.0  # share of a refresh round's samples that is drawn from the base
-    margin: float = 6.0  # nats; log C of a failure counts as -margin; reinforce: reward of C = 1
+    margin: float = 6.0  # nats; log C of a failure is -margin; reinforce, ppo: reward of C = 1
     anchor: float = 0.3  # regression: coefficient of the likelihood of successes; 0 is off
     bellman: float = 1.0  # lambda
     bellman_start: int = 0  # steps with lambda = 0 first

@@ -180,6 +180,7 @@ def test_a_round_samples_q_and_the_base_in_their_shares(run):
     of_q, of_base = by_hand.part(rows, slice(12)), by_hand.part(rows, slice(12, None))
     np.testing.assert_array_equal(of_q.prompt_id, np.repeat(np.arange(10, 14), 3))
     np.testing.assert_array_equal(of_base.prompt_id, np.arange(10, 14))
+    assert [set(each.round.tolist()) for each in run.rounds] == [{0}, {1}, {2}]
     for model, some, samples, fold in ((q, of_q, 3, None), (run.base, of_base, 1, 1)):
         uniform = by_hand.uniforms(SEED, range(10, 14), samples, 6, fold)
         by_hand.assert_samples(

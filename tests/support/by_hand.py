@@ -248,7 +248,7 @@ def tilted(control: Merge, strength=1.0, target_rate=1.0, reject=0.0, prompt_len
 # Rows
 
 COLUMNS = ("tokens", "prompt_length", "length", "prompt_id", "label", "finished")
-COLUMNS += ("log_base", "log_proposal", "log_prefix")
+COLUMNS += ("log_base", "log_proposal", "log_prefix", "round")
 
 
 def part(rows, chosen):
