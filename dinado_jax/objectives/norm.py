@@ -28,28 +28,38 @@ def prompt_rate(control: Control, params: dict, base_params: dict, batch: NormBa
     last = batch.prompt_length[:, None] - 1
     logit = jnp.take_along_axis(beta_logit, last, axis=1, mode="clip")[:, 0]
     entropy = bernoulli.cross_entropy(logit, batch.rate)
-    # Rows drawn by label favour prompts whose estimated rate is high by chance; undone here.
-    weight = batch.label + (1 - batch.label) * jnp.exp(batch.shift)
+    weight = _row_weight(batch)
     return Term((weight * entropy).sum(), weight.sum())
 
 
 def value_terms(
     control: Control, params: dict, base_params: dict, batch: NormBatch
 ) -> dict[str, Term]:
-    """Computes cross entropy between label and V before every target token and R at the end; for
-    the split form the Bellman residual.
+    """Computes cross entropy between V before every target token and its estimate from the row, and
+    between R at the end and the label; for the split form the Bellman residual.
+
+    The estimate is (p / d) C of what follows the prefix, d the proposal: its mean over d is V(s) of
+    the base whatever d is, and at d = q* every success has the value V(s). (Labels weighted by p / d
+    would need failures, which q hardly draws.) An estimate above 1 counts as that many successes,
+    so that the loss is bounded below.
     """
     values = control.values(base_params, params, batch)
-    weight = target_mask(batch) * batch.suffix
-    entropy = bernoulli.cross_entropy(
-        values.value_logit, batch.label[:, None], batch.shift[:, None]
-    )
+    estimate = batch.label[:, None] * batch.suffix
+    weight = target_mask(batch) * _row_weight(batch)[:, None] * jnp.maximum(estimate, 1.0)
+    entropy = bernoulli.cross_entropy(values.value_logit, jnp.minimum(estimate, 1.0))
     terminal = bernoulli.cross_entropy(values.terminal_logit, batch.label, batch.shift)
     terms = {
         "value": Term((weight * entropy).sum(), weight.sum()),
         "terminal": Term(terminal.sum(), jnp.ones_like(terminal).sum()),
     }
     return terms | bellman_term(control, values, batch)
+
+
+def _row_weight(batch: NormBatch) -> jax.Array:
+    """Returns [B] weights that undo drawing by label, which favours prefixes, and prompts, that
+    succeeded by chance.
+    """
+    return batch.label + (1 - batch.label) * jnp.exp(batch.shift)
 
 
 def bellman_term(control: Control, values: Values, batch: NormBatch) -> dict[str, Term]:
