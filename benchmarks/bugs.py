@@ -132,8 +132,15 @@ BUGS = [
     ),
     Bug(
         "objectives/norm.py",
-        "weight = target_mask(batch) * batch.suffix",
-        "weight = target_mask(batch)",
+        "estimate = batch.label[:, None] * batch.suffix",
+        "estimate = batch.label[:, None]",
+        OBJECTIVES,
+    ),
+    Bug("objectives/norm.py", "* jnp.maximum(estimate, 1.0)", "", OBJECTIVES),
+    Bug(
+        "objectives/norm.py",
+        "values.linked * _row_weight(batch)[:, None]",
+        "values.linked",
         OBJECTIVES,
     ),
     Bug(

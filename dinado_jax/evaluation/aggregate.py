@@ -52,7 +52,9 @@ def aggregate(
         }
 
     successes = [s for s in base if is_success(s.label)]
-    values, rates = (_per_prompt(base, x) for x in (np.array([s.value for s in base]), _labels(base)))
+    values, rates = (
+        _per_prompt(base, x) for x in (np.array([s.value for s in base]), _labels(base))
+    )
     equal = min(len(successes), len(control))
     kl, kl_error = _mean(control, np.array([s.log_prob - s.log_prob_base for s in control]))
     return (
