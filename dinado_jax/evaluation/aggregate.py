@@ -52,7 +52,9 @@ def aggregate(
         }
 
     successes = [s for s in base if is_success(s.label)]
-    values = np.array([s.value for s in base])
+    values, rates = (
+        _per_prompt(base, x) for x in (np.array([s.value for s in base]), _labels(base))
+    )
     equal = min(len(successes), len(control))
     kl, kl_error = _mean(control, np.array([s.log_prob - s.log_prob_base for s in control]))
     return (
@@ -66,7 +68,7 @@ def aggregate(
             **common(control),
             kl_to_base=kl,
             kl_to_base_error=kl_error,
-            calibration_error=metrics.calibration_error(values, _labels(base), CALIBRATION_BINS),
+            calibration_error=metrics.calibration_error(values, rates, CALIBRATION_BINS),
         ),
     )
 
@@ -105,9 +107,13 @@ def _groups(samples: Sequence[Sample]) -> np.ndarray:
 
 def _mean(samples: Sequence[Sample], values: np.ndarray) -> tuple[float, float]:
     """Mean over samples and its standard error, where prompts are the independent draws."""
+    return float(values.mean()), metrics.mean_and_error(_per_prompt(samples, values))[1]
+
+
+def _per_prompt(samples: Sequence[Sample], values: np.ndarray) -> np.ndarray:
+    """Means of values [N] over the samples of each prompt: float64 [P]."""
     group = _groups(samples)
-    per_prompt = np.bincount(group, values) / np.bincount(group)
-    return float(values.mean()), metrics.mean_and_error(per_prompt)[1]
+    return np.bincount(group, values) / np.bincount(group)
 
 
 def _per_token(samples: Sequence[Sample]) -> float:

@@ -45,7 +45,7 @@ class ControlFigures(ModelFigures):
 
     kl_to_base: float  # KL(q || p), nats per sequence
     kl_to_base_error: float
-    calibration_error: float  # of V(prompt), by the labels of the base's samples
+    calibration_error: float  # of V(prompt), by the base's success rates; without chance's part
 
 
 @dataclasses.dataclass(frozen=True)

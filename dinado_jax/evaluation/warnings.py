@@ -21,7 +21,7 @@ _FLUENCY = 0.2  # nats per token: allowed drop in log-probability relative to th
 _VARIETY = 0.7  # minimum Distinct-2, as a share of that of equally many successes of the base
 _SUCCESSES = 30  # of the base: with fewer, its successes are not compared with
 _FIRST_SUCCESSES = 100  # effective ones: a control is not learned from fewer
-_CALIBRATION = 0.1  # allowed calibration error of V(prompt), besides what chance explains
+_CALIBRATION = 0.05  # allowed calibration error of V(prompt), besides what chance explains
 _FAILURES = 0.01  # allowed share of samples on which the oracle fails
 _ERROR = 0.25  # allowed relative standard error of the KL
 
@@ -105,8 +105,9 @@ def _calibration(base: BaseFigures, control: ControlFigures, stages: StageFigure
     if error > _CALIBRATION + chance:
         yield (
             f"V(prompt) is not calibrated: it differs from the base's success rates by {error:.2f} "
-            f"on average, chance explains {chance:.2f}: do not rely on decode.target_rate, or take "
-            "control.kind=hard, which learns V(prompt) from each prompt's success rate"
+            f"on average, chance explains {chance:.2f}: do not rely on decode.target_rate; set "
+            "train.mixture=0.25, which bounds the weights p / d that V is learned with by 4 (and "
+            "train.weights=importance, if they are off), or draw more prompts (rollout.prompts)"
         )
 
 

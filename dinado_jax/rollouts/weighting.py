@@ -156,13 +156,18 @@ def sum_per_prompt(values: np.ndarray, prompt_id: np.ndarray) -> np.ndarray:
     return np.bincount(group, values)[group]
 
 
-def success_rate_per_prompt(rollouts: Rollouts) -> np.ndarray:
+def success_rate_per_prompt(rollouts: Rollouts, shrinkage: int = 8) -> np.ndarray:
     """Estimates R0 of each row's prompt: float64 [N] in (0, 1).
 
-    The mean of (p / proposal) C over the prompt's samples, shrunk towards the mean over all samples
-    as if by 8 more. Under q* every such value is R0: the closer the proposal to it, the lower the
-    variance. Not self-normalised: samples of q contain too few of p's failures, which would bias
-    the rate upwards.
+    The mean of (p / proposal) C over the prompt's samples. Under q* every such value is R0: the
+    closer the proposal to it, the lower the variance. Not self-normalised: samples of q contain too
+    few of p's failures, which would bias the rate upwards.
+
+    Args:
+      rollouts: N rows.
+      shrinkage: towards the mean over all samples, as if by so many more of each prompt. It keeps
+        the logarithm of a rate of few samples near that of the true one. A loss that is linear in
+        the rate needs none, and would learn rates too close to each other.
     """
     drawn = ~rollouts.reference
     ratio = np.zeros(len(rollouts))
@@ -170,7 +175,8 @@ def success_rate_per_prompt(rollouts: Rollouts) -> np.ndarray:
     pooled = (ratio * rollouts.label).sum() / drawn.sum()
     good = sum_per_prompt(ratio * rollouts.label, rollouts.prompt_id)
     samples = sum_per_prompt(drawn, rollouts.prompt_id)
-    return np.clip((good + 8 * pooled) / (samples + 8), 1e-6, 1 - 1e-6)
+    rate = (good + shrinkage * pooled) / np.maximum(samples + shrinkage, 1)
+    return np.clip(rate, 1e-6, 1 - 1e-6)
 
 
 def optimal_ratio(success: np.ndarray, prompt_id: np.ndarray, sampled: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ def test_direction_and_norm_are_kept_apart(name):
     direction = gradients.pop("direction")
     chex.assert_trees_all_equal(direction["norm"], zeros_like(params["norm"]))
     assert all(np.any(leaf) for leaf in jax.tree.leaves(direction["direction"]))
-    assert set(gradients) == {"value", "terminal", "bellman"}
+    assert set(gradients) == {"rate", "value", "terminal", "bellman"}
     for gradient in gradients.values():
         chex.assert_trees_all_equal(gradient["direction"], zeros_like(params["direction"]))
         assert all(np.any(leaf) for leaf in jax.tree.leaves(gradient["norm"]))

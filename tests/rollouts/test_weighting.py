@@ -177,6 +177,8 @@ def test_rates_by_hand():
     np.testing.assert_allclose(
         success_rate_per_prompt(rows), [few, few, many, many, many], rtol=1e-6
     )
+    alone = success_rate_per_prompt(rows, shrinkage=0)
+    np.testing.assert_allclose(alone, [1e-6, 1e-6, 0.25, 0.25, 0.25], rtol=1e-6)
     rows.label[:] = 0
     np.testing.assert_allclose(success_rate_per_prompt(rows), np.full(5, 1e-6))
 
