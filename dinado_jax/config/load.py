@@ -72,7 +72,7 @@ def _example(kind: Any) -> str:
     element = typing.get_args(kind)[0] if isinstance(kind, types.GenericAlias) else str
     if element is str:
         return "['..', '..']"
-    return "[{" + ", ".join(f"{field.name} = .." for field in dataclasses.fields(element)) + "}]"
+    return "[{" + ", ".join(f"{name} = .." for name in typing.get_type_hints(element)) + "}]"
 
 
 def _float(value: int) -> float:

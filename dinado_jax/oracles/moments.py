@@ -10,12 +10,13 @@ N samples of P prompts, K features.
 import dataclasses
 import itertools
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import scipy.optimize
 
 from dinado_jax.errors import InputError
-from dinado_jax.oracles.judge import Oracle
+from dinado_jax.oracles.judge import FEATURES, Oracle, judge, require_labels
 
 _ROUNDS = 200  # of re-estimated normalisers; each divides the error by a constant
 _STEPS = 100  # Newton's, of one round
@@ -37,25 +38,27 @@ class Tilt:
         return values @ np.array(self.coefficients) - self.bound
 
     def labels(self, labels: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Returns min(1, C e^(lambda . phi - bound)), float64 [N]; samples above the bound, which
-        none of the fit was, are cut at 1.
+        """Returns min(1, C e^(lambda . phi - bound)), float64 [N].
 
         Args:
-          labels: [N] in [0, 1], C. A masked array stays one.
+          labels: [N] in [0, 1], C; a masked array stays one.
           values: float [N, K], phi.
         """
-        return np.ma.minimum(np.ma.array(labels) * np.exp(np.minimum(self.log(values), 1.0)), 1.0)
+        return np.minimum(labels * np.exp(np.minimum(self.log(values), _LARGEST)), 1.0)
 
 
-def tilted(oracle: Oracle, features: Sequence[Oracle], tilt: Tilt) -> Oracle:
-    """Returns the oracle of a tilted target: `Tilt.labels` of each text."""
+@dataclasses.dataclass(frozen=True)
+class TiltedOracle:
+    """The oracle of a tilted target: `Tilt.labels` of each text."""
 
-    def judge_all(prompts: list[str], texts: list[str]) -> np.ndarray:
-        values = [np.asarray(f(list(prompts), list(texts)), np.float64) for f in features]
-        labels = np.ma.array(oracle(list(prompts), list(texts)), np.float64)
-        return tilt.labels(labels, np.stack(values, axis=-1))
+    oracle: Oracle
+    features: tuple[Oracle, ...]
+    tilt: Tilt
 
-    return judge_all
+    def __call__(self, prompts: list[str], texts: list[str]) -> Sequence[float]:
+        columns = [np.asarray(f(list(prompts), list(texts)), float) for f in self.features]
+        labels = np.asanyarray(self.oracle(list(prompts), list(texts)))  # masked ones stay so
+        return cast(Sequence[float], self.tilt.labels(labels, np.stack(columns, axis=-1)))
 
 
 def no_oracle(prompts: Sequence[str], texts: Sequence[str]) -> list[bool]:
@@ -63,10 +66,26 @@ def no_oracle(prompts: Sequence[str], texts: Sequence[str]) -> list[bool]:
     return [True] * len(texts)
 
 
+def feature_values(
+    features: Sequence[Oracle], prompts: Sequence[str], texts: Sequence[str]
+) -> np.ndarray:
+    """Computes K features of N texts: float64 [N, K], nan where one failed.
+
+    Raises:
+      InputError: if a feature returns anything but a number per text, or fails on all of them.
+    """
+    columns = []
+    for feature in features:
+        result = judge(feature, prompts, texts, FEATURES)
+        require_labels(feature, result, FEATURES)
+        columns.append(result.labels)
+    return np.stack(columns, axis=-1).astype(np.float64)
+
+
 def dual(
     coefficients: np.ndarray, log_weight: np.ndarray, centred: np.ndarray
 ) -> tuple[float, np.ndarray, np.ndarray]:
-    """Computes the convex dual of the moment constraints, log sum_i w_i e^(lambda . (phi_i - mean)).
+    """Computes the convex dual of the constraints, log sum_i w_i e^(lambda . (phi_i - mean)).
 
     Args:
       coefficients: float64 [K], lambda.
@@ -96,17 +115,19 @@ def fit_tilt(
     """Finds lambda such that the mean over prompts of E_q*(. | prompt)[phi] is the wanted one.
 
     The dual of that problem is the mean over prompts of log Z - lambda . mean, with the normaliser
-    Z = E_p[C e^(lambda . phi) | prompt]. The mean over a prompt's few samples is a poor estimate of
-    its Z: with 8 samples and a feature that 10% of texts have, most prompts never show it, no lambda
-    can bring it to 50% of theirs, and the fit overshoots by .3. One normaliser for all prompts has
-    no such bias, and is exact for one prompt and for prompts that are alike, but gives prompts with
-    large Z too much weight: where feature rates are Beta(.5, 2) distributed over prompts, the mean
-    is .11 off. Z is therefore estimated in between, by empirical Bayes: each prompt's mean shrunk
-    towards that of all, in the ratio of the variances within and between prompts.
+    Z = E_p[C e^(lambda . phi) | prompt], which has to be estimated:
 
-    Given prompts' Z at the current lambda, log(mean_i of C e^(lambda . phi) / Z) bounds the dual
-    from above (Jensen) and touches it there. It is convex and minimised by Newton's method; then Z
-    is estimated again, until lambda has settled.
+    - A prompt's own samples are too few. With 8 of them and a feature that 10% of texts have, four
+      prompts in ten never show it; the fit makes up for them and is .3 off at a mean of .5.
+    - One normaliser for all prompts has no such bias, and is exact for a single prompt and for
+      prompts that are alike. But prompts of large Z then count more: where the rate of a feature is
+      Beta(.5, 2) distributed over prompts, the fit is .11 off.
+    - In between, as done here, by empirical Bayes: the mean of a prompt is shrunk towards that of
+      all by the ratio of the variances within and between prompts. Both errors are then below .01.
+
+    Given the Z of prompts at the current lambda, the log of the mean of C e^(lambda . phi) / Z over
+    all samples bounds the dual from above (Jensen) and touches it there. It is convex: Newton's
+    method minimises it; then Z is estimated again, until lambda has settled.
 
     Args:
       values: float64 [N, K], phi of samples of the base.
@@ -209,7 +230,8 @@ def _check(values: np.ndarray, wanted: np.ndarray, names: Sequence[str]) -> np.n
             raise InputError(
                 f"target.moments, feature {name}: a mean of {mean:.4g} is wanted, and it lies "
                 f"between {low:.4g} and {high:.4g} in the {count}: give a mean inside of that "
-                "range, or draw more with rollout.samples"
+                "range (what all texts are to have is for rollout.oracle), or draw more with "
+                "rollout.samples"
             )
     unit = values.std(axis=0)
     eigenvalues, vectors = np.linalg.eigh(np.corrcoef(values.T).reshape(len(names), -1))
