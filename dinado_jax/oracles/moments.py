@@ -145,20 +145,7 @@ def fit_tilt(
     seen = weight > 0
     unit = _check(values[seen], np.asarray(wanted, np.float64), names)
     centred = (values - np.asarray(wanted)) / unit
-    coefficients = np.zeros(len(names))
-    for _ in range(_ROUNDS):
-        before = coefficients
-        tilted_weight = np.zeros(len(weight))
-        score = centred[seen] @ coefficients
-        # The scale of all Z has no part in the result; this one does not overflow.
-        tilted_weight[seen] = weight[seen] * np.exp(score - score.max())
-        inverse = 1 / (_normalisers(tilted_weight, group) * np.bincount(group))[group]
-        coefficients = _minimise(
-            coefficients, np.log(weight[seen]) + np.log(inverse[seen]), centred[seen]
-        )
-        if np.abs(coefficients - before).max() < _SETTLED:
-            break
-    coefficients = coefficients / unit
+    coefficients = _solve(centred, weight, group) / unit
     exponent = values[seen] @ coefficients
     if not np.abs(exponent).max() < _LARGEST:
         raise InputError(
@@ -166,6 +153,24 @@ def fit_tilt(
             f"{np.ptp(exponent):.3g} nats: give means nearer to those of the base"
         )
     return Tilt(tuple(coefficients.tolist()), float(exponent.max()), float(exponent.min()))
+
+
+def _solve(centred: np.ndarray, weight: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Finds lambda [K] of centred features [N, K] by the rounds that `fit_tilt` describes."""
+    seen, samples = weight > 0, np.bincount(group)
+    coefficients = np.zeros(centred.shape[1])
+    for _ in range(_ROUNDS):
+        before, tilted = coefficients, np.zeros(len(weight))
+        score = centred[seen] @ coefficients
+        # The scale of all Z has no part in the result; this one does not overflow.
+        tilted[seen] = weight[seen] * np.exp(score - score.max())
+        log_share = (
+            np.log(weight[seen]) - np.log(_normalisers(tilted, group) * samples)[group[seen]]
+        )
+        coefficients = _minimise(before, log_share, centred[seen])
+        if np.abs(coefficients - before).max() < _SETTLED:
+            break
+    return coefficients
 
 
 def _normalisers(weight: np.ndarray, group: np.ndarray) -> np.ndarray:
