@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -133,19 +134,15 @@ def test_other_moments_of_a_finished_run_are_refused(run):
     assert "stage rollout" in said and "begun with another target.moments" in said
 
 
-def test_another_source_of_a_feature_is_refused(module, run, tmp_path):
-    path = tmp_path / "run"
-    shutil.copytree(run, path)
-    record = (path / "rollout" / "config.json").read_text()
-    assert "target.moments (the source of features_here:thirds)" in record
-    assert (
-        read(path / "generate" / "config.json")["inputs"]
-        .keys()
-        .isdisjoint(
-            read(path / "evaluate" / "config.json")["inputs"].keys() - {"the results of stage sft"}
-        )
-        is False
-    )
+def test_another_source_of_a_feature_is_refused(module, run):
+    path = Path(module.__file__)
+    try:
+        path.write_text(FEATURES + "\n# another\n")
+        for stages in (STAGES, ("train",), ("evaluate",)):
+            said = error_of(run_stages, config(), stages, run)
+            assert "other content of target.moments (the source of features_here:" in said
+    finally:
+        path.write_text(FEATURES)
 
 
 def test_moments_that_cannot_be_met_keep_the_samples(module, finished_run, tmp_path, monkeypatch):
