@@ -147,7 +147,7 @@ def fit_tilt(
     centred = (values - np.asarray(wanted)) / unit
     coefficients = _solve(centred, weight, group) / unit
     exponent = values[seen] @ coefficients
-    if not np.abs(exponent).max() < _LARGEST:
+    if not np.ptp(exponent) < _LARGEST:
         raise InputError(
             f"target.moments, {_listed(names, wanted)} need a tilt of "
             f"{np.ptp(exponent):.3g} nats: give means nearer to those of the base"
