@@ -1,5 +1,6 @@
 """Figures of a run from the samples of the base and of the controlled model."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -94,6 +95,34 @@ def floors(samples: Sequence[Sample], base: BaseFigures, control: ControlFigures
         kl_floor_by_prompt=by_prompt,
         efficiency_by_prompt=metrics.efficiency(by_prompt, control.kl_to_base),
     )
+
+
+def of_target(
+    base: Sequence[Sample], control: Sequence[Sample], figures: ControlFigures
+) -> tuple[ControlFigures, Floors]:
+    """Computes what depends on the labels of a tilted target: the calibration of V(prompt), and the
+    least KL of any controller with the control's mean log-label.
+
+    The floor is one for all prompts: no estimate of each prompt's is at hand.
+
+    Args:
+      base, control: samples whose labels are C e^(lambda . phi - bound).
+      figures: of the control.
+    """
+    values = np.array([s.value for s in base])
+    error = metrics.calibration_error(values, _labels(base), CALIBRATION_BINS)
+    floor = metrics.kl_floor_of_labels(_labels(control), _labels(base))
+    efficiency = metrics.efficiency(floor, figures.kl_to_base)
+    figures = dataclasses.replace(figures, calibration_error=error)
+    return figures, Floors(floor, efficiency, floor, efficiency)
+
+
+def feature_mean(samples: Sequence[Sample], values: np.ndarray) -> tuple[float, float]:
+    """Returns the mean of a feature [N] of samples, and its standard error; nan are left out."""
+    known = np.isfinite(values)
+    if not known.any():
+        return math.nan, math.nan
+    return _mean([s for s, has in zip(samples, known, strict=True) if has], values[known])
 
 
 def _labels(samples: Sequence[Sample]) -> np.ndarray:

@@ -45,6 +45,30 @@ def kl_floor(success: float, base_success: float) -> float:
     return term(success, base_success) + term(1 - success, 1 - base_success)
 
 
+def kl_floor_of_labels(controlled: np.ndarray, base: np.ndarray) -> float:
+    """The least KL(q || p), in nats per sequence, of any q whose labels C are positive as often as
+    `controlled`, with the same mean logarithm, where p has the labels `base`:
+
+        s (log s - log E_p[C] + E_q[log C | C > 0]) + (1 - s) log((1 - s) / P_p(C = 0)),
+        s = P_q(C > 0).
+
+    The variational bound KL >= E_q[f] - log E_p[e^f] (Donsker, Varadhan) with f = log C, and for
+    C = 0 the best number. It is reached by q* proportional to p C, and is `kl_floor` for labels 0
+    and 1. inf if q does what the base never does.
+
+    Args:
+      controlled: [N] labels in [0, 1] of samples of q.
+      base: [M] labels of samples of p.
+    """
+    good = controlled[controlled > 0]
+    share, failing, mean = len(good) / len(controlled), float((base == 0).mean()), base.mean()
+    if (share > 0 and mean == 0) or (share < 1 and failing == 0):
+        return math.inf
+    floor = share * float(np.log(good * share / mean).mean()) if share else 0.0
+    floor += (1 - share) * math.log((1 - share) / failing) if share < 1 else 0.0
+    return max(floor, 0.0)  # the bound says nothing of a q that moved the other way
+
+
 def rate_distribution(hits: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Fits the distribution of success rates among prompts by EM on a grid.
 

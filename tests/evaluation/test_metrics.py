@@ -12,6 +12,7 @@ from dinado_jax.evaluation.metrics import (
     efficiency,
     kl_floor,
     kl_floor_by_prompt,
+    kl_floor_of_labels,
     mean_and_error,
     rate_distribution,
 )
@@ -49,6 +50,33 @@ def test_kl_floor_is_reached_by_conditioning_and_never_beaten():
 
     assert kl(conditioned) == pytest.approx(kl_floor(0.9, 0.3))
     assert kl(uneven) > kl_floor(0.9, 0.3)
+
+
+def test_kl_floor_of_labels_of_0_and_1_is_that_of_their_rates():
+    base, control = np.repeat([1.0, 0.0], [30, 70]), np.repeat([1.0, 0.0], [90, 10])
+    assert kl_floor_of_labels(control, base) == pytest.approx(kl_floor(0.9, 0.3))
+    assert kl_floor_of_labels(control[:90], base) == pytest.approx(kl_floor(1.0, 0.3))
+    assert kl_floor_of_labels(base, base) == pytest.approx(0.0)
+    assert kl_floor_of_labels(0 * control, base) == pytest.approx(kl_floor(0.0, 0.3))
+    assert kl_floor_of_labels(control, 0 * base) == math.inf
+    assert kl_floor_of_labels(control, base[:30]) == math.inf
+
+
+def test_kl_floor_of_labels_is_reached_by_their_tilt_and_never_beaten():
+    count, label = np.array([10, 20, 30, 40]), np.array([1.0, 0.5, 0.25, 0.0])
+    tilted = count * label / (count @ label)
+    base = np.repeat(label, count)
+
+    def kl(q):
+        return sum(a * math.log(a / b) for a, b in zip(q, count / 100) if a)
+
+    assert kl_floor_of_labels(np.repeat(label, (tilted * 11000).round().astype(int)), base) == (
+        pytest.approx(kl(tilted), abs=1e-3)
+    )
+    for other in ([16, 16, 12, 0], [40, 0, 4, 0], [10, 20, 13, 1], [1, 2, 3, 4]):
+        q = np.array(other) / sum(other)
+        assert kl_floor_of_labels(np.repeat(label, other), base) <= kl(q) + 1e-9
+    assert kl_floor_of_labels(np.repeat(label, [1, 2, 30, 4]), base) >= 0
 
 
 def test_kl_floor_by_prompt_of_like_prompts_is_the_floor():

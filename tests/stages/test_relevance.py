@@ -15,6 +15,7 @@ from dinado_jax.stages.settings import stored_config
 COMMONGEN = "task.name=commongen task.source=data"
 HARD, SOFT, NADO = "control.kind=hard", "control.kind=soft", "control.kind=nado"
 PUBLISHED, CONSISTENCY = "train.objective=published", "train.objective=consistency"
+MOMENT = "target.moments=[{feature='mentions_colour',mean=0.5}]"
 WARM = "train.steps=60"  # all of them are the warm-up's
 COLD = "train.warmup_direction=0"
 NO_SFT = "base.path=some sft.steps=0"
@@ -65,7 +66,7 @@ CASES = {
     "decode.temperature=0.5": (["decode.top_k=1"], [""]),
     "decode.top_k=5": (["decode.temperature=0"], [""]),
     "decode.top_p=0.5": (["decode.temperature=0", "decode.top_k=1"], [""]),
-    "decode.target_rate=0.5": (["decode.strength=0"], ["", "decode.strength=2"]),
+    "decode.target_rate=0.5": (["decode.strength=0", MOMENT], ["", "decode.strength=2"]),
     "train.objective=matching": ([WARM], ["", COLD]),
     "train.refresh_prompts=9": (["train.rounds=1"], [""]),
     "train.refresh_samples=9": (["train.rounds=1"], [""]),
