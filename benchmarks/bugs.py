@@ -64,6 +64,7 @@ BUGS = [
         "groups[0][sampled].sum() / groups[1][sampled].sum()",
         DRAWS,
     ),
+    Bug("objectives/draws.py", ", shrinkage=0)", ")", OBJECTIVES),
     Bug(
         "objectives/draws.py",
         "suffix=suffix[index, : rows.tokens.shape[1] - 1]",
@@ -120,8 +121,8 @@ BUGS = [
     ),
     Bug(
         "objectives/norm.py",
-        "weight = batch.label + (1 - batch.label) * jnp.exp(batch.shift)",
-        "weight = jnp.ones_like(batch.label)",
+        "return batch.label + (1 - batch.label) * jnp.exp(batch.shift)",
+        "return jnp.ones_like(batch.label)",
         OBJECTIVES,
     ),
     Bug(
@@ -132,8 +133,15 @@ BUGS = [
     ),
     Bug(
         "objectives/norm.py",
-        "weight = target_mask(batch) * batch.suffix",
-        "weight = target_mask(batch)",
+        "estimate = batch.label[:, None] * batch.suffix",
+        "estimate = batch.label[:, None]",
+        OBJECTIVES,
+    ),
+    Bug("objectives/norm.py", "* jnp.maximum(estimate, 1.0)", "", OBJECTIVES),
+    Bug(
+        "objectives/norm.py",
+        "values.linked * _row_weight(batch)[:, None]",
+        "values.linked",
         OBJECTIVES,
     ),
     Bug(
@@ -238,7 +246,10 @@ BUGS = [
         WEIGHTING,
     ),
     Bug(
-        "rollouts/weighting.py", "(good + 8 * pooled) / (samples + 8)", "good / samples", WEIGHTING
+        "rollouts/weighting.py",
+        "(good + shrinkage * pooled)",
+        "good",
+        WEIGHTING,
     ),
     Bug(
         "rollouts/weighting.py",

@@ -39,6 +39,8 @@ export -f run
     echo "draws $PYTHON benchmarks/draws.py --rows 100 --vocabularies 37"
     echo "exact_expected $PYTHON benchmarks/exact_expected.py --variants merge --seeds 20 --steps 10"
     echo "exact_study $PYTHON benchmarks/exact_study.py --out $out/study.jsonl --learners 'merge, matching' --techniques plain --rates 0.2 --budgets 64 --seeds 10 11"
+    echo "exact_objectives $PYTHON benchmarks/exact_objectives.py --out $out/objectives.jsonl --worlds table --objectives ratio"
+    echo "gradient_noise $PYTHON benchmarks/gradient_noise.py --worlds table --rows 4 --repeats 3"
     echo "from_layer $PYTHON benchmarks/from_layer.py --size tiny --rows 4 --length 8 --repeats 1"
     echo "scan_layers $PYTHON benchmarks/scan_layers.py --size tiny --rows 1 --length 4 --repeats 1"
     echo "profile_step $PYTHON benchmarks/profile_step.py --size tiny --batch 1 --length 18 --out $out/profile"

@@ -3,9 +3,10 @@
 import difflib
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from dinado_jax.config.schema import Moment
 from dinado_jax.errors import quote
 
 PROMPT, CHAT = "{prompt}", "chat"  # in a prompt template, and as one
@@ -109,6 +110,21 @@ def template_faults(key: str, template: str) -> Iterator[str]:
         )
 
 
+def moment_faults(key: str, moments: Sequence[Moment]) -> Iterator[str]:
+    """Yields the faults of the moments of a target, each by itself."""
+    for number, moment in enumerate(moments, start=1):
+        if not moment.feature or "\0" in moment.feature:
+            yield (
+                f"{key}, table {number}, feature = {quote(moment.feature)}: give the name of a "
+                'function, "package.module:function"'
+            )
+        if not math.isfinite(moment.mean):
+            yield f"{key}, mean = {moment.mean} of feature {moment.feature}: it must be finite"
+    features = [moment.feature for moment in moments]
+    for feature in dict.fromkeys(name for name in features if features.count(name) > 1):
+        yield f"{key}, feature {quote(feature)} is given twice: leave one out"
+
+
 def out_of_range(values: dict[str, Any]) -> Iterator[str]:
     """Yields the faults of single values, given by "section.key".
 
@@ -121,6 +137,7 @@ def out_of_range(values: dict[str, Any]) -> Iterator[str]:
             yield f"{key} = {value}: it must be finite"
         if isinstance(value, str) and "\0" in value:
             yield f"{key} = {quote(value)}: remove the NUL character"
+    yield from moment_faults("target.moments", values["target.moments"])
     if template := values["base.prompt_template"]:
         yield from template_faults("base.prompt_template", template)
     for wanted, holds, keys in _BOUNDS:

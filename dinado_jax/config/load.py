@@ -9,6 +9,7 @@ import json
 import math
 import tomllib
 import types
+import typing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ Given = dict[str, tuple[Any, str]]  # "section.key": (value, where it was writte
 
 def _typed(key: str, value: Any, kind: Any, where: str) -> Any:
     if isinstance(kind, types.GenericAlias):
+        element = typing.get_args(kind)[0]
+        if element is not str:
+            return _tables(key, value, element, where)
         if isinstance(value, str):
             value = [value]
         if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
@@ -42,6 +46,33 @@ def _typed(key: str, value: Any, kind: Any, where: str) -> Any:
             kind
         ]
     raise InputError(f"{key} = {quote(value)} in {where}: it must be {wanted}")
+
+
+def _tables(key: str, value: Any, kind: Any, where: str) -> tuple[Any, ...]:
+    """Reads a list of tables with exactly the fields of the dataclass `kind`."""
+    hints = typing.get_type_hints(kind)
+    form = f"write it as {_example(tuple[kind, ...])}"
+    if not isinstance(value, (list, tuple)) or not all(isinstance(row, dict) for row in value):
+        raise InputError(f"{key} = {quote(value)} in {where}: it must be a list of tables, {form}")
+    rows = []
+    for number, row in enumerate(value, start=1):
+        if odd := [name for name in (*row, *hints) if name not in hints or name not in row]:
+            what = "lacks" if odd[0] in hints else "has no use for"
+            raise InputError(f"{key} in {where}, table {number} {what} {quote(odd[0])}: {form}")
+        values = {
+            name: _typed(f"{key}, table {number}, {name}", row[name], hint, where)
+            for name, hint in hints.items()
+        }
+        rows.append(kind(**values))
+    return tuple(rows)
+
+
+def _example(kind: Any) -> str:
+    """Shows how a list setting is written."""
+    element = typing.get_args(kind)[0] if isinstance(kind, types.GenericAlias) else str
+    if element is str:
+        return "['..', '..']"
+    return "[{" + ", ".join(f"{name} = .." for name in typing.get_type_hints(element)) + "}]"
 
 
 def _float(value: int) -> float:
@@ -101,7 +132,7 @@ def _override(text: str, kinds: dict[str, Any]) -> tuple[str, Any]:
     except ValueError as error:  # integers of thousands of digits are no TOMLDecodeError
         if raw.lstrip().startswith("[") and kinds.get(key) is not str:
             raise InputError(
-                f"{where}, not a list ({one_line(error)}): write it as ['..', '..']"
+                f"{where}, not a list ({one_line(error)}): write it as {_example(kinds.get(key))}"
             ) from None
         return key, raw
     if len(parsed) > 1:
@@ -193,7 +224,16 @@ def differences(config: Config) -> list[str]:
     """Lists what differs from the defaults, as lines "section.key = value"."""
     defaults = flatten(Config())
     return [
-        f"{key} = {json.dumps(value, ensure_ascii=False)}"
+        f"{key} = {_toml(value)}"
         for key, (value, _) in flatten(config).items()
         if value != defaults[key][0]
     ]
+
+
+def _toml(value: Any) -> str:
+    if dataclasses.is_dataclass(value):
+        fields = (f"{name} = {_toml(inner)}" for name, inner in vars(value).items())
+        return "{" + ", ".join(fields) + "}"
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)

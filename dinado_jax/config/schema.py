@@ -118,11 +118,30 @@ class Rollout(Sampling):
     """What the base draws for the oracle."""
 
     # A name in oracles/table.py, or "package.module:function"(prompts, texts) -> scores; empty: the
-    # task's own.
+    # task's own, or none with target.moments.
     oracle: str = ""
     prompts: int = 1000
     samples: int = 8  # per prompt
     references: bool = False  # the task's references join the rollouts, judged like any sample
+
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """A feature of texts and its wanted mean."""
+
+    # "package.module:function"(prompts, texts) -> numbers, or a name in oracles/table.py
+    feature: str
+    mean: float  # over prompts, of the feature's expectation under q*
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What q* is, besides the oracle: p C e^(lambda . phi), with the wanted means of phi.
+
+    With moments, an empty rollout.oracle is no oracle, C = 1, instead of the task's own.
+    """
+
+    moments: tuple[Moment, ...] = ()  # [[target.moments]]: feature = "..", mean = ..
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +158,7 @@ class Train(Optim):
     refresh_prompts: int = 1000
     refresh_samples: int = 8
     mixture: float = 0.0  # share of a refresh round's samples that is drawn from the base
-    margin: float = 6.0  # nats; log C of a failure counts as -margin; reinforce: reward of C = 1
+    margin: float = 6.0  # nats; log C of a failure is -margin; reinforce, ppo: reward of C = 1
     anchor: float = 0.3  # regression: coefficient of the likelihood of successes; 0 is off
     bellman: float = 1.0  # lambda
     bellman_start: int = 0  # steps with lambda = 0 first
@@ -195,6 +214,7 @@ class Config:
     delta: Delta = Delta()
     control: Control = Control()
     rollout: Rollout = Rollout()
+    target: Target = Target()
     train: Train = Train()
     decode: Decode = Decode()
     evaluate: Evaluate = Evaluate()

@@ -105,40 +105,46 @@ class Draws:
 class GroupDraws:
     """Rows drawn as by `Draws`, each followed by size - 1 more of its group.
 
-    Those are drawn independently, with replacement, by the same weights within the group, so that
-    every row of a batch is distributed as the first ones.
+    Those are drawn independently, with replacement, by weights within the group. If these are those
+    of the first rows, every row of a batch is distributed alike.
     """
 
-    weight: np.ndarray  # [N], not negative, not all 0
+    weight: np.ndarray  # [N] of first rows, not negative, not all 0
     group: np.ndarray  # [N] numbers of the groups
     seed: int
     size: int  # rows of a group that are drawn together
+    # [N] of the other rows, not all 0 in any group of a first row; None: as the first ones
+    others: np.ndarray | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "_shared", lru_cache(2)(self._shared))
 
     @cached_property
-    def _sorted(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Rows by group [N]; and of these: cumulative weights, and those before and at the end of
-        each one's group.
+    def _sorted(self) -> tuple[np.ndarray, ...]:
+        """Rows by group [N]; and of these: cumulative weights of first and of other rows, and the
+        latter before and at the end of each one's group.
         """
         order = np.argsort(self.group, kind="stable")
-        cumulative = np.cumsum(self.weight[order], dtype=np.float64)
+        others = self.weight if self.others is None else self.others
+        cumulative, of_others = (
+            np.cumsum(weight[order], dtype=np.float64) for weight in (self.weight, others)
+        )
         cumulative /= cumulative[-1]
+        of_others /= of_others[-1]
         _, first, rows = np.unique(self.group[order], return_index=True, return_counts=True)
-        high = cumulative[first + rows - 1]
+        high = of_others[first + rows - 1]
         low = np.concatenate([[0.0], high[:-1]])
-        return order, cumulative, np.repeat(low, rows), np.repeat(high, rows)
+        return order, cumulative, of_others, np.repeat(low, rows), np.repeat(high, rows)
 
     def _shared(self, block: int, groups: int) -> np.ndarray:
-        order, cumulative, low, high = self._sorted
+        order, cumulative, of_others, low, high = self._sorted
         rng = np.random.default_rng((self.seed, block))
         first = _systematic(cumulative, groups * _STEPS_SHARED, rng)[:, None]
         points = low[first] + (high - low)[first] * rng.random((len(first), self.size - 1))
         # As in `_systematic`: no point may be rounded up into the next group.
         points = np.minimum(points, np.nextafter(high[first], 0))
-        others = np.searchsorted(cumulative, points, side="right")
-        return _split(order[np.concatenate([first, others], axis=1)], rng)
+        following = np.searchsorted(of_others, points, side="right")
+        return _split(order[np.concatenate([first, following], axis=1)], rng)
 
     def at(self, step: int, count: int) -> np.ndarray:
         """`count` row numbers for a step, a multiple of `size`, group after group."""

@@ -1,5 +1,6 @@
 """Figures of a run from the samples of the base and of the controlled model."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -52,7 +53,9 @@ def aggregate(
         }
 
     successes = [s for s in base if is_success(s.label)]
-    values = np.array([s.value for s in base])
+    values, rates = (
+        _per_prompt(base, x) for x in (np.array([s.value for s in base]), _labels(base))
+    )
     equal = min(len(successes), len(control))
     kl, kl_error = _mean(control, np.array([s.log_prob - s.log_prob_base for s in control]))
     return (
@@ -66,7 +69,7 @@ def aggregate(
             **common(control),
             kl_to_base=kl,
             kl_to_base_error=kl_error,
-            calibration_error=metrics.calibration_error(values, _labels(base), CALIBRATION_BINS),
+            calibration_error=metrics.calibration_error(values, rates, CALIBRATION_BINS),
         ),
     )
 
@@ -94,6 +97,34 @@ def floors(samples: Sequence[Sample], base: BaseFigures, control: ControlFigures
     )
 
 
+def of_target(
+    base: Sequence[Sample], control: Sequence[Sample], figures: ControlFigures
+) -> tuple[ControlFigures, Floors]:
+    """Computes what depends on the labels of a tilted target: the calibration of V(prompt), and the
+    least KL of any controller with the control's mean log-label.
+
+    The floor is one for all prompts: no estimate of each prompt's is at hand.
+
+    Args:
+      base, control: samples whose labels are C e^(lambda . phi - bound).
+      figures: of the control.
+    """
+    values = np.array([s.value for s in base])
+    error = metrics.calibration_error(values, _labels(base), CALIBRATION_BINS)
+    floor = metrics.kl_floor_of_labels(_labels(control), _labels(base))
+    efficiency = metrics.efficiency(floor, figures.kl_to_base)
+    figures = dataclasses.replace(figures, calibration_error=error)
+    return figures, Floors(floor, efficiency, floor, efficiency)
+
+
+def feature_mean(samples: Sequence[Sample], values: np.ndarray) -> tuple[float, float]:
+    """Returns the mean of a feature [N] of samples, and its standard error; nan are left out."""
+    known = np.isfinite(values)
+    if not known.any():
+        return math.nan, math.nan
+    return _mean([s for s, has in zip(samples, known, strict=True) if has], values[known])
+
+
 def _labels(samples: Sequence[Sample]) -> np.ndarray:
     return np.array([s.label for s in samples])
 
@@ -105,9 +136,13 @@ def _groups(samples: Sequence[Sample]) -> np.ndarray:
 
 def _mean(samples: Sequence[Sample], values: np.ndarray) -> tuple[float, float]:
     """Mean over samples and its standard error, where prompts are the independent draws."""
+    return float(values.mean()), metrics.mean_and_error(_per_prompt(samples, values))[1]
+
+
+def _per_prompt(samples: Sequence[Sample], values: np.ndarray) -> np.ndarray:
+    """Means of values [N] over the samples of each prompt: float64 [P]."""
     group = _groups(samples)
-    per_prompt = np.bincount(group, values) / np.bincount(group)
-    return float(values.mean()), metrics.mean_and_error(per_prompt)[1]
+    return np.bincount(group, values) / np.bincount(group)
 
 
 def _per_token(samples: Sequence[Sample]) -> float:

@@ -45,6 +45,30 @@ def kl_floor(success: float, base_success: float) -> float:
     return term(success, base_success) + term(1 - success, 1 - base_success)
 
 
+def kl_floor_of_labels(controlled: np.ndarray, base: np.ndarray) -> float:
+    """The least KL(q || p), in nats per sequence, of any q whose labels C are positive as often as
+    `controlled`, with the same mean logarithm, where p has the labels `base`:
+
+        s (log s - log E_p[C] + E_q[log C | C > 0]) + (1 - s) log((1 - s) / P_p(C = 0)),
+        s = P_q(C > 0).
+
+    The variational bound KL >= E_q[f] - log E_p[e^f] (Donsker, Varadhan) with f = log C, and for
+    C = 0 the best number. It is reached by q* proportional to p C, and is `kl_floor` for labels 0
+    and 1. inf if q does what the base never does.
+
+    Args:
+      controlled: [N] labels in [0, 1] of samples of q.
+      base: [M] labels of samples of p.
+    """
+    good = controlled[controlled > 0]
+    share, failing, mean = len(good) / len(controlled), float((base == 0).mean()), base.mean()
+    if (share > 0 and mean == 0) or (share < 1 and failing == 0):
+        return math.inf
+    floor = share * float(np.log(good * share / mean).mean()) if share else 0.0
+    floor += (1 - share) * math.log((1 - share) / failing) if share < 1 else 0.0
+    return max(floor, 0.0)  # the bound says nothing of a q that moved the other way
+
+
 def rate_distribution(hits: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Fits the distribution of success rates among prompts by EM on a grid.
 
@@ -96,20 +120,27 @@ def efficiency(floor: float, kl: float) -> float:
     return floor / kl if kl > 0 else math.nan
 
 
-def calibration_error(predicted: np.ndarray, labels: np.ndarray, bins: int) -> float:
-    """The expected calibration error: sum_b n_b / N |mean label - mean prediction|, over bins of
-    equally many samples in the order of their predictions.
+def calibration_error(predicted: np.ndarray, rates: np.ndarray, bins: int) -> float:
+    """The expected calibration error without what chance adds to it:
 
-    Biased upwards: chance adds about the standard error of a bin's mean.
+        sum_b n_b / P sqrt(max(0, m_b^2 - s_b^2)),
+
+    m_b the mean of rate - prediction in a bin and s_b its standard error, over bins of equally many
+    prompts in the order of their predictions. (Subtracted from squares, where it is exact: Kumar et
+    al., arXiv 1909.10155. Of a right prediction about s / 3 remains, where |m| would leave 0.8 s.)
 
     Args:
-      predicted: [N] success rates.
-      labels: [N] in [0, 1].
-      bins: number of bins.
+      predicted: [P] success rates.
+      rates: [P] shares of successes among the samples of each prompt.
+      bins: number of bins; s_b is unknown, and taken as 0, in a bin of one prompt.
     """
     order = np.argsort(predicted, kind="stable")
-    errors = np.array_split((labels - predicted)[order], bins)
-    return float(sum(abs(error.sum()) for error in errors) / len(labels))
+    total = 0.0
+    for errors in np.array_split((rates - predicted)[order], bins):
+        if count := len(errors):
+            variance = errors.var() / max(count - 1, 1)
+            total += count * math.sqrt(max(0.0, errors.mean() ** 2 - variance))
+    return total / len(rates)
 
 
 def mean_and_error(x: Sequence[float] | np.ndarray) -> tuple[float, float]:

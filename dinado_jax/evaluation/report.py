@@ -45,6 +45,14 @@ def _table(summary: Summary, task_metrics: Sequence[Metric]) -> list[tuple[str, 
     ]
     floors = dataclasses.asdict(summary.floors)
     table += [(label, "", cell(floors[key], "{:.2f}")) for label, key in _FLOORS]
+    table += [
+        (
+            f"mean of {moment.feature} (wanted: {moment.wanted:.4g})",
+            f"{moment.base:.3f} ± {moment.base_error:.3f}",
+            f"{moment.control:.3f} ± {moment.control_error:.3f}",
+        )
+        for moment in summary.moments
+    ]
     return [row for row in table if any(row[1:])]
 
 
@@ -64,9 +72,10 @@ def plain(
     control: Sequence[Sample],
 ) -> str:
     """Formats the report as lines for a terminal."""
-    lines = [f"{'':42}{'base':>10}{'control':>10}"]
-    table = _table(summary, task_metrics)
-    lines += [f"{label:42}{before:>10}{after:>10}" for label, before, after in table]
+    rows = [("", "base", "control"), *_table(summary, task_metrics)]
+    names = max(42, *(len(label) for label, _, _ in rows))
+    width = max(10, *(2 + len(cell) for _, *cells in rows for cell in cells))
+    lines = [f"{label:{names}}{before:>{width}}{after:>{width}}" for label, before, after in rows]
     lines += [f"warning: {line}" for line in summary.warnings]
     for before, after in pairs(base, control, 5):
         lines += ["", before.prompt]

@@ -32,6 +32,7 @@ class RolloutFigures:
     occupancy: float | None = None
     references: int | None = None  # None: rollout.references=false
     references_success_rate: float | None = None
+    label_range: float | None = None  # nats, of e^(lambda . phi); None without target.moments
 
 
 @dataclasses.dataclass(frozen=True)

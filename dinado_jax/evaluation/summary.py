@@ -45,7 +45,7 @@ class ControlFigures(ModelFigures):
 
     kl_to_base: float  # KL(q || p), nats per sequence
     kl_to_base_error: float
-    calibration_error: float  # of V(prompt), by the labels of the base's samples
+    calibration_error: float  # of V(prompt), by the base's success rates; without chance's part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +56,19 @@ class Floors:
     efficiency: float  # kl_floor / kl_to_base
     kl_floor_by_prompt: float  # see `metrics.kl_floor_by_prompt`
     efficiency_by_prompt: float
+
+
+@dataclasses.dataclass(frozen=True)
+class MomentFigures:
+    """The mean of a feature of `target.moments` over held-out prompts."""
+
+    feature: str
+    wanted: float
+    coefficient: float  # its lambda, nats per unit
+    base: float
+    base_error: float
+    control: float
+    control_error: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +93,7 @@ class Summary:
     config: dict[str, Any]
     versions: dict[str, str]
     device: Device
+    moments: tuple[MomentFigures, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the JSON value of summary.json."""
@@ -87,6 +101,7 @@ class Summary:
             "base": _as_dict(self.base),
             "control": _as_dict(self.control),
             **dataclasses.asdict(self.floors),
+            "moments": [dataclasses.asdict(moment) for moment in self.moments],
             "seconds": self.seconds,
             "stages": {
                 field.name: stage_figures.as_dict(getattr(self.stages, field.name))
@@ -126,6 +141,7 @@ def write_summary(path: Path, summary: Summary) -> None:
 _SCHEMA = {
     "base": dict,
     "control": dict,
+    "moments": [dict],
     "seconds": dict,
     "stages": {field.name: dict for field in _STAGES},
     "warnings": [str],
@@ -152,6 +168,10 @@ def read_summary(path: Path, fix: str) -> Summary:
         base=_read_model(BaseFigures, tree["base"], f"{where}, base", fix),
         control=_read_model(ControlFigures, tree["control"], f"{where}, control", fix),
         floors=read_record(Floors, tree, where, fix),
+        moments=tuple(
+            read_record(MomentFigures, moment, f"{where}, moments", fix)
+            for moment in tree["moments"]
+        ),
         seconds=tree["seconds"],
         stages=StageFigures(**stages),
         warnings=tuple(tree["warnings"]),

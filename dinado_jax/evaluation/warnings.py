@@ -4,7 +4,7 @@ Thresholds are generous: a run that is merely not perfect has no warning.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from dinado_jax.evaluation.stage_figures import RoundFigures, StageFigures
 from dinado_jax.evaluation.summary import (
@@ -12,6 +12,7 @@ from dinado_jax.evaluation.summary import (
     BaseFigures,
     ControlFigures,
     Floors,
+    MomentFigures,
 )
 
 _EFFICIENCY = 0.5  # minimum of kl_floor_by_prompt / kl_to_base
@@ -21,8 +22,10 @@ _FLUENCY = 0.2  # nats per token: allowed drop in log-probability relative to th
 _VARIETY = 0.7  # minimum Distinct-2, as a share of that of equally many successes of the base
 _SUCCESSES = 30  # of the base: with fewer, its successes are not compared with
 _FIRST_SUCCESSES = 100  # effective ones: a control is not learned from fewer
-_CALIBRATION = 0.1  # allowed calibration error of V(prompt), besides what chance explains
+_CALIBRATION = 0.05  # allowed calibration error of V(prompt), besides what chance explains
 _FAILURES = 0.01  # allowed share of samples on which the oracle fails
+_MOMENT = 0.1  # allowed distance from a wanted mean, as a share of the base's
+_CUT = 0.01  # allowed share of samples above the bound of a tilt
 _ERROR = 0.25  # allowed relative standard error of the KL
 
 
@@ -49,6 +52,42 @@ def first_round_warnings(figures: RoundFigures) -> Iterator[str]:
             f"few successes, about {figures.effective_successes:.0f} in the first "
             f"{figures.rollouts} rollouts: draw more (rollout.prompts, rollout.samples), "
             "train the base on the task (sft.steps), or begin with an easier oracle"
+        )
+
+
+def moment_warnings(moments: Sequence[MomentFigures], cut: float) -> Iterator[str]:
+    """Yields the moments that are not met.
+
+    Args:
+      moments: of the target.
+      cut: share of the control's samples above the bound of the tilt.
+    """
+    for moment in moments:
+        gap = abs(moment.wanted - moment.base)
+        if abs(moment.control - moment.wanted) > _MOMENT * gap + 2 * moment.control_error:
+            yield (
+                f"the mean of {moment.feature} is {moment.control:.3g} ± "
+                f"{moment.control_error:.2g} where {moment.wanted:.4g} is wanted: train longer "
+                "(train.steps), or draw more rollouts (rollout.prompts, train.refresh_prompts)"
+            )
+    if cut > _CUT:
+        yield (
+            f"{cut:.1%} of the samples have more of what target.moments favour than any rollout of "
+            "the base, and count no more than those: draw more with rollout.prompts"
+        )
+
+
+def margin_warnings(label_range: float | None, margin: float) -> Iterator[str]:
+    """Yields a warning if the labels of a target are spread beyond `train.margin`.
+
+    Args:
+      label_range: nats, of its tilt; None without one.
+      margin: nats, of an objective that reads it.
+    """
+    if label_range is not None and label_range > margin:
+        yield (
+            f"the labels of target.moments span {label_range:.1f} nats, and those below "
+            f"e^-{margin:g} count as failures: set train.margin={math.ceil(label_range) + 1}"
         )
 
 
@@ -105,8 +144,9 @@ def _calibration(base: BaseFigures, control: ControlFigures, stages: StageFigure
     if error > _CALIBRATION + chance:
         yield (
             f"V(prompt) is not calibrated: it differs from the base's success rates by {error:.2f} "
-            f"on average, chance explains {chance:.2f}: do not rely on decode.target_rate, or take "
-            "control.kind=hard, which learns V(prompt) from each prompt's success rate"
+            f"on average, chance explains {chance:.2f}: do not rely on decode.target_rate; set "
+            "train.mixture=0.25, which bounds the weights p / d that V is learned with by 4 (and "
+            "train.weights=importance, if they are off), or draw more prompts (rollout.prompts)"
         )
 
 

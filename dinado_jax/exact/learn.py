@@ -58,7 +58,7 @@ def enumerated(
             log_ratio = evaluate_sequences(world, control, base_params, params)[1]
         q = p * np.exp(log_ratio.sum(1))
         index = rng.choice(len(q), count, p=q / q.sum())
-        return judged(world, optimum, index, log_ratio[index], 0.0)
+        return judged(world, optimum, index, log_ratio[index], 0.0, number)
 
     return draw
 
@@ -69,6 +69,7 @@ def judged(
     index: np.ndarray,
     log_ratio: np.ndarray,
     alpha: float,
+    number: int,
 ) -> Rollouts:
     """Returns sequences of the world as rollouts with their labels.
 
@@ -76,6 +77,7 @@ def judged(
       index: int [N], which sequences.
       log_ratio: float [N, T-1], log q / p of every token in nats; 0 after a row's end.
       alpha: share of p in the proposal alpha p + (1 - alpha) q that they were drawn from.
+      number: of the round.
     """
     rows = world.rows
     log_base = optimum.log_p[index].astype(np.float32)
@@ -89,6 +91,7 @@ def judged(
         log_prefix=log_mixture_weight(exclusive_cumsum(log_ratio), alpha),
         prompt_id=np.zeros(len(index), np.int32),
         finished=np.ones(len(index), bool),
+        round=np.full(len(index), number, np.int32),
     )
 
 
@@ -169,7 +172,7 @@ def draw_round(
         return rows
     log_ratio = evaluate_sequences(setting.world, setting.control, setting.base_params, params)[1]
     index = setting.world.index(rows.tokens)
-    return judged(setting.world, setting.optimum, index, log_ratio[index], of_base / count)
+    return judged(setting.world, setting.optimum, index, log_ratio[index], of_base / count, number)
 
 
 def _train_round(

@@ -109,6 +109,7 @@ def decoded(base: Neural, optimum: Optimum, control: Control, seed: int) -> Draw
             log_prefix=exclusive_cumsum(log_base - log_proposal),
             prompt_id=np.zeros(count, np.int32),
             finished=finished,
+            round=np.full(count, number, np.int32),
         )
 
     return draw

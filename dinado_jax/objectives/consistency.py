@@ -52,6 +52,8 @@ class Consistency:
     parts = 1
     least_samples = 1
     trains_nado = False
+    trains_hard = True
+    on_policy = False
 
     @property
     def _of_rows(self) -> RowRegression:

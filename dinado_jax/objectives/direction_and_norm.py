@@ -56,6 +56,9 @@ class DirectionAndNorm:
     train: Train
     loss: DirectionLoss
     parts: int = 2  # direction and norm; times the rows that the loss must find together
+    reads_base: bool = False  # the direction's loss reads what the base computes
+    trains_hard: bool = True
+    on_policy: bool = False
     trains_nado = True
 
     @property
@@ -89,7 +92,8 @@ class DirectionAndNorm:
 
     def reads_states(self, control: Control) -> tuple[str, ...]:
         # A direction with link "policy" scores its rows without the base.
-        return ("norm",) if control.scores_alone else ("direction", "norm")
+        alone = control.scores_alone and not self.reads_base
+        return ("norm",) if alone else ("direction", "norm")
 
     def settings_read(self, kind: str) -> set[str]:
         read = {"balance", "reference_weight"}

@@ -53,16 +53,21 @@ def sampling_weights(rollouts: Rollouts, weight: np.ndarray) -> np.ndarray:
     return np.where(rollouts.reference, weight, 1.0)
 
 
+def log_proposal(rollouts: Rollouts) -> np.ndarray:
+    """Returns log d of each row, float32 [N] nats; inf for references, which have no proposal."""
+    return np.where(rollouts.reference, np.inf, rollouts.log_proposal).astype(np.float32)
+
+
 def norm_rows(rollouts: Rollouts, weight: np.ndarray, train: Train, seed: int) -> RowsAt:
     """Draws rows for the norm; with `train.balance` as many successes as failures.
 
     A prefix may come from any proposal; only its continuation is weighted: suffix = p / proposal of
-    the rest of the row. Drawing by label multiplies the odds of every prefix by one factor, which
-    `shift` undoes. Without balance references are left out, because most of them are successes.
+    the rest of the row. Drawing by label multiplies the odds of every prefix by one factor,
+    e^shift. Without balance references are left out, because most of them are successes.
     """
     label = rollouts.label
     suffix = suffix_importance_weights(rollouts, train.weights, train.weight_clip)
-    rate = success_rate_per_prompt(rollouts).astype(np.float32)
+    rate = success_rate_per_prompt(rollouts, shrinkage=0).astype(np.float32)
     sampled = ~rollouts.reference
     known = sampling_weights(rollouts, weight)
     groups = [known * label, known * (1 - label)] if train.balance else [sampled]

@@ -16,6 +16,16 @@ class Likelihood:
     """`train.objective = "matching"`: negative log-likelihood of q on successes.
 
     With rows drawn from p given C = 1 this is KL(q* || q) up to a constant.
+
+    It is DPG (Parshakova et al., arXiv 1912.08517; per prompt CDPG, Korbak et al., arXiv
+    2112.00791), the gradient E_d[(p C / (Z d)) grad log q] with Z = R0(prompt), except that
+    - Z is not estimated by itself: a prompt's weights p C / d are normalised to sum to 1 over all
+      its rows, which is biased by O(1 / rows of the prompt), where a known Z would not be;
+    - rows are drawn in proportion to their weights and then count equally, which has the same
+      expectation;
+    - all rounds serve, each row with its own proposal d, and no proposal is kept for a lower KL;
+    - weights are cut at the quantile `train.weight_clip`;
+    - a prompt without a success has no part in it, instead of a Z of 0.
     """
 
     weighted = True

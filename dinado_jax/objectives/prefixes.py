@@ -24,6 +24,8 @@ class Prefixes:
     parts = 1
     least_samples = 1
     trains_nado = True
+    trains_hard = True
+    on_policy = False
 
     @property
     def draws_references(self) -> bool:

@@ -41,6 +41,8 @@ class Published:
     parts = 1
     least_samples = 1
     trains_nado = True
+    trains_hard = True
+    on_policy = False
     draws_references = True
 
     def batches(self, rollouts: Rollouts, weight: np.ndarray, seed: int) -> BatchAt:

@@ -1,4 +1,4 @@
-"""Regression of log q of whole rows on what it is at the optimum, anchored by a likelihood."""
+"""Regression of log q of successes on what it is at the optimum, while failures lose their mass."""
 
 import dataclasses
 
@@ -10,39 +10,46 @@ from flax import struct
 from dinado_jax.controls.control import Control
 from dinado_jax.data.batch import Array, Batch
 from dinado_jax.data.batching import Draws, take
-from dinado_jax.objectives.draws import sampling_weights
+from dinado_jax.objectives.draws import log_proposal, sampling_weights
 from dinado_jax.objectives.norm import log_row
-from dinado_jax.objectives.residual import is_success, penalty
+from dinado_jax.objectives.residual import is_success, mass, penalty
 from dinado_jax.objectives.terms import RowsAt, Term
 from dinado_jax.rollouts.arrays import Rollouts
 from dinado_jax.rollouts.weighting import optimal_ratio, success_rate_per_prompt
 
+_FAILURE = 5.0  # nats: the pull on a failure as probable as when it was drawn
+
 
 @struct.dataclass(kw_only=True)
 class TargetBatch(Batch):
-    """Rows of any proposal, successes and failures."""
+    """Rows of any proposal d, successes and failures."""
 
     label: Array  # float32 [B] in [0, 1]
-    target: Array  # float32 [B], log q of the row at the optimum, nats
-    optimal_ratio: Array  # float32 [B], q* / proposal of the row
+    target: Array  # float32 [B], log q of the row at the optimum, nats; of successes
+    optimal_ratio: Array  # float32 [B], q* / d of the row
+    log_proposal: Array  # float32 [B], log d in nats; inf for references, which have no proposal
 
 
 @dataclasses.dataclass(frozen=True)
 class RowRegression:
-    """Huber loss (nats) of a row's log-probability under q against what it is at the optimum:
+    """Loss (nats) of a row in three parts, each 0 in gradient at the optimum.
 
-        log q(y) = log p(y) + log C(y) - log R0(prompt),   C > 0
+    Successes, rows of C > e^-margin: Huber's loss of their log-probability against
 
-    which holds for every success, whatever drew it: once q is right no draw is noise any more, as
-    it is for a likelihood. Failures, rows of C <= e^-margin, which counts as their C, are pushed
-    down to their target, and may lie below it. The projection of a projected R is inactive at the
-    optimum, so the loss uses the unprojected q for every form. (The recursion of R taken at its end
-    alone: the path consistency of Nachum et al., arXiv 1702.08892, and trajectory balance, Malkin
-    et al., arXiv 2201.13259.)
+        log q(y) = log p(y) + log C(y) - log R0(prompt)
 
-    Targets hold for rows that were drawn, and for those alone: what failures lose may go to texts
-    that nobody has drawn. The likelihood of successes, -(q* / d) log q(y) times `anchor`, keeps it
-    on them: its gradient lowers whatever is not drawn. It is 0 in expectation at the optimum.
+    which holds whatever drew them: once q is right no draw is noise any more, as it is for a
+    likelihood. The projection of a projected R is inactive at the optimum, so the loss uses the
+    unprojected q for every form. (The recursion of R taken at its end alone: the path consistency
+    of Nachum et al., arXiv 1702.08892, and trajectory balance, Malkin et al., arXiv 2201.13259.)
+
+    Failures: 5 q / d, whose mean over draws of d is five times the probability that q fails. It
+    pulls at what q still draws and lets go of the rest; a target for failures, however low, pulls
+    at rows that q has long left, and drives their mass to texts that nobody has drawn.
+
+    Targets hold for rows that were drawn, and for those alone. The likelihood of successes,
+    -(q* / d) log q(y) times `anchor`, keeps on them what failures lose: its gradient lowers
+    whatever is not drawn. It is 0 in expectation at the optimum.
     """
 
     margin: float  # nats
@@ -60,10 +67,10 @@ class RowRegression:
         ratio = optimal_ratio(weight * rollouts.label, rollouts.prompt_id, ~rollouts.reference)
         # References are drawn by their weight, which is then counted once.
         ratio = (ratio / np.where(drawn > 0, drawn, 1.0)).astype(np.float32)
-        least = np.exp(-self.margin)
-        rate = success_rate_per_prompt(rollouts) * (1 - least) + least
-        target = rollouts.log_base + np.log(np.maximum(rollouts.label, least) / rate)
+        label = np.maximum(rollouts.label, np.exp(-self.margin))
+        target = rollouts.log_base + np.log(label / success_rate_per_prompt(rollouts))
         target = target.astype(np.float32)
+        proposal = log_proposal(rollouts)
 
         def at(step: int, count: int) -> TargetBatch:
             index = draws.at(step, count)
@@ -72,6 +79,7 @@ class RowRegression:
                 label=rollouts.label[index],
                 target=target[index],
                 optimal_ratio=ratio[index],
+                log_proposal=proposal[index],
             )
 
         return at
@@ -83,5 +91,7 @@ class RowRegression:
 
     def losses(self, log_q: jax.Array, batch: TargetBatch) -> jax.Array:
         """Computes the loss of every row, [B] nats, from its log q."""
-        miss = penalty(log_q - batch.target, is_success(batch.label, self.margin))
-        return miss - self.anchor * batch.optimal_ratio * log_q
+        miss = penalty(log_q - batch.target, jnp.ones_like(log_q, bool))
+        failure = _FAILURE * mass(log_q - batch.log_proposal)
+        loss = jnp.where(is_success(batch.label, self.margin), miss, failure)
+        return loss - self.anchor * batch.optimal_ratio * log_q

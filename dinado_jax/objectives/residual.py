@@ -1,4 +1,4 @@
-"""The penalty of a log-probability that misses its target."""
+"""The penalties of a log-probability that misses its target, and of probability itself."""
 
 import math
 
@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 _HUBER = 1.5  # nats: residuals beyond it pull with constant force
+_CAP = 3.0  # nats
 
 
 def is_success(label: jax.Array, margin: float) -> jax.Array:
@@ -23,3 +24,12 @@ def penalty(residual: jax.Array, two_sided: jax.Array) -> jax.Array:
     """
     residual = jnp.where(two_sided, residual, jnp.maximum(residual, 0.0))
     return optax.losses.huber_loss(residual, delta=_HUBER)
+
+
+def mass(log_ratio: jax.Array) -> jax.Array:
+    """Computes the ratio q / d from its logarithm (nats); beyond e^3 it continues as its tangent.
+
+    Over rows drawn from d its mean is the probability of such rows under q. -inf gives 0.
+    """
+    ratio = jnp.exp(jnp.minimum(log_ratio, _CAP))
+    return ratio * (1 + jnp.where(log_ratio > _CAP, log_ratio - _CAP, 0.0))

@@ -4,8 +4,11 @@ from collections.abc import Callable
 
 from dinado_jax.config.schema import Train
 from dinado_jax.objectives.consistency import Consistency
+from dinado_jax.objectives.contrastive import GROUP as CONTRAST
+from dinado_jax.objectives.contrastive import Contrastive
 from dinado_jax.objectives.direction_and_norm import DirectionAndNorm
 from dinado_jax.objectives.matching import Likelihood
+from dinado_jax.objectives.ppo import Ppo
 from dinado_jax.objectives.prefixes import Prefixes
 from dinado_jax.objectives.published import Published
 from dinado_jax.objectives.ratio import Divergence
@@ -21,7 +24,13 @@ OBJECTIVES: dict[str, Callable[[Train], Objective]] = {
     "variance": lambda train: DirectionAndNorm(train, Variance(train.margin), parts=2 * GROUP),
     "consistency": Consistency,
     "ratio": lambda train: DirectionAndNorm(train, Divergence()),
+    "contrastive": lambda train: DirectionAndNorm(
+        train, Contrastive(), parts=2 * CONTRAST, reads_base=True, trains_hard=False
+    ),
     "reinforce": lambda train: DirectionAndNorm(train, Reinforce(train.margin)),
+    "ppo": lambda train: DirectionAndNorm(
+        train, Ppo(train.margin), reads_base=True, on_policy=True
+    ),
     "prefixes": Prefixes,
     "published": Published,
 }

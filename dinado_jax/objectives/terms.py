@@ -48,6 +48,16 @@ class Objective(Protocol):
         ...
 
     @property
+    def trains_hard(self) -> bool:
+        """Whether it trains recursive forms, whose R is a function of q."""
+        ...
+
+    @property
+    def on_policy(self) -> bool:
+        """Whether it needs the newest rollouts to be samples of q, not of a mixture."""
+        ...
+
+    @property
     def draws_references(self) -> bool:
         """Whether it trains on the task's references too, if there are any."""
         ...

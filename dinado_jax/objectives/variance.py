@@ -43,6 +43,9 @@ class Variance:
     Richter et al., arXiv 2010.10436; trajectory balance, Malkin et al., arXiv 2201.13259, without
     its constant.)
 
+    Converges to q*, except that failures may keep what the margin grants them: up to p e^-margin /
+    R0 each, together (1 - R0) e^-margin for R0 of successes.
+
     Successes and failures of a prompt are drawn equally often, from prompts with a success: at the
     optimum no pair pushes, whatever drew it.
     """

@@ -1,4 +1,4 @@
-"""Calls an oracle, any Python callable, and isolates failures to single samples."""
+"""Calls an oracle or a feature, any Python callable, and isolates failures to single samples."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -12,7 +12,24 @@ from dinado_jax.oracles.foreign import ForeignError, guarded
 
 Oracle = Callable[[list[str], list[str]], Sequence[bool] | Sequence[float]]
 _ROUNDING = 1e-6  # by which a label may lie outside [0, 1]: oracles may compute in float32
-_FORM = "write it as function(prompts, texts) and return one bool or float in [0, 1] per text"
+
+
+class Answers(NamedTuple):
+    """What a function answers for each text."""
+
+    noun: str  # the function, in messages
+    least: float
+    most: float
+    wanted: str  # in messages
+
+    @property
+    def form(self) -> str:
+        """How to write the function."""
+        return f"write it as function(prompts, texts) and return one {self.wanted} per text"
+
+
+LABELS = Answers("oracle", 0.0, 1.0, "bool or float in [0, 1]")
+FEATURES = Answers("feature", -1e9, 1e9, "bool or float between -1e9 and 1e9")
 
 
 def is_success(label: npt.ArrayLike) -> np.ndarray:
@@ -30,9 +47,9 @@ def is_success(label: npt.ArrayLike) -> np.ndarray:
 
 
 class OracleResult(NamedTuple):
-    """The labels of N samples."""
+    """The labels of N samples, or the values of a feature."""
 
-    labels: np.ndarray  # float32 [N], in [0, 1]; nan where the oracle failed
+    labels: np.ndarray  # float32 [N], labels in [0, 1]; nan where the oracle failed
     errors: np.ndarray  # str [N], the type of the exception; empty where there was none
     message: str = ""  # of the first exception; may contain secrets, so it is never written to disk
 
@@ -47,25 +64,29 @@ class OracleResult(NamedTuple):
         return int(self.failed.sum())
 
 
-def judge(oracle: Oracle, prompts: Sequence[str], texts: Sequence[str]) -> OracleResult:
+def judge(
+    oracle: Oracle, prompts: Sequence[str], texts: Sequence[str], answers: Answers = LABELS
+) -> OracleResult:
     """Labels N samples: one call on the whole batch, or, if that raises, one call per sample.
 
     Every call gets new lists, which it may change. A sample on which the oracle raises, or whose
     answer is masked in a masked array, is marked as failed.
 
     Raises:
-      InputError: if the oracle returns anything but a list, tuple or array of one number in [0, 1]
-        (to within 1e-6) per sample.
+      InputError: if the oracle returns anything but a list, tuple or array of one number per
+        sample, in the range of `answers` (to within 1e-6).
     """
     try:
-        labels, masked = _call(oracle, prompts, texts)
+        labels, masked = _call(oracle, prompts, texts, answers)
     except ForeignError:
-        return _one_by_one(oracle, prompts, texts)
+        return _one_by_one(oracle, prompts, texts, answers)
     message = "a masked answer" if masked.any() else ""
     return OracleResult(labels, np.where(masked, "masked", ""), message)
 
 
-def check_oracle(oracle: Oracle, prompts: Sequence[str], texts: Sequence[str]) -> None:
+def check_oracle(
+    oracle: Oracle, prompts: Sequence[str], texts: Sequence[str], answers: Answers = LABELS
+) -> None:
     """Calls the oracle on a few samples before a run begins.
 
     Raises:
@@ -82,12 +103,13 @@ def check_oracle(oracle: Oracle, prompts: Sequence[str], texts: Sequence[str]) -
             signature.bind([], [])
         except TypeError as error:
             raise InputError(
-                f"oracle {_name(oracle)}{signature}, cannot take two lists ({error}): {_FORM}"
+                f"{answers.noun} {_name(oracle)}{signature}, cannot take two lists ({error}): "
+                f"{answers.form}"
             ) from None
-    require_labels(oracle, judge(oracle, prompts, texts))
+    require_labels(oracle, judge(oracle, prompts, texts, answers), answers)
 
 
-def require_labels(oracle: Oracle, result: OracleResult) -> None:
+def require_labels(oracle: Oracle, result: OracleResult, answers: Answers = LABELS) -> None:
     """Checks that the oracle labelled at least one sample, if there are any.
 
     Raises:
@@ -95,16 +117,18 @@ def require_labels(oracle: Oracle, result: OracleResult) -> None:
     """
     if result.failures and result.failed.all():
         raise InputError(
-            f"oracle {_name(oracle)}, all {result.failures} samples raised, the first "
+            f"{answers.noun} {_name(oracle)}, all {result.failures} samples raised, the first "
             f"{result.message or result.errors[0]}: try it on one prompt and text"
         )
 
 
-def _one_by_one(oracle: Oracle, prompts: Sequence[str], texts: Sequence[str]) -> OracleResult:
+def _one_by_one(
+    oracle: Oracle, prompts: Sequence[str], texts: Sequence[str], answers: Answers
+) -> OracleResult:
     labels, errors, message = np.full(len(texts), np.nan, np.float32), [""] * len(texts), ""
     for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
         try:
-            (labels[i],), (masked,) = _call(oracle, [prompt], [text])
+            (labels[i],), (masked,) = _call(oracle, [prompt], [text], answers)
             errors[i] = "masked" if masked else ""
         except ForeignError as error:
             errors[i], message = error.kind, message or str(error)
@@ -112,7 +136,7 @@ def _one_by_one(oracle: Oracle, prompts: Sequence[str], texts: Sequence[str]) ->
 
 
 def _call(
-    oracle: Oracle, prompts: Sequence[str], texts: Sequence[str]
+    oracle: Oracle, prompts: Sequence[str], texts: Sequence[str], answers: Answers
 ) -> tuple[np.ndarray, np.ndarray]:
     """Calls the oracle once; returns labels float32 [N] and their mask bool [N].
 
@@ -125,16 +149,18 @@ def _call(
         answer = oracle(list(prompts), list(texts))
     try:
         with guarded():
-            values, error = _labels(answer, count)
+            values, error = _numbers(answer, count, answers)
     except ForeignError as raised:
         values, error = None, f"an answer that cannot become an array ({raised})"
     if values is None or error:
-        raise InputError(f"oracle {_name(oracle)}, {error} for {count} texts: {_FORM}")
+        raise InputError(
+            f"{answers.noun} {_name(oracle)}, {error} for {count} texts: {answers.form}"
+        )
     masked = np.ma.getmaskarray(values)
     return np.where(masked, np.nan, np.ma.getdata(values)).astype(np.float32), masked
 
 
-def _labels(answer: Any, count: int) -> tuple[np.ndarray | None, str]:
+def _numbers(answer: Any, count: int, answers: Answers) -> tuple[np.ndarray | None, str]:
     """Copies the answer to float64 [N], or returns what is wrong with it."""
     if not isinstance(answer, (list, tuple)) and not hasattr(answer, "__array__"):
         return None, f"returned {quote(answer) if answer is None else type(answer).__name__}"
@@ -154,10 +180,11 @@ def _labels(answer: Any, count: int) -> tuple[np.ndarray | None, str]:
     values = values.astype(np.float64)
     numbers = np.ma.getdata(values)
     # Written as a negation so that nan counts as outside.
-    outside = ~((numbers >= -_ROUNDING) & (numbers <= 1 + _ROUNDING)) & ~np.ma.getmaskarray(values)
+    inside = (numbers >= answers.least - _ROUNDING) & (numbers <= answers.most + _ROUNDING)
+    outside = ~inside & ~np.ma.getmaskarray(values)
     if outside.any():
         return None, f"answer holds {numbers[outside][0]}"
-    return np.clip(values, 0.0, 1.0), ""
+    return np.clip(values, answers.least, answers.most), ""
 
 
 def _name(oracle: Oracle) -> str:

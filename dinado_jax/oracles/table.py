@@ -24,7 +24,7 @@ ORACLES: dict[str, Oracle] = {
 
 @dataclasses.dataclass(frozen=True)
 class NamedOracle:
-    """An oracle with its name in `rollout.oracle`."""
+    """An oracle with its name in `rollout.oracle`, or a feature with that in `target.moments`."""
 
     name: str
     function: Oracle
@@ -47,25 +47,26 @@ class NamedOracle:
                 raise InputError(f"{where}, {error}") from None
 
 
-def resolve(name: str) -> NamedOracle:
-    """Finds the oracle of that name.
+def resolve(name: str, noun: str = "oracle") -> NamedOracle:
+    """Finds the oracle, or the feature, of that name.
 
     Args:
       name: a name of `ORACLES`, or "package.module:function", which is imported, also from the
         current working directory.
+      noun: what is looked for, in messages.
 
     Raises:
       InputError: if there is none.
     """
-    return NamedOracle(name, ORACLES.get(name) or _imported(name))
+    return NamedOracle(name, ORACLES.get(name) or _imported(name, noun))
 
 
-def _imported(name: str) -> Oracle:
+def _imported(name: str, noun: str) -> Oracle:
     module_name, _, function = name.partition(":")
     if not module_name or not function:
         known = ", ".join(f'"{one}"' for one in ORACLES)
         raise InputError(
-            f'oracle {quote(name)}, no such oracle: give {known} or "package.module:function"'
+            f'{noun} {quote(name)}, no such {noun}: give {known} or "package.module:function"'
         )
     # The console script, unlike python -m, does not look for modules in the working directory. It
     # comes last, so that a file there hides no module that a library imports later.
@@ -77,7 +78,7 @@ def _imported(name: str) -> Oracle:
             module = importlib.import_module(module_name)
     except ForeignError as error:
         raise InputError(
-            f"oracle {quote(name)}, importing {module_name} raised {error}: "
+            f"{noun} {quote(name)}, importing {module_name} raised {error}: "
             "correct the name or install the module"
         ) from None
     try:
@@ -86,10 +87,10 @@ def _imported(name: str) -> Oracle:
             found = callable(oracle)
     except ForeignError as error:
         raise InputError(
-            f"oracle {quote(name)}, looking up {function} raised {error}: correct the module"
+            f"{noun} {quote(name)}, looking up {function} raised {error}: correct the module"
         ) from None
     if not found:
         raise InputError(
-            f"oracle {quote(name)}, {module_name} has no function {function}: correct the name"
+            f"{noun} {quote(name)}, {module_name} has no function {function}: correct the name"
         )
     return cast(Oracle, oracle)

@@ -38,6 +38,7 @@ class Rollouts(Sequences):
     log_prefix: np.ndarray  # float32 [N, T-1], log p / d of the prefix before column t's token
     prompt_id: np.ndarray  # int32 [N]
     finished: np.ndarray  # bool [N], false for rows cut at the length limit
+    round: np.ndarray  # int32 [N], of training that drew the row; 0 for the base's
 
     @property
     def reference(self) -> np.ndarray:
@@ -136,6 +137,7 @@ _LAYOUT = {
     "log_prefix": ("float32", 2),
     "prompt_id": ("int32", 1),
     "finished": ("bool", 1),
+    "round": ("int32", 1),
     "row": ("int64", 1),
     "error": ("str", 1),
 }

@@ -91,6 +91,7 @@ class Collector:
     settings: Sampling
     fingerprint: str  # of what the rows depend on besides their prompts; other files are ignored
     mesh: Mesh | None  # devices of this process to decode on
+    round: int = 0  # of training
 
     def sample(
         self,
@@ -273,6 +274,7 @@ class Collector:
             log_prefix=exclusive_cumsum(log_base - log_proposal),
             prompt_id=batch.prompt_id,
             finished=batch.finished,
+            round=np.full(len(rows), self.round, np.int32),
             row=batch.row,
             error=result.errors,
         )

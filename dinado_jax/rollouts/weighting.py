@@ -51,6 +51,19 @@ def log_mixture_weight(log_ratio: np.ndarray, alpha: float) -> np.ndarray:
     return -np.log(alpha + (1 - alpha) * ratio).astype(np.float32)
 
 
+def log_weight_through(rollouts: Rollouts) -> np.ndarray:
+    """Computes log p / proposal of the prefixes that end with each target.
+
+    Returns:
+      float32 [N, T-1] nats, column t for token t + 1; after a row's end that of the whole row, and
+      nan for the last target of a reference.
+    """
+    whole = (rollouts.log_base - rollouts.log_proposal)[:, None]
+    column = np.arange(rollouts.log_prefix.shape[1])
+    following = np.roll(rollouts.log_prefix, -1, axis=1)
+    return np.where(column < rollouts.length[:, None] - 2, following, whole).astype(np.float32)
+
+
 def success_rate(rollouts: Rollouts) -> float:
     """Estimates R0: the mean label of samples (references excluded), weighted by p / proposal."""
     drawn = ~rollouts.reference
@@ -143,13 +156,18 @@ def sum_per_prompt(values: np.ndarray, prompt_id: np.ndarray) -> np.ndarray:
     return np.bincount(group, values)[group]
 
 
-def success_rate_per_prompt(rollouts: Rollouts) -> np.ndarray:
+def success_rate_per_prompt(rollouts: Rollouts, shrinkage: int = 8) -> np.ndarray:
     """Estimates R0 of each row's prompt: float64 [N] in (0, 1).
 
-    The mean of (p / proposal) C over the prompt's samples, shrunk towards the mean over all samples
-    as if by 8 more. Under q* every such value is R0: the closer the proposal to it, the lower the
-    variance. Not self-normalised: samples of q contain too few of p's failures, which would bias
-    the rate upwards.
+    The mean of (p / proposal) C over the prompt's samples. Under q* every such value is R0: the
+    closer the proposal to it, the lower the variance. Not self-normalised: samples of q contain too
+    few of p's failures, which would bias the rate upwards.
+
+    Args:
+      rollouts: N rows.
+      shrinkage: towards the mean over all samples, as if by so many more of each prompt. It keeps
+        the logarithm of a rate of few samples near that of the true one. A loss that is linear in
+        the rate needs none, and would learn rates too close to each other.
     """
     drawn = ~rollouts.reference
     ratio = np.zeros(len(rollouts))
@@ -157,7 +175,8 @@ def success_rate_per_prompt(rollouts: Rollouts) -> np.ndarray:
     pooled = (ratio * rollouts.label).sum() / drawn.sum()
     good = sum_per_prompt(ratio * rollouts.label, rollouts.prompt_id)
     samples = sum_per_prompt(drawn, rollouts.prompt_id)
-    return np.clip((good + 8 * pooled) / (samples + 8), 1e-6, 1 - 1e-6)
+    rate = (good + shrinkage * pooled) / np.maximum(samples + shrinkage, 1)
+    return np.clip(rate, 1e-6, 1 - 1e-6)
 
 
 def optimal_ratio(success: np.ndarray, prompt_id: np.ndarray, sampled: np.ndarray) -> np.ndarray:

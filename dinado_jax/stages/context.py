@@ -10,6 +10,7 @@ from dinado_jax.config.schema import Config
 from dinado_jax.data.text_files import read_text_lines
 from dinado_jax.distributed.partitioning import Plan, local_mesh, make_plan
 from dinado_jax.errors import InputError
+from dinado_jax.oracles.moments import no_oracle
 from dinado_jax.oracles.table import NamedOracle, resolve
 from dinado_jax.stages.run_folder import RunFolder
 from dinado_jax.tasks.protocol import Example, Metric, Task
@@ -45,10 +46,18 @@ class Context:
 
     @functools.cached_property
     def oracle(self) -> NamedOracle:
-        """The oracle that the configuration names, or the task's own. InputError if there is
-        none.
+        """The oracle that the configuration names; otherwise the task's own, or none with
+        target.moments. InputError if there is no such oracle.
         """
+        if self.config.target.moments and not self.config.rollout.oracle:
+            return NamedOracle("none", no_oracle)
         return resolve(self.config.rollout.oracle or self.task.oracle)
+
+    @functools.cached_property
+    def features(self) -> tuple[NamedOracle, ...]:
+        """The features of target.moments. InputError if there is no such function."""
+        moments = self.config.target.moments
+        return tuple(resolve(moment.feature, "feature") for moment in moments)
 
     @functools.cached_property
     def plan(self) -> Plan:
@@ -87,7 +96,8 @@ class Context:
         prompts = {f"{path}:{number}": line for number, line in lines if line}
         if not prompts:
             raise InputError(f"{path} holds no prompt: write one per line")
-        self.oracle.check_prompts(prompts)
+        for function in (self.oracle, *self.features):
+            function.check_prompts(prompts)
         return prompts
 
     def read_corpus(self) -> list[str]:

@@ -14,6 +14,7 @@ _MOST_TOKENS = 10**10  # of a batch, or of all rollouts of a round: 40 GB of ids
 
 def contradictions(config: Config) -> Iterator[str]:
     """Yields the faults of a configuration whose values are all in range."""
+    yield from _of_objective(config)
     yield from _of_training(config)
     yield from _of_inputs(config)
     yield from _beyond_memory(config)
@@ -30,25 +31,13 @@ def _of_training(config: Config) -> Iterator[str]:
                 f"{name}.batch = {section.batch} is not divisible by {name}.accumulate = "
                 f"{section.accumulate}: choose a multiple"
             )
-    control = config.control
-    if control.direction_kind == "nado" and not objective.trains_nado:
-        key = "control.direction" if control.kind == "hard" else "control.kind"
-        yield (
-            f"train.objective = {train.objective} needs a norm beside a direction that is not "
-            f"nado's: set {key} to soft or merge, or choose another objective"
-        )
-    read = objective.settings_read(control.kind)
+    read = objective.settings_read(config.control.kind)
     # Rows are drawn by label and part of the batch, and each part is split into micro-batches.
     unit = math.lcm(4, 2 * train.accumulate, objective.parts * train.accumulate)
     if "balance" in read and train.batch % unit:
         yield (
             f"train.batch = {train.batch}: with objective {train.objective} and train.accumulate = "
             f"{train.accumulate} it must be a multiple of {unit}"
-        )
-    if min(rollout.samples, train.refresh_samples) < objective.least_samples:
-        yield (
-            f"train.objective = {train.objective} compares the samples of a prompt: set "
-            f"rollout.samples and train.refresh_samples to {objective.least_samples} or more"
         )
     if train.warmup_direction > train.steps:
         yield (
@@ -78,6 +67,33 @@ def _of_training(config: Config) -> Iterator[str]:
                 "rollout.references = true, but unbalanced labels draw no reference: set "
                 "train.balance=true, or rollout.references=false"
             )
+
+
+def _of_objective(config: Config) -> Iterator[str]:
+    """Yields what the objective cannot train, or cannot train on."""
+    train, rollout, control = config.train, config.rollout, config.control
+    _, objective = phases(train)[-1]
+    if control.direction_kind == "nado" and not objective.trains_nado:
+        key = "control.direction" if control.kind == "hard" else "control.kind"
+        yield (
+            f"train.objective = {train.objective} needs a norm beside a direction that is not "
+            f"nado's: set {key} to soft or merge, or choose another objective"
+        )
+    if control.kind == "hard" and not objective.trains_hard:
+        yield (
+            f"train.objective = {train.objective} learns R of every prefix, which control.kind = "
+            "hard derives from q: choose another kind, or another objective"
+        )
+    if train.mixture and train.rounds > 1 and objective.on_policy:
+        yield (
+            f"train.objective = {train.objective} learns from samples of q alone: set "
+            "train.mixture=0, or choose another objective"
+        )
+    if min(rollout.samples, train.refresh_samples) < objective.least_samples:
+        yield (
+            f"train.objective = {train.objective} compares the samples of a prompt: set "
+            f"rollout.samples and train.refresh_samples to {objective.least_samples} or more"
+        )
 
 
 def _of_inputs(config: Config) -> Iterator[str]:

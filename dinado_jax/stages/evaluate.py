@@ -7,13 +7,14 @@ import time
 import jax
 
 from dinado_jax.distributed.processes import is_main
-from dinado_jax.evaluation.aggregate import aggregate, floors
+from dinado_jax.evaluation.aggregate import aggregate, floors, of_target
 from dinado_jax.evaluation.report import write_report
 from dinado_jax.evaluation.samples import read_samples
 from dinado_jax.evaluation.stage_figures import EvaluateFigures, StageFigures
 from dinado_jax.evaluation.summary import Device, Summary, write_summary
-from dinado_jax.evaluation.warnings import summary_warnings
+from dinado_jax.evaluation.warnings import moment_warnings, summary_warnings
 from dinado_jax.stages.context import Context
+from dinado_jax.stages.target import range_warnings, target_samples
 from dinado_jax.utils.progress import print_once
 
 _PACKAGES = ("dinado-jax", "jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
@@ -35,7 +36,16 @@ def evaluate(context: Context) -> EvaluateFigures:
     least = floors(of_base, base, control)
     records = {name: run.record(name) for name in ("sft", "rollout", "train", "generate")}
     stages = StageFigures(**{name: record.figures for name, record in records.items()})
-    warnings = summary_warnings(base, control, least, stages)
+    warnings, moments = (), ()
+    if context.features:
+        target = target_samples(context, of_base, of_control)
+        control, least = of_target(target.base, target.control, control)
+        moments = target.moments
+        warnings = (
+            *moment_warnings(moments, target.cut),
+            *range_warnings(context, stages.rollout.label_range),
+        )
+    warnings += summary_warnings(base, control, least, stages)
     for line in warnings:
         print_once(f"warning: {line}")
     seconds = {name: record.seconds for name, record in records.items()}
@@ -51,6 +61,7 @@ def evaluate(context: Context) -> EvaluateFigures:
         config=context.config.as_dict(),
         versions=versions | {"python": platform.python_version()},
         device=Device(device.platform, device.device_kind, jax.device_count()),
+        moments=moments,
     )
     write_summary(run.path / "summary.json", summary)
     write_report(run.path / "report.html", summary, context.task.metrics, of_base, of_control)

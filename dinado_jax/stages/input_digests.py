@@ -48,6 +48,10 @@ def _from_outside(name: str, context: Context) -> dict[str, str]:
     if name != "sft":
         what = f"rollout.oracle (the source of {context.oracle.name})"
         found[what] = _source(context.oracle.function)
+    if name in ("rollout", "train", "evaluate"):
+        for feature in context.features:
+            what = f"target.moments (the source of {feature.name})"
+            found[what] = _source(feature.function)
     return found
 
 

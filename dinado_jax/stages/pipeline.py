@@ -20,7 +20,7 @@ from dinado_jax.models.architectures import configured_model, load_model
 from dinado_jax.models.hf_folder import CONFIG, locate, on_the_hub
 from dinado_jax.models.tokenizer import load_codec
 from dinado_jax.objectives.table import phases
-from dinado_jax.oracles.judge import check_oracle
+from dinado_jax.oracles.judge import FEATURES, LABELS, check_oracle
 from dinado_jax.stages.artifacts import trained_model
 from dinado_jax.stages.context import Context
 from dinado_jax.stages.evaluate import evaluate
@@ -57,7 +57,7 @@ def _check_inputs(context: Context, names: set[str], hub: bool) -> None:
       hub: whether to load inputs from the hub too.
     """
     config, task = context.config, context.task
-    _ = context.oracle
+    _ = context.oracle, context.features
     if "sft" in names and config.sft.pretrain_path:
         _ = context.corpus_digest
     if "sft" in names and config.base.path and not on_the_hub(config.base.path):
@@ -97,13 +97,16 @@ def _check(context: Context, names: set[str]) -> None:
 
 
 def _try_oracle(context: Context, names: set[str]) -> None:
-    """Calls a user-defined oracle on two samples, if one of these stages uses it."""
-    if context.oracle.built_in or not names & {"rollout", "train", "generate"}:
-        return
-    rows = context.train_examples[:2]
+    """Calls a user-defined oracle and features on two samples, if one of these stages uses them."""
+    judging = [(context.oracle, LABELS)] if names & {"rollout", "train", "generate"} else []
+    if names & {"rollout", "train", "evaluate"}:
+        judging += [(feature, FEATURES) for feature in context.features]
+    judging = [(each, answers) for each, answers in judging if not each.built_in]
+    rows = context.train_examples[:2] if judging else []
     # References resemble the texts that the oracle will see.
-    texts = [next(iter(row.references), "") for row in rows]
-    check_oracle(context.oracle.function, [row.prompt for row in rows], texts)
+    prompts, texts = [row.prompt for row in rows], [next(iter(row.references), "") for row in rows]
+    for each, answers in judging:
+        check_oracle(each.function, prompts, texts, answers)
 
 
 def run_stages(config: Config, names: tuple[str, ...], path: Path | None = None) -> None:

@@ -29,7 +29,7 @@ ALWAYS = """
 name seed task.name base.path base.param_dtype base.dtype base.remat
 base.prompt_template sft.steps sft.pretrain_steps
 control.kind rollout.oracle rollout.prompts rollout.samples rollout.references
-rollout.max_new_tokens rollout.batch
+rollout.max_new_tokens rollout.batch target.moments
 train.steps train.batch train.accumulate train.learning_rate train.warmup train.decay
 train.weight_decay train.beta2 train.clip train.rounds train.average train.warmup_direction
 train.strict
@@ -233,8 +233,8 @@ RULES = (
     *_sampling("decode"),
     Rule(
         "decode.target_rate",
-        lambda c: c.decode.strength > 0,
-        "only for decode.strength above 0",
+        lambda c: c.decode.strength > 0 and not c.target.moments,
+        "only for decode.strength above 0, and an oracle without target.moments",
     ),
     Rule(
         "evaluate.split evaluate.prompts",

@@ -29,6 +29,7 @@ from dinado_jax.rollouts.weighting import (
 )
 from dinado_jax.stages.artifacts import training_prompts
 from dinado_jax.stages.context import Context
+from dinado_jax.stages.target import target_oracle
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +84,7 @@ class Rounds:
         rate = float(newest.label.mean())
         kl = float((newest.log_proposal - newest.log_base).mean(dtype=np.float64))
         floor = kl_floor(rate, success_rate(self.initial))
+        tilted = self.context.config.target.moments  # a looser floor than that of its labels
         successes = select(newest, np.flatnonzero(is_success(newest.label)))
         known = number == 0 and len(successes) > 0  # those of later rounds are not the base's
         train, rollout = self.context.config.train, self.context.config.rollout
@@ -95,7 +97,7 @@ class Rounds:
             repeated=round(duplicate_share(rollouts), 4),
             newest_success_rate=rate,
             newest_kl=kl,
-            newest_efficiency=efficiency(floor, kl) if number else math.nan,
+            newest_efficiency=efficiency(floor, kl) if number and not tilted else math.nan,
             newest_finished=float(newest.finished.mean()),
             newest_log_prob_per_token=log_prob_per_token(newest),
             effective_successes=effective_sample_size(
@@ -120,7 +122,7 @@ class Rounds:
         texts = training_prompts(context, first_id, train.refresh_prompts)
         prompts = PromptSet(texts, first_id)
         fingerprint = context.run.fingerprint("train")
-        collector = Collector(context.oracle.function, rollout, fingerprint, context.mesh)
+        collector = Collector(target_oracle(context), rollout, fingerprint, context.mesh, number)
         key = jax.random.key(context.config.seed)
         base = dataclasses.replace(self.base, params=plan.gather(self.base.params))
         q = Controlled(base, self.control, plan.gather(params))

@@ -45,7 +45,7 @@ _FIGURES = {
 # What each stage writes for later stages, relative to its folder; hashed when it is done.
 _RESULTS = {
     "sft": ("base",),
-    "rollout": ("rollouts.npz",),
+    "rollout": ("rollouts.npz", "moments.json"),
     "train": ("control",),
     "generate": ("base.jsonl", "control.jsonl"),
     "evaluate": ("../summary.json", "../report.html"),
@@ -59,7 +59,7 @@ _SHARDS = {
 # Settings that each stage's result depends on; a finished stage is reused if none has changed.
 _SECTIONS = {
     "sft": ("seed", "task", "base", "sft"),
-    "rollout": ("rollout",),
+    "rollout": ("rollout", "target"),
     "train": ("delta", "control", "train"),
     "generate": ("decode", "evaluate"),
     "evaluate": (),
@@ -80,6 +80,13 @@ _NOT_IN_FINGERPRINT = {
     "train": ("accumulate", "base_states", "strict"),
     "rollout": ("batch",),
     "decode": ("batch",),
+}
+# What may change while a stage is unfinished, by the beginning of its name: training continues from
+# a checkpoint after it has diverged, and the base's samples do not depend on the means wanted.
+_FREE_UNTIL_DONE = {
+    "sft": "sft.learning_rate",
+    "rollout": "target.",
+    "train": "train.learning_rate",
 }
 
 
@@ -166,9 +173,6 @@ class RunFolder:
     def started(self, name: str) -> dict | None:
         """Reads what a stage recorded when it began; None if it has not started.
 
-        The learning rate of an unfinished stage may change, so that training can continue from a
-        checkpoint after it has diverged.
-
         Raises:
           InputError: if its settings differ.
         """
@@ -180,9 +184,9 @@ class RunFolder:
             again = _again(self.path, name)
             raise InputError(f"{record} is missing, but its folder has other files: {again}")
         before = read_sealed(record, _again(self.path, name))
-        done = _exists(folder / "done.json")
+        open_stage = self._open(name)
         old, new = (
-            _counted(settings, "" if done else name)
+            _counted(settings, open_stage)
             for settings in (before["settings"], self._settings(name))
         )
         if old != new:
@@ -205,7 +209,7 @@ class RunFolder:
         before = self.started(name)
         if before is None:
             return
-        for what, digest in inputs.items():
+        for what, digest in _without_free(inputs, self._open(name)).items():
             was = before["inputs"].get(what)
             if was != digest:
                 raise InputError(
@@ -216,7 +220,8 @@ class RunFolder:
     def fingerprint(self, name: str) -> str:
         """Returns the SHA-256 of everything that the results of a started stage depend on."""
         before = read_sealed(self.path / name / "config.json", _again(self.path, name))
-        return json_digest([_counted(before["settings"], name), before["inputs"]])
+        inputs = _without_free(before["inputs"], name)
+        return json_digest([_counted(before["settings"], name), inputs])
 
     def run(self, name: str, work: Callable[[], Figures], inputs: dict[str, str]) -> StageRecord:
         """Runs a stage unless it is done, in all processes, and returns its record.
@@ -269,6 +274,10 @@ class RunFolder:
                 )
             yield
 
+    def _open(self, name: str) -> str:
+        """Returns the name of a stage that is not done; "" of one that is."""
+        return "" if _exists(self.path / name / "done.json") else name
+
     def _settings(self, name: str) -> dict[str, Any]:
         """Returns the sections a stage depends on: its own and those of earlier stages."""
         until = STAGES[: STAGES.index(name) + 1]
@@ -288,7 +297,7 @@ def _counted(settings: dict[str, Any], open_stage: str) -> dict[str, Any]:
     """Flattens the settings that results depend on to {"section.key": value}.
 
     Args:
-      open_stage: an unfinished stage, whose learning rate is left out; "" for none.
+      open_stage: an unfinished stage, some of whose settings are left out; "" for none.
     """
     counted = {}
     for section, values in settings.items():
@@ -296,9 +305,14 @@ def _counted(settings: dict[str, Any], open_stage: str) -> dict[str, Any]:
             counted[section] = values
             continue
         free = _NOT_IN_FINGERPRINT.get(section, ())
-        free += ("learning_rate",) if section == open_stage else ()
         counted |= {f"{section}.{key}": value for key, value in values.items() if key not in free}
-    return counted
+    return _without_free(counted, open_stage)
+
+
+def _without_free(values: dict[str, Any], open_stage: str) -> dict[str, Any]:
+    """Leaves out what may change while that stage is unfinished; nothing for ""."""
+    free = _FREE_UNTIL_DONE.get(open_stage)
+    return {key: value for key, value in values.items() if not (free and key.startswith(free))}
 
 
 def _entries(folder: Path) -> list[Path]:

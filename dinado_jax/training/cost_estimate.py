@@ -58,6 +58,7 @@ def _example_rollouts(length: int) -> Rollouts:
         log_prefix=np.zeros((4, length - 1), np.float32),
         prompt_id=(rows // 2).astype(np.int32),
         finished=np.ones(4, bool),
+        round=np.zeros(4, np.int32),
     )
 
 

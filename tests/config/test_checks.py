@@ -34,6 +34,13 @@ def test_the_defaults_have_no_fault():
             r"base.prompt_template = 'Q:': it has \{prompt\} 0 times, write",
         ),
         ("sft.learning_rate=" + "9" * 400, "sft.learning_rate = inf: it must be finite"),
+        ("target.moments=[{feature='', mean=1}]", "table 1, feature = '': give the name"),
+        ("target.moments=[{feature='a:b', mean=nan}]", "mean = nan of feature a:b: .* be finite"),
+        ("target.moments=[{feature='a:b', mean=-inf}]", "must be finite"),
+        (
+            "target.moments=[{feature='a:b', mean=1}, {feature='a:b', mean=0}]",
+            "target.moments, feature 'a:b' is given twice: leave one out",
+        ),
         ("sft.learning_rate=-" + "9" * 400, "must be finite"),
         ("sft.steps=1" + "0" * 400, "sft.steps = 1.*0: it must be at most 1,000,000,000"),
     ],

@@ -56,6 +56,7 @@ DEFAULTS = {
     "rollout.prompts": 1000,
     "rollout.samples": 8,
     "rollout.references": False,
+    "target.moments": (),
     "train.steps": 900,
     "train.batch": 256,
     "train.accumulate": 1,

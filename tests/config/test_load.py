@@ -3,7 +3,7 @@
 import pytest
 
 from dinado_jax.config import load as loading
-from dinado_jax.config.schema import Config
+from dinado_jax.config.schema import Config, Moment
 from dinado_jax.errors import InputError
 
 
@@ -83,6 +83,7 @@ def test_overrides_that_are_refused(override, match):
         ("trian.steps", "did you mean 'train.steps'?"),
         ("trian.stepz", "did you mean 'train.steps'?"),
         ("rollout.orcale", "did you mean 'rollout.oracle'?"),
+        ("target.moment", "did you mean 'target.moments'?"),
         ("rollout.steps", "did you mean 'sft.steps' or 'train.steps'?"),
         ("foo.steps", "did you mean 'sft.steps' or 'train.steps'?"),
         ("parallel.bar", "[parallel] has mode fsdp devices"),
@@ -102,6 +103,43 @@ def test_a_list_that_is_none_is_no_pattern():
     for text in ('delta.full=["a', "delta.full=[a-z]+/bias"):
         refused("not a list .* write it as", load, None, [text])
     assert load(None, ["delta.full=['[a-z]+/bias']"]).delta.full == ("[a-z]+/bias",)
+
+
+MOMENTS = (Moment("my:first", 0.5), Moment("my:second", 2.0))
+
+
+def test_moments_are_tables(tmp_path):
+    path = written(
+        tmp_path,
+        "[[target.moments]]\nfeature = 'my:first'\nmean = 0.5\n"
+        "[[target.moments]]\nfeature = 'my:second'\nmean = 2\n",
+    )
+    config = load(path)
+    assert config.target.moments == MOMENTS
+    assert hash(config) == hash(load(path))
+    line = next(line for line in loading.differences(config) if line.startswith("target."))
+    given = line.replace(" = ", "=", 1)  # as an override
+    assert load(None, [given]).target.moments == MOMENTS
+    assert loading.assign(Config(), loading.leaves(config.as_dict(), "here")) == config
+    assert load(path, ["target.moments=[]"]).target.moments == ()
+
+
+@pytest.mark.parametrize(
+    "value, match",
+    [
+        ("my:first", "'my:first' in the command line: it must be a list of tables, write it as"),
+        ("3", "it must be a list of tables, write it as"),
+        ("[3]", "it must be a list of tables"),
+        ("[{feature='a'}]", "table 1 lacks 'mean': write it as .*feature = .., mean = .."),
+        ("[{mean=1}]", "table 1 lacks 'feature'"),
+        ("[{feature='a', mean=1, maen=1}]", "table 1 has no use for 'maen'"),
+        ("[{feature='a', mean='1'}]", "table 1, mean = '1' .* must be a number"),
+        ("[{feature=1, mean=1}]", "table 1, feature = 1 .* must be a string"),
+        ("[{feature='a', mean=", "not a list .* write it as .*feature = .., mean = .."),
+    ],
+)
+def test_moments_that_are_refused(value, match):
+    refused(match, load, None, [f"target.moments={value}"])
 
 
 def test_a_file_that_cannot_be_read():

@@ -82,6 +82,13 @@ def losses(kind, params, label, form="split"):
     return {name: (values[name], slopes[name]) for name in values}
 
 
+def of_values(shown):
+    """The terms of V, of the prompt and of later prefixes: their sum, and its gradient."""
+    values, gradients = shown["matching"]
+    total = jax.tree.map(lambda *x: sum(map(np.float64, x)), gradients["rate"], gradients["value"])
+    return values["rate"] + values["value"], total
+
+
 def close(found, expected):
     """Within 1e-4 of each entry, and of the rounding of what it is the difference of."""
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
@@ -136,15 +143,14 @@ def test_nado_by_the_logits_of_drawn_tokens(level, label):
 def test_nado_by_the_values_of_prefixes(level, label):
     z = nado_at(level)
     entropy, expected = 0.0, np.zeros((V, P))
+    of_row = 1 if label else np.exp(SHIFT)
     for prefix in (0, 3):
         up, down, slope = value_of(z, prefix)
-        odds = np.log(up) - np.log(down) + SHIFT
-        entropy += np.logaddexp(0, odds if label == 0 else -odds)
+        odds = np.log(up) - np.log(down)
+        entropy += of_row * np.logaddexp(0, odds if label == 0 else -odds)
         pull = sigmoid(odds) if label == 0 else -sigmoid(-odds)
-        expected[:, prefix] = pull * slope / (up * down)
-    value, gradient = (
-        part["value"] for part in losses("nado", {"direction": z}, label)["matching"]
-    )
+        expected[:, prefix] = of_row * pull * slope / (up * down)
+    value, gradient = of_values(losses("nado", {"direction": z}, label))
     np.testing.assert_allclose(value, entropy, rtol=1e-5)
     close(gradient["direction"], expected)
     # Far below 1 as well: relative to what is there.
@@ -185,8 +191,9 @@ def test_nado_beyond_what_exponentials_hold(level, label):
     for name, term in (("published", "prefixes"), ("prefixes", "value")):
         np.testing.assert_allclose(shown[name][1][term]["direction"], expected, atol=1e-6)
     if wrong:
-        slopes = np.asarray(shown["matching"][1]["value"]["direction"]).sum(0)
-        np.testing.assert_allclose(np.abs(slopes[[0, 3]]), [1, 1], rtol=1e-4)
+        slopes = of_values(shown)[1]["direction"].sum(0)
+        of_row = 1 if label else np.exp(SHIFT)
+        np.testing.assert_allclose(np.abs(slopes[[0, 3]]), [of_row, of_row], rtol=1e-4)
 
 
 # soft and merge: R(v) = beta e^(r(v) - max r); the log-odds of beta are the parameters
@@ -222,11 +229,12 @@ def test_norms_by_their_own_log_odds(kind, scale, level, label):
     expected[3] = at_end[1]
     np.testing.assert_allclose(gradient["norm"], expected, rtol=1e-4, atol=0)
     prefixes = [
-        slopes_of_beta(beta[prefix], (p * factor).sum(0)[prefix], label, SHIFT) for prefix in (0, 3)
+        slopes_of_beta(beta[prefix], (p * factor).sum(0)[prefix], label) for prefix in (0, 3)
     ]
-    value, gradient = (part["value"] for part in shown["matching"])
-    np.testing.assert_allclose(value, sum(loss for loss, _ in prefixes), rtol=1e-5)
-    expected[[0, 3]] = [slope for _, slope in prefixes]
+    value, gradient = of_values(shown)
+    of_row = 1 if label else np.exp(SHIFT)
+    np.testing.assert_allclose(value, of_row * sum(loss for loss, _ in prefixes), rtol=1e-5)
+    expected[[0, 3]] = [of_row * slope for _, slope in prefixes]
     np.testing.assert_allclose(gradient["norm"], expected, rtol=1e-4, atol=0)
     chex.assert_tree_all_finite(shown)
 

@@ -12,6 +12,7 @@ from dinado_jax.evaluation.metrics import (
     efficiency,
     kl_floor,
     kl_floor_by_prompt,
+    kl_floor_of_labels,
     mean_and_error,
     rate_distribution,
 )
@@ -49,6 +50,33 @@ def test_kl_floor_is_reached_by_conditioning_and_never_beaten():
 
     assert kl(conditioned) == pytest.approx(kl_floor(0.9, 0.3))
     assert kl(uneven) > kl_floor(0.9, 0.3)
+
+
+def test_kl_floor_of_labels_of_0_and_1_is_that_of_their_rates():
+    base, control = np.repeat([1.0, 0.0], [30, 70]), np.repeat([1.0, 0.0], [90, 10])
+    assert kl_floor_of_labels(control, base) == pytest.approx(kl_floor(0.9, 0.3))
+    assert kl_floor_of_labels(control[:90], base) == pytest.approx(kl_floor(1.0, 0.3))
+    assert kl_floor_of_labels(base, base) == pytest.approx(0.0)
+    assert kl_floor_of_labels(0 * control, base) == pytest.approx(kl_floor(0.0, 0.3))
+    assert kl_floor_of_labels(control, 0 * base) == math.inf
+    assert kl_floor_of_labels(control, base[:30]) == math.inf
+
+
+def test_kl_floor_of_labels_is_reached_by_their_tilt_and_never_beaten():
+    count, label = np.array([10, 20, 30, 40]), np.array([1.0, 0.5, 0.25, 0.0])
+    tilted = count * label / (count @ label)
+    base = np.repeat(label, count)
+
+    def kl(q):
+        return sum(a * math.log(a / b) for a, b in zip(q, count / 100) if a)
+
+    assert kl_floor_of_labels(np.repeat(label, (tilted * 11000).round().astype(int)), base) == (
+        pytest.approx(kl(tilted), abs=1e-3)
+    )
+    for other in ([16, 16, 12, 0], [40, 0, 4, 0], [10, 20, 13, 1], [1, 2, 3, 4]):
+        q = np.array(other) / sum(other)
+        assert kl_floor_of_labels(np.repeat(label, other), base) <= kl(q) + 1e-9
+    assert kl_floor_of_labels(np.repeat(label, [1, 2, 30, 4]), base) >= 0
 
 
 def test_kl_floor_by_prompt_of_like_prompts_is_the_floor():
@@ -99,10 +127,34 @@ def test_mean_and_error():
 
 
 def test_calibration_error_by_hand():
-    """Two bins: (0.1, 0.2) with one success of two, (0.6, 0.9) with one."""
-    predicted, labels = np.array([0.9, 0.1, 0.6, 0.2]), np.array([1.0, 0.0, 0.0, 1.0])
-    assert calibration_error(predicted, labels, 2) == pytest.approx((0.7 + 0.5) / 4)
+    """Errors of the lower bin: -0.1, 0.8, of the upper one: 0.1, 0.4, 0.4; of squared standard
+    errors 0.2025 and 0.01, of which the first exceeds the squared mean 0.1225."""
+    predicted, rates = np.array([0.9, 0.1, 0.6, 0.2, 0.5]), np.array([1.0, 0.0, 1.0, 1.0, 0.9])
+    error = calibration_error(predicted[[1, 3, 0, 2, 4]], rates[[1, 3, 0, 2, 4]], 2)
+    # The first of two bins has three of five prompts: 0.1, 0.2 and 0.5.
+    lower, upper = np.array([-0.1, 0.8, 0.4]), np.array([0.4, 0.1])
+    wanted = 0.0
+    for errors in (lower, upper):
+        excess = errors.mean() ** 2 - errors.var(ddof=1) / len(errors)
+        wanted += len(errors) / 5 * math.sqrt(max(0, excess))
+    assert wanted > 0.1
+    assert error == pytest.approx(wanted)
+    assert calibration_error(np.array([0.1, 0.2]), np.array([0.0, 1.0]), 1) == 0.0
 
 
-def test_more_bins_than_samples():
+def test_more_bins_than_prompts():
     assert calibration_error(np.array([0.25]), np.array([1.0]), 10) == 0.75
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+@pytest.mark.parametrize("offset", [0.0, 0.1])
+def test_chance_adds_little_to_the_calibration_error(rate, offset):
+    """500 prompts whose rates differ, 4 samples each, as a run evaluates them."""
+    rng = np.random.default_rng(0)
+    true = rng.beta(10 * rate, 10 * (1 - rate), (50, 500))
+    found = rng.binomial(4, true) / 4
+    for predicted in (true, np.full(true.shape, rate)):  # exact, and right on average
+        predicted = predicted + offset
+        errors = [calibration_error(*pair, 10) for pair in zip(predicted, found)]
+        assert np.mean(errors) == pytest.approx(offset, abs=0.015)
+        assert np.max(errors) < offset + 0.035

@@ -63,18 +63,22 @@ def per_token(lines):
 
 
 def calibration(lines, bins=10):
-    """By bins of equally many lines, the first ones larger if that is not possible."""
-    lines, total = sorted(lines, key=lambda line: line["value"]), len(lines)
-    error = 0
+    """By bins of equally many prompts, the first ones larger if that is not possible."""
+    asked = {}
+    for line in lines:
+        asked.setdefault(line["prompt_id"], []).append(line)
+    prompts = sorted(
+        (each[0]["value"], np.mean([line["label"] for line in each])) for each in asked.values()
+    )
+    total, error = len(prompts), 0
     for number in range(bins):
         size = total // bins + (number < total % bins)
-        part, lines = lines[:size], lines[size:]
-        if part:
-            differs = np.mean([line["label"] for line in part]) - np.mean(
-                [line["value"] for line in part]
-            )
-            error += size / total * abs(differs)
-    assert not lines
+        part, prompts = np.array(prompts[:size]), prompts[size:]
+        if size:
+            differs = part[:, 1] - part[:, 0]
+            chance = differs.var(ddof=1) / size if size > 1 else 0
+            error += size / total * math.sqrt(max(0, differs.mean() ** 2 - chance))
+    assert not prompts
     return error
 
 

@@ -20,6 +20,7 @@ from dinado_jax.evaluation.summary import (
     ControlFigures,
     Device,
     Floors,
+    MomentFigures,
     Summary,
     read_summary,
     write_summary,
@@ -54,6 +55,7 @@ SUMMARY = Summary(
     {"name": "some", "seed": 0},
     {"jax": "0.10"},
     Device("cpu", "cpu", 8),
+    (MomentFigures("my:feature", 0.5, 2.0, 0.1, 0.01, 0.49, 0.02),),
 )
 
 
@@ -91,6 +93,7 @@ def test_a_figure_that_was_not_measured_is_null_and_read_as_nan(tmp_path):
         ("device", "count", None, "device, count is None, not an integer"),
         ("stages", "train", {}, "train, trainable_parameters is missing"),
         (None, "kl_floor", [], "kl_floor is"),
+        (None, "moments", [{}], "moments, feature is missing"),
         (None, "warnings", [3], "warnings"),
     ],
 )

@@ -12,8 +12,8 @@ from dinado_jax.evaluation.stage_figures import (
     StageFigures,
     TrainFigures,
 )
-from dinado_jax.evaluation.summary import BaseFigures, ControlFigures, Floors
-from dinado_jax.evaluation.warnings import summary_warnings
+from dinado_jax.evaluation.summary import BaseFigures, ControlFigures, Floors, MomentFigures
+from dinado_jax.evaluation.warnings import margin_warnings, moment_warnings, summary_warnings
 
 # The demo's figures, about.
 COMMON = {"samples": 2000, "log_prob_under_base": -17.0, "tokens": 10.5, "metrics": {}}
@@ -82,6 +82,29 @@ def test_a_run_that_went_well_has_none():
 def test_each_way_to_go_badly_has_its_line(path, value, said):
     (line,) = summary_warnings(**changed(path, value))
     assert said in line and "\n" not in line and ": " in line
+
+
+MOMENT = MomentFigures("my:feature", 0.5, 2.0, 0.1, 0.01, 0.49, 0.01)
+
+
+def test_moments_that_are_met_have_no_line():
+    near = dataclasses.replace(MOMENT, control=0.445)  # a tenth of the way, and two errors
+    unknown = dataclasses.replace(MOMENT, control=math.nan, control_error=math.nan)
+    assert list(moment_warnings([MOMENT, near, unknown], 0.005)) == []
+
+
+def test_moments_that_are_missed_are_named():
+    far = dataclasses.replace(MOMENT, control=0.4)
+    (line,) = moment_warnings([MOMENT, far], 0.0)
+    assert line.startswith("the mean of my:feature is 0.4 ± 0.01 where 0.5 is wanted: ")
+    (line,) = moment_warnings([MOMENT], 0.02)
+    assert line.startswith("2.0% of the samples have more of what target.moments favour")
+
+
+def test_labels_spread_beyond_the_margin_are_named():
+    assert list(margin_warnings(None, 6.0)) == list(margin_warnings(5.9, 6.0)) == []
+    (line,) = margin_warnings(7.4, 6.0)
+    assert "span 7.4 nats" in line and line.endswith("set train.margin=9")
 
 
 @pytest.mark.parametrize("path", ["control.success_rate_error", "control.kl_to_base_error"])

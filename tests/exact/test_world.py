@@ -375,7 +375,7 @@ def test_without_a_success_the_base_comes_back():
         assert params is None
         index = np.resize(failures, count)
         ratio = np.zeros((count, one.world.length))
-        return learning.judged(one.world, one.optimum, index, ratio, 0.0)
+        return learning.judged(one.world, one.optimum, index, ratio, 0.0, 0)
 
     params, (point,) = learned(dataclasses.replace(one, draw=draw))
     assert (point["steps"], point["rollouts"]) == (0, 1000)

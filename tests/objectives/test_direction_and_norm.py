@@ -5,7 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import objectives, tiny
+from support import objectives, tiny, world
+
+from dinado_jax.config.schema import Train
+from dinado_jax.objectives.table import OBJECTIVES
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -22,7 +25,18 @@ def test_direction_and_norm_are_kept_apart(name):
     direction = gradients.pop("direction")
     chex.assert_trees_all_equal(direction["norm"], zeros_like(params["norm"]))
     assert all(np.any(leaf) for leaf in jax.tree.leaves(direction["direction"]))
-    assert set(gradients) == {"value", "terminal", "bellman"}
+    assert set(gradients) == {"rate", "value", "terminal", "bellman"}
     for gradient in gradients.values():
         chex.assert_trees_all_equal(gradient["direction"], zeros_like(params["direction"]))
         assert all(np.any(leaf) for leaf in jax.tree.leaves(gradient["norm"]))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_only_a_loss_of_r_needs_the_base_of_a_policy_that_scores_alone(name):
+    objective, control = OBJECTIVES[name](Train()), world.control("merge")
+    assert control.scores_alone
+    read = {
+        **dict.fromkeys(("contrastive", "ppo"), ("direction", "norm")),
+        **dict.fromkeys(("consistency", "prefixes", "published"), ("",)),
+    }
+    assert objective.reads_states(control) == read.get(name, ("norm",))

@@ -53,7 +53,7 @@ def test_recursive_forms_learn_more_than_the_rate_only_if_nothing_is_detached(de
     objective = OBJECTIVES["matching"](Train(detach=detach))
     batch = TwoPartBatch(direction=successes, norm=norm)
     terms = objective.terms(world.control(FORM), world.params(FORM), world.base_params(), batch)
-    assert terms.keys() == {"direction", *(["rate"] if detach else ["value", "terminal"])}
+    assert terms.keys() == {"direction", *(["rate"] if detach else ["rate", "value", "terminal"])}
 
 
 @pytest.mark.parametrize("kind", ["nado", FORM])

@@ -10,8 +10,10 @@ from support import tiny, world
 
 from dinado_jax.config.schema import Train
 from dinado_jax.objectives.consistency import ConsistencyBatch
+from dinado_jax.objectives.contrastive import ContrastBatch
 from dinado_jax.objectives.direction_and_norm import TwoPartBatch
 from dinado_jax.objectives.draws import LabeledBatch, NormBatch
+from dinado_jax.objectives.ppo import PolicyBatch
 from dinado_jax.objectives.published import PublishedBatch
 from dinado_jax.objectives.ratio import RatioBatch
 from dinado_jax.objectives.regression import TargetBatch
@@ -39,6 +41,10 @@ CASES = {  # objective, kind of control, train.detach
     "variance projected": ("variance", "projected-merge", False),
     "reinforce detached soft": ("reinforce", "soft-small", True),
     "reinforce projected": ("reinforce", "projected-merge", False),
+    "contrastive soft": ("contrastive", "soft-small", False),
+    "contrastive detached nado": ("contrastive", "nado", True),
+    "ppo detached soft": ("ppo", "soft-small", True),
+    "ppo projected": ("ppo", "projected-merge", False),
     "consistency soft": ("consistency", "soft-small", False),
     "consistency clamped": ("consistency", "clamped-merge", False),
     "prefixes nado": ("prefixes", "nado", False),
@@ -103,6 +109,14 @@ def batch(case, label):
     if name == "variance":  # two groups, the first four rows and the last four
         part = jax.tree.map(lambda x: x[[0, 1, 2, 3, 2, 3, 4, 5]], part)
         part = GroupBatch(**vars(part), target=TARGET[[0, 1, 2, 3, 2, 3, 4, 5]])
+    if name in ("contrastive", "ppo"):
+        given = {field: value for field, value in vars(part).items() if field != "label"}
+        log_ratio = np.random.default_rng(3).normal(0, 1, (B, WIDTH - 1)).astype(np.float32)
+    if name == "contrastive":  # one group
+        part = ContrastBatch(**given, log_weight=log_ratio)
+        part = jax.tree.map(lambda x: x[[0, 1, 2, 3, 2, 3, 4, 5]], part)
+    if name == "ppo":
+        part = PolicyBatch(**given, log_ratio=log_ratio, advantage=TARGET + 3)
     if name == "ratio":
         given = {field: value for field, value in vars(part).items() if field != "label"}
         part = RatioBatch(

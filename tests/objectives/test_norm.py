@@ -32,7 +32,7 @@ def test_the_rates_of_prompts_are_learned_without_selection():
     value = 0.3  # of every prefix, under initial parameters
     params = case.control.init(jax.random.key(0), case.base_params, value)
     term = prompt_rate(case.control, params, case.base_params, batch)
-    rate = success_rate_per_prompt(rollouts)
+    rate = success_rate_per_prompt(rollouts, shrinkage=0)
     entropy = -(rate * np.log(value) + (1 - rate) * np.log1p(-value))
     assert float(term.sum / term.weight) == pytest.approx(entropy.mean(), rel=2e-3)
     assert batch.rate.mean() > 1.05 * rate.mean()

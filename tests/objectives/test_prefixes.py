@@ -11,7 +11,7 @@ def test_labels_judge_every_prefix_by_r_after_its_last_token():
     batch = objectives.batch("prefixes", objectives.rows(objectives.MIXED))
     steps = objectives.reference(params, batch)
     expected = {
-        "value": objectives.expected_at_prefixes(steps, batch, 2),
+        "value": objectives.expected_after_tokens(steps, batch),
         "bellman": objectives.expected_bellman(steps),
     }
     found = objectives.terms(objectives.objective("prefixes"), params, batch)

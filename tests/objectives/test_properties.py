@@ -117,6 +117,22 @@ def test_variance_draws_groups_of_one_prompt(seed, reference_weight):
 
 
 @seeds
+def test_contrastive_compares_successes_with_samples_of_their_prompts(seed):
+    """No reference is drawn: it has no proposal."""
+    rows = uneven.rollouts(seed)
+    weight = weights_of(rows, 3.0)
+    at = make("contrastive", batch=64).batches(rows, np.float32(weight), seed)
+    row = np.concatenate([at(step).direction.row for step in range(10)]).reshape(-1, 8)
+    prompts = rows.prompt_id[row]
+    assert (prompts == prompts[:, :1]).all()
+    success = np.where(rows.reference, 0, weight * rows.label)
+    assert_counts(row[:, 0], by_hand.per_prompt(success, rows))
+    some = by_hand.per_prompt(success, rows) > 0
+    known = ~rows.reference & np.isin(rows.prompt_id, rows.prompt_id[some])
+    assert set(row[:, 1:].ravel()) == set(np.flatnonzero(known))
+
+
+@seeds
 def test_reinforce_draws_samples_alone(seed):
     """What a prompt's samples earned under their own proposals is the baseline."""
     rows = uneven.rollouts(seed)
@@ -183,7 +199,7 @@ def test_the_norm_sees_as_many_successes_as_failures(seed, name, which, mode, re
     parts = block(name, rows, weight, which, weights=mode, bellman=0.3)
     count = 24 if which else 48
     of_each = known(rows, reference_weight)
-    suffix, rate = by_hand.suffixes(rows, mode, 0.8), by_hand.rates(rows)
+    suffix, rate = by_hand.suffixes(rows, mode, 0.8), by_hand.rates(rows, shrinkage=0)
     sampled = rows.label[~rows.reference]
     shift = np.log((1 - sampled).sum() / sampled.sum())
     assert abs(shift) > 0.1
@@ -289,7 +305,7 @@ def test_phases_are_the_warm_up_and_the_objective():
         assert (first, last) == (4, 9)
         assert type(objective) is type(OBJECTIVES[name](train)) is not type(warmup)
         assert warmup.parts == 1
-        parts = {"published": 1, "prefixes": 1, "consistency": 1, "variance": 8}
+        parts = {"published": 1, "prefixes": 1, "consistency": 1, "variance": 8, "contrastive": 16}
         assert objective.parts == parts.get(name, 2)
 
 

@@ -31,6 +31,8 @@ class Imitation:
     parts = 1
     least_samples = 1
     trains_nado = True
+    trains_hard = True
+    on_policy = False
     draws_references = True
 
     def batches(self, rollouts, weight, seed):

@@ -66,6 +66,7 @@ def sampled(of, under_p, count):
         log_prefix=exclusive_cumsum(log_base - log_proposal),
         prompt_id=np.zeros(count, np.int32),
         finished=drawn.finished,
+        round=np.zeros(count, np.int32),
     )
 
 

@@ -16,6 +16,7 @@ from dinado_jax.rollouts.weighting import (
     exclusive_cumsum,
     importance_weights,
     log_mixture_weight,
+    log_weight_through,
     normalize_per_prompt,
     success_rate,
     success_rate_per_prompt,
@@ -87,6 +88,16 @@ def test_along_targets_and_before():
     moved = align_to_targets(rows, new)
     np.testing.assert_array_equal(moved, [[-1, -2, -3, 0, 0], [0, 0, -5, 0, 0], [0, 0, 0, 0, 0]])
     np.testing.assert_array_equal(exclusive_cumsum(moved)[0], [0, -1, -3, -6, -6])
+
+
+def test_weights_of_prefixes_with_their_last_token():
+    rows = dataclasses.replace(
+        of_probabilities([-3, -4], [-2, -6], [1, 1]),
+        length=np.int32([4, 2]),
+        log_prefix=np.float32([[0, 0.5, -0.3], [0, 9, 9]]),
+    )
+    wanted = [[0.5, -0.3, -1], [2, 2, 2]]
+    np.testing.assert_allclose(log_weight_through(rows), wanted, rtol=1e-6)
 
 
 def test_repeated_share():
@@ -166,6 +177,8 @@ def test_rates_by_hand():
     np.testing.assert_allclose(
         success_rate_per_prompt(rows), [few, few, many, many, many], rtol=1e-6
     )
+    alone = success_rate_per_prompt(rows, shrinkage=0)
+    np.testing.assert_allclose(alone, [1e-6, 1e-6, 0.25, 0.25, 0.25], rtol=1e-6)
     rows.label[:] = 0
     np.testing.assert_allclose(success_rate_per_prompt(rows), np.full(5, 1e-6))
 

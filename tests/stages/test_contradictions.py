@@ -37,6 +37,14 @@ from dinado_jax.stages.settings import stored_config
         ("train.objective=consistency control.kind=hard", ""),
         ("train.objective=consistency control.kind=hard control.direction=nado",
          "set control.direction to soft or merge"),
+        # contrastive: groups of eight, and an R that is not derived from q
+        ("train.objective=contrastive train.batch=16", ""),
+        ("train.objective=contrastive train.batch=24", "multiple of 16"),
+        ("train.objective=contrastive train.batch=32 control.kind=nado", ""),
+        ("train.objective=contrastive control.kind=hard", "choose another kind, or another"),
+        # ppo: samples of q alone
+        ("train.objective=ppo control.kind=hard", ""),
+        ("train.objective=ppo train.mixture=0.25", "set train.mixture=0"),
         ("train.warmup_direction=6 train.objective=regression", ""),
         ("train.warmup_direction=7", "is more than train.steps = 6"),
         ("train.mixture=0.25", ""),

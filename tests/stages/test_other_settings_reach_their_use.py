@@ -149,7 +149,7 @@ def test_losses_and_gradient_of_ratio(ratio):
     sampled = ~np.isnan(rows.log_proposal)
     samples = np.array([sampled[rows.prompt_id == p].sum() for p in rows.prompt_id])
     optimal = by_hand.per_prompt(weight * rows.label, rows) * samples
-    suffix = by_hand.suffixes(rows, "importance", 0.9)
+    suffix, rate = by_hand.suffixes(rows, "importance", 0.9), by_hand.rates(rows, shrinkage=0)
     one, other = batch.direction.row, batch.norm.row
     assert len(one) == len(other) == 8
     label = rows.label[other]
@@ -161,7 +161,7 @@ def test_losses_and_gradient_of_ratio(ratio):
         found = by_hand.values(control, by_hand.part(rows, other))
         return {
             "direction": direction,
-            **by_hand.norm_terms(found, label, suffix[other], 0.0),
+            **by_hand.norm_terms(found, label, suffix[other], rate[other], 0.0),
         }
 
     weights = assert_losses(ratio, losses)
@@ -205,7 +205,8 @@ def test_losses_and_gradient_of_published(published):
 
     def losses(params):
         found = by_hand.values(published.control(params), some)
-        norm = by_hand.norm_terms(found, some.label, np.ones(found.inside.shape), 0.0)
+        ones = np.ones(found.inside.shape)
+        norm = by_hand.norm_terms(found, some.label, ones, some.label, 0.0)
         total, _ = by_hand.bellman(found)
         return {"terminal": norm["terminal"], "bellman": total / 9}
 
@@ -318,7 +319,7 @@ def test_losses_and_gradient_of_matching_under_a_hard_control(truncated):
     batch = last_batch(truncated, by_hand.part(rows, slice(None)))
     one, other = batch.direction.row, batch.norm.row
     assert len(one) == len(other) == 4 and (rows.label[one] > 0).all()
-    rates, shift = by_hand.rates(rows), shift_of(rows)
+    rates, shift = by_hand.rates(rows, shrinkage=0), shift_of(rows)
     label = np.repeat([1.0, 0.0], 2)
     assert abs(shift) > 0.3 and len(np.unique(rates[other])) > 1
 

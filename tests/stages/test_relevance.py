@@ -15,6 +15,7 @@ from dinado_jax.stages.settings import stored_config
 COMMONGEN = "task.name=commongen task.source=data"
 HARD, SOFT, NADO = "control.kind=hard", "control.kind=soft", "control.kind=nado"
 PUBLISHED, CONSISTENCY = "train.objective=published", "train.objective=consistency"
+MOMENT = "target.moments=[{feature='mentions_colour',mean=0.5}]"
 WARM = "train.steps=60"  # all of them are the warm-up's
 COLD = "train.warmup_direction=0"
 NO_SFT = "base.path=some sft.steps=0"
@@ -65,14 +66,18 @@ CASES = {
     "decode.temperature=0.5": (["decode.top_k=1"], [""]),
     "decode.top_k=5": (["decode.temperature=0"], [""]),
     "decode.top_p=0.5": (["decode.temperature=0", "decode.top_k=1"], [""]),
-    "decode.target_rate=0.5": (["decode.strength=0"], ["", "decode.strength=2"]),
+    "decode.target_rate=0.5": (["decode.strength=0", MOMENT], ["", "decode.strength=2"]),
     "train.objective=matching": ([WARM], ["", COLD]),
     "train.refresh_prompts=9": (["train.rounds=1"], [""]),
     "train.refresh_samples=9": (["train.rounds=1"], [""]),
     "train.mixture=0.5": (["train.rounds=1"], [""]),
     "train.margin=3": (
-        [WARM, PUBLISHED, *(f"train.objective={o}" for o in ("matching", "ratio", "prefixes"))],
-        ["", HARD, CONSISTENCY, "train.objective=reinforce"],
+        [
+            WARM,
+            PUBLISHED,
+            *(f"train.objective={o}" for o in ("matching", "contrastive", "prefixes")),
+        ],
+        ["", HARD, CONSISTENCY, "train.objective=reinforce", "train.objective=ppo"],
     ),
     "train.anchor=0.1": ([WARM, PUBLISHED, "train.objective=ratio"], ["", HARD]),
     "train.bellman=0.5": (

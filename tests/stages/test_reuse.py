@@ -10,7 +10,7 @@ import shutil
 import pytest
 from support import word_run
 
-from dinado_jax.config.schema import Config, flatten
+from dinado_jax.config.schema import Config, Moment, flatten
 from dinado_jax.errors import InputError
 from dinado_jax.stages.pipeline import run_stages
 from dinado_jax.stages.run_folder import STAGES, RunFolder
@@ -21,7 +21,7 @@ FREE += ("base.remat", "sft.accumulate", "train.accumulate", "train.base_states"
 FREE += ("rollout.batch", "decode.batch")
 STAGE_OF = {
     **dict.fromkeys(("seed", "task", "base", "sft"), "sft"),
-    "rollout": "rollout",
+    **dict.fromkeys(("rollout", "target"), "rollout"),
     **dict.fromkeys(("delta", "control", "train"), "train"),
     **dict.fromkeys(("decode", "evaluate"), "generate"),
 }
@@ -42,6 +42,7 @@ OTHERS = {
     "control.form": "projected",
     "control.trunk": "copy",
     "control.norm_bias": "zero",
+    "target.moments": (Moment("mentions_colour", 0.5),),
     "rollout.oracle": "support.word_run:by_number_of_words",
     "train.objective": "ratio",
     "train.weights": "none",

@@ -172,11 +172,11 @@ def test_the_table_of_objectives_is_all_that_checks_know_of_them(monkeypatch):
         "unbalanced labels draw no reference", "rollout.references=true", "train.reference_weight=1"
     )
     told(
-        "only for matching, regression, variance, ratio and reinforce with a separate norm",
+        "only for matching, regression, variance, ratio, contrastive, reinforce and ppo with a ",
         "train.detach=false",
     )
     told(
-        "for train.objective=regression, variance, consistency, reinforce and other, ",
+        "for train.objective=regression, variance, consistency, reinforce, ppo and other, ",
         "train.objective=ratio",
         "train.margin=3",
     )

@@ -180,6 +180,7 @@ def test_a_round_samples_q_and_the_base_in_their_shares(run):
     of_q, of_base = by_hand.part(rows, slice(12)), by_hand.part(rows, slice(12, None))
     np.testing.assert_array_equal(of_q.prompt_id, np.repeat(np.arange(10, 14), 3))
     np.testing.assert_array_equal(of_base.prompt_id, np.arange(10, 14))
+    assert [set(each.round.tolist()) for each in run.rounds] == [{0}, {1}, {2}]
     for model, some, samples, fold in ((q, of_q, 3, None), (run.base, of_base, 1, 1)):
         uniform = by_hand.uniforms(SEED, range(10, 14), samples, 6, fold)
         by_hand.assert_samples(
@@ -247,7 +248,7 @@ def test_phases_and_what_they_log(run):
     assert [line["step"] for line in run.log] == [1, 2, 3, 4]
     assert run.log[0]["loss"] == run.log[0]["direction"]
     for line in run.log[1:]:
-        parts = line["direction"] + line["value"] + line["terminal"]
+        parts = sum(line[name] for name in ("direction", "rate", "value", "terminal"))
         weight = 0.6 if line["step"] > 3 else 0
         assert line["bellman"] > 1e-4
         assert line["loss"] == pytest.approx(parts + weight * line["bellman"], rel=1e-5)
@@ -280,11 +281,12 @@ def last_batch(run):
     batch.ratio = by_hand.optimal_ratios(rows, weight) / np.where(sampled, 1, 1.7)
     batch.shift = np.log((1 - rows.label)[sampled].sum() / rows.label[sampled].sum())
     batch.suffix = by_hand.suffixes(rows, "importance", 0.9)
+    batch.rate = by_hand.rates(rows, shrinkage=0)
     return batch
 
 
 def losses(run, batch, params):
-    """direction, value, terminal and bellman of the last step."""
+    """direction, rate, value, terminal and bellman of the last step."""
     control = run.control(params)
     chosen = by_hand.part(batch.rows, batch.direction)
     log_q = by_hand.values(control, chosen).log_q
@@ -294,7 +296,8 @@ def losses(run, batch, params):
     found = by_hand.values(control, by_hand.part(batch.rows, batch.norm))
     label = np.repeat([1.0, 0.0], 3)
     np.testing.assert_array_equal(batch.rows.label[batch.norm], label)
-    norm = by_hand.norm_terms(found, label, batch.suffix[batch.norm], batch.shift)
+    suffix, rate = batch.suffix[batch.norm], batch.rate[batch.norm]
+    norm = by_hand.norm_terms(found, label, suffix, rate, batch.shift)
     return {"direction": by_hand.huber(error).mean() - 0.2 * likelihood, **norm}
 
 
@@ -311,7 +314,10 @@ def test_the_gradient_of_the_last_step(run, last_batch):
     assert norm > 0.6 and by_hand.tree_norm(clipped) == pytest.approx(0.6, rel=1e-3)
     params = jax.tree.map(np.float64, run.before["trainable"])
     rng = np.random.default_rng(0)
-    terms = {"direction": {"direction": 1}, "norm": {"value": 1, "terminal": 1, "bellman": 0.6}}
+    terms = {
+        "direction": {"direction": 1},
+        "norm": {"rate": 1, "value": 1, "terminal": 1, "bellman": 0.6},
+    }
     for moved, weights in terms.items():
         gradient = jax.tree.map(lambda g: g * norm / 0.6, clipped[moved])
         leaves, structure = jax.tree.flatten(gradient)

@@ -248,7 +248,7 @@ def tilted(control: Merge, strength=1.0, target_rate=1.0, reject=0.0, prompt_len
 # Rows
 
 COLUMNS = ("tokens", "prompt_length", "length", "prompt_id", "label", "finished")
-COLUMNS += ("log_base", "log_proposal", "log_prefix")
+COLUMNS += ("log_base", "log_proposal", "log_prefix", "round")
 
 
 def part(rows, chosen):
@@ -369,13 +369,19 @@ def bellman(found: Values) -> tuple[float, int]:
     return float(sum(parts)), len(parts)
 
 
-def norm_terms(found: Values, label, suffix, shift) -> dict[str, float]:
-    """value, terminal and bellman, as means."""
-    weight = np.where(found.inside, suffix, 0.0)
-    entropy = cross_entropy(logit(found.value), label[:, None], shift)
+def norm_terms(found: Values, label, suffix, rate, shift) -> dict[str, float]:
+    """rate, value, terminal and bellman, as means."""
+    of_row = label + (1 - label) * np.exp(shift)
+    first = found.inside.argmax(1)
+    at_prompt = cross_entropy(logit(found.value[np.arange(len(first)), first]), rate)
+    later = found.inside & (np.arange(found.inside.shape[1]) > first[:, None])
+    estimate = label[:, None] * suffix
+    entropy = cross_entropy(logit(found.value), np.minimum(estimate, 1))
+    weight = np.where(later, of_row[:, None] * np.maximum(estimate, 1), 0.0)
     last = [found.after[n, np.flatnonzero(columns)[-1]] for n, columns in enumerate(found.inside)]
     total, count = bellman(found)
     return {
+        "rate": (of_row * at_prompt).sum() / of_row.sum(),
         "value": (weight * entropy).sum() / weight.sum(),
         "terminal": cross_entropy(logit(np.array(last)), label, shift).mean(),
         "bellman": total / count,
@@ -445,7 +451,7 @@ def per_prompt(values, rows) -> np.ndarray:
     return np.divide(values, total, out=np.zeros(len(values)), where=total > 0)
 
 
-def rates(rows) -> np.ndarray:
+def rates(rows, shrinkage: int = 8) -> np.ndarray:
     """The estimated success rate of each row's prompt."""
     sampled = ~np.isnan(rows.log_proposal)
     ratio = np.where(sampled, np.exp(np.nan_to_num(rows.log_base - rows.log_proposal)), 0.0)
@@ -454,8 +460,8 @@ def rates(rows) -> np.ndarray:
     out = np.zeros(len(ratio))
     for prompt in np.unique(rows.prompt_id):
         own = rows.prompt_id == prompt
-        out[own] = (good[own].sum() + 8 * pooled) / (sampled[own].sum() + 8)
-    return out
+        out[own] = (good[own].sum() + shrinkage * pooled) / (sampled[own].sum() + shrinkage)
+    return np.clip(out, 1e-6, 1 - 1e-6)
 
 
 # The optimiser

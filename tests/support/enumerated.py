@@ -25,7 +25,7 @@ def case(variant: str = "merge") -> Setting:
 def rollouts() -> Rollouts:
     """Every sequence once, as draws from the uniform distribution: their rate is R0."""
     index = np.arange(COUNT)
-    rows = judged(WORLD, case().optimum, index, np.zeros(WORLD.inside.shape), 0.0)
+    rows = judged(WORLD, case().optimum, index, np.zeros(WORLD.inside.shape), 0.0, 0)
     uniform = np.full(COUNT, -np.log(COUNT), np.float32)
     return Rollouts(**{**vars(rows), "log_proposal": uniform})
 

@@ -47,7 +47,7 @@ def norm_rows(part: LabeledBatch) -> NormBatch:
         **vars(part),
         shift=np.full(B, SHIFT, np.float32),
         suffix=np.random.default_rng(5).gamma(2, 1, shape).astype(np.float32),
-        rate=np.full(B, 0.5, np.float32),
+        rate=np.linspace(0.1, 0.9, B, dtype=np.float32),
         bellman=np.full(B, LAMBDA, np.float32),
     )
 
@@ -150,10 +150,10 @@ def expected_terminal(steps_of_rows, label, shift=0.0):
     return sum(entropies), len(entropies)
 
 
-def expected_at_prefixes(steps_of_rows, batch, which):
-    """Cross entropies of V (which = 1) or R (2) at every position, weighted by the suffixes."""
+def expected_after_tokens(steps_of_rows, batch):
+    """Cross entropies of R at every position, weighted by the suffixes."""
     weighted = [
-        (float(suffix[t]), float64.cross_entropy(float64.logit(step[which]), label, SHIFT))
+        (float(suffix[t]), float64.cross_entropy(float64.logit(step[2]), label, SHIFT))
         for steps, label, suffix, start in zip(
             steps_of_rows, MIXED, batch.suffix, batch.prompt_length
         )
@@ -162,11 +162,28 @@ def expected_at_prefixes(steps_of_rows, batch, which):
     return sum(w * entropy for w, entropy in weighted), sum(w for w, _ in weighted)
 
 
+def expected_values(steps_of_rows, batch):
+    """Sums and weights of rate and value: those of V of prompts, and of later prefixes."""
+    rate, value, rate_weight, value_weight = 0.0, 0.0, 0.0, 0.0
+    for steps, label, suffix, start, own in zip(
+        steps_of_rows, MIXED, batch.suffix, batch.prompt_length, batch.rate
+    ):
+        of_row = label + (1 - label) * np.exp(SHIFT)
+        rate += of_row * float64.cross_entropy(float64.logit(steps[0][1]), float(own))
+        rate_weight += of_row
+        for t, step in enumerate(steps[1:], start=start):
+            estimate = label * float(suffix[t])
+            weight = of_row * max(1, estimate)
+            value += weight * float64.cross_entropy(float64.logit(step[1]), min(1, estimate))
+            value_weight += weight
+    return {"rate": (rate, rate_weight), "value": (value, value_weight)}
+
+
 def expected_norm(params, batch) -> dict[str, tuple]:
     """What `value_terms` has to give."""
     steps = reference(params, batch)
     return {
-        "value": expected_at_prefixes(steps, batch, 1),
+        **expected_values(steps, batch),
         "terminal": expected_terminal(steps, MIXED, SHIFT),
         "bellman": expected_bellman(steps),
     }

@@ -37,6 +37,7 @@ def rollouts(count: int, width: int = WIDTH, references: int = 0, seed: int = 0)
         log_prefix=rng.normal(0, 1, (count, width - 1)).astype(np.float32),
         prompt_id=np.arange(count, dtype=np.int32),
         finished=rng.random(count) < 0.8,
+        round=np.zeros(count, np.int32),
     )
 
 
@@ -67,4 +68,5 @@ def of_probabilities(log_base, log_proposal, label, prompt_id=None) -> Rollouts:
         log_prefix=np.zeros((count, count + 1), np.float32),
         prompt_id=np.zeros(count, np.int32) if prompt_id is None else np.int32(prompt_id),
         finished=np.ones(count, bool),
+        round=np.zeros(count, np.int32),
     )

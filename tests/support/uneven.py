@@ -42,4 +42,5 @@ def rollouts(seed: int, references: int = 4, hard: bool = False) -> Rollouts:
         log_prefix=np.float32(log_prefix),
         prompt_id=prompt_id,
         finished=rng.random(count) < 0.7,
+        round=np.zeros(count, np.int32),
     )
