@@ -151,6 +151,7 @@ class Train(Optim):
     steps: int = 900
     batch: int = 256
     learning_rate: float = 1e-2
+    weight_decay: float = 0.1
     objective: str = "regression"  # a name in objectives/table.py
     warmup_direction: int = 60  # first steps: likelihood on successes
     rounds: int = 5  # steps are divided evenly among them; each but the first samples again from q
