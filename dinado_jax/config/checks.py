@@ -77,8 +77,8 @@ LARGEST = {
             """
             base.n_positions base.n_inner sft.batch sft.accumulate sft.max_length train.batch
             train.accumulate train.rounds train.average rollout.batch rollout.samples
-            rollout.max_new_tokens train.refresh_samples decode.batch decode.max_new_tokens evaluate.samples
-            parallel.fsdp parallel.devices sft.learning_rate train.learning_rate
+            rollout.max_new_tokens train.refresh_samples decode.batch decode.max_new_tokens
+            evaluate.samples parallel.fsdp parallel.devices sft.learning_rate train.learning_rate
             sft.weight_decay train.weight_decay train.bellman train.reference_weight
             rollout.temperature decode.temperature decode.strength delta.alpha train.margin
             train.anchor

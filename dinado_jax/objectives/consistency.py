@@ -42,7 +42,8 @@ class Consistency:
 
     Gradients reach direction and norm, except that the last token of a row moves only the norm
     here: prefix terms that train the end of a text drift, so the row's term alone does. Failures
-    are one-sided there, as in the regression: a q below the target does not raise V.
+    are one-sided there: a q below the target does not raise V. Values of prefixes that q hardly
+    visits are learned last, because failures there hardly pull at q.
 
     The forms derive V differently: V of the split form is beta e^-M, below the beta trained here,
     so its reported values are too low; q, and R of recursive forms, are not affected.

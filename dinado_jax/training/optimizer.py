@@ -76,8 +76,8 @@ def averaged(inner: optax.GradientTransformation, steps: int) -> optax.GradientT
         zeros = jax.tree.map(jnp.zeros_like, params)
         return AveragedState(inner.init(params), jnp.zeros((), jnp.int32), zeros)
 
-    def update(grads: Any, state: AveragedState, params: Any) -> tuple[Any, AveragedState]:
-        updates, inner_state = inner.update(grads, state.inner, params)
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, AveragedState]:
+        updates, inner_state = inner.update(updates, state.inner, params)
         share = 1 / jnp.minimum(state.count + 1, steps).astype(jnp.float32)
         newest = optax.apply_updates(params, updates)
         mean = jax.tree.map(lambda m, p: (m + share * (p - m)).astype(m.dtype), state.mean, newest)

@@ -19,7 +19,7 @@ LEAST = [
         task.train_examples base.vocab_size base.n_positions base.n_embd base.n_layer base.n_head
         sft.batch sft.accumulate sft.max_length delta.rank control.layers
         rollout.prompts rollout.samples rollout.max_new_tokens rollout.batch
-        train.steps train.batch train.accumulate train.rounds
+        train.steps train.batch train.accumulate train.rounds train.average
         train.refresh_prompts train.refresh_samples decode.max_new_tokens decode.batch
         evaluate.prompts evaluate.samples parallel.fsdp run.log_every run.save_every
     """),
@@ -54,8 +54,9 @@ MOST = [
     """),
     (10**6, 10**6 + 1, """
         base.n_positions sft.batch sft.accumulate sft.max_length train.batch train.accumulate
-        train.rounds rollout.batch rollout.samples rollout.max_new_tokens train.refresh_samples
-        decode.batch decode.max_new_tokens evaluate.samples parallel.fsdp parallel.devices
+        train.rounds train.average rollout.batch rollout.samples rollout.max_new_tokens
+        train.refresh_samples decode.batch decode.max_new_tokens evaluate.samples
+        parallel.fsdp parallel.devices
     """),
     (1e6, 1e6 + 1, """
         sft.learning_rate train.learning_rate sft.weight_decay train.weight_decay train.bellman

@@ -63,8 +63,9 @@ def test_the_terms_by_hand():
         if not success and delta[-1] < 0:
             delta[-1], free = 0.0, free + 1
         token += huber(delta).sum()
-        error = log_q[i].sum() - batch.target[i]
-        row += huber(error if success else max(error, 0.0))
+        ratio = log_q[i].sum() - batch.log_proposal[i]
+        failure = 5 * np.exp(min(ratio, 3.0)) * (1 + max(ratio - 3.0, 0.0))
+        row += huber(log_q[i].sum() - batch.target[i]) if success else failure
     assert 0 < free < COUNT
     found = terms(MARGIN, params, batch)
     assert set(found) == {"direction", "consistency"}
@@ -75,12 +76,13 @@ def test_the_terms_by_hand():
     assert float(found["direction"].weight) == COUNT
 
 
-@pytest.mark.parametrize("margin", [1.0, 3.0, 6.0])
+@pytest.mark.parametrize("margin", [3.0, 6.0])
 def test_no_row_pushes_where_q_and_v_are_right(margin):
+    """Here they are but for e^-16 of failures."""
     batch = every_row(margin)
-    rest = gradients(margin, enumerated.at_optimum(margin), batch)
+    rest = gradients(margin, enumerated.at_optimum(16.0), batch)
     for leaf in jax.tree.leaves(rest):
-        np.testing.assert_allclose(leaf, np.zeros_like(leaf), atol=3e-5)
+        np.testing.assert_allclose(leaf, np.zeros_like(leaf), atol=6e-5)
     other = gradients(margin, enumerated.noisy(1.0), batch)["consistency"]
     assert all(np.abs(leaf).max() > 0.1 for leaf in jax.tree.leaves(other))
 
@@ -148,7 +150,12 @@ def test_it_learns_the_optimum_and_its_values():
     assert curve[-1]["kl_optimum"] < 0.03
     assert curve[-1]["total_variation"] < 0.03
     value = 1 / (1 + np.exp(-np.float64(params["norm"])))
-    possible = (one.optimum.value > 0) & WORLD.inside
-    found = value[WORLD.prefix[possible]]
-    np.testing.assert_allclose(found, one.optimum.value[possible], rtol=0.5)
+    # Where q hardly goes its failures hardly pull, and values are learned last.
+    visits = np.zeros(len(value))
+    q = np.broadcast_to(one.optimum.q[:, None], WORLD.inside.shape)
+    np.add.at(visits, WORLD.prefix[WORLD.inside], q[WORLD.inside])
+    often = WORLD.inside & (visits[WORLD.prefix] > 0.05)
+    found = value[WORLD.prefix[often]]
+    assert len(set(WORLD.prefix[often])) > 3
+    np.testing.assert_allclose(found, one.optimum.value[often], rtol=0.1)
     assert value[0] == pytest.approx(one.optimum.rate, rel=0.1)

@@ -143,7 +143,7 @@ def test_recursive_forms_are_refused():
 
 @pytest.mark.parametrize("variant", ["merge", "nado"])
 def test_it_learns_the_optimum(variant):
-    train = dataclasses.replace(enumerated.training("contrastive", 300), batch=128)
+    train = dataclasses.replace(enumerated.training("contrastive", 600), batch=128)
     _, curve = learn(enumerated.case(variant), train, 3000, "success_rate", 0)
     assert curve[-1]["kl_optimum"] < 0.05
     assert curve[-1]["total_variation"] < 0.1

@@ -57,6 +57,7 @@ SLOPES = [case for case, (name, *_) in CASES.items() if name not in ("consistenc
 # Targets of many tokens, of one, an eos alone after the prompt, no target, and a row of one token.
 TARGET = np.float32([-14, -3, -4, -1, -2, 0])
 RATIO = np.float32([1, 0, 2, 0.5, 1, 0])
+PROPOSAL = np.float32([-9, -5, -1, 0, np.inf, 0])  # nats; inf: a reference
 STARTS, ENDS = [1, 2, 4, 3, 1, 1], [8, 6, 5, 3, 2, 1]
 B, WIDTH = len(STARTS), 8
 
@@ -96,11 +97,15 @@ def batch(case, label):
         return norm
     if name == "consistency":
         return ConsistencyBatch(
-            **vars(part), target=TARGET, optimal_ratio=RATIO, bellman=given["bellman"]
+            **vars(part),
+            target=TARGET,
+            optimal_ratio=RATIO,
+            log_proposal=PROPOSAL,
+            bellman=given["bellman"],
         )
     part = rows(np.maximum(label, 0.2), seed=2)
     if name == "regression":
-        part = TargetBatch(**vars(part), target=TARGET, optimal_ratio=RATIO)
+        part = TargetBatch(**vars(part), target=TARGET, optimal_ratio=RATIO, log_proposal=PROPOSAL)
     if name == "reinforce":
         given = {field: value for field, value in vars(part).items() if field != "label"}
         part = RewardBatch(
@@ -122,7 +127,7 @@ def batch(case, label):
         part = RatioBatch(
             **given,
             optimal_ratio=RATIO,
-            log_proposal=np.float32([-9, -5, -1, 0, np.inf, 0]),
+            log_proposal=PROPOSAL,
         )
     return TwoPartBatch(direction=part, norm=norm)
 

@@ -85,13 +85,14 @@ def test_regression_draws_all_samples_equally(seed, reference_weight, name, whic
     row = joined(parts, "row")
     assert_counts(row, known(rows, reference_weight))
     np.testing.assert_array_equal(joined(parts, "label"), rows.label[row])
-    least = np.exp(-2.5)
-    rate = by_hand.rates(rows) * (1 - least) + least
-    target = rows.log_base + np.log(np.maximum(rows.label, least) / rate)
+    label = np.maximum(rows.label, np.exp(-2.5))
+    target = rows.log_base + np.log(label / by_hand.rates(rows))
     np.testing.assert_allclose(joined(parts, "target"), target[row], rtol=1e-4)
     ratio = by_hand.optimal_ratios(rows, weights_of(rows, reference_weight))
     ratio /= np.maximum(known(rows, reference_weight), 1e-9)
     np.testing.assert_allclose(joined(parts, "optimal_ratio"), ratio[row], rtol=1e-4)
+    proposal = np.where(rows.reference, np.inf, rows.log_proposal)
+    np.testing.assert_allclose(joined(parts, "log_proposal"), proposal[row], rtol=1e-6)
 
 
 @seeds

@@ -74,7 +74,14 @@ def batch(
     if name == "consistency":
         target, bellman = np.linspace(-20, -4, B, dtype=np.float32), np.full(B, LAMBDA, np.float32)
         ratio = np.linspace(0, 2, B, dtype=np.float32)
-        return ConsistencyBatch(**vars(part), target=target, optimal_ratio=ratio, bellman=bellman)
+        proposal = np.linspace(-18, -6, B, dtype=np.float32)
+        return ConsistencyBatch(
+            **vars(part),
+            target=target,
+            optimal_ratio=ratio,
+            log_proposal=proposal,
+            bellman=bellman,
+        )
     direction = rows([1, 1, 1, 0.25, 1, 1], seed=4) if direction is None else direction
     direction = ratio_rows(direction) if name == "ratio" else direction
     return TwoPartBatch(direction=direction, norm=norm_rows(part))
