@@ -29,6 +29,7 @@ WORLDS = {
 }
 ROLLOUTS = {"table": 192_000, "ends": 192_000, "neural": 100_000}
 _TABLE = schema.Train(
+    weight_decay=0.0,
     steps=1500,
     batch=128,
     learning_rate=0.03,
@@ -41,6 +42,7 @@ _TABLE = schema.Train(
     mixture=0.5,
 )
 _NEURAL = schema.Train(
+    weight_decay=0.0,
     steps=2000,
     batch=512,
     objective="regression",
