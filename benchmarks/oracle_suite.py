@@ -5,9 +5,9 @@
 
 Runs of one seed share the base. Finished runs are not repeated, and stopped ones continue. Prints a
 line of JSON per run, and at the end a table of means over seeds: success, KL (nats per sequence),
-its floor by prompt, efficiency, the calibration error of V(prompt), the share of texts that ended by themselves, nats per token under
-the base beside those of the base's own successes, rollouts and seconds of training. With the demo's
-configuration a run takes 2 minutes on 2 cores.
+its floor by prompt, efficiency, the calibration error of V(prompt), the share of texts that ended
+by themselves, nats per token under the base beside those of the base's own successes, rollouts and
+seconds of training. With the demo's configuration a run takes 3 minutes on 2 cores.
 
 The words are those of the demo's captions, and common in English. `even` cannot be learned by a
 network this small, and `noisy` only up to its noise: they show what a run does then.

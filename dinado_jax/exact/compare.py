@@ -29,10 +29,10 @@ WORLDS = {
 }
 ROLLOUTS = {"table": 192_000, "ends": 192_000, "neural": 100_000}
 _TABLE = schema.Train(
-    weight_decay=0.0,
     steps=1500,
     batch=128,
     learning_rate=0.03,
+    weight_decay=0.0,
     warmup=0,
     clip=0.0,
     objective="matching",
@@ -42,9 +42,9 @@ _TABLE = schema.Train(
     mixture=0.5,
 )
 _NEURAL = schema.Train(
-    weight_decay=0.0,
     steps=2000,
     batch=512,
+    weight_decay=0.0,
     objective="regression",
     warmup_direction=400,
     margin=8.0,
