@@ -144,9 +144,9 @@ def _calibration(base: BaseFigures, control: ControlFigures, stages: StageFigure
     if error > _CALIBRATION + chance:
         yield (
             f"V(prompt) is not calibrated: it differs from the base's success rates by {error:.2f} "
-            f"on average, chance explains {chance:.2f}: do not rely on decode.target_rate; set "
-            "train.mixture=0.25, which bounds the weights p / d that V is learned with by 4 (and "
-            "train.weights=importance, if they are off), or draw more prompts (rollout.prompts)"
+            f"on average, chance explains {chance:.2f}: do not rely on decode.target_rate; V is at "
+            "most min p / q over the first tokens, except with control.kind=hard: try that, or draw "
+            "more prompts (rollout.prompts)"
         )
 
 
