@@ -145,8 +145,8 @@ def _calibration(base: BaseFigures, control: ControlFigures, stages: StageFigure
         yield (
             f"V(prompt) is not calibrated: it differs from the base's success rates by {error:.2f} "
             f"on average, chance explains {chance:.2f}: do not rely on decode.target_rate; V is at "
-            "most min p / q over the first tokens, except with control.kind=hard: try that, or draw "
-            "more prompts (rollout.prompts)"
+            "most min p / q over the first tokens, except with control.kind=hard: try that, or "
+            "draw more prompts (rollout.prompts)"
         )
 
 
