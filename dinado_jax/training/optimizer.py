@@ -57,7 +57,7 @@ class AveragedState(NamedTuple):
 
     inner: optax.OptState
     count: jax.Array  # int32 [], updates so far
-    mean: Any  # of the parameters after each update; zeros before the first
+    mean: Any  # of the parameters after each update; before the first, the parameters
 
 
 def averaged(inner: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
@@ -73,8 +73,9 @@ def averaged(inner: optax.GradientTransformation, steps: int) -> optax.GradientT
     """
 
     def init(params: Any) -> AveragedState:
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        return AveragedState(inner.init(params), jnp.zeros((), jnp.int32), zeros)
+        # A copy: the state is donated with the parameters, and no buffer may be donated twice.
+        mean = jax.tree.map(jnp.copy, params)
+        return AveragedState(inner.init(params), jnp.zeros((), jnp.int32), mean)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, AveragedState]:
         updates, inner_state = inner.update(updates, state.inner, params)

@@ -43,6 +43,11 @@ def test_updates_are_those_of_the_optimiser_and_the_average_is_less_noisy():
     assert np.square(np.asarray(at_average(state).trainable["x"]) - 1).mean() < noise / 2
 
 
+def test_the_average_of_no_iterates_is_where_training_starts():
+    start = init_state({"x": jnp.array([3.0, -1.0])}, averaged(optax.sgd(0.3), 5))
+    np.testing.assert_array_equal(at_average(start).trainable["x"], [3.0, -1.0])
+
+
 def test_training_goes_on_from_the_average():
     state, _ = descend(10, 5)
     average = at_average(state)
