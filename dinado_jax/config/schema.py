@@ -155,11 +155,11 @@ class Train(Optim):
     objective: str = "regression"  # a name in objectives/table.py
     warmup_direction: int = 60  # first steps: likelihood on successes
     rounds: int = 5  # steps are divided evenly among them; each but the first samples again from q
-    average: int = 33  # last steps of each round whose parameters are averaged; 1 is off
+    average: int = 33  # steps, time constant of the parameters' average that ends a round; 1 is off
     refresh_prompts: int = 1000
     refresh_samples: int = 8
     mixture: float = 0.0  # share of a refresh round's samples that is drawn from the base
-    margin: float = 6.0  # nats; log C of a failure is -margin; reinforce, ppo: reward of C = 1
+    margin: float = 6.0  # nats; C <= e^-margin is a failure; reinforce, ppo: the reward of C = 1
     anchor: float = 0.3  # regression: coefficient of the likelihood of successes; 0 is off
     bellman: float = 1.0  # lambda
     bellman_start: int = 0  # steps with lambda = 0 first

@@ -106,7 +106,7 @@ class GroupDraws:
     """Rows drawn as by `Draws`, each followed by size - 1 more of its group.
 
     Those are drawn independently, with replacement, by weights within the group. If these are those
-    of the first rows, every row of a batch is distributed alike.
+    of the first rows, every row of a batch has the same distribution.
     """
 
     weight: np.ndarray  # [N] of first rows, not negative, not all 0

@@ -109,8 +109,10 @@ def of_target(
       base, control: samples whose labels are C e^(lambda . phi - bound).
       figures: of the control.
     """
-    values = np.array([s.value for s in base])
-    error = metrics.calibration_error(values, _labels(base), CALIBRATION_BINS)
+    values, rates = (
+        _per_prompt(base, x) for x in (np.array([s.value for s in base]), _labels(base))
+    )
+    error = metrics.calibration_error(values, rates, CALIBRATION_BINS)
     floor = metrics.kl_floor_of_labels(_labels(control), _labels(base))
     efficiency = metrics.efficiency(floor, figures.kl_to_base)
     figures = dataclasses.replace(figures, calibration_error=error)

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 
 from dinado_jax.evaluation.stage_figures import RoundFigures, StageFigures
 from dinado_jax.evaluation.summary import (
-    CALIBRATION_BINS,
     BaseFigures,
     ControlFigures,
     Floors,
@@ -22,7 +21,7 @@ _FLUENCY = 0.2  # nats per token: allowed drop in log-probability relative to th
 _VARIETY = 0.7  # minimum Distinct-2, as a share of that of equally many successes of the base
 _SUCCESSES = 30  # of the base: with fewer, its successes are not compared with
 _FIRST_SUCCESSES = 100  # effective ones: a control is not learned from fewer
-_CALIBRATION = 0.05  # allowed calibration error of V(prompt), besides what chance explains
+_CALIBRATION = 0.05  # allowed calibration error of V(prompt)
 _FAILURES = 0.01  # allowed share of samples on which the oracle fails
 _MOMENT = 0.1  # allowed distance from a wanted mean, as a share of the base's
 _CUT = 0.01  # allowed share of samples above the bound of a tilt
@@ -40,7 +39,7 @@ def summary_warnings(
         *(line for first in stages.train.rounds[:1] for line in first_round_warnings(first)),
         *_success_and_cost(base, control, floors),
         *_texts(base, control),
-        *_calibration(base, control, stages),
+        *_calibration(control),
         *_failures(control, stages),
     )
 
@@ -137,16 +136,13 @@ def _texts(base: BaseFigures, control: ControlFigures) -> Iterator[str]:
         )
 
 
-def _calibration(base: BaseFigures, control: ControlFigures, stages: StageFigures) -> Iterator[str]:
-    rate, error = base.success_rate, control.calibration_error
-    # The standard error of a bin's mean if samples of one prompt had equal labels.
-    chance = math.sqrt(rate * (1 - rate) * CALIBRATION_BINS / stages.generate.prompts)
-    if error > _CALIBRATION + chance:
+def _calibration(control: ControlFigures) -> Iterator[str]:
+    error = control.calibration_error
+    if error > _CALIBRATION:
         yield (
-            f"V(prompt) is not calibrated: it differs from the base's success rates by {error:.2f} "
-            f"on average, chance explains {chance:.2f}: do not rely on decode.target_rate; V is at "
-            "most min p / q over the first tokens, except with control.kind=hard: try that, or "
-            "draw more prompts (rollout.prompts)"
+            f"V(prompt) is not calibrated: it is off by {error:.2f} on average, not counting chance: "
+            "do not rely on it, nor on decode.target_rate; V is at most min p / q over the first "
+            "tokens, except with control.kind=hard: try that, or draw more prompts (rollout.prompts)"
         )
 
 

@@ -48,7 +48,8 @@ def value_terms(
     Of the prompt the estimate is its rate, of a later prefix (p / d) C of what follows, d the
     proposal: its mean over d is V(s) whatever d is, and under q* every success has the value V(s).
     (Labels weighted by p / d would need failures, which q hardly draws.) An estimate above 1 counts
-    as that many successes, so that the loss is bounded below.
+    as that many successes, so that the loss is bounded below; V is then E[e] / E[max(e, 1)] of the
+    estimates e, a little low where they exceed 1.
     """
     values = control.values(base_params, params, batch)
     estimate = batch.label[:, None] * batch.suffix

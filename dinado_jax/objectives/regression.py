@@ -12,7 +12,7 @@ from dinado_jax.data.batch import Array, Batch
 from dinado_jax.data.batching import Draws, take
 from dinado_jax.objectives.draws import log_proposal, sampling_weights
 from dinado_jax.objectives.norm import log_row
-from dinado_jax.objectives.residual import is_success, mass, penalty
+from dinado_jax.objectives.residual import huber, is_success, mass
 from dinado_jax.objectives.terms import RowsAt, Term
 from dinado_jax.rollouts.arrays import Rollouts
 from dinado_jax.rollouts.weighting import optimal_ratio, success_rate_per_prompt
@@ -32,7 +32,7 @@ class TargetBatch(Batch):
 
 @dataclasses.dataclass(frozen=True)
 class RowRegression:
-    """Loss (nats) of a row in three parts, each 0 in gradient at the optimum.
+    """Loss (nats) of a row, in three parts.
 
     Successes, rows of C > e^-margin: Huber's loss of their log-probability against
 
@@ -67,7 +67,7 @@ class RowRegression:
         ratio = optimal_ratio(weight * rollouts.label, rollouts.prompt_id, ~rollouts.reference)
         # References are drawn by their weight, which is then counted once.
         ratio = (ratio / np.where(drawn > 0, drawn, 1.0)).astype(np.float32)
-        label = np.maximum(rollouts.label, np.exp(-self.margin))
+        label = np.maximum(rollouts.label, np.exp(-self.margin))  # failures: a finite logarithm
         target = rollouts.log_base + np.log(label / success_rate_per_prompt(rollouts))
         target = target.astype(np.float32)
         proposal = log_proposal(rollouts)
@@ -91,7 +91,7 @@ class RowRegression:
 
     def losses(self, log_q: jax.Array, batch: TargetBatch) -> jax.Array:
         """Computes the loss of every row, [B] nats, from its log q."""
-        miss = penalty(log_q - batch.target, jnp.ones_like(log_q, bool))
+        miss = huber(log_q - batch.target)
         failure = _FAILURE * mass(log_q - batch.log_proposal)
         loss = jnp.where(is_success(batch.label, self.margin), miss, failure)
         return loss - self.anchor * batch.optimal_ratio * log_q

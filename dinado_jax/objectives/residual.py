@@ -11,19 +11,23 @@ _CAP = 3.0  # nats
 
 
 def is_success(label: jax.Array, margin: float) -> jax.Array:
-    """Marks labels above e^-margin, the C that a failure counts as: bool, of the labels' shape."""
+    """Marks labels above e^-margin, others being failures: bool, of the labels' shape."""
     return label > math.exp(-margin)
 
 
+def huber(residual: jax.Array) -> jax.Array:
+    """Computes Huber's loss (nats): half the square up to 1.5 nats, linear beyond."""
+    return optax.losses.huber_loss(residual, delta=_HUBER)
+
+
 def penalty(residual: jax.Array, two_sided: jax.Array) -> jax.Array:
-    """Computes Huber's loss (nats): half the square up to 1.5 nats, linear beyond.
+    """Computes Huber's loss (nats) of residuals that may be free below 0.
 
     Args:
       residual: float32, any shape, nats above the target.
       two_sided: bool of that shape; elsewhere residuals below 0 are free.
     """
-    residual = jnp.where(two_sided, residual, jnp.maximum(residual, 0.0))
-    return optax.losses.huber_loss(residual, delta=_HUBER)
+    return huber(jnp.where(two_sided, residual, jnp.maximum(residual, 0.0)))
 
 
 def mass(log_ratio: jax.Array) -> jax.Array:

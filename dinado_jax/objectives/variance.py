@@ -38,7 +38,7 @@ class Variance:
         sum over pairs i < j of Huber(e_i - e_j) / (K - 1)      nats
 
     Near the optimum that is K / 2 times their sample variance, as the squared deviation from the
-    mean is; R0 need not be known. Failures are one-sided, as in `regression.py`: one is pushed
+    mean is; R0 need not be known. Failures are one-sided: one is pushed
     below the successes of its group, and two failures are not compared. (The log-variance loss of
     Richter et al., arXiv 2010.10436; trajectory balance, Malkin et al., arXiv 2201.13259, without
     its constant.)

@@ -56,9 +56,11 @@ class TiltedOracle:
     tilt: Tilt
 
     def __call__(self, prompts: list[str], texts: list[str]) -> Sequence[float]:
-        columns = [np.asarray(f(list(prompts), list(texts)), float) for f in self.features]
+        answers = (f(list(prompts), list(texts)) for f in self.features)
+        columns = [np.ma.filled(np.ma.asarray(answer, float), np.nan) for answer in answers]
         labels = np.asanyarray(self.oracle(list(prompts), list(texts)))  # masked ones stay so
-        return cast(Sequence[float], self.tilt.labels(labels, np.stack(columns, axis=-1)))
+        labels = self.tilt.labels(labels, np.stack(columns, axis=-1))
+        return cast(Sequence[float], np.ma.masked_invalid(labels))
 
 
 def no_oracle(prompts: Sequence[str], texts: Sequence[str]) -> list[bool]:
@@ -120,7 +122,7 @@ def fit_tilt(
     - A prompt's own samples are too few. With 8 of them and a feature that 10% of texts have, four
       prompts in ten never show it; the fit makes up for them and is .3 off at a mean of .5.
     - One normaliser for all prompts has no such bias, and is exact for a single prompt and for
-      prompts that are alike. But prompts of large Z then count more: where the rate of a feature is
+      prompts of equal Z. But prompts of large Z then count more: where the rate of a feature is
       Beta(.5, 2) distributed over prompts, the fit is .11 off.
     - In between, as done here, by empirical Bayes: the mean of a prompt is shrunk towards that of
       all by the ratio of the variances within and between prompts. Both errors are then below .01;

@@ -176,6 +176,7 @@ def success_rate_per_prompt(rollouts: Rollouts, shrinkage: int = 8) -> np.ndarra
     good = sum_per_prompt(ratio * rollouts.label, rollouts.prompt_id)
     samples = sum_per_prompt(drawn, rollouts.prompt_id)
     rate = (good + shrinkage * pooled) / np.maximum(samples + shrinkage, 1)
+    rate = np.where(samples > 0, rate, pooled)  # a prompt may have references alone
     return np.clip(rate, 1e-6, 1 - 1e-6)
 
 

@@ -11,7 +11,6 @@ from dinado_jax.evaluation.records import read_record
 from dinado_jax.evaluation.samples import Sample
 from dinado_jax.evaluation.summary import MomentFigures
 from dinado_jax.evaluation.warnings import margin_warnings
-from dinado_jax.objectives.table import phases
 from dinado_jax.oracles.judge import Oracle
 from dinado_jax.oracles.moments import Tilt, TiltedOracle, feature_values, fit_tilt
 from dinado_jax.rollouts.arrays import Rollouts, select
@@ -22,6 +21,7 @@ from dinado_jax.utils.files import read_sealed, validate, write_sealed
 from dinado_jax.utils.progress import print_once
 
 _FILE = "moments.json"
+_FAILURES_BY_MARGIN = ("regression", "variance", "consistency")
 _AGAIN = "delete the folders rollout, train, generate and evaluate, if any, and run again"
 
 
@@ -84,9 +84,8 @@ def range_warnings(context: Context, label_range: float | None) -> Iterator[str]
     Args:
       label_range: nats, of the tilt; None without moments.
     """
-    train, kind = context.config.train, context.config.control.kind
-    _, objective = phases(train)[-1]
-    if "margin" in objective.settings_read(kind):
+    train = context.config.train
+    if train.objective in _FAILURES_BY_MARGIN:
         yield from margin_warnings(label_range, train.margin)
 
 

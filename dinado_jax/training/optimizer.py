@@ -48,8 +48,12 @@ def optimizer(config: Optim, steps: int) -> optax.GradientTransformation:
 
 
 def control_optimizer(config: Train) -> optax.GradientTransformation:
-    """The optimiser of a control, with the average of its iterates."""
-    return averaged(optimizer(config, config.steps), config.average)
+    """The optimiser of a control, with the average of its iterates.
+
+    Its time constant is at most a fifth of a round, after which e^-5 is left of earlier rounds.
+    """
+    steps = max(1, min(config.average, config.steps // config.rounds // 5))
+    return averaged(optimizer(config, config.steps), steps)
 
 
 class AveragedState(NamedTuple):
@@ -81,7 +85,10 @@ def averaged(inner: optax.GradientTransformation, steps: int) -> optax.GradientT
         updates, inner_state = inner.update(updates, state.inner, params)
         share = 1 / jnp.minimum(state.count + 1, steps).astype(jnp.float32)
         newest = optax.apply_updates(params, updates)
-        mean = jax.tree.map(lambda m, p: (m + share * (p - m)).astype(m.dtype), state.mean, newest)
+        # Not m + share (p - m), which rounds where the share is 1.
+        mean = jax.tree.map(
+            lambda m, p: ((1 - share) * m + share * p).astype(m.dtype), state.mean, newest
+        )
         return updates, AveragedState(inner_state, state.count + 1, mean)
 
     return optax.GradientTransformation(init, update)

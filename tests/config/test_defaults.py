@@ -287,6 +287,8 @@ name = "commongen_gpt2_large_full"
 delta.low_rank = []
 delta.full = [".*"]
 train.learning_rate = 2e-06
+train.weight_decay = 0.0
+train.average = 1
 """,
     ),
 }

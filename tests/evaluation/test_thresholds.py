@@ -138,11 +138,10 @@ CASES = {
         {"round__effective_successes": 100.0},
         {"round__effective_successes": 99.9},
     ),
-    # sqrt(0.1 0.9 10 / 400) = 0.0474 above 0.05
     "calibration": (
         "not calibrated",
-        {"control__calibration_error": 0.097},
-        {"control__calibration_error": 0.098},
+        {"control__calibration_error": 0.05},
+        {"control__calibration_error": 0.0501},
     ),
     # of 990 samples and those that are left out
     "failures of rollouts": (
