@@ -140,9 +140,9 @@ def _calibration(control: ControlFigures) -> Iterator[str]:
     error = control.calibration_error
     if error > _CALIBRATION:
         yield (
-            f"V(prompt) is not calibrated: it is off by {error:.2f} on average, not counting chance: "
-            "do not rely on it, nor on decode.target_rate; V is at most min p / q over the first "
-            "tokens, except with control.kind=hard: try that, or draw more prompts (rollout.prompts)"
+            f"V(prompt) is not calibrated: it is off by {error:.2f} on average, beyond chance: do "
+            "not rely on it or on decode.target_rate; V is at most min p / q of the first tokens, "
+            "except with control.kind=hard: try that, or draw more prompts (rollout.prompts)"
         )
 
 

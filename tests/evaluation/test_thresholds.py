@@ -179,7 +179,7 @@ SAID = [
     ({"control__log_prob_per_token": -2.25}, ["-2.25 nats", "-1.50"]),
     ({"control__distinct_2": 0.21}, ["0.210", "0.500"]),
     ({"round__effective_successes": 7.2}, ["about 7 ", "first 20000 rollouts:"]),
-    ({"control__calibration_error": 0.31}, ["success rates by 0.31", "explains 0.05"]),
+    ({"control__calibration_error": 0.31}, ["off by 0.31 on average"]),
     ({"rollout__oracle_failures": 40}, ["failed on 40 samples of stage rollout"]),
     ({"generate__control_oracle_failures": 70}, ["failed on 70 samples of stage generate"]),
 ]
