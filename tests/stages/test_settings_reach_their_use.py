@@ -273,10 +273,9 @@ def last_batch(run):
     batch = objective.batches(rollouts, np.float32(weight), SEED)(STEP - 1)
     batch = types.SimpleNamespace(direction=batch.direction.row, norm=batch.norm.row)
     assert len(batch.direction) == len(batch.norm) == 6
-    least = np.exp(-2.5)
-    rate = by_hand.rates(rows) * (1 - least) + least
     batch.rows = rows
-    batch.target = rows.log_base + np.log(np.maximum(rows.label, least) / rate)
+    label = np.maximum(rows.label, np.exp(-2.5))
+    batch.target = rows.log_base + np.log(label / by_hand.rates(rows))
     sampled = ~np.isnan(rows.log_proposal)
     batch.ratio = by_hand.optimal_ratios(rows, weight) / np.where(sampled, 1, 1.7)
     batch.shift = np.log((1 - rows.label)[sampled].sum() / rows.label[sampled].sum())
@@ -290,15 +289,18 @@ def losses(run, batch, params):
     control = run.control(params)
     chosen = by_hand.part(batch.rows, batch.direction)
     log_q = by_hand.values(control, chosen).log_q
-    error = log_q - batch.target[batch.direction]
-    error = np.where(chosen.label > 0, error, np.maximum(error, 0))
+    error = by_hand.huber(log_q - batch.target[batch.direction])
+    # References have no proposal: as failures they do not pull.
+    ratio = np.nan_to_num(log_q - chosen.log_proposal, nan=-np.inf)
+    failure = 5 * np.exp(np.minimum(ratio, 3)) * (1 + np.maximum(ratio - 3, 0))
+    error = np.where(chosen.label > 0, error, failure)
     likelihood = (batch.ratio[batch.direction] * log_q).mean()
     found = by_hand.values(control, by_hand.part(batch.rows, batch.norm))
     label = np.repeat([1.0, 0.0], 3)
     np.testing.assert_array_equal(batch.rows.label[batch.norm], label)
     suffix, rate = batch.suffix[batch.norm], batch.rate[batch.norm]
     norm = by_hand.norm_terms(found, label, suffix, rate, batch.shift)
-    return {"direction": by_hand.huber(error).mean() - 0.2 * likelihood, **norm}
+    return {"direction": error.mean() - 0.2 * likelihood, **norm}
 
 
 def test_the_losses_of_the_last_step(run, last_batch):

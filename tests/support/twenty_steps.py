@@ -72,7 +72,7 @@ def _sft(model=MODEL):
 @functools.cache
 def _control():
     base = init_params(MODEL, 0)
-    params = CONTROL.init(jax.random.key(1), base, 0.3)
+    params = CONTROL.init(jax.random.key(2), base, 0.3)
 
     def batch(step, part):
         return TwoPartBatch(direction=_rows(step, part), norm=_rows(step, part + 1))

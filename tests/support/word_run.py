@@ -51,6 +51,7 @@ rollout.batch=9
 rollout.references=true
 train.steps=4
 train.rounds=3
+train.average=1
 train.batch=12
 train.accumulate=3
 train.learning_rate=0.03
