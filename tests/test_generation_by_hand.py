@@ -78,13 +78,13 @@ def test_top_k_of_one_is_greedy(run, model):
 @pytest.mark.parametrize("penalty", [0.0, 1.5])
 def test_hypotheses_are_ranked_by_their_penalised_scores(run, model, q, penalty):
     found = dinado_jax.beam_search(
-        model, PROMPTS[1:2], max_new_tokens=4, beams=6, hypotheses=3, length_penalty=penalty
+        model, PROMPTS[2:], max_new_tokens=4, beams=6, hypotheses=3, length_penalty=penalty
     )
     assert len(found) == 3 and len({tuple(one.tokens.tolist()) for one in found}) == 3
     ranks = [one.log_probs.sum() / len(one.tokens) ** penalty for one in found]
     assert ranks == sorted(ranks, reverse=True)
     # No hypothesis among all continuations of two tokens does better that the search could see.
-    (ids,) = run.codec.prompts(PROMPTS[1:2])
+    (ids,) = run.codec.prompts(PROMPTS[2:])
     first = np.argsort(-q.next(np.array([ids]))[0])[:6]
     ended = [(q.next(np.array([[*ids, t]]))[0][EOS], t) for t in first if t != EOS]
     best = max(score + q.next(np.array([ids]))[0][t] for score, t in ended) / 2**penalty
