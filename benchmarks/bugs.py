@@ -103,8 +103,8 @@ BUGS = [
     ),
     Bug(
         "objectives/direction_and_norm.py",
-        '("norm",) if control.scores_alone',
-        '("norm",) if control.recursive',
+        "alone = control.scores_alone",
+        "alone = control.recursive",
         "objectives rollouts stages/test_pipeline.py",
     ),
     Bug(
@@ -159,7 +159,7 @@ BUGS = [
         OBJECTIVES,
     ),
     Bug("objectives/ratio.py", "known & (weight > 0)", "weight > 0", OBJECTIVES),
-    Bug("objectives/ratio.py", "jnp.exp(capped) * (1 +", "jnp.exp(capped) * (2 +", OBJECTIVES),
+    Bug("objectives/residual.py", "return ratio * (1 +", "return ratio * (2 +", OBJECTIVES),
     Bug(
         "objectives/ratio.py",
         "success = weight * rollouts.label",
@@ -178,7 +178,7 @@ BUGS = [
         "control.log_policy(base_params",
         OBJECTIVES,
     ),
-    Bug("objectives/regression.py", "* (1 - least) + least", "", OBJECTIVES),
+    Bug("objectives/regression.py", "jnp.where(is_success", "jnp.where(0 * is_success", OBJECTIVES),
     Bug("objectives/residual.py", "jnp.maximum(residual, 0.0)", "residual", OBJECTIVES),
     Bug(
         "objectives/regression.py",
@@ -272,8 +272,8 @@ BUGS = [
     # Batches by length.
     Bug(
         "data/batching.py",
-        "rng = np.random.default_rng((self.seed, block))\n        index = _systematic",
-        "rng = np.random.default_rng((0, block))\n        index = _systematic",
+        "rng = np.random.default_rng((self.seed, block))\n        return _split",
+        "rng = np.random.default_rng((0, block))\n        return _split",
         "data rollouts objectives",
     ),
     Bug(
