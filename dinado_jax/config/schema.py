@@ -155,7 +155,9 @@ class Train(Optim):
     objective: str = "regression"  # a name in objectives/table.py
     warmup_direction: int = 60  # first steps: likelihood on successes
     rounds: int = 5  # steps are divided evenly among them; each but the first samples again from q
-    average: int = 33  # steps, time constant of the parameters' average that ends a round; 1 is off
+    # Steps: time constant of the parameters' average that ends a round, at most a fifth of it;
+    # 1 is off.
+    average: int = 33
     refresh_prompts: int = 1000
     refresh_samples: int = 8
     mixture: float = 0.0  # share of a refresh round's samples that is drawn from the base

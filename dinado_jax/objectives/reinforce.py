@@ -10,6 +10,7 @@ from flax import struct
 from dinado_jax.controls.control import Control
 from dinado_jax.data.batch import Array, Batch
 from dinado_jax.data.batching import Draws, take
+from dinado_jax.objectives.draws import log_proposal
 from dinado_jax.objectives.norm import log_row
 from dinado_jax.objectives.terms import RowsAt, Term
 from dinado_jax.rollouts.arrays import Rollouts
@@ -54,9 +55,9 @@ class Reinforce:
     def rows(self, rollouts: Rollouts, weight: np.ndarray, seed: int) -> RowsAt:
         sampled = ~rollouts.reference
         draws = Draws(sampled, seed)
-        log_proposal = np.where(sampled, rollouts.log_proposal, 0.0).astype(np.float32)
+        proposal = log_proposal(rollouts)
         reward = self.margin * rollouts.label + rollouts.log_base
-        net = np.where(sampled, reward - log_proposal, 0.0)
+        net = np.where(sampled, reward - proposal, 0.0)
         samples = np.maximum(sum_per_prompt(sampled, rollouts.prompt_id), 1)
         baseline = sum_per_prompt(net, rollouts.prompt_id) / samples
         level = (reward - baseline).astype(np.float32)
@@ -64,7 +65,7 @@ class Reinforce:
         def at(step: int, count: int) -> RewardBatch:
             index = draws.at(step, count)
             rows = take(rollouts, index)
-            return RewardBatch(**vars(rows), level=level[index], log_proposal=log_proposal[index])
+            return RewardBatch(**vars(rows), level=level[index], log_proposal=proposal[index])
 
         return at
 
