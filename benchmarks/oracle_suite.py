@@ -29,6 +29,7 @@ from pathlib import Path
 COLOURS = {"red", "blue", "green", "yellow", "white", "black", "brown"}
 SIZES = {"big", "small", "old", "young", "tall"}
 NUMBERS = {"two", "three", "many", "some"}
+PLACES = {"street", "water", "field", "beach", "park", "road", "market", "lake", "river", "garden"}
 TIMES = {"night", "lunch", "dinner", "morning", "sunday", "winter"}
 
 Oracle = Callable[[Sequence[str], Sequence[str]], list[float]]
@@ -39,7 +40,7 @@ def oracle(judge: Callable[[list[str]], float]) -> Oracle:
     """Makes an oracle of whole texts from a judgement of one text's words."""
 
     def judge_all(prompts: Sequence[str], texts: Sequence[str]) -> list[float]:
-        return [float(judge([word for word in text.split() if word != "."])) for text in texts]
+        return [float(judge(re.findall(r"[a-z']+", text.lower()))) for text in texts]
 
     ORACLES[judge.__name__] = f"oracle_suite:{judge.__name__}"
     return judge_all
@@ -129,6 +130,29 @@ def even(words):
 def noisy(words):
     """`colour` with 5% of all texts judged wrongly."""
     return (not COLOURS.isdisjoint(words)) != (_unit(" ".join(words)) < 0.05)
+
+
+# Chosen after the defaults had been fixed, which no run of these has changed.
+
+
+@oracle
+def ends_with_place(words):
+    return words != [] and words[-1] in PLACES
+
+
+@oracle
+def the_twice(words):
+    return words.count("the") >= 2
+
+
+@oracle
+def exactly_9(words):
+    return len(words) == 9
+
+
+@oracle
+def alliteration(words):
+    return any(first[0] == second[0] for first, second in zip(words, words[1:]))
 
 
 def run(out: Path, config: Path, seed: int, name: str, settings: list[str]) -> dict:

@@ -5,8 +5,13 @@
 There are N = 8 rollouts for each of 5,000 prompts; the number of steps does not depend on N. Each
 run is `dinado demo` with a few settings changed. Runs of one seed share the base and, where they
 draw the same ones, its first rollouts. Finished runs are not repeated. Prints a line of JSON per
-run: success, KL (nats per sequence), floor, efficiency, rollouts, seconds. A run takes 2 to 4
-minutes on 2 cores.
+run: success, KL (nats per sequence), floor by prompt, efficiency, rollouts, seconds. A run takes 2
+to 4 minutes on 2 cores.
+
+Other oracles are given as a setting of all recipes, with the folder of their module on PYTHONPATH:
+
+    PYTHONPATH=benchmarks python benchmarks/toy_study.py --out COLOUR \
+        --settings rollout.oracle=oracle_suite:colour
 """
 
 import argparse
@@ -45,6 +50,11 @@ RECIPES = {
     "matching, weights not clipped": (*MATCHING, "train.weight_clip=1.0"),
     "matching, mixture 0.25": (*MATCHING, "train.mixture=0.25"),
     "ratio": ("train.objective=ratio", "train.warmup_direction=0"),
+    "variance": ("train.objective=variance",),
+    "consistency": ("train.objective=consistency",),
+    "contrastive": ("train.objective=contrastive",),
+    "reinforce": ("train.objective=reinforce",),
+    "ppo": ("train.objective=ppo",),
     "nado, published": ("control.kind=nado", *PUBLISHED),
     "hard, projected": PROJECTED,
     "hard, projected, matching": (*PROJECTED, *MATCHING),
@@ -85,8 +95,8 @@ def run(out: Path, seed: int, recipe: str, per_prompt: int, common: list[str]) -
         "success_error": control["success_rate_error"],
         "kl": control["kl_to_base"],
         "kl_error": control["kl_to_base_error"],
-        "floor": summary["kl_floor"],
-        "efficiency": summary["efficiency"],
+        "floor": summary["kl_floor_by_prompt"],
+        "efficiency": summary["efficiency_by_prompt"],
         "rollouts": rounds[-1]["rollouts"],
         "of_rounds": [round(value["newest_success_rate"], 3) for value in rounds],
         "train_seconds": summary["seconds"]["train"],

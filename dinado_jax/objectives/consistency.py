@@ -13,7 +13,6 @@ from dinado_jax.controls.control import Control
 from dinado_jax.data.batch import Array
 from dinado_jax.errors import InputError
 from dinado_jax.objectives.draws import bellman_at
-from dinado_jax.objectives.norm import log_row
 from dinado_jax.objectives.regression import RowRegression, TargetBatch
 from dinado_jax.objectives.residual import is_success, penalty
 from dinado_jax.objectives.terms import BatchAt, Term
@@ -89,7 +88,7 @@ class Consistency:
             )
         inputs = control.step_inputs(base_params, params, batch)
         mask = target_mask(batch)
-        row = self._of_rows.losses(log_row(inputs.scalars.log_policy, batch), batch)
+        row = self._of_rows.losses(inputs.scalars, batch)
         with jax.named_scope("consistency"):
             log_value = jax.nn.log_sigmoid(inputs.beta_logit)
             log_ratio = inputs.scalars.log_policy - inputs.scalars.log_base

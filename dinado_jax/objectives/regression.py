@@ -10,14 +10,17 @@ from flax import struct
 from dinado_jax.controls.control import Control
 from dinado_jax.data.batch import Array, Batch
 from dinado_jax.data.batching import Draws, take
+from dinado_jax.objectives.bound import value_excess
 from dinado_jax.objectives.draws import log_proposal, sampling_weights
 from dinado_jax.objectives.norm import log_row
 from dinado_jax.objectives.residual import huber, is_success, mass
 from dinado_jax.objectives.terms import RowsAt, Term
+from dinado_jax.ops.vocab import VocabScalars
 from dinado_jax.rollouts.arrays import Rollouts
 from dinado_jax.rollouts.weighting import optimal_ratio, success_rate_per_prompt
 
-_FAILURE = 5.0  # nats: the pull on a failure as probable as when it was drawn
+_FAILURE = 8.0  # nats: the pull on a failure as probable as when it was drawn
+_BOUND = 0.3  # coefficient of the excess of values over 1
 
 
 @struct.dataclass(kw_only=True)
@@ -26,13 +29,14 @@ class TargetBatch(Batch):
 
     label: Array  # float32 [B] in [0, 1]
     target: Array  # float32 [B], log q of the row at the optimum, nats; of successes
+    log_rate: Array  # float32 [B], log R0 of the row's prompt, nats
     optimal_ratio: Array  # float32 [B], q* / d of the row
     log_proposal: Array  # float32 [B], log d in nats; inf for references, which have no proposal
 
 
 @dataclasses.dataclass(frozen=True)
 class RowRegression:
-    """Loss (nats) of a row, in three parts.
+    """Loss (nats) of a row, in four parts.
 
     Successes, rows of C > e^-margin: Huber's loss of their log-probability against
 
@@ -43,13 +47,15 @@ class RowRegression:
     unprojected q for every form. (The recursion of R taken at its end alone: the path consistency
     of Nachum et al., arXiv 1702.08892, and trajectory balance, Malkin et al., arXiv 2201.13259.)
 
-    Failures: 5 q / d, whose mean over draws of d is five times the probability that q fails. It
+    Failures: 8 q / d, whose mean over draws of d is eight times the probability that q fails. It
     pulls at what q still draws and lets go of the rest; a target for failures, however low, pulls
     at rows that q has long left, and drives their mass to texts that nobody has drawn.
 
-    Targets hold for rows that were drawn, and for those alone. The likelihood of successes,
-    -(q* / d) log q(y) times `anchor`, keeps on them what failures lose: its gradient lowers
-    whatever is not drawn. It is 0 in expectation at the optimum.
+    Both hold for rows that were drawn, and what failures lose could go to any other. Two terms say
+    where it may not go. The excess of values over 1 (`bound.py`) is a bound on every next token of
+    the vocabulary: where all continuations of a prefix fail, pushing down those that were drawn
+    would raise the others without end. The likelihood of successes, -(q* / d) log q(y) times
+    `anchor`, lowers whatever is not drawn; it is 0 in expectation at the optimum.
     """
 
     margin: float  # nats
@@ -68,8 +74,8 @@ class RowRegression:
         # References are drawn by their weight, which is then counted once.
         ratio = (ratio / np.where(drawn > 0, drawn, 1.0)).astype(np.float32)
         label = np.maximum(rollouts.label, np.exp(-self.margin))  # failures: a finite logarithm
-        target = rollouts.log_base + np.log(label / success_rate_per_prompt(rollouts))
-        target = target.astype(np.float32)
+        log_rate = np.log(success_rate_per_prompt(rollouts)).astype(np.float32)
+        target = (rollouts.log_base + np.log(label) - log_rate).astype(np.float32)
         proposal = log_proposal(rollouts)
 
         def at(step: int, count: int) -> TargetBatch:
@@ -78,6 +84,7 @@ class RowRegression:
                 **vars(take(rollouts, index)),
                 label=rollouts.label[index],
                 target=target[index],
+                log_rate=log_rate[index],
                 optimal_ratio=ratio[index],
                 log_proposal=proposal[index],
             )
@@ -85,13 +92,15 @@ class RowRegression:
         return at
 
     def term(self, control: Control, params: dict, base_params: dict, batch: TargetBatch) -> Term:
-        log_direction = control.log_direction(base_params, params, batch)
-        loss = self.losses(log_row(log_direction, batch), batch)
+        scalars = control.step_inputs(base_params, params, batch).scalars
+        loss = self.losses(scalars, batch)
         return Term(loss.sum(), jnp.ones_like(loss).sum())
 
-    def losses(self, log_q: jax.Array, batch: TargetBatch) -> jax.Array:
-        """Computes the loss of every row, [B] nats, from its log q."""
+    def losses(self, scalars: VocabScalars, batch: TargetBatch) -> jax.Array:
+        """Computes the loss of every row, [B] nats, from the scalars of its next tokens."""
+        log_q = log_row(scalars.log_policy, batch)
         miss = huber(log_q - batch.target)
         failure = _FAILURE * mass(log_q - batch.log_proposal)
         loss = jnp.where(is_success(batch.label, self.margin), miss, failure)
+        loss += _BOUND * value_excess(scalars, batch.log_rate, batch)
         return loss - self.anchor * batch.optimal_ratio * log_q

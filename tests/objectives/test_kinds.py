@@ -60,6 +60,7 @@ RATIO = np.float32([1, 0, 2, 0.5, 1, 0])
 PROPOSAL = np.float32([-9, -5, -1, 0, np.inf, 0])  # nats; inf: a reference
 STARTS, ENDS = [1, 2, 4, 3, 1, 1], [8, 6, 5, 3, 2, 1]
 B, WIDTH = len(STARTS), 8
+RARE = np.full(B, -20, np.float32)  # log R0 so low that only a q far out has values above 1
 
 
 def objective(case):
@@ -99,13 +100,20 @@ def batch(case, label):
         return ConsistencyBatch(
             **vars(part),
             target=TARGET,
+            log_rate=RARE,
             optimal_ratio=RATIO,
             log_proposal=PROPOSAL,
             bellman=given["bellman"],
         )
     part = rows(np.maximum(label, 0.2), seed=2)
     if name == "regression":
-        part = TargetBatch(**vars(part), target=TARGET, optimal_ratio=RATIO, log_proposal=PROPOSAL)
+        part = TargetBatch(
+            **vars(part),
+            target=TARGET,
+            log_rate=RARE,
+            optimal_ratio=RATIO,
+            log_proposal=PROPOSAL,
+        )
     if name == "reinforce":
         given = {field: value for field, value in vars(part).items() if field != "label"}
         part = RewardBatch(

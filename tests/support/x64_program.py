@@ -54,7 +54,14 @@ found = beam_prompts(beam, base.variables, TokenizedPrompts(PROMPTS), 9)
 out["beams"], out["beams sums"] = found.tokens.tolist(), noted(found)
 given, ones = vars(world.batch(PROMPTS[0])), np.ones(125, np.float32)
 halves = TwoPartBatch(
-    direction=TargetBatch(**given, label=ones, target=ones, optimal_ratio=ones, log_proposal=ones),
+    direction=TargetBatch(
+        **given,
+        label=ones,
+        target=ones,
+        log_rate=ones,
+        optimal_ratio=ones,
+        log_proposal=ones,
+    ),
     norm=NormBatch(
         **given,
         label=ones,

@@ -1,0 +1,37 @@
+"""The penalty of values above 1, over all of the vocabulary. B rows of T tokens."""
+
+import jax
+import jax.numpy as jnp
+
+from dinado_jax.data.batch import Batch
+from dinado_jax.objectives.residual import huber
+from dinado_jax.ops.masks import target_mask
+from dinado_jax.ops.vocab import VocabScalars
+
+_SLACK = 1.0  # nats: log (q / p) of earlier tokens is noisy; the first has none before it
+
+
+def value_excess(scalars: VocabScalars, log_rate: jax.Array, batch: Batch) -> jax.Array:
+    """Computes the excess of values over 1, summed over the prefixes of each row: [B] nats.
+
+    After prefix s_t and next token v, q has the value (the recursion of R, as in recursion.py)
+
+        log R(s_t v) = log R0 + sum_{i < t} log (q / p)(y_i | s_i) + log (q / p)(v | s_t)
+
+    which is the base's probability of success and at most 1, whatever v. Penalised, by Huber's loss,
+    is what the highest value after each prefix has above that, for all but the first token above
+    one nat. It is 0 at q*, and the only part of a loss of rows that bounds tokens nobody has drawn.
+    Earlier tokens are constants of the gradient: each token answers for its own excess.
+
+    Args:
+      scalars: of every next token, [B, T-1].
+      log_rate: float32 [B], log R0 of each row's prompt, nats.
+      batch: B rows.
+    """
+    mask = target_mask(batch)
+    log_ratio = mask * scalars.log_ratio
+    before = jax.lax.stop_gradient(jnp.cumsum(log_ratio, axis=1) - log_ratio)
+    column = jax.lax.broadcasted_iota(jnp.int32, mask.shape, 1)
+    slack = _SLACK * (column >= batch.prompt_length[:, None])
+    highest = log_rate[:, None] + before + scalars.peak
+    return (mask * huber(jnp.maximum(highest - slack, 0.0))).sum(-1)

@@ -1,0 +1,79 @@
+"""The excess of values over 1, by hand in a small world."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from support.enumerated import COUNT, WORLD, at_optimum, case, fresh, noisy
+
+from dinado_jax.data.batching import take
+from dinado_jax.objectives.bound import value_excess
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
+ROWS = take(WORLD.rows, np.arange(COUNT))
+
+
+@functools.partial(jax.jit, static_argnames="variant")
+def excess(params, log_rate, variant="merge"):
+    one = case(variant)
+    scalars = one.control.step_inputs(one.base_params, params, ROWS).scalars
+    return value_excess(scalars, log_rate, ROWS)
+
+
+def constant(log_rate):
+    return np.full(COUNT, log_rate, np.float32)
+
+
+def log_ratios(params):
+    """log q / p of every next token after every prefix of every row: float64 [S, T-1, V]."""
+    tilted = np.float64(WORLD.tables() + params["direction"])
+    log_q = tilted - np.log(np.exp(tilted).sum(0))
+    return np.moveaxis(log_q - WORLD.tables(), 0, 1)[WORLD.prefix]
+
+
+def by_hand(params, log_rate):
+    """In plain loops: Huber's loss of what the highest value after each prefix exceeds 1 by; of
+    later tokens e.
+    """
+    ratios, total = log_ratios(params), np.zeros(COUNT)
+    for row in range(COUNT):
+        log_value = log_rate[row]
+        for column in np.flatnonzero(WORLD.inside[row]):
+            over = max(log_value + ratios[row, column].max() - (column > 0), 0)
+            total[row] += over**2 / 2 if over <= 1.5 else 1.5 * (over - 0.75)
+            log_value += ratios[row, column, WORLD.rows.tokens[row, column + 1]]
+    return total
+
+
+@pytest.mark.parametrize("log_rate", [-0.2, -0.9])
+def test_the_excess_by_hand(log_rate):
+    params, rate = noisy(4.0, seed=4), constant(log_rate)
+    wanted = by_hand(params, rate)
+    assert (wanted > 1.5).any() and (wanted.all() == (log_rate > -0.5))
+    np.testing.assert_allclose(excess(params, rate), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", ["merge", "soft", "nado"])
+def test_the_base_and_the_optimum_have_none(variant):
+    rate = constant(np.log(case(variant).optimum.rate))
+    np.testing.assert_allclose(excess(fresh(variant), rate, variant), np.zeros(COUNT), atol=1e-6)
+    optimum = at_optimum(12.0, variant)
+    np.testing.assert_allclose(excess(optimum, rate, variant), np.zeros(COUNT), atol=1e-6)
+
+
+def test_a_token_that_nobody_drew_is_lowered():
+    """One row, and a rare token beside it that q has raised too far: descent lowers the token, and
+    leaves alone all the prefixes that the row has not.
+    """
+    row = next(r for r in range(COUNT) if WORLD.inside[r].sum() == 2)
+    prefix, drawn = WORLD.prefix[row, 1], WORLD.rows.tokens[row, 2]
+    others = np.delete(np.arange(WORLD.vocabulary), drawn)
+    other = others[WORLD.tables()[others, prefix].argmin()]
+    params = jax.tree.map(np.array, fresh())
+    params["direction"][other, prefix] = 2.0
+    force = jax.grad(lambda direction: excess({**params, "direction": direction}, constant(0))[row])
+    pulled = np.asarray(force(params["direction"]))
+    assert pulled[other, prefix] > 0 > pulled[drawn, prefix]
+    assert not np.any(np.delete(pulled, prefix, axis=1))
