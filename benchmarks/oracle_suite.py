@@ -15,6 +15,7 @@ network this small, and `noisy` only up to its noise: they show what a run does 
 
 import argparse
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -152,7 +153,7 @@ def exactly_9(words):
 
 @oracle
 def alliteration(words):
-    return any(first[0] == second[0] for first, second in zip(words, words[1:]))
+    return any(first[0] == second[0] for first, second in itertools.pairwise(words))
 
 
 def run(out: Path, config: Path, seed: int, name: str, settings: list[str]) -> dict:

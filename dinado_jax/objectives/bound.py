@@ -18,10 +18,10 @@ def value_excess(scalars: VocabScalars, log_rate: jax.Array, batch: Batch) -> ja
 
         log R(s_t v) = log R0 + sum_{i < t} log (q / p)(y_i | s_i) + log (q / p)(v | s_t)
 
-    which is the base's probability of success and at most 1, whatever v. Penalised, by Huber's loss,
-    is what the highest value after each prefix has above that, for all but the first token above
-    one nat. It is 0 at q*, and the only part of a loss of rows that bounds tokens nobody has drawn.
-    Earlier tokens are constants of the gradient: each token answers for its own excess.
+    which is the base's probability of success and at most 1, whatever v. Huber's loss penalises
+    what the highest value after each prefix exceeds that by, for all but the first token by more
+    than a nat. It is 0 at q*, and the only part of a loss of rows that bounds tokens nobody has
+    drawn. Earlier tokens are constants of the gradient: each token answers for its own excess.
 
     Args:
       scalars: of every next token, [B, T-1].
