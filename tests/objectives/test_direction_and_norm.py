@@ -36,7 +36,7 @@ def test_only_a_loss_of_r_needs_the_base_of_a_policy_that_scores_alone(name):
     objective, control = OBJECTIVES[name](Train()), world.control("merge")
     assert control.scores_alone
     read = {
-        **dict.fromkeys(("contrastive", "ppo"), ("direction", "norm")),
+        **dict.fromkeys(("regression", "contrastive", "ppo"), ("direction", "norm")),
         **dict.fromkeys(("consistency", "prefixes", "published"), ("",)),
     }
     assert objective.reads_states(control) == read.get(name, ("norm",))
