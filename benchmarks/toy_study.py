@@ -43,6 +43,7 @@ RECIPES = {
     "no warm-up": ("train.warmup_direction=0",),
     "one round": (*ONE_ROUND, "train.warmup_direction=180"),
     "no anchor": ("train.anchor=0",),
+    "no bound": ("train.bound=0",),
     "margin 4": ("train.margin=4",),
     "margin 8": ("train.margin=8",),
     "not detached": ("train.detach=false",),

@@ -43,7 +43,8 @@ _BOUNDS = (
         """
         sft.steps sft.pretrain_steps sft.rank sft.learning_rate sft.warmup sft.weight_decay sft.clip
         train.learning_rate train.warmup train.weight_decay train.clip train.warmup_direction
-        train.reference_weight train.anchor train.bellman train.bellman_start delta.from_layer
+        train.reference_weight train.anchor train.bound train.bellman train.bellman_start
+        delta.from_layer
         rollout.temperature rollout.top_k decode.temperature decode.top_k
         decode.strength parallel.devices
         """,
@@ -81,7 +82,7 @@ LARGEST = {
             evaluate.samples parallel.fsdp parallel.devices sft.learning_rate train.learning_rate
             sft.weight_decay train.weight_decay train.bellman train.reference_weight
             rollout.temperature decode.temperature decode.strength delta.alpha train.margin
-            train.anchor
+            train.anchor train.bound
             """,
         ),
         (100_000, "base.n_embd base.n_head delta.rank sft.rank"),

@@ -20,7 +20,6 @@ from dinado_jax.rollouts.arrays import Rollouts
 from dinado_jax.rollouts.weighting import optimal_ratio, success_rate_per_prompt
 
 _FAILURE = 8.0  # nats: the pull on a failure as probable as when it was drawn
-_BOUND = 0.3  # coefficient of the excess of values over 1
 
 
 @struct.dataclass(kw_only=True)
@@ -60,8 +59,9 @@ class RowRegression:
 
     margin: float  # nats
     anchor: float  # coefficient of the likelihood
+    bound: float  # coefficient of values above 1
     least_samples = 1
-    settings = frozenset({"margin", "anchor"})
+    settings = frozenset({"margin", "anchor", "bound"})
 
     @property
     def weighted(self) -> bool:
@@ -102,5 +102,5 @@ class RowRegression:
         miss = huber(log_q - batch.target)
         failure = _FAILURE * mass(log_q - batch.log_proposal)
         loss = jnp.where(is_success(batch.label, self.margin), miss, failure)
-        loss += _BOUND * value_excess(scalars, batch.log_rate, batch)
+        loss += self.bound * value_excess(scalars, batch.log_rate, batch)
         return loss - self.anchor * batch.optimal_ratio * log_q

@@ -184,7 +184,7 @@ RULES = (
         "only for train.rounds of 2 or more",
     ),
     Rule(
-        "train.margin train.anchor",
+        "train.margin train.anchor train.bound",
         _of_objectives("margin"),
         "only for train.objective={readers}, after the warm-up",
     ),

@@ -30,7 +30,7 @@ LEAST = [
     (0.0, -TINY, """
         sft.learning_rate sft.weight_decay sft.clip sft.beta2
         train.learning_rate train.weight_decay train.clip train.beta2
-        train.reference_weight train.anchor train.bellman train.mixture
+        train.reference_weight train.anchor train.bound train.bellman train.mixture
         rollout.temperature decode.temperature
         decode.strength decode.target_rate decode.reject
     """),
@@ -61,7 +61,7 @@ MOST = [
     (1e6, 1e6 + 1, """
         sft.learning_rate train.learning_rate sft.weight_decay train.weight_decay train.bellman
         train.reference_weight rollout.temperature decode.temperature decode.strength delta.alpha
-        train.margin train.anchor
+        train.margin train.anchor train.bound
     """),
     (100_000, 100_001, "base.n_embd base.n_head delta.rank sft.rank"),
     (1_000, 1_001, "base.n_layer control.layers delta.from_layer"),

@@ -75,6 +75,7 @@ DEFAULTS = {
     "train.mixture": 0.0,
     "train.margin": 6.0,
     "train.anchor": 0.3,
+    "train.bound": 0.3,
     "train.bellman": 1.0,
     "train.bellman_start": 0,
     "train.weights": "importance",

@@ -80,6 +80,7 @@ CASES = {
         ["", HARD, CONSISTENCY, "train.objective=reinforce", "train.objective=ppo"],
     ),
     "train.anchor=0.1": ([WARM, PUBLISHED, "train.objective=ratio"], ["", HARD]),
+    "train.bound=0.1": ([WARM, PUBLISHED, "train.objective=ratio"], ["", HARD, CONSISTENCY]),
     "train.bellman=0.5": (
         [HARD, WARM, f"{HARD} {PUBLISHED}", "train.bellman_start=900"],
         ["", PUBLISHED, NADO, "train.objective=prefixes", f"{HARD} {CONSISTENCY}"],

@@ -65,6 +65,7 @@ train.refresh_samples=4
 train.mixture=0.25
 train.margin=2.5
 train.anchor=0.2
+train.bound=0.4
 train.bellman=0.6
 train.bellman_start=3
 train.weight_clip=0.9
@@ -130,7 +131,8 @@ def finished(factory) -> Path:
 
 # What an earlier setting asks for and these runs do not have.
 _OFF = """
-train.mixture=0 train.margin=6 train.anchor=0.3 train.bellman=1 train.bellman_start=0 train.rounds=1
+train.mixture=0 train.margin=6 train.anchor=0.3 train.bound=0.3
+train.bellman=1 train.bellman_start=0 train.rounds=1
 train.refresh_prompts=1000 train.refresh_samples=8 train.warmup_direction=0
 rollout.references=false train.reference_weight=0
 decode.top_k=0 decode.top_p=1 decode.strength=1 decode.target_rate=1 decode.reject=0
