@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 from support.enumerated import COUNT, WORLD, at_optimum, case, fresh, noisy
 
+from dinado_jax.config.schema import Train
 from dinado_jax.data.batching import take
 from dinado_jax.objectives.bound import value_excess
+from dinado_jax.objectives.consistency import ConsistencyBatch
+from dinado_jax.objectives.table import OBJECTIVES
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -77,3 +80,28 @@ def test_a_token_that_nobody_drew_is_lowered():
     pulled = np.asarray(force(params["direction"]))
     assert pulled[other, prefix] > 0 > pulled[drawn, prefix]
     assert not np.any(np.delete(pulled, prefix, axis=1))
+
+
+@pytest.mark.parametrize("name", ["regression", "consistency"])
+def test_the_setting_is_its_coefficient(name):
+    params, rate = noisy(4.0, seed=4), constant(-0.2)
+    some = constant(0.5)
+    batch = ConsistencyBatch(
+        **vars(ROWS),
+        label=some,
+        target=some - 2,
+        log_rate=rate,
+        optimal_ratio=some,
+        log_proposal=some - 3,
+        bellman=some,
+    )
+
+    def loss(bound):
+        train, one = Train(bound=bound), case()
+        objective = OBJECTIVES[name](train)
+        if name == "regression":
+            return objective.loss.term(one.control, params, one.base_params, batch).sum
+        return objective.terms(one.control, params, one.base_params, batch)["direction"].sum
+
+    wanted = 2 * float(excess(params, rate).sum())
+    assert float(loss(2.0) - loss(0.0)) == pytest.approx(wanted, rel=1e-5)

@@ -292,7 +292,7 @@ def losses(run, batch, params):
     error = by_hand.huber(log_q - batch.target[batch.direction])
     # References have no proposal: as failures they do not pull.
     ratio = np.nan_to_num(log_q - chosen.log_proposal, nan=-np.inf)
-    failure = 5 * np.exp(np.minimum(ratio, 3)) * (1 + np.maximum(ratio - 3, 0))
+    failure = 8 * np.exp(np.minimum(ratio, 3)) * (1 + np.maximum(ratio - 3, 0))
     error = np.where(chosen.label > 0, error, failure)
     likelihood = (batch.ratio[batch.direction] * log_q).mean()
     found = by_hand.values(control, by_hand.part(batch.rows, batch.norm))
