@@ -51,7 +51,8 @@ def draw(runs: dict[str, Path]) -> plt.Figure:
             color=list(COLORS.values()),
             label=list(COLORS),
         )
-        axis.set(title=name, xlabel="log q / p, nats", ylabel="texts", yscale="log", ylim=(0.7, None))
+        axis.set(title=name, xlabel="log q / p, nats", ylabel="texts")
+        axis.set(yscale="log", ylim=(0.7, None))
         axis.legend(frameon=False)
     figure.tight_layout()
     return figure
