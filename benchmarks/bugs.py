@@ -172,12 +172,11 @@ BUGS = [
         "rollouts.prompt_id, np.ones(len(rollouts), bool))",
         OBJECTIVES,
     ),
-    Bug(
-        "objectives/regression.py",
-        "control.log_direction(base_params",
-        "control.log_policy(base_params",
-        OBJECTIVES,
-    ),
+    Bug("objectives/regression.py", "self.bound * value_excess", "0.3 * value_excess", OBJECTIVES),
+    Bug("objectives/bound.py", "jax.lax.stop_gradient(", "(", OBJECTIVES),
+    Bug("objectives/bound.py", "axis=1) - log_ratio", "axis=1)", OBJECTIVES),
+    Bug("objectives/bound.py", "column >= batch", "column > batch", OBJECTIVES),
+    Bug("objectives/bound.py", "(mask * huber(", "(huber(", OBJECTIVES),
     Bug("objectives/regression.py", "jnp.where(is_success", "jnp.where(0 * is_success", OBJECTIVES),
     Bug("objectives/residual.py", "jnp.maximum(residual, 0.0)", "residual", OBJECTIVES),
     Bug(

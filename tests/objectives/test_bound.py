@@ -1,5 +1,6 @@
 """The excess of values over 1, by hand in a small world."""
 
+import dataclasses
 import functools
 
 import jax
@@ -19,10 +20,10 @@ ROWS = take(WORLD.rows, np.arange(COUNT))
 
 
 @functools.partial(jax.jit, static_argnames="variant")
-def excess(params, log_rate, variant="merge"):
+def excess(params, log_rate, variant="merge", rows=ROWS):
     one = case(variant)
-    scalars = one.control.step_inputs(one.base_params, params, ROWS).scalars
-    return value_excess(scalars, log_rate, ROWS)
+    scalars = one.control.step_inputs(one.base_params, params, rows).scalars
+    return value_excess(scalars, log_rate, rows)
 
 
 def constant(log_rate):
@@ -56,6 +57,15 @@ def test_the_excess_by_hand(log_rate):
     wanted = by_hand(params, rate)
     assert (wanted > 1.5).any() and (wanted.all() == (log_rate > -0.5))
     np.testing.assert_allclose(excess(params, rate), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_counts_beyond_the_end_of_a_row():
+    """Cut to one target, a row has the excess of the prompt alone, the same for all."""
+    cut = dataclasses.replace(ROWS, length=ROWS.prompt_length + 1)
+    params, rate = noisy(4.0, seed=4), constant(-0.1)
+    over = rate[0] + log_ratios(params)[0, 0].max()
+    assert over > 0
+    np.testing.assert_allclose(excess(params, rate, rows=cut), np.full(COUNT, over**2 / 2), 1e-4)
 
 
 @pytest.mark.parametrize("variant", ["merge", "soft", "nado"])
