@@ -74,26 +74,28 @@ def aggregate(
     )
 
 
-def floors(samples: Sequence[Sample], base: BaseFigures, control: ControlFigures) -> Floors:
-    """Computes the least KL of any controller with the control's success rate.
+def floors(base: Sequence[Sample], control: Sequence[Sample], figures: ControlFigures) -> Floors:
+    """Computes the least KL of any controller with the control's success rate, or where labels are
+    graded with its mean log-label.
 
     Args:
-      samples: of the base, by which the success rates of prompts are estimated.
-      base, control: figures of the models.
+      base: samples by which the success rates of prompts are estimated.
+      control: samples of the control.
+      figures: of the control.
     """
-    floor = metrics.kl_floor(control.success_rate, base.success_rate)
-    group = _groups(samples)
-    hits, draws = np.bincount(group, _labels(samples)), np.bincount(group)
+    floor = metrics.kl_floor_of_samples(_labels(control), _labels(base))
+    group = _groups(base)
+    hits, draws = np.bincount(group, _labels(base)), np.bincount(group)
     by_prompt = metrics.kl_floor_by_prompt(
-        control.success_rate, *metrics.rate_distribution(hits, draws)
+        figures.success_rate, *metrics.rate_distribution(hits, draws)
     )
     # Both are lower bounds; if the base hardly ever succeeds, the grid of rates is too coarse.
     by_prompt = max(by_prompt, floor)
     return Floors(
         kl_floor=floor,
-        efficiency=metrics.efficiency(floor, control.kl_to_base),
+        efficiency=metrics.efficiency(floor, figures.kl_to_base),
         kl_floor_by_prompt=by_prompt,
-        efficiency_by_prompt=metrics.efficiency(by_prompt, control.kl_to_base),
+        efficiency_by_prompt=metrics.efficiency(by_prompt, figures.kl_to_base),
     )
 
 

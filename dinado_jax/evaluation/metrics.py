@@ -69,6 +69,21 @@ def kl_floor_of_labels(controlled: np.ndarray, base: np.ndarray) -> float:
     return max(floor, 0.0)  # the bound says nothing of a q that moved the other way
 
 
+def kl_floor_of_samples(controlled: np.ndarray, base: np.ndarray) -> float:
+    """The least KL(q || p), in nats per sequence, that labels of samples prove: `kl_floor` of their
+    means, for graded labels `kl_floor_of_labels` if it is higher and finite.
+
+    Args:
+      controlled: [N] labels in [0, 1] of samples of q.
+      base: [M] labels of samples of p.
+    """
+    floor = kl_floor(float(controlled.mean()), float(base.mean()))
+    if not np.isin(controlled, (0, 1)).all():
+        by_label = kl_floor_of_labels(controlled, base)
+        floor = max(floor, by_label) if by_label < math.inf else floor
+    return floor
+
+
 def rate_distribution(hits: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Fits the distribution of success rates among prompts by EM on a grid.
 

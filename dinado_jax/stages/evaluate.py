@@ -33,7 +33,7 @@ def evaluate(context: Context) -> EvaluateFigures:
     references = [example.references for example in context.held_out]
     metrics, seed = context.reported_metrics, context.config.seed
     base, control = aggregate(of_base, of_control, metrics, references, seed)
-    least = floors(of_base, base, control)
+    least = floors(of_base, of_control, control)
     records = {name: run.record(name) for name in ("sft", "rollout", "train", "generate")}
     stages = StageFigures(**{name: record.figures for name, record in records.items()})
     warnings, moments = (), ()

@@ -12,7 +12,7 @@ import numpy as np
 from dinado_jax.controls.control import Control
 from dinado_jax.data.prompts import PromptSet
 from dinado_jax.distributed.processes import broadcast
-from dinado_jax.evaluation.metrics import efficiency, kl_floor
+from dinado_jax.evaluation.metrics import efficiency, kl_floor_of_samples
 from dinado_jax.evaluation.stage_figures import RoundFigures
 from dinado_jax.language_model import Base, Controlled, LanguageModel
 from dinado_jax.oracles.judge import is_success
@@ -25,7 +25,6 @@ from dinado_jax.rollouts.weighting import (
     effective_sample_size,
     log_prob_per_token,
     normalize_per_prompt,
-    success_rate,
 )
 from dinado_jax.stages.artifacts import training_prompts
 from dinado_jax.stages.context import Context
@@ -83,8 +82,7 @@ class Rounds:
         newest = select(rollouts, np.flatnonzero(sampled))
         rate = float(newest.label.mean())
         kl = float((newest.log_proposal - newest.log_base).mean(dtype=np.float64))
-        floor = kl_floor(rate, success_rate(self.initial))
-        tilted = self.context.config.target.moments  # a looser floor than that of its labels
+        floor = kl_floor_of_samples(newest.label, self.initial.label[~self.initial.reference])
         successes = select(newest, np.flatnonzero(is_success(newest.label)))
         known = number == 0 and len(successes) > 0  # those of later rounds are not the base's
         train, rollout = self.context.config.train, self.context.config.rollout
@@ -97,7 +95,7 @@ class Rounds:
             repeated=round(duplicate_share(rollouts), 4),
             newest_success_rate=rate,
             newest_kl=kl,
-            newest_efficiency=efficiency(floor, kl) if number and not tilted else math.nan,
+            newest_efficiency=efficiency(floor, kl) if number else math.nan,
             newest_finished=float(newest.finished.mean()),
             newest_log_prob_per_token=log_prob_per_token(newest),
             effective_successes=effective_sample_size(

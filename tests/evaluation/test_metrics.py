@@ -13,6 +13,7 @@ from dinado_jax.evaluation.metrics import (
     kl_floor,
     kl_floor_by_prompt,
     kl_floor_of_labels,
+    kl_floor_of_samples,
     mean_and_error,
     rate_distribution,
 )
@@ -77,6 +78,21 @@ def test_kl_floor_of_labels_is_reached_by_their_tilt_and_never_beaten():
         q = np.array(other) / sum(other)
         assert kl_floor_of_labels(np.repeat(label, other), base) <= kl(q) + 1e-9
     assert kl_floor_of_labels(np.repeat(label, [1, 2, 30, 4]), base) >= 0
+
+
+def test_graded_labels_have_the_higher_of_two_floors():
+    """q* of graded labels has the floor of its labels, far above that of their means."""
+    count, label = np.array([10, 20, 30, 40]), np.array([0.9, 0.5, 0.25, 0.01])
+    tilted, base = count * label / (count @ label), np.repeat(label, count)
+    control = np.repeat(label, (tilted * 11000).round().astype(int))
+    kl = (tilted * np.log(tilted / count * 100)).sum()
+    assert kl_floor_of_samples(control, base) == pytest.approx(kl, abs=1e-3)
+    assert kl_floor(control.mean(), base.mean()) < 0.7 * kl
+    # Labels of 0 or 1 have one floor, and so have labels that the base has by chance never.
+    hits, misses = np.repeat([1.0, 0.0], [90, 10]), np.repeat([1.0, 0.0], [30, 70])
+    assert kl_floor_of_samples(hits, misses) == kl_floor(0.9, 0.3)
+    mixed = np.array([0.5, 0.0])
+    assert kl_floor_of_samples(mixed, label) == kl_floor(0.25, label.mean())
 
 
 def test_kl_floor_by_prompt_of_like_prompts_is_the_floor():
