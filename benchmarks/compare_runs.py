@@ -2,13 +2,13 @@
 
     python benchmarks/compare_runs.py docs/bound.svg 'no bound=RUN' 'bound=RUN'
 
-The last panels have a histogram for each run, its failures on top of its successes: a text of high
-log q / p is one that q raised far above the base, and no text need be raised by more than -log R0.
-Needs the extra `[plot]`.
+The last panels have the histograms of each run's successes and failures: a text of high log q / p
+is one that q raised far above the base, and no text need be raised by more than -log R0. Needs the
+extra `[plot]`.
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -41,16 +41,11 @@ def draw(runs: dict[str, Path]) -> plt.Figure:
     axes[0].set(xlabel="round (the last: final)", ylabel="KL, nats per text", ylim=(0, None))
     axes[0].legend(frameon=False)
     every = {name: log_ratios(folder) for name, folder in runs.items()}
-    values = np.concatenate([part for parts in every.values() for part in parts.values()])
-    edges = np.linspace(values.min(), values.max(), 60)
+    found = np.concatenate([part for parts in every.values() for part in parts.values()])
+    edges = np.linspace(found.min(), found.max(), 60)
     for axis, (name, parts) in zip(axes[1:], every.items(), strict=True):
-        axis.hist(
-            [parts["success"], parts["failure"]],
-            edges,
-            stacked=True,
-            color=list(COLORS.values()),
-            label=list(COLORS),
-        )
+        for label, values in parts.items():
+            axis.hist(values, edges, histtype="step", color=COLORS[label], label=label)
         axis.set(title=name, xlabel="log q / p, nats", ylabel="texts")
         axis.set(yscale="log", ylim=(0.7, None))
         axis.legend(frameon=False)
@@ -59,10 +54,13 @@ def draw(runs: dict[str, Path]) -> plt.Figure:
 
 
 def main() -> None:
-    out, *given = sys.argv[1:]
-    runs = {name: Path(folder) for name, folder in (each.split("=", 1) for each in given)}
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", help="a picture, .svg or .png")
+    parser.add_argument("runs", nargs="+", metavar="NAME=RUN", help="a title, and a run's folder")
+    args = parser.parse_args()
+    runs = {name: Path(folder) for name, folder in (each.rsplit("=", 1) for each in args.runs)}
     plt.rcParams["svg.hashsalt"] = "dinado_jax"
-    draw(runs).savefig(out, metadata={"Date": None})
+    draw(runs).savefig(args.out, metadata={"Date": None} if args.out.endswith(".svg") else None)
 
 
 if __name__ == "__main__":

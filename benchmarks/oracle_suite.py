@@ -133,7 +133,7 @@ def noisy(words):
     return (not COLOURS.isdisjoint(words)) != (_unit(" ".join(words)) < 0.05)
 
 
-# Chosen after the defaults had been fixed, which no run of these has changed.
+# Chosen after the defaults had been fixed; no run of these has changed them.
 
 
 @oracle

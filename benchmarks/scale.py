@@ -264,8 +264,9 @@ def work(settings: schema.Config, model: BaseModel, rows: int, length: int) -> d
     matrices of its layers.
 
     `published` runs all tokens through base and policy, and backward through the policy to the
-    delta; `regression` runs half of them through the policy and backward, and half through base and
-    policy. Each pass computes logits over the vocabulary, and one with a gradient also their mean.
+    delta; `regression` runs half of them through base and policy and backward, and half through
+    base and policy. Each pass computes logits over the vocabulary, and one with a gradient also
+    their mean.
     """
     layer, layers, rank = layer_of(model), model.num_layers, settings.delta.rank
     D, V, width = layer.width, model.vocab_size, jnp.dtype(model.dtype).itemsize
@@ -273,7 +274,7 @@ def work(settings: schema.Config, model: BaseModel, rows: int, length: int) -> d
     published = settings.train.objective == "published"
     tokens = rows * length * (1 if published else 0.5)
     scored = tokens * (length - 1) / length  # nothing follows the last token
-    forward, adapted, products = (2, 1, 3) if published else (3, 2, 4)
+    forward, adapted, products = (2, 1, 3) if published else (4, 2, 5)
     forward, adapted = forward + remat, adapted + remat
     kernels = layers * sum(i * o for i, o in layer.matrices)
     factors = layers * rank * sum(i + o for i, o in layer.matrices)

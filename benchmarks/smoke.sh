@@ -47,3 +47,4 @@ export -f run
     echo "planted_bugs $PYTHON benchmarks/planted_bugs.py --only 0 --out $out/planted.jsonl"
 } | xargs -P 2 -d '\n' -I{} bash -c 'run {}'
 run demo_picture "$PYTHON" benchmarks/demo_picture.py "$out/study/seed3/default" "$out/demo.svg"
+run compare_runs "$PYTHON" benchmarks/compare_runs.py "$out/bound.svg" "default=$out/study/seed3/default"

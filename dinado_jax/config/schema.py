@@ -162,8 +162,8 @@ class Train(Optim):
     refresh_samples: int = 8
     mixture: float = 0.0  # share of a refresh round's samples that is drawn from the base
     margin: float = 6.0  # nats; C <= e^-margin is a failure; reinforce, ppo: the reward of C = 1
-    anchor: float = 0.3  # regression: coefficient of the likelihood of successes; 0 is off
-    bound: float = 0.3  # regression: coefficient of values R above 1; 0 is off
+    anchor: float = 0.3  # regression, consistency: coefficient of the likelihood of successes
+    bound: float = 0.3  # regression, consistency: coefficient of values R above 1
     bellman: float = 1.0  # lambda
     bellman_start: int = 0  # steps with lambda = 0 first
     # Objective published has all rollouts alike: the others are not for it, except in warm-ups.

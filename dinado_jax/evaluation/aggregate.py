@@ -75,8 +75,8 @@ def aggregate(
 
 
 def floors(base: Sequence[Sample], control: Sequence[Sample], figures: ControlFigures) -> Floors:
-    """Computes the least KL of any controller with the control's success rate, or where labels are
-    graded with its mean log-label.
+    """Computes the least KL of any controller with the control's success rate; where labels are
+    graded, with its mean log-label if that is more.
 
     Args:
       base: samples by which the success rates of prompts are estimated.

@@ -45,7 +45,9 @@ def kl_floor(success: float, base_success: float) -> float:
     return term(success, base_success) + term(1 - success, 1 - base_success)
 
 
-def kl_floor_of_labels(controlled: np.ndarray, base: np.ndarray) -> float:
+def kl_floor_of_labels(
+    controlled: np.ndarray, base: np.ndarray, weight: np.ndarray | None = None
+) -> float:
     """The least KL(q || p), in nats per sequence, of any q whose labels C are positive as often as
     `controlled`, with the same mean logarithm, where p has the labels `base`:
 
@@ -58,10 +60,12 @@ def kl_floor_of_labels(controlled: np.ndarray, base: np.ndarray) -> float:
 
     Args:
       controlled: [N] labels in [0, 1] of samples of q.
-      base: [M] labels of samples of p.
+      base: [M] labels of samples of p, or of others weighted by
+      weight: [M] p / proposal.
     """
     good = controlled[controlled > 0]
-    share, failing, mean = len(good) / len(controlled), float((base == 0).mean()), base.mean()
+    share = len(good) / len(controlled)
+    failing, mean = (float(np.average(x, weights=weight)) for x in (base == 0, base))
     if (share > 0 and mean == 0) or (share < 1 and failing == 0):
         return math.inf
     floor = share * float(np.log(good * share / mean).mean()) if share else 0.0
@@ -69,19 +73,17 @@ def kl_floor_of_labels(controlled: np.ndarray, base: np.ndarray) -> float:
     return max(floor, 0.0)  # the bound says nothing of a q that moved the other way
 
 
-def kl_floor_of_samples(controlled: np.ndarray, base: np.ndarray) -> float:
+def kl_floor_of_samples(
+    controlled: np.ndarray, base: np.ndarray, weight: np.ndarray | None = None
+) -> float:
     """The least KL(q || p), in nats per sequence, that labels of samples prove: `kl_floor` of their
-    means, for graded labels `kl_floor_of_labels` if it is higher and finite.
+    means, or for graded labels `kl_floor_of_labels` if that is higher and finite.
 
-    Args:
-      controlled: [N] labels in [0, 1] of samples of q.
-      base: [M] labels of samples of p.
+    Args: as for `kl_floor_of_labels`.
     """
-    floor = kl_floor(float(controlled.mean()), float(base.mean()))
-    if not np.isin(controlled, (0, 1)).all():
-        by_label = kl_floor_of_labels(controlled, base)
-        floor = max(floor, by_label) if by_label < math.inf else floor
-    return floor
+    floor = kl_floor(float(controlled.mean()), float(np.average(base, weights=weight)))
+    by_label = kl_floor_of_labels(controlled, base, weight)
+    return max(floor, by_label) if by_label < math.inf else floor
 
 
 def rate_distribution(hits: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -50,11 +50,11 @@ class ControlFigures(ModelFigures):
 
 @dataclasses.dataclass(frozen=True)
 class Floors:
-    """The least KL to the base (nats per sequence) of any controller with this success rate."""
+    """The least KL to the base (nats per sequence) of any controller with these labels."""
 
-    kl_floor: float  # see `metrics.kl_floor`
+    kl_floor: float  # see `metrics.kl_floor_of_samples`; tilted: `kl_floor_of_labels`
     efficiency: float  # kl_floor / kl_to_base
-    kl_floor_by_prompt: float  # see `metrics.kl_floor_by_prompt`
+    kl_floor_by_prompt: float  # see `metrics.kl_floor_by_prompt`; at least kl_floor
     efficiency_by_prompt: float
 
 

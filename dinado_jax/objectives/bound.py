@@ -8,7 +8,7 @@ from dinado_jax.objectives.residual import huber
 from dinado_jax.ops.masks import target_mask
 from dinado_jax.ops.vocab import VocabScalars
 
-_SLACK = 1.0  # nats: log (q / p) of earlier tokens is noisy; the first has none before it
+_SLACK = 1.0  # nats, after the first token: log (q / p) of earlier tokens is noisy
 
 
 def value_excess(scalars: VocabScalars, log_rate: jax.Array, batch: Batch) -> jax.Array:
@@ -18,10 +18,12 @@ def value_excess(scalars: VocabScalars, log_rate: jax.Array, batch: Batch) -> ja
 
         log R(s_t v) = log R0 + sum_{i < t} log (q / p)(y_i | s_i) + log (q / p)(v | s_t)
 
-    which is the base's probability of success and at most 1, whatever v. Huber's loss penalises
-    what the highest value after each prefix exceeds that by, for all but the first token by more
-    than a nat. It is 0 at q*, and the only part of a loss of rows that bounds tokens nobody has
-    drawn. Earlier tokens are constants of the gradient: each token answers for its own excess.
+    At q* that is log R*(s_t v), the base's success rate after v, or its mean label: at most 0,
+    whatever v. Huber's loss penalises the highest such value of each prefix where it is above 0,
+    after the first token above a nat. It is 0 at q* if R0 is right: too high an estimate of R0
+    holds back first tokens. q is not projected, whatever the form. Alone among the losses of rows
+    it limits tokens that nobody has drawn. Earlier tokens are constants of the gradient: each is
+    penalised at its own prefix.
 
     Args:
       scalars: of every next token, [B, T-1].

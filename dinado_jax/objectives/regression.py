@@ -50,11 +50,12 @@ class RowRegression:
     pulls at what q still draws and lets go of the rest; a target for failures, however low, pulls
     at rows that q has long left, and drives their mass to texts that nobody has drawn.
 
-    Both hold for rows that were drawn, and what failures lose could go to any other. Two terms say
-    where it may not go. The excess of values over 1 (`bound.py`) is a bound on every next token of
-    the vocabulary: where all continuations of a prefix fail, pushing down those that were drawn
-    would raise the others without end. The likelihood of successes, -(q* / d) log q(y) times
-    `anchor`, lowers whatever is not drawn; it is 0 in expectation at the optimum.
+    Both speak of rows that were drawn, and what failures lose could go to any other. Two terms
+    restrain that. The excess of values over 1 (`bound.py`) bounds every next token of the
+    vocabulary: where all continuations of a prefix fail, pushing down those that were drawn would
+    otherwise raise the others without end. The likelihood of successes, -(q* / d) log q(y) times
+    `anchor`, has a gradient that lowers whatever is not drawn, and is 0 in expectation at the
+    optimum.
     """
 
     margin: float  # nats

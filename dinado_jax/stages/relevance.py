@@ -184,8 +184,13 @@ RULES = (
         "only for train.rounds of 2 or more",
     ),
     Rule(
-        "train.margin train.anchor train.bound",
+        "train.margin",
         _of_objectives("margin"),
+        "only for train.objective={readers}, after the warm-up",
+    ),
+    Rule(
+        "train.anchor train.bound",
+        _of_objectives("bound"),
         "only for train.objective={readers}, after the warm-up",
     ),
     Rule(

@@ -88,11 +88,17 @@ def test_graded_labels_have_the_higher_of_two_floors():
     kl = (tilted * np.log(tilted / count * 100)).sum()
     assert kl_floor_of_samples(control, base) == pytest.approx(kl, abs=1e-3)
     assert kl_floor(control.mean(), base.mean()) < 0.7 * kl
-    # Labels of 0 or 1 have one floor, and so have labels that the base has by chance never.
+    # Labels of 0 or 1 have one floor. Where the base has no label of 0, that of the means stands.
     hits, misses = np.repeat([1.0, 0.0], [90, 10]), np.repeat([1.0, 0.0], [30, 70])
-    assert kl_floor_of_samples(hits, misses) == kl_floor(0.9, 0.3)
+    assert kl_floor_of_samples(hits, misses) == pytest.approx(kl_floor(0.9, 0.3))
     mixed = np.array([0.5, 0.0])
     assert kl_floor_of_samples(mixed, label) == kl_floor(0.25, label.mean())
+    # Samples of another proposal count by p / proposal.
+    weighted = kl_floor_of_samples(control, label, count / 25)
+    assert weighted == pytest.approx(kl_floor_of_samples(control, base))
+    assert kl_floor_of_samples(hits, np.array([1, 0]), np.array([0.6, 1.4])) == (
+        pytest.approx(kl_floor(0.9, 0.3))
+    )
 
 
 def test_kl_floor_by_prompt_of_like_prompts_is_the_floor():

@@ -60,7 +60,7 @@ RATIO = np.float32([1, 0, 2, 0.5, 1, 0])
 PROPOSAL = np.float32([-9, -5, -1, 0, np.inf, 0])  # nats; inf: a reference
 STARTS, ENDS = [1, 2, 4, 3, 1, 1], [8, 6, 5, 3, 2, 1]
 B, WIDTH = len(STARTS), 8
-RARE = np.full(B, -20, np.float32)  # log R0 so low that only a q far out has values above 1
+RARE = np.full(B, -20, np.float32)  # log R0 so low that values exceed 1 only far out
 
 
 def objective(case):

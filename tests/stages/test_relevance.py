@@ -15,6 +15,7 @@ from dinado_jax.stages.settings import stored_config
 COMMONGEN = "task.name=commongen task.source=data"
 HARD, SOFT, NADO = "control.kind=hard", "control.kind=soft", "control.kind=nado"
 PUBLISHED, CONSISTENCY = "train.objective=published", "train.objective=consistency"
+UNANCHORED = [f"train.objective={o}" for o in ("ratio", "variance", "reinforce", "ppo")]
 MOMENT = "target.moments=[{feature='mentions_colour',mean=0.5}]"
 WARM = "train.steps=60"  # all of them are the warm-up's
 COLD = "train.warmup_direction=0"
@@ -79,8 +80,8 @@ CASES = {
         ],
         ["", HARD, CONSISTENCY, "train.objective=reinforce", "train.objective=ppo"],
     ),
-    "train.anchor=0.1": ([WARM, PUBLISHED, "train.objective=ratio"], ["", HARD]),
-    "train.bound=0.1": ([WARM, PUBLISHED, "train.objective=ratio"], ["", HARD, CONSISTENCY]),
+    "train.anchor=0.1": ([WARM, PUBLISHED, *UNANCHORED], ["", HARD, CONSISTENCY]),
+    "train.bound=0.1": ([WARM, PUBLISHED, *UNANCHORED], ["", HARD, CONSISTENCY]),
     "train.bellman=0.5": (
         [HARD, WARM, f"{HARD} {PUBLISHED}", "train.bellman_start=900"],
         ["", PUBLISHED, NADO, "train.objective=prefixes", f"{HARD} {CONSISTENCY}"],

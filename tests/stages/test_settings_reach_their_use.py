@@ -294,6 +294,7 @@ def losses(run, batch, params):
     ratio = np.nan_to_num(log_q - chosen.log_proposal, nan=-np.inf)
     failure = 8 * np.exp(np.minimum(ratio, 3)) * (1 + np.maximum(ratio - 3, 0))
     error = np.where(chosen.label > 0, error, failure)
+    # No value exceeds 1 here: tests/objectives/test_bound.py has that term.
     likelihood = (batch.ratio[batch.direction] * log_q).mean()
     found = by_hand.values(control, by_hand.part(batch.rows, batch.norm))
     label = np.repeat([1.0, 0.0], 3)
