@@ -41,7 +41,7 @@ class Vocabulary:
 class TokenAutomaton:
     """An automaton over tokens; state 0 is the start."""
 
-    class_of: np.ndarray  # int32 [V], the class of each token
+    class_of: np.ndarray  # int16 [V], the class of each token
     table: np.ndarray  # int32 [S, C], the state after a token of each class
     accepting: np.ndarray  # bool [S]
     # The least numbers of tokens from each state, `NEVER` if there are none:
@@ -86,12 +86,14 @@ def token_automaton(automaton: Automaton, vocabulary: Vocabulary) -> TokenAutoma
             after = np.concatenate([after, np.full((len(fresh), A), -1)])
         current[: len(column)] = after.flat[code]
     seen, classes = np.unique(current, return_inverse=True)
-    class_of = np.empty(len(current), np.int32)
+    class_of = np.empty(len(current), np.int16)
     class_of[vocabulary.order] = classes.reshape(-1)
     return _with_distances(automaton, class_of, np.ascontiguousarray(effects[seen].T))
 
 
-def _with_distances(automaton: Automaton, class_of: np.ndarray, table: np.ndarray) -> TokenAutomaton:
+def _with_distances(
+    automaton: Automaton, class_of: np.ndarray, table: np.ndarray
+) -> TokenAutomaton:
     to_settled = _least_steps(table, automaton.settled)
     to_accepting = _least_steps(table, automaton.accepting)
     reached = np.zeros(len(table), bool)
