@@ -22,7 +22,7 @@ from dinado_jax.models.params import init_params
 from dinado_jax.models.tokenizer import load_codec
 from dinado_jax.rollouts.collect import Collector
 from dinado_jax.tasks.keyword.automaton import concept_automaton
-from dinado_jax.tasks.keyword.guarantee import guaranteed
+from dinado_jax.tasks.keyword.guarantee import guarantee
 from dinado_jax.tasks.keyword.lexical import lexical
 from dinado_jax.tasks.keyword.symbols import symbols_of
 
@@ -57,7 +57,7 @@ def prompts(base) -> list[str]:
 
 
 def test_every_sample_satisfies_the_oracle(base, prompts):
-    model, asked = guaranteed(base, prompts, N)
+    model, asked = guarantee(base, prompts, N)
     for method in ({}, {"temperature": 5.0}, {"temperature": 0.0}, {"top_k": 3, "top_p": 0.7}):
         made = dinado_jax.generate(model, asked, max_new_tokens=N, samples=16, seed=1, **method)
         assert all(lexical([one.prompt for one in made], [one.text for one in made]))
@@ -66,7 +66,7 @@ def test_every_sample_satisfies_the_oracle(base, prompts):
 
 
 def test_every_beam_satisfies_the_oracle(base, prompts):
-    model, asked = guaranteed(base, prompts, N)
+    model, asked = guarantee(base, prompts, N)
     for penalty in (0.0, 1.0):
         made = dinado_jax.beam_search(
             model, asked, max_new_tokens=N, beams=4, hypotheses=4, length_penalty=penalty

@@ -1,4 +1,4 @@
-"""Models under which every text satisfies the lexical oracle, as masks of next tokens."""
+"""A base of which every text satisfies the lexical oracle, by masks of next tokens."""
 
 import dataclasses
 import functools
@@ -14,33 +14,37 @@ from dinado_jax.automata.tokens import NEVER, TokenAutomaton, Vocabulary, token_
 from dinado_jax.data.prompts import PromptSet
 from dinado_jax.errors import InputError, quote
 from dinado_jax.guides.constraint import KEY, Constraint, tokens_needed
-from dinado_jax.language_model import Base, Composed, Controlled, LanguageModel
+from dinado_jax.language_model import Base, Controlled
 from dinado_jax.models.codec import Codec
 from dinado_jax.tasks.keyword.automaton import concept_automaton
 from dinado_jax.tasks.keyword.format import concepts_of
 from dinado_jax.tasks.keyword.symbols import symbols_of
 
 
-def guaranteed(
-    model: LanguageModel, prompts: Sequence[str] | PromptSet, max_new_tokens: int
-) -> tuple[Composed, PromptSet]:
-    """Adds the guide that keeps to texts with every concept of their prompt, in any inflection.
+def guarantee(
+    base: Base, prompts: Sequence[str] | PromptSet, max_new_tokens: int
+) -> tuple[Controlled, PromptSet]:
+    """Puts a base under the guide that keeps to texts with every concept of their prompt, in any
+    inflection.
 
-    Sampled or found by beams, at any temperature and truncation, with at least `max_new_tokens` new
-    tokens, the texts of the returned model after the returned prompts all satisfy the lexical
-    oracle. A ban of repeated n-grams, or a tilt that rejects tokens, may leave a prompt no text.
+    Its texts after the returned prompts satisfy the lexical oracle: sampled or found by beams, at
+    any temperature and truncation, with `max_new_tokens` new tokens or more. So do those of
+    `compose(control, guaranteed)`, with a trained control of the same base. Only a ban of repeated
+    n-grams, or a tilt that rejects tokens, may leave a prompt without any text.
 
     Args:
-      model: a base, or one under controls.
+      base: to sample.
       prompts: in the format of keyword tasks.
-      max_new_tokens: that will be drawn at most.
+      max_new_tokens: the most that will be drawn of each text.
+
+    Returns:
+      The guaranteed model, and the prompts with the condition that it reads.
 
     Raises:
       InputError: for a prompt of another format, one with a concept that the model's tokens cannot
         spell, and one whose concepts may need more tokens.
     """
     given = prompts if isinstance(prompts, PromptSet) else PromptSet(prompts)
-    base = model.base
     concepts = [tuple(dict.fromkeys(concepts_of(text))) for text in given.texts]
     number = {each: i for i, each in enumerate(dict.fromkeys(concepts))}
     arrays = stack([_conjunction(each, base) for each in number])
@@ -53,14 +57,8 @@ def guaranteed(
             raise _refusal(where, each, base, int(needed[number[each]]), max_new_tokens)
     own = np.array([number[each] for each in concepts], np.int32)
     condition = {**(given.condition or {}), KEY: own}
-    part = Controlled(base, Constraint(), jax.device_put(arrays))
-    return Composed((*_parts(model), part)), dataclasses.replace(given, condition=condition)
-
-
-def _parts(model: LanguageModel) -> tuple[Controlled, ...]:
-    if isinstance(model, Base):
-        return ()
-    return model.parts if isinstance(model, Composed) else (model,)
+    guaranteed = Controlled(base, Constraint(), jax.device_put(arrays))
+    return guaranteed, dataclasses.replace(given, condition=condition)
 
 
 def _refusal(
