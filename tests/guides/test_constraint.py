@@ -1,30 +1,15 @@
 """Texts under the mask of a constraint satisfy the lexical oracle, whatever is drawn."""
 
-import dataclasses
-import itertools
-
-import jax
-import numpy as np
 import pytest
-from jax.sharding import Mesh
 from support import tiny, tokenizer_folders
-from support.folders import refused
 
 import dinado_jax
-from dinado_jax.automata.conjunction import conjunction, stack
-from dinado_jax.automata.tokens import NEVER, Vocabulary, token_automaton
-from dinado_jax.config.schema import Sampling
-from dinado_jax.data.prompts import PromptSet
-from dinado_jax.guides.constraint import KEY, tokens_needed
-from dinado_jax.language_model import Base, Composed, Controlled
+from dinado_jax.language_model import Base
 from dinado_jax.models.gpt2 import GPT2, GPT2Config
 from dinado_jax.models.params import init_params
 from dinado_jax.models.tokenizer import load_codec
-from dinado_jax.rollouts.collect import Collector
-from dinado_jax.tasks.keyword.automaton import concept_automaton
 from dinado_jax.tasks.keyword.guarantee import guarantee
 from dinado_jax.tasks.keyword.lexical import lexical
-from dinado_jax.tasks.keyword.symbols import symbols_of
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

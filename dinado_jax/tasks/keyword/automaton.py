@@ -10,7 +10,7 @@ where the only occurrence of a form
 - is a negation written apart ("ca n't" for "can't");
 - stands before what could be the rest of a negation that the oracle, looking further, takes for
   words ("could n't-x", "won'ts", "_could n't"), or is a compound whose end could be negated;
-- begins with the word "t" after an apostrophe that follows a word in n ("a man 't-shirt'");
+- begins with the word "t" after an apostrophe that follows a word in n ("a man 't shirt'");
 - is a compound right after a hyphen that belongs to no other compound ("- -hot-dog").
 """
 

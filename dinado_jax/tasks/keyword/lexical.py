@@ -26,10 +26,12 @@ _INVISIBLE = re.compile(
 )
 _LETTER = r"(?:[^\W_][\u0300-\u036f]*)"
 # Negations stay whole, or "won't" would hold "won", a form of "win"; treebanks write "wo n't".
+# fmt: off
 NEGATED = (
-    "ai are ca could dare did does do had has have is may might must need ought sha should was were"
-    " wo would"
-).split()
+    "ai", "are", "ca", "could", "dare", "did", "does", "do", "had", "has", "have", "is", "may",
+    "might", "must", "need", "ought", "sha", "should", "was", "were", "wo", "would",
+)
+# fmt: on
 _NEGATION = re.compile(rf"\b({'|'.join(NEGATED)})(?: ?n ?' ?t| n't)(?![\w'-])")
 _WORD = re.compile(rf"{_LETTER}+n't(?!{_LETTER})|{_LETTER}+")
 _HYPHEN = "[-\u2010]"  # all hyphens that remain after NFKC
