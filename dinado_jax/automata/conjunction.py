@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dinado_jax.automata.tokens import TokenAutomaton
+from dinado_jax.data.batch import Array
 
 
 class Conjunction(NamedTuple):
@@ -21,15 +22,15 @@ class Conjunction(NamedTuple):
     to repeat others.
     """
 
-    joint_of: np.ndarray  # int16 (int32 for very many classes) [V], the joint class of each token
-    class_of: np.ndarray  # int16 [K, J], its class for each automaton
-    table: np.ndarray  # int16 [K, S, C], the state after a token of a class
-    accepting: np.ndarray  # bool [K, S]
+    joint_of: Array  # int16 (int32 for very many classes) [V], the joint class of each token
+    class_of: Array  # int16 [K, J], its class for each automaton
+    table: Array  # int16 [K, S, C], the state after a token of a class
+    accepting: Array  # bool [K, S]
     # See `TokenAutomaton`:
-    to_settled: np.ndarray  # int16 [K, S]
-    to_accepting: np.ndarray  # int16 [K, S]
-    worst_settled: np.ndarray  # int16 [K]
-    worst_accepting: np.ndarray  # int16 [K]
+    to_settled: Array  # int16 [K, S]
+    to_accepting: Array  # int16 [K, S]
+    worst_settled: Array  # int16 [K]
+    worst_accepting: Array  # int16 [K]
 
 
 def conjunction(automata: Sequence[TokenAutomaton], stop_ids: Sequence[int]) -> Conjunction:
@@ -76,7 +77,7 @@ def _with_automata(own: Conjunction, count: int) -> Conjunction:
     """The same with automata of one state that accepts everything, `count` in all."""
     missing = count - len(own.table)
 
-    def extended(array: np.ndarray) -> np.ndarray:
+    def extended(array: Array) -> np.ndarray:
         fill = array.dtype == bool  # an array of zeros besides is such an automaton
         added = np.full((missing, *array.shape[1:]), fill, array.dtype)
         return np.concatenate([array, added])

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from dinado_jax.automata.conjunction import Conjunction
 from dinado_jax.automata.tokens import NEVER
+from dinado_jax.data.batch import Array
 from dinado_jax.data.prompts import Prompts
 from dinado_jax.guides.protocol import NextValues
 from dinado_jax.models.output import Output
@@ -99,10 +100,10 @@ def tokens_needed(params: Conjunction, prompt: jax.Array, states: jax.Array) -> 
     """
     row, automata = prompt[:, None, None], jnp.arange(states.shape[1])[None, :, None]
 
-    def of_states(array: jax.Array) -> jax.Array:
+    def of_states(array: Array) -> jax.Array:
         return jnp.asarray(array)[row, automata, states].astype(jnp.int32)
 
-    def of_automata(array: jax.Array) -> jax.Array:
+    def of_automata(array: Array) -> jax.Array:
         return jnp.asarray(array)[prompt][..., None].astype(jnp.int32)
 
     to_settled, to_accepting = of_states(params.to_settled), of_states(params.to_accepting)

@@ -63,6 +63,7 @@ class _Way(NamedTuple):
         return last and self.letters == len(self.pattern[-1])
 
 
+_State = tuple[_Before, frozenset[_Way]]
 _FOUND = _Way((), 0, 0)  # the way of a pattern that is there, whatever follows
 _FOUND_STATE = _Before(), frozenset([_FOUND])
 
@@ -87,13 +88,16 @@ def words_automaton(wanted: frozenset[Pattern]) -> Automaton:
     letters = {letter for pattern in wanted for word in pattern for letter in word}
     named = "".join(sorted((letters | {"n", "t"}) - {APOSTROPHE}))
 
-    def step(state: tuple[_Before, frozenset[_Way]], symbol: str):
+    def step(state: _State, symbol: str) -> _State:
         before, ways = state
-        new = {_advanced(way, symbol) for way in ways} | set(_begun(wanted, before, symbol))
-        return _FOUND_STATE if _FOUND in new else (_later(before, symbol), frozenset(new - {None}))
+        new = frozenset(filter(None, (_advanced(way, symbol) for way in ways)))
+        if _FOUND in new:
+            return _FOUND_STATE
+        return _later(before, symbol), new | frozenset(_begun(wanted, before, symbol))
 
+    start: _State = _Before(), frozenset()
     return explore(
-        (_Before(), frozenset()),
+        start,
         step,
         lambda state: any(way == _FOUND or way.complete for way in state[1]),
         named + SPACE + APOSTROPHE + HYPHEN + MARK + UNKNOWN + OTHER + LETTER,
