@@ -37,6 +37,9 @@ def test_every_sample_of_base_and_control_satisfies_the_oracle(copy):
     assert [one["text"] for one in base] != [one["text"] for one in control]
     summary = json.loads((path / "summary.json").read_text())
     assert summary["base"]["success_rate"] == summary["control"]["success_rate"] == 1
+    assert summary["control"]["kl_to_base"] > 0
+    assert summary["kl_floor"] is summary["efficiency"] is None  # the base's own rate is not known
+    assert not [line for line in summary["warnings"] if "efficiency" in line or "calibrat" in line]
 
 
 def test_what_it_does_not_go_with():
