@@ -7,7 +7,7 @@ import pytest
 
 from dinado_jax.automata.automaton import Automaton
 from dinado_jax.tasks import toy
-from dinado_jax.tasks.keyword.automaton import concept_automaton
+from dinado_jax.tasks.keyword.automaton import concept_automaton, words_automaton
 from dinado_jax.tasks.keyword.lexical import NEGATED, forms, patterns, present
 from dinado_jax.tasks.keyword.symbols import LETTER, UNKNOWN, symbols_of
 
@@ -124,6 +124,16 @@ def test_not_found(concept, text):
 def test_found_by_the_oracle_alone(concept, text):
     """One of each kind that the docstring of the module lists."""
     assert present([concept], text)[0] and not accepts(concept_automaton(concept), text)
+
+
+def test_alternatives_of_several_words():
+    """All sequences of some words, in any case and with any signs between them."""
+    wanted = {("in", "the", "park"), ("the", "the"), ("out",)}
+    automaton = words_automaton(frozenset(wanted))
+    for number, words in enumerate(itertools.product(["In", "the", "park", "out", "a"], repeat=4)):
+        spaced = f" {' '.join(words).lower()} "
+        text = (" ", ", ", "-", ".\n")[number % 4].join(words)
+        assert accepts(automaton, text) == any(f" {' '.join(each)} " in spaced for each in wanted)
 
 
 def test_symbols():
