@@ -60,9 +60,7 @@ def satisfied(made) -> list[bool]:
     return lexical([one.prompt for one in made], [one.text for one in made])
 
 
-@pytest.mark.parametrize(
-    "method", [{}, {"temperature": 5.0}, {"temperature": 0.0}, {"top_k": 3, "top_p": 0.7}]
-)
+@pytest.mark.parametrize("method", [{}, {"temperature": 5.0, "top_k": 3, "top_p": 0.7}])
 def test_every_sample_satisfies_the_oracle(base, prompts, method):
     model, asked = guarantee(base, prompts, N)
     made = dinado_jax.generate(model, asked, max_new_tokens=N, samples=16, seed=1, **method)
@@ -73,11 +71,8 @@ def test_every_sample_satisfies_the_oracle(base, prompts, method):
 
 def test_every_beam_satisfies_the_oracle(base, prompts):
     model, asked = guarantee(base, prompts, N)
-    for penalty in (0.0, 1.0):
-        made = dinado_jax.beam_search(
-            model, asked, max_new_tokens=N, beams=4, hypotheses=4, length_penalty=penalty
-        )
-        assert len(made) == 4 * len(prompts) and all(satisfied(made))
+    made = dinado_jax.beam_search(model, asked, max_new_tokens=N, beams=4, hypotheses=4)
+    assert len(made) == 4 * len(prompts) and all(satisfied(made))
 
 
 def test_rows_that_are_refilled_and_shared_over_devices(base, prompts):
@@ -185,7 +180,7 @@ def test_a_text_ends_within_its_tokens_in_every_case():
         if step < steps:
             state = jax.tree.map(lambda x, at=which[token != 5]: x[at], state)
             read = jnp.array([row[-1] for row in rows])
-            values, state = guide.step(arrays, None, None, read, state)
+            values, state = jax.jit(guide.step)(arrays, None, None, read, state)
     ended += rows
     texts = ["".join(TEXTS[token] for token in row) for row in ended]
     assert len(set(ended)) == len(ended) > 100
