@@ -16,6 +16,7 @@ LAYERS = [
     "data",
     "models",
     "adapters",
+    "automata",
     "decoding",
     "guides",
     "controls",

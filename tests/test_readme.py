@@ -8,6 +8,7 @@ import support
 
 from dinado_jax import cli
 from dinado_jax.config.schema import Config
+from dinado_jax.tasks.keyword.lexical import lexical
 
 ROOT = support.ROOT
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -46,13 +47,15 @@ def test_programs_run(program, where_it_ran, monkeypatch, compiled_quickly):
     if "logits" in names:
         assert names["logits"].shape[-1] == names["base"].model.config.vocab_size
         assert names["best"][0].log_probs.sum() < 0
+    elif "mask" in names:
+        assert all(lexical([one.prompt for one in names["made"]], [o.text for o in names["made"]]))
     else:
         assert len(names["both"].parts) == 2
         assert (where_it_ran / "first_as_base" / "model.safetensors").exists()
 
 
 def test_there_is_something_to_check():
-    assert len(PROGRAMS) == 2 and len(COMMANDS) > 8 and len(PATHS) > 20
+    assert len(PROGRAMS) == 3 and len(COMMANDS) > 8 and len(PATHS) > 20
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -121,6 +121,17 @@ def of_target(
     return figures, Floors(floor, efficiency, floor, efficiency)
 
 
+def of_guarantee(figures: ControlFigures) -> tuple[ControlFigures, Floors]:
+    """Leaves out what depends on the base's success rates: its samples, which are guaranteed like
+    those of the control, do not show them.
+
+    Args:
+      figures: of the control.
+    """
+    figures = dataclasses.replace(figures, calibration_error=math.nan)
+    return figures, Floors(math.nan, math.nan, math.nan, math.nan)
+
+
 def feature_mean(samples: Sequence[Sample], values: np.ndarray) -> tuple[float, float]:
     """Returns the mean of a feature [N] of samples, and its standard error; nan are left out."""
     known = np.isfinite(values)

@@ -17,6 +17,7 @@ def contradictions(config: Config) -> Iterator[str]:
     yield from _of_objective(config)
     yield from _of_training(config)
     yield from _of_inputs(config)
+    yield from _of_guarantee(config)
     yield from _beyond_memory(config)
     if not config.base.path:  # otherwise the sizes are the checkpoint's
         yield from _of_a_new_base(config)
@@ -115,6 +116,23 @@ def _of_inputs(config: Config) -> Iterator[str]:
         )
     if task.fault:
         yield task.fault
+
+
+def _of_guarantee(config: Config) -> Iterator[str]:
+    if not config.decode.guarantee:
+        return
+    own = "no oracle" if config.target.moments else make_task(config.task).oracle
+    oracle = config.rollout.oracle or own
+    if oracle != "lexical":
+        yield (
+            f"decode.guarantee = true is for oracle lexical, and this run has {oracle}: set "
+            "decode.guarantee=false, or choose that oracle"
+        )
+    if config.decode.reject:
+        yield (
+            f"decode.reject = {config.decode.reject} may reject every token that decode.guarantee "
+            "allows: set one of them to 0 or false"
+        )
 
 
 def _of_a_new_base(config: Config) -> Iterator[str]:

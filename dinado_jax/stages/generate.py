@@ -9,9 +9,11 @@ from dinado_jax.data.prompts import PromptSet
 from dinado_jax.distributed.processes import is_main
 from dinado_jax.evaluation.samples import Sample, write_samples
 from dinado_jax.evaluation.stage_figures import GenerateFigures
+from dinado_jax.language_model import compose
 from dinado_jax.rollouts.collect import Collected, Collector
 from dinado_jax.stages.artifacts import trained_model
 from dinado_jax.stages.context import Context
+from dinado_jax.tasks.keyword.guarantee import guarantee
 
 
 def _samples(collected: Collected, values: np.ndarray) -> Iterator[Sample]:
@@ -43,8 +45,11 @@ def generate(context: Context) -> GenerateFigures:
     prompts = PromptSet(
         [example.prompt for example in context.held_out], names=list(context.prompt_file) or None
     )
-    collected = {}
-    for name, model in (("base", controlled.base), ("control", controlled)):
+    models, collected = {"base": controlled.base, "control": controlled}, {}
+    if decode.guarantee:
+        guaranteed, prompts = guarantee(controlled.base, prompts, decode.max_new_tokens)
+        models = {"base": guaranteed, "control": compose(controlled, guaranteed)}
+    for name, model in models.items():
         samples, shards = context.config.evaluate.samples, folder / f"{name}_shards"
         collected[name] = collector.sample(f"generate {name}", model, prompts, samples, key, shards)
     values = controlled.prompt_values(prompts.texts, decode.batch)

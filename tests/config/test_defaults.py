@@ -93,6 +93,7 @@ DEFAULTS = {
     "decode.strength": 1.0,
     "decode.target_rate": 1.0,
     "decode.reject": 0.0,
+    "decode.guarantee": False,
     "evaluate.split": "test",
     "evaluate.prompts": 500,
     "evaluate.samples": 4,

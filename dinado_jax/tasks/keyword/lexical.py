@@ -26,17 +26,21 @@ _INVISIBLE = re.compile(
 )
 _LETTER = r"(?:[^\W_][\u0300-\u036f]*)"
 # Negations stay whole, or "won't" would hold "won", a form of "win"; treebanks write "wo n't".
-_NEGATION = re.compile(
-    r"\b(ai|are|ca|could|dare|did|does|do|had|has|have|is|may|might|must|need|ought|sha|should|was"
-    r"|were|wo|would)(?: ?n ?' ?t| n't)(?![\w'-])"
+# fmt: off
+NEGATED = (
+    "ai", "are", "ca", "could", "dare", "did", "does", "do", "had", "has", "have", "is", "may",
+    "might", "must", "need", "ought", "sha", "should", "was", "were", "wo", "would",
 )
+# fmt: on
+_NEGATION = re.compile(rf"\b({'|'.join(NEGATED)})(?: ?n ?' ?t| n't)(?![\w'-])")
 _WORD = re.compile(rf"{_LETTER}+n't(?!{_LETTER})|{_LETTER}+")
 _HYPHEN = "[-\u2010]"  # all hyphens that remain after NFKC
 _HYPHENATED = re.compile(rf"{_LETTER}+(?:{_HYPHEN}{_LETTER}+)+")
 _ACCENTS = re.compile("[\u0300-\u036f]")
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """Normalises a text; accents stay."""
     text = _SMALL.sub(" ", _INVISIBLE.sub("", text.translate(_REPLACED)))
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     # Turkish letters: the dotted capital becomes i with a dot above, the dotless one is an i, too.
@@ -49,7 +53,7 @@ def words(text: str) -> list[str]:
     "hot-dogs" -> hot, dogs. Only negations keep their apostrophe, always as "'": "won\u2019t",
     "wo n't" and "won 't" all become "won't".
     """
-    return _WORD.findall(_plain(text))
+    return _WORD.findall(plain(text))
 
 
 @cache
@@ -68,18 +72,19 @@ def forms(concept: str) -> frozenset[str]:
     return frozenset(inflected | {form.replace("-", "") for form in inflected})
 
 
-def _without_accents(text: str) -> str:
+def without_accents(text: str) -> str:
     """English writes café and cafe, encyclopædia and encyclopaedia."""
     text = _ACCENTS.sub("", unicodedata.normalize("NFD", text))
     return text.replace("\u00e6", "ae").replace("\u0153", "oe")
 
 
 def _spaced(text: str) -> str:
-    return f" {' '.join(words(_without_accents(_plain(text))))} "
+    return f" {' '.join(words(without_accents(plain(text))))} "
 
 
 @cache
-def _patterns(concept: str) -> tuple[str, ...]:
+def patterns(concept: str) -> tuple[str, ...]:
+    """Returns the forms of a concept as texts contain them: words with a space around each."""
     return tuple({_spaced(form) for form in forms(concept)})
 
 
@@ -90,9 +95,9 @@ def present(concepts: Sequence[str], text: str) -> list[bool]:
     "a hot dog" and in "a hotdog"; "hotdog" is in "a hot-dog", but not in "a hot dog", or "notable"
     would be in "not able". "cat" is in "cat-like" but not in "category".
     """
-    joined = [re.sub(_HYPHEN, "", compound) for compound in _HYPHENATED.findall(_plain(text))]
+    joined = [re.sub(_HYPHEN, "", compound) for compound in _HYPHENATED.findall(plain(text))]
     spaced = f"{_spaced(text)}|{_spaced(' '.join(joined))}"
-    return [any(pattern in spaced for pattern in _patterns(concept)) for concept in concepts]
+    return [any(pattern in spaced for pattern in patterns(concept)) for concept in concepts]
 
 
 def coverage(prompt: str, text: str) -> float:

@@ -1,0 +1,86 @@
+"""Deterministic automata over symbols, built from a step function. Host side.
+
+S states, A symbols.
+"""
+
+import dataclasses
+from collections.abc import Callable, Hashable
+from typing import TypeVar
+
+import numpy as np
+
+State = TypeVar("State", bound=Hashable)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Automaton:
+    """A minimal deterministic automaton; state 0 is the start."""
+
+    symbols: str  # A of them
+    table: np.ndarray  # int32 [S, A], the state after each symbol
+    accepting: np.ndarray  # bool [S]
+
+    def run(self, text: str) -> int:
+        """The state after a text of its symbols."""
+        state = 0
+        for symbol in text:
+            state = int(self.table[state, self.symbols.index(symbol)])
+        return state
+
+    def accepts(self, text: str) -> bool:
+        """Whether it accepts a text of its symbols."""
+        return bool(self.accepting[self.run(text)])
+
+    @property
+    def settled(self) -> np.ndarray:
+        """bool [S]: accepting, whatever follows. In a minimal automaton that is one state."""
+        stays = self.table == np.arange(len(self.table))[:, None]
+        return self.accepting & stays.all(1)
+
+
+def explore(
+    start: State,
+    step: Callable[[State, str], State],
+    accepts: Callable[[State], bool],
+    symbols: str,
+) -> Automaton:
+    """Builds the minimal automaton of all states that can be reached.
+
+    Args:
+      start: the state before any symbol.
+      step: (state, symbol) -> the next state.
+      accepts: whether a text may end in a state.
+      symbols: each of them once.
+    """
+    number, states, rows = {start: 0}, [start], []
+    for state in states:  # grows as states are found
+        row = []
+        for symbol in symbols:
+            following = step(state, symbol)
+            if following not in number:
+                number[following] = len(states)
+                states.append(following)
+            row.append(number[following])
+        rows.append(row)
+    accepting = np.array([accepts(state) for state in states])
+    return _minimal(Automaton(symbols, np.array(rows, np.int32), accepting))
+
+
+def _minimal(automaton: Automaton) -> Automaton:
+    """Joins states that no continuation tells apart (Moore's algorithm), in the order found."""
+    table, label = automaton.table, automaton.accepting.astype(np.int32)
+    while True:
+        split = _numbered(np.column_stack([label, label[table]]))
+        if split.max() == label.max():
+            break
+        label = split
+    _, first = np.unique(split, return_index=True)
+    return Automaton(automaton.symbols, split[table[first]], automaton.accepting[first])
+
+
+def _numbered(rows: np.ndarray) -> np.ndarray:
+    """The number of each row among the different ones, in the order of their first occurrence."""
+    _, first, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), np.int32)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return rank[inverse.reshape(-1)]

@@ -1,0 +1,95 @@
+"""Several automata at once, each with a state of its own: a text must satisfy all of them.
+
+Their classes are joined: two tokens that are alike for all automata of a prompt share a joint
+class. Joint class 0 holds the tokens that end a text.
+
+P prompts, K automata of each, S states, C classes of one automaton, J joint classes, V tokens.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from dinado_jax.automata.tokens import TokenAutomaton
+from dinado_jax.data.batch import Array
+
+
+class Conjunction(NamedTuple):
+    """The automata of a prompt, or of P prompts with the prompt as leading axis of every array.
+
+    Prompts of fewer automata than K have some that accept everything. Entries that no token leads
+    to repeat others.
+    """
+
+    joint_of: Array  # int16 (int32 for very many classes) [V], the joint class of each token
+    class_of: Array  # int16 [K, J], its class for each automaton
+    table: Array  # int16 [K, S, C], the state after a token of a class
+    accepting: Array  # bool [K, S]
+    # See `TokenAutomaton`:
+    to_settled: Array  # int16 [K, S]
+    to_accepting: Array  # int16 [K, S]
+    worst_settled: Array  # int16 [K]
+    worst_accepting: Array  # int16 [K]
+
+
+def conjunction(automata: Sequence[TokenAutomaton], stop_ids: Sequence[int]) -> Conjunction:
+    """Joins the automata of one prompt.
+
+    Args:
+      automata: at least one, over the same vocabulary.
+      stop_ids: the tokens that end a text.
+    """
+    joint = np.zeros(len(automata[0].class_of), np.int64)
+    for automaton in automata:
+        code = joint * automaton.table.shape[1] + automaton.class_of
+        used = np.bincount(code) > 0
+        joint = (np.cumsum(used) - 1)[code]
+    joint += 1
+    joint[list(stop_ids)] = 0
+    J = 1 + int(joint.max())
+    some_token = np.zeros(J, np.int64)
+    some_token[joint] = np.arange(len(joint))
+    return Conjunction(
+        joint_of=joint.astype(np.int16 if J < 2**15 else np.int32),
+        class_of=np.stack([each.class_of[some_token] for each in automata]).astype(np.int16),
+        table=_stacked([each.table for each in automata]),
+        accepting=_stacked([each.accepting for each in automata]).astype(bool),
+        to_settled=_stacked([each.to_settled for each in automata]),
+        to_accepting=_stacked([each.to_accepting for each in automata]),
+        worst_settled=np.array([each.worst_settled for each in automata], np.int16),
+        worst_accepting=np.array([each.worst_accepting for each in automata], np.int16),
+    )
+
+
+def stack(prompts: Sequence[Conjunction]) -> Conjunction:
+    """Puts the conjunctions of P prompts into arrays of common shapes."""
+    most = max(len(each.table) for each in prompts)
+    prompts = [_with_automata(each, most) for each in prompts]
+    columns = []
+    for arrays in zip(*prompts):
+        shape = np.max([each.shape for each in arrays], axis=0)
+        columns.append(np.stack([_padded(each, shape) for each in arrays]))
+    return Conjunction(*columns)
+
+
+def _with_automata(own: Conjunction, count: int) -> Conjunction:
+    """The same with automata of one state that accepts everything, `count` in all."""
+    missing = count - len(own.table)
+
+    def extended(array: Array) -> np.ndarray:
+        fill = array.dtype == bool  # an array of zeros besides is such an automaton
+        added = np.full((missing, *array.shape[1:]), fill, array.dtype)
+        return np.concatenate([array, added])
+
+    return Conjunction(own.joint_of, *map(extended, own[1:]))
+
+
+def _stacked(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    shape = np.max([each.shape for each in arrays], axis=0)
+    return np.stack([_padded(each, shape) for each in arrays]).astype(np.int16)
+
+
+def _padded(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Repeats the last entries of each axis up to a shape."""
+    return np.pad(array, [(0, n - m) for n, m in zip(shape, array.shape)], mode="edge")

@@ -1,0 +1,57 @@
+"""A run with decode.guarantee=true: every text of base and control satisfies the lexical oracle."""
+
+import json
+import shutil
+
+import pytest
+from support import tiny_run, word_run
+from support.folders import refused
+from support.word_run import read_lines
+
+from dinado_jax.stages.pipeline import run_stages
+from dinado_jax.stages.settings import load_config
+from dinado_jax.tasks.keyword.lexical import lexical
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+ON = ("decode.guarantee=true", "decode.reject=0", "decode.max_new_tokens=10")
+
+
+@pytest.fixture
+def copy(tmp_path_factory, tmp_path):
+    folder = word_run.finished(tmp_path_factory)
+    left = shutil.ignore_patterns("generate", "evaluate")
+    shutil.copytree(folder / "run", tmp_path / "run", ignore=left)
+    return folder / "data", tmp_path / "run"
+
+
+def test_every_sample_of_base_and_control_satisfies_the_oracle(copy):
+    data, path = copy
+    free = read_lines(data.parent / "run" / "generate" / "control.jsonl")
+    assert not all(line["label"] for line in free)
+    run_stages(word_run.config(data, *ON), ("generate", "evaluate"), path)
+    base, control = (read_lines(path / "generate" / f"{n}.jsonl") for n in ("base", "control"))
+    for lines in (base, control):
+        assert [line["prompt"] for line in lines] == [line["prompt"] for line in free]
+        assert all(line["label"] for line in lines)
+        assert all(lexical([one["prompt"] for one in lines], [one["text"] for one in lines]))
+    assert [one["text"] for one in base] != [one["text"] for one in control]
+    summary = json.loads((path / "summary.json").read_text())
+    assert summary["base"]["success_rate"] == summary["control"]["success_rate"] == 1
+    assert summary["control"]["kl_to_base"] > 0
+    assert summary["kl_floor"] is summary["efficiency"] is None  # the base's own rate is not known
+    assert not [line for line in summary["warnings"] if "efficiency" in line or "calibrat" in line]
+
+
+def test_what_it_does_not_go_with():
+    text = "decode.guarantee = true is for oracle lexical, and this run has support.tiny_run:even"
+    refused(text, tiny_run.config, "decode.guarantee=true")
+    moment = "target.moments=[{feature='mentions_colour',mean=0.5}]"
+    refused("this run has no oracle", load_config, None, [ON[0], moment])
+    refused("decode.reject = 0.1", load_config, None, [ON[0], "decode.reject=0.1"])
+
+
+def test_prompts_that_cannot_be_met_are_refused_before_decoding(copy):
+    data, path = copy
+    config = word_run.config(data, *ON[:2], "decode.max_new_tokens=1")
+    refused("its concepts may need .* raise it", run_stages, config, ("generate",), path)
+    assert not list((path / "generate").glob("*_shards/*"))
