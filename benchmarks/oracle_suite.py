@@ -9,8 +9,8 @@ its floor by prompt, efficiency, the calibration error of V(prompt), the share o
 by themselves, nats per token under the base beside those of the base's own successes, rollouts and
 seconds of training. With the demo's configuration a run takes 3 minutes on 2 cores.
 
-The words are those of the demo's captions, and common in English. `even` cannot be learned by a
-network this small, and `noisy` only up to its noise: they show what a run does then.
+The words are those of the demo's captions, and common in English. `noisy` can be learned only up to
+its noise: it shows what a run does then.
 """
 
 import argparse
