@@ -78,6 +78,7 @@ def batch(
         return ConsistencyBatch(
             **vars(part),
             target=target,
+            log_rate=np.linspace(-4, -0.1, B, dtype=np.float32),
             optimal_ratio=ratio,
             log_proposal=proposal,
             bellman=bellman,
