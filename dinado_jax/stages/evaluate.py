@@ -46,7 +46,7 @@ def evaluate(context: Context) -> EvaluateFigures:
             *range_warnings(context, stages.rollout.label_range),
         )
     if context.config.decode.guarantee:
-        control, least = of_guarantee(control)
+        base, control, least = of_guarantee(base, control)
     warnings += summary_warnings(base, control, least, stages)
     for line in warnings:
         print_once(f"warning: {line}")

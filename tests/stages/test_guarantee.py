@@ -39,7 +39,10 @@ def test_every_sample_of_base_and_control_satisfies_the_oracle(copy):
     assert summary["base"]["success_rate"] == summary["control"]["success_rate"] == 1
     assert summary["control"]["kl_to_base"] > 0
     assert summary["kl_floor"] is summary["efficiency"] is None  # the base's own rate is not known
-    assert not [line for line in summary["warnings"] if "efficiency" in line or "calibrat" in line]
+    # Neither are the texts of its own successes.
+    assert summary["base"]["log_prob_per_token_of_successes"] is None
+    about = ("efficiency", "calibrat", "far from the base's", "repeat")
+    assert not [line for line in summary["warnings"] for word in about if word in line]
 
 
 def test_what_it_does_not_go_with():
