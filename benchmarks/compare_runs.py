@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", metavar="NAME=RUN", help="a title, and a run's folder")
     args = parser.parse_args()
     runs = {name: Path(folder) for name, folder in (each.rsplit("=", 1) for each in args.runs)}
-    plt.rcParams["svg.hashsalt"] = "dinado_jax"
+    plt.rcParams |= {"svg.hashsalt": "dinado_jax", "svg.fonttype": "none"}
     draw(runs).savefig(args.out, metadata={"Date": None} if args.out.endswith(".svg") else None)
 
 

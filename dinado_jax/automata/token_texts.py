@@ -11,9 +11,9 @@ _BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
 def token_texts(codec: Codec, vocab_size: int) -> list[str]:
     """Decodes every token as it follows a word.
 
-    So a token has the space before it that the decoder writes there, which it may leave out at the
-    beginning of a text. A token for a single byte depends on the bytes beside it: it is `PARTIAL`,
-    whatever it is. Special tokens, and ids that the tokenizer lacks, have no text.
+    Its text includes the space that the decoder puts before it there, but may not at the beginning
+    of a text. The text of a single byte depends on its neighbours: it is `PARTIAL`. Special tokens,
+    and ids that the tokenizer lacks, have no text.
 
     Args:
       codec: of a transformers tokenizer.

@@ -8,9 +8,8 @@ The four parameterisations differ only in these three:
     hard     any of these directions; norm of the prompt only; clamped or projected
 
 Training calls `values`, `step_inputs` where log q and the peak suffice, or `log_policy` or
-`log_direction` where only log q of rows matters. Decoding calls
-`log_values` once per token: a control is a `Guide`. All are pure functions of the parameters
-{"direction": .., ["norm": ..]}.
+`log_direction` where only log q of rows matters. Decoding calls `log_values` once per token: a
+control is a `Guide`. All are pure functions of the parameters {"direction": .., ["norm": ..]}.
 
 B rows, T tokens, D model width, V vocabulary. docs/method.md defines the symbols.
 """

@@ -60,8 +60,8 @@ def kl_floor_of_labels(
 
     Args:
       controlled: [N] labels in [0, 1] of samples of q.
-      base: [M] labels of samples of p, or of others weighted by
-      weight: [M] p / proposal.
+      base: [M] labels of samples of p, or of another proposal.
+      weight: [M] p / proposal; None for samples of p.
     """
     good = controlled[controlled > 0]
     share = len(good) / len(controlled)

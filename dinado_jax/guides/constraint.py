@@ -41,7 +41,7 @@ class ConstraintState(NamedTuple):
 @dataclasses.dataclass(frozen=True)
 class Constraint:
     """The guide. Its arrays are the `Conjunction` of P prompts; `condition[KEY]`, int32 [B], is the
-    number of each prompt's own. `steps` is taken for one less than the most new tokens of a row.
+    number of each prompt's own. `steps` must be one less than the maximum number of new tokens.
     """
 
     @property
@@ -126,7 +126,7 @@ def _values(params: Conjunction, state: ConstraintState) -> NextValues:
     needed = tokens_needed(params, prompt, after.astype(jnp.int32))  # [R, J]
     accepts = jnp.asarray(params.accepting)[prompt[:, None], automata, states].all(1)
     allowed = jnp.concatenate([accepts[:, None], (needed < left[:, None])[:, 1:]], 1)
-    # A row that is not in use, such as one past its end, may be anywhere: its logits stay finite.
+    # A row past its end may be in any state, and its logits must stay finite.
     allowed |= ~allowed.any(1, keepdims=True)
     by_token = jnp.take_along_axis(allowed, params.joint_of[prompt].astype(jnp.int32), 1)
     log_after = jnp.where(by_token, 0.0, -jnp.inf)

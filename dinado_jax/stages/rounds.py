@@ -23,6 +23,7 @@ from dinado_jax.rollouts.shards import save_once
 from dinado_jax.rollouts.weighting import (
     duplicate_share,
     effective_sample_size,
+    importance_weights,
     log_prob_per_token,
     normalize_per_prompt,
 )
@@ -82,9 +83,9 @@ class Rounds:
         newest = select(rollouts, np.flatnonzero(sampled))
         rate = float(newest.label.mean())
         kl = float((newest.log_proposal - newest.log_base).mean(dtype=np.float64))
-        of_base = select(self.initial, np.flatnonzero(~self.initial.reference))
-        as_base = np.exp(np.minimum(of_base.log_base - of_base.log_proposal, 20.0))
-        floor = kl_floor_of_samples(newest.label, of_base.label, as_base)
+        # Truncated samples are not the base's own until they are weighted.
+        of_base = importance_weights(self.initial, "importance", clip=1.0, reference_weight=0.0)
+        floor = kl_floor_of_samples(newest.label, self.initial.label, of_base)
         successes = select(newest, np.flatnonzero(is_success(newest.label)))
         known = number == 0 and len(successes) > 0  # those of later rounds are not the base's
         train, rollout = self.context.config.train, self.context.config.rollout
