@@ -79,7 +79,7 @@ def generate(
         that are nan or infinite.
     """
     key, how = jax.random.key(arguments.require_seed(seed)), Method(**method)
-    texts, tokens, new_tokens = _begin(model, prompts, max_new_tokens)
+    model, texts, tokens, new_tokens = _begin(model, prompts, max_new_tokens)
     stop_ids = model.base.codec.stop_ids
     sampler = Sampler(model.policy, how, stop_ids, new_tokens, samples, scores=True)
     batch = _rows(len(texts) * sampler.samples, batch)
@@ -126,7 +126,7 @@ def beam_search(
     Raises:
       InputError: as for `generate`.
     """
-    texts, tokens, new_tokens = _begin(model, prompts, max_new_tokens)
+    model, texts, tokens, new_tokens = _begin(model, prompts, max_new_tokens)
     search = Beam(
         model.policy,
         model.base.codec.stop_ids,
@@ -159,8 +159,10 @@ def _rows(wanted: int, batch: int) -> int:
 
 def _begin(
     model: LanguageModel, prompts: Sequence[str] | PromptSet, max_new_tokens: int | None
-) -> tuple[list[str], TokenizedPrompts, int]:
-    """The prompts, their token ids, and how many tokens to draw at most."""
+) -> tuple[LanguageModel, list[str], TokenizedPrompts, int]:
+    """The model with what it reads of the prompts, the prompts, their token ids, and how many
+    tokens to draw at most.
+    """
     given = prompts if isinstance(prompts, PromptSet) else PromptSet(prompts)
     if isinstance(given.texts, (str, bytes)) or not isinstance(given.texts, Iterable):
         raise InputError(f"prompts is {quote(given.texts)}: give a list of prompts")
@@ -168,7 +170,7 @@ def _begin(
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             raise InputError(f"prompt {index} is {quote(text)}: give text")
-    given = dataclasses.replace(given, texts=texts)
+    model, given = model.for_prompts(dataclasses.replace(given, texts=texts))
     names = given.names or [f"prompt {i} ({quote(text[:40])})" for i, text in enumerate(texts)]
     ids = model.base.codec.prompts(texts)
     tokens = TokenizedPrompts(ids, given.condition, names, given.ids)
@@ -176,7 +178,7 @@ def _begin(
     least = arguments.require_integer("max_new_tokens", max_new_tokens, *POSITIVE) if asked else 1
     check_prompts(model.policy, tokens, least)
     room = model.policy.context_length - max(map(len, ids))
-    return texts, tokens, least if asked else min(model.base.max_new_tokens, room)
+    return model, texts, tokens, least if asked else min(model.base.max_new_tokens, room)
 
 
 @dataclasses.dataclass(frozen=True)

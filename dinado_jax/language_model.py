@@ -1,6 +1,7 @@
 """Language models to decode from: the base, frozen, and the base under controls.
 
-All have `base`, `policy` and `variables`, which is all that decoding needs.
+All have `base`, `policy` and `variables`, which is all that decoding needs, and `for_prompts`, which
+adds what a control reads of the prompts at hand.
 """
 
 import dataclasses
@@ -14,9 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dinado_jax.automata.compiled import AutomataOf, conjunctions
+from dinado_jax.automata.conjunction import stack
 from dinado_jax.controls.control import Control
 from dinado_jax.controls.merge import Merge
-from dinado_jax.data.prompts import TokenizedPrompts
+from dinado_jax.controls.state import KEY
+from dinado_jax.data.prompts import PromptSet, TokenizedPrompts
 from dinado_jax.decoding.batching import check_prompts
 from dinado_jax.decoding.policy import ModelPolicy, Policy
 from dinado_jax.errors import InputError, quote
@@ -58,6 +62,10 @@ class Base:
     def base(self) -> "Base":
         return self
 
+    def for_prompts(self, prompts: PromptSet) -> "tuple[Base, PromptSet]":
+        """See `Controlled.for_prompts`: the base reads nothing of them."""
+        return self, prompts
+
     def save(self, folder: str | Path) -> None:
         """Writes a folder that `load` and transformers both load."""
         save_base(Path(folder), self.model, self.params, self.codec)
@@ -79,6 +87,7 @@ class Controlled:
     control: Control | Guide
     params: Any
     tilt: Tilt = NEUTRAL  # how much of it is wanted
+    automata_of: AutomataOf | None = None  # of a prompt, for a control that reads their states
 
     @property
     def policy(self) -> Policy:
@@ -111,6 +120,22 @@ class Controlled:
                 raise InputError(f"no such tilt, {quote(name)}: {hint}")
         return dataclasses.replace(self, tilt=dataclasses.replace(self.tilt, **changes))
 
+    def for_prompts(self, prompts: PromptSet) -> "tuple[Controlled, PromptSet]":
+        """The model with the automata of these prompts, and the prompts with their numbers, for a
+        control that reads the state of its oracle; others as they are.
+        """
+        if not isinstance(self.control, Control) or self.control.state is None:
+            return self, prompts
+        assert self.automata_of is not None
+        number = {text: i for i, text in enumerate(dict.fromkeys(prompts.texts))}
+        codec, vocab_size = self.base.codec, self.base.model.vocab_size
+        automata = stack(conjunctions(self.automata_of, list(number), codec, vocab_size))
+        params = {**self.params, "automata": jax.device_put(automata)}
+        own = np.array([number[text] for text in prompts.texts], np.int32)
+        condition = {**(prompts.condition or {}), KEY: own}
+        conditioned = dataclasses.replace(prompts, condition=condition)
+        return dataclasses.replace(self, params=params), conditioned
+
     def prompt_values(self, prompts: Sequence[str], batch: int = 64) -> np.ndarray:
         """Computes V(prompt), the success rate of the base that the control predicts: [N].
 
@@ -121,9 +146,10 @@ class Controlled:
           batch: of them read at once.
         """
         codec = self.base.codec
-        tokens = TokenizedPrompts(codec.prompts(prompts))
+        model, conditioned = self.for_prompts(PromptSet(prompts))
+        tokens = TokenizedPrompts(codec.prompts(prompts), conditioned.condition)
         check_prompts(self.policy, tokens, 1)
-        parts = (self.base.model, self.control, self.base.params, self.params)
+        parts = (self.base.model, self.control, self.base.params, model.params)
         return prompt_values(*parts, tokens, codec.stop_ids[0], batch)
 
     def as_base(self) -> Base:
@@ -165,6 +191,14 @@ class Composed:
     def variables(self) -> dict:
         params = [part.params for part in self.parts]
         return guided_variables(self.base.params, self._guides, params, self._tilts)
+
+    def for_prompts(self, prompts: PromptSet) -> "tuple[Composed, PromptSet]":
+        """See `Controlled.for_prompts`."""
+        parts = []
+        for part in self.parts:
+            part, prompts = part.for_prompts(prompts)
+            parts.append(part)
+        return Composed(tuple(parts)), prompts
 
     @property
     def _guides(self) -> list[Guide]:

@@ -22,7 +22,7 @@ class Conjunction(NamedTuple):
     to repeat others.
     """
 
-    joint_of: Array  # int16 (int32 for very many classes) [V], the joint class of each token
+    joint_of: Array  # uint8 (int32 for very many classes) [V], the joint class of each token
     class_of: Array  # int16 [K, J], its class for each automaton
     table: Array  # int16 [K, S, C], the state after a token of a class
     accepting: Array  # bool [K, S]
@@ -51,7 +51,7 @@ def conjunction(automata: Sequence[TokenAutomaton], stop_ids: Sequence[int]) -> 
     some_token = np.zeros(J, np.int64)
     some_token[joint] = np.arange(len(joint))
     return Conjunction(
-        joint_of=joint.astype(np.int16 if J < 2**15 else np.int32),
+        joint_of=joint.astype(np.uint8 if J <= 2**8 else np.int32),
         class_of=np.stack([each.class_of[some_token] for each in automata]).astype(np.int16),
         table=_stacked([each.table for each in automata]),
         accepting=_stacked([each.accepting for each in automata]).astype(bool),
@@ -62,15 +62,29 @@ def conjunction(automata: Sequence[TokenAutomaton], stop_ids: Sequence[int]) -> 
     )
 
 
-def stack(prompts: Sequence[Conjunction]) -> Conjunction:
-    """Puts the conjunctions of P prompts into arrays of common shapes."""
-    most = max(len(each.table) for each in prompts)
-    prompts = [_with_automata(each, most) for each in prompts]
-    columns = []
-    for arrays in zip(*prompts):
-        shape = np.max([each.shape for each in arrays], axis=0)
-        columns.append(np.stack([_padded(each, shape) for each in arrays]))
-    return Conjunction(*columns)
+Shapes = tuple[tuple[int, ...], ...]  # of the arrays of a `Conjunction`, without a prompt axis
+
+
+def common_shapes(prompts: Sequence[Conjunction]) -> Shapes:
+    """The least shapes into which all of the prompts' arrays fit."""
+    shapes = [[array.shape for array in each] for each in prompts]
+    return tuple(tuple(np.max(of_array, axis=0).tolist()) for of_array in zip(*shapes))
+
+
+def stack(prompts: Sequence[Conjunction], shapes: Shapes | None = None) -> Conjunction:
+    """Puts the conjunctions of P prompts into arrays of common shapes.
+
+    Args:
+      prompts: of one vocabulary.
+      shapes: at least `common_shapes` of the prompts, which is the default.
+    """
+    shapes = shapes or common_shapes(prompts)
+    most = shapes[Conjunction._fields.index("table")][0]
+    padded = [
+        [_padded(array, shape) for array, shape in zip(_with_automata(each, most), shapes)]
+        for each in prompts
+    ]
+    return Conjunction(*map(np.stack, zip(*padded)))
 
 
 def _with_automata(own: Conjunction, count: int) -> Conjunction:
@@ -92,4 +106,6 @@ def _stacked(arrays: Sequence[np.ndarray]) -> np.ndarray:
 
 def _padded(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """Repeats the last entries of each axis up to a shape."""
+    if array.shape == tuple(shape):
+        return array
     return np.pad(array, [(0, n - m) for n, m in zip(shape, array.shape)], mode="edge")

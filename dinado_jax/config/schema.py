@@ -86,6 +86,7 @@ class Control:
     trunk: str = "small"  # soft: small | copy | low_rank (a delta of the base)
     layers: int = 4  # of nado's head and of soft's small trunk
     norm_bias: str = "success_rate"  # success_rate | zero: the norm's initial bias
+    state: bool = False  # reads what the text still lacks; for oracles that automata decide
 
     @property
     def direction_kind(self) -> str:

@@ -7,9 +7,12 @@ The four parameterisations differ only in these three:
     merge    log pi - log p, pi the base with a delta; norm; split
     hard     any of these directions; norm of the prompt only; clamped or projected
 
+Each of them may also read the state of the oracle (state.py).
+
 Training calls `values`, `step_inputs` where log q and the peak suffice, or `log_policy` or
 `log_direction` where only log q of rows matters. Decoding calls `log_values` once per token: a
-control is a `Guide`. All are pure functions of the parameters {"direction": .., ["norm": ..]}.
+control is a `Guide`. All are pure functions of the parameters {"direction": .., ["norm": ..],
+["state": ..]}; decoding with state also needs the automata of the prompts, "automata": ...
 
 B rows, T tokens, D model width, V vocabulary. docs/method.md defines the symbols.
 """
@@ -20,9 +23,11 @@ from typing import Any, NamedTuple, cast
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dinado_jax.controls.protocol import Direction, Norm, PolicyDirection
 from dinado_jax.controls.recursion import FLOOR, Values, advance, unroll
+from dinado_jax.controls.state import KEY, Progress, Reading, StateReader
 from dinado_jax.data.batch import Batch
 from dinado_jax.data.prompts import Prompts
 from dinado_jax.decoding.policy import Policy, last_token_states
@@ -41,6 +46,7 @@ class ControlState(NamedTuple):
 
     cache: Cache  # the direction's
     log_r: jax.Array | None  # [R, V] nats, log R after each next token; None for split
+    reading: Reading | None  # of the oracle's state; None for a control without
 
 
 class StepInputs(NamedTuple):
@@ -58,6 +64,7 @@ class Control:
     direction: Direction
     norm: Norm
     form: str = "split"  # split | clamped | projected: see recursion.py
+    state: StateReader | None = None
 
     @property
     def entangled(self) -> bool:
@@ -76,13 +83,18 @@ class Control:
 
     @property
     def single_pass(self) -> bool:
-        """Whether q is the direction's own distribution, so that decoding needs no base."""
-        return self.direction.link == "policy" and self.form != "projected"
+        """Whether q is the base's model with other variables, so that decoding needs no base."""
+        return self._is_policy and self.state is None
 
     @property
     def scores_alone(self) -> bool:
         """Whether `log_direction` reads nothing that the base computes."""
-        return self.single_pass and self.direction.from_layer == 0
+        return self._is_policy and self.direction.from_layer == 0
+
+    @property
+    def _is_policy(self) -> bool:
+        """Whether q is the direction's own distribution."""
+        return self.direction.link == "policy" and self.form != "projected"
 
     @property
     def policy(self) -> Policy:
@@ -100,12 +112,24 @@ class Control:
     def decode_params(self, params: dict) -> dict:
         return {**params, "direction": self.direction.decode_params(params["direction"])}
 
-    def init(self, key: jax.Array, base_params: dict, success_rate: float) -> dict:
-        """Initialises parameters with q = p, and R = success_rate everywhere (entangled: 1/2)."""
+    def init(
+        self,
+        key: jax.Array,
+        base_params: dict,
+        success_rate: float,
+        log_rates: np.ndarray | None = None,
+    ) -> dict:
+        """Initialises parameters with q = p, and R = success_rate everywhere (entangled: 1/2).
+
+        Args:
+          log_rates: [Z] nats, for a control with state: log R by the class of the oracle's state.
+        """
         direction_key, norm_key = jax.random.split(key)
         params = {"direction": self.direction.init(direction_key, base_params)}
         if not self.entangled:
             params["norm"] = self.norm.init(norm_key, base_params, success_rate)
+        if self.state is not None:
+            params["state"] = self.state.init(jax.random.fold_in(key, 1), log_rates)
         return params
 
     def log_policy(self, base_params: dict, params: dict, batch: Batch) -> jax.Array:
@@ -126,9 +150,13 @@ class Control:
         base = None
         if self.direction.from_layer and batch.states is not None:
             base = self._base_output(base_params, batch)  # for its inputs alone
-        out = self.direction.forward(base_params, params["direction"], base, tokens)
+        out = self._directed(base_params, params, base, batch)
         return vocab.token_log_probs(
-            out.hidden[:, :-1], out.vocabulary, tokens[:, 1:], excluded_ids=self.excluded_ids
+            out.hidden[:, :-1],
+            out.vocabulary,
+            tokens[:, 1:],
+            excluded_ids=self.excluded_ids,
+            classes=out.classes,
         )
 
     def values(self, base_params: dict, params: dict, batch: Batch) -> Values:
@@ -143,13 +171,14 @@ class Control:
         tokens = batch.tokens
         chex.assert_rank([tokens, batch.prompt_length, batch.length], [2, 1, 1])
         base = self._base_output(base_params, batch)
-        out = self.direction.forward(base_params, params["direction"], base, tokens)
+        out = self._directed(base_params, params, base, batch)
         scalars = vocab.direction_scalars(
             self.direction.link,
             (out.hidden[:, :-1], out.vocabulary),
             (base.hidden[:, :-1], base.vocabulary),
             tokens[:, 1:],
             excluded_ids=self.excluded_ids,
+            classes=out.classes,
         )
         if self.entangled:
             return StepInputs(scalars, scalars.top)  # R of the peak's token
@@ -159,6 +188,18 @@ class Control:
             else jax.lax.stop_gradient(base.hidden)
         )
         return StepInputs(scalars, self.norm.logit(params["norm"], states[:, :-1]))
+
+    def _directed(
+        self, base_params: dict, params: dict, base: Output | None, batch: Batch
+    ) -> Output:
+        """The direction's output on a batch, with the classes of every column but the last."""
+        out = self.direction.forward(base_params, params["direction"], base, batch.tokens)
+        if self.state is None:
+            return out
+        # The last column predicts nothing.
+        hidden, last = out.hidden[:, :-1], out.hidden[:, -1:]
+        hidden, classes = self.state.apply(params["state"], hidden, self.state.along(batch))
+        return out.replace(hidden=jnp.concatenate([hidden, last], 1), classes=classes)
 
     def _base_output(self, base_params: dict, batch: Batch) -> Output:
         """The base's output, from its states where the batch has them: those that enter the
@@ -190,6 +231,7 @@ class Control:
         base: tuple[jax.Array, jax.Array],
         out: tuple[jax.Array, jax.Array],
         log_prev: jax.Array | None,
+        progress: Progress | None = None,
     ) -> NextValues:
         """Computes V of one prefix per row, and R after each next token.
 
@@ -201,10 +243,17 @@ class Control:
           out: the same of the direction.
           log_prev: [B] nats, log R after the prefix's last token; None for a prompt, where the
             recursion starts.
+          progress: of the oracle's state, for a control that reads it.
         """
         chex.assert_rank([*base, *out], 2)
+        classes = None
+        if self.state is not None and progress is not None:
+            hidden, classes = self.state.apply(params["state"], out[0], progress)
+            out = hidden, out[1]
         log_p_BV = jax.nn.log_softmax(logits(*base, self.excluded_ids))
         l_BV = logits(*out, self.excluded_ids)
+        if classes is not None:
+            l_BV += classes.of_vocabulary
         # log q - log p of an excluded id would be nan: -inf - (-inf).
         r_BV = vocab.masked_direction(self.direction.link, l_BV, log_p_BV, self.excluded_ids)
         if self.entangled:
@@ -247,15 +296,21 @@ class Control:
         samples: int,
         steps: int,
     ) -> tuple[NextValues, ControlState]:
-        # A control reads no condition.
         out = self.direction.forward(base_params, params["direction"], base, prompts.tokens)
         of_base, of_direction = (
             (last_token_states(each.hidden, prompts.lengths), each.vocabulary)
             for each in (base, out)
         )
-        values = self.log_values(params, of_base, of_direction, None)
-        log_r = jnp.repeat(values.log_after, samples, 0) if self.recursive else None
-        return values, ControlState(allocate(out.cache, prompts.lengths, samples, steps), log_r)
+        reading, progress = None, None
+        if self.state is not None:
+            number = jnp.asarray(prompts.condition[KEY])
+            reading = Reading.begin(self.state, params["automata"], number)
+            progress = reading.progress(params["automata"])
+        values = self.log_values(params, of_base, of_direction, None, progress)
+        log_r = values.log_after if self.recursive else None
+        log_r, reading = jax.tree.map(lambda x: jnp.repeat(x, samples, 0), (log_r, reading))
+        cache = allocate(out.cache, prompts.lengths, samples, steps)
+        return values, ControlState(cache, log_r, reading)
 
     def step(
         self, params: dict, base_params: dict, base: Output, tokens: jax.Array, state: ControlState
@@ -267,6 +322,10 @@ class Control:
             drawn = jnp.take_along_axis(state.log_r, new, 1)[:, 0]
             log_prev = jnp.maximum(drawn, FLOOR)
         of_base, of_direction = ((each.hidden[:, 0], each.vocabulary) for each in (base, out))
-        values = self.log_values(params, of_base, of_direction, log_prev)
+        reading, progress = state.reading, None
+        if reading is not None:
+            reading = reading.advanced(params["automata"], tokens)
+            progress = reading.progress(params["automata"])
+        values = self.log_values(params, of_base, of_direction, log_prev, progress)
         log_r = values.log_after if self.recursive else None
-        return values, ControlState(out.cache, log_r)
+        return values, ControlState(out.cache, log_r, reading)

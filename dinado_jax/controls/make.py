@@ -11,6 +11,7 @@ from dinado_jax.controls.nado import Nado
 from dinado_jax.controls.norm import MLP
 from dinado_jax.controls.protocol import Direction
 from dinado_jax.controls.soft import Soft
+from dinado_jax.controls.state import StateReader
 from dinado_jax.errors import InputError
 from dinado_jax.models.protocol import BaseModel
 
@@ -55,4 +56,6 @@ def make_control(settings: schema.Config, model: BaseModel) -> Control:
     control = settings.control
     hard = control.kind == "hard"
     direction = DIRECTIONS[control.direction if hard else control.kind](settings, model)
-    return Control(model, direction, MLP(model.width), control.form if hard else "split")
+    form = control.form if hard else "split"
+    state = StateReader(model.width, settings.rollout.max_new_tokens) if control.state else None
+    return Control(model, direction, MLP(model.width), form, state)

@@ -11,7 +11,7 @@ from flax import struct
 
 from dinado_jax.ops.linear import linear
 from dinado_jax.ops.masks import fill_ids
-from dinado_jax.ops.vocab import Ranges
+from dinado_jax.ops.vocab import Classes, Ranges
 
 
 @struct.dataclass
@@ -27,6 +27,7 @@ class Output:
     cache: Any  # a `Cache`; None where no model has been run
     # [B, T, D] states entering each layer that has been run, by its number, activation dtype.
     inputs: dict[int, jax.Array] = struct.field(default_factory=dict)
+    classes: Classes | None = None  # [B, T, ..], what a direction adds to these logits
 
     @property
     def logits(self) -> jax.Array:

@@ -83,7 +83,8 @@ class DirectionAndNorm:
         direction = self.loss.term(control, params, base_params, batch.direction)
         detach = self.train.detach
         if detach and not control.entangled:
-            params = {**params, "direction": jax.lax.stop_gradient(params["direction"])}
+            constant = {name: params[name] for name in ("direction", "state") if name in params}
+            params = {**params, **jax.lax.stop_gradient(constant)}
         if detach and control.recursive:
             norm = {"rate": prompt_rate(control, params, base_params, batch.norm)}
         else:

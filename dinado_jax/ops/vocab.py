@@ -12,7 +12,10 @@ anything. Only a trained matrix needs the chunks again, for its own gradient. Al
 logits is float32. x and m are left out of E itself: next to q(x) = 1 the difference s_x W_x - E
 would drown in the rounding of w to the matrix's precision.
 
-N tokens, n of them per chunk, D width, V vocabulary.
+A direction may add a score to the logits by the class of each token (`Classes`); the derivative by
+the score of a class is that of all its logits together.
+
+N tokens, n of them per chunk, D width, V vocabulary, Z classes.
 """
 
 import functools
@@ -64,6 +67,23 @@ class VocabScalars(NamedTuple):
         return self.below + self.peak
 
 
+class Classes(NamedTuple):
+    """Scores that are added to logits, by the class of each token.
+
+    Attributes:
+      scores: float32 [.., Z] nats.
+      of_token: uint8 [.., V], the class of every token of the vocabulary.
+    """
+
+    scores: jax.Array
+    of_token: jax.Array
+
+    @property
+    def of_vocabulary(self) -> jax.Array:
+        """The score of every token, float32 [.., V] nats."""
+        return jnp.take_along_axis(self.scores, self.of_token.astype(jnp.int32), -1)
+
+
 @functools.partial(jax.named_call, name="token_log_probs")
 def token_log_probs(
     hidden: jax.Array,
@@ -71,6 +91,7 @@ def token_log_probs(
     tokens: jax.Array,
     chunk: int | None = None,
     excluded_ids: Ranges = (),
+    classes: Classes | None = None,
 ) -> jax.Array:
     """Log-probability of each token under softmax(hidden matrix^T).
 
@@ -80,15 +101,16 @@ def token_log_probs(
       tokens: [...] int32.
       chunk: tokens at a time; by default that of `CHUNKS` for the target backend.
       excluded_ids: ranges [first, end) of ids without probability; theirs is about -1e30 nats.
+      classes: of the tokens, whose scores are added to the logits.
 
     Returns:
       [...] float32, nats.
     """
     chex.assert_shape(tokens, hidden.shape[:-1])
     chex.assert_rank(matrix, 2)
-    flat = hidden.reshape(-1, hidden.shape[-1])
+    flat, classes = _flat(hidden), _flat(classes)
     chunk = chunk or CHUNKS[target()]
-    out = _reduced("policy", chunk, excluded_ids, flat, matrix, None, tokens.reshape(-1))
+    out = _reduced("policy", chunk, excluded_ids, flat, matrix, classes, None, tokens.reshape(-1))
     return cast(VocabScalars, out).log_policy.reshape(tokens.shape)
 
 
@@ -129,6 +151,7 @@ def direction_scalars(
     tokens: jax.Array,
     chunk: int | None = None,
     excluded_ids: Ranges = (),
+    classes: Classes | None = None,
 ) -> VocabScalars:
     """Reduces a direction's and the base's factored logits to the scalars of each token.
 
@@ -141,6 +164,7 @@ def direction_scalars(
       tokens: [...] int32.
       chunk: tokens at a time; by default that of `CHUNKS` for the target backend.
       excluded_ids: ranges [first, end) of ids that have no part in p, q and the peak.
+      classes: of the tokens, whose scores are added to the direction's logits.
 
     Returns:
       Scalars of shape [...].
@@ -148,11 +172,16 @@ def direction_scalars(
     for hidden, matrix in (factors, base):
         chex.assert_shape(tokens, hidden.shape[:-1])
         chex.assert_rank(matrix, 2)
-    hidden, base_hidden = (x.reshape(-1, x.shape[-1]) for x in (factors[0], base[0]))
-    frozen = base_hidden, base[1]
+    hidden, base_hidden, classes = _flat((factors[0], base[0], classes))
+    frozen, of_direction = (base_hidden, base[1]), (hidden, factors[1], classes)
     chunk = chunk or CHUNKS[target()]
-    out = _reduced(link, chunk, excluded_ids, hidden, factors[1], frozen, tokens.reshape(-1))
+    out = _reduced(link, chunk, excluded_ids, *of_direction, frozen, tokens.reshape(-1))
     return jax.tree.map(lambda x: x.reshape(tokens.shape), out)
+
+
+def _flat(tree: Any) -> Any:
+    """[.., X] -> [N, X] for every leaf."""
+    return jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), tree)
 
 
 class _Kept(NamedTuple):
@@ -163,26 +192,28 @@ class _Kept(NamedTuple):
     slope: jax.Array  # s of x
     peak: jax.Array | None  # m
     peak_weight: jax.Array | None  # w of m; 0 where m is x
+    by_class: jax.Array | None  # [N, Z] w summed over each class, without x and m
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _reduced(link, chunk, excluded_ids, hidden_ND, matrix, base, tokens_N) -> VocabScalars:
+def _reduced(link, chunk, excluded_ids, hidden_ND, matrix, classes, base, tokens_N) -> VocabScalars:
     """Scalars of N tokens; without a base the token's log-probability alone.
 
     Under vmap the gradient of a trained matrix would be one matrix per example: flatten rows
     instead.
     """
-    scalars, _ = _forward(link, chunk, excluded_ids, False, hidden_ND, matrix, base, tokens_N)
-    return scalars
+    arrays = hidden_ND, matrix, classes, base, tokens_N
+    return _forward(link, chunk, excluded_ids, False, *arrays)[0]
 
 
-def _reduced_forward(link, chunk, excluded_ids, hidden_ND, matrix, base, tokens_N):
-    scalars, kept = _forward(link, chunk, excluded_ids, True, hidden_ND, matrix, base, tokens_N)
-    return scalars, (hidden_ND, matrix, base, tokens_N, scalars, kept)
+def _reduced_forward(link, chunk, excluded_ids, hidden_ND, matrix, classes, base, tokens_N):
+    arrays = hidden_ND, matrix, classes, base, tokens_N
+    scalars, kept = _forward(link, chunk, excluded_ids, True, *arrays)
+    return scalars, (*arrays, scalars, kept)
 
 
 def _reduced_backward(link, chunk, excluded_ids, left, given):
-    hidden_ND, matrix, base, tokens_N, scalars, kept = left
+    hidden_ND, matrix, classes, base, tokens_N, scalars, kept = left
     of_token, of_peak, of_mean = given.log_policy * kept.slope, None, given.log_policy
     if base is not None:
         of_excess = given.peak + given.gap * jnp.exp(-scalars.peak)
@@ -194,24 +225,31 @@ def _reduced_backward(link, chunk, excluded_ids, left, given):
         of_peak += given.top
         of_token += given.below * kept.slope + given.logit
 
-    def pull(weight, at):
-        return weight[:, None] * matrix[at]
-
-    hidden = pull(of_token - of_mean * kept.weight, tokens_N) - of_mean[:, None] * kept.mean
+    pulls = [(of_token - of_mean * kept.weight, tokens_N)]
     if base is not None:
-        hidden += pull(of_peak - of_mean * kept.peak_weight, kept.peak)
-    arrays = hidden_ND, base and base[0], tokens_N, kept.peak, of_token, of_peak, of_mean
+        pulls.append((of_peak - of_mean * kept.peak_weight, kept.peak))
+    hidden = -of_mean[:, None] * kept.mean
+    for weight, at in pulls:
+        hidden += weight[:, None] * matrix[at]
+    of_classes = None
+    if classes is not None:
+        of_scores = -of_mean[:, None] * kept.by_class
+        for weight, at in pulls:
+            of_scores = _added(of_scores, _at(classes.of_token, at), weight)
+        of_classes = Classes(of_scores, None)
+    frozen = hidden_ND, classes, base and base[0], tokens_N
+    arrays = *frozen, kept.peak, of_token, of_peak, of_mean
 
     def tile(total, arrays):
-        hidden_nD, base_nD, tokens_n, peak_n, of_token, of_peak, of_mean = arrays
+        hidden_nD, own, base_nD, tokens_n, peak_n, of_token, of_peak, of_mean = arrays
         frozen = base and (base_nD, base[1])
-        *_, weight_nV = _over_vocabulary(link, excluded_ids, hidden_nD, matrix, frozen)
+        *_, weight_nV = _over_vocabulary(link, excluded_ids, hidden_nD, matrix, own, frozen)
         slope_nV = -of_mean[:, None] * weight_nV
         slope_nV = _added(slope_nV, tokens_n, of_token)
         if base is not None:
             slope_nV = _added(slope_nV, peak_n, of_peak)
-        own = (x.reshape(devices, -1, x.shape[1]) for x in (slope_nV, hidden_nD))
-        part = _product("knV,knD->kVD", *(x.astype(matrix.dtype) for x in own))
+        shares = (x.reshape(devices, -1, x.shape[1]) for x in (slope_nV, hidden_nD))
+        part = _product("knV,knD->kVD", *(x.astype(matrix.dtype) for x in shares))
         return total + part, None
 
     # Unless the matrix is trained the compiler removes this as dead code. Each of k devices adds up
@@ -219,20 +257,21 @@ def _reduced_backward(link, chunk, excluded_ids, left, given):
     devices = shard_count(len(tokens_N))
     zeros = jnp.zeros((devices, *matrix.shape), jnp.float32)
     of_matrix, _ = jax.lax.scan(tile, zeros, _tiles(arrays, chunk))
-    return hidden.astype(hidden_ND.dtype), of_matrix.sum(0).astype(matrix.dtype), None, None
+    of_matrix = of_matrix.sum(0).astype(matrix.dtype)
+    return hidden.astype(hidden_ND.dtype), of_matrix, of_classes, None, None
 
 
 _reduced.defvjp(_reduced_forward, _reduced_backward)
 
 
-def _forward(link, chunk, excluded_ids, differentiated, hidden_ND, matrix, base, tokens_N):
+def _forward(link, chunk, excluded_ids, differentiated, hidden_ND, matrix, classes, base, tokens_N):
     """Scalars and, if differentiated, the residuals."""
 
     def tile(_, arrays):
-        hidden_nD, base_nD, tokens_n = arrays
+        hidden_nD, own, base_nD, tokens_n = arrays
         frozen = base and (base_nD, base[1])
         log_p_nV, l_nV, r_nV, peak_n, gap_n, weight_nV = _over_vocabulary(
-            link, excluded_ids, hidden_nD, matrix, frozen
+            link, excluded_ids, hidden_nD, matrix, own, frozen
         )
         drawn_n = _at(r_nV, tokens_n)
         scalars = VocabScalars(drawn_n, *cast(Any, 6 * [None]))
@@ -252,7 +291,7 @@ def _forward(link, chunk, excluded_ids, differentiated, hidden_ND, matrix, base,
         if not differentiated:
             return None, (scalars, None)
         slope_n = -jnp.expm1(drawn_n) if link == "sigmoid" else jnp.ones_like(drawn_n)
-        kept = _Kept(None, _at(weight_nV, tokens_n), slope_n, None, None)
+        kept = _Kept(None, _at(weight_nV, tokens_n), slope_n, None, None, None)
         column = jax.lax.broadcasted_iota(jnp.int32, weight_nV.shape, 1)
         weight_nV = jnp.where(column == tokens_n[:, None], 0, weight_nV)
         if base is not None:
@@ -262,19 +301,24 @@ def _forward(link, chunk, excluded_ids, differentiated, hidden_ND, matrix, base,
             ).min(-1)
             kept = kept._replace(peak=highest_n, peak_weight=_at(weight_nV, highest_n))
             weight_nV = jnp.where(column == highest_n[:, None], 0, weight_nV)
+        if own is not None:
+            kept = kept._replace(by_class=_by_class(weight_nV, own))
         mean_nD = _product("nV,VD->nD", weight_nV.astype(matrix.dtype), matrix)
         return None, (scalars, kept._replace(mean=mean_nD))
 
-    arrays = hidden_ND, base and base[0], tokens_N
+    arrays = hidden_ND, classes, base and base[0], tokens_N
     _, out = jax.lax.scan(tile, None, _tiles(arrays, chunk))
     return jax.tree.map(lambda x: _untiled(x, len(tokens_N)), out)
 
 
-def _over_vocabulary(link, excluded_ids, hidden_nD, matrix, base) -> tuple[Any, ...]:
+def _over_vocabulary(link, excluded_ids, hidden_nD, matrix, classes, base) -> tuple[Any, ...]:
     """One chunk: log p, l and r [n, V], peak and gap [n], the weights w [n, V]. Without a base r is
     log q.
     """
-    l_nV = fill_ids(_product("nD,VD->nV", hidden_nD, matrix), excluded_ids, _LOW)
+    l_nV = _product("nD,VD->nV", hidden_nD, matrix)
+    if classes is not None:
+        l_nV += classes.of_vocabulary
+    l_nV = fill_ids(l_nV, excluded_ids, _LOW)
     if base is None:
         log_q_nV = jax.nn.log_softmax(l_nV)
         return None, l_nV, log_q_nV, None, None, jnp.exp(log_q_nV)
@@ -305,6 +349,12 @@ def _peak(gap_n, peak_n):
 def _at(x_nV, tokens_n):
     """[n]: a token's value in each row. By rows: on several devices nothing is sent."""
     return jnp.take_along_axis(x_nV, tokens_n[:, None], 1)[:, 0]
+
+
+def _by_class(x_nV, classes):
+    """[n, Z]: the sum over each class. A scatter would be slow on accelerators."""
+    sums = [jnp.where(classes.of_token == z, x_nV, 0).sum(-1) for z in range(classes.scores.shape[1])]
+    return jnp.stack(sums, -1)
 
 
 def _added(x_nV, tokens_n, values_n):

@@ -117,7 +117,8 @@ class Collector:
         """
         codec, texts = model.base.codec, prompts.texts
         tokens = codec.prompts(texts)
-        tokenized = TokenizedPrompts(tokens, prompts.condition, prompts.names, prompts.ids)
+        model, known = model.for_prompts(prompts)
+        tokenized = TokenizedPrompts(tokens, known.condition, prompts.names, prompts.ids)
         check_prompts(model.policy, tokenized, self.settings.max_new_tokens)
         fingerprint = self._fingerprint(name, prompts)
         folder.mkdir(parents=True, exist_ok=True)

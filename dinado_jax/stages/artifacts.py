@@ -72,4 +72,5 @@ def trained_model(context: Context) -> Controlled:
             params = final.restore(plan.abstract(shapes))
     if params is None:
         raise InputError(f"no trained control in {run.path}: run the train stage first")
-    return Controlled(base, control, plan.gather(plan.shard(params)))
+    params = plan.gather(plan.shard(params))
+    return Controlled(base, control, params, automata_of=context.oracle.automata_of)

@@ -9,6 +9,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from dinado_jax.automata.compiled import conjunctions
+from dinado_jax.automata.conjunction import Conjunction
 from dinado_jax.controls.control import Control
 from dinado_jax.data.prompts import PromptSet
 from dinado_jax.distributed.processes import broadcast
@@ -40,6 +42,7 @@ class Rounds:
     base: Base  # sharded by the plan
     control: Control
     initial: Rollouts  # of the rollout stage
+    _compiled: dict[str, Conjunction] = dataclasses.field(default_factory=dict)  # of prompts
 
     @property
     def _folder(self) -> Path:
@@ -71,6 +74,18 @@ class Rounds:
             for part in rounds
         )
         return sum(sets, HiddenStates(self.base.model.width))
+
+    def automata(self, rollouts: Rollouts) -> tuple[list[Conjunction], np.ndarray]:
+        """The automata of the prompts of N rows, and which are each row's: int [N]."""
+        texts = np.array(training_prompts(self.context, 0, int(rollouts.prompt_id.max()) + 1))
+        distinct, number = np.unique(texts[rollouts.prompt_id], return_inverse=True)
+        new = [text for text in distinct.tolist() if text not in self._compiled]
+        vocab_size = self.base.model.vocab_size
+        automata_of = self.context.oracle.automata_of
+        assert automata_of is not None
+        found = conjunctions(automata_of, new, self.base.codec, vocab_size)
+        self._compiled.update(zip(new, found))
+        return [self._compiled[text] for text in distinct.tolist()], number
 
     def figures(self, number: int, rollouts: Rollouts, weight: np.ndarray) -> RoundFigures:
         """Computes what round `number` begins with.
@@ -126,7 +141,8 @@ class Rounds:
         collector = Collector(target_oracle(context), rollout, fingerprint, context.mesh, number)
         key = jax.random.key(context.config.seed)
         base = dataclasses.replace(self.base, params=plan.gather(self.base.params))
-        q = Controlled(base, self.control, plan.gather(params))
+        automata_of = context.oracle.automata_of
+        q = Controlled(base, self.control, plan.gather(params), automata_of=automata_of)
 
         def sampled(
             what: str, model: LanguageModel, samples: int, key: jax.Array, folder: Path

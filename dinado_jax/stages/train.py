@@ -19,7 +19,8 @@ from dinado_jax.evaluation.warnings import first_round_warnings
 from dinado_jax.objectives.table import phases
 from dinado_jax.objectives.terms import Objective
 from dinado_jax.objectives.warmup import Warmup
-from dinado_jax.rollouts.arrays import Rollouts, concatenate
+from dinado_jax.rollouts.arrays import Rollouts, concatenate, select
+from dinado_jax.rollouts.automata import log_rates_by_class, with_automata
 from dinado_jax.rollouts.hidden_states import delete_files, with_states
 from dinado_jax.rollouts.weighting import importance_weights, success_rate
 from dinado_jax.stages.artifacts import trained_base
@@ -59,8 +60,8 @@ def train(context: Context) -> TrainFigures:
         for end, objective in phases(settings)
     ]
     prior = rate if config.control.norm_bias == "success_rate" else 0.5
-    init = partial(_init, control, settings, config.seed, prior)
     rounds, figures = Rounds(context, base, control, initial), []
+    init = partial(_init, control, settings, config.seed, prior, _log_rates(rounds))
     ends = np.linspace(0, settings.steps, settings.rounds + 1).round().astype(int)[1:].tolist()
     with Checkpoints(folder / "checkpoints", context.base_fingerprint) as checkpoints:
         state = restore_or_init(checkpoints, plan, init, base.params)
@@ -82,6 +83,8 @@ def train(context: Context) -> TrainFigures:
                 batch_at = objective.batches(rollouts, weight, config.seed)
                 if states is not None:
                     batch_at = with_states(batch_at, states, objective.reads_states(control))
+                if control.state is not None:
+                    batch_at = with_automata(batch_at, *rounds.automata(rollouts))
                 name = "warm-up" if isinstance(objective, Warmup) else f"train round {number}"
                 phase = Phase(name, step, batch_at, begin, stop)
                 state, begin = loop.fit(phase, state, base.params), stop
@@ -133,8 +136,23 @@ def _step(objective: Objective, control: Control, settings: Train, plan: Plan) -
     return make_step(terms, control_optimizer(settings), plan)
 
 
+def _log_rates(rounds: Rounds) -> np.ndarray | None:
+    """Where a control with state begins: log R by class of the oracle's state."""
+    reader, initial = rounds.control.state, rounds.initial
+    if reader is None:
+        return None
+    samples = select(initial, np.flatnonzero(~initial.reference))
+    weight = importance_weights(samples, "importance", clip=1.0, reference_weight=0.0)
+    return log_rates_by_class(reader, samples, weight, *rounds.automata(samples))
+
+
 def _init(
-    control: Control, settings: Train, seed: int, prior: float, base_params: dict
+    control: Control,
+    settings: Train,
+    seed: int,
+    prior: float,
+    log_rates: np.ndarray | None,
+    base_params: dict,
 ) -> TrainState:
-    params = control.init(jax.random.key(seed), base_params, prior)
+    params = control.init(jax.random.key(seed), base_params, prior, log_rates)
     return init_state(params, control_optimizer(settings))

@@ -1,0 +1,77 @@
+"""How far each row's text is from satisfying its constraint: a class of every next token, on devices.
+
+Of what the automata of a constraint know, a class keeps how many of them still ask for something,
+whether any of these has been begun, and whether too few tokens are left. So constraints of all
+prompts share the few classes:
+
+    0             the text can no longer satisfy the constraint, or ends without satisfying it
+    1             the text ends here and satisfies it
+    2 + 2 m + b   m automata do not accept yet; b = 1 if one of them is nearer to it than at the start
+
+B rows, n prefixes of each, K automata, J joint classes, V vocabulary; `rows` is a `Conjunction` with
+the row as leading axis of every array.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from dinado_jax.automata.conjunction import Conjunction
+
+IMPOSSIBLE, ENDS = 0, 1
+_MOST = 7  # automata that are told apart by number
+COUNT = 4 + 2 * _MOST  # of classes
+
+
+def start_states(rows: Conjunction) -> jax.Array:
+    """The states before any token: int32 [B, K]."""
+    return jnp.zeros(rows.table.shape[:2], jnp.int32)
+
+
+def next_states(rows: Conjunction, states: jax.Array, tokens: jax.Array) -> jax.Array:
+    """The states [B, K] after one more token [B] of each row."""
+    row, automata = jnp.arange(len(tokens)), jnp.arange(states.shape[1])[None]
+    joint = jnp.asarray(rows.joint_of)[row, tokens].astype(jnp.int32)
+    own = jnp.asarray(rows.class_of)[row[:, None], automata, joint[:, None]]
+    table = jnp.asarray(rows.table)
+    return table[row[:, None], automata, states, own].astype(jnp.int32)
+
+
+def of_prefixes(rows: Conjunction, states: jax.Array, left: jax.Array) -> jax.Array:
+    """The class of each prefix: int32 [B, n].
+
+    Args:
+      rows: of B rows.
+      states: int32 [B, n, K], after the prefixes.
+      left: int32 [B, n], tokens that may still follow.
+    """
+    return _class(_distance(rows, states), _distance(rows, start_states(rows)[:, None]), left)
+
+
+def of_next_tokens(rows: Conjunction, states: jax.Array, left: jax.Array) -> jax.Array:
+    """The class after every next token: uint8 [B, n, V]; arguments as for `of_prefixes`."""
+    row, automata = jnp.arange(len(states))[:, None, None], jnp.arange(states.shape[2])
+    following = jnp.asarray(rows.table)[row, automata, states]  # [B, n, K, C]
+    own = jnp.asarray(rows.class_of).astype(jnp.int32)[:, None]
+    after = jnp.take_along_axis(following, own, 3).swapaxes(2, 3)  # [B, n, J, K]
+    B, n, J, K = after.shape
+    distance = _distance(rows, after.reshape(B, n * J, K)).reshape(after.shape)
+    start = _distance(rows, start_states(rows)[:, None])[:, None]
+    classes = _class(distance, start, left[..., None] - 1)
+    satisfied = (_distance(rows, states) == 0).all(-1)
+    classes = classes.at[..., 0].set(jnp.where(satisfied, ENDS, IMPOSSIBLE))
+    joint = jnp.asarray(rows.joint_of).astype(jnp.int32)[:, None]
+    return jnp.take_along_axis(classes.astype(jnp.uint8), joint, 2)
+
+
+def _distance(rows: Conjunction, states: jax.Array) -> jax.Array:
+    """The least number of tokens until each automaton accepts: int32 [B, n, K]."""
+    row, automata = jnp.arange(len(states))[:, None, None], jnp.arange(states.shape[2])
+    return jnp.asarray(rows.to_accepting)[row, automata, states].astype(jnp.int32)
+
+
+def _class(distance: jax.Array, start: jax.Array, left: jax.Array) -> jax.Array:
+    """Distances [.., K], those at the start and tokens left [..] -> [..]."""
+    asks = distance > 0
+    begun = (asks & (distance < start)).any(-1)
+    missing = jnp.minimum(asks.sum(-1), _MOST)
+    return jnp.where(distance.max(-1) > left, IMPOSSIBLE, 2 + 2 * missing + begun)

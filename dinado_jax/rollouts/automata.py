@@ -1,0 +1,84 @@
+"""What the automata of prompts say of rollouts. N rows, T tokens, Z classes of `progress`."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from dinado_jax.automata import progress
+from dinado_jax.automata.conjunction import Conjunction, common_shapes, stack
+from dinado_jax.controls.state import KEY, StateReader
+from dinado_jax.data.batch import Batch
+from dinado_jax.data.batching import take
+from dinado_jax.ops.masks import target_mask
+from dinado_jax.rollouts.arrays import Rollouts
+
+_ROWS = 256  # at a time
+
+
+def with_automata(
+    batch_at: Callable[[int], Any], automata: Sequence[Conjunction], number: np.ndarray
+) -> Callable[[int], Any]:
+    """Batches whose rows carry the automata that decide their label, as a condition.
+
+    Args:
+      batch_at: the batch of a step: a pytree of `Batch`es, or one.
+      automata: of P prompts.
+      number: int [N], of all rows that batches are drawn from, which automata are theirs.
+    """
+    shapes = common_shapes(automata)
+
+    def filled(node: Any) -> Any:
+        if not isinstance(node, Batch):
+            return node
+        own = [automata[i] for i in number[np.asarray(node.row)]]
+        return dataclasses.replace(node, condition={KEY: stack(own, shapes)})
+
+    def at(step: int) -> Any:
+        return jax.tree.map(filled, batch_at(step), is_leaf=lambda node: isinstance(node, Batch))
+
+    return at
+
+
+def log_rates_by_class(
+    reader: StateReader,
+    rollouts: Rollouts,
+    weight: np.ndarray,
+    automata: Sequence[Conjunction],
+    number: np.ndarray,
+) -> np.ndarray:
+    """Counts how often texts succeed whose prefix is in a class: float32 [Z] nats, log R of it.
+
+    Classes that few prefixes reach are drawn towards the rate of all rows.
+
+    Args:
+      reader: of the control.
+      rollouts: N samples of the base.
+      weight: float [N], their importance weights.
+      automata: of P prompts.
+      number: int [N], which of them are each row's.
+    """
+    rate = np.average(rollouts.label, weights=weight)
+    seen, succeeded = np.ones(progress.COUNT), np.full(progress.COUNT, rate)
+    shapes = common_shapes(automata)
+    for start in range(0, len(rollouts), _ROWS):
+        rows = np.resize(np.arange(start, min(start + _ROWS, len(rollouts))), _ROWS)
+        condition = {KEY: stack([automata[i] for i in number[rows]], shapes)}
+        batch = dataclasses.replace(take(rollouts, rows), condition=condition)
+        classes, inside = map(np.asarray, _classes_of_prefixes(reader, batch))
+        once = np.arange(_ROWS) < len(rollouts) - start
+        mass = inside * (weight[rows] * once)[:, None]
+        np.add.at(seen, classes, mass)
+        np.add.at(succeeded, classes, mass * rollouts.label[rows][:, None])
+    log_rates = np.log(succeeded / seen)
+    log_rates[progress.ENDS] = 0.0
+    return log_rates.astype(np.float32)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _classes_of_prefixes(reader: StateReader, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """[N, T-1]: the class of each prefix, and 1 where it has a new token that did not end it."""
+    return reader.along(batch).now, target_mask(batch)
