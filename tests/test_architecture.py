@@ -22,6 +22,7 @@ LAYERS = [
     "controls",
     "language_model",
     "generation",
+    "guarantee",
     "tasks",
     "oracles",
     "evaluation",

@@ -12,24 +12,35 @@ import numpy as np
 State = TypeVar("State", bound=Hashable)
 
 
+def _itself(text: str) -> str:
+    return text
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Automaton:
     """A minimal deterministic automaton; state 0 is the start."""
 
-    symbols: str  # A of them
+    symbols: str  # A of them; the last one stands for every symbol that it does not name
     table: np.ndarray  # int32 [S, A], the state after each symbol
     accepting: np.ndarray  # bool [S]
+    read: Callable[[str], str] = _itself  # the symbols of a text, of one character after another
+    name: str = "its constraint"  # in messages
 
-    def run(self, text: str) -> int:
-        """The state after a text of its symbols."""
+    def run(self, symbols: str) -> int:
+        """The state after some symbols."""
+        number = {symbol: i for i, symbol in enumerate(self.symbols)}
         state = 0
-        for symbol in text:
-            state = int(self.table[state, self.symbols.index(symbol)])
+        for symbol in symbols:
+            state = int(self.table[state, number.get(symbol, len(number) - 1)])
         return state
 
-    def accepts(self, text: str) -> bool:
-        """Whether it accepts a text of its symbols."""
-        return bool(self.accepting[self.run(text)])
+    def accepts(self, symbols: str) -> bool:
+        """Whether it accepts some symbols."""
+        return bool(self.accepting[self.run(symbols)])
+
+    def satisfied_by(self, text: str) -> bool:
+        """Whether it accepts the symbols of a text."""
+        return self.accepts(self.read(text))
 
     @property
     def settled(self) -> np.ndarray:
@@ -75,7 +86,8 @@ def _minimal(automaton: Automaton) -> Automaton:
             break
         label = split
     _, first = np.unique(split, return_index=True)
-    return Automaton(automaton.symbols, split[table[first]], automaton.accepting[first])
+    accepting = automaton.accepting[first]
+    return dataclasses.replace(automaton, table=split[table[first]], accepting=accepting)
 
 
 def _numbered(rows: np.ndarray) -> np.ndarray:

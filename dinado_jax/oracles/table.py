@@ -12,11 +12,11 @@ from dinado_jax.errors import InputError, quote
 from dinado_jax.oracles.foreign import ForeignError, guarded
 from dinado_jax.oracles.judge import Oracle
 from dinado_jax.oracles.sentences import at_most_12_words, ends_with_question, mentions_colour
-from dinado_jax.tasks.keyword.lexical import lexical
+from dinado_jax.tasks.keyword.oracle import LEXICAL
 
 # Each raises InputError for a prompt that it cannot judge with any text.
 ORACLES: dict[str, Oracle] = {
-    "lexical": lexical,
+    "lexical": LEXICAL,
     "mentions_colour": mentions_colour,
     "ends_with_question": ends_with_question,
     "at_most_12_words": at_most_12_words,

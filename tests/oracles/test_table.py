@@ -8,10 +8,11 @@ from support.refusal import error_of
 
 from dinado_jax.oracles.table import ORACLES, NamedOracle, resolve
 from dinado_jax.tasks.keyword.lexical import lexical
+from dinado_jax.tasks.keyword.oracle import LEXICAL
 
 
 def test_names_resolve_also_in_the_working_directory(tmp_path, monkeypatch):
-    assert resolve("lexical") == NamedOracle("lexical", lexical)
+    assert resolve("lexical") == NamedOracle("lexical", LEXICAL)
     assert resolve("dinado_jax.tasks.keyword.lexical:lexical").function is lexical
     (tmp_path / "oracle_of_mine.py").write_text("def short(prompts, texts):\n    return [True]\n")
     monkeypatch.chdir(tmp_path)

@@ -56,5 +56,5 @@ def test_what_it_does_not_go_with():
 def test_prompts_that_cannot_be_met_are_refused_before_decoding(copy):
     data, path = copy
     config = word_run.config(data, *ON[:2], "decode.max_new_tokens=1")
-    refused("its concepts may need .* raise it", run_stages, config, ("generate",), path)
+    refused("its constraints may need .* raise it", run_stages, config, ("generate",), path)
     assert not list((path / "generate").glob("*_shards/*"))

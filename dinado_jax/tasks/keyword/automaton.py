@@ -14,11 +14,13 @@ where the only occurrence of a form
 - is a compound right after a hyphen that belongs to no other compound ("- -hot-dog").
 """
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from dinado_jax.automata.automaton import Automaton, explore
+from dinado_jax.errors import quote
 from dinado_jax.tasks.keyword.lexical import NEGATED, patterns
 from dinado_jax.tasks.keyword.symbols import (
     APOSTROPHE,
@@ -29,6 +31,7 @@ from dinado_jax.tasks.keyword.symbols import (
     SPACE,
     UNKNOWN,
     is_letter,
+    symbols_of,
 )
 
 # What may follow a verb, and a word such as "won", so that the oracle takes both for a negation.
@@ -75,7 +78,8 @@ def concept_automaton(concept: str) -> Automaton:
     Raises:
       InputError: for a concept without letters or digits.
     """
-    return words_automaton(frozenset(tuple(pattern.split()) for pattern in patterns(concept)))
+    wanted = frozenset(tuple(pattern.split()) for pattern in patterns(concept))
+    return dataclasses.replace(words_automaton(wanted), name=quote(concept))
 
 
 @functools.cache
@@ -96,12 +100,13 @@ def words_automaton(wanted: frozenset[Pattern]) -> Automaton:
         return _later(before, symbol), new | frozenset(_begun(wanted, before, symbol))
 
     start: _State = _Before(), frozenset()
-    return explore(
+    automaton = explore(
         start,
         step,
         lambda state: any(way == _FOUND or way.complete for way in state[1]),
         named + SPACE + APOSTROPHE + HYPHEN + MARK + UNKNOWN + OTHER + LETTER,
     )
+    return dataclasses.replace(automaton, read=symbols_of)
 
 
 def _later(before: _Before, symbol: str) -> _Before:

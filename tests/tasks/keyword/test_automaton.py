@@ -5,11 +5,10 @@ import random
 
 import pytest
 
-from dinado_jax.automata.automaton import Automaton
 from dinado_jax.tasks import toy
 from dinado_jax.tasks.keyword.automaton import concept_automaton, words_automaton
 from dinado_jax.tasks.keyword.lexical import NEGATED, forms, patterns, present
-from dinado_jax.tasks.keyword.symbols import LETTER, UNKNOWN, symbols_of
+from dinado_jax.tasks.keyword.symbols import UNKNOWN, symbols_of
 
 CONCEPTS = [
     *("dog", "win", "could", "have", "need", "do", "n", "t", "won", "haven", "fan", "person"),
@@ -21,11 +20,6 @@ PIECES = [
     *"\u017f\ufb01²½ª©\u0149\u0591\U0001f642\uff07\u02bc`\ufffd\u0434\u304c\u1161\uac01µ\u00a0",
     *[" "] * 25, *["'"] * 6, *["-"] * 8, "n't", " n't", "n 't", " n ' t", "'t", "t", "n", "x", "s",
 ]  # fmt: skip
-
-
-def accepts(automaton: Automaton, text: str) -> bool:
-    symbols = symbols_of(text)
-    return automaton.accepts("".join(s if s in automaton.symbols else LETTER for s in symbols))
 
 
 def random_text(rng: random.Random, concept: str) -> str:
@@ -51,7 +45,7 @@ def test_random_texts():
         concept = rng.choice(CONCEPTS)
         text = random_text(rng, concept)
         by_oracle = present([concept], text)[0]
-        by_automaton = accepts(concept_automaton(concept), text)
+        by_automaton = concept_automaton(concept).satisfied_by(text)
         assert by_oracle or not by_automaton, (concept, text)
         counts[by_oracle, by_automaton] += 1
     assert counts[True, True] > 2000 and counts[True, False] < counts[True, True] / 5
@@ -65,8 +59,8 @@ def test_all_texts_of_one_length(concept, letters, length):
     """Over these alphabets: nearly all are judged alike, none is found by the automaton alone."""
     automaton, different = concept_automaton(concept), []
     for text in map("".join, itertools.product(letters, repeat=length)):
-        if accepts(automaton, text) != present([concept], text)[0]:
-            assert not accepts(automaton, text), text
+        if automaton.satisfied_by(text) != present([concept], text)[0]:
+            assert not automaton.satisfied_by(text), text
             different.append(text)
     assert len(different) < len(letters) ** length / 10
 
@@ -80,8 +74,8 @@ def test_captions():
         automaton = concept_automaton(concept)
         for example in examples[:60]:
             text = example.references[0]
-            assert accepts(automaton, text) == present([concept], text)[0], (concept, text)
-            found += accepts(automaton, text)
+            assert automaton.satisfied_by(text) == present([concept], text)[0], (concept, text)
+            found += automaton.satisfied_by(text)
     assert found > 100
 
 
@@ -97,7 +91,7 @@ def test_captions():
     ],
 )  # fmt: skip
 def test_found(concept, text):
-    assert accepts(concept_automaton(concept), text) and present([concept], text)[0]
+    assert concept_automaton(concept).satisfied_by(text) and present([concept], text)[0]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +103,7 @@ def test_found(concept, text):
     ],
 )  # fmt: skip
 def test_not_found(concept, text):
-    assert not accepts(concept_automaton(concept), text) and not present([concept], text)[0]
+    assert not concept_automaton(concept).satisfied_by(text) and not present([concept], text)[0]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +117,7 @@ def test_not_found(concept, text):
 )  # fmt: skip
 def test_found_by_the_oracle_alone(concept, text):
     """One of each kind that the docstring of the module lists."""
-    assert present([concept], text)[0] and not accepts(concept_automaton(concept), text)
+    assert present([concept], text)[0] and not concept_automaton(concept).satisfied_by(text)
 
 
 def test_alternatives_of_several_words():
@@ -133,7 +127,7 @@ def test_alternatives_of_several_words():
     for number, words in enumerate(itertools.product(["In", "the", "park", "out", "a"], repeat=4)):
         spaced = f" {' '.join(words).lower()} "
         text = (" ", ", ", "-", ".\n")[number % 4].join(words)
-        assert accepts(automaton, text) == any(f" {' '.join(each)} " in spaced for each in wanted)
+        assert automaton.satisfied_by(text) == any(f" {' '.join(each)} " in spaced for each in wanted)
 
 
 def test_symbols():
