@@ -1,8 +1,7 @@
 """A base of which every text satisfies an oracle that has automata, by masks of next tokens."""
 
 import dataclasses
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import jax
@@ -10,14 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from dinado_jax.automata.automaton import Automaton
-from dinado_jax.automata.conjunction import conjunction, stack
-from dinado_jax.automata.token_texts import token_texts
-from dinado_jax.automata.tokens import NEVER, TokenAutomaton, Vocabulary, token_automaton
+from dinado_jax.automata.compiled import compiled, numbered
+from dinado_jax.automata.conjunction import KEY
+from dinado_jax.automata.tokens import NEVER
 from dinado_jax.data.prompts import PromptSet
 from dinado_jax.errors import InputError, quote
-from dinado_jax.guides.constraint import KEY, Constraint, tokens_needed
+from dinado_jax.guides.constraint import Constraint, tokens_needed
 from dinado_jax.language_model import Base, Controlled
-from dinado_jax.models.codec import Codec
 
 
 class HasAutomata(Protocol):
@@ -55,41 +53,23 @@ def guarantee(
         the model's tokens satisfies, and one whose automata may need more tokens.
     """
     given = prompts if isinstance(prompts, PromptSet) else PromptSet(prompts)
-    automata = [tuple(oracle.automata(text)) for text in given.texts]
-    number = {each: i for i, each in enumerate(dict.fromkeys(automata))}
-    compiled = {each: _compiled(each, base) for each in number}
-    arrays = stack([conjunction(each, base.codec.stop_ids) for each in compiled.values()])
-    starts = jnp.zeros((len(number), arrays.table.shape[1], 1), jnp.int32)
-    needed = np.asarray(tokens_needed(arrays, jnp.arange(len(number)), starts))[:, 0]
-    for index, each in enumerate(automata):
-        if needed[number[each]] > max_new_tokens:
+    arrays, number = numbered(oracle.automata, given.texts, base.codec, base.model.vocab_size)
+    starts = jnp.zeros((len(arrays.table), arrays.table.shape[1], 1), jnp.int32)
+    needed = np.asarray(tokens_needed(arrays, jnp.arange(len(starts)), starts))[number, 0]
+    for index, text in enumerate(given.texts):
+        if needed[index] > max_new_tokens:
             name = given.names[index] if given.names else f"prompt {index}"
-            where = f"{name}, {quote(given.texts[index])}"
-            for one, over_tokens in zip(each, compiled[each]):
-                if over_tokens.worst_settled >= NEVER:
+            where = f"{name}, {quote(text)}"
+            for one in oracle.automata(text):
+                if compiled(one, base.codec, base.model.vocab_size).worst_settled >= NEVER:
                     raise InputError(
                         f"{where}: the model's tokens cannot spell {one.name} after every text, so "
                         "that nothing guarantees it; leave it out"
                     )
             raise InputError(
-                f"{where}: its constraints may need {needed[number[each]]} tokens, and "
+                f"{where}: its constraints may need {needed[index]} tokens, and "
                 f"max_new_tokens is {max_new_tokens}; raise it, or ask for less"
             )
-    own = np.array([number[each] for each in automata], np.int32)
-    condition = {**(given.condition or {}), KEY: own}
+    condition = {**(given.condition or {}), KEY: number}
     guaranteed = Controlled(base, Constraint(), jax.device_put(arrays))
     return guaranteed, dataclasses.replace(given, condition=condition)
-
-
-def _compiled(automata: Sequence[Automaton], base: Base) -> list[TokenAutomaton]:
-    return [_over_tokens(each, base.codec, base.model.vocab_size) for each in automata]
-
-
-@functools.lru_cache(maxsize=2048)
-def _over_tokens(automaton: Automaton, codec: Codec, vocab_size: int) -> TokenAutomaton:
-    return token_automaton(automaton, _vocabulary(automaton.read, codec, vocab_size))
-
-
-@functools.lru_cache(maxsize=16)
-def _vocabulary(read: Callable[[str], str], codec: Codec, vocab_size: int) -> Vocabulary:
-    return Vocabulary.of([read(text) for text in token_texts(codec, vocab_size)])

@@ -1,7 +1,7 @@
 """Language models to decode from: the base, frozen, and the base under controls.
 
-All have `base`, `policy` and `variables`, which is all that decoding needs, and `for_prompts`, which
-adds what a control reads of the prompts at hand.
+All have `base`, `policy` and `variables`, which is all that decoding needs, and `for_prompts`,
+which adds what a control reads of the prompts at hand.
 """
 
 import dataclasses
@@ -15,11 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dinado_jax.automata.compiled import AutomataOf, conjunctions
-from dinado_jax.automata.conjunction import stack
+from dinado_jax.automata.compiled import AutomataOf, numbered
+from dinado_jax.automata.conjunction import KEY
 from dinado_jax.controls.control import Control
 from dinado_jax.controls.merge import Merge
-from dinado_jax.controls.state import KEY
 from dinado_jax.data.prompts import PromptSet, TokenizedPrompts
 from dinado_jax.decoding.batching import check_prompts
 from dinado_jax.decoding.policy import ModelPolicy, Policy
@@ -127,12 +126,10 @@ class Controlled:
         if not isinstance(self.control, Control) or self.control.state is None:
             return self, prompts
         assert self.automata_of is not None
-        number = {text: i for i, text in enumerate(dict.fromkeys(prompts.texts))}
         codec, vocab_size = self.base.codec, self.base.model.vocab_size
-        automata = stack(conjunctions(self.automata_of, list(number), codec, vocab_size))
+        automata, number = numbered(self.automata_of, prompts.texts, codec, vocab_size)
         params = {**self.params, "automata": jax.device_put(automata)}
-        own = np.array([number[text] for text in prompts.texts], np.int32)
-        condition = {**(prompts.condition or {}), KEY: own}
+        condition = {**(prompts.condition or {}), KEY: number}
         conditioned = dataclasses.replace(prompts, condition=condition)
         return dataclasses.replace(self, params=params), conditioned
 

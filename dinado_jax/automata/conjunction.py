@@ -14,6 +14,8 @@ import numpy as np
 from dinado_jax.automata.tokens import TokenAutomaton
 from dinado_jax.data.batch import Array
 
+KEY = "automata"  # of the condition with the number of each prompt's automata; in training, theirs
+
 
 class Conjunction(NamedTuple):
     """The automata of a prompt, or of P prompts with the prompt as leading axis of every array.
@@ -62,29 +64,15 @@ def conjunction(automata: Sequence[TokenAutomaton], stop_ids: Sequence[int]) -> 
     )
 
 
-Shapes = tuple[tuple[int, ...], ...]  # of the arrays of a `Conjunction`, without a prompt axis
-
-
-def common_shapes(prompts: Sequence[Conjunction]) -> Shapes:
-    """The least shapes into which all of the prompts' arrays fit."""
-    shapes = [[array.shape for array in each] for each in prompts]
-    return tuple(tuple(np.max(of_array, axis=0).tolist()) for of_array in zip(*shapes))
-
-
-def stack(prompts: Sequence[Conjunction], shapes: Shapes | None = None) -> Conjunction:
-    """Puts the conjunctions of P prompts into arrays of common shapes.
-
-    Args:
-      prompts: of one vocabulary.
-      shapes: at least `common_shapes` of the prompts, which is the default.
-    """
-    shapes = shapes or common_shapes(prompts)
-    most = shapes[Conjunction._fields.index("table")][0]
-    padded = [
-        [_padded(array, shape) for array, shape in zip(_with_automata(each, most), shapes)]
-        for each in prompts
-    ]
-    return Conjunction(*map(np.stack, zip(*padded)))
+def stack(prompts: Sequence[Conjunction]) -> Conjunction:
+    """Puts the conjunctions of P prompts into arrays of common shapes."""
+    most = max(len(each.table) for each in prompts)
+    prompts = [_with_automata(each, most) for each in prompts]
+    columns = []
+    for arrays in zip(*prompts):
+        shape = np.max([each.shape for each in arrays], axis=0)
+        columns.append(np.stack([_padded(each, shape) for each in arrays]))
+    return Conjunction(*columns)
 
 
 def _with_automata(own: Conjunction, count: int) -> Conjunction:

@@ -1,4 +1,4 @@
-"""How far each row's text is from satisfying its constraint: a class of every next token, on devices.
+"""How far each row's text is from satisfying its constraint: a class of every next token.
 
 Of what the automata of a constraint know, a class keeps how many of them still ask for something,
 whether any of these has been begun, and whether too few tokens are left. So constraints of all
@@ -6,10 +6,10 @@ prompts share the few classes:
 
     0             the text can no longer satisfy the constraint, or ends without satisfying it
     1             the text ends here and satisfies it
-    2 + 2 m + b   m automata do not accept yet; b = 1 if one of them is nearer to it than at the start
+    2 + 2 m + b   m automata do not accept yet; b = 1 if one of them is nearer to it than at first
 
-B rows, n prefixes of each, K automata, J joint classes, V vocabulary; `rows` is a `Conjunction` with
-the row as leading axis of every array.
+B rows, n prefixes of each, K automata, J joint classes, V vocabulary; `rows` is a `Conjunction`
+with the row as leading axis of every array.
 """
 
 import jax

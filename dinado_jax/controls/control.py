@@ -25,9 +25,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dinado_jax.automata.conjunction import KEY
 from dinado_jax.controls.protocol import Direction, Norm, PolicyDirection
 from dinado_jax.controls.recursion import FLOOR, Values, advance, unroll
-from dinado_jax.controls.state import KEY, Progress, Reading, StateReader
+from dinado_jax.controls.state import Progress, Reading, StateReader
 from dinado_jax.data.batch import Batch
 from dinado_jax.data.prompts import Prompts
 from dinado_jax.decoding.policy import Policy, last_token_states
@@ -199,7 +200,7 @@ class Control:
         # The last column predicts nothing.
         hidden, last = out.hidden[:, :-1], out.hidden[:, -1:]
         hidden, classes = self.state.apply(params["state"], hidden, self.state.along(batch))
-        return out.replace(hidden=jnp.concatenate([hidden, last], 1), classes=classes)
+        return dataclasses.replace(out, hidden=jnp.concatenate([hidden, last], 1), classes=classes)
 
     def _base_output(self, base_params: dict, batch: Batch) -> Output:
         """The base's output, from its states where the batch has them: those that enter the

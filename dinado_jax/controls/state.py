@@ -20,12 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from dinado_jax.automata import progress
-from dinado_jax.automata.conjunction import Conjunction
+from dinado_jax.automata.conjunction import KEY, Conjunction
 from dinado_jax.data.batch import Batch
 from dinado_jax.distributed.constraints import all_gather_param
 from dinado_jax.ops.vocab import Classes
 
-KEY = "constraint"  # of the condition that holds a row's automata, or their number
 _RANK = 16
 _LOW = -30.0  # nats, of what is impossible: finite, so that no loss is nan
 
@@ -46,7 +45,7 @@ class StateReader:
     max_new_tokens: int  # the most tokens of a text; the state includes how many are left
 
     def init(self, key: jax.Array, log_rates: np.ndarray | None = None) -> dict:
-        """Initialises parameters with R = e^log_rates [Z] by class alone; None: the same for all."""
+        """Initialises parameters with R = e^log_rates [Z] by class; None: the same for all."""
         bound, steps = self.width**-0.5, self.max_new_tokens + 1
         read = jax.random.uniform(key, (self.width, _RANK), jnp.float32, -bound, bound)
         return {
@@ -59,7 +58,7 @@ class StateReader:
         }
 
     def apply(self, params: dict, hidden: jax.Array, at: Progress) -> tuple[jax.Array, Classes]:
-        """Returns the states with what is known of the oracle's, [.., D], and the scores of classes.
+        """Returns the states with what is known of the oracle's, and the scores of classes.
 
         Args:
           params: as `init` returns them.
@@ -117,7 +116,10 @@ class Reading(NamedTuple):
     def progress(self, automata: Conjunction) -> Progress:
         """Of every row: [R], and [R, V] after each next token."""
         own, states, left = self._own(automata), self.states[:, None], self.left[:, None]
-        now, after = progress.of_prefixes(own, states, left), progress.of_next_tokens(own, states, left)
+        now, after = (
+            progress.of_prefixes(own, states, left),
+            progress.of_next_tokens(own, states, left),
+        )
         return Progress(now[:, 0], self.left, after[:, 0])
 
     def _own(self, automata: Conjunction) -> Conjunction:

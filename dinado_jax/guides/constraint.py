@@ -19,15 +19,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dinado_jax.automata.conjunction import Conjunction
+from dinado_jax.automata.conjunction import KEY, Conjunction
 from dinado_jax.automata.tokens import NEVER
 from dinado_jax.data.batch import Array
 from dinado_jax.data.prompts import Prompts
 from dinado_jax.guides.protocol import NextValues
 from dinado_jax.models.output import Output
 from dinado_jax.ops import bernoulli
-
-KEY = "constraint"  # of the conditions that number the conjunctions
 
 
 class ConstraintState(NamedTuple):

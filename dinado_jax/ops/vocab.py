@@ -236,7 +236,7 @@ def _reduced_backward(link, chunk, excluded_ids, left, given):
         of_scores = -of_mean[:, None] * kept.by_class
         for weight, at in pulls:
             of_scores = _added(of_scores, _at(classes.of_token, at), weight)
-        of_classes = Classes(of_scores, None)
+        of_classes = Classes(of_scores, cast(Any, None))
     frozen = hidden_ND, classes, base and base[0], tokens_N
     arrays = *frozen, kept.peak, of_token, of_peak, of_mean
 
@@ -353,8 +353,8 @@ def _at(x_nV, tokens_n):
 
 def _by_class(x_nV, classes):
     """[n, Z]: the sum over each class. A scatter would be slow on accelerators."""
-    sums = [jnp.where(classes.of_token == z, x_nV, 0).sum(-1) for z in range(classes.scores.shape[1])]
-    return jnp.stack(sums, -1)
+    Z = classes.scores.shape[1]
+    return jnp.stack([jnp.where(classes.of_token == z, x_nV, 0).sum(-1) for z in range(Z)], -1)
 
 
 def _added(x_nV, tokens_n, values_n):

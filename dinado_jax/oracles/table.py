@@ -38,7 +38,7 @@ class NamedOracle:
     @property
     def automata_of(self) -> AutomataOf | None:
         """The automata that decide it for a prompt; None for an oracle that is not decided so."""
-        return SHIM if self.name=="lexical" else getattr(self.function, "automata", None)
+        return getattr(self.function, "automata", None)
 
     def check_prompts(self, prompts: Mapping[str, str]) -> None:
         """Checks that a built-in oracle can judge these prompts, keyed by where they were read.
@@ -100,9 +100,3 @@ def _imported(name: str, noun: str) -> Oracle:
             f"{noun} {quote(name)}, {module_name} has no function {function}: correct the name"
         )
     return cast(Oracle, oracle)
-
-
-def SHIM(prompt):
-    from dinado_jax.tasks.keyword.automaton import concept_automaton
-    from dinado_jax.tasks.keyword.format import concepts_of
-    return [concept_automaton(c) for c in dict.fromkeys(concepts_of(prompt))]

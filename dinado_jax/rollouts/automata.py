@@ -2,16 +2,16 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
 from dinado_jax.automata import progress
-from dinado_jax.automata.conjunction import Conjunction, common_shapes, stack
-from dinado_jax.controls.state import KEY, StateReader
-from dinado_jax.data.batch import Batch
+from dinado_jax.automata.conjunction import KEY, Conjunction
+from dinado_jax.controls.state import StateReader
+from dinado_jax.data.batch import Batch, rows_of
 from dinado_jax.data.batching import take
 from dinado_jax.ops.masks import target_mask
 from dinado_jax.rollouts.arrays import Rollouts
@@ -20,7 +20,7 @@ _ROWS = 256  # at a time
 
 
 def with_automata(
-    batch_at: Callable[[int], Any], automata: Sequence[Conjunction], number: np.ndarray
+    batch_at: Callable[[int], Any], automata: Conjunction, number: np.ndarray
 ) -> Callable[[int], Any]:
     """Batches whose rows carry the automata that decide their label, as a condition.
 
@@ -29,13 +29,12 @@ def with_automata(
       automata: of P prompts.
       number: int [N], of all rows that batches are drawn from, which automata are theirs.
     """
-    shapes = common_shapes(automata)
 
     def filled(node: Any) -> Any:
         if not isinstance(node, Batch):
             return node
-        own = [automata[i] for i in number[np.asarray(node.row)]]
-        return dataclasses.replace(node, condition={KEY: stack(own, shapes)})
+        own = rows_of(automata, number[np.asarray(node.row)])
+        return dataclasses.replace(node, condition={KEY: own})
 
     def at(step: int) -> Any:
         return jax.tree.map(filled, batch_at(step), is_leaf=lambda node: isinstance(node, Batch))
@@ -47,7 +46,7 @@ def log_rates_by_class(
     reader: StateReader,
     rollouts: Rollouts,
     weight: np.ndarray,
-    automata: Sequence[Conjunction],
+    automata: Conjunction,
     number: np.ndarray,
 ) -> np.ndarray:
     """Counts how often texts succeed whose prefix is in a class: float32 [Z] nats, log R of it.
@@ -63,10 +62,9 @@ def log_rates_by_class(
     """
     rate = np.average(rollouts.label, weights=weight)
     seen, succeeded = np.ones(progress.COUNT), np.full(progress.COUNT, rate)
-    shapes = common_shapes(automata)
     for start in range(0, len(rollouts), _ROWS):
         rows = np.resize(np.arange(start, min(start + _ROWS, len(rollouts))), _ROWS)
-        condition = {KEY: stack([automata[i] for i in number[rows]], shapes)}
+        condition = {KEY: rows_of(automata, number[rows])}
         batch = dataclasses.replace(take(rollouts, rows), condition=condition)
         classes, inside = map(np.asarray, _classes_of_prefixes(reader, batch))
         once = np.arange(_ROWS) < len(rollouts) - start

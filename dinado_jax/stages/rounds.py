@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from dinado_jax.automata.compiled import conjunctions
-from dinado_jax.automata.conjunction import Conjunction
+from dinado_jax.automata.conjunction import Conjunction, stack
 from dinado_jax.controls.control import Control
 from dinado_jax.data.prompts import PromptSet
 from dinado_jax.distributed.processes import broadcast
@@ -75,7 +75,7 @@ class Rounds:
         )
         return sum(sets, HiddenStates(self.base.model.width))
 
-    def automata(self, rollouts: Rollouts) -> tuple[list[Conjunction], np.ndarray]:
+    def automata(self, rollouts: Rollouts) -> tuple[Conjunction, np.ndarray]:
         """The automata of the prompts of N rows, and which are each row's: int [N]."""
         texts = np.array(training_prompts(self.context, 0, int(rollouts.prompt_id.max()) + 1))
         distinct, number = np.unique(texts[rollouts.prompt_id], return_inverse=True)
@@ -85,7 +85,7 @@ class Rounds:
         assert automata_of is not None
         found = conjunctions(automata_of, new, self.base.codec, vocab_size)
         self._compiled.update(zip(new, found))
-        return [self._compiled[text] for text in distinct.tolist()], number
+        return stack([self._compiled[text] for text in distinct.tolist()]), number
 
     def figures(self, number: int, rollouts: Rollouts, weight: np.ndarray) -> RoundFigures:
         """Computes what round `number` begins with.

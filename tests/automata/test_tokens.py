@@ -166,4 +166,4 @@ def test_a_conjunction_has_the_automata_of_its_prompt():
                 assert state == own and accepting == of[words[k]].accepting[own]
                 assert stacked.to_settled[prompt, k, state] == of[words[k]].to_settled[own]
     assert (stacked.joint_of[:, stop] == 0).all()
-    assert stacked.joint_of.dtype == np.int16
+    assert stacked.joint_of.dtype == np.uint8
