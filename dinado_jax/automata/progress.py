@@ -49,7 +49,7 @@ def of_prefixes(rows: Conjunction, states: jax.Array, left: jax.Array) -> jax.Ar
 
 def of_next_tokens(rows: Conjunction, states: jax.Array, left: jax.Array) -> jax.Array:
     """The class after every next token: uint8 [B, n, V]; arguments as for `of_prefixes`."""
-    row, automata = jnp.arange(len(states))[:, None, None], jnp.arange(states.shape[2])
+    row, automata = jnp.arange(len(states))[:, None, None], jnp.arange(states.shape[2])[None, None]
     following = jnp.asarray(rows.table)[row, automata, states]  # [B, n, K, C]
     own = jnp.asarray(rows.class_of).astype(jnp.int32)[:, None]
     after = jnp.take_along_axis(following, own, 3).swapaxes(2, 3)  # [B, n, J, K]
@@ -65,7 +65,7 @@ def of_next_tokens(rows: Conjunction, states: jax.Array, left: jax.Array) -> jax
 
 def _distance(rows: Conjunction, states: jax.Array) -> jax.Array:
     """The least number of tokens until each automaton accepts: int32 [B, n, K]."""
-    row, automata = jnp.arange(len(states))[:, None, None], jnp.arange(states.shape[2])
+    row, automata = jnp.arange(len(states))[:, None, None], jnp.arange(states.shape[2])[None, None]
     return jnp.asarray(rows.to_accepting)[row, automata, states].astype(jnp.int32)
 
 

@@ -66,11 +66,13 @@ class StateReader:
           at: the same prefixes.
         """
         params = jax.tree.map(all_gather_param, params)
+        every = tuple(range(at.now.ndim))
         known = params["now"][at.now] + params["left"][at.left]
         hidden = (hidden + known).astype(hidden.dtype)
         read = jax.nn.relu(hidden.astype(jnp.float32) @ params["read"])
-        scores = params["table"] + params["table_left"][at.left] + read @ params["value"]
-        impossible = jnp.arange(progress.COUNT) == progress.IMPOSSIBLE
+        scores = params["table_left"][at.left] + read @ params["value"]
+        scores += jnp.expand_dims(params["table"], every)
+        impossible = jnp.expand_dims(jnp.arange(progress.COUNT) == progress.IMPOSSIBLE, every)
         return hidden, Classes(jnp.where(impossible, _LOW, scores), at.after)
 
     def left(self, read: jax.Array) -> jax.Array:
@@ -81,13 +83,14 @@ class StateReader:
         """The progress at every column but the last, [B, T-1], of rows with their automata."""
         rows: Conjunction = batch.condition[KEY]
 
-        def read(states: jax.Array, column: tuple[jax.Array, jax.Array]):
-            tokens, new = column
+        def read(states: jax.Array, now: tuple[jax.Array, jax.Array]):
+            tokens, new = now
             states = jnp.where(new[:, None], progress.next_states(rows, states, tokens), states)
             return states, states
 
         tokens = jnp.asarray(batch.tokens)[:, :-1]
-        count = jnp.arange(tokens.shape[1]) + 1 - jnp.asarray(batch.prompt_length)[:, None]
+        column = jnp.arange(tokens.shape[1])[None]
+        count = column + 1 - jnp.asarray(batch.prompt_length)[:, None]
         columns = tokens.T, (count > 0).T
         _, states = jax.lax.scan(read, progress.start_states(rows), columns)
         states, left = states.swapaxes(0, 1), self.left(jnp.maximum(count, 0))

@@ -1,0 +1,75 @@
+"""The class of every next token, against the definition on all texts of a few tokens."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dinado_jax.automata import progress
+from dinado_jax.automata.automaton import explore
+from dinado_jax.automata.conjunction import conjunction, stack
+from dinado_jax.automata.tokens import Vocabulary, token_automaton
+
+TEXTS = ["", "a", "b", "ab", "c", "ba"]  # the first one ends a text
+LEFT = 3
+
+
+def containing(word: str):
+    """Texts that contain a word."""
+
+    def step(state: str, symbol: str) -> str:
+        return state if word in state else (state + symbol)[-max(1, len(word)) :]
+
+    return explore("", step, lambda state: word in state, "abc")
+
+
+PROMPTS = [("ab",), ("aa", "cb"), ("ca", "b", "aba")]
+AUTOMATA = [[containing(word) for word in words] for words in PROMPTS]
+VOCABULARY = Vocabulary.of(TEXTS)
+ROWS = stack(
+    [conjunction([token_automaton(each, VOCABULARY) for each in own], [0]) for own in AUTOMATA]
+)
+
+
+def least(word: str, text: str) -> int:
+    """Tokens until a text contains a word."""
+    count, texts = 0, {text}
+    while not any(word in each for each in texts):
+        count, texts = count + 1, {each + token for each in texts for token in TEXTS[1:]}
+    return count
+
+
+def expected(words, text: str, left: int) -> int:
+    distances = [least(word, text) for word in words]
+    if max(distances) > left:
+        return progress.IMPOSSIBLE
+    begun = any(0 < now < least(word, "") for word, now in zip(words, distances))
+    return 2 + 2 * sum(now > 0 for now in distances) + begun
+
+
+def test_classes_of_prefixes_and_of_next_tokens():
+    read = list(itertools.product(range(1, len(TEXTS)), repeat=2))
+    count = len(PROMPTS)
+    for tokens in [(), *read]:
+        states = progress.start_states(ROWS)
+        for token in tokens:
+            states = progress.next_states(ROWS, states, jnp.full(count, token))
+        text = "".join(TEXTS[token] for token in tokens)
+        left = jnp.full((count, 1), LEFT)
+        now = jax.jit(progress.of_prefixes)(ROWS, states[:, None], left)
+        after = jax.jit(progress.of_next_tokens)(ROWS, states[:, None], left)
+        assert now.shape == (count, 1) and after.shape == (count, 1, len(TEXTS))
+        for prompt, words in enumerate(PROMPTS):
+            assert now[prompt, 0] == expected(words, text, LEFT)
+            ends = progress.ENDS if all(word in text for word in words) else progress.IMPOSSIBLE
+            rest = [expected(words, text + token, LEFT - 1) for token in TEXTS[1:]]
+            np.testing.assert_array_equal(after[prompt, 0], [ends, *rest])
+
+
+def test_classes_are_as_many_as_said():
+    """However many automata a prompt has."""
+    many = [token_automaton(containing(word), VOCABULARY) for word in ("a", "b", "c")] * 5
+    rows = stack([conjunction(many, [0])])
+    after = progress.of_next_tokens(rows, progress.start_states(rows)[:, None], jnp.full((1, 1), 9))
+    assert after.max() < progress.COUNT

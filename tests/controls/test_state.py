@@ -1,0 +1,134 @@
+"""A control that reads the state of its oracle: one distribution by token and by row, R exact at
+the end, and nothing of later tokens in what is said of earlier ones."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+from support import tiny, world
+
+from dinado_jax.automata import progress
+from dinado_jax.automata.automaton import explore
+from dinado_jax.automata.conjunction import KEY, conjunction, stack
+from dinado_jax.automata.tokens import Vocabulary, token_automaton
+from dinado_jax.controls.state import StateReader
+from dinado_jax.data.batch import rows_of
+from dinado_jax.guides.guided import Guided
+from dinado_jax.guides.tilt import TiltFlags
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
+TEXTS = ["", "a", "b", "c", "ab"]  # token 0 ends a text
+BUDGET = world.N
+KINDS = [kind for kind in world.DISTINCT if kind not in world.LLAMA_KINDS]
+
+
+def containing(word: str):
+    return explore(
+        "",
+        lambda state, symbol: state if word in state else (state + symbol)[-len(word) :],
+        lambda state: word in state,
+        "abc",
+    )
+
+
+@functools.cache
+def automata():
+    vocabulary = Vocabulary.of(TEXTS)
+    own = [[token_automaton(containing(w), vocabulary) for w in ws] for ws in (("a", "c"), ("bb",))]
+    return stack([conjunction(each, [world.EOS]) for each in own])
+
+
+def stated(kind: str):
+    control = world.control(kind)
+    control = dataclasses.replace(control, state=StateReader(control.model.width, BUDGET))
+    log_rates = np.linspace(-3, 0, progress.COUNT).astype(np.float32)
+    fresh = control.init(jax.random.key(1), world.base_params(), tiny.SUCCESS_RATE, log_rates)
+    return control, tiny.noisy(fresh, 0.3)
+
+
+def batch(which: int):
+    rows = world.batch(world.PROMPTS[0])
+    number = np.full(len(rows.tokens), which)
+    return dataclasses.replace(rows, condition={KEY: rows_of(automata(), number)}), number
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def log_policy(control, params, rows):
+    return control.log_policy(world.base_params(), params, rows)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def forced(control, variables, rows):
+    policy = Guided(control.model, (control,), (TiltFlags(),))
+    return policy.log_probs(variables, rows)
+
+
+def until_the_end(rows) -> np.ndarray:
+    """[rows, N]: 1 up to the token that ends a row."""
+    drawn = np.asarray(rows.tokens)[:, len(world.PROMPTS[0]) :][:, : world.N]
+    ended = np.cumsum(drawn == world.EOS, 1) - (drawn == world.EOS)
+    return ended == 0
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("kind", KINDS)
+def test_by_token_as_by_row(kind, which):
+    control, params = stated(kind)
+    rows, number = batch(which)
+    together = np.asarray(log_policy(control, params, rows))[:, world.targets(world.PROMPTS[0])]
+    arrays = {**control.decode_params(params), "automata": automata()}
+    variables = {"base": world.base_params(), "guides": (arrays,), "tilts": ({},)}
+    decoded = dataclasses.replace(rows, condition={KEY: number})
+    apart = np.asarray(forced(control, variables, decoded))[:, world.targets(world.PROMPTS[0])]
+    inside = until_the_end(rows)
+    np.testing.assert_allclose(together[inside], apart[inside], atol=2e-4)
+
+
+@pytest.mark.parametrize("kind", ["merge", "nado", "clamped-merge"])
+def test_every_text_satisfies_a_single_automaton(kind):
+    """None ends before, and none is left with too few tokens."""
+    control, params = stated(kind)
+    rows, _ = batch(1)
+    log_q = np.asarray(log_policy(control, params, rows))[:, world.targets(world.PROMPTS[0])]
+    total = np.where(until_the_end(rows), log_q, 0).sum(1)
+    mass = {}
+    for row, value in zip(world.CONTINUATIONS.tolist(), total):
+        end = row.index(world.EOS) if world.EOS in row else len(row)
+        mass[tuple(row[: end + 1])] = np.exp(value)  # rows that differ after it are one text
+    assert sum(mass.values()) == pytest.approx(1, abs=1e-4)
+    fail = [value for row, value in mass.items() if "bb" not in "".join(TEXTS[v] for v in row)]
+    assert fail and max(fail) < 1e-5
+
+
+def test_without_training_only_the_impossible_changes():
+    control = world.control("merge")
+    control = dataclasses.replace(control, state=StateReader(control.model.width, BUDGET))
+    params = control.init(jax.random.key(1), world.base_params(), tiny.SUCCESS_RATE)
+    rows, _ = batch(0)
+    possible = np.asarray(control.state.along(rows).after) != progress.IMPOSSIBLE
+    scalars = jax.jit(control.step_inputs)(world.base_params(), params, rows).scalars
+    drawn = np.asarray(rows.tokens)[:, 1:, None]
+    allowed = np.take_along_axis(possible, drawn, 2)[..., 0]
+    inside = np.zeros_like(allowed)
+    inside[:, world.targets(world.PROMPTS[0])] = until_the_end(rows)
+    inside &= possible.any(2)  # where nothing is possible any more nothing is told apart
+    ratio, peak = np.asarray(scalars.log_ratio), np.asarray(scalars.peak)
+    gained, lost = allowed & inside, ~allowed & inside
+    np.testing.assert_allclose(ratio[gained], peak[gained], atol=1e-5)
+    assert lost.any() and (ratio[lost] < -20).all()
+
+
+def test_the_class_of_a_prefix_depends_on_nothing_later():
+    control, params = stated("merge")
+    rows, _ = batch(0)
+    log_q = np.asarray(log_policy(control, params, rows))[:, world.targets(world.PROMPTS[0])]
+    by_prefix = {}
+    for row, value in zip(world.CONTINUATIONS.tolist(), log_q):
+        for t in range(world.N):
+            first = by_prefix.setdefault(tuple(row[: t + 1]), value[t])
+            assert value[t] == pytest.approx(first, abs=1e-5)
+    assert len(by_prefix) == sum(world.V**t for t in range(1, world.N + 1))
+    assert np.isfinite(log_q).all()
