@@ -59,8 +59,8 @@ def of_next_tokens(rows: Conjunction, states: jax.Array, left: jax.Array) -> jax
     classes = _class(distance, start, left[..., None] - 1)
     satisfied = (_distance(rows, states) == 0).all(-1)
     classes = classes.at[..., 0].set(jnp.where(satisfied, ENDS, IMPOSSIBLE))
-    joint = jnp.asarray(rows.joint_of).astype(jnp.int32)[:, None]
-    return jnp.take_along_axis(classes.astype(jnp.uint8), joint, 2)
+    joint = jnp.asarray(rows.joint_of)[:, None]
+    return jnp.take_along_axis(classes.astype(jnp.uint8), joint, 2, mode="promise_in_bounds")
 
 
 def _distance(rows: Conjunction, states: jax.Array) -> jax.Array:

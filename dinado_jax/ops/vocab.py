@@ -81,7 +81,7 @@ class Classes(NamedTuple):
     @property
     def of_vocabulary(self) -> jax.Array:
         """The score of every token, float32 [.., V] nats."""
-        return jnp.take_along_axis(self.scores, self.of_token.astype(jnp.int32), -1)
+        return jnp.take_along_axis(self.scores, self.of_token, -1, mode="promise_in_bounds")
 
 
 @functools.partial(jax.named_call, name="token_log_probs")
@@ -352,9 +352,11 @@ def _at(x_nV, tokens_n):
 
 
 def _by_class(x_nV, classes):
-    """[n, Z]: the sum over each class. A scatter would be slow on accelerators."""
-    Z = classes.scores.shape[1]
-    return jnp.stack([jnp.where(classes.of_token == z, x_nV, 0).sum(-1) for z in range(Z)], -1)
+    """[n, Z]: the sum over each class, one after another: XLA's scatter is slow on accelerators,
+    and its fusion of all these sums on CPUs.
+    """
+    every = jnp.arange(classes.scores.shape[1], dtype=classes.of_token.dtype)
+    return jax.lax.map(lambda z: jnp.where(classes.of_token == z, x_nV, 0).sum(-1), every).T
 
 
 def _added(x_nV, tokens_n, values_n):
