@@ -255,7 +255,7 @@ class Attention(nn.Module):
         q, k, v = (part.reshape(heads) for part in jnp.split(qkv, 3, axis=-1))
         present = KV(fold_heads(k), fold_heads(v))
         if past is None:
-            kernel = attention_kernel(q.dtype, heads[-1])
+            kernel = attention_kernel(q.dtype, heads[-1], T)
             out = jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation=kernel)
         else:
             out, present = attend(fold_heads(q), present, past)

@@ -117,11 +117,12 @@ class Embed(nn.Module):
         return all_gather_param(_adapted(self, "embedding", self.embedding)).astype(self.dtype)
 
 
-def attention_kernel(dtype: Any, width: int) -> Literal["cudnn", "xla"]:
+def attention_kernel(dtype: Any, width: int, length: int) -> Literal["cudnn", "xla"]:
     """Chooses the kernel of prefills and training: "cudnn" where its fused attention applies, which
-    is 16-bit heads whose width is a multiple of 8 up to 128, in programs for a GPU; else "xla".
+    is 16-bit heads whose width is a multiple of 8 up to 128 and, for gradients, an even number of
+    tokens, in programs for a GPU; else "xla".
     """
-    fits = jnp.dtype(dtype).itemsize == 2 and width % 8 == 0 and width <= 128
+    fits = jnp.dtype(dtype).itemsize == 2 and width % 8 == 0 and width <= 128 and length % 2 == 0
     return "cudnn" if target() == "gpu" and fits else "xla"
 
 

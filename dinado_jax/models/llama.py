@@ -374,7 +374,7 @@ class Attention(nn.Module):
         q, k = _rotate(q, rotary), _rotate(k, rotary)
         present = KV(fold_heads(k), fold_heads(v))
         if past is None:
-            kernel = attention_kernel(q.dtype, K)
+            kernel = attention_kernel(q.dtype, K, T)
             out = jax.nn.dot_product_attention(
                 q,
                 k,

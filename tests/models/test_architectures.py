@@ -211,18 +211,19 @@ def test_new_parts_have_the_asked_layers_and_float32_parameters(name, block, lay
 
 
 @pytest.mark.parametrize(
-    "platform, dtype, width, kernel",
+    "platform, dtype, width, length, kernel",
     [
-        ("gpu", "bfloat16", 64, "cudnn"),
-        ("gpu", "float32", 64, "xla"),
-        ("gpu", "bfloat16", 20, "xla"),
-        ("gpu", "bfloat16", 160, "xla"),
-        ("cpu", "bfloat16", 64, "xla"),
+        ("gpu", "bfloat16", 64, 36, "cudnn"),
+        ("gpu", "float32", 64, 36, "xla"),
+        ("gpu", "bfloat16", 20, 36, "xla"),
+        ("gpu", "bfloat16", 160, 36, "xla"),
+        ("gpu", "bfloat16", 64, 35, "xla"),
+        ("cpu", "bfloat16", 64, 36, "xla"),
     ],
 )
-def test_attention_is_fused_where_cudnn_can(platform, dtype, width, kernel):
+def test_attention_is_fused_where_cudnn_can(platform, dtype, width, length, kernel):
     with compiling_for(platform):
-        assert attention_kernel(dtype, width) == kernel
+        assert attention_kernel(dtype, width, length) == kernel
 
 
 @pytest.mark.parametrize("platform, kernel", [("gpu", "cudnn"), ("tpu", "xla")])
