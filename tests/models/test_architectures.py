@@ -234,7 +234,8 @@ def test_attention_is_that_of_the_platform_it_is_compiled_for(model, monkeypatch
         asked.append(implementation)
         return q
 
+    params = abstract_params(model)  # of a single token
     monkeypatch.setattr(jax.nn, "dot_product_attention", record)
     with compiling_for(platform):
-        jax.eval_shape(lambda p: model.apply({"params": p}, TOKENS[:, :4]).hidden, abstract_params(model))
+        jax.eval_shape(lambda p: model.apply({"params": p}, TOKENS[:, :8]).hidden, params)
     assert set(asked) == {kernel}
