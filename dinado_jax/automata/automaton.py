@@ -9,7 +9,13 @@ from typing import TypeVar
 
 import numpy as np
 
+MOST_STATES = 2**12
+MOST_TRANSITIONS = 2**24
 State = TypeVar("State", bound=Hashable)
+
+
+class TooLarge(Exception):
+    """An automaton would be larger than a limit, which its text names."""
 
 
 def _itself(text: str) -> str:
@@ -62,6 +68,9 @@ def explore(
       step: (state, symbol) -> the next state.
       accepts: whether a text may end in a state.
       symbols: each of them once.
+
+    Raises:
+      TooLarge: for more than `MOST_STATES` states before they are joined.
     """
     number, states, rows = {start: 0}, [start], []
     for state in states:  # grows as states are found
@@ -71,13 +80,15 @@ def explore(
             if following not in number:
                 number[following] = len(states)
                 states.append(following)
+                if len(states) > MOST_STATES:
+                    raise TooLarge(f"it needs more than {MOST_STATES:,} states")
             row.append(number[following])
         rows.append(row)
     accepting = np.array([accepts(state) for state in states])
-    return _minimal(Automaton(symbols, np.array(rows, np.int32), accepting))
+    return minimal(Automaton(symbols, np.array(rows, np.int32), accepting))
 
 
-def _minimal(automaton: Automaton) -> Automaton:
+def minimal(automaton: Automaton) -> Automaton:
     """Joins states that no continuation tells apart (Moore's algorithm), in the order found."""
     table, label = automaton.table, automaton.accepting.astype(np.int32)
     while True:

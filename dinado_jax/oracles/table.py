@@ -34,6 +34,11 @@ class NamedOracle:
         """Whether it belongs to this package."""
         return self.name in ORACLES
 
+    @property
+    def has_automata(self) -> bool:
+        """Whether automata decide it, see `AutomataOracle`: then texts can be guaranteed."""
+        return hasattr(self.function, "automata")
+
     def check_prompts(self, prompts: Mapping[str, str]) -> None:
         """Checks that a built-in oracle can judge these prompts, keyed by where they were read.
 

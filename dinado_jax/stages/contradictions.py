@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dinado_jax.config.checks import CHAT, PROMPT
 from dinado_jax.config.schema import Base, Config
 from dinado_jax.objectives.table import phases
+from dinado_jax.oracles.table import resolve
 from dinado_jax.tasks.table import make_task
 
 _MOST_PARAMETERS = 10**11  # 400 GB in float32
@@ -121,12 +122,13 @@ def _of_inputs(config: Config) -> Iterator[str]:
 def _of_guarantee(config: Config) -> Iterator[str]:
     if not config.decode.guarantee:
         return
-    own = "no oracle" if config.target.moments else make_task(config.task).oracle
+    own = "" if config.target.moments else make_task(config.task).oracle
     oracle = config.rollout.oracle or own
-    if oracle != "lexical":
+    if not oracle or not resolve(oracle).has_automata:
         yield (
-            f"decode.guarantee = true is for oracle lexical, and this run has {oracle}: set "
-            "decode.guarantee=false, or choose that oracle"
+            "decode.guarantee = true needs an oracle with automata (lexical, or one of "
+            f"dinado_jax.constraints), and this run has {oracle or 'no oracle'}: set "
+            "decode.guarantee=false, or choose such an oracle"
         )
     if config.decode.reject:
         yield (
