@@ -112,7 +112,7 @@ def tokens_needed(params: Conjunction, prompt: jax.Array, states: jax.Array) -> 
     open_ = to_settled > 0
     # The first automaton begins where it is; the last one need not be settled.
     total = jnp.where(open_, worst, 0).sum(1)
-    first = jnp.where(open_, worst - to_settled, 0).max(1)
+    first = jnp.where(open_, worst - to_settled, -NEVER).max(1)
     last = jnp.where(open_, worst - of_automata(params.worst_accepting), NEVER).min(1)
     # What guards them all may have to be satisfied at the end, though nothing is open.
     alone = to_accepting.max(1)
