@@ -4,6 +4,7 @@ S states, A symbols.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Hashable
 from typing import TypeVar
 
@@ -34,10 +35,10 @@ class Automaton:
 
     def run(self, symbols: str) -> int:
         """The state after some symbols."""
-        number = {symbol: i for i, symbol in enumerate(self.symbols)}
-        state = 0
+        rows, number = self._rows, self._number
+        state, last = 0, len(number) - 1
         for symbol in symbols:
-            state = int(self.table[state, number.get(symbol, len(number) - 1)])
+            state = rows[state][number.get(symbol, last)]
         return state
 
     def accepts(self, symbols: str) -> bool:
@@ -47,6 +48,14 @@ class Automaton:
     def satisfied_by(self, text: str) -> bool:
         """Whether it accepts the symbols of a text."""
         return self.accepts(self.read(text))
+
+    @functools.cached_property
+    def _rows(self) -> list[list[int]]:
+        return self.table.tolist()
+
+    @functools.cached_property
+    def _number(self) -> dict[str, int]:
+        return {symbol: i for i, symbol in enumerate(self.symbols)}
 
     @property
     def settled(self) -> np.ndarray:

@@ -151,16 +151,17 @@ class _Interleaved(dict):
             start += len(symbols)
         self.symbols = "".join(map(chr, range(_TAGS, start)))
 
-    __hash__ = object.__hash__
-    __eq__ = object.__eq__
+    def __hash__(self) -> int:  # it is itself, whatever it holds already
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
 
     def __call__(self, text: str) -> str:
         return text.translate(self)
 
     def __missing__(self, code: int) -> str:
         self[code] = "".join(
-            tags.get(symbol, last)
-            for read, tags, last in self._tags
-            for symbol in read(chr(code))
+            tags.get(symbol, last) for read, tags, last in self._tags for symbol in read(chr(code))
         )
         return self[code]

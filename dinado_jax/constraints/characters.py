@@ -18,23 +18,31 @@ class Characters:
 
     def __init__(self, tests: Sequence[re.Pattern[str]]):
         """Classifies every code point by the expressions that match it; `PARTIAL` is alone."""
-        everything = _everything()
-        classes = np.zeros(len(everything), np.int32)
-        for test in (re.compile(PARTIAL), *tests):
-            matches = np.zeros(len(everything), bool)
-            for run in re.finditer(f"(?:{test.pattern})+", everything, test.flags):
-                matches[run.start() : run.end()] = True
-            split = 2 * classes + matches
+        classes = _matches(re.compile(PARTIAL)).astype(np.int32)
+        for test in tests:
+            split = 2 * classes + _matches(test)
             classes = (np.cumsum(np.bincount(split) > 0, dtype=np.int32) - 1)[split]
-        _, first, size = np.unique(classes, return_index=True, return_counts=True)
+        size = np.bincount(classes)
+        first = np.empty(len(size), np.int64)
+        first[classes[::-1]] = np.arange(len(classes))[::-1]
         self._class_of = classes
-        self._symbol_of = [everything[place] for place in first]
+        self._symbol_of = list(map(chr, first))
         # Without `PARTIAL`, and the largest class last.
         order = np.argsort(size, kind="stable")
         self.symbols = "".join(self._symbol_of[i] for i in order).replace(PARTIAL, "")
 
     def __call__(self, text: str) -> str:
         return "".join(self._symbol_of[self._class_of[ord(character)]] for character in text)
+
+
+@functools.lru_cache(maxsize=64)
+def _matches(test: re.Pattern[str]) -> np.ndarray:
+    """bool, of every code point: whether an expression of one character matches it."""
+    everything = _everything()
+    matches = np.zeros(len(everything), bool)
+    for run in re.finditer(f"(?:{test.pattern})+", everything, test.flags):
+        matches[run.start() : run.end()] = True
+    return matches
 
 
 @functools.cache

@@ -19,9 +19,7 @@ def followed_by(first: Automaton, second: Automaton) -> Automaton:
       TooLarge: see `explore`.
     """
     named = dict.fromkeys(first.symbols[:-1] + second.symbols[:-1] + first.symbols[-1:])
-    columns = [
-        {symbol: each.symbols.find(symbol) for symbol in named} for each in (first, second)
-    ]
+    columns = [{symbol: each.symbols.find(symbol) for symbol in named} for each in (first, second)]
     found, certain = first.settled, second.settled
 
     def step(state: _State, symbol: str) -> _State:

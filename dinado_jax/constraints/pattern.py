@@ -2,8 +2,8 @@
 
 Python's own parser reads them, and Python's own `re` says which characters each of their parts
 matches, so that verdicts are those of `re` on all of Unicode, with any flags. Packages that make
-automata of regular expressions (greenery, interegular) have dialects of their own, in which "\\w" is
-ASCII.
+automata of regular expressions (greenery, interegular) have dialects of their own, without anchors
+and flags, and know the letters of ASCII alone.
 """
 
 import dataclasses
@@ -60,20 +60,22 @@ def pattern(expression: str) -> Constraint:
       InputError: for an expression that `re` cannot read, that has one of these, that no text
         matches, or whose automaton is larger than its limit.
     """
-    return Constraint(f"pattern({expression!r})", ((_automaton(expression),),))
+    automaton = _automaton(expression)
+    return Constraint(automaton.name, ((automaton,),))
 
 
 @functools.cache
 def _automaton(expression: str) -> Automaton:
-    name = f"pattern({expression!r})"
-    try:
-        parsed = parser.parse(expression)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise InputError(f"{name}, {error}: write it as for Python's re") from None
+    name = f"pattern({quote(expression)})"
     steps = _Steps(name)
     with limits(name):
-        start = steps.sequence(parsed, steps.end, parsed.state.flags)
-        characters = Characters([_SPACE, _LINE_END, _WORD, re.compile(r"\w", re.A), *steps.tests])
+        try:
+            parsed = parser.parse(expression)
+            start = steps.sequence(parsed, steps.end, parsed.state.flags)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise InputError(f"{name}, {error}: write it as for Python's re") from None
+        beside = [_SPACE, _LINE_END, _WORD, re.compile(_WORD.pattern, re.ASCII)]
+        characters = Characters([*beside, *steps.tests])
         whole = _stripped(_explored(steps, start, characters.symbols))
         return with_partial(dataclasses.replace(whole, read=characters, name=name))
 
