@@ -66,6 +66,8 @@ def guarantee(
         each: f"{name}, {quote(text)}"
         for each, name, text in reversed(list(zip(automata, names, given.texts)))
     }
+    if () in automata:
+        raise InputError(f"{where[()]}: the oracle has no automaton for it, return at least one")
     order = list(dict.fromkeys(automata))
     arrays = stack([_conjunction(each, base, where[each]) for each in order])
     starts = jnp.zeros((len(order), arrays.table.shape[1], 1), jnp.int32)
