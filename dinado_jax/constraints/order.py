@@ -19,6 +19,7 @@ def followed_by(first: Automaton, second: Automaton) -> Automaton:
       TooLarge: see `explore`.
     """
     named = dict.fromkeys(first.symbols[:-1] + second.symbols[:-1] + first.symbols[-1:])
+    # -1, the last one, for a symbol that it does not name.
     columns = [{symbol: each.symbols.find(symbol) for symbol in named} for each in (first, second)]
     found, certain = first.settled, second.settled
 

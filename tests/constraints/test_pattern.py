@@ -53,7 +53,7 @@ def test_every_character(expression):
         r"[A-Z][^.!?]*[.!?]", r"\d{4}-\d\d-\d\d", r"(?i).*\bdog\b.*", r"^\w+$", r"\A.*\Z",
         r"(?m)^x$\n+^y$", r"(?s)x.*y", r".*\B'.*", r"(?a).*\bnaïve\b.*", r"(\w+[, -]+)*\w+",
         r"(?x) a \ b  # a comment", r"(?i:dog)|CAT", r"(?:a|)*?b?", r"\b|a", r"\B|a", r"",
-        r"$^", r".*?",
+        r"$^", r".*?", r"(?s)x$.*",
         r"(?im)^.+$", r"(?P<first>a|x)(\n|\s)?.*", r"[^a]+", r"\w*😀.",
     ],
 )  # fmt: skip
@@ -101,6 +101,7 @@ def test_a_character_that_is_not_there_in_full():
         ("(?s)a.*", f"b{UNKNOWN}", (False, True)),
         ("(?s).*a", f"{UNKNOWN}a", (True, False)),
         ("ab", f"a{UNKNOWN}b", (False, False)),
+        ("(?s)(..)*", f"a{UNKNOWN}a", (False, False)),
     ):
         constraint = pattern(expression)
         assert (constraint([""], [text])[0], (~constraint)([""], [text])[0]) == verdicts
