@@ -473,4 +473,33 @@ BUGS = [
         "s.log_prob for s",
         "evaluation",
     ),
+    # Which texts satisfy a constraint, and which tokens lead to them.
+    Bug("guides/constraint.py", "to_settled, -NEVER)", "to_settled, 0)", "automata constraints"),
+    Bug(
+        "guides/constraint.py",
+        "alone = to_accepting.max(1)",
+        "alone = jnp.where(open_, to_accepting, 0).max(1)",
+        "automata constraints",
+    ),
+    Bug(
+        "automata/joint.py",
+        "(automaton.to_settled[own] == 0) & possible",
+        "automaton.to_settled[own] == 0",
+        "automata constraints",
+    ),
+    Bug(
+        "automata/joint.py",
+        "return [_product(automata)] if lost else guarded",
+        "return guarded",
+        "automata constraints",
+    ),
+    Bug("automata/logic.py", "any() else _reached(table, at)", "any() else states", "constraints"),
+    Bug("constraints/order.py", "return after, frozenset()", "return after, parts", "constraints"),
+    Bug("constraints/counting.py", "(in_word or end == _NOT)", "in_word", "constraints"),
+    Bug(
+        "constraints/pattern.py",
+        'before + after + "." if after else before',
+        "before + after",
+        "constraints",
+    ),
 ]

@@ -8,18 +8,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dinado_jax.automata.automaton import Automaton
-from dinado_jax.automata.compiled import compiled, numbered
-from dinado_jax.automata.conjunction import KEY
-from dinado_jax.automata.tokens import NEVER
+from dinado_jax.automata.automaton import Automaton, TooLarge
+from dinado_jax.automata.compiled import compiled
+from dinado_jax.automata.conjunction import Conjunction, conjunction, stack
+from dinado_jax.automata.joint import maskable
+from dinado_jax.automata.tokens import NEVER, TokenAutomaton
 from dinado_jax.data.prompts import PromptSet
 from dinado_jax.errors import InputError, quote
-from dinado_jax.guides.constraint import Constraint, tokens_needed
+from dinado_jax.guides.constraint import KEY, Constraint, tokens_needed
 from dinado_jax.language_model import Base, Controlled
 
 
-class HasAutomata(Protocol):
+class AutomataOracle(Protocol):
     """An oracle that automata decide."""
+
+    def __call__(self, prompts: list[str], texts: list[str]) -> Sequence[bool] | Sequence[float]:
+        """The labels of texts, as of every oracle."""
+        ...
 
     def automata(self, prompt: str) -> Sequence[Automaton]:
         """At least one: a text that all of them accept satisfies the oracle.
@@ -30,7 +35,7 @@ class HasAutomata(Protocol):
 
 
 def guarantee(
-    base: Base, prompts: Sequence[str] | PromptSet, max_new_tokens: int, oracle: HasAutomata
+    base: Base, prompts: Sequence[str] | PromptSet, max_new_tokens: int, oracle: AutomataOracle
 ) -> tuple[Controlled, PromptSet]:
     """Puts a base under the guide that keeps to texts which satisfy an oracle.
 
@@ -53,23 +58,49 @@ def guarantee(
         the model's tokens satisfies, and one whose automata may need more tokens.
     """
     given = prompts if isinstance(prompts, PromptSet) else PromptSet(prompts)
-    arrays, number = numbered(oracle.automata, given.texts, base.codec, base.model.vocab_size)
-    starts = jnp.zeros((len(arrays.table), arrays.table.shape[1], 1), jnp.int32)
-    needed = np.asarray(tokens_needed(arrays, jnp.arange(len(starts)), starts))[number, 0]
-    for index, text in enumerate(given.texts):
-        if needed[index] > max_new_tokens:
-            name = given.names[index] if given.names else f"prompt {index}"
-            where = f"{name}, {quote(text)}"
-            for one in oracle.automata(text):
-                if compiled(one, base.codec, base.model.vocab_size).worst_settled >= NEVER:
-                    raise InputError(
-                        f"{where}: the model's tokens cannot spell {one.name} after every text, so "
-                        "that nothing guarantees it; leave it out"
-                    )
+    automata = [tuple(oracle.automata(text)) for text in given.texts]
+    names = given.names or [f"prompt {index}" for index in range(len(automata))]
+    where = {  # the first prompt of each
+        each: f"{name}, {quote(text)}"
+        for each, name, text in reversed(list(zip(automata, names, given.texts)))
+    }
+    if () in automata:
+        raise InputError(f"{where[()]}: the oracle has no automaton for it, return at least one")
+    order = list(dict.fromkeys(automata))
+    arrays = stack([_conjunction(each, base, where[each]) for each in order])
+    starts = jnp.zeros((len(order), arrays.table.shape[1], 1), jnp.int32)
+    needed = np.asarray(tokens_needed(arrays, jnp.arange(len(order)), starts))[:, 0]
+    for each, tokens in zip(order, needed.tolist()):
+        if tokens >= NEVER:
+            raise InputError(f"{where[each]}: {_impossible(each, base)}")
+        if tokens > max_new_tokens:
             raise InputError(
-                f"{where}: its constraints may need {needed[index]} tokens, and "
-                f"max_new_tokens is {max_new_tokens}; raise it, or ask for less"
+                f"{where[each]}: its constraints may need {tokens} tokens, and max_new_tokens is "
+                f"{max_new_tokens}; raise it, or ask for less"
             )
-    condition = {**(given.condition or {}), KEY: number}
+    number = {each: i for i, each in enumerate(order)}
+    own = np.array([number[each] for each in automata], np.int32)
+    condition = {**(given.condition or {}), KEY: own}
     guaranteed = Controlled(base, Constraint(), jax.device_put(arrays))
     return guaranteed, dataclasses.replace(given, condition=condition)
+
+
+def _conjunction(automata: Sequence[Automaton], base: Base, where: str) -> Conjunction:
+    try:
+        over_tokens = maskable([_of_base(each, base) for each in automata])
+    except TooLarge as error:
+        names = " & ".join(each.name for each in automata)
+        raise InputError(f"{where}: {names}, {error}: ask for less") from None
+    return conjunction(over_tokens, base.codec.stop_ids)
+
+
+def _impossible(automata: Sequence[Automaton], base: Base) -> str:
+    for each in automata:
+        if _of_base(each, base).to_accepting[0] >= NEVER:
+            return f"the model's tokens cannot spell {each.name}; leave it out"
+    names = " & ".join(each.name for each in automata)
+    return f"no text of the model's tokens satisfies {names}; leave one of them out"
+
+
+def _of_base(automaton: Automaton, base: Base) -> TokenAutomaton:
+    return compiled(automaton, base.codec, base.model.vocab_size)

@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dinado_jax.automata.compiled import AutomataOf, numbered
-from dinado_jax.automata.conjunction import KEY
+from dinado_jax.automata.compiled import AutomataOf, conjunctions
+from dinado_jax.automata.conjunction import stack
 from dinado_jax.controls.control import Control
 from dinado_jax.controls.merge import Merge
+from dinado_jax.controls.state import AUTOMATA
 from dinado_jax.data.prompts import PromptSet, TokenizedPrompts
 from dinado_jax.decoding.batching import check_prompts
 from dinado_jax.decoding.policy import ModelPolicy, Policy
@@ -123,15 +124,12 @@ class Controlled:
         """The model with the automata of these prompts, and the prompts with their numbers, for a
         control that reads the state of its oracle; others as they are.
         """
-        if not isinstance(self.control, Control) or self.control.state is None:
-            return self, prompts
-        assert self.automata_of is not None
-        codec, vocab_size = self.base.codec, self.base.model.vocab_size
-        automata, number = numbered(self.automata_of, prompts.texts, codec, vocab_size)
-        params = {**self.params, "automata": jax.device_put(automata)}
-        condition = {**(prompts.condition or {}), KEY: number}
-        conditioned = dataclasses.replace(prompts, condition=condition)
-        return dataclasses.replace(self, params=params), conditioned
+        (part,), prompts = _for_prompts((self,), prompts)
+        return part, prompts
+
+    @property
+    def _reads_state(self) -> bool:
+        return isinstance(self.control, Control) and self.control.state is not None
 
     def prompt_values(self, prompts: Sequence[str], batch: int = 64) -> np.ndarray:
         """Computes V(prompt), the success rate of the base that the control predicts: [N].
@@ -191,11 +189,8 @@ class Composed:
 
     def for_prompts(self, prompts: PromptSet) -> "tuple[Composed, PromptSet]":
         """See `Controlled.for_prompts`."""
-        parts = []
-        for part in self.parts:
-            part, prompts = part.for_prompts(prompts)
-            parts.append(part)
-        return Composed(tuple(parts)), prompts
+        parts, prompts = _for_prompts(self.parts, prompts)
+        return Composed(parts), prompts
 
     @property
     def _guides(self) -> list[Guide]:
@@ -207,6 +202,31 @@ class Composed:
 
 
 LanguageModel = Base | Controlled | Composed
+
+
+def _for_prompts(
+    parts: tuple[Controlled, ...], prompts: PromptSet
+) -> tuple[tuple[Controlled, ...], PromptSet]:
+    """See `Controlled.for_prompts`. Prompts alike for all parts share a number."""
+    readers = [part.automata_of for part in parts if part._reads_state and part.automata_of]
+    if not readers:
+        return parts, prompts
+    number: dict[tuple, int] = {}
+    own = [
+        number.setdefault(tuple(tuple(read(text)) for read in readers), len(number))
+        for text in prompts.texts
+    ]
+    codec, vocab_size = parts[0].base.codec, parts[0].base.model.vocab_size
+    of_reader = iter(zip(*number))
+    known = []
+    for part in parts:
+        if part._reads_state and part.automata_of:
+            automata = stack(conjunctions(next(of_reader), codec, vocab_size))
+            params = {**part.params, AUTOMATA: jax.device_put(automata)}
+            part = dataclasses.replace(part, params=params)
+        known.append(part)
+    condition = {**(prompts.condition or {}), AUTOMATA: np.array(own, np.int32)}
+    return tuple(known), dataclasses.replace(prompts, condition=condition)
 
 
 def _size(params: dict) -> str:

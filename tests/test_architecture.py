@@ -25,6 +25,7 @@ LAYERS = [
     "guarantee",
     "tasks",
     "oracles",
+    "constraints",
     "evaluation",
     "rollouts",
     "objectives",

@@ -4,12 +4,19 @@ S states, A symbols.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Hashable
 from typing import TypeVar
 
 import numpy as np
 
+MOST_STATES = 2**12
+MOST_TRANSITIONS = 2**24
 State = TypeVar("State", bound=Hashable)
+
+
+class TooLarge(Exception):
+    """An automaton would be larger than a limit, which its text names."""
 
 
 def _itself(text: str) -> str:
@@ -28,10 +35,10 @@ class Automaton:
 
     def run(self, symbols: str) -> int:
         """The state after some symbols."""
-        number = {symbol: i for i, symbol in enumerate(self.symbols)}
-        state = 0
+        rows, number = self._rows, self._number
+        state, last = 0, len(number) - 1
         for symbol in symbols:
-            state = int(self.table[state, number.get(symbol, len(number) - 1)])
+            state = rows[state][number.get(symbol, last)]
         return state
 
     def accepts(self, symbols: str) -> bool:
@@ -41,6 +48,14 @@ class Automaton:
     def satisfied_by(self, text: str) -> bool:
         """Whether it accepts the symbols of a text."""
         return self.accepts(self.read(text))
+
+    @functools.cached_property
+    def _rows(self) -> list[list[int]]:
+        return self.table.tolist()
+
+    @functools.cached_property
+    def _number(self) -> dict[str, int]:
+        return {symbol: i for i, symbol in enumerate(self.symbols)}
 
     @property
     def settled(self) -> np.ndarray:
@@ -62,6 +77,9 @@ def explore(
       step: (state, symbol) -> the next state.
       accepts: whether a text may end in a state.
       symbols: each of them once.
+
+    Raises:
+      TooLarge: for more than `MOST_STATES` states before they are joined.
     """
     number, states, rows = {start: 0}, [start], []
     for state in states:  # grows as states are found
@@ -71,13 +89,15 @@ def explore(
             if following not in number:
                 number[following] = len(states)
                 states.append(following)
+                if len(states) > MOST_STATES:
+                    raise TooLarge(f"it needs more than {MOST_STATES:,} states")
             row.append(number[following])
         rows.append(row)
     accepting = np.array([accepts(state) for state in states])
-    return _minimal(Automaton(symbols, np.array(rows, np.int32), accepting))
+    return minimal(Automaton(symbols, np.array(rows, np.int32), accepting))
 
 
-def _minimal(automaton: Automaton) -> Automaton:
+def minimal(automaton: Automaton) -> Automaton:
     """Joins states that no continuation tells apart (Moore's algorithm), in the order found."""
     table, label = automaton.table, automaton.accepting.astype(np.int32)
     while True:

@@ -1,12 +1,10 @@
-"""Automata of prompts, compiled to the tokens of a model. Host side."""
+"""Automata compiled to the tokens of a model. Host side."""
 
 import functools
-from collections.abc import Callable, Sequence
-
-import numpy as np
+from collections.abc import Callable, Iterable, Sequence
 
 from dinado_jax.automata.automaton import Automaton
-from dinado_jax.automata.conjunction import Conjunction, conjunction, stack
+from dinado_jax.automata.conjunction import Conjunction, conjunction
 from dinado_jax.automata.token_texts import token_texts
 from dinado_jax.automata.tokens import TokenAutomaton, Vocabulary, token_automaton
 from dinado_jax.models.codec import Codec
@@ -16,46 +14,27 @@ AutomataOf = Callable[[str], Sequence[Automaton]]
 
 
 def conjunctions(
-    automata_of: AutomataOf, prompts: Sequence[str], codec: Codec, vocab_size: int
+    automata: Iterable[Sequence[Automaton]], codec: Codec, vocab_size: int
 ) -> list[Conjunction]:
-    """Compiles the automata of each prompt.
+    """Compiles the automata of several prompts, the same object once.
 
     Args:
-      automata_of: equal automata should be the same objects, which are compiled once.
-      prompts: P texts.
+      automata: of each prompt, at least one.
       codec: of a transformers tokenizer.
       vocab_size: V, of the model.
     """
     return [
-        conjunction(
-            [compiled(automaton, codec, vocab_size) for automaton in automata_of(prompt)],
-            codec.stop_ids,
-        )
-        for prompt in prompts
+        conjunction([compiled(each, codec, vocab_size) for each in own], codec.stop_ids)
+        for own in automata
     ]
-
-
-def numbered(
-    automata_of: AutomataOf, prompts: Sequence[str], codec: Codec, vocab_size: int
-) -> tuple[Conjunction, np.ndarray]:
-    """As `conjunctions`, of the distinct prompts, stacked; and the number of each prompt's own.
-
-    Numbers depend on the prompts alone: several guides may share them.
-
-    Returns:
-      The automata of P distinct prompts, and int32 [N].
-    """
-    number = {text: i for i, text in enumerate(dict.fromkeys(prompts))}
-    automata = stack(conjunctions(automata_of, list(number), codec, vocab_size))
-    return automata, np.array([number[text] for text in prompts], np.int32)
 
 
 @functools.lru_cache(maxsize=8192)
 def compiled(automaton: Automaton, codec: Codec, vocab_size: int) -> TokenAutomaton:
-    """An automaton over the tokens of a model."""
+    """Compiles an automaton to the tokens of a model."""
     return token_automaton(automaton, _vocabulary(automaton.read, codec, vocab_size))
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=16)
 def _vocabulary(read: Callable[[str], str], codec: Codec, vocab_size: int) -> Vocabulary:
     return Vocabulary.of([read(text) for text in token_texts(codec, vocab_size)])

@@ -11,10 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dinado_jax.automata.joint import classes_of_joint, joint_classes
 from dinado_jax.automata.tokens import TokenAutomaton
 from dinado_jax.data.batch import Array
-
-KEY = "automata"  # of the condition with the number of each prompt's automata; in training, theirs
 
 
 class Conjunction(NamedTuple):
@@ -42,19 +41,12 @@ def conjunction(automata: Sequence[TokenAutomaton], stop_ids: Sequence[int]) -> 
       automata: at least one, over the same vocabulary.
       stop_ids: the tokens that end a text.
     """
-    joint = np.zeros(len(automata[0].class_of), np.int64)
-    for automaton in automata:
-        code = joint * automaton.table.shape[1] + automaton.class_of
-        used = np.bincount(code) > 0
-        joint = (np.cumsum(used) - 1)[code]
-    joint += 1
+    joint = 1 + joint_classes(automata)
     joint[list(stop_ids)] = 0
     J = 1 + int(joint.max())
-    some_token = np.zeros(J, np.int64)
-    some_token[joint] = np.arange(len(joint))
     return Conjunction(
         joint_of=joint.astype(np.uint8 if J <= 2**8 else np.int32),
-        class_of=np.stack([each.class_of[some_token] for each in automata]).astype(np.int16),
+        class_of=classes_of_joint(automata, joint).astype(np.int16),
         table=_stacked([each.table for each in automata]),
         accepting=_stacked([each.accepting for each in automata]).astype(bool),
         to_settled=_stacked([each.to_settled for each in automata]),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dinado_jax.automata.automaton import Automaton
+from dinado_jax.automata.automaton import MOST_TRANSITIONS, Automaton, TooLarge
 
 NEVER = 2**12  # as a number of tokens: no tokens lead there
 
@@ -58,6 +58,9 @@ def token_automaton(automaton: Automaton, vocabulary: Vocabulary) -> TokenAutoma
     Args:
       automaton: over characters; the last of its symbols stands for all that it does not name.
       vocabulary: of the tokens.
+
+    Raises:
+      TooLarge: for a table of more than `MOST_TRANSITIONS` entries.
     """
     symbol = {each: number for number, each in enumerate(automaton.symbols)}
     A = len(symbol)
@@ -81,6 +84,8 @@ def token_automaton(automaton: Automaton, vocabulary: Vocabulary) -> TokenAutoma
                 number[key] = len(number)
                 fresh.append(effect)
             after.flat[place] = number[key]
+        if len(number) > min(MOST_TRANSITIONS // S, 2**15):  # the number of a class is an int16
+            raise TooLarge("the tokens of the model have too many different effects on it")
         if fresh:
             effects = np.concatenate([effects, fresh])
             after = np.concatenate([after, np.full((len(fresh), A), -1)])
@@ -88,32 +93,48 @@ def token_automaton(automaton: Automaton, vocabulary: Vocabulary) -> TokenAutoma
     seen, classes = np.unique(current, return_inverse=True)
     class_of = np.empty(len(current), np.int16)
     class_of[vocabulary.order] = classes.reshape(-1)
-    return _with_distances(automaton, class_of, np.ascontiguousarray(effects[seen].T))
+    table = np.ascontiguousarray(effects[seen].T)
+    return with_distances(class_of, table, automaton.accepting, automaton.settled)
 
 
-def _with_distances(
-    automaton: Automaton, class_of: np.ndarray, table: np.ndarray
+def with_distances(
+    class_of: np.ndarray,
+    table: np.ndarray,
+    accepting: np.ndarray,
+    settled: np.ndarray,
+    counted: np.ndarray | bool = True,
 ) -> TokenAutomaton:
-    to_settled = _least_steps(table, automaton.settled)
-    to_accepting = _least_steps(table, automaton.accepting)
+    """Adds the least numbers of tokens to an automaton.
+
+    Args:
+      class_of: int [V].
+      table: int32 [S, C].
+      accepting: bool [S].
+      settled: bool [S].
+      counted: bool [S], the states in which these numbers must not be large.
+    """
+    to_settled, to_accepting = least_steps(table, settled), least_steps(table, accepting)
     reached = np.zeros(len(table), bool)
     front = np.array([0])
     while len(front):
         reached[front] = True
         front = np.setdiff1d(table[front], np.flatnonzero(reached))
+    reached &= counted
     return TokenAutomaton(
         class_of=class_of,
         table=table,
-        accepting=automaton.accepting,
+        accepting=accepting,
         to_settled=to_settled,
         to_accepting=to_accepting,
-        worst_settled=int(to_settled[reached].max()),
-        worst_accepting=int(to_accepting[reached].max()),
+        worst_settled=int(to_settled[reached].max(initial=0)),
+        worst_accepting=int(to_accepting[reached].max(initial=0)),
     )
 
 
-def _least_steps(table: np.ndarray, goal: np.ndarray) -> np.ndarray:
-    """The least number of steps by a table [S, C] from each state to a goal: int32 [S]."""
+def least_steps(table: np.ndarray, goal: np.ndarray) -> np.ndarray:
+    """The least number of steps by a table [S, C] from each state to a goal: int32 [S], `NEVER` if
+    there are none.
+    """
     steps = np.where(goal, 0, NEVER).astype(np.int32)
     while True:
         shorter = np.minimum(steps, 1 + steps[table].min(1))

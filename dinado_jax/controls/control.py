@@ -25,10 +25,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dinado_jax.automata.conjunction import KEY
 from dinado_jax.controls.protocol import Direction, Norm, PolicyDirection
 from dinado_jax.controls.recursion import FLOOR, Values, advance, unroll
-from dinado_jax.controls.state import Progress, Reading, StateReader
+from dinado_jax.controls.state import AUTOMATA, Progress, Reading, StateReader
 from dinado_jax.data.batch import Batch
 from dinado_jax.data.prompts import Prompts
 from dinado_jax.decoding.policy import Policy, last_token_states
@@ -304,9 +303,9 @@ class Control:
         )
         reading, progress = None, None
         if self.state is not None:
-            number = jnp.asarray(prompts.condition[KEY])
-            reading = Reading.begin(self.state, params["automata"], number)
-            progress = reading.progress(params["automata"])
+            number = jnp.asarray(prompts.condition[AUTOMATA])
+            reading = Reading.begin(self.state, params[AUTOMATA], number)
+            progress = reading.progress(params[AUTOMATA])
         values = self.log_values(params, of_base, of_direction, None, progress)
         log_r = values.log_after if self.recursive else None
         log_r, reading = jax.tree.map(lambda x: jnp.repeat(x, samples, 0), (log_r, reading))
@@ -325,8 +324,8 @@ class Control:
         of_base, of_direction = ((each.hidden[:, 0], each.vocabulary) for each in (base, out))
         reading, progress = state.reading, None
         if reading is not None:
-            reading = reading.advanced(params["automata"], tokens)
-            progress = reading.progress(params["automata"])
+            reading = reading.advanced(params[AUTOMATA], tokens)
+            progress = reading.progress(params[AUTOMATA])
         values = self.log_values(params, of_base, of_direction, log_prev, progress)
         log_r = values.log_after if self.recursive else None
         return values, ControlState(out.cache, log_r, reading)

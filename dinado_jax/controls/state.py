@@ -20,11 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from dinado_jax.automata import progress
-from dinado_jax.automata.conjunction import KEY, Conjunction
+from dinado_jax.automata.conjunction import Conjunction
 from dinado_jax.data.batch import Batch
 from dinado_jax.distributed.constraints import all_gather_param
 from dinado_jax.ops.vocab import Classes
 
+# Of prompts, the condition with the number of their automata among a control's parameters of that
+# name; of rows in training, the automata themselves.
+AUTOMATA = "automata"
 _RANK = 16
 _LOW = -30.0  # nats, of what is impossible: finite, so that no loss is nan
 
@@ -81,7 +84,7 @@ class StateReader:
 
     def along(self, batch: Batch) -> Progress:
         """The progress at every column but the last, [B, T-1], of rows with their automata."""
-        rows: Conjunction = batch.condition[KEY]
+        rows: Conjunction = batch.condition[AUTOMATA]
 
         def read(states: jax.Array, now: tuple[jax.Array, jax.Array]):
             tokens, new = now

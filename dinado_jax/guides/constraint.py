@@ -4,10 +4,11 @@ A token is allowed if the constraint can still be satisfied within the tokens th
 it, and a stop token if the text satisfies the constraint. So every text does, whether it ends by
 itself or after its last token, unless something else forbids all tokens that this guide allows.
 
-The number of tokens that are needed is an upper bound. Automata of one prompt read the same tokens,
-and one may move another back: the plan is to settle one automaton from where it is, then the others
-one after another, each from the worst state it may have been left in. Some token always shortens
-the plan by one, so what has been allowed can be carried out.
+The number of tokens that are needed is an upper bound; of one automaton it is exact. Automata of
+one prompt read the same tokens, and one may move another back: the plan is to settle one automaton
+from where it is, then the others one after another, each from the worst state it may have been left
+in (what cannot be settled is part of each, see automata/joint.py). Some token always shortens the
+plan by one, so what has been allowed can be carried out.
 
 B prompts, S samples of each, R = B S rows, K automata of a prompt, J joint classes of tokens, V
 vocabulary; other letters as in automata/conjunction.py.
@@ -19,13 +20,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dinado_jax.automata.conjunction import KEY, Conjunction
+from dinado_jax.automata.conjunction import Conjunction
 from dinado_jax.automata.tokens import NEVER
 from dinado_jax.data.batch import Array
 from dinado_jax.data.prompts import Prompts
 from dinado_jax.guides.protocol import NextValues
 from dinado_jax.models.output import Output
 from dinado_jax.ops import bernoulli
+
+KEY = "constraint"  # of the conditions that number the conjunctions
 
 
 class ConstraintState(NamedTuple):
@@ -109,9 +112,10 @@ def tokens_needed(params: Conjunction, prompt: jax.Array, states: jax.Array) -> 
     open_ = to_settled > 0
     # The first automaton begins where it is; the last one need not be settled.
     total = jnp.where(open_, worst, 0).sum(1)
-    first = jnp.where(open_, worst - to_settled, 0).max(1)
+    first = jnp.where(open_, worst - to_settled, -NEVER).max(1)
     last = jnp.where(open_, worst - of_automata(params.worst_accepting), NEVER).min(1)
-    alone = jnp.where(open_, to_accepting, 0).max(1)
+    # What guards them all may have to be satisfied at the end, though nothing is open.
+    alone = to_accepting.max(1)
     needed = jnp.where(open_.sum(1) > 1, total - first - last, alone)
     return jnp.where((to_accepting == 0).all(1), 0, needed)
 

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from dinado_jax.automata import progress
-from dinado_jax.automata.conjunction import KEY, Conjunction
-from dinado_jax.controls.state import StateReader
+from dinado_jax.automata.conjunction import Conjunction
+from dinado_jax.controls.state import AUTOMATA, StateReader
 from dinado_jax.data.batch import Batch, rows_of
 from dinado_jax.data.batching import take
 from dinado_jax.ops.masks import target_mask
@@ -34,7 +34,7 @@ def with_automata(
         if not isinstance(node, Batch):
             return node
         own = rows_of(automata, number[np.asarray(node.row)])
-        return dataclasses.replace(node, condition={KEY: own})
+        return dataclasses.replace(node, condition={AUTOMATA: own})
 
     def at(step: int) -> Any:
         return jax.tree.map(filled, batch_at(step), is_leaf=lambda node: isinstance(node, Batch))
@@ -64,7 +64,7 @@ def log_rates_by_class(
     seen, succeeded = np.ones(progress.COUNT), np.full(progress.COUNT, rate)
     for start in range(0, len(rollouts), _ROWS):
         rows = np.resize(np.arange(start, min(start + _ROWS, len(rollouts))), _ROWS)
-        condition = {KEY: rows_of(automata, number[rows])}
+        condition = {AUTOMATA: rows_of(automata, number[rows])}
         batch = dataclasses.replace(take(rollouts, rows), condition=condition)
         classes, inside = map(np.asarray, _classes_of_prefixes(reader, batch))
         once = np.arange(_ROWS) < len(rollouts) - start

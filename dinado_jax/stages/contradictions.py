@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dinado_jax.config.checks import CHAT, PROMPT
 from dinado_jax.config.schema import Base, Config
 from dinado_jax.objectives.table import phases
+from dinado_jax.oracles.table import resolve
 from dinado_jax.tasks.table import make_task
 
 _MOST_PARAMETERS = 10**11  # 400 GB in float32
@@ -17,7 +18,7 @@ def contradictions(config: Config) -> Iterator[str]:
     yield from _of_objective(config)
     yield from _of_training(config)
     yield from _of_inputs(config)
-    yield from _of_guarantee(config)
+    yield from _of_automata(config)
     yield from _beyond_memory(config)
     if not config.base.path:  # otherwise the sizes are the checkpoint's
         yield from _of_a_new_base(config)
@@ -118,20 +119,26 @@ def _of_inputs(config: Config) -> Iterator[str]:
         yield task.fault
 
 
-def _of_guarantee(config: Config) -> Iterator[str]:
-    if not config.decode.guarantee:
-        return
-    own = "no oracle" if config.target.moments else make_task(config.task).oracle
+def _of_automata(config: Config) -> Iterator[str]:
+    wanted = {"decode.guarantee": config.decode.guarantee, "control.state": config.control.state}
+    own = "" if config.target.moments else make_task(config.task).oracle
     oracle = config.rollout.oracle or own
-    if oracle != "lexical":
+    decided = any(wanted.values()) and oracle and resolve(oracle).automata_of is not None
+    for key in [key for key, on in wanted.items() if on and not decided]:
         yield (
-            f"decode.guarantee = true is for oracle lexical, and this run has {oracle}: set "
-            "decode.guarantee=false, or choose that oracle"
+            f"{key} = true needs an oracle with automata (lexical, or one of "
+            f"dinado_jax.constraints), and this run has {oracle or 'no oracle'}: set {key}=false, "
+            "or choose such an oracle"
         )
-    if config.decode.reject:
+    if config.decode.guarantee and config.decode.reject:
         yield (
             f"decode.reject = {config.decode.reject} may reject every token that decode.guarantee "
             "allows: set one of them to 0 or false"
+        )
+    if config.control.state and config.train.mixture:
+        yield (
+            f"train.mixture = {config.train.mixture} scores the base's samples under the control, "
+            "which control.state = true does not: set train.mixture=0 or control.state=false"
         )
 
 

@@ -1,6 +1,7 @@
 """Stage generate: held-out prompts continued by the base and by the controlled model."""
 
 from collections.abc import Iterator
+from typing import cast
 
 import jax
 import numpy as np
@@ -9,11 +10,11 @@ from dinado_jax.data.prompts import PromptSet
 from dinado_jax.distributed.processes import is_main
 from dinado_jax.evaluation.samples import Sample, write_samples
 from dinado_jax.evaluation.stage_figures import GenerateFigures
+from dinado_jax.guarantee import AutomataOracle, guarantee
 from dinado_jax.language_model import compose
 from dinado_jax.rollouts.collect import Collected, Collector
 from dinado_jax.stages.artifacts import trained_model
 from dinado_jax.stages.context import Context
-from dinado_jax.tasks.keyword.guarantee import guarantee
 
 
 def _samples(collected: Collected, values: np.ndarray) -> Iterator[Sample]:
@@ -47,7 +48,8 @@ def generate(context: Context) -> GenerateFigures:
     )
     models, collected = {"base": controlled.base, "control": controlled}, {}
     if decode.guarantee:
-        guaranteed, prompts = guarantee(controlled.base, prompts, decode.max_new_tokens)
+        oracle = cast(AutomataOracle, context.oracle.function)
+        guaranteed, prompts = guarantee(controlled.base, prompts, decode.max_new_tokens, oracle)
         models = {"base": guaranteed, "control": compose(controlled, guaranteed)}
     for name, model in models.items():
         samples, shards = context.config.evaluate.samples, folder / f"{name}_shards"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dinado_jax.models.hf_folder import fingerprint, locate
-from dinado_jax.oracles.judge import Oracle
+from dinado_jax.oracles.table import NamedOracle
 from dinado_jax.stages.context import Context
 from dinado_jax.stages.run_folder import READS, RunFolder
 from dinado_jax.utils.files import file_digest, json_digest
@@ -47,17 +47,26 @@ def _from_outside(name: str, context: Context) -> dict[str, str]:
         found["task.source"] = json_digest([[row.prompt, *row.references] for row in rows])
     if name != "sft":
         what = f"rollout.oracle (the source of {context.oracle.name})"
-        found[what] = _source(context.oracle.function)
+        found[what] = _source(context.oracle)
     if name in ("rollout", "train", "evaluate"):
         for feature in context.features:
             what = f"target.moments (the source of {feature.name})"
-            found[what] = _source(feature.function)
+            found[what] = _source(feature)
     return found
 
 
-def _source(oracle: Oracle) -> str:
-    """Returns the SHA-256 of an oracle's source: its module, and those it uses from its folder."""
-    root = sys.modules.get(getattr(oracle, "__module__", None) or type(oracle).__module__)
+def _source(oracle: NamedOracle) -> str:
+    """Returns the SHA-256 of an oracle's source: of the module that defines it, and of the one that
+    its name gives, which may only make it, as a constraint.
+    """
+    function = oracle.function
+    defining = getattr(function, "__module__", None) or type(function).__module__
+    names = dict.fromkeys([defining, oracle.name.partition(":")[0]])
+    return "".join(_source_of(sys.modules.get(name)) for name in names)
+
+
+def _source_of(root: types.ModuleType | None) -> str:
+    """Returns the SHA-256 of a module and those it uses from its folder."""
     home = os.path.dirname(_file(root) or os.devnull)
     if root is None or root.__name__.partition(".")[0] == "dinado_jax":
         return ""  # built in: identified by its name

@@ -83,7 +83,7 @@ class Rounds:
         vocab_size = self.base.model.vocab_size
         automata_of = self.context.oracle.automata_of
         assert automata_of is not None
-        found = conjunctions(automata_of, new, self.base.codec, vocab_size)
+        found = conjunctions(map(automata_of, new), self.base.codec, vocab_size)
         self._compiled.update(zip(new, found))
         return stack([self._compiled[text] for text in distinct.tolist()]), number
 

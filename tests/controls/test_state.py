@@ -11,9 +11,9 @@ from support import tiny, world
 
 from dinado_jax.automata import progress
 from dinado_jax.automata.automaton import explore
-from dinado_jax.automata.conjunction import KEY, conjunction, stack
+from dinado_jax.automata.conjunction import conjunction, stack
 from dinado_jax.automata.tokens import Vocabulary, token_automaton
-from dinado_jax.controls.state import StateReader
+from dinado_jax.controls.state import AUTOMATA, StateReader
 from dinado_jax.data.batch import rows_of
 from dinado_jax.guides.guided import Guided
 from dinado_jax.guides.tilt import TiltFlags
@@ -52,7 +52,7 @@ def stated(kind: str):
 def batch(which: int):
     rows = world.batch(world.PROMPTS[0])
     number = np.full(len(rows.tokens), which)
-    return dataclasses.replace(rows, condition={KEY: rows_of(automata(), number)}), number
+    return dataclasses.replace(rows, condition={AUTOMATA: rows_of(automata(), number)}), number
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -81,7 +81,7 @@ def test_by_token_as_by_row(kind, which):
     together = np.asarray(log_policy(control, params, rows))[:, world.targets(world.PROMPTS[0])]
     arrays = {**control.decode_params(params), "automata": automata()}
     variables = {"base": world.base_params(), "guides": (arrays,), "tilts": ({},)}
-    decoded = dataclasses.replace(rows, condition={KEY: number})
+    decoded = dataclasses.replace(rows, condition={AUTOMATA: number})
     apart = np.asarray(forced(control, variables, decoded))[:, world.targets(world.PROMPTS[0])]
     inside = until_the_end(rows)
     np.testing.assert_allclose(together[inside], apart[inside], atol=2e-4)

@@ -194,9 +194,7 @@ def test_a_text_ends_within_its_tokens_in_every_case():
 
 
 def test_what_cannot_be_promised_is_refused(base):
-    message = (
-        r"prompt 1, 'dog run =': its constraints may need 3 tokens, and max_new_tokens is 2; rai"
-    )
+    message = r"prompt 1, 'dog run =': its constraints may need 3 tokens, and max_new_tokens is 2; "
     refused(message, guarantee, base, ["dog =", "dog run ="], 2)
     guarantee(base, ["dog =", "dog run ="], 3)
     named = PromptSet(["dog run ="], names=["file:3"])

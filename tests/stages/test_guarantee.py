@@ -9,8 +9,9 @@ from support.folders import refused
 from support.word_run import read_lines
 
 from dinado_jax.stages.pipeline import run_stages
+from dinado_jax.stages.run_folder import STAGES
 from dinado_jax.stages.settings import load_config
-from dinado_jax.tasks.keyword.lexical import lexical
+from dinado_jax.tasks.keyword.lexical import lexical, words
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 ON = ("decode.guarantee=true", "decode.reject=0", "decode.max_new_tokens=10")
@@ -46,7 +47,7 @@ def test_every_sample_of_base_and_control_satisfies_the_oracle(copy):
 
 
 def test_what_it_does_not_go_with():
-    text = "decode.guarantee = true is for oracle lexical, and this run has support.tiny_run:even"
+    text = r"decode.guarantee = true needs .*automata.*, and this run has support.tiny_run:even"
     refused(text, tiny_run.config, "decode.guarantee=true")
     moment = "target.moments=[{feature='mentions_colour',mean=0.5}]"
     refused("this run has no oracle", load_config, None, [ON[0], moment])
@@ -58,3 +59,17 @@ def test_prompts_that_cannot_be_met_are_refused_before_decoding(copy):
     config = word_run.config(data, *ON[:2], "decode.max_new_tokens=1")
     refused("its constraints may need .* raise it", run_stages, config, ("generate",), path)
     assert not list((path / "generate").glob("*_shards/*"))
+
+
+def test_any_oracle_that_has_automata_is_guaranteed(tmp_path, monkeypatch):
+    (tmp_path / "short_here.py").write_text(
+        "from dinado_jax.constraints.counting import at_least_words, at_most_words\n"
+        "few = at_least_words(2) & at_most_words(3)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    config = tiny_run.config("rollout.oracle=short_here:few", *ON, "decode.max_new_tokens=10")
+    run_stages(config, STAGES, tmp_path / "run")
+    for name in ("base", "control"):
+        lines = read_lines(tmp_path / "run" / "generate" / f"{name}.jsonl")
+        assert lines and all(line["label"] for line in lines)
+        assert all(2 <= len(words(line["text"])) <= 3 for line in lines)

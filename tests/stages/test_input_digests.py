@@ -12,6 +12,8 @@ from support import stops, tiny_run
 from dinado_jax.distributed import signals
 from dinado_jax.errors import InputError
 from dinado_jax.rollouts.arrays import Rollouts
+from dinado_jax.stages.context import Context
+from dinado_jax.stages.input_digests import input_digests
 from dinado_jax.stages.pipeline import run_stages
 from dinado_jax.stages.run_folder import STAGES
 from dinado_jax.tasks import toy
@@ -378,3 +380,17 @@ def test_what_a_user_keeps_in_a_stage_folder_stays(world):
     assert notes.read_text() == "mine"
     assert (world.run / "generate" / "base_shards" / "mine.txt").read_text() == "mine too"
     assert not list((world.run / "generate" / "base_shards").glob("*.npz"))
+
+
+def test_a_constraint_is_identified_by_the_module_that_makes_it(tmp_path, monkeypatch):
+    source = "from dinado_jax.constraints.words import contains\ndog = contains({})\n"
+    module = tmp_path / "constraint_made_here.py"
+    module.write_text(source.format("'dog'"))
+    monkeypatch.chdir(tmp_path)
+    config = tiny_run.config("rollout.oracle=constraint_made_here:dog")
+    found, key = [], "rollout.oracle (the source of constraint_made_here:dog)"
+    for text in ("'dog'", "'dog'", "'dogs'"):
+        module.write_text(source.format(text))
+        context = Context.of(config, tmp_path / "run")
+        found.append(input_digests("rollout", context)[key])
+    assert found[0] == found[1] != found[2]

@@ -1,0 +1,104 @@
+"""Constraints on texts, each an oracle that automata decide, combined by `&`, `|` and `~`."""
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+
+from dinado_jax.automata.automaton import Automaton, TooLarge
+from dinado_jax.automata.logic import complement, disjoint, union
+from dinado_jax.errors import InputError
+from dinado_jax.guarantee import AutomataOracle
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Constraint:
+    """What a text must satisfy: every clause, by any automaton of it.
+
+    It is an oracle, `constraint(prompts, texts)`, which reads the texts alone: what its automata
+    accept, exactly. Of a character that is not there in full (U+FFFD, part of its bytes) it takes
+    any to be possible: a text satisfies neither a constraint nor its negation where it matters.
+
+    Raises:
+      InputError: where it is certain that no text satisfies it, and where an automaton is larger
+        than its limit.
+    """
+
+    name: str  # as it is written in Python
+    clauses: tuple[tuple[Automaton, ...], ...]
+
+    def __post_init__(self):
+        parts = self.automata("")
+        for one, other in itertools.combinations_with_replacement(parts, 2):
+            if disjoint(one, other):
+                raise InputError(f"{self}, no text satisfies it: correct it")
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def __call__(self, prompts: Sequence[str], texts: Sequence[str]) -> list[bool]:
+        """Whether each text satisfies it."""
+        return [
+            all(any(each.satisfied_by(text) for each in clause) for clause in self.clauses)
+            for text in texts
+        ]
+
+    def automata(self, prompt: str) -> tuple[Automaton, ...]:
+        """One per clause, whatever the prompt: a text that all accept satisfies it."""
+        return self._automata
+
+    @functools.cached_property
+    def _automata(self) -> tuple[Automaton, ...]:
+        with limits(self.name):
+            return tuple(map(union, self.clauses))
+
+    def __and__(self, other: "Constraint") -> "Constraint":
+        """Satisfied where both are."""
+        return Constraint(f"({self} & {other})", _distinct(self.clauses + other.clauses))
+
+    def __or__(self, other: "Constraint") -> "Constraint":
+        """Satisfied where one is, or both are."""
+        pairs = itertools.product(self.clauses, other.clauses)
+        clauses = (tuple(dict.fromkeys(one + another)) for one, another in pairs)
+        return Constraint(f"({self} | {other})", _distinct(clauses))
+
+    def __invert__(self) -> "Constraint":
+        """Satisfied where it is not."""
+        with limits(f"~{self}"):
+            choices = itertools.product(*self.clauses)
+            clauses = (tuple(dict.fromkeys(map(complement, choice))) for choice in choices)
+            return Constraint(f"~{self}", _distinct(clauses))
+
+
+class AllOf:
+    """Satisfied where all of some oracles are: `AllOf(LEXICAL, at_most_words(12))`.
+
+    They may read the prompt. Constraints, which do not, are better joined by `&`: it finds
+    contradictions early.
+    """
+
+    def __init__(self, *oracles: AutomataOracle):
+        self._oracles = oracles
+
+    def __call__(self, prompts: Sequence[str], texts: Sequence[str]) -> list[float]:
+        """The least label of each text."""
+        labels = [oracle(list(prompts), list(texts)) for oracle in self._oracles]
+        return [float(min(each)) for each in zip(*labels, strict=True)]
+
+    def automata(self, prompt: str) -> tuple[Automaton, ...]:
+        """Those of every oracle."""
+        return tuple(each for oracle in self._oracles for each in oracle.automata(prompt))
+
+
+@contextlib.contextmanager
+def limits(name: str) -> Iterator[None]:
+    """Within it an automaton that grows too large is an InputError of a constraint of that name."""
+    try:
+        yield
+    except TooLarge as error:
+        raise InputError(f"{name}, {error}: write a simpler constraint") from None
+
+
+def _distinct(clauses: Iterable[tuple[Automaton, ...]]) -> tuple[tuple[Automaton, ...], ...]:
+    return tuple(dict.fromkeys(clauses))
