@@ -246,14 +246,8 @@ class Control:
           progress: of the oracle's state, for a control that reads it.
         """
         chex.assert_rank([*base, *out], 2)
-        classes = None
-        if self.state is not None and progress is not None:
-            hidden, classes = self.state.apply(params["state"], out[0], progress)
-            out = hidden, out[1]
         log_p_BV = jax.nn.log_softmax(logits(*base, self.excluded_ids))
-        l_BV = logits(*out, self.excluded_ids)
-        if classes is not None:
-            l_BV += classes.of_vocabulary
+        out, l_BV = self._next_logits(params, out, progress)
         # log q - log p of an excluded id would be nan: -inf - (-inf).
         r_BV = vocab.masked_direction(self.direction.link, l_BV, log_p_BV, self.excluded_ids)
         if self.entangled:
@@ -286,6 +280,18 @@ class Control:
             bernoulli.scaled(beta_B, -peak_B, gap_B),
             bernoulli.scaled(beta_B[:, None], below_BV, gap_BV),
         )
+
+    def _next_logits(
+        self, params: dict, out: tuple[jax.Array, jax.Array], progress: Progress | None
+    ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+        """The direction's factors with the state of the oracle, if it reads that, and its logits
+        [B, V].
+        """
+        if self.state is None or progress is None:
+            return out, logits(*out, self.excluded_ids)
+        hidden, classes = self.state.apply(params["state"], out[0], progress)
+        l_BV = logits(hidden, out[1], self.excluded_ids) + classes.of_vocabulary
+        return (hidden, out[1]), l_BV
 
     def prefill(
         self,

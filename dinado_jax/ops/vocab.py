@@ -203,12 +203,12 @@ def _reduced(link, chunk, excluded_ids, hidden_ND, matrix, classes, base, tokens
     instead.
     """
     arrays = hidden_ND, matrix, classes, base, tokens_N
-    return _forward(link, chunk, excluded_ids, False, *arrays)[0]
+    return _forward(link, chunk, excluded_ids, False, arrays)[0]
 
 
 def _reduced_forward(link, chunk, excluded_ids, hidden_ND, matrix, classes, base, tokens_N):
     arrays = hidden_ND, matrix, classes, base, tokens_N
-    scalars, kept = _forward(link, chunk, excluded_ids, True, *arrays)
+    scalars, kept = _forward(link, chunk, excluded_ids, True, arrays)
     return scalars, (*arrays, scalars, kept)
 
 
@@ -264,8 +264,9 @@ def _reduced_backward(link, chunk, excluded_ids, left, given):
 _reduced.defvjp(_reduced_forward, _reduced_backward)
 
 
-def _forward(link, chunk, excluded_ids, differentiated, hidden_ND, matrix, classes, base, tokens_N):
+def _forward(link, chunk, excluded_ids, differentiated, arrays):
     """Scalars and, if differentiated, the residuals."""
+    hidden_ND, matrix, classes, base, tokens_N = arrays
 
     def tile(_, arrays):
         hidden_nD, own, base_nD, tokens_n = arrays

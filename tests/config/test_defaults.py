@@ -47,6 +47,7 @@ DEFAULTS = {
     "control.trunk": "small",
     "control.layers": 4,
     "control.norm_bias": "success_rate",
+    "control.state": False,
     "rollout.temperature": 1.0,
     "rollout.top_k": 0,
     "rollout.top_p": 1.0,

@@ -24,6 +24,7 @@ from dinado_jax.objectives.draws import NormBatch
 from dinado_jax.objectives.table import OBJECTIVES
 from dinado_jax.ops.vocab import (
     CHUNKS,
+    Classes,
     VocabScalars,
     direction_scalars,
     token_log_probs,
@@ -147,6 +148,37 @@ def test_token_log_probs(shape, chunk):
     np.testing.assert_allclose(out, exact, rtol=0, atol=3e-6)
     expected = expected_gradients(None, cotangent, (hidden, matrix), (hidden, matrix), tokens)
     chex.assert_trees_all_close(gradients, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.usefixtures("quickly")
+@pytest.mark.parametrize("link", ["policy", "plain", "sigmoid"])
+@pytest.mark.parametrize("chunk", [3, 16])
+def test_scores_of_classes_are_added_to_the_logits(link, chunk):
+    """As further columns of the factors, one for every token and class: one-hot rows of a matrix
+    that is the same for all tokens here."""
+    shape, Z = (7,), 4
+    (hidden, matrix), base, tokens = factors(shape, 0), factors(shape, 1), tokens_of(shape)
+    of_token = (np.arange(V) % Z).astype(np.uint8)
+    scores = np.random.default_rng(5).standard_normal((*shape, Z)).astype(np.float32)
+    one_hot = np.eye(Z, dtype=np.float32)[of_token]
+    cotangents = VocabScalars(*(factors(shape, seed)[0][..., 0] for seed in range(2, 9)))
+
+    def total(scalars):
+        return sum((weight * each).sum() for weight, each in zip(cotangents, scalars))
+
+    def classed(hidden, scores):
+        classes = Classes(scores, jnp.broadcast_to(jnp.asarray(of_token)[None], (*shape, V)))
+        return direction_scalars(link, (hidden, matrix), base, tokens, chunk, classes=classes)
+
+    def wide(hidden, scores):
+        own = jnp.concatenate([hidden, scores], 1), np.concatenate([matrix, one_hot], 1)
+        return direction_scalars(link, own, base, tokens, chunk)
+
+    chex.assert_trees_all_close(classed(hidden, scores), wide(hidden, scores), atol=1e-5)
+    found, wanted = (
+        jax.grad(lambda *x, f=f: total(f(*x)), (0, 1))(hidden, scores) for f in (classed, wide)
+    )
+    chex.assert_trees_all_close(found, wanted, atol=1e-4)
 
 
 @pytest.mark.usefixtures("quickly")

@@ -1,0 +1,31 @@
+"""A run with control.state=true."""
+
+import pytest
+from support import word_run
+
+import dinado_jax
+from dinado_jax.stages.pipeline import load_run, run_stages
+from dinado_jax.tasks.keyword.lexical import lexical
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+ON = ("control.state=true", "train.mixture=0", "decode.reject=0")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    data = word_run.finished(tmp_path_factory) / "data"
+    path = tmp_path_factory.mktemp("state") / "run"
+    run_stages(word_run.config(data, *ON), ("sft", "rollout", "train"), path)
+    return path
+
+
+def test_a_loaded_control_reads_the_prompts_it_is_given(run):
+    model = load_run(run)
+    prompts = ["dog cat =", "bee =", "dog cat ="]
+    made = dinado_jax.generate(model, prompts, max_new_tokens=6, samples=8, seed=2)
+    ended = [one for one in made if one.finished]
+    assert ended and all(lexical([one.prompt for one in ended], [one.text for one in ended]))
+    free = dinado_jax.generate(model.base, prompts, max_new_tokens=6, samples=8, seed=2)
+    assert not all(lexical([one.prompt for one in free], [one.text for one in free]))
+    values = model.prompt_values(prompts)
+    assert values.shape == (3,) and values[0] == values[2] != values[1]
