@@ -7,7 +7,7 @@ that the token leads to (automata/progress.py). A direction with state adds to i
 
 a table, one by the number of tokens left, and a dependence of low rank on the text. Into h goes an
 embedding of the present class and of the tokens left, so that any token, such as a full stop, may
-depend on what is missing. R is exactly 0 where the constraint can no longer be satisfied (e^-30).
+depend on what is missing. R is 0, up to e^-30, where the constraint can no longer be satisfied.
 
 B rows, T tokens, D width, V vocabulary, Z classes.
 """
