@@ -73,4 +73,4 @@ def trained_model(context: Context) -> Controlled:
     if params is None:
         raise InputError(f"no trained control in {run.path}: run the train stage first")
     params = plan.gather(plan.shard(params))
-    return Controlled(base, control, params, automata_of=context.oracle.automata_of)
+    return Controlled(base, control, params, automata_of=context.automata_of)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jax.sharding import Mesh
 
+from dinado_jax.automata.compiled import AutomataOf
 from dinado_jax.config.schema import Config
 from dinado_jax.data.text_files import read_text_lines
 from dinado_jax.distributed.partitioning import Plan, local_mesh, make_plan
@@ -58,6 +59,13 @@ class Context:
         """The features of target.moments. InputError if there is no such function."""
         moments = self.config.target.moments
         return tuple(resolve(moment.feature, "feature") for moment in moments)
+
+    @property
+    def automata_of(self) -> AutomataOf | None:
+        """What a control with state reads of a prompt; None for one without, whose oracle need not
+        be installed.
+        """
+        return self.oracle.automata_of if self.config.control.state else None
 
     @functools.cached_property
     def plan(self) -> Plan:

@@ -81,7 +81,7 @@ class Rounds:
         distinct, number = np.unique(texts[rollouts.prompt_id], return_inverse=True)
         new = [text for text in distinct.tolist() if text not in self._compiled]
         vocab_size = self.base.model.vocab_size
-        automata_of = self.context.oracle.automata_of
+        automata_of = self.context.automata_of
         assert automata_of is not None
         found = conjunctions(map(automata_of, new), self.base.codec, vocab_size)
         self._compiled.update(zip(new, found))
@@ -141,8 +141,8 @@ class Rounds:
         collector = Collector(target_oracle(context), rollout, fingerprint, context.mesh, number)
         key = jax.random.key(context.config.seed)
         base = dataclasses.replace(self.base, params=plan.gather(self.base.params))
-        automata_of = context.oracle.automata_of
-        q = Controlled(base, self.control, plan.gather(params), automata_of=automata_of)
+        params = plan.gather(params)
+        q = Controlled(base, self.control, params, automata_of=context.automata_of)
 
         def sampled(
             what: str, model: LanguageModel, samples: int, key: jax.Array, folder: Path
