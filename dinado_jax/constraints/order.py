@@ -13,7 +13,7 @@ def followed_by(first: Automaton, second: Automaton) -> Automaton:
 
     The second part begins with what ends a word: a space, a hyphen or punctuation. It is followed
     from there on while the first automaton accepts, which is not certain before that automaton has
-    read on: what seemed to be a word may be part of a negation, and then it begins anew.
+    read on: what seemed to be a word may be part of a negation, and then it begins again.
 
     Raises:
       TooLarge: see `explore`.

@@ -121,8 +121,13 @@ class Control:
     ) -> dict:
         """Initialises parameters with q = p, and R = success_rate everywhere (entangled: 1/2).
 
+        With state, q is p times R of the class after each token.
+
         Args:
-          log_rates: [Z] nats, for a control with state: log R by the class of the oracle's state.
+          key: typed PRNG key.
+          base_params: of the base.
+          success_rate: of the base, in (0, 1).
+          log_rates: [Z] nats, with state: log R by class; None: the same for all possible ones.
         """
         direction_key, norm_key = jax.random.split(key)
         params = {"direction": self.direction.init(direction_key, base_params)}

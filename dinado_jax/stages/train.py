@@ -78,13 +78,14 @@ def train(context: Context) -> TrainFigures:
             for line in () if number else first_round_warnings(figures[0]):
                 print_once(f"warning: {line}")
             states = rounds.states(parts)
+            automata = rounds.automata(rollouts) if control.state else None
             for until, objective, step in schedule:
                 stop = max(begin, min(end, until))
                 batch_at = objective.batches(rollouts, weight, config.seed)
                 if states is not None:
                     batch_at = with_states(batch_at, states, objective.reads_states(control))
-                if control.state is not None:
-                    batch_at = with_automata(batch_at, *rounds.automata(rollouts))
+                if automata is not None:
+                    batch_at = with_automata(batch_at, *automata)
                 name = "warm-up" if isinstance(objective, Warmup) else f"train round {number}"
                 phase = Phase(name, step, batch_at, begin, stop)
                 state, begin = loop.fit(phase, state, base.params), stop

@@ -50,6 +50,10 @@ from dinado_jax.stages.settings import stored_config
         ("train.mixture=0.25", ""),
         ("train.mixture=0.75 rollout.top_k=0 rollout.top_p=1", ""),
         ("train.mixture=0.3", "not a whole number"),
+        # state: of an oracle that automata decide, and of rows whose prompts are at hand
+        ("control.state=true", "control.state = true needs an oracle with automata"),
+        ("control.state=true rollout.oracle=lexical", ""),
+        ("control.state=true rollout.oracle=lexical train.mixture=0.25", "set train.mixture=0 or"),
         ("train.mixture=0.25 rollout.temperature=0.9", "weights plain samples"),
         ("train.mixture=0.25 rollout.top_k=3", "weights plain samples"),
         ("train.mixture=0.25 rollout.top_p=0.9", "weights plain samples"),
