@@ -155,7 +155,8 @@ class Controlled:
           InputError: unless q is the base with its parameters changed, in float32.
         """
         direction = self.control.direction if isinstance(self.control, Control) else None
-        if not isinstance(direction, Merge) or not self.control.single_pass or self.tilt != NEUTRAL:
+        changed = not self.control.single_pass or self._reads_state or self.tilt != NEUTRAL
+        if not isinstance(direction, Merge) or changed:
             raise InputError("only a merge control, untilted, is a base of its own: train one")
         if self.base.model.param_dtype != "float32":
             raise InputError("the base's parameters are not float32: load the run in float32")

@@ -32,6 +32,7 @@ class Conjunction(NamedTuple):
     to_accepting: Array  # int16 [K, S]
     worst_settled: Array  # int16 [K]
     worst_accepting: Array  # int16 [K]
+    gain: Array  # int16 [K, C]
 
 
 def conjunction(automata: Sequence[TokenAutomaton], stop_ids: Sequence[int]) -> Conjunction:
@@ -53,6 +54,7 @@ def conjunction(automata: Sequence[TokenAutomaton], stop_ids: Sequence[int]) -> 
         to_accepting=_stacked([each.to_accepting for each in automata]),
         worst_settled=np.array([each.worst_settled for each in automata], np.int16),
         worst_accepting=np.array([each.worst_accepting for each in automata], np.int16),
+        gain=_stacked([each.gain for each in automata]),
     )
 
 

@@ -44,7 +44,8 @@ def of_prefixes(rows: Conjunction, states: jax.Array, left: jax.Array) -> jax.Ar
       states: int32 [B, n, K], after the prefixes.
       left: int32 [B, n], tokens that may still follow.
     """
-    return _class(_distance(rows, states), _distance(rows, start_states(rows)[:, None]), left)
+    start = _distance(rows, start_states(rows)[:, None])
+    return _class(_distance(rows, states), start, left, _gain(rows)[:, None])
 
 
 def of_next_tokens(rows: Conjunction, states: jax.Array, left: jax.Array) -> jax.Array:
@@ -56,11 +57,23 @@ def of_next_tokens(rows: Conjunction, states: jax.Array, left: jax.Array) -> jax
     B, n, J, K = after.shape
     distance = _distance(rows, after.reshape(B, n * J, K)).reshape(after.shape)
     start = _distance(rows, start_states(rows)[:, None])[:, None]
-    classes = _class(distance, start, left[..., None] - 1)
+    classes = _class(distance, start, left[..., None] - 1, _gain(rows)[:, None, None])
     satisfied = (_distance(rows, states) == 0).all(-1)
     classes = classes.at[..., 0].set(jnp.where(satisfied, ENDS, IMPOSSIBLE))
+    classes = _computed(classes).astype(jnp.uint8)
     joint = jnp.asarray(rows.joint_of)[:, None]
-    return jnp.take_along_axis(classes.astype(jnp.uint8), joint, 2, mode="promise_in_bounds")
+    return jnp.take_along_axis(classes, joint, 2, mode="promise_in_bounds")
+
+
+def _computed(classes: jax.Array) -> jax.Array:
+    """Classes [.., J] by a product with the identity: all else XLA fuses into the gather that
+    follows, where it computes them anew for every token of the vocabulary. On CPUs it drops
+    barriers.
+    """
+    J, block = classes.shape[-1], 16
+    padded = jnp.pad(classes, [(0, 0)] * (classes.ndim - 1) + [(0, -J % block)])
+    blocks = padded.reshape(*classes.shape[:-1], -1, block).astype(jnp.float32)
+    return (blocks @ jnp.eye(block)).reshape(padded.shape)[..., :J]
 
 
 def _distance(rows: Conjunction, states: jax.Array) -> jax.Array:
@@ -69,9 +82,18 @@ def _distance(rows: Conjunction, states: jax.Array) -> jax.Array:
     return jnp.asarray(rows.to_accepting)[row, automata, states].astype(jnp.int32)
 
 
-def _class(distance: jax.Array, start: jax.Array, left: jax.Array) -> jax.Array:
-    """Distances [.., K], those at the start and tokens left [..] -> [..]."""
+def _gain(rows: Conjunction) -> jax.Array:
+    """The most automata that one token can bring nearer to accepting: int32 [B]."""
+    own = jnp.asarray(rows.class_of)[..., 1:].astype(jnp.int32)
+    gain = jnp.take_along_axis(jnp.asarray(rows.gain), own, 2).astype(jnp.int32)
+    return gain.sum(1).max(1, initial=1)
+
+
+def _class(distance: jax.Array, start: jax.Array, left: jax.Array, gain: jax.Array) -> jax.Array:
+    """Distances [.., K], those at the start, tokens left and the gain [..] -> [..]."""
     asks = distance > 0
     begun = (asks & (distance < start)).any(-1)
     missing = jnp.minimum(asks.sum(-1), _MOST)
-    return jnp.where(distance.max(-1) > left, IMPOSSIBLE, 2 + 2 * missing + begun)
+    # Tokens that are needed for certain: each shortens a distance by one, of `gain` automata.
+    needed = jnp.maximum(distance.max(-1), -(-distance.sum(-1) // gain))
+    return jnp.where(needed > left, IMPOSSIBLE, 2 + 2 * missing + begun)

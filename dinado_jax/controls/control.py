@@ -27,10 +27,10 @@ import numpy as np
 
 from dinado_jax.controls.protocol import Direction, Norm, PolicyDirection
 from dinado_jax.controls.recursion import FLOOR, Values, advance, unroll
-from dinado_jax.controls.state import AUTOMATA, Progress, Reading, StateReader
+from dinado_jax.controls.state import AUTOMATA, Progress, Reading, StatePolicy, StateReader
 from dinado_jax.data.batch import Batch
 from dinado_jax.data.prompts import Prompts
-from dinado_jax.decoding.policy import Policy, last_token_states
+from dinado_jax.decoding.policy import ModelPolicy, Policy, last_token_states
 from dinado_jax.guides.guided import guided_policy, guided_variables
 from dinado_jax.guides.protocol import NextValues
 from dinado_jax.guides.tilt import NEUTRAL
@@ -83,18 +83,13 @@ class Control:
 
     @property
     def single_pass(self) -> bool:
-        """Whether q is the base's model with other variables, so that decoding needs no base."""
-        return self._is_policy and self.state is None
+        """Whether one pass of a model gives q, so that decoding needs no base beside it."""
+        return self.direction.link == "policy" and self.form != "projected"
 
     @property
     def scores_alone(self) -> bool:
         """Whether `log_direction` reads nothing that the base computes."""
-        return self._is_policy and self.direction.from_layer == 0
-
-    @property
-    def _is_policy(self) -> bool:
-        """Whether q is the direction's own distribution."""
-        return self.direction.link == "policy" and self.form != "projected"
+        return self.single_pass and self.direction.from_layer == 0
 
     @property
     def policy(self) -> Policy:
@@ -105,9 +100,16 @@ class Control:
         """The variables of `policy`."""
         return guided_variables(base_params, (self,), (params,), (NEUTRAL,))
 
+    @property
+    def single_pass_policy(self) -> Policy:
+        return ModelPolicy(self.model) if not self.state else StatePolicy(self.model, self.state)
+
     def single_pass_variables(self, base_params: dict, params: dict) -> dict[str, Any]:
         direction = cast(PolicyDirection, self.direction)
-        return direction.policy_variables(base_params, params["direction"])
+        model = direction.policy_variables(base_params, params["direction"])
+        if not self.state:
+            return model
+        return {"model": model, "state": params["state"], AUTOMATA: params[AUTOMATA]}
 
     def decode_params(self, params: dict) -> dict:
         return {**params, "direction": self.direction.decode_params(params["direction"])}

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from dinado_jax.data.batch import Batch
 from dinado_jax.data.prompts import Prompts
-from dinado_jax.decoding.policy import ModelPolicy, NextLogits, Policy, last_token_states
+from dinado_jax.decoding.policy import NextLogits, Policy, last_token_states
 from dinado_jax.guides.protocol import Guide, SinglePassGuide
 from dinado_jax.guides.tilt import NEUTRAL, PromptValue, Tilt, TiltFlags, apply_tilt
 from dinado_jax.models.cache import Cache, allocate, scan_steps
@@ -30,8 +30,8 @@ def guided_policy(model: Model, guides: Sequence[Guide], tilts: Sequence[Tilt]) 
     together with the guides. The variables come from `guided_variables` with the same guides and
     tilts.
     """
-    if _single(guides, tilts):
-        return ModelPolicy(model)
+    if single := _single(guides, tilts):
+        return single.single_pass_policy
     return Guided(model, tuple(guides), tuple(tilt.flags for tilt in tilts))
 
 

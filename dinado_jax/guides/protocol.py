@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 
 from dinado_jax.data.prompts import Prompts
+from dinado_jax.decoding.policy import Policy
 from dinado_jax.models.output import Output
 
 
@@ -34,8 +35,8 @@ class Guide(Protocol):
 
     @property
     def single_pass(self) -> bool:
-        """Whether q is the distribution of the base's model with other variables, so that decoding
-        needs no separate base. Such a guide also has `single_pass_variables`.
+        """Whether one pass of a model gives q, so that decoding needs no base beside it. Such a
+        guide is a `SinglePassGuide`.
         """
         ...
 
@@ -84,6 +85,11 @@ class Guide(Protocol):
 class SinglePassGuide(Guide, Protocol):
     """A guide whose `single_pass` is true."""
 
+    @property
+    def single_pass_policy(self) -> Policy:
+        """The distribution q."""
+        ...
+
     def single_pass_variables(self, base_params: Any, params: Any) -> dict[str, Any]:
-        """Variables of the base's model with which its distribution is q."""
+        """The variables of `single_pass_policy`."""
         ...

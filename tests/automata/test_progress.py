@@ -4,7 +4,6 @@ import itertools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from dinado_jax.automata import progress
 from dinado_jax.automata.automaton import explore
@@ -12,7 +11,6 @@ from dinado_jax.automata.conjunction import conjunction, stack
 from dinado_jax.automata.tokens import Vocabulary, token_automaton
 
 TEXTS = ["", "a", "b", "ab", "c", "ba"]  # the first one ends a text
-LEFT = 3
 
 
 def containing(word: str):
@@ -24,7 +22,9 @@ def containing(word: str):
     return explore("", step, lambda state: word in state, "abc")
 
 
-PROMPTS = [("ab",), ("aa", "cb"), ("ca", "b", "aba")]
+# No token brings both words of the second one nearer.
+PROMPTS = [("ab",), ("aa", "c"), ("ca", "b", "aba")]
+EXACT = [True, True, False]
 AUTOMATA = [[containing(word) for word in words] for words in PROMPTS]
 VOCABULARY = Vocabulary.of(TEXTS)
 ROWS = stack(
@@ -32,20 +32,24 @@ ROWS = stack(
 )
 
 
-def least(word: str, text: str) -> int:
-    """Tokens until a text contains a word."""
+def least(words: tuple[str, ...], text: str) -> int:
+    """Tokens until a text contains all words."""
     count, texts = 0, {text}
-    while not any(word in each for each in texts):
+    while not any(all(word in each for word in words) for each in texts):
         count, texts = count + 1, {each + token for each in texts for token in TEXTS[1:]}
     return count
 
 
-def expected(words, text: str, left: int) -> int:
-    distances = [least(word, text) for word in words]
-    if max(distances) > left:
-        return progress.IMPOSSIBLE
-    begun = any(0 < now < least(word, "") for word, now in zip(words, distances))
-    return 2 + 2 * sum(now > 0 for now in distances) + begun
+def check(found: int, words: tuple[str, ...], text: str, left: int, exact: bool) -> None:
+    possible = least(words, text) <= left
+    if found == progress.IMPOSSIBLE:
+        assert not possible
+        return
+    assert possible or not exact
+    distances = [least((word,), text) for word in words]
+    assert max(distances) <= left
+    begun = any(0 < now < least((word,), "") for word, now in zip(words, distances))
+    assert found == 2 + 2 * sum(now > 0 for now in distances) + begun
 
 
 def test_classes_of_prefixes_and_of_next_tokens():
@@ -56,15 +60,17 @@ def test_classes_of_prefixes_and_of_next_tokens():
         for token in tokens:
             states = progress.next_states(ROWS, states, jnp.full(count, token))
         text = "".join(TEXTS[token] for token in tokens)
-        left = jnp.full((count, 1), LEFT)
-        now = jax.jit(progress.of_prefixes)(ROWS, states[:, None], left)
-        after = jax.jit(progress.of_next_tokens)(ROWS, states[:, None], left)
-        assert now.shape == (count, 1) and after.shape == (count, 1, len(TEXTS))
-        for prompt, words in enumerate(PROMPTS):
-            assert now[prompt, 0] == expected(words, text, LEFT)
-            ends = progress.ENDS if all(word in text for word in words) else progress.IMPOSSIBLE
-            rest = [expected(words, text + token, LEFT - 1) for token in TEXTS[1:]]
-            np.testing.assert_array_equal(after[prompt, 0], [ends, *rest])
+        for most in range(4):
+            left = jnp.full((count, 1), most)
+            now = jax.jit(progress.of_prefixes)(ROWS, states[:, None], left)
+            after = jax.jit(progress.of_next_tokens)(ROWS, states[:, None], left)
+            assert now.shape == (count, 1) and after.shape == (count, 1, len(TEXTS))
+            for prompt, (words, exact) in enumerate(zip(PROMPTS, EXACT)):
+                check(int(now[prompt, 0]), words, text, most, exact)
+                satisfied = all(word in text for word in words)
+                assert after[prompt, 0, 0] == (progress.ENDS if satisfied else progress.IMPOSSIBLE)
+                for token, found in zip(TEXTS[1:], after[prompt, 0, 1:].tolist()):
+                    check(found, words, text + token, most - 1, exact)
 
 
 def test_classes_are_as_many_as_said():

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import tiny, world
@@ -15,8 +16,10 @@ from dinado_jax.automata.conjunction import conjunction, stack
 from dinado_jax.automata.tokens import Vocabulary, token_automaton
 from dinado_jax.controls.state import AUTOMATA, StateReader
 from dinado_jax.data.batch import rows_of
+from dinado_jax.data.prompts import Prompts
 from dinado_jax.guides.guided import Guided
 from dinado_jax.guides.tilt import TiltFlags
+from dinado_jax.models.cache import scan_steps
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -66,6 +69,23 @@ def forced(control, variables, rows):
     return policy.log_probs(variables, rows)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def forced_alone(policy, variables, rows):
+    """By steps of a policy that never sees the base: [rows, N]."""
+    tokens = jnp.asarray(rows.tokens)
+    start = len(world.PROMPTS[0])
+    prompts = Prompts(tokens[:, :start], rows.prompt_length, rows.condition)
+    drawn = tokens[:, start : start + world.N]
+
+    def read(state, step):
+        scores, carry = state
+        token = drawn[:, step]
+        log_q = jax.nn.log_softmax(scores.policy)
+        return policy.step(variables, carry, token), log_q[jnp.arange(len(token)), token]
+
+    return scan_steps(read, policy.prefill(variables, prompts, 1, world.N), world.N)[1].T
+
+
 def until_the_end(rows) -> np.ndarray:
     """[rows, N]: 1 up to the token that ends a row."""
     drawn = np.asarray(rows.tokens)[:, len(world.PROMPTS[0]) :][:, : world.N]
@@ -85,6 +105,22 @@ def test_by_token_as_by_row(kind, which):
     apart = np.asarray(forced(control, variables, decoded))[:, world.targets(world.PROMPTS[0])]
     inside = until_the_end(rows)
     np.testing.assert_allclose(together[inside], apart[inside], atol=2e-4)
+
+
+@pytest.mark.parametrize("kind", ["merge", "clamped-merge"])
+def test_one_pass_is_enough_where_the_direction_is_a_policy(kind):
+    control, params = stated(kind)
+    rows, number = batch(0)
+    together = np.asarray(log_policy(control, params, rows))[:, world.targets(world.PROMPTS[0])]
+    arrays = {**params, AUTOMATA: automata()}
+    variables = control.policy_variables(world.base_params(), arrays)
+    decoded = dataclasses.replace(rows, condition={AUTOMATA: number})
+    alone = np.asarray(forced_alone(control.policy, variables, decoded))
+    scored = jax.jit(control.policy.log_probs)(variables, decoded)
+    scored = np.asarray(scored)[:, world.targets(world.PROMPTS[0])]
+    inside = until_the_end(rows)
+    np.testing.assert_allclose(alone[inside], together[inside], atol=2e-4)
+    np.testing.assert_allclose(scored[inside], together[inside], atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["merge", "nado", "clamped-merge"])
