@@ -119,12 +119,17 @@ def _world(args: argparse.Namespace) -> World:
 def _config(args: argparse.Namespace, variants: list[str]) -> schema.Config:
     """Returns the preset with overrides. InputError for one without effect."""
     for text in args.overrides:
-        if not text.startswith(("train.", "control.norm_bias=")):
+        if not text.startswith(("train.", "control.norm_bias=", "control.state=")):
             raise InputError(
-                f"override {text!r}: only train.* and control.norm_bias have an effect here"
+                f"override {text!r}: only train.*, control.norm_bias and control.state have an "
+                "effect here"
             )
     preset = schema.Config(train=TRAIN[args.world])
     config = changed(preset, args.overrides)
+    if config.control.state and args.world != "neural":
+        raise InputError(
+            f"control.state: the oracle of the {args.world} world has none, use --world neural"
+        )
     _check_settings(preset, config, variants)
     return config
 
@@ -160,7 +165,8 @@ def exact(args: argparse.Namespace) -> None:
     _check_files(args.out, args.plot)
     records = []
     with Progress("exact", len(variants), "variant") as progress:
-        for record in compare(args.world, world, train, variants, rollouts, bias, args.seed):
+        state = config.control.state
+        for record in compare(args.world, world, train, variants, rollouts, bias, args.seed, state):
             records.append(record)
             progress.advance()
     streams.print_result(table(records))
@@ -169,6 +175,7 @@ def exact(args: argparse.Namespace) -> None:
             "world": {"kind": args.world, **dataclasses.asdict(world)},
             "train": dataclasses.asdict(train),
             "norm_bias": bias,
+            "state": config.control.state,
             "rollouts": rollouts,
         }
         out = {"settings": settings, "variants": {r["variant"]: r for r in records}}

@@ -10,7 +10,7 @@ import numpy as np
 from dinado_jax.config import schema
 from dinado_jax.controls.make import make_control
 from dinado_jax.exact.learn import Setting, enumerated, learn
-from dinado_jax.exact.neural import decoded, train_base
+from dinado_jax.exact.neural import automata_of, decoded, train_base
 from dinado_jax.exact.table import table_control
 from dinado_jax.exact.world import Optimum, World
 
@@ -57,7 +57,7 @@ _NEURAL = schema.Train(
 TRAIN = {"table": _TABLE, "ends": _TABLE, "neural": _NEURAL}
 
 
-def setting(kind: str, world: World, variant: str, seed: int) -> Setting:
+def setting(kind: str, world: World, variant: str, seed: int, state: bool = False) -> Setting:
     """Returns a variant to train in a world.
 
     Args:
@@ -65,6 +65,7 @@ def setting(kind: str, world: World, variant: str, seed: int) -> Setting:
       variant: a key of VARIANTS. The direction of hard is merge's in tables; in neural worlds it is
         soft's, which comes closer to q* there.
       seed: of the rollouts.
+      state: whether the control reads the state of the oracle; in neural worlds.
     """
     name, form = VARIANTS[variant]
     if kind != "neural":
@@ -75,11 +76,16 @@ def setting(kind: str, world: World, variant: str, seed: int) -> Setting:
         draw = enumerated(world, optimum, control, base_params, seed)
         return Setting(world, optimum, control, base_params, draw)
     base = train_base(world)
-    chosen = schema.Control(kind=name, direction="soft", form=form, layers=2)
+    chosen = schema.Control(kind=name, direction="soft", form=form, layers=2, state=state)
     free = schema.Delta(low_rank=(), full=(".*",))
-    control = make_control(schema.Config(control=chosen, delta=free), base.model)
-    optimum = Optimum.of(world, base.log_p, world.keywords(base.log_p))
-    return Setting(world, optimum, control, base.params, decoded(base, optimum, control, seed))
+    length = schema.Rollout(max_new_tokens=world.length)
+    config = schema.Config(control=chosen, delta=free, rollout=length)
+    control = make_control(config, base.model)
+    wanted, label = world.keywords(base.log_p)
+    automata = automata_of(world, wanted) if state else None
+    optimum = Optimum.of(world, base.log_p, label)
+    draw = decoded(base, optimum, control, seed, automata)
+    return Setting(world, optimum, control, base.params, draw, automata)
 
 
 def compare(
@@ -90,6 +96,7 @@ def compare(
     rollouts: int,
     norm_bias: str,
     seed: int,
+    state: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Trains each variant in a world and yields its record.
 
@@ -98,6 +105,7 @@ def compare(
       rollouts: in all rounds together.
       norm_bias: "success_rate", the first value of the norm, or "zero": 1/2.
       seed: of parameters and draws.
+      state: as of `setting`.
 
     Yields:
       The last measurement, the curve of all measurements, and steps and rollouts of the first one
@@ -105,7 +113,7 @@ def compare(
     """
     for variant in variants:
         started = time.monotonic()
-        case = setting(kind, world, variant, seed)
+        case = setting(kind, world, variant, seed, state)
         _, curve = learn(case, train, rollouts, norm_bias, seed)
         hit = next((point for point in curve if point["satisfaction"] >= 0.9), {})
         yield {

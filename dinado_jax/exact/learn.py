@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from dinado_jax.automata.conjunction import Conjunction
 from dinado_jax.config.schema import Train
 from dinado_jax.controls.control import Control
 from dinado_jax.distributed import signals
@@ -21,6 +22,7 @@ from dinado_jax.exact.world import Optimum, World
 from dinado_jax.objectives.table import phases
 from dinado_jax.objectives.terms import Objective
 from dinado_jax.rollouts.arrays import Rollouts, concatenate
+from dinado_jax.rollouts.automata import log_rates_by_class, with_automata
 from dinado_jax.rollouts.weighting import exclusive_cumsum, importance_weights, log_mixture_weight
 from dinado_jax.training.loop import (
     Diverged,
@@ -44,6 +46,17 @@ class Setting:
     control: Control
     base_params: Params
     draw: Draw
+    automata: Conjunction | None = None  # of the prompt [1, ..], for a control with state
+
+    def evaluated(self, params: Params) -> list[np.ndarray]:
+        """See `evaluate_sequences`."""
+        given = self.world, self.control, self.base_params, params
+        return evaluate_sequences(*given, self.automata)
+
+    def measured(self, params: Params) -> dict[str, float]:
+        """See `measure`."""
+        given = self.world, self.optimum, self.control, self.base_params, params
+        return measure(*given, self.automata)
 
 
 def enumerated(
@@ -138,16 +151,17 @@ def learn(
         rollouts = new if rollouts is None else concatenate([rollouts, new], 0)
         if state is None and 0 < rollouts.label.mean() < 1:
             prior = float(rollouts.label.mean()) if norm_bias == "success_rate" else 0.5
-            params = control.init(jax.random.key(seed), base_params, prior)
+            rates = _log_rates(setting, rollouts)
+            params = control.init(jax.random.key(seed), base_params, prior, rates)
             state = init_state(params, optimizer(train, train.steps))
         if state is None:
             continue
         state, metrics = _train_round(setting, train, rollouts, state, (begin, end), seed)
-        figures = measure(setting.world, setting.optimum, control, base_params, state.trainable)
+        figures = setting.measured(state.trainable)
         curve.append({"steps": end, "rollouts": len(rollouts), **figures, **metrics})
     if state is None:
         params = control.init(jax.random.key(seed), base_params, 0.5)
-        figures = measure(setting.world, setting.optimum, control, base_params, params)
+        figures = setting.measured(params)
         return params, [{"steps": 0, "rollouts": budget, **figures}]
     return state.trainable, curve
 
@@ -170,9 +184,22 @@ def draw_round(
     rows = concatenate(parts, 0)
     if len(parts) == 1:
         return rows
-    log_ratio = evaluate_sequences(setting.world, setting.control, setting.base_params, params)[1]
+    log_ratio = setting.evaluated(params)[1]
     index = setting.world.index(rows.tokens)
     return judged(setting.world, setting.optimum, index, log_ratio[index], of_base / count, number)
+
+
+def _log_rates(setting: Setting, rollouts: Rollouts) -> np.ndarray | None:
+    """Where a control with state begins, from rollouts of the base."""
+    if setting.automata is None or setting.control.state is None:
+        return None
+    weight, number = np.ones(len(rollouts)), _number(rollouts)
+    return log_rates_by_class(setting.control.state, rollouts, weight, setting.automata, number)
+
+
+def _number(rollouts: Rollouts) -> np.ndarray:
+    """All have the one prompt."""
+    return np.zeros(len(rollouts), int)
 
 
 def _train_round(
@@ -192,6 +219,8 @@ def _train_round(
         if until <= begin:
             continue
         batch_at = objective.batches(rollouts, weight, seed)
+        if setting.automata is not None:
+            batch_at = with_automata(batch_at, setting.automata, _number(rollouts))
         each = [split_micro_batches(batch_at(step), 1) for step in range(begin, until)]
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
         trainer = _trainer(setting.control, objective, train)

@@ -3,14 +3,17 @@
 S sequences of the world; B rows of T tokens.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
 import jax
 import numpy as np
 
+from dinado_jax.automata.conjunction import Conjunction
 from dinado_jax.controls.control import Control
-from dinado_jax.data.batch import Batch
+from dinado_jax.controls.state import AUTOMATA
+from dinado_jax.data.batch import Batch, rows_of
 from dinado_jax.data.batching import take
 from dinado_jax.evaluation.metrics import kl_floor
 from dinado_jax.exact.world import Optimum, World
@@ -36,9 +39,16 @@ def _along(
 
 
 def evaluate_sequences(
-    world: World, control: Control, base_params: dict[str, Any], params: dict[str, Any]
+    world: World,
+    control: Control,
+    base_params: dict[str, Any],
+    params: dict[str, Any],
+    automata: Conjunction | None = None,
 ) -> list[np.ndarray]:
     """Evaluates a control on all sequences of a world.
+
+    Args:
+      automata: of the prompt, for a control with state.
 
     Returns:
       Per token log p, log q / p, log V before it, log R after it, and the Bellman residual: float64
@@ -47,7 +57,11 @@ def evaluate_sequences(
     parts, count = [], len(world.rows)
     for start in range(0, count, _ROWS):
         index = np.arange(start, start + min(_ROWS, count)) % count
-        out = jax.device_get(_along(control, base_params, params, take(world.rows, index)))
+        batch = take(world.rows, index)
+        if automata is not None:
+            own = rows_of(automata, np.zeros(len(index), int))
+            batch = dataclasses.replace(batch, condition={AUTOMATA: own})
+        out = jax.device_get(_along(control, base_params, params, batch))
         parts.append([np.asarray(x, np.float64)[: count - start] for x in out])
     return [np.concatenate(column) for column in zip(*parts)]
 
@@ -76,6 +90,7 @@ def measure(
     control: Control,
     base_params: dict[str, Any],
     params: dict[str, Any],
+    automata: Conjunction | None = None,
 ) -> dict[str, float]:
     """Compares a control with the optimum by enumeration; KL in nats per sequence.
 
@@ -83,7 +98,7 @@ def measure(
     bellman is the mean of KL(V_{i+1} || R_i) over the positions of samples of q.
     """
     log_base, ratios, log_value, log_after, residual = evaluate_sequences(
-        world, control, base_params, params
+        world, control, base_params, params, automata
     )
     inside, p = world.inside, np.exp(optimum.log_p)
     log_ratio = ratios.sum(1)

@@ -10,8 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from dinado_jax.automata.conjunction import Conjunction, conjunction, stack
+from dinado_jax.automata.tokens import with_distances
 from dinado_jax.config.schema import Base, Optim
 from dinado_jax.controls.control import Control
+from dinado_jax.controls.state import AUTOMATA
 from dinado_jax.data.batching import Epochs
 from dinado_jax.data.prompts import TokenizedPrompts
 from dinado_jax.data.sequences import Sequences
@@ -78,20 +81,39 @@ def train_base(world: World) -> Neural:
     )
 
 
-def decoded(base: Neural, optimum: Optimum, control: Control, seed: int) -> Draw:
-    """Returns a `Draw` that samples by the decoding loop."""
+def automata_of(world: World, wanted: list[int]) -> Conjunction:
+    """Automata that accept the sequences with all of these tokens: of one prompt, [1, ..]."""
+    found = np.array([False, True])
+    has = [
+        with_distances(np.arange(world.vocabulary) == v, np.array([[0, 1], [1, 1]]), found, found)
+        for v in wanted
+    ]
+    return stack([conjunction(has, world.stop_ids)])
+
+
+def decoded(
+    base: Neural,
+    optimum: Optimum,
+    control: Control,
+    seed: int,
+    automata: Conjunction | None = None,
+) -> Draw:
+    """Returns a `Draw` that samples by the decoding loop; automata for a control with state."""
     world = base.world
 
     def draw(params: dict[str, Any] | None, count: int, number: int) -> Rollouts:
         policy, variables = ModelPolicy(base.model), {"params": base.params}
+        condition = None
         if params is not None:
+            if automata is not None:
+                params = {**params, AUTOMATA: automata}
+                condition = {AUTOMATA: np.zeros(count, np.int32)}
             policy, variables = control.policy, control.policy_variables(base.params, params)
-        stop_ids = (0,) if world.ends else (-1,)
-        sampler = Sampler(policy, Method(), stop_ids, world.length)
+        sampler = Sampler(policy, Method(), world.stop_ids, world.length)
         key = jax.random.key(seed)
         for part in (world.seed, number, params is None):
             key = jax.random.fold_in(key, part)
-        prompts = TokenizedPrompts([[0]] * count)
+        prompts = TokenizedPrompts([[0]] * count, condition)
         new = sample_prompts(sampler, variables, prompts, key, min(count, _ROWS))
         length, finished = np.asarray(new.length), np.asarray(new.finished)
         tokens = np.pad(new.tokens, ((0, 0), (1, 0)))

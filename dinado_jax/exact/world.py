@@ -71,6 +71,11 @@ class World:
         return np.searchsorted(codes, tokens[:, 1:] @ digits)
 
     @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """The tokens that end a sequence; -1 for none."""
+        return (0,) if self.ends else (-1,)
+
+    @property
     def inside(self) -> np.ndarray:
         """Mask of each row's tokens after the prompt: bool [S, T-1], column t for token t + 1."""
         return np.arange(self.length) < self.rows.length[:, None] - 1
@@ -115,7 +120,7 @@ class World:
                 break
         return label
 
-    def keywords(self, log_p: np.ndarray) -> np.ndarray:
+    def keywords(self, log_p: np.ndarray) -> tuple[list[int], np.ndarray]:
         """Labels sequences by a rule that generalises: successes contain all tokens of a set.
 
         The set is that of 2 to 4 tokens whose success rate is nearest to `rarity`.
@@ -124,7 +129,7 @@ class World:
           log_p: [S] nats.
 
         Returns:
-          float32 [S], 1 for a success.
+          The set, and the labels: float32 [S], 1 for a success.
 
         Raises:
           InputError: sequences are too short, or tokens too few, for a set of two.
@@ -142,7 +147,7 @@ class World:
             )
         rates = np.array([p[has[chosen].all(0)].sum() for chosen in sets])
         best = sets[int(np.abs(np.log(np.maximum(rates, 1e-12) / self.rarity)).argmin())]
-        return np.asarray(has[best].all(0), np.float32)
+        return best, np.asarray(has[best].all(0), np.float32)
 
 
 def prefix_numbers(tokens: Array, vocabulary: int) -> Array:

@@ -135,11 +135,6 @@ def _of_automata(config: Config) -> Iterator[str]:
             f"decode.reject = {config.decode.reject} may reject every token that decode.guarantee "
             "allows: set one of them to 0 or false"
         )
-    if config.control.state and config.train.mixture:
-        yield (
-            f"train.mixture = {config.train.mixture} scores the base's samples under the control, "
-            "which control.state = true does not: set train.mixture=0 or control.state=false"
-        )
 
 
 def _of_a_new_base(config: Config) -> Iterator[str]:

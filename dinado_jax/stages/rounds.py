@@ -12,6 +12,7 @@ import numpy as np
 from dinado_jax.automata.compiled import conjunctions
 from dinado_jax.automata.conjunction import Conjunction, stack
 from dinado_jax.controls.control import Control
+from dinado_jax.data.batch import rows_of
 from dinado_jax.data.prompts import PromptSet
 from dinado_jax.distributed.processes import broadcast
 from dinado_jax.evaluation.metrics import efficiency, kl_floor_of_samples
@@ -159,4 +160,8 @@ class Rounds:
             return rows
         of_base = sampled("rollout of the base", q.base, plain, base_key, folder / "base")
         rows = concatenate([rows, of_base], q.base.codec.eos_id)
-        return as_mixture(rows, q, train.mixture, rollout.batch, context.mesh)
+        q, known = q.for_prompts(prompts)
+        condition = rows_of(known.condition, rows.prompt_id - first_id)
+        read = dataclasses.replace(rows, condition=condition)
+        mixed = as_mixture(read, q, train.mixture, rollout.batch, context.mesh)
+        return dataclasses.replace(mixed, condition=rows.condition)

@@ -138,7 +138,7 @@ def test_the_optimum(kind):
 def test_an_oracle_of_keywords():
     world = World(vocabulary=4, length=3, ends=True, rarity=0.1)
     log_p = world.log_tabled()
-    label = world.keywords(log_p)
+    _, label = world.keywords(log_p)
     rates = {}
     for size in (2, 3):
         for wanted in itertools.combinations(range(1, 4), size):

@@ -53,7 +53,7 @@ from dinado_jax.stages.settings import stored_config
         # state: of an oracle that automata decide, and of rows whose prompts are at hand
         ("control.state=true", "control.state = true needs an oracle with automata"),
         ("control.state=true rollout.oracle=lexical", ""),
-        ("control.state=true rollout.oracle=lexical train.mixture=0.25", "set train.mixture=0 or"),
+        ("control.state=true rollout.oracle=lexical train.mixture=0.25", ""),
         ("train.mixture=0.25 rollout.temperature=0.9", "weights plain samples"),
         ("train.mixture=0.25 rollout.top_k=3", "weights plain samples"),
         ("train.mixture=0.25 rollout.top_p=0.9", "weights plain samples"),

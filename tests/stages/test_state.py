@@ -1,14 +1,17 @@
 """A run with control.state=true."""
 
+import numpy as np
 import pytest
 from support import word_run
 
 import dinado_jax
+from dinado_jax.rollouts.arrays import Rollouts
 from dinado_jax.stages.pipeline import load_run, run_stages
 from dinado_jax.tasks.keyword.lexical import lexical
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
-ON = ("control.state=true", "train.mixture=0", "decode.reject=0")
+ON = ("control.state=true", "decode.reject=0")
+MIXTURE = 0.25  # of word_run
 
 
 @pytest.fixture(scope="module")
@@ -17,6 +20,16 @@ def run(tmp_path_factory):
     path = tmp_path_factory.mktemp("state") / "run"
     run_stages(word_run.config(data, *ON), ("sft", "rollout", "train"), path)
     return path
+
+
+def test_rows_of_a_mixture_have_the_proposal_of_all_prompts(run):
+    """The base's own, most of which fail, are as improbable under q as the state says."""
+    rows = Rollouts.load(run / "train" / "round_1.npz")
+    ratio = rows.log_proposal - rows.log_base
+    failed = rows.label == 0
+    assert failed.any() and not failed.all()
+    np.testing.assert_allclose(ratio[failed & rows.finished], np.log(MIXTURE), atol=1e-3)
+    assert (ratio[~failed] > np.log(MIXTURE)).all()
 
 
 def test_a_loaded_control_reads_the_prompts_it_is_given(run):
