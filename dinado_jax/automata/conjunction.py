@@ -6,14 +6,18 @@ class. Joint class 0 holds the tokens that end a text.
 P prompts, K automata of each, S states, C classes of one automaton, J joint classes, V tokens.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from dinado_jax.automata.joint import classes_of_joint, joint_classes
+from dinado_jax.automata.product import product_table
 from dinado_jax.automata.tokens import TokenAutomaton
 from dinado_jax.data.batch import Array
+
+_MOST_PAIRS = 2**14  # of states of two automata that are looked at
 
 
 class Conjunction(NamedTuple):
@@ -32,7 +36,9 @@ class Conjunction(NamedTuple):
     to_accepting: Array  # int16 [K, S]
     worst_settled: Array  # int16 [K]
     worst_accepting: Array  # int16 [K]
-    gain: Array  # int16 [K, C]
+    # int16 [K], of how many of them, itself included, a token may shorten the way to acceptance
+    # together with its own.
+    together: Array
 
 
 def conjunction(automata: Sequence[TokenAutomaton], stop_ids: Sequence[int]) -> Conjunction:
@@ -45,16 +51,17 @@ def conjunction(automata: Sequence[TokenAutomaton], stop_ids: Sequence[int]) -> 
     joint = 1 + joint_classes(automata)
     joint[list(stop_ids)] = 0
     J = 1 + int(joint.max())
+    class_of = classes_of_joint(automata, joint)
     return Conjunction(
         joint_of=joint.astype(np.uint8 if J <= 2**8 else np.int32),
-        class_of=classes_of_joint(automata, joint).astype(np.int16),
+        class_of=class_of.astype(np.int16),
         table=_stacked([each.table for each in automata]),
         accepting=_stacked([each.accepting for each in automata]).astype(bool),
         to_settled=_stacked([each.to_settled for each in automata]),
         to_accepting=_stacked([each.to_accepting for each in automata]),
         worst_settled=np.array([each.worst_settled for each in automata], np.int16),
         worst_accepting=np.array([each.worst_accepting for each in automata], np.int16),
-        gain=_stacked([each.gain for each in automata]),
+        together=_together(automata, class_of[:, 1:]).astype(np.int16),
     )
 
 
@@ -67,6 +74,23 @@ def stack(prompts: Sequence[Conjunction]) -> Conjunction:
         shape = np.max([each.shape for each in arrays], axis=0)
         columns.append(np.stack([_padded(each, shape) for each in arrays]))
     return Conjunction(*columns)
+
+
+def _together(automata: Sequence[TokenAutomaton], class_of: np.ndarray) -> np.ndarray:
+    """See `Conjunction.together`; an upper bound, from all pairs in the states that both reach."""
+    tables = [each.table[:, own] for each, own in zip(automata, class_of)]
+    nearer = [
+        each.to_accepting[:, None] > each.to_accepting[table]
+        for each, table in zip(automata, tables)
+    ]
+    count = np.ones(len(automata), int)
+    for a, b in itertools.combinations(range(len(automata)), 2):
+        pair = True
+        if len(tables[a]) * len(tables[b]) <= _MOST_PAIRS:
+            states, _ = product_table([tables[a], tables[b]])
+            pair = bool((nearer[a][states[:, 0]] & nearer[b][states[:, 1]]).any())
+        count[[a, b]] += pair
+    return count
 
 
 def _with_automata(own: Conjunction, count: int) -> Conjunction:

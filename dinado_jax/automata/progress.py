@@ -45,7 +45,7 @@ def of_prefixes(rows: Conjunction, states: jax.Array, left: jax.Array) -> jax.Ar
       left: int32 [B, n], tokens that may still follow.
     """
     start = _distance(rows, start_states(rows)[:, None])
-    return _class(_distance(rows, states), start, left, _gain(rows)[:, None])
+    return _class(_distance(rows, states), start, left, _together(rows)[:, None])
 
 
 def of_next_tokens(rows: Conjunction, states: jax.Array, left: jax.Array) -> jax.Array:
@@ -57,7 +57,7 @@ def of_next_tokens(rows: Conjunction, states: jax.Array, left: jax.Array) -> jax
     B, n, J, K = after.shape
     distance = _distance(rows, after.reshape(B, n * J, K)).reshape(after.shape)
     start = _distance(rows, start_states(rows)[:, None])[:, None]
-    classes = _class(distance, start, left[..., None] - 1, _gain(rows)[:, None, None])
+    classes = _class(distance, start, left[..., None] - 1, _together(rows)[:, None, None])
     satisfied = (_distance(rows, states) == 0).all(-1)
     classes = classes.at[..., 0].set(jnp.where(satisfied, ENDS, IMPOSSIBLE))
     classes = _computed(classes).astype(jnp.uint8)
@@ -82,18 +82,19 @@ def _distance(rows: Conjunction, states: jax.Array) -> jax.Array:
     return jnp.asarray(rows.to_accepting)[row, automata, states].astype(jnp.int32)
 
 
-def _gain(rows: Conjunction) -> jax.Array:
-    """The most automata that one token can bring nearer to accepting: int32 [B]."""
-    own = jnp.asarray(rows.class_of)[..., 1:].astype(jnp.int32)
-    gain = jnp.take_along_axis(jnp.asarray(rows.gain), own, 2).astype(jnp.int32)
-    return gain.sum(1).max(1, initial=1)
+def _together(rows: Conjunction) -> jax.Array:
+    """float32 [B, K]: see `Conjunction`."""
+    return jnp.maximum(jnp.asarray(rows.together), 1).astype(jnp.float32)
 
 
-def _class(distance: jax.Array, start: jax.Array, left: jax.Array, gain: jax.Array) -> jax.Array:
-    """Distances [.., K], those at the start, tokens left and the gain [..] -> [..]."""
+def _class(
+    distance: jax.Array, start: jax.Array, left: jax.Array, together: jax.Array
+) -> jax.Array:
+    """Distances [.., K], those at the start, tokens left [..] and `_together` [.., K] -> [..]."""
     asks = distance > 0
     begun = (asks & (distance < start)).any(-1)
     missing = jnp.minimum(asks.sum(-1), _MOST)
-    # Tokens that are needed for certain: each shortens a distance by one, of `gain` automata.
-    needed = jnp.maximum(distance.max(-1), -(-distance.sum(-1) // gain))
+    # Tokens that are needed for certain: each shortens by one the ways of at most `together`.
+    shared = jnp.ceil((distance / together).sum(-1) - 1e-3).astype(jnp.int32)
+    needed = jnp.maximum(distance.max(-1), shared)
     return jnp.where(needed > left, IMPOSSIBLE, 2 + 2 * missing + begun)

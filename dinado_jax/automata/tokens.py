@@ -50,7 +50,6 @@ class TokenAutomaton:
     # The most that these are in a state that tokens reach:
     worst_settled: int
     worst_accepting: int
-    gain: np.ndarray  # int32 [C], 1 if a token of a class brings some state nearer to accepting
 
 
 def token_automaton(automaton: Automaton, vocabulary: Vocabulary) -> TokenAutomaton:
@@ -121,7 +120,6 @@ def with_distances(
         reached[front] = True
         front = np.setdiff1d(table[front], np.flatnonzero(reached))
     reached &= counted
-    gain = (to_accepting[:, None] - to_accepting[table]).max(0).clip(0)
     return TokenAutomaton(
         class_of=class_of,
         table=table,
@@ -130,7 +128,6 @@ def with_distances(
         to_accepting=to_accepting,
         worst_settled=int(to_settled[reached].max(initial=0)),
         worst_accepting=int(to_accepting[reached].max(initial=0)),
-        gain=gain,
     )
 
 

@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dinado_jax.automata import progress
 from dinado_jax.controls.protocol import Direction, Norm, PolicyDirection
 from dinado_jax.controls.recursion import FLOOR, Values, advance, unroll
 from dinado_jax.controls.state import AUTOMATA, Progress, Reading, StatePolicy, StateReader
@@ -54,6 +55,8 @@ class StepInputs(NamedTuple):
 
     scalars: vocab.VocabScalars
     beta_logit: jax.Array  # float32 log-odds
+    # bool, the tokens after which R is known to be 0; None for a control without state.
+    impossible: jax.Array | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,14 +190,18 @@ class Control:
             excluded_ids=self.excluded_ids,
             classes=out.classes,
         )
+        impossible = None
+        if out.classes is not None:
+            drawn = jnp.take_along_axis(out.classes.of_token, tokens[:, 1:, None], 2)[..., 0]
+            impossible = drawn == progress.IMPOSSIBLE
         if self.entangled:
-            return StepInputs(scalars, scalars.top)  # R of the peak's token
+            return StepInputs(scalars, scalars.top, impossible)  # R of the peak's token
         states = (
             out.hidden
             if self.direction.norm_reads_own_states
             else jax.lax.stop_gradient(base.hidden)
         )
-        return StepInputs(scalars, self.norm.logit(params["norm"], states[:, :-1]))
+        return StepInputs(scalars, self.norm.logit(params["norm"], states[:, :-1]), impossible)
 
     def _directed(
         self, base_params: dict, params: dict, base: Output | None, batch: Batch
@@ -238,7 +245,7 @@ class Control:
         base: tuple[jax.Array, jax.Array],
         out: tuple[jax.Array, jax.Array],
         log_prev: jax.Array | None,
-        progress: Progress | None = None,
+        at: Progress | None = None,
     ) -> NextValues:
         """Computes V of one prefix per row, and R after each next token.
 
@@ -250,11 +257,11 @@ class Control:
           out: the same of the direction.
           log_prev: [B] nats, log R after the prefix's last token; None for a prompt, where the
             recursion starts.
-          progress: of the oracle's state, for a control that reads it.
+          at: the progress of the oracle's state, for a control that reads it.
         """
         chex.assert_rank([*base, *out], 2)
         log_p_BV = jax.nn.log_softmax(logits(*base, self.excluded_ids))
-        out, l_BV = self._next_logits(params, out, progress)
+        out, l_BV = self._next_logits(params, out, at)
         # log q - log p of an excluded id would be nan: -inf - (-inf).
         r_BV = vocab.masked_direction(self.direction.link, l_BV, log_p_BV, self.excluded_ids)
         if self.entangled:
@@ -289,14 +296,14 @@ class Control:
         )
 
     def _next_logits(
-        self, params: dict, out: tuple[jax.Array, jax.Array], progress: Progress | None
+        self, params: dict, out: tuple[jax.Array, jax.Array], at: Progress | None
     ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
         """The direction's factors with the state of the oracle, if it reads that, and its logits
         [B, V].
         """
-        if self.state is None or progress is None:
+        if self.state is None or at is None:
             return out, logits(*out, self.excluded_ids)
-        hidden, classes = self.state.apply(params["state"], out[0], progress)
+        hidden, classes = self.state.apply(params["state"], out[0], at)
         l_BV = logits(hidden, out[1], self.excluded_ids) + classes.of_vocabulary
         return (hidden, out[1]), l_BV
 
@@ -314,12 +321,12 @@ class Control:
             (last_token_states(each.hidden, prompts.lengths), each.vocabulary)
             for each in (base, out)
         )
-        reading, progress = None, None
+        reading, at = None, None
         if self.state is not None:
             number = jnp.asarray(prompts.condition[AUTOMATA])
             reading = Reading.begin(self.state, params[AUTOMATA], number)
-            progress = reading.progress(params[AUTOMATA])
-        values = self.log_values(params, of_base, of_direction, None, progress)
+            at = reading.progress(params[AUTOMATA])
+        values = self.log_values(params, of_base, of_direction, None, at)
         log_r = values.log_after if self.recursive else None
         log_r, reading = jax.tree.map(lambda x: jnp.repeat(x, samples, 0), (log_r, reading))
         cache = allocate(out.cache, prompts.lengths, samples, steps)
@@ -335,10 +342,10 @@ class Control:
             drawn = jnp.take_along_axis(state.log_r, new, 1)[:, 0]
             log_prev = jnp.maximum(drawn, FLOOR)
         of_base, of_direction = ((each.hidden[:, 0], each.vocabulary) for each in (base, out))
-        reading, progress = state.reading, None
+        reading, at = state.reading, None
         if reading is not None:
             reading = reading.advanced(params[AUTOMATA], tokens)
-            progress = reading.progress(params[AUTOMATA])
-        values = self.log_values(params, of_base, of_direction, log_prev, progress)
+            at = reading.progress(params[AUTOMATA])
+        values = self.log_values(params, of_base, of_direction, log_prev, at)
         log_r = values.log_after if self.recursive else None
         return values, ControlState(out.cache, log_r, reading)

@@ -7,7 +7,7 @@ that the token leads to (automata/progress.py). A direction with state adds to i
 
 a table, one by the number of tokens left, and a dependence of low rank on the text. Into h goes an
 embedding of the present class and of the tokens left, so that any token, such as a full stop, may
-depend on what is missing. R is 0, up to e^-30, where the constraint can no longer be satisfied.
+depend on what is missing. R is 0, up to e^-100, where the constraint can no longer be satisfied.
 
 B rows, T tokens, D width, V vocabulary, Z classes.
 """
@@ -34,7 +34,7 @@ from dinado_jax.ops.vocab import Classes, token_log_probs
 # name; of rows in training, the automata themselves.
 AUTOMATA = "automata"
 _RANK = 16
-_LOW = -30.0  # nats, of what is impossible: finite, so that no loss is nan
+_LOW = -100.0  # nats, of what is impossible: finite, so that no loss is nan
 
 
 class Progress(NamedTuple):

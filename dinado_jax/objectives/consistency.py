@@ -88,7 +88,7 @@ class Consistency:
             )
         inputs = control.step_inputs(base_params, params, batch)
         mask = target_mask(batch)
-        row = self._of_rows.losses(inputs.scalars, batch)
+        row = self._of_rows.losses(inputs, batch)
         with jax.named_scope("consistency"):
             log_value = jax.nn.log_sigmoid(inputs.beta_logit)
             log_ratio = inputs.scalars.log_policy - inputs.scalars.log_base

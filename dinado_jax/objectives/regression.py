@@ -7,15 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from dinado_jax.controls.control import Control
+from dinado_jax.controls.control import Control, StepInputs
 from dinado_jax.data.batch import Array, Batch
 from dinado_jax.data.batching import Draws, take
-from dinado_jax.objectives.bound import value_excess
+from dinado_jax.objectives.bound import lost_excess, value_excess
 from dinado_jax.objectives.draws import log_proposal, sampling_weights
 from dinado_jax.objectives.norm import log_row
 from dinado_jax.objectives.residual import huber, is_success, mass
 from dinado_jax.objectives.terms import RowsAt, Term
-from dinado_jax.ops.vocab import VocabScalars
 from dinado_jax.rollouts.arrays import Rollouts
 from dinado_jax.rollouts.weighting import optimal_ratio, success_rate_per_prompt
 
@@ -56,6 +55,9 @@ class RowRegression:
     otherwise raise the others without end. The likelihood of successes, -(q* / d) log q(y) times
     `anchor`, has a gradient that lowers whatever is not drawn, and is 0 in expectation at the
     optimum.
+
+    With the state of the oracle q never draws a failure that the state shows, and the base's
+    failures speak of the prefixes that were lost before (`lost_excess`).
     """
 
     margin: float  # nats
@@ -93,15 +95,17 @@ class RowRegression:
         return at
 
     def term(self, control: Control, params: dict, base_params: dict, batch: TargetBatch) -> Term:
-        scalars = control.step_inputs(base_params, params, batch).scalars
-        loss = self.losses(scalars, batch)
+        loss = self.losses(control.step_inputs(base_params, params, batch), batch)
         return Term(loss.sum(), jnp.ones_like(loss).sum())
 
-    def losses(self, scalars: VocabScalars, batch: TargetBatch) -> jax.Array:
-        """Computes the loss of every row, [B] nats, from the scalars of its next tokens."""
+    def losses(self, step_inputs: StepInputs, batch: TargetBatch) -> jax.Array:
+        """Computes the loss of every row: [B] nats."""
+        scalars, impossible = step_inputs.scalars, step_inputs.impossible
         log_q = log_row(scalars.log_policy, batch)
         miss = huber(log_q - batch.target)
         failure = _FAILURE * mass(log_q - batch.log_proposal)
         loss = jnp.where(is_success(batch.label, self.margin), miss, failure)
         loss += self.bound * value_excess(scalars, batch.log_rate, batch)
+        if impossible is not None:
+            loss += lost_excess(scalars, impossible, batch.log_rate, batch)
         return loss - self.anchor * batch.optimal_ratio * log_q

@@ -1,4 +1,4 @@
-"""The excess of values over 1, by hand in a small world."""
+"""The excess of values over what they can be, by hand in a small world."""
 
 import dataclasses
 import functools
@@ -10,7 +10,7 @@ from support.enumerated import COUNT, WORLD, at_optimum, case, fresh, noisy
 
 from dinado_jax.config.schema import Train
 from dinado_jax.data.batching import take
-from dinado_jax.objectives.bound import value_excess
+from dinado_jax.objectives.bound import lost_excess, value_excess
 from dinado_jax.objectives.consistency import ConsistencyBatch
 from dinado_jax.objectives.table import OBJECTIVES
 
@@ -24,6 +24,13 @@ def excess(params, log_rate, variant="merge", rows=ROWS):
     one = case(variant)
     scalars = one.control.step_inputs(one.base_params, params, rows).scalars
     return value_excess(scalars, log_rate, rows)
+
+
+@functools.partial(jax.jit, static_argnames="variant")
+def lost(params, impossible, log_rate, variant="merge"):
+    one = case(variant)
+    scalars = one.control.step_inputs(one.base_params, params, ROWS).scalars
+    return lost_excess(scalars, impossible, log_rate, ROWS)
 
 
 def constant(log_rate):
@@ -90,6 +97,51 @@ def test_a_token_that_nobody_drew_is_lowered():
     pulled = np.asarray(force(params["direction"]))
     assert pulled[other, prefix] > 0 > pulled[drawn, prefix]
     assert not np.any(np.delete(pulled, prefix, axis=1))
+
+
+def test_the_excess_of_lost_prefixes_by_hand():
+    """The value before the first impossible token against the base's probability of the others."""
+    params, rate = noisy(4.0, seed=4), constant(1.0)
+    impossible = np.random.default_rng(1).random(WORLD.inside.shape) < 0.4
+    ratios, wanted = log_ratios(params), np.zeros(COUNT)
+    for row in range(COUNT):
+        log_value = rate[row]
+        for column in np.flatnonzero(WORLD.inside[row]):
+            token, prefix = WORLD.rows.tokens[row, column + 1], WORLD.prefix[row, column]
+            if impossible[row, column]:
+                over = max(log_value - np.log(1 - np.exp(WORLD.tables()[token, prefix])), 0)
+                wanted[row] = over**2 / 2 if over <= 1.5 else 1.5 * (over - 0.75)
+                break
+            log_value += ratios[row, column, token]
+    assert (wanted > 1.2).any() and (wanted == 0).any()
+    np.testing.assert_allclose(lost(params, impossible, rate), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", ["merge", "soft", "nado"])
+def test_the_optimum_has_no_lost_prefix(variant):
+    """Where the last token of every failure is known to be impossible."""
+    one = case(variant)
+    last = np.arange(WORLD.length) == (ROWS.length - 2)[:, None]
+    impossible = last & (one.optimum.label == 0)[:, None]
+    rate = constant(np.log(one.optimum.rate))
+    optimum = at_optimum(12.0, variant)
+    np.testing.assert_allclose(lost(optimum, impossible, rate, variant), np.zeros(COUNT), atol=1e-6)
+    assert (np.asarray(lost(noisy(6.0), impossible, constant(0.0))) > 0.1).any()
+
+
+def test_what_precedes_a_lost_prefix_is_lowered():
+    row = next(r for r in range(COUNT) if WORLD.inside[r].sum() == 3)
+    impossible = np.zeros(WORLD.inside.shape, bool)
+    impossible[row, 2] = True
+    params, rate = fresh(), constant(0.0)
+
+    def penalty(direction):
+        return lost({**params, "direction": direction}, impossible, rate)[row]
+
+    pulled = np.asarray(jax.grad(penalty)(params["direction"]))
+    tokens, prefix = WORLD.rows.tokens[row, 1:], WORLD.prefix[row]
+    assert pulled[tokens[0], prefix[0]] > 0 and pulled[tokens[1], prefix[1]] > 0
+    assert not pulled[:, prefix[2]].any()
 
 
 @pytest.mark.parametrize("name", ["regression", "consistency"])
