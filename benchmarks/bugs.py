@@ -13,6 +13,7 @@ class Bug(NamedTuple):
 
 
 OBJECTIVES = "objectives"
+STATE = "automata controls/test_state.py"
 DRAWS = "objectives/test_draws.py objectives"
 WEIGHTING = "rollouts/test_weighting.py rollouts objectives"
 LOOP = "training stages/test_pipeline.py"
@@ -501,5 +502,37 @@ BUGS = [
         'before + after + "." if after else before',
         "before + after",
         "constraints",
+    ),
+    # What a control with state reads.
+    Bug("automata/progress.py", "start, left[..., None] - 1", "start, left[..., None]", STATE),
+    Bug(
+        "automata/progress.py",
+        "where(satisfied, ENDS, IMPOSSIBLE)",
+        "full_like(satisfied, 1)",
+        STATE,
+    ),
+    Bug("automata/progress.py", "asks & (distance < start)", "asks & (distance <= start)", STATE),
+    Bug("automata/progress.py", "jnp.maximum(distance.max(-1), shared)", "distance.max(-1)", STATE),
+    Bug("automata/progress.py", "jnp.maximum(distance.max(-1), shared)", "distance.sum(-1)", STATE),
+    Bug("automata/conjunction.py", "[states[:, 0]] & nearer", "[states[:, 0]] | nearer", STATE),
+    Bug("controls/state.py", "(count > 0).T", "(count >= 0).T", STATE),
+    Bug("controls/state.py", "jnp.maximum(self.left - 1, 0)", "self.left", STATE),
+    Bug("controls/state.py", "column + 1 - jnp.asarray", "column - jnp.asarray", STATE),
+    Bug("controls/state.py", "hidden + known", "hidden", STATE),
+    Bug(
+        "rollouts/automata.py",
+        "mass * rollouts.label[rows][:, None]",
+        "rollouts.label[rows][:, None]",
+        "rollouts/test_automata.py",
+    ),
+    Bug("rollouts/automata.py", "[rows] * once)", "[rows])", "rollouts/test_automata.py"),
+    Bug("objectives/bound.py", "== 1)", ">= 1)", OBJECTIVES),
+    Bug("objectives/bound.py", "axis=1) - log_ratio\n    limit", "axis=1)\n    limit", OBJECTIVES),
+    Bug("objectives/regression.py", "impossible is not None", "impossible is None", OBJECTIVES),
+    Bug(
+        "stages/rounds.py",
+        "rows.prompt_id - first_id",
+        "0 * rows.prompt_id",
+        "stages/test_state.py",
     ),
 ]

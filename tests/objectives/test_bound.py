@@ -12,6 +12,7 @@ from dinado_jax.config.schema import Train
 from dinado_jax.data.batching import take
 from dinado_jax.objectives.bound import lost_excess, value_excess
 from dinado_jax.objectives.consistency import ConsistencyBatch
+from dinado_jax.objectives.regression import TargetBatch
 from dinado_jax.objectives.table import OBJECTIVES
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -142,6 +143,25 @@ def test_what_precedes_a_lost_prefix_is_lowered():
     tokens, prefix = WORLD.rows.tokens[row, 1:], WORLD.prefix[row]
     assert pulled[tokens[0], prefix[0]] > 0 and pulled[tokens[1], prefix[1]] > 0
     assert not pulled[:, prefix[2]].any()
+
+
+def test_lost_prefixes_are_part_of_the_loss_of_rows():
+    one, params, rate = case(), noisy(4.0, seed=4), constant(1.0)
+    some = constant(0.5)
+    batch = TargetBatch(
+        **vars(ROWS),
+        label=some,
+        target=some - 2,
+        log_rate=rate,
+        optimal_ratio=some,
+        log_proposal=some - 3,
+    )
+    objective = OBJECTIVES["regression"](Train())
+    blind = one.control.step_inputs(one.base_params, params, ROWS)
+    impossible = np.random.default_rng(1).random(WORLD.inside.shape) < 0.4
+    more = objective.loss.losses(blind._replace(impossible=impossible), batch)
+    extra = np.asarray(more) - np.asarray(objective.loss.losses(blind, batch))
+    np.testing.assert_allclose(extra, lost(params, impossible, rate), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["regression", "consistency"])
