@@ -158,14 +158,15 @@ def alliteration(words):
 
 def run(out: Path, config: Path, seed: int, name: str, settings: list[str]) -> dict:
     """Runs the configuration with an oracle, or continues it, and returns its figures."""
-    folder, shared = out / f"seed{seed}" / name, out / f"seed{seed}" / "sft"
+    folder = out / f"seed{seed}" / name.replace(":", ".")
+    shared = folder.parent / "sft"
     if shared.exists() and not folder.exists():
-        partial = folder.with_suffix(".partial")
+        partial = folder.with_name(folder.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(shared, partial / "sft")
         partial.rename(folder)
-    given = [f"seed={seed}", f"rollout.oracle={ORACLES[name]}", *settings]
-    given += [f"run.folder={folder.parent}", f"name={name}"]
+    given = [f"seed={seed}", f"rollout.oracle={ORACLES.get(name, name)}", *settings]
+    given += [f"run.folder={folder.parent}", f"name={folder.name}"]
     paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     done = subprocess.run(
         [sys.executable, "-m", "dinado_jax", "run", str(config), *given],
@@ -233,7 +234,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--config", type=Path, default=Path("configs/demo.toml"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[20, 21, 22])
-    parser.add_argument("--oracles", nargs="+", choices=ORACLES, default=list(ORACLES))
+    parser.add_argument(
+        "--oracles", nargs="+", default=list(ORACLES), help="names here, or MODULE:NAME"
+    )
     parser.add_argument("--settings", nargs="+", default=[], metavar="KEY=VALUE", help="of all")
     args = parser.parse_args()
     records = []
