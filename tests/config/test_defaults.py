@@ -272,6 +272,16 @@ decode.batch = 64
 evaluate.prompts = 48
 """,
     ),
+    "demo_state": (
+        [],
+        """
+name = "demo_state"
+control.state = true
+rollout.prompts = 125
+train.weight_decay = 0.3
+train.refresh_prompts = 125
+""",
+    ),
     "commongen_gpt2_large": (
         [SOURCE],
         LARGE

@@ -22,6 +22,7 @@ LEFT = {
     "commongen_gpt2": [SOURCE, TEXT],
     "commongen_smollm2": [SOURCE],
     "demo_smollm2": [],
+    "demo_state": [],
     "commongen_gpt2_large": [SOURCE],
     "commongen_gpt2_large_full": [SOURCE],
 }
