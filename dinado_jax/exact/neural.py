@@ -83,11 +83,9 @@ def train_base(world: World) -> Neural:
 
 def automata_of(world: World, wanted: list[int]) -> Conjunction:
     """Automata that accept the sequences with all of these tokens: of one prompt, [1, ..]."""
-    found = np.array([False, True])
-    has = [
-        with_distances(np.arange(world.vocabulary) == v, np.array([[0, 1], [1, 1]]), found, found)
-        for v in wanted
-    ]
+    found, table = np.array([False, True]), np.array([[0, 1], [1, 1]])
+    classes = np.eye(world.vocabulary, dtype=np.int16)
+    has = [with_distances(classes[v], table, found, found) for v in wanted]
     return stack([conjunction(has, world.stop_ids)])
 
 

@@ -9,7 +9,6 @@ from support import tiny
 from dinado_jax.config.schema import Optim
 from dinado_jax.exact import neural
 from dinado_jax.exact.compare import setting
-from dinado_jax.exact.measure import evaluate_sequences, measure
 from dinado_jax.exact.world import World
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -24,7 +23,9 @@ def cases(compiled_quickly):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neural, "_SFT", Optim(steps=40, batch=64, learning_rate=5e-3, warmup=5))
         neural.train_base.cache_clear()
-        yield {variant: setting("neural", WORLD, variant, 0) for variant in ("merge", "hard")}
+        known = {variant: setting("neural", WORLD, variant, 0) for variant in ("merge", "hard")}
+        with_state = ("merge", "soft")
+        yield known | {f"{v}, state": setting("neural", WORLD, v, 0, True) for v in with_state}
         neural.train_base.cache_clear()
 
 
@@ -33,7 +34,7 @@ def test_the_base_is_what_the_model_says(cases):
     log_p = one.optimum.log_p
     assert np.exp(log_p).sum() == pytest.approx(1, abs=1e-5)
     fresh = one.control.init(jax.random.key(0), one.base_params, 0.3)
-    log_base, ratio, *_ = evaluate_sequences(WORLD, one.control, one.base_params, fresh)
+    log_base, ratio, *_ = one.evaluated(fresh)
     np.testing.assert_allclose(log_base.sum(1), log_p, rtol=0, atol=1e-4)
     assert np.abs(ratio).max() < 1e-5
     learned = np.abs(np.exp(log_p) - np.exp(WORLD.log_tabled())).sum() / 2
@@ -41,16 +42,27 @@ def test_the_base_is_what_the_model_says(cases):
     assert learned < uniform
 
 
-@pytest.mark.parametrize("variant, of_base", [("merge", True), ("merge", False), ("hard", False)])
+@pytest.mark.parametrize(
+    "variant, of_base",
+    [
+        ("merge", True),
+        ("merge", False),
+        ("hard", False),
+        ("merge, state", False),
+        ("soft, state", False),
+    ],
+)
 def test_decoded_draws_follow_the_enumeration(cases, variant, of_base):
     one = cases[variant]
     log_q, params = one.optimum.log_p, None
     if not of_base:
         fresh = one.control.init(jax.random.key(0), one.base_params, 0.3)
         params = tiny.noisy(fresh, 0.1)
-        log_q = log_q + evaluate_sequences(WORLD, one.control, one.base_params, params)[1].sum(1)
-        moved = measure(WORLD, one.optimum, one.control, one.base_params, params)
+        log_q = log_q + one.evaluated(params)[1].sum(1)
+        moved = one.measured(params)
         assert moved["kl_to_base"] > 0.02
+        if "state" in variant:
+            assert moved["satisfaction"] == pytest.approx(1, abs=1e-5)
     rows = one.draw(params, COUNT, 3)
     index = WORLD.index(rows.tokens)
     np.testing.assert_array_equal(WORLD.rows.tokens[index], rows.tokens)
