@@ -22,6 +22,11 @@ _MOST = 7  # automata that are told apart by number
 COUNT = 4 + 2 * _MOST  # of classes
 
 
+def rows_of_prompts(prompts: Conjunction, number: jax.Array) -> Conjunction:
+    """The automata of rows, by the number of each one's prompt, int32 [B]."""
+    return jax.tree.map(lambda x: jnp.asarray(x)[number], prompts)
+
+
 def start_states(rows: Conjunction) -> jax.Array:
     """The states before any token: int32 [B, K]."""
     return jnp.zeros(rows.table.shape[:2], jnp.int32)

@@ -28,7 +28,8 @@ import numpy as np
 from dinado_jax.automata import progress
 from dinado_jax.controls.protocol import Direction, Norm, PolicyDirection
 from dinado_jax.controls.recursion import FLOOR, Values, advance, unroll
-from dinado_jax.controls.state import AUTOMATA, Progress, Reading, StatePolicy, StateReader
+from dinado_jax.controls.state import AUTOMATA, Progress, Reading, StateReader
+from dinado_jax.controls.state_policy import StatePolicy
 from dinado_jax.data.batch import Batch
 from dinado_jax.data.prompts import Prompts
 from dinado_jax.decoding.policy import ModelPolicy, Policy, last_token_states
