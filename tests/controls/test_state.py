@@ -17,6 +17,8 @@ from dinado_jax.automata.tokens import Vocabulary, token_automaton
 from dinado_jax.controls.state import AUTOMATA, StateReader
 from dinado_jax.data.batch import rows_of
 from dinado_jax.data.prompts import Prompts
+from dinado_jax.decoding.methods import Method
+from dinado_jax.decoding.sampler import Sampler
 from dinado_jax.guides.guided import Guided
 from dinado_jax.guides.tilt import TiltFlags
 from dinado_jax.models.cache import scan_steps
@@ -121,6 +123,21 @@ def test_one_pass_is_enough_where_the_direction_is_a_policy(kind):
     inside = until_the_end(rows)
     np.testing.assert_allclose(alone[inside], together[inside], atol=2e-4)
     np.testing.assert_allclose(scored[inside], together[inside], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["merge", "nado"])
+def test_decoding_is_one_program_that_never_asks_the_host(kind):
+    control, params = stated(kind)
+    arrays = {**params, AUTOMATA: automata()}
+    variables = control.policy_variables(world.base_params(), arrays)
+    tokens = np.int32([world.PROMPTS[0]] * 2)
+    number = np.arange(2, dtype=np.int32)
+    prompts = Prompts(tokens, np.full(2, tokens.shape[1], np.int32), {AUTOMATA: number})
+    sampler = Sampler(control.policy, Method(), (world.EOS,), world.N)
+    first = jax.eval_shape(sampler.prefill, variables, prompts, number, jax.random.key(0))
+    program = Sampler.decode.lower(sampler, variables, first).as_text()
+    assert "stablehlo.while" in program
+    assert not any(word in program for word in ("callback", "infeed", "outfeed", "stablehlo.send"))
 
 
 @pytest.mark.parametrize("kind", ["merge", "nado", "clamped-merge"])
