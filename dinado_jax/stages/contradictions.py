@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dinado_jax.config.checks import CHAT, PROMPT
 from dinado_jax.config.schema import Base, Config
 from dinado_jax.objectives.table import phases
-from dinado_jax.oracles.table import resolve
+from dinado_jax.oracles.table import ORACLES, resolve
 from dinado_jax.tasks.table import make_task
 
 _MOST_PARAMETERS = 10**11  # 400 GB in float32
@@ -117,6 +117,11 @@ def _of_inputs(config: Config) -> Iterator[str]:
         )
     if task.fault:
         yield task.fault
+    if not (config.rollout.oracle or task.oracle or config.target.moments):
+        yield (
+            f"rollout.oracle is empty, and task {config.task.name} has no oracle of its own: give "
+            f'{", ".join(ORACLES)} or "package.module:function"'
+        )
 
 
 def _of_automata(config: Config) -> Iterator[str]:
