@@ -134,11 +134,11 @@ def _known(base: Base | str | Path) -> Base:
         folder = locate(str(base))
         return Base(load_model(folder), {}, folder)
     folder = locate(str(base.folder))
-    stored, dtype = load_params(folder, base.model), jnp.dtype(base.model.param_dtype)
-    same = jax.tree.map(
-        lambda one, other: np.array_equal(np.asarray(one, dtype), other), stored, base.params
-    )
-    if not jax.tree.all(same):
+    dtype = jnp.dtype(base.model.param_dtype)
+    stored, tree = jax.tree.flatten(load_params(folder, base.model))
+    own, own_tree = jax.tree.flatten(base.params)
+    pairs = zip(stored, own)
+    if tree != own_tree or not all(np.array_equal(np.asarray(a, dtype), b) for a, b in pairs):
         raise InputError(
             f"base has other parameters than its folder {folder}: save it, base.save(FOLDER), and "
             "give that folder"

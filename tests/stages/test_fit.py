@@ -74,6 +74,24 @@ def test_a_model_of_a_lambda(base, kept, tmp_path, monkeypatch):
     assert len(dinado_jax.compose(model, again).parts) == 2
 
 
+def test_a_controlled_model_as_the_base_of_another(kept, tmp_path):
+    base = kept[0].as_base()
+    assert "save it, base.save(FOLDER), and give that folder" in refusal(base, even)
+    base.save(tmp_path / "base")
+    model = fit(tmp_path / "base", lambda text: len(text) % 3 == 0)
+    assert equal(fit(dinado_jax.load(tmp_path / "base"), lambda text: len(text) % 3 == 0), model)
+
+
+def test_a_template_and_a_precision_are_those_of_the_base(base):
+    around = "Say: {prompt} now"
+    loaded = dinado_jax.load(base.folder, dtype="bfloat16", prompt_template=around)
+    model = fit(loaded, even)
+    assert model.base.codec.template == loaded.codec.template
+    assert model.base.model.dtype == "bfloat16"
+    asked = {"base.dtype": "bfloat16", "base.prompt_template": around}
+    assert equal(fit(base.folder, even, settings=asked), model)
+
+
 def test_a_folder_is_a_run_that_the_same_call_continues(base, kept, capsys):
     model, folder = kept
     assert equal(dinado_jax.load_run(folder), model)
@@ -146,6 +164,10 @@ def test_a_constraint_has_automata(base, tmp_path):
     model = fit(base, word, folder=tmp_path / "run", settings={"control.state": True})
     made = dinado_jax.generate(model, PROMPTS, samples=4)
     assert all(word(PROMPTS, [one.text for one in made if one.finished]))
+    for one in made:
+        if model.base.codec.targets([one.text]) == [one.tokens.tolist()]:
+            (again,) = dinado_jax.score(model, [one.prompt], [one.text])
+            np.testing.assert_allclose(again, one.log_probs, atol=1e-4)
     said = error_of(dinado_jax.load_run, tmp_path / "run")
     assert "'callable Constraint' was given to dinado_jax.fit" in said and "call fit again" in said
     assert equal(fit(base, word, folder=tmp_path / "run", settings={"control.state": True}), model)
@@ -181,8 +203,9 @@ def test_faults_of_arguments(base):
     assert "no such folder, './nowhere'" in refusal("./nowhere", even)
     said = refusal(base, "lexical", ["dog =", "a house"])
     assert said.startswith("prompt 1, prompt 'a house'")
-    changed = dataclasses.replace(base, params={**base.params, "wpe": {"embedding": 0}})
-    assert "base has other parameters than its folder" in refusal(changed, even)
+    for params in ({}, {**base.params, "wpe": {"embedding": 0}}):
+        changed = dataclasses.replace(base, params=params)
+        assert "base has other parameters than its folder" in refusal(changed, even)
     assert "none of the 32 rollouts satisfies" in refusal(base, lambda text: False)
 
 
@@ -195,9 +218,7 @@ def test_faults_of_settings(base):
         train__step=3
     )
     assert "train.steps = 'many' in settings: it must be an integer" in said(train__steps="many")
-    assert "train = {'steps': 3} in settings" in said(train={"steps": 3}) or "section" in said(
-        train={"steps": 3}
-    )
+    assert "it is a section, write train.KEY" in said(train={"steps": 3})
     assert "base.n_layer = 3 in settings has no effect" in said(base__n_layer=3)
     assert "base.path in settings is for the argument base" in said(base__path="x")
     assert "task.source in settings is for the argument prompts" in said(task__source="x")
