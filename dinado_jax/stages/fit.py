@@ -65,10 +65,12 @@ def fit(
       prompts: to train on, as they are written: such as the model is for.
       rollouts: texts that the oracle judges in each round of training (train.rounds). The prompts
         take turns, 8 texts each.
-      settings: of the run, {"train.steps": 300}, see config/schema.py. Texts have at most as many
-        new tokens as the base draws where nothing else is asked for, or as its context has room
-        for (rollout.max_new_tokens).
-      folder: of the run. The same call continues what is there. None: a temporary one.
+      settings: of the run, {"train.steps": 300}, see config/schema.py. The defaults are the demo's,
+        for small bases; configs/demo_smollm2.toml has some for pretrained ones. By default a text
+        has at most as many new tokens as the base draws where nothing else is asked for, or as its
+        context has room for (rollout.max_new_tokens).
+      folder: of the run. The same call continues what is there. None: a temporary one, which is
+        removed.
       seed: in [0, 2^32).
 
     Returns:
