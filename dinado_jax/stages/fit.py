@@ -91,14 +91,8 @@ def fit(
     given = None if isinstance(oracle, str) else named
     known = _known(base)
     with _run_folder(folder) as path:
-        defaults = {
-            **_defaults(known, rollouts),
-            "name": "fit",
-            "seed": seed,
-            "task.source": str(path / _PROMPTS),
-            "rollout.oracle": named.name,
-        }
-        config = python_config(defaults, settings, given)
+        own = {"seed": seed, "task.source": str(path / _PROMPTS), "rollout.oracle": named.name}
+        config = python_config(_defaults(known, rollouts) | own, settings, given)
         config = _with_room(config, settings, known, texts)
         _keep_prompts(texts, RunFolder(path, config))
         run_stages(config, _STAGES, path, given)
@@ -154,6 +148,7 @@ def _defaults(base: Base, rollouts: int) -> dict[str, Any]:
     samples = min(_SAMPLES, rollouts)
     template = base.codec.template
     return {
+        "name": "fit",
         "task.name": "prompts",
         "task.held_out": 0.0,
         "base.path": str(base.folder),
