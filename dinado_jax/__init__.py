@@ -1,24 +1,42 @@
 """dinado_jax: control of pretrained language models with NADO and DiNADO, in JAX and Flax.
 
     base = dinado_jax.load("path/or/hub-name")
-    model = dinado_jax.load_run("runs/demo")
-    for completion in dinado_jax.generate(model, ["dog chase kite ="]): ...
+    model = dinado_jax.fit(base, lambda text: "red" in text.split(), ["The house is"])
+    for completion in dinado_jax.generate(model, ["The car is"], samples=4): ...
 
 The public names below are imported when first used, so that importing the package costs nothing.
 """
 
 import importlib
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from dinado_jax.data.prompts import PromptSet as PromptSet
+    from dinado_jax.errors import InputError as InputError
+    from dinado_jax.generation import Completion as Completion
+    from dinado_jax.generation import beam_search as beam_search
+    from dinado_jax.generation import generate as generate
+    from dinado_jax.generation import score as score
+    from dinado_jax.language_model import Base as Base
+    from dinado_jax.language_model import Controlled as Controlled
+    from dinado_jax.language_model import compose as compose
+    from dinado_jax.language_model import load as load
+    from dinado_jax.stages.fit import fit as fit
+    from dinado_jax.stages.pipeline import load_run as load_run
+
+__version__ = "0.1.0"
 _HOMES = {
     "Base": "dinado_jax.language_model",
     "Controlled": "dinado_jax.language_model",
     "compose": "dinado_jax.language_model",
     "load": "dinado_jax.language_model",
     "load_run": "dinado_jax.stages.pipeline",
+    "fit": "dinado_jax.stages.fit",
     "Completion": "dinado_jax.generation",
     "PromptSet": "dinado_jax.data.prompts",
     "generate": "dinado_jax.generation",
     "beam_search": "dinado_jax.generation",
+    "score": "dinado_jax.generation",
     "InputError": "dinado_jax.errors",
 }
 __all__ = list(_HOMES)

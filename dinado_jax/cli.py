@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import difflib
 import errno
-import importlib.metadata
 import json
 import re
 import sys
@@ -13,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
+from dinado_jax import __version__
 from dinado_jax.bench.sizes import SIZES
 from dinado_jax.distributed import signals
 from dinado_jax.errors import (
@@ -55,16 +55,9 @@ class _Parser(argparse.ArgumentParser):
 _Commands = argparse._SubParsersAction  # where commands are added; has no public name
 
 
-def _version() -> str:
-    try:
-        return f"dinado {importlib.metadata.version('dinado-jax')}"
-    except importlib.metadata.PackageNotFoundError:
-        return "dinado, not installed"
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="dinado", description="Control of language models with NADO and DiNADO.")
-    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("--version", action="version", version=f"dinado {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     common = _common_options()
     demo = commands.add_parser(

@@ -1,7 +1,7 @@
 """Text in, text out: decoding from Python."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TypedDict, Unpack
 
 import jax
@@ -13,7 +13,7 @@ from dinado_jax.decoding.batching import check_prompts
 from dinado_jax.decoding.beam import Beam, beam_prompts
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.sampler import Sampler, sample_in_groups
-from dinado_jax.decoding.score import score
+from dinado_jax.decoding.score import score as score_rows
 from dinado_jax.errors import InputError, quote
 from dinado_jax.language_model import Base, LanguageModel
 from dinado_jax.utils import arguments
@@ -151,6 +151,46 @@ def beam_search(
     return _completions(model, texts, tokens, found, batch)
 
 
+def score(
+    model: LanguageModel,
+    prompts: Sequence[str] | PromptSet,
+    texts: Sequence[str],
+    *,
+    batch: int = 64,
+) -> list[np.ndarray]:
+    """Computes the log-probability of each text after its prompt.
+
+    Args:
+      model: base or controlled model.
+      prompts: N texts, as for `generate`.
+      texts: N texts that continue them and end there.
+      batch: rows scored at once.
+
+    Returns:
+      N arrays [tokens], float32: nats of each token under q, the stop token included.
+
+    Raises:
+      InputError: as for `generate`; for another number of texts; and for texts too long for the
+        model.
+    """
+    asked = arguments.require_texts("text", texts)
+    model, known, tokens, _ = _begin(model, prompts, None)
+    if len(known) != len(asked):
+        raise InputError(f"{len(known)} prompts and {len(asked)} texts: give one text per prompt")
+    targets, limit = model.base.codec.targets(asked), model.base.model.context_length
+    for index, (prompt, target) in enumerate(zip(tokens.tokens, targets)):
+        if (over := len(prompt) + len(target) - limit) > 0:
+            raise InputError(
+                f"text {index} and its prompt are {over} tokens more than the context of {limit} "
+                "holds: shorten one of them"
+            )
+    rows = sequences(tokens.tokens, targets, model.base.codec.eos_id, limit)
+    rows = dataclasses.replace(rows, condition=tokens.condition)
+    scores = score_rows(model.policy, model.variables, rows, _rows(len(rows), batch))
+    ends = zip(scores, rows.prompt_length - 1, rows.length - 1)
+    return [row[start:end] for row, start, end in ends]
+
+
 def _rows(wanted: int, batch: int) -> int:
     """Rows at a time: at most `batch`, and else a power of two, so that few programs do."""
     batch = arguments.require_integer("batch", batch, *POSITIVE)
@@ -164,12 +204,7 @@ def _begin(
     tokens to draw at most.
     """
     given = prompts if isinstance(prompts, PromptSet) else PromptSet(prompts)
-    if isinstance(given.texts, (str, bytes)) or not isinstance(given.texts, Iterable):
-        raise InputError(f"prompts is {quote(given.texts)}: give a list of prompts")
-    texts = list(given.texts)
-    for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise InputError(f"prompt {index} is {quote(text)}: give text")
+    texts = arguments.require_texts("prompt", given.texts)
     model, given = model.for_prompts(dataclasses.replace(given, texts=texts))
     names = given.names or [f"prompt {i} ({quote(text[:40])})" for i, text in enumerate(texts)]
     ids = model.base.codec.prompts(texts)
@@ -232,5 +267,5 @@ def _score_base(
         base.codec.eos_id,
         base.model.context_length,
     )
-    scores = score(base.policy, base.variables, rows, batch)
+    scores = score_rows(base.policy, base.variables, rows, batch)
     return [row[start:] for row, start in zip(scores, rows.prompt_length - 1)]

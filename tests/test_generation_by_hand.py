@@ -1,11 +1,12 @@
-"""Generation from Python: every argument of `generate` and `beam_search`, and what completions
-hold, computed once more by hand."""
+"""Generation from Python: every argument of `generate`, `beam_search` and `score`, and what
+completions hold, computed once more by hand."""
 
 import itertools
 
 import numpy as np
 import pytest
 from support import by_hand, word_run
+from support.refusal import error_of
 
 import dinado_jax
 
@@ -109,3 +110,27 @@ def test_no_ngram_comes_twice(run, model):
         return len(set(pairs)) < len(pairs)
 
     assert not any(map(repeats, found)) and any(map(repeats, free))
+
+
+def test_scores_of_texts_of_ones_own(run, model, q):
+    texts = ["cow and ant .", "", "dog dog fox bee"]
+    found = dinado_jax.score(model, PROMPTS, texts, batch=2)
+    of_base = dinado_jax.score(model.base, PROMPTS, texts)
+    ids = zip(run.codec.prompts(PROMPTS), run.codec.targets(texts), strict=True)
+    for each, under_p, (prompt, target) in zip(found, of_base, ids, strict=True):
+        row = np.array([[*prompt, *target]])
+        for scores, by in ((each, q), (under_p, run.base)):
+            table = by(row)[1][0]
+            wanted = [table[len(prompt) - 1 + i, t] for i, t in enumerate(target)]
+            np.testing.assert_allclose(scores, wanted, rtol=0, atol=1e-4)
+
+
+def test_texts_that_cannot_be_scored(model):
+    def said(*given):
+        return error_of(dinado_jax.score, model, *given)
+
+    assert said(PROMPTS, ["a"]) == "3 prompts and 1 texts: give one text per prompt"
+    assert said("fox =", ["a"]) == "prompts is 'fox =': give a list of prompts"
+    assert said(PROMPTS, "a") == "texts is 'a': give a list of texts"
+    assert said(PROMPTS[:1], [3]) == "text 0 is 3: give text"
+    assert "text 1 and its prompt are " in said(PROMPTS[:2], ["cow", "cow " * 20])

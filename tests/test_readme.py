@@ -1,5 +1,6 @@
 """README: its programs run, its commands parse, its paths and settings exist."""
 
+import functools
 import re
 import shlex
 
@@ -8,10 +9,19 @@ import support
 
 from dinado_jax import cli
 from dinado_jax.config.schema import Config
+from dinado_jax.stages import fit
 from dinado_jax.tasks.keyword.lexical import lexical
 
 ROOT = support.ROOT
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+QUICK = {
+    "delta.rank": 2,
+    "train.steps": 4,
+    "train.rounds": 1,
+    "train.warmup_direction": 0,
+    "train.batch": 8,
+    "parallel.devices": 1,
+}
 PROGRAMS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 PROSE = re.sub(r"```python\n.*?```", "", TEXT, flags=re.DOTALL)
 QUOTED = re.findall(r"`([^`\n]+)`", PROSE)
@@ -43,8 +53,13 @@ def where_it_ran(finished_run, tmp_path_factory):
 def test_programs_run(program, where_it_ran, monkeypatch, compiled_quickly):
     monkeypatch.chdir(where_it_ran)
     names = {}
+    quick = functools.partial(fit.fit, rollouts=512, settings=QUICK)
+    monkeypatch.setattr(fit, "fit", quick)
     exec(compile(program, "README.md", "exec"), names)
-    if "logits" in names:
+    if "milder" in names:
+        assert len(names["prompts"]) == 96 and len(names["scores"][0]) > 6
+        assert names["model"].base.folder == names["base"].folder
+    elif "logits" in names:
         assert names["logits"].shape[-1] == names["base"].model.config.vocab_size
         assert names["best"][0].log_probs.sum() < 0
     elif "mask" in names:
@@ -55,7 +70,7 @@ def test_programs_run(program, where_it_ran, monkeypatch, compiled_quickly):
 
 
 def test_there_is_something_to_check():
-    assert len(PROGRAMS) == 3 and len(COMMANDS) > 8 and len(PATHS) > 20
+    assert len(PROGRAMS) == 4 and len(COMMANDS) > 8 and len(PATHS) > 20
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -11,8 +11,10 @@ class Task:
     """The task and how much of its data is used."""
 
     name: str = "toy"  # a name in tasks/table.py
-    # commongen: a folder of local files or a hub name; openings: a text file, empty: built-in ones
+    # commongen: a folder of local files or a hub name; prompts: a file, one per line, or .jsonl
     source: str = ""
+    field: str = "prompt"  # prompts: of each object of a .jsonl file
+    held_out: float = 0.2  # prompts: share that is not trained on, half for dev, half for test
     train_examples: int = 40_000  # toy: captions drawn for sft and rollout prompts
 
 

@@ -25,6 +25,11 @@ class PromptTemplate:
     chat: bool = False  # a chat template is complete: no begin-of-text token is added
     answer_end: str = ""  # what follows an answer; of chat templates
 
+    @property
+    def text(self) -> str:
+        """As `parse_template` reads it."""
+        return CHAT if self.chat else f"{self.before}{PROMPT}{self.after}"
+
 
 def parse_template(text: str, tokenizer: Any) -> PromptTemplate:
     """Makes a template.

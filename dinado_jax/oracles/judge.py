@@ -11,6 +11,7 @@ from dinado_jax.errors import InputError, quote
 from dinado_jax.oracles.foreign import ForeignError, guarded
 
 Oracle = Callable[[list[str], list[str]], Sequence[bool] | Sequence[float]]
+TRIAL_TEXTS: tuple[str, ...] = ("A text of a few words.", "And another one!")  # to try it on
 _ROUNDING = 1e-6  # by which a label may lie outside [0, 1]: oracles may compute in float32
 
 
@@ -21,11 +22,12 @@ class Answers(NamedTuple):
     least: float
     most: float
     wanted: str  # in messages
+    takes: str = "function(prompts, texts)"
 
     @property
     def form(self) -> str:
         """How to write the function."""
-        return f"write it as function(prompts, texts) and return one {self.wanted} per text"
+        return f"write it as {self.takes} and return one {self.wanted} per text"
 
 
 LABELS = Answers("oracle", 0.0, 1.0, "bool or float in [0, 1]")
@@ -103,7 +105,7 @@ def check_oracle(
             signature.bind([], [])
         except TypeError as error:
             raise InputError(
-                f"{answers.noun} {_name(oracle)}{signature}, cannot take two lists ({error}): "
+                f"{answers.noun} {name_of(oracle)}{signature}, cannot take two lists ({error}): "
                 f"{answers.form}"
             ) from None
     require_labels(oracle, judge(oracle, prompts, texts, answers), answers)
@@ -117,7 +119,7 @@ def require_labels(oracle: Oracle, result: OracleResult, answers: Answers = LABE
     """
     if result.failures and result.failed.all():
         raise InputError(
-            f"{answers.noun} {_name(oracle)}, all {result.failures} samples raised, the first "
+            f"{answers.noun} {name_of(oracle)}, all {result.failures} samples raised, the first "
             f"{result.message or result.errors[0]}: try it on one prompt and text"
         )
 
@@ -154,7 +156,7 @@ def _call(
         values, error = None, f"an answer that cannot become an array ({raised})"
     if values is None or error:
         raise InputError(
-            f"{answers.noun} {_name(oracle)}, {error} for {count} texts: {answers.form}"
+            f"{answers.noun} {name_of(oracle)}, {error} for {count} texts: {answers.form}"
         )
     masked = np.ma.getmaskarray(values)
     return np.where(masked, np.nan, np.ma.getdata(values)).astype(np.float32), masked
@@ -187,6 +189,7 @@ def _numbers(answer: Any, count: int, answers: Answers) -> tuple[np.ndarray | No
     return np.clip(values, answers.least, answers.most), ""
 
 
-def _name(oracle: Oracle) -> str:
+def name_of(function: Callable[..., Any]) -> str:
+    """What messages call a function."""
     with guarded():
-        return str(getattr(oracle, "__qualname__", type(oracle).__qualname__))
+        return str(getattr(function, "__qualname__", type(function).__qualname__))

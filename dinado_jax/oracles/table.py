@@ -21,6 +21,7 @@ ORACLES: dict[str, Oracle] = {
     "ends_with_question": ends_with_question,
     "at_most_12_words": at_most_12_words,
 }
+GIVEN = "callable"  # begins the name of an oracle that was given as an object
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,7 @@ class NamedOracle:
 
     name: str
     function: Oracle
+    code: str = ""  # SHA-256 of its code, if it was given as an object
 
     @property
     def built_in(self) -> bool:
@@ -68,6 +70,11 @@ def resolve(name: str, noun: str = "oracle") -> NamedOracle:
 
 
 def _imported(name: str, noun: str) -> Oracle:
+    if name.startswith(f"{GIVEN} "):
+        raise InputError(
+            f"{noun} {quote(name)} was given to dinado_jax.fit and has no name to import it by: "
+            "call fit again, with the folder of this run"
+        )
     module_name, _, function = name.partition(":")
     if not module_name or not function:
         known = ", ".join(f'"{one}"' for one in ORACLES)

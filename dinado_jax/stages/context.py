@@ -26,15 +26,19 @@ class Context:
     """
 
     run: RunFolder
+    given: NamedOracle | None = None  # as an object, which rollout.oracle cannot name
 
     @classmethod
-    def of(cls, config: Config, folder: Path | None = None) -> "Context":
+    def of(
+        cls, config: Config, folder: Path | None = None, given: NamedOracle | None = None
+    ) -> "Context":
         """Makes the context of a command.
 
         Args:
           folder: of the run; None for run.folder/name.
+          given: the oracle, if it was given as an object.
         """
-        return cls(RunFolder(folder or Path(config.run.folder) / config.name, config))
+        return cls(RunFolder(folder or Path(config.run.folder) / config.name, config), given)
 
     @property
     def config(self) -> Config:
@@ -50,6 +54,8 @@ class Context:
         """The oracle that the configuration names; otherwise the task's own, or none with
         target.moments. InputError if there is no such oracle.
         """
+        if self.given is not None:
+            return self.given
         if self.config.target.moments and not self.config.rollout.oracle:
             return NamedOracle("none", no_oracle)
         return resolve(self.config.rollout.oracle or self.task.oracle)

@@ -6,19 +6,23 @@ from collections.abc import Iterator
 from dinado_jax.config.checks import CHAT, PROMPT
 from dinado_jax.config.schema import Base, Config
 from dinado_jax.objectives.table import phases
-from dinado_jax.oracles.table import resolve
+from dinado_jax.oracles.table import ORACLES, NamedOracle, resolve
 from dinado_jax.tasks.table import make_task
 
 _MOST_PARAMETERS = 10**11  # 400 GB in float32
 _MOST_TOKENS = 10**10  # of a batch, or of all rollouts of a round: 40 GB of ids alone
 
 
-def contradictions(config: Config) -> Iterator[str]:
-    """Yields the faults of a configuration whose values are all in range."""
+def contradictions(config: Config, given: NamedOracle | None = None) -> Iterator[str]:
+    """Yields the faults of a configuration whose values are all in range.
+
+    Args:
+      given: the oracle, if it was given as an object.
+    """
     yield from _of_objective(config)
     yield from _of_training(config)
     yield from _of_inputs(config)
-    yield from _of_automata(config)
+    yield from _of_automata(config, given)
     yield from _beyond_memory(config)
     if not config.base.path:  # otherwise the sizes are the checkpoint's
         yield from _of_a_new_base(config)
@@ -117,13 +121,19 @@ def _of_inputs(config: Config) -> Iterator[str]:
         )
     if task.fault:
         yield task.fault
+    if not (config.rollout.oracle or task.oracle or config.target.moments):
+        yield (
+            f"rollout.oracle is empty, and task {config.task.name} has no oracle of its own: give "
+            f'{", ".join(ORACLES)} or "package.module:function"'
+        )
 
 
-def _of_automata(config: Config) -> Iterator[str]:
+def _of_automata(config: Config, given: NamedOracle | None) -> Iterator[str]:
     wanted = {"decode.guarantee": config.decode.guarantee, "control.state": config.control.state}
     own = "" if config.target.moments else make_task(config.task).oracle
     oracle = config.rollout.oracle or own
-    decided = any(wanted.values()) and oracle and resolve(oracle).automata_of is not None
+    known = given or (resolve(oracle) if any(wanted.values()) and oracle else None)
+    decided = known is not None and known.automata_of is not None
     for key in [key for key, on in wanted.items() if on and not decided]:
         yield (
             f"{key} = true needs an oracle with automata (lexical, or one of "

@@ -57,8 +57,11 @@ def _from_outside(name: str, context: Context) -> dict[str, str]:
 
 def _source(oracle: NamedOracle) -> str:
     """Returns the SHA-256 of an oracle's source: of the module that defines it, and of the one that
-    its name gives, which may only make it, as a constraint.
+    its name gives, which may only make it, as a constraint. Of one that was given as an object it
+    is that of its code.
     """
+    if oracle.code:
+        return oracle.code
     function = oracle.function
     defining = getattr(function, "__module__", None) or type(function).__module__
     names = dict.fromkeys([defining, oracle.name.partition(":")[0]])

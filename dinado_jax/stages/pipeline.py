@@ -20,7 +20,8 @@ from dinado_jax.models.architectures import configured_model, load_model
 from dinado_jax.models.hf_folder import CONFIG, locate, on_the_hub
 from dinado_jax.models.tokenizer import load_codec
 from dinado_jax.objectives.table import phases
-from dinado_jax.oracles.judge import FEATURES, LABELS, check_oracle
+from dinado_jax.oracles.judge import FEATURES, LABELS, TRIAL_TEXTS, check_oracle
+from dinado_jax.oracles.table import NamedOracle
 from dinado_jax.stages.artifacts import trained_model
 from dinado_jax.stages.context import Context
 from dinado_jax.stages.evaluate import evaluate
@@ -104,22 +105,29 @@ def _try_oracle(context: Context, names: set[str]) -> None:
     judging = [(each, answers) for each, answers in judging if not each.built_in]
     rows = context.train_examples[:2] if judging else []
     # References resemble the texts that the oracle will see.
-    prompts, texts = [row.prompt for row in rows], [next(iter(row.references), "") for row in rows]
+    prompts = [row.prompt for row in rows]
+    texts = [next(iter(row.references), text) for row, text in zip(rows, TRIAL_TEXTS)]
     for each, answers in judging:
         check_oracle(each.function, prompts, texts, answers)
 
 
-def run_stages(config: Config, names: tuple[str, ...], path: Path | None = None) -> None:
+def run_stages(
+    config: Config,
+    names: tuple[str, ...],
+    path: Path | None = None,
+    given: NamedOracle | None = None,
+) -> None:
     """Runs the named stages, except those that are done.
 
     Args:
       path: the run's folder; None for run.folder/name.
+      given: the oracle, if it was given as an object.
 
     Raises:
       InputError: if a stage's predecessor is missing or was done with another configuration.
     """
     assert_same("settings", json.dumps([config.as_dict(), names]))
-    context = Context.of(config, path)
+    context = Context.of(config, path, given)
     run = context.run
     check_format(run.path)
     _check(context, {name for name in names if run.finished(name) is None})
@@ -216,8 +224,18 @@ def load_run(path: str | Path) -> Controlled:
             raise InputError(
                 f"stage {name} of {path} is not done: run the {name} stage first, or `dinado run`"
             )
+    return controlled_model(config, path)
+
+
+def controlled_model(config: Config, path: Path, given: NamedOracle | None = None) -> Controlled:
+    """Loads the base under the trained control of a run, on one device.
+
+    Args:
+      path: the run's folder.
+      given: the oracle, if it was given as an object.
+    """
     one_device = replace(config, parallel=Parallel(devices=1))
-    model = trained_model(Context.of(one_device, path))
+    model = trained_model(Context.of(one_device, path, given))
     base = replace(model.base, max_new_tokens=config.decode.max_new_tokens)
     return replace(model, base=base)
 

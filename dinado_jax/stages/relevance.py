@@ -127,6 +127,8 @@ def _sampling(name: str) -> tuple[Rule, ...]:
 
 RULES = (
     Rule("task.source", _of_task("source"), "only for task.name={readers}"),
+    Rule("task.field", _of_task("field"), "only for a .jsonl file of task.name=prompts"),
+    Rule("task.held_out", _of_task("held_out"), "only for task.name={readers}"),
     Rule("task.train_examples", _of_task("train_examples"), "only for task.name={readers}"),
     Rule(
         "base.vocab_size base.n_positions base.n_embd base.n_layer base.n_head",

@@ -32,7 +32,7 @@ from dinado_jax.utils.files import (
 
 # Version of the records and of the files that stages write for each other. Bump it when older run
 # folders can no longer be continued.
-FORMAT = 7
+FORMAT = 8
 STAGES = ("sft", "rollout", "train", "generate", "evaluate")
 # The figures of each stage.
 _FIGURES = {
@@ -196,7 +196,7 @@ class RunFolder:
             raise InputError(
                 f"stage {name} in {self.path} was begun with another {key} "
                 f"({quote(old.get(key))}, now {quote(new.get(key))}): set it back, give this run "
-                f"its own name=..., or {_again(self.path, name)}"
+                f"a name or folder of its own, or {_again(self.path, name)}"
             )
         return before
 
@@ -270,7 +270,7 @@ class RunFolder:
             if not broadcast(free):
                 raise InputError(
                     f"another command is running in {self.path}: wait for it, stop it, or give "
-                    "this run its own name=..."
+                    "this run a name or folder of its own"
                 )
             yield
 

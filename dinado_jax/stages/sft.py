@@ -74,6 +74,8 @@ def _initial(context: Context, folder: Path, corpus: list[str]) -> tuple[BaseMod
 
 def _pairs(codec: Codec, examples: list[Example], max_length: int) -> Sequences:
     pairs = [(example.prompt, ref) for example in examples for ref in example.references]
+    if not pairs:
+        raise InputError("this task has no references to train on: set sft.steps=0")
     prompts = codec.prompts([prompt for prompt, _ in pairs])
     targets = codec.targets([reference for _, reference in pairs])
     return sequences(prompts, targets, codec.eos_id, max_length)

@@ -4,14 +4,13 @@ They have no references: the base is not tuned on the task, and any oracle may j
 """
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 
 from dinado_jax.config import schema
-from dinado_jax.errors import InputError, quote
-from dinado_jax.tasks.protocol import SPLITS, Example, Task
-from dinado_jax.utils.files import read_lines
+from dinado_jax.tasks.protocol import Example, Task, of_split
+
+_HELD_OUT = 0.2
 
 WHEN = (
     "Yesterday", "Last winter", "One morning", "After the rain", "On her birthday", "Before dinner",
@@ -31,50 +30,16 @@ DID = (
 
 
 def openings(settings: schema.Task) -> Task:
-    """`task.name = "openings"`: those of this file, or the lines of the text file `task.source`."""
+    """`task.name = "openings"`: those of this file. `tasks/prompts.py` has those of your own."""
 
     def read(split: str, seed: int, count: int | None = None) -> list[Example]:
-        return examples(settings.source, split)[:count]
+        return examples(split)[:count]
 
-    return Task(
-        read,
-        oracle="mentions_colour",
-        settings_read=frozenset({"source"}),
-        source=settings.source,
-    )
+    return Task(read, oracle="mentions_colour")
 
 
-def examples(source: str, split: str) -> list[Example]:
-    """Returns the openings of a split, without references.
-
-    Eight of every ten consecutive openings belong to train, one to dev and one to test.
-
-    Args:
-      source: a text file with one opening per line; "" for those of this file.
-      split: "train", "dev" or "test".
-
-    Raises:
-      InputError: for another split, and a file that cannot be read or has fewer than ten openings.
-    """
-    if split not in SPLITS:
-        raise InputError(f"split {quote(split)}, openings: give one of {', '.join(SPLITS)}")
-    texts = _lines(source) if source else _built_in()
-    held_out = {8: "dev", 9: "test"}
-    return [
-        Example(text, ())
-        for index, text in enumerate(texts)
-        if held_out.get(index % 10, "train") == split
-    ]
-
-
-def _lines(source: str) -> list[str]:
-    lines = read_lines(Path(source), "give a text file with one opening per line")
-    texts = [line.strip() for line in lines if line.strip()]
-    if len(texts) < 10:
-        raise InputError(f"{source}, {len(texts)} openings: give ten or more, for all splits")
-    return texts
-
-
-def _built_in() -> list[str]:
+def examples(split: str) -> list[Example]:
+    """Returns the openings of a split, without references. InputError for another split."""
     texts = [" ".join(words) for words in itertools.product(WHEN, WHO, DID)]
-    return [texts[index] for index in np.random.default_rng(0).permutation(len(texts))]
+    shuffled = [texts[index] for index in np.random.default_rng(0).permutation(len(texts))]
+    return [Example(text, ()) for text in of_split(shuffled, split, _HELD_OUT)]

@@ -2,8 +2,11 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+from dinado_jax.errors import InputError, quote
+
+Row = TypeVar("Row")
 SPLITS = ("train", "dev", "test")
 
 
@@ -65,9 +68,29 @@ class Task:
     """
 
     examples: ReadExamples
-    oracle: str  # the default of rollout.oracle: a name of `oracles/table.py` or "module:function"
+    # The default of rollout.oracle: a name of `oracles/table.py` or "module:function"; "": none.
+    oracle: str
     settings_read: frozenset[str] = frozenset()  # of the `task` section, besides `name`
     source: str = ""  # folder or hub name of its examples; "" if built in
     fault: str = ""  # what is wrong with its settings, in one line
     metrics: tuple[Metric, ...] = ()
     mine: Mine | None = None  # makes examples from plain text for pretraining, if it can
+
+
+def of_split(rows: Sequence[Row], split: str, held_out: float) -> list[Row]:
+    """Returns the rows of a split: of every 2 / held_out consecutive rows the last two are held
+    out, one for dev and one for test.
+
+    Args:
+      rows: of all splits.
+      split: "train", "dev" or "test".
+      held_out: share of rows that are not for train, in [0, 0.5].
+
+    Raises:
+      InputError: for another split.
+    """
+    if split not in SPLITS:
+        raise InputError(f"split {quote(split)}, no such split: give one of {', '.join(SPLITS)}")
+    period = round(2 / held_out) if held_out else len(rows) + 2
+    parts = {period - 2: "dev", period - 1: "test"}
+    return [row for i, row in enumerate(rows) if parts.get(i % period, "train") == split]

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dinado_jax.config import schema
 from dinado_jax.tasks.commongen import commongen
 from dinado_jax.tasks.openings import openings
+from dinado_jax.tasks.prompts import prompts
 from dinado_jax.tasks.protocol import Task
 from dinado_jax.tasks.toy import toy
 
@@ -12,6 +13,7 @@ TASKS: dict[str, Callable[[schema.Task], Task]] = {
     "toy": toy,
     "commongen": commongen,
     "openings": openings,
+    "prompts": prompts,
 }
 
 

@@ -1,7 +1,7 @@
 """Checks of arguments passed in Python; each failure is an InputError of one line."""
 
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from dinado_jax.errors import InputError, quote
@@ -64,3 +64,24 @@ def require_number_field(
 ) -> None:
     """Checks a field of a frozen dataclass and converts it to float, in `__post_init__`."""
     object.__setattr__(owner, name, require_number(name, getattr(owner, name), wanted, holds))
+
+
+def require_texts(name: str, values: Any) -> list[str]:
+    """Returns a list of texts, at least one.
+
+    Args:
+      name: of one of them, for messages.
+      values: of any type.
+
+    Raises:
+      InputError: for one text instead of several, something else among them, or none at all.
+    """
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise InputError(f"{name}s is {quote(values)}: give a list of {name}s")
+    texts = list(values)
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"{name} {index} is {quote(text)}: give text")
+    if not texts:
+        raise InputError(f"there are no {name}s: give at least one")
+    return texts

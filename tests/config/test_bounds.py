@@ -32,7 +32,7 @@ LEAST = [
         train.learning_rate train.weight_decay train.clip train.beta2
         train.reference_weight train.anchor train.bound train.bellman train.mixture
         rollout.temperature decode.temperature
-        decode.strength decode.target_rate decode.reject
+        decode.strength decode.target_rate decode.reject task.held_out
     """),
     (TINY, 0.0, "train.margin train.weight_clip rollout.top_p decode.top_p"),
     (-1e6, -2e6, "delta.alpha"),
@@ -43,6 +43,7 @@ MOST = [
     (1.0, 1 + TINY, """
         rollout.top_p decode.top_p train.weight_clip train.mixture decode.target_rate
     """),
+    (0.5, 0.5 + TINY, "task.held_out"),
     (1 - TINY, 1.0, "sft.beta2 train.beta2 decode.reject"),
     (10**9, 10**9 + 1, """
         sft.steps sft.pretrain_steps sft.warmup train.steps train.warmup train.warmup_direction
@@ -68,7 +69,7 @@ MOST = [
     (1e30, 2e30, "sft.clip train.clip"),
 ]  # fmt: skip
 CHOICES = {
-    "task.name": "toy commongen openings",
+    "task.name": "toy commongen openings prompts",
     "base.param_dtype": "float32 bfloat16",
     "base.dtype": "float32 bfloat16",
     "sft.decay": "cosine constant",
@@ -90,6 +91,7 @@ CHOICES = {
 FREE_TEXT = {
     "name",
     "task.source",
+    "task.field",
     "base.path",
     "base.prompt_template",
     "sft.pretrain_path",

@@ -12,6 +12,8 @@ DEFAULTS = {
     "seed": 0,
     "task.name": "toy",
     "task.source": "",
+    "task.field": "prompt",
+    "task.held_out": 0.2,
     "task.train_examples": 40_000,
     "base.path": "",
     "base.prompt_template": "",

@@ -13,6 +13,7 @@ from dinado_jax.stages.settings import load_config as load
 from dinado_jax.stages.settings import stored_config
 
 COMMONGEN = "task.name=commongen task.source=data"
+PROMPTS = "rollout.oracle=lexical task.name=prompts task.source=mine"
 HARD, SOFT, NADO = "control.kind=hard", "control.kind=soft", "control.kind=nado"
 PUBLISHED, CONSISTENCY = "train.objective=published", "train.objective=consistency"
 UNANCHORED = [f"train.objective={o}" for o in ("ratio", "variance", "reinforce", "ppo")]
@@ -24,6 +25,8 @@ NO_SFT = "base.path=some sft.steps=0"
 # A value of each key that has a rule; runs without a part for it; runs that have one.
 CASES = {
     "task.source=data": ([""], [COMMONGEN]),
+    "task.field=text": (["", COMMONGEN, PROMPTS], [f"{PROMPTS}.jsonl", f"{PROMPTS}.jsonl.gz"]),
+    "task.held_out=0.1": (["", COMMONGEN], [PROMPTS]),
     "task.train_examples=9": ([COMMONGEN], [""]),
     "base.vocab_size=300": (["base.path=some"], [""]),
     "base.n_positions=32": (["base.path=some"], [""]),
