@@ -69,9 +69,24 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, parents=[common], help=text)
         command.add_argument("config", metavar="CONFIG", help="a .toml file, see configs/")
         command.add_argument("overrides", nargs="*", metavar="section.key=value", help=_CHANGES)
+        if name == "generate":
+            _add_own_prompts(command)
     _add_exact(commands)
     _add_bench(commands)
     return parser
+
+
+def _add_own_prompts(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group(
+        "your own prompts", "with the folder of a finished run in place of CONFIG"
+    )
+    group.add_argument("--prompt", action="append", metavar="TEXT", help="may be given repeatedly")
+    group.add_argument("--prompts", type=Path, metavar="FILE", help="one per line, or .jsonl")
+    group.add_argument("--samples", type=int, metavar="N", help="of each (default: 1)")
+    group.add_argument("--strength", type=float, metavar="X", help="of the control (the run's)")
+    group.add_argument("--max-new-tokens", type=int, metavar="N", help="(the run's)")
+    group.add_argument("--seed", type=int, metavar="N", help="(default: 0)")
+    group.add_argument("--json", action="store_true", help="a line of JSON per text")
 
 
 def _common_options() -> _Parser:
@@ -225,8 +240,52 @@ def _run(args: argparse.Namespace) -> None:
             bench(args)
         except Failed as error:
             _fail(error, 1)
+    elif args.command == "generate" and (_own_prompts(args) or Path(args.config).is_dir()):
+        _continue_prompts(args)
     else:
         _run_stages(args)
+
+
+_OWN_PROMPTS = ("prompt", "prompts", "samples", "strength", "max_new_tokens", "seed", "json")
+
+
+def _own_prompts(args: argparse.Namespace) -> list[str]:
+    """The options that were given of those for the user's own prompts."""
+    given = [name for name in _OWN_PROMPTS if getattr(args, name) not in (None, False)]
+    return ["--" + name.replace("_", "-") for name in given]
+
+
+def _continue_prompts(args: argparse.Namespace) -> None:
+    """Continues the user's prompts with a finished run."""
+    from dinado_jax.stages import completions
+    from dinado_jax.tasks.prompts import read_prompts
+
+    if not Path(args.config).is_dir():
+        option = _own_prompts(args)[0]
+        raise InputError(
+            f"{option} is for a finished run, and {escape(args.config)} is no folder: give the "
+            f"run's folder, `dinado generate runs/demo {option} ..`"
+        )
+    if args.overrides or args.out or args.print_config or args.dry_run:
+        raise InputError(
+            f"{escape(args.config)} is a run, its settings are fixed: leave out section.key=value, "
+            "--out, --print-config and --dry-run, or give its CONFIG instead of its folder"
+        )
+    prompts = [
+        *(args.prompt or []),
+        *(read_prompts(args.prompts, "prompt") if args.prompts else []),
+    ]
+    if not prompts:
+        raise InputError("no prompts given: --prompt TEXT, or --prompts FILE with one per line")
+    made = completions.completions(
+        args.config,
+        prompts,
+        samples=1 if args.samples is None else args.samples,
+        seed=args.seed or 0,
+        strength=args.strength,
+        max_new_tokens=args.max_new_tokens,
+    )
+    streams.print_result((completions.as_json if args.json else completions.as_text)(made))
 
 
 def _run_stages(args: argparse.Namespace) -> None:

@@ -200,6 +200,17 @@ def load_run(path: str | Path) -> Controlled:
     Raises:
       InputError: if the folder holds no such run, or a damaged one.
     """
+    config, path = run_config(path), Path(path)
+    for name in ("sft", "train"):
+        if not exists(path / name / "done.json"):
+            raise InputError(
+                f"stage {name} of {path} is not done: run the {name} stage first, or `dinado run`"
+            )
+    return controlled_model(config, path)
+
+
+def run_config(path: str | Path) -> Config:
+    """Reads the settings of a run. InputError if the folder holds no run, or a damaged one."""
     path = Path(path)
     if not exists(path):
         raise InputError(f"{path}, no such folder: give the folder of a run, such as runs/demo")
@@ -218,13 +229,7 @@ def load_run(path: str | Path) -> Controlled:
     saved = path / "config.json"
     fix = "write it again, `dinado run CONFIG --print-config` prints it"
     check_format(path)
-    config = stored_config(read_json(saved, fix), str(saved))
-    for name in ("sft", "train"):
-        if not exists(path / name / "done.json"):
-            raise InputError(
-                f"stage {name} of {path} is not done: run the {name} stage first, or `dinado run`"
-            )
-    return controlled_model(config, path)
+    return stored_config(read_json(saved, fix), str(saved))
 
 
 def controlled_model(config: Config, path: Path, given: NamedOracle | None = None) -> Controlled:

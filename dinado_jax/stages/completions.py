@@ -1,0 +1,92 @@
+"""Continues prompts with the model of a finished run, as often as wanted."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import cast
+
+from dinado_jax.data.prompts import PromptSet
+from dinado_jax.generation import Completion, generate
+from dinado_jax.guarantee import AutomataOracle, guarantee
+from dinado_jax.language_model import LanguageModel, compose
+from dinado_jax.stages.context import Context
+from dinado_jax.stages.pipeline import load_run, run_config
+
+
+def completions(
+    run: str | Path,
+    prompts: Sequence[str],
+    *,
+    samples: int = 1,
+    seed: int = 0,
+    strength: float | None = None,
+    max_new_tokens: int | None = None,
+) -> list[Completion]:
+    """Continues prompts as the run's own generate stage does, by the settings of its [decode].
+
+    Args:
+      run: its folder; stage train is done.
+      prompts: texts.
+      samples: of each.
+      seed: in [0, 2^32).
+      strength: of the control; None: the run's.
+      max_new_tokens: None: the run's, or what the longest prompt leaves of the context.
+
+    Raises:
+      InputError: as for `load_run`, `generate` and, with decode.guarantee, `guarantee`.
+    """
+    config, controlled = run_config(run), load_run(run)
+    decode = config.decode
+    tilted = controlled.tilted(
+        strength=decode.strength if strength is None else strength,
+        target_rate=decode.target_rate,
+        reject=decode.reject,
+    )
+    model: LanguageModel = tilted
+    given = PromptSet(prompts)
+    if decode.guarantee:
+        oracle = cast(AutomataOracle, Context.of(config, Path(run)).oracle.function)
+        max_new_tokens = max_new_tokens or decode.max_new_tokens
+        guaranteed, given = guarantee(controlled.base, given, max_new_tokens, oracle)
+        model = compose(tilted, guaranteed)
+    return generate(
+        model,
+        given,
+        max_new_tokens=max_new_tokens,
+        samples=samples,
+        seed=seed,
+        batch=decode.batch,
+        temperature=decode.temperature,
+        top_k=decode.top_k,
+        top_p=decode.top_p,
+    )
+
+
+def as_text(made: Iterable[Completion]) -> str:
+    """Each prompt once, and its continuations below it, indented."""
+    lines, before = [], None
+    for one in made:
+        if one.prompt != before:
+            lines.append(one.prompt)
+        lines.append(f"  {one.text}")
+        before = one.prompt
+    return "\n".join(lines)
+
+
+def as_json(made: Iterable[Completion]) -> str:
+    """A line of JSON each: prompt, text, log-probabilities of the whole text under q and the base
+    (nats), tokens, and whether it ended by itself.
+    """
+    return "\n".join(
+        json.dumps(
+            {
+                "prompt": one.prompt,
+                "text": one.text,
+                "log_prob": round(float(one.log_probs.sum()), 4),
+                "log_prob_base": round(float(one.log_probs_base.sum()), 4),
+                "tokens": len(one.tokens),
+                "finished": one.finished,
+            }
+        )
+        for one in made
+    )

@@ -1,0 +1,64 @@
+"""`dinado generate RUN`: a finished run continues the user's own prompts."""
+
+import json
+
+import numpy as np
+import pytest
+
+import dinado_jax
+from dinado_jax import cli
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+PROMPTS = ["dog chase kite =", "cat carry ball ="]
+
+
+def printed(capsys, *argv):
+    capsys.readouterr()
+    cli.main(["generate", *map(str, argv)])
+    return capsys.readouterr().out.splitlines()
+
+
+def refused(capsys, *argv):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["generate", *map(str, argv)])
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_texts_are_those_of_python(finished_run, tmp_path, capsys):
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n".join(PROMPTS) + "\n")
+    shared = ("--prompts", file, "--samples", 2, "--seed", 5, "--max-new-tokens", 6)
+    lines = printed(capsys, finished_run, *shared, "--strength", 2, "--json")
+    model = dinado_jax.load_run(finished_run).tilted(strength=2.0)
+    made = dinado_jax.generate(model, PROMPTS, samples=2, seed=5, max_new_tokens=6)
+    for line, one in zip(map(json.loads, lines), made, strict=True):
+        assert (line["prompt"], line["text"]) == (one.prompt, one.text)
+        assert (line["tokens"], line["finished"]) == (len(one.tokens), one.finished)
+        np.testing.assert_allclose(line["log_prob"], one.log_probs.sum(), atol=1e-3)
+        np.testing.assert_allclose(line["log_prob_base"], one.log_probs_base.sum(), atol=1e-3)
+    plain = printed(capsys, finished_run, *shared, "--strength", 2)
+    first, second = (one.text for one in made[:2])
+    assert plain[:3] == [PROMPTS[0], f"  {first}", f"  {second}"] and len(plain) == 6
+
+
+def test_without_options_the_runs_settings_hold(finished_run, capsys):
+    lines = printed(capsys, finished_run, "--prompt", PROMPTS[0], "--prompt", PROMPTS[1], "--json")
+    made = dinado_jax.generate(dinado_jax.load_run(finished_run), PROMPTS)
+    assert [json.loads(line)["text"] for line in lines] == [one.text for one in made]
+    again = printed(capsys, finished_run, "--prompt", PROMPTS[0], "--json")
+    assert again == lines[:1]
+
+
+def test_slips_are_one_line(finished_run, tmp_path, capsys):
+    told = refused(capsys, finished_run)
+    assert "no prompts given" in told
+    told = refused(capsys, "configs/demo.toml", "--prompt", "dog =")
+    assert "--prompt is for a finished run" in told and "no folder" in told
+    told = refused(capsys, finished_run, "decode.strength=2", "--prompt", "dog =")
+    assert "its settings are fixed" in told
+    assert "no run folder" in refused(capsys, tmp_path, "--prompt", "dog =")
+    assert "samples" in refused(capsys, finished_run, "--prompt", "dog =", "--samples", 0)
+    told = refused(capsys, finished_run, "--prompts", tmp_path / "none.txt")
+    assert "none.txt" in told
