@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dinado_jax.adapters.peft import ADAPTER_FILES, merge_adapter
+from dinado_jax.adapters.protocol import Adapter
 from dinado_jax.automata.compiled import AutomataOf, conjunctions
 from dinado_jax.automata.conjunction import stack
 from dinado_jax.controls.control import Control
@@ -147,6 +149,26 @@ class Controlled:
         parts = (self.base.model, self.control, self.base.params, model.params)
         return prompt_values(*parts, tokens, codec.stop_ids[0], batch)
 
+    def delta(self) -> tuple[Adapter, Any]:
+        """The adapter that changes the base into q, and its parameters.
+
+        Raises:
+          InputError: unless q is the base with its parameters changed.
+        """
+        direction = self.control.direction if isinstance(self.control, Control) else None
+        if self._reads_state:
+            raise InputError(
+                "a control with state reads what a text still lacks, which no base does: train "
+                "one with control.state=false"
+            )
+        changed = not self.control.single_pass or self.tilt != NEUTRAL
+        if not isinstance(direction, Merge) or changed:
+            raise InputError(
+                "only a merge control, untilted, is a base of its own: train one with "
+                "control.kind=merge"
+            )
+        return direction.adapter, self.params["direction"]
+
     def as_base(self) -> Base:
         """q as a base of its own, for a second control: what that one learns is exact for both
         oracles.
@@ -154,13 +176,10 @@ class Controlled:
         Raises:
           InputError: unless q is the base with its parameters changed, in float32.
         """
-        direction = self.control.direction if isinstance(self.control, Control) else None
-        changed = not self.control.single_pass or self._reads_state or self.tilt != NEUTRAL
-        if not isinstance(direction, Merge) or changed:
-            raise InputError("only a merge control, untilted, is a base of its own: train one")
+        adapter, delta = self.delta()
         if self.base.model.param_dtype != "float32":
             raise InputError("the base's parameters are not float32: load the run in float32")
-        params = direction.adapter.merge(self.base.params, self.params["direction"])
+        params = adapter.merge(self.base.params, delta)
         if params is None:
             raise InputError("this control's adapter cannot be merged into a base: train another")
         return dataclasses.replace(self.base, params=params)
@@ -271,6 +290,7 @@ def _same_function(a: BaseModel, b: BaseModel) -> bool:
 def load(
     path_or_name: str | Path,
     *,
+    adapter: str | Path = "",
     dtype: str = "float32",
     param_dtype: str = "float32",
     remat: bool = False,
@@ -285,6 +305,8 @@ def load(
     Args:
       path_or_name: a folder with config.json and model.safetensors (single or sharded), or a hub
         name such as "gpt2". Its architecture is one of `ARCHITECTURES`.
+      adapter: a folder or hub name of a LoRA adapter that PEFT or `dinado export` has written,
+        merged into the base in float32; see `merge_adapter`.
       dtype: of activations; logits and control arithmetic are float32 whatever it is.
       param_dtype: of the parameters in memory.
       remat: gradients compute each block's activations again instead of keeping them.
@@ -299,6 +321,8 @@ def load(
     folder = locate(str(path_or_name))
     model = load_model(folder).replace(dtype=dtype, param_dtype=param_dtype, remat=remat)
     params = load_params(folder, model)
+    if adapter:
+        params = merge_adapter(locate(str(adapter), ADAPTER_FILES), model, params)
     params = jax.tree.map(lambda leaf: np.asarray(leaf, jnp.dtype(param_dtype)), params)
     try:
         codec = load_codec(folder, model.vocab_size)

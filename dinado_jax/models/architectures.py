@@ -19,7 +19,12 @@ from dinado_jax.models.protocol import BaseModel
 
 
 class CheckpointFormat(Protocol):
-    """How one architecture stands in a Hugging Face folder: a module with these functions."""
+    """How one architecture stands in a Hugging Face folder: a module with these members."""
+
+    @property
+    def KERNELS_IN_OUT(self) -> bool:
+        """Whether the tensors of kernels are (in, out)."""
+        ...
 
     def parse_config(self, hf: Mapping[str, Any]) -> BaseModel:
         """The model of a config.json, in float32. InputError for a missing or bad size, and for
@@ -42,6 +47,10 @@ class CheckpointFormat(Protocol):
 
     def to_tensors(self, params: Mapping, model: Any) -> dict[str, np.ndarray]:
         """The tensors of parameters, by key. The inverse of `read_params`."""
+        ...
+
+    def keys(self, model: Any) -> dict[str, str]:
+        """The key in `to_tensors` of every parameter, by its path."""
         ...
 
 

@@ -25,6 +25,7 @@ from dinado_jax.models.hf_folder import (
 from dinado_jax.models.params import by_path, in_out, is_kernel, nested, param_shapes
 
 PREFIX = "transformer."
+KERNELS_IN_OUT = True
 _OUTER = [
     ("wte.weight", "wte/embedding"),
     ("wpe.weight", "wpe/embedding"),
@@ -191,8 +192,12 @@ def read_params(folder: Path, model: GPT2) -> dict:
 def to_tensors(params: Mapping, model: GPT2) -> dict[str, np.ndarray]:
     """The tensors of parameters, by key."""
     flat = by_path(params)
-    table = names(model.config.n_layer)
-    return {PREFIX + key: _transposed(path, flat[path]) for key, path in table.items()}
+    return {key: _transposed(path, flat[path]) for path, key in keys(model).items()}
+
+
+def keys(model: GPT2) -> dict[str, str]:
+    """The key of every parameter, by path."""
+    return {path: PREFIX + key for key, path in names(model.config.n_layer).items()}
 
 
 def _transposed(path: str, array: np.ndarray) -> np.ndarray:

@@ -181,8 +181,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     config = read_json(folder / CONFIG, _AGAIN)
     if exists(folder / ADAPTER):
         raise InputError(
-            f"an adapter, {folder / ADAPTER}: merge it into the weights (peft: merge_and_unload), "
-            "or move it away to use the model without it"
+            f"an adapter, {folder / ADAPTER}: move it away to use the model without it; "
+            "load(MODEL, adapter=FOLDER) or peft's merge_and_unload merges it into the weights"
         )
     refuse_options(config, _UNSUPPORTED, str(folder / CONFIG), "choose a plain checkpoint")
     settings = {CONFIG: config}
@@ -254,7 +254,7 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
     if folder.is_file():
         return gguf_checkpoint.read_tensors(folder)
     if (folder / WEIGHTS).is_file():
-        return _load(folder / WEIGHTS)
+        return read_safetensors(folder / WEIGHTS)
     if (folder / INDEX).is_file():
         return _read_shards(folder)
     foreign = sorted(path.name for pattern in _FOREIGN for path in folder.glob(pattern))
@@ -270,9 +270,9 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
     )
 
 
-def check_tensors(found: Tensors, expected: Shapes, folder: Path) -> None:
+def check_tensors(found: Tensors, expected: Shapes, folder: Path, config: str = CONFIG) -> None:
     """InputError that names the tensors of `found` that are missing, unused, misshapen, or not of a
-    float dtype. `folder` is for the message.
+    float dtype. `folder` and its file `config` are for the message.
     """
     errors = []
     for key in sorted(expected.keys() | found.keys()):
@@ -287,7 +287,7 @@ def check_tensors(found: Tensors, expected: Shapes, folder: Path) -> None:
         more = f" and {len(errors) - 5} more" if len(errors) > 5 else ""
         raise InputError(
             f"weights do not fit the configuration ({'; '.join(errors[:5])}{more}), {folder}: "
-            f"use the {CONFIG} that belongs to these weights, or {_AGAIN}"
+            f"use the {config} that belongs to these weights, or {_AGAIN}"
         )
 
 
@@ -306,13 +306,19 @@ def write_folder(folder: Path, config: Mapping[str, Any], tensors: Tensors) -> N
 
     Every file appears whole or not at all. Each tensor keeps its dtype. InputError for a full disk.
     """
-    # safetensors writes the raw buffer, so a transposed view has to be laid out first.
-    tensors = {key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}
     text = json.dumps(dict(config), indent=2, sort_keys=True) + "\n"
     with catch_disk_full(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / WEIGHTS, lambda path: save_file(tensors, path, {"format": "pt"}))
+        write_tensors(folder / WEIGHTS, tensors)
         _replace(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def write_tensors(path: Path, tensors: Tensors) -> None:
+    """Writes a safetensors file, whole or not at all. InputError for a full disk."""
+    # safetensors writes the raw buffer, so a transposed view has to be laid out first.
+    tensors = {key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}
+    with catch_disk_full(path):
+        _replace(path, lambda temporary: save_file(tensors, temporary, {"format": "pt"}))
 
 
 def _or_gguf(folder: Path) -> str:
@@ -339,7 +345,7 @@ def _read_shards(folder: Path) -> dict[str, np.ndarray]:
             )
     tensors = {}
     for shard in shards:
-        found = _load(folder / shard)
+        found = read_safetensors(folder / shard)
         listed = {key for key, file in weight_map.items() if file == shard}
         if odd := sorted(listed ^ found.keys()):
             where = "the index only" if odd[0] in listed else f"{shard} only"
@@ -349,7 +355,10 @@ def _read_shards(folder: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _load(path: Path) -> dict[str, np.ndarray]:
+def read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """Reads every tensor of a safetensors file. InputError for a damaged one, and for dtypes that
+    NumPy lacks.
+    """
     try:
         with safe_open(path, "np") as file:
             keys = file.keys()

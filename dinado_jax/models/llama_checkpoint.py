@@ -45,6 +45,7 @@ FAMILIES = {
 }
 
 PREFIX = "model."
+KERNELS_IN_OUT = False
 _HEAD, _TABLE = "lm_head.weight", "embed_tokens.weight"
 # The most of each size: more is a typo, and would fill all memory.
 _SIZES = {
@@ -384,7 +385,12 @@ def read_params(folder: Path, model: Llama) -> dict:
 def to_tensors(params: Mapping, model: Llama) -> dict[str, np.ndarray]:
     """The tensors of parameters, by key."""
     flat = by_path(params)
-    return {_prefixed(PREFIX, path): array for path, array in flat.items()}
+    return {key: flat[path] for path, key in keys(model).items()}
+
+
+def keys(model: Llama) -> dict[str, str]:
+    """The key of every parameter, by path."""
+    return {path: _prefixed(PREFIX, path) for path in param_shapes(model)}
 
 
 def _prefixed(prefix: str, path: str) -> str:

@@ -7,16 +7,19 @@ import re
 from pathlib import Path
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from safetensors.numpy import save_file
-from support import ROOT
+from safetensors.numpy import load_file, save_file
+from support import ROOT, tiny
 
 import dinado_jax
+from dinado_jax.adapters.lora import LoRA
+from dinado_jax.adapters.peft import save_adapter
 from dinado_jax.config import schema
 from dinado_jax.controls.make import make_control
 from dinado_jax.data.prompts import TokenizedPrompts
@@ -148,6 +151,8 @@ class Model:
 
 
 class Format:
+    KERNELS_IN_OUT = True
+
     def parse_config(self, hf: dict[str, Any]) -> Model:
         return Model(hf["words"], hf["size"])
 
@@ -172,6 +177,14 @@ class Format:
             "out": params["words"],
             "mix.weight": mix["kernel"].T,
             "mix.bias": mix["bias"],
+        }
+
+    def keys(self, model: Model) -> dict[str, str]:
+        return {
+            "tokens/embedding": "in",
+            "words": "out",
+            "block/mix/kernel": "mix.weight",
+            "block/mix/bias": "mix.bias",
         }
 
 
@@ -210,6 +223,16 @@ def folder(tmp_path):
 @pytest.fixture
 def base(folder):
     return dinado_jax.load(folder)
+
+
+def test_adapters_leave_and_enter(base, folder, tmp_path):
+    lora = LoRA(rank=2, alpha=3.0, low_rank=base.model.delta_rules.low_rank)
+    delta = tiny.noisy(lora.init(jax.random.key(0), base.params), 0.2)
+    save_adapter(tmp_path, base.model, lora, delta, str(folder))
+    stored = load_file(tmp_path / "adapter_model.safetensors")
+    assert stored["base_model.model.mix.lora_B.weight"].shape == (3 * D, 2)
+    found = dinado_jax.load(folder, adapter=tmp_path).params
+    chex.assert_trees_all_close(found, lora.merge(base.params, delta), rtol=0, atol=1e-6)
 
 
 def settings(**control) -> schema.Config:
