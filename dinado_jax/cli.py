@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("overrides", nargs="*", metavar="section.key=value", help=_CHANGES)
         if name == "generate":
             _add_own_prompts(command)
+    _add_export(commands)
     _add_exact(commands)
     _add_bench(commands)
     return parser
@@ -104,6 +105,20 @@ def _common_options() -> _Parser:
         help="compile from shapes, print parameters, FLOPs and memory; load nothing",
     )
     return common
+
+
+def _add_export(commands: _Commands) -> None:
+    command = commands.add_parser("export", help="write a trained control for other programs")
+    command.set_defaults(overrides=[])
+    command.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
+    command.add_argument("folder", type=Path, metavar="DIR", help="a new folder")
+    command.add_argument(
+        "--format",
+        choices=("hf", "peft"),
+        default="hf",
+        help="the base with the delta merged, for transformers, or the low-rank delta alone, for "
+        "peft (default: hf)",
+    )
 
 
 def _add_exact(commands: _Commands) -> None:
@@ -232,6 +247,13 @@ def _run(args: argparse.Namespace) -> None:
         signals.install_handlers()
         with _diverging():
             exact(args)
+    elif args.command == "export":
+        from dinado_jax.stages.export import export
+
+        if args.overrides:
+            raise InputError(f"no more than RUN and DIR, {quote(args.overrides[0])}: leave it out")
+        export(args.run, args.folder, args.format)
+        streams.print_result(str(args.folder))
     elif args.command == "bench":
         from dinado_jax.bench.command import bench
         from dinado_jax.bench.measure import Failed

@@ -1,6 +1,7 @@
 """Text, JSON and TOML files: atomic writes, one-line errors on reading, checksums."""
 
 import codecs
+import contextlib
 import errno
 import functools
 import gzip
@@ -9,9 +10,11 @@ import json
 import lzma
 import math
 import os
+import shutil
 import stat
 import tomllib
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +54,36 @@ def write_text(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A context with a folder to fill, which is moved to `path` at its end; of a context that fails
+    nothing is left.
+
+    Raises:
+      InputError: `path` is there, and not an empty folder, or cannot be made.
+    """
+    path = path.absolute()
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with _os_errors_of(path):
+        if exists(path) and (not path.is_dir() or any(path.iterdir())):
+            raise InputError(f"{path} is there already: name a new folder, or an empty one")
+        partial.mkdir(parents=True)
+    try:
+        yield partial
+        with _os_errors_of(path):
+            partial.replace(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _os_errors_of(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise os_error(path, error) from error
 
 
 def read_text(path: Path, fix: str = "") -> str:

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 from support import word_run
+from support.folders import refused
 
 import dinado_jax
 from dinado_jax.rollouts.arrays import Rollouts
+from dinado_jax.stages.export import export
 from dinado_jax.stages.pipeline import load_run, run_stages
 from dinado_jax.tasks.keyword.lexical import lexical
 
@@ -30,6 +32,12 @@ def test_rows_of_a_mixture_have_the_proposal_of_all_prompts(run):
     assert failed.any() and not failed.all()
     np.testing.assert_allclose(ratio[failed & rows.finished], np.log(MIXTURE), atol=1e-3)
     assert (ratio[~failed] > np.log(MIXTURE)).all()
+
+
+def test_it_is_no_base_of_its_own(run, tmp_path):
+    for form in ("hf", "peft"):
+        refused("a control with state .* control.state=false", export, run, tmp_path / "new", form)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_loaded_control_reads_the_prompts_it_is_given(run):

@@ -1,0 +1,53 @@
+"""The control of a run as files that other programs read."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from dinado_jax.adapters.lora import LoRA
+from dinado_jax.adapters.peft import save_adapter
+from dinado_jax.errors import InputError
+from dinado_jax.language_model import Base, Controlled
+from dinado_jax.stages.pipeline import load_run
+from dinado_jax.utils.files import new_folder
+
+
+def export(run: Path, folder: Path, form: str) -> None:
+    """Writes the q of a finished run, which must be its base with changed parameters.
+
+    Args:
+      run: its folder.
+      folder: made, with its parents; whole or not at all.
+      form: hf, the base with the delta merged, as `Base.save` writes it; or peft, the low-rank
+        delta alone, as `save_adapter` does, of the base in the run's folder.
+
+    Raises:
+      InputError: as `load_run`; for a control that is no delta of the base or that the form cannot
+        hold, and for a folder that is there and not empty.
+    """
+    model = load_run(run)
+    write = {"hf": _save_merged, "peft": _save_adapter}[form]
+    with new_folder(folder) as partial:
+        try:
+            write(model, partial)
+        except InputError as error:
+            raise InputError(f"the control of {run} is not exported, {error}") from error
+
+
+def _save_merged(model: Controlled, folder: Path) -> None:
+    dataclasses.replace(model, base=_in_float32(model.base)).as_base().save(folder)
+
+
+def _save_adapter(model: Controlled, folder: Path) -> None:
+    adapter, delta = model.delta()
+    if not isinstance(adapter, LoRA):
+        raise InputError("its adapter is not a LoRA: use --format hf")
+    save_adapter(folder, model.base.model, adapter, delta, str(model.base.folder.resolve()))
+
+
+def _in_float32(base: Base) -> Base:
+    """In lower precision, merging would round a small change away."""
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), base.params)
+    return dataclasses.replace(base, model=base.model.replace(param_dtype="float32"), params=params)
