@@ -130,6 +130,24 @@ def test_tensors_are_those_of_the_formula(name, tmp_path):
     assert module in config["target_modules"]
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # peft's own use of transformers
+@pytest.mark.parametrize("name", BASES)
+def test_peft_loads_what_is_written(name, tmp_path):
+    torch, peft = pytest.importorskip("torch"), pytest.importorskip("peft")
+    model, params, lora, delta = made(name)
+    save_adapter(tmp_path, model, lora, delta, str(support.GOLDEN / name))
+    theirs = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64).eval()
+    tokens = np.random.default_rng(0).integers(model.vocab_size, size=(2, 10))
+    with torch.no_grad(), jax.default_matmul_precision("highest"):
+        wanted = theirs(torch.tensor(tokens)).logits.numpy()
+        found, base = (
+            model.apply({"params": each}, tokens).logits
+            for each in (lora.merge(params, delta), params)
+        )
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
+    assert np.abs(found - base).max() > 0.1
+
+
 def test_an_adapter_is_merged_in_float32(copy):
     """Whatever the precision of its file and of the base in memory."""
     folder = support.GOLDEN / "llama_groups_2"
