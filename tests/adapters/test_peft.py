@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import chex
 import jax
 import ml_dtypes
 import numpy as np
@@ -267,6 +268,12 @@ def test_the_configuration_belongs_to_its_tensors(copy):
     refused("v_proj.lora_A.weight expected nothing, found .2, 16.", load, copy)
     edit_config(copy, target_modules=["q_proj", "v_proj", "o_proj"])
     refused("o_proj.lora_A.weight expected .2, 16., found nothing", load, copy)
+
+
+def test_names_match_by_whole_parts(copy):
+    wanted = load(copy).params
+    edit_config(copy, target_modules=["q_proj", "v_proj", "proj", "mlp"], rank_pattern={"proj": 9})
+    chex.assert_trees_all_equal(load(copy).params, wanted)
 
 
 def test_an_adapter_of_another_base(copy):

@@ -17,8 +17,8 @@ import shutil
 import numpy as np
 import support
 import torch
-from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 # The base's folder, and what LoraConfig is told.
 ADAPTERS = {
@@ -30,7 +30,7 @@ ADAPTERS = {
             lora_alpha=5,
             target_modules=["c_attn", "attn.c_proj", "c_fc", "mlp.c_proj"],
             rank_pattern={r"h\.1\.attn\.c_attn": 3, "c_proj": 1},
-            alpha_pattern={"mlp.c_proj": 4, "c_fc": 1.5},
+            alpha_pattern={"c_fc": 1.5, "c_proj": 1, "mlp.c_proj": 4},  # the last is never reached
         ),
     ),
     "gpt2_layers": (
@@ -65,11 +65,14 @@ ADAPTERS = {
 }
 
 
+def load(base: str) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(support.GOLDEN / base, dtype=torch.float32)
+
+
 def main() -> None:
     for seed, (name, (base, fields)) in enumerate(ADAPTERS.items()):
         rng = np.random.default_rng(seed)
-        model = AutoModelForCausalLM.from_pretrained(support.GOLDEN / base, dtype=torch.float32)
-        model = get_peft_model(model, LoraConfig(**fields, task_type="CAUSAL_LM"))
+        model = get_peft_model(load(base), LoraConfig(**fields, task_type="CAUSAL_LM"))
         for key, weight in model.named_parameters():
             if "lora_" in key:
                 noise = 0.5 * rng.standard_normal(tuple(weight.shape)) * weight.shape[1] ** -0.5
@@ -84,7 +87,8 @@ def main() -> None:
             config["target_modules"].sort()  # PEFT writes a set
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         tokens = torch.tensor(rng.integers(model.config.vocab_size, size=(2, 10)))
-        logits = model.double().eval()(tokens).logits.detach().numpy()
+        model = PeftModel.from_pretrained(load(base), folder).double().eval()
+        logits = model(tokens).logits.detach().numpy()
         with model.disable_adapter():
             moved = abs(logits - model(tokens).logits.detach().numpy()).max()
         arrays = {"tokens": tokens.numpy().astype(np.int32), "logits": logits.astype(np.float32)}
