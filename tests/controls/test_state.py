@@ -22,6 +22,7 @@ from dinado_jax.decoding.sampler import Sampler
 from dinado_jax.guides.guided import Guided
 from dinado_jax.guides.tilt import TiltFlags
 from dinado_jax.models.cache import scan_steps
+from dinado_jax.ops.masks import target_mask
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -154,6 +155,22 @@ def test_every_text_satisfies_a_single_automaton(kind):
     assert sum(mass.values()) == pytest.approx(1, abs=1e-4)
     fail = [value for row, value in mass.items() if "bb" not in "".join(TEXTS[v] for v in row)]
     assert fail and max(fail) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["now", "left"])
+def test_any_token_may_depend_on_what_is_missing_and_on_the_tokens_left(name):
+    """A change of what is read of one class, or of one number of tokens, moves its prefixes."""
+    control, params = stated("merge")
+    rows, _ = batch(0)
+    at = control.state.along(rows)
+    seen = np.asarray(at.left if name == "left" else at.now)
+    which = int(seen[0, world.targets(world.PROMPTS[0])][0])
+    state = {**params["state"], name: params["state"][name].at[which].add(1.0)}
+    before = np.asarray(log_policy(control, params, rows))
+    after = np.asarray(log_policy(control, {**params, "state": state}, rows))
+    touched = (seen == which) & (np.asarray(target_mask(rows)) > 0)
+    moved = np.abs(after - before) > 1e-4
+    assert moved[touched].mean() > 0.9 and not moved[seen != which].any()
 
 
 def test_without_training_only_the_impossible_changes():
