@@ -532,7 +532,7 @@ BUGS = [
     Bug(
         "stages/rounds.py",
         "rows.prompt_id - first_id",
-        "0 * rows.prompt_id",
+        "(rows.prompt_id - first_id)[::-1]",
         "stages/test_state.py",
     ),
 ]
