@@ -136,6 +136,16 @@ def test_the_training_step_of_a_dry_run_has_room_for_new_tokens(tmp_path_factory
         assert flops("rollout.max_new_tokens=20") > 1.1 * flops()
 
 
+def test_a_dry_run_of_a_control_with_state(tmp_path_factory):
+    """Its decoding reads the automata of every prompt as well."""
+
+    def call(*overrides):
+        return dry_run(tiny_run.config(*overrides, "rollout.oracle=lexical"))["decode_call"]
+
+    with tiny_run.quick_compilation(tmp_path_factory):
+        assert call("control.state=true")["argument_bytes"] > call()["argument_bytes"]
+
+
 def test_the_demo_is_its_config(capsys):
     cli.main(["demo", "--print-config"])
     demo = capsys.readouterr().out

@@ -9,9 +9,12 @@ import numpy as np
 import optax
 
 from dinado_jax.adapters.lora import sft_adapter
+from dinado_jax.automata.conjunction import Conjunction, conjunction, stack
+from dinado_jax.automata.tokens import with_distances
 from dinado_jax.config import schema
 from dinado_jax.controls.control import Control
 from dinado_jax.controls.make import make_control
+from dinado_jax.controls.state import AUTOMATA
 from dinado_jax.data.batching import take
 from dinado_jax.data.prompts import Prompts
 from dinado_jax.decoding.methods import Method
@@ -24,6 +27,7 @@ from dinado_jax.models.protocol import BaseModel
 from dinado_jax.objectives.sft import likelihood
 from dinado_jax.objectives.table import phases
 from dinado_jax.rollouts.arrays import Rollouts
+from dinado_jax.rollouts.automata import with_automata
 from dinado_jax.training.loop import (
     Batch,
     Terms,
@@ -110,9 +114,21 @@ def training(
     state = jax.eval_shape(lambda: init_state(_zeros(control_params), transform))
     _, objective = phases(settings.train)[-1]
     rollouts = _example_rollouts(length)
-    batch = objective.batches(rollouts, np.ones(4), settings.seed)(0)
+    batch_at = objective.batches(rollouts, np.ones(4), settings.seed)
+    if control.state is not None:
+        automata = _example_automata(control.model.vocab_size)
+        batch_at = with_automata(batch_at, automata, np.zeros(len(rollouts), int))
+    batch = batch_at(0)
     terms = functools.partial(objective.terms, control)
     return (terms, transform), state, _shapes(batch, settings.train.accumulate)
+
+
+def _example_automata(vocab_size: int) -> Conjunction:
+    """Those of one prompt that asks for five tokens."""
+    found, table = np.array([False, True]), np.array([[0, 1], [1, 1]])
+    wanted = range(1, min(6, vocab_size))
+    classes = [(np.arange(vocab_size) == v).astype(np.int16) for v in wanted]
+    return stack([conjunction([with_distances(own, table, found, found) for own in classes], [0])])
 
 
 def _sft_step(settings: schema.Sft, model: BaseModel, params: Any, length: int) -> dict[str, float]:
@@ -135,7 +151,7 @@ def dry_run(settings: schema.Config) -> dict[str, Any]:
 
     All on one device, whatever `parallel` says. Bytes are XLA's own and exact. Its count of FLOPs
     takes the body of a loop once, hence flops_at_least; forward_flops_per_token counts the matrix
-    products of one pass by hand.
+    products of one pass by hand. With control.state every prompt has five automata of two states.
     """
     model = configured_model(settings.base)
     check_base(settings, model)
@@ -168,7 +184,15 @@ def dry_run(settings: schema.Config) -> dict[str, Any]:
         decode.samples,
     )
     key = jax.eval_shape(lambda: jax.random.key(0))
-    prompts = Prompts(_shape(per_call, prompt), _shape(per_call))
+    condition = None
+    if control.state is not None:
+        own = _example_automata(model.vocab_size)
+        automata = jax.tree.map(lambda x: _shape(per_call, *x.shape[1:], dtype=x.dtype), own)
+        control_params, condition = (
+            control_params | {AUTOMATA: automata},
+            {AUTOMATA: _shape(per_call)},
+        )
+    prompts = Prompts(_shape(per_call, prompt), _shape(per_call), condition)
     arrays = prompts, _shape(per_call), _shape(per_call), key
     variables = jax.eval_shape(control.policy_variables, params, control_params)
     out["prefill_call"] = _cost(prefill_queue, sampler, variables, *arrays)
