@@ -4,9 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from support import word_run
 
 import dinado_jax
 from dinado_jax import cli
+from dinado_jax.stages.pipeline import run_stages
+from dinado_jax.tasks.keyword.lexical import lexical
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 PROMPTS = ["dog chase kite =", "cat carry ball ="]
@@ -62,3 +65,14 @@ def test_slips_are_one_line(finished_run, tmp_path, capsys):
     assert "samples" in refused(capsys, finished_run, "--prompt", "dog =", "--samples", 0)
     told = refused(capsys, finished_run, "--prompts", tmp_path / "none.txt")
     assert "none.txt" in told
+
+
+def test_the_guarantee_of_a_run_holds_for_other_prompts(tmp_path_factory, capsys):
+    data = word_run.finished(tmp_path_factory) / "data"
+    run = tmp_path_factory.mktemp("guaranteed") / "run"
+    settings = ("decode.guarantee=true", "decode.reject=0", "control.state=true")
+    run_stages(word_run.config(data, *settings), ("sft", "rollout", "train"), run)
+    asked = ("--prompt", "dog cat =", "--prompt", "bee =", "--samples", 8, "--json")
+    made = [json.loads(line) for line in printed(capsys, run, *asked)]
+    assert all(lexical([one["prompt"] for one in made], [one["text"] for one in made]))
+    assert "max_new_tokens is 1" in refused(capsys, run, *asked, "--max-new-tokens", 1)
