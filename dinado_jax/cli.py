@@ -23,6 +23,7 @@ from dinado_jax.errors import (
     quote,
 )
 from dinado_jax.utils import streams
+from dinado_jax.utils.files import exists
 
 _STAGE_HELP = {
     "sft": "train the base on the task",
@@ -262,7 +263,7 @@ def _run(args: argparse.Namespace) -> None:
             bench(args)
         except Failed as error:
             _fail(error, 1)
-    elif args.command == "generate" and (_own_prompts(args) or Path(args.config).is_dir()):
+    elif args.command == "generate" and (_own_prompts(args) or _is_folder(args.config)):
         _continue_prompts(args)
     else:
         _run_stages(args)
@@ -277,12 +278,16 @@ def _own_prompts(args: argparse.Namespace) -> list[str]:
     return ["--" + name.replace("_", "-") for name in given]
 
 
+def _is_folder(path: str) -> bool:
+    return exists(Path(path)) and Path(path).is_dir()
+
+
 def _continue_prompts(args: argparse.Namespace) -> None:
     """Continues the user's prompts with a finished run."""
     from dinado_jax.stages import completions
     from dinado_jax.tasks.prompts import read_prompts
 
-    if not Path(args.config).is_dir():
+    if not _is_folder(args.config):
         option = _own_prompts(args)[0]
         raise InputError(
             f"{option} is for a finished run, and {escape(args.config)} is no folder: give the "

@@ -17,7 +17,7 @@ from dinado_jax.automata.product import product_table
 from dinado_jax.automata.tokens import TokenAutomaton
 from dinado_jax.data.batch import Array
 
-_MOST_PAIRS = 2**14  # of states of two automata that are looked at
+_MOST_OF_A_PAIR = 2**20  # transitions of two automata that are looked at together
 
 
 class Conjunction(NamedTuple):
@@ -36,8 +36,8 @@ class Conjunction(NamedTuple):
     to_accepting: Array  # int16 [K, S]
     worst_settled: Array  # int16 [K]
     worst_accepting: Array  # int16 [K]
-    # int16 [K], of how many of them, itself included, a token may shorten the way to acceptance
-    # together with its own.
+    # int16 [K], the number of automata, this one included, that a token can bring nearer to
+    # accepting at the same time as this one.
     together: Array
 
 
@@ -86,7 +86,7 @@ def _together(automata: Sequence[TokenAutomaton], class_of: np.ndarray) -> np.nd
     count = np.ones(len(automata), int)
     for a, b in itertools.combinations(range(len(automata)), 2):
         pair = True
-        if len(tables[a]) * len(tables[b]) <= _MOST_PAIRS:
+        if len(tables[a]) * tables[b].size <= _MOST_OF_A_PAIR:
             states, _ = product_table([tables[a], tables[b]])
             pair = bool((nearer[a][states[:, 0]] & nearer[b][states[:, 1]]).any())
         count[[a, b]] += pair

@@ -71,9 +71,10 @@ def of_next_tokens(rows: Conjunction, states: jax.Array, left: jax.Array) -> jax
 
 
 def _computed(classes: jax.Array) -> jax.Array:
-    """Classes [.., J] by a product with the identity: all else XLA fuses into the gather that
-    follows, where it computes them anew for every token of the vocabulary. On CPUs it drops
-    barriers.
+    """Returns classes [.., J], multiplied by the identity.
+
+    XLA would fuse their computation into the gather that follows, and repeat it for every token of
+    the vocabulary. It does not fuse a matrix product; optimization barriers it drops on CPUs.
     """
     J, block = classes.shape[-1], 16
     padded = jnp.pad(classes, [(0, 0)] * (classes.ndim - 1) + [(0, -J % block)])
@@ -99,7 +100,7 @@ def _class(
     asks = distance > 0
     begun = (asks & (distance < start)).any(-1)
     missing = jnp.minimum(asks.sum(-1), _MOST)
-    # Tokens that are needed for certain: each shortens by one the ways of at most `together`.
+    # A lower bound: a token brings at most `together` automata nearer, each by one.
     shared = jnp.ceil((distance / together).sum(-1) - 1e-3).astype(jnp.int32)
     needed = jnp.maximum(distance.max(-1), shared)
     return jnp.where(needed > left, IMPOSSIBLE, 2 + 2 * missing + begun)

@@ -97,6 +97,12 @@ def token_automaton(automaton: Automaton, vocabulary: Vocabulary) -> TokenAutoma
     return with_distances(class_of, table, automaton.accepting, automaton.settled)
 
 
+def containing_token(token: int, vocab_size: int) -> TokenAutomaton:
+    """An automaton that accepts once it has read a token."""
+    found, table = np.array([False, True]), np.array([[0, 1], [1, 1]])
+    return with_distances(np.eye(1, vocab_size, token, np.int16)[0], table, found, found)
+
+
 def with_distances(
     class_of: np.ndarray,
     table: np.ndarray,

@@ -106,12 +106,14 @@ class Control:
 
     @property
     def single_pass_policy(self) -> Policy:
-        return ModelPolicy(self.model) if not self.state else StatePolicy(self.model, self.state)
+        if self.state is None:
+            return ModelPolicy(self.model)
+        return StatePolicy(self.model, self.state)
 
     def single_pass_variables(self, base_params: dict, params: dict) -> dict[str, Any]:
         direction = cast(PolicyDirection, self.direction)
         model = direction.policy_variables(base_params, params["direction"])
-        if not self.state:
+        if self.state is None:
             return model
         return {"model": model, "state": params["state"], AUTOMATA: params[AUTOMATA]}
 

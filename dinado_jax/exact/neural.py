@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from dinado_jax.automata.conjunction import Conjunction, conjunction, stack
-from dinado_jax.automata.tokens import with_distances
+from dinado_jax.automata.tokens import containing_token
 from dinado_jax.config.schema import Base, Optim
 from dinado_jax.controls.control import Control
 from dinado_jax.controls.state import AUTOMATA
@@ -83,9 +83,7 @@ def train_base(world: World) -> Neural:
 
 def automata_of(world: World, wanted: list[int]) -> Conjunction:
     """Automata that accept the sequences with all of these tokens: of one prompt, [1, ..]."""
-    found, table = np.array([False, True]), np.array([[0, 1], [1, 1]])
-    classes = np.eye(world.vocabulary, dtype=np.int16)
-    has = [with_distances(classes[v], table, found, found) for v in wanted]
+    has = [containing_token(v, world.vocabulary) for v in wanted]
     return stack([conjunction(has, world.stop_ids)])
 
 

@@ -49,7 +49,7 @@ def lost_excess(
 
         V(s) = sum_u p(u | s) R(s u) <= 1 - p(v | s)
 
-    Samples of the base that fail by such a token show prefixes that were lost before it: after a
+    Samples of the base that end with such a token show prefixes that were lost before it: after a
     full stop the base would end. q never draws the token, and would learn nothing from them.
     Huber's loss penalises log R0 + log (q / p)(s) above the log of that bound, at the first such
     token of each row; it is 0 at q*. Its gradient reaches all of the prefix, unlike that of

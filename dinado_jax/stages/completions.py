@@ -46,7 +46,8 @@ def completions(
     given = PromptSet(prompts)
     if decode.guarantee:
         oracle = cast(AutomataOracle, Context.of(config, Path(run)).oracle.function)
-        max_new_tokens = max_new_tokens or decode.max_new_tokens
+        if max_new_tokens is None:
+            max_new_tokens = decode.max_new_tokens
         guaranteed, given = guarantee(controlled.base, given, max_new_tokens, oracle)
         model = compose(tilted, guaranteed)
     return generate(

@@ -30,7 +30,7 @@ from dinado_jax.utils.files import exists
 
 _PROMPTS = "prompts.jsonl"
 _STAGES = ("sft", "rollout", "train")  # sft without steps copies the base
-_SAMPLES = 8  # of a prompt in a row, before the next has its turn
+_SAMPLES = 8  # consecutive ones of each prompt
 # Settings that belong to an argument of `fit`.
 _ARGUMENTS = {
     "name": "folder",

@@ -10,7 +10,7 @@ import optax
 
 from dinado_jax.adapters.lora import sft_adapter
 from dinado_jax.automata.conjunction import Conjunction, conjunction, stack
-from dinado_jax.automata.tokens import with_distances
+from dinado_jax.automata.tokens import containing_token
 from dinado_jax.config import schema
 from dinado_jax.controls.control import Control
 from dinado_jax.controls.make import make_control
@@ -125,10 +125,8 @@ def training(
 
 def _example_automata(vocab_size: int) -> Conjunction:
     """Those of one prompt that asks for five tokens."""
-    found, table = np.array([False, True]), np.array([[0, 1], [1, 1]])
-    wanted = range(1, min(6, vocab_size))
-    classes = [(np.arange(vocab_size) == v).astype(np.int16) for v in wanted]
-    return stack([conjunction([with_distances(own, table, found, found) for own in classes], [0])])
+    has = [containing_token(v, vocab_size) for v in range(1, min(6, vocab_size))]
+    return stack([conjunction(has, [0])])
 
 
 def _sft_step(settings: schema.Sft, model: BaseModel, params: Any, length: int) -> dict[str, float]:

@@ -38,6 +38,20 @@ def constant(log_rate):
     return np.full(COUNT, log_rate, np.float32)
 
 
+def judged(kind, log_rate, **others):
+    """The rows as a batch of regression, or of what extends it."""
+    some = constant(0.5)
+    return kind(
+        **vars(ROWS),
+        label=some,
+        target=some - 2,
+        log_rate=log_rate,
+        optimal_ratio=some,
+        log_proposal=some - 3,
+        **others,
+    )
+
+
 def log_ratios(params):
     """log q / p of every next token after every prefix of every row: float64 [S, T-1, V]."""
     tilted = np.float64(WORLD.tables() + params["direction"])
@@ -147,15 +161,7 @@ def test_what_precedes_a_lost_prefix_is_lowered():
 
 def test_lost_prefixes_are_part_of_the_loss_of_rows():
     one, params, rate = case(), noisy(4.0, seed=4), constant(1.0)
-    some = constant(0.5)
-    batch = TargetBatch(
-        **vars(ROWS),
-        label=some,
-        target=some - 2,
-        log_rate=rate,
-        optimal_ratio=some,
-        log_proposal=some - 3,
-    )
+    batch = judged(TargetBatch, rate)
     objective = OBJECTIVES["regression"](Train())
     blind = one.control.step_inputs(one.base_params, params, ROWS)
     impossible = np.random.default_rng(1).random(WORLD.inside.shape) < 0.4
@@ -167,16 +173,7 @@ def test_lost_prefixes_are_part_of_the_loss_of_rows():
 @pytest.mark.parametrize("name", ["regression", "consistency"])
 def test_the_setting_is_its_coefficient(name):
     params, rate = noisy(4.0, seed=4), constant(-0.2)
-    some = constant(0.5)
-    batch = ConsistencyBatch(
-        **vars(ROWS),
-        label=some,
-        target=some - 2,
-        log_rate=rate,
-        optimal_ratio=some,
-        log_proposal=some - 3,
-        bellman=some,
-    )
+    batch = judged(ConsistencyBatch, rate, bellman=constant(0.5))
 
     def loss(bound):
         train, one = Train(bound=bound), case()

@@ -61,6 +61,8 @@ def test_slips_are_one_line(finished_run, tmp_path, capsys):
     assert "--prompt is for a finished run" in told and "no folder" in told
     told = refused(capsys, finished_run, "decode.strength=2", "--prompt", "dog =")
     assert "its settings are fixed" in told
+    for asked in ([], ["--prompt", "dog ="]):
+        assert "too long" in refused(capsys, "a" * 5000, *asked)
     assert "no run folder" in refused(capsys, tmp_path, "--prompt", "dog =")
     assert "samples" in refused(capsys, finished_run, "--prompt", "dog =", "--samples", 0)
     told = refused(capsys, finished_run, "--prompts", tmp_path / "none.txt")
