@@ -175,7 +175,7 @@ BUGS = [
     ),
     Bug("objectives/regression.py", "self.bound * value_excess", "0.3 * value_excess", OBJECTIVES),
     Bug("objectives/bound.py", "jax.lax.stop_gradient(", "(", OBJECTIVES),
-    Bug("objectives/bound.py", "axis=1) - log_ratio", "axis=1)", OBJECTIVES),
+    Bug("objectives/bound.py", "axis=1) - log_ratio)", "axis=1))", OBJECTIVES),
     Bug("objectives/bound.py", "column >= batch", "column > batch", OBJECTIVES),
     Bug("objectives/bound.py", "(mask * huber(", "(huber(", OBJECTIVES),
     Bug("objectives/regression.py", "jnp.where(is_success", "jnp.where(0 * is_success", OBJECTIVES),
@@ -439,8 +439,8 @@ BUGS = [
     ),
     Bug(
         "stages/settings.py",
-        "(key in by_file or where == COMMAND_LINE)",
-        "key in by_file",
+        "if key in by_file or where == COMMAND_LINE",
+        "if key in by_file",
         "config stages/test_settings.py",
     ),
     Bug("config/checks.py", '0 < x <= 1, "rollout.top_p', '0 <= x <= 1, "rollout.top_p', STAGES),
@@ -466,7 +466,7 @@ BUGS = [
         "config.rollout.prompts",
         REACH,
     ),
-    Bug("stages/rounds.py", "as_mixture(rows, q, train.mixture", "as_mixture(rows, q, 0.4", REACH),
+    Bug("stages/rounds.py", "as_mixture(read, q, train.mixture", "as_mixture(read, q, 0.4", REACH),
     Bug("stages/artifacts.py", "offset = start % len(distinct)", "offset = 0", REACH),
     Bug(
         "evaluation/aggregate.py",
