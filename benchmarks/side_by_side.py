@@ -9,7 +9,7 @@ KL (nats per sequence), floor by prompt, efficiency, share that ended, log-proba
 under the base, rollouts, seconds. Finished runs are not repeated.
 
 `masks` and `state, guarantee` draw from what `blind` and `state` have trained, under the mask of
-the oracle's automata; the figures of `masks` are those of the base under it.
+the oracle's automata; `masks` at strength 0, which leaves the base under it.
 """
 
 import argparse
@@ -31,8 +31,11 @@ VARIANTS = {
         "train.mixture=1.0",
     ),
 }
-# Of the same trained control, or of the base under it.
-GUARANTEED = {"masks": "blind", "state, guarantee": "state"}
+# Of the same trained control: whose it is, and what changes.
+GUARANTEED = {
+    "masks": ("blind", ("decode.guarantee=true", "decode.strength=0")),
+    "state, guarantee": ("state", ("decode.guarantee=true",)),
+}
 
 
 def _settings(common: list[str], own: tuple[str, ...]) -> list[str]:
@@ -50,17 +53,17 @@ def _run(config: str, folder: Path, settings: list[str]) -> str:
     return lines[-1] if done.returncode else ""
 
 
-def _record(folder: Path, name: str, model: str) -> dict:
+def _record(folder: Path, name: str) -> dict:
     summary = json.loads((folder / "summary.json").read_text())
     figures = json.loads((folder / "train" / "done.json").read_text())["figures"]
     rounds = [value for key, value in figures.items() if key.startswith("round_")]
-    own = summary[model]
+    own = summary["control"]
     skipped = ("label", "examples")
     return {
         "variant": name,
         **{key: value for key, value in own.items() if key not in skipped},
-        "floor_by_prompt": summary["kl_floor_by_prompt"] if model == "control" else None,
-        "efficiency_by_prompt": summary["efficiency_by_prompt"] if model == "control" else None,
+        "floor_by_prompt": summary["kl_floor_by_prompt"],
+        "efficiency_by_prompt": summary["efficiency_by_prompt"],
         "rounds": [round(value["newest_success_rate"], 3) for value in rounds],
         "rollouts": rounds[-1]["rollouts"],
         "seconds": summary["seconds"],
@@ -86,9 +89,9 @@ def main() -> None:
         error = _run(args.config, folder[name], _settings(args.settings, VARIANTS[name]))
         record = {"variant": name, "error": error} if error else None
         failed |= bool(error)
-        print(json.dumps(record or _record(folder[name], name, "control")), flush=True)
+        print(json.dumps(record or _record(folder[name], name)), flush=True)
 
-    wanted = {GUARANTEED.get(name, name) for name in args.variants}
+    wanted = {GUARANTEED[name][0] if name in GUARANTEED else name for name in args.variants}
     first, *others = [name for name in VARIANTS if name in wanted]
     shared = folder[first]
     if not (shared / "rollout" / "done.json").exists():
@@ -108,18 +111,17 @@ def main() -> None:
 
     def guaranteed(name: str) -> None:
         nonlocal failed
-        source, own = folder[GUARANTEED[name]], folder[name]
+        (trained, changes), own = GUARANTEED[name], folder[name]
         if not own.exists():
             partial = own.with_suffix(".partial")
             shutil.rmtree(partial, ignore_errors=True)
             for stage in STAGES:
-                shutil.copytree(source / stage, partial / stage)
+                shutil.copytree(folder[trained] / stage, partial / stage)
             partial.rename(own)
-        settings = _settings(args.settings, VARIANTS[GUARANTEED[name]])
-        error = _run(args.config, own, [*settings, "decode.guarantee=true"])
+        settings = _settings(args.settings, (*VARIANTS[trained], *changes))
+        error = _run(args.config, own, settings)
         failed |= bool(error)
-        model = "base" if name == "masks" else "control"
-        print(json.dumps({"variant": name, "error": error} if error else _record(own, name, model)))
+        print(json.dumps({"variant": name, "error": error} if error else _record(own, name)))
 
     with ThreadPoolExecutor(args.jobs) as pool:
         list(pool.map(guaranteed, [name for name in GUARANTEED if name in args.variants]))

@@ -114,7 +114,7 @@ class Decode(Sampling):
     strength: float = 1.0  # of the control: R^strength
     target_rate: float = 1.0  # success rate to aim for
     reject: float = 0.0  # tokens that q has this much rarer than p are never drawn; 0 is off
-    guarantee: bool = False  # only texts that satisfy the oracle, of base and control
+    guarantee: bool = False  # the control draws only texts that satisfy the oracle
 
 
 @dataclasses.dataclass(frozen=True)

@@ -121,19 +121,6 @@ def of_target(
     return figures, Floors(floor, efficiency, floor, efficiency)
 
 
-def of_guarantee(
-    base: BaseFigures, control: ControlFigures
-) -> tuple[BaseFigures, ControlFigures, Floors]:
-    """Leaves out what depends on the base's success rates, or on the texts with which it succeeds:
-    its samples, which are guaranteed like those of the control, do not show them.
-    """
-    base = dataclasses.replace(
-        base, log_prob_per_token_of_successes=math.nan, distinct_2_of_successes=math.nan
-    )
-    control = dataclasses.replace(control, calibration_error=math.nan)
-    return base, control, Floors(math.nan, math.nan, math.nan, math.nan)
-
-
 def feature_mean(samples: Sequence[Sample], values: np.ndarray) -> tuple[float, float]:
     """Returns the mean of a feature [N] of samples, and its standard error; nan are left out."""
     known = np.isfinite(values)

@@ -7,7 +7,7 @@ import time
 import jax
 
 from dinado_jax.distributed.processes import is_main
-from dinado_jax.evaluation.aggregate import aggregate, floors, of_guarantee, of_target
+from dinado_jax.evaluation.aggregate import aggregate, floors, of_target
 from dinado_jax.evaluation.report import write_report
 from dinado_jax.evaluation.samples import read_samples
 from dinado_jax.evaluation.stage_figures import EvaluateFigures, StageFigures
@@ -45,8 +45,6 @@ def evaluate(context: Context) -> EvaluateFigures:
             *moment_warnings(moments, target.cut),
             *range_warnings(context, stages.rollout.label_range),
         )
-    if context.config.decode.guarantee:
-        base, control, least = of_guarantee(base, control)
     warnings += summary_warnings(base, control, least, stages)
     for line in warnings:
         print_once(f"warning: {line}")

@@ -11,7 +11,7 @@ from dinado_jax.distributed.processes import is_main
 from dinado_jax.evaluation.samples import Sample, write_samples
 from dinado_jax.evaluation.stage_figures import GenerateFigures
 from dinado_jax.guarantee import AutomataOracle, guarantee
-from dinado_jax.language_model import compose
+from dinado_jax.language_model import LanguageModel, compose
 from dinado_jax.rollouts.collect import Collected, Collector
 from dinado_jax.stages.artifacts import trained_model
 from dinado_jax.stages.context import Context
@@ -46,14 +46,18 @@ def generate(context: Context) -> GenerateFigures:
     prompts = PromptSet(
         [example.prompt for example in context.held_out], names=list(context.prompt_file) or None
     )
-    models, collected = {"base": controlled.base, "control": controlled}, {}
+    given: dict[str, tuple[LanguageModel, PromptSet]] = {
+        "base": (controlled.base, prompts),
+        "control": (controlled, prompts),
+    }
     if decode.guarantee:
         oracle = cast(AutomataOracle, context.oracle.function)
-        guaranteed, prompts = guarantee(controlled.base, prompts, decode.max_new_tokens, oracle)
-        models = {"base": guaranteed, "control": compose(controlled, guaranteed)}
-    for name, model in models.items():
+        mask, masked = guarantee(controlled.base, prompts, decode.max_new_tokens, oracle)
+        given["control"] = compose(controlled, mask), masked
+    collected = {}
+    for name, (model, own) in given.items():
         samples, shards = context.config.evaluate.samples, folder / f"{name}_shards"
-        collected[name] = collector.sample(f"generate {name}", model, prompts, samples, key, shards)
+        collected[name] = collector.sample(f"generate {name}", model, own, samples, key, shards)
     values = controlled.prompt_values(prompts.texts, decode.batch)
     if is_main():
         for name, each in collected.items():

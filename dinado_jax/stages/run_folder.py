@@ -32,7 +32,7 @@ from dinado_jax.utils.files import (
 
 # Version of the records and of the files that stages write for each other. Bump it when older run
 # folders can no longer be continued.
-FORMAT = 8
+FORMAT = 9
 STAGES = ("sft", "rollout", "train", "generate", "evaluate")
 # The figures of each stage.
 _FIGURES = {
