@@ -30,7 +30,7 @@ from dinado_jax.controls.protocol import Direction, Norm, PolicyDirection
 from dinado_jax.controls.recursion import FLOOR, Values, advance, unroll
 from dinado_jax.controls.state import AUTOMATA, Progress, Reading, StateReader
 from dinado_jax.controls.state_policy import StatePolicy
-from dinado_jax.data.batch import Batch
+from dinado_jax.data.batch import Array, Batch
 from dinado_jax.data.prompts import Prompts
 from dinado_jax.decoding.policy import ModelPolicy, Policy, last_token_states
 from dinado_jax.guides.guided import guided_policy, guided_variables
@@ -141,6 +141,8 @@ class Control:
         params = {"direction": self.direction.init(direction_key, base_params)}
         if not self.entangled:
             params["norm"] = self.norm.init(norm_key, base_params, success_rate)
+            if self.state is not None and not self.direction.norm_reads_own_states:
+                params["norm_state"] = self.state.init_embedding()
         if self.state is not None:
             params["state"] = self.state.init(jax.random.fold_in(key, 1), log_rates)
         return params
@@ -163,7 +165,8 @@ class Control:
         base = None
         if self.direction.from_layer and batch.states is not None:
             base = self._base_output(base_params, batch)  # for its inputs alone
-        out = self._directed(base_params, params, base, batch)
+        at = None if self.state is None else self.state.along(batch)
+        out = self._directed(base_params, params, base, tokens, at)
         return vocab.token_log_probs(
             out.hidden[:, :-1],
             out.vocabulary,
@@ -184,7 +187,8 @@ class Control:
         tokens = batch.tokens
         chex.assert_rank([tokens, batch.prompt_length, batch.length], [2, 1, 1])
         base = self._base_output(base_params, batch)
-        out = self._directed(base_params, params, base, batch)
+        at = None if self.state is None else self.state.along(batch)
+        out = self._directed(base_params, params, base, tokens, at)
         scalars = vocab.direction_scalars(
             self.direction.link,
             (out.hidden[:, :-1], out.vocabulary),
@@ -199,23 +203,35 @@ class Control:
             impossible = drawn == progress.IMPOSSIBLE
         if self.entangled:
             return StepInputs(scalars, scalars.top, impossible)  # R of the peak's token
-        states = (
-            out.hidden
-            if self.direction.norm_reads_own_states
-            else jax.lax.stop_gradient(base.hidden)
+        beta_logit = self._beta_logit(
+            params, jax.lax.stop_gradient(base.hidden[:, :-1]), out.hidden[:, :-1], at
         )
-        return StepInputs(scalars, self.norm.logit(params["norm"], states[:, :-1]), impossible)
+        return StepInputs(scalars, beta_logit, impossible)
+
+    def _beta_logit(
+        self, params: dict, of_base: jax.Array, of_direction: jax.Array, at: Progress | None
+    ) -> jax.Array:
+        """Log-odds of beta [..] from the last hidden states [.., D] of either model."""
+        states = of_direction if self.direction.norm_reads_own_states else of_base
+        if self.state is not None and at is not None and "norm_state" in params:
+            states = self.state.embed(params["norm_state"], states, at)
+        return self.norm.logit(params["norm"], states)
 
     def _directed(
-        self, base_params: dict, params: dict, base: Output | None, batch: Batch
+        self,
+        base_params: dict,
+        params: dict,
+        base: Output | None,
+        tokens: Array,
+        at: Progress | None,
     ) -> Output:
-        """The direction's output on a batch, with the classes of every column but the last."""
-        out = self.direction.forward(base_params, params["direction"], base, batch.tokens)
-        if self.state is None:
+        """The direction's output on B rows, with the classes of every column but the last."""
+        out = self.direction.forward(base_params, params["direction"], base, tokens)
+        if self.state is None or at is None:
             return out
         # The last column predicts nothing.
         hidden, last = out.hidden[:, :-1], out.hidden[:, -1:]
-        hidden, classes = self.state.apply(params["state"], hidden, self.state.along(batch))
+        hidden, classes = self.state.apply(params["state"], hidden, at)
         return dataclasses.replace(out, hidden=jnp.concatenate([hidden, last], 1), classes=classes)
 
     def _base_output(self, base_params: dict, batch: Batch) -> Output:
@@ -273,8 +289,7 @@ class Control:
             return NextValues(log_v_B, r_BV, log_v_B - log_not_B, l_BV)
         below_BV = r_BV - r_BV.max(-1, keepdims=True)
         peak_B = -jax.nn.logsumexp(log_p_BV + below_BV, axis=-1)
-        state_BD = (out if self.direction.norm_reads_own_states else base)[0]
-        beta_B = self.norm.logit(params["norm"], state_BD)
+        beta_B = self._beta_logit(params, base[0], out[0], at)
         log_beta_B = jax.nn.log_sigmoid(beta_B)
         prev_B = log_beta_B if log_prev is None else log_prev
         log_v_B1, log_r_BV = advance(

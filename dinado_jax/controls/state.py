@@ -7,7 +7,8 @@ that the token leads to (automata/progress.py). A direction with state adds to i
 
 a table, one by the number of tokens left, and a dependence of low rank on the text. Into h goes an
 embedding of the present class and of the tokens left, so that any token, such as a full stop, may
-depend on what is missing. R is 0, up to e^-100, where the constraint can no longer be satisfied.
+depend on what is missing; a norm that reads the base's states has an embedding of its own. R is 0,
+up to e^-100, where the constraint can no longer be satisfied.
 
 B rows, T tokens, D width, V vocabulary, Z classes.
 """
@@ -52,13 +53,24 @@ class StateReader:
         bound, steps = self.width**-0.5, self.max_new_tokens + 1
         read = jax.random.uniform(key, (self.width, _RANK), jnp.float32, -bound, bound)
         return {
-            "now": jnp.zeros((progress.COUNT, self.width), jnp.float32),
-            "left": jnp.zeros((steps, self.width), jnp.float32),
+            **self.init_embedding(),
             "read": read,
             "table": jnp.zeros(progress.COUNT) if log_rates is None else jnp.asarray(log_rates),
             "table_left": jnp.zeros((steps, progress.COUNT), jnp.float32),
             "value": jnp.zeros((_RANK, progress.COUNT), jnp.float32),
         }
+
+    def init_embedding(self) -> dict:
+        """Initialises the parameters of `embed`, with which it changes nothing."""
+        return {
+            "now": jnp.zeros((progress.COUNT, self.width), jnp.float32),
+            "left": jnp.zeros((self.max_new_tokens + 1, self.width), jnp.float32),
+        }
+
+    def embed(self, params: dict, hidden: jax.Array, at: Progress) -> jax.Array:
+        """Adds what is known of the oracle's state to the states [.., D] of the same prefixes."""
+        known = params["now"][at.now] + params["left"][at.left]
+        return (hidden + known).astype(hidden.dtype)
 
     def apply(self, params: dict, hidden: jax.Array, at: Progress) -> tuple[jax.Array, Classes]:
         """Returns the states with what is known of the oracle's, and the scores of classes.
@@ -70,8 +82,7 @@ class StateReader:
         """
         params = jax.tree.map(all_gather_param, params)
         every = tuple(range(at.now.ndim))
-        known = params["now"][at.now] + params["left"][at.left]
-        hidden = (hidden + known).astype(hidden.dtype)
+        hidden = self.embed(params, hidden, at)
         read = jax.nn.relu(hidden.astype(jnp.float32) @ params["read"])
         scores = params["table_left"][at.left] + read @ params["value"]
         scores += jnp.expand_dims(params["table"], every)

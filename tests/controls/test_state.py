@@ -16,10 +16,11 @@ from dinado_jax.automata.conjunction import conjunction, stack
 from dinado_jax.automata.tokens import Vocabulary, token_automaton
 from dinado_jax.controls.state import AUTOMATA, StateReader
 from dinado_jax.data.batch import rows_of
-from dinado_jax.data.prompts import Prompts
+from dinado_jax.data.prompts import Prompts, TokenizedPrompts
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.sampler import Sampler
 from dinado_jax.guides.guided import Guided
+from dinado_jax.guides.prompt_values import prompt_values
 from dinado_jax.guides.tilt import TiltFlags
 from dinado_jax.models.cache import scan_steps
 from dinado_jax.ops.masks import target_mask
@@ -108,6 +109,31 @@ def test_by_token_as_by_row(kind, which):
     apart = np.asarray(forced(control, variables, decoded))[:, world.targets(world.PROMPTS[0])]
     inside = until_the_end(rows)
     np.testing.assert_allclose(together[inside], apart[inside], atol=2e-4)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def values(control, params, rows):
+    return control.values(world.base_params(), params, rows)
+
+
+@pytest.mark.parametrize("kind", ["merge", "soft-small"])
+def test_the_norm_reads_the_state_too_by_token_as_by_row(kind):
+    control, params = stated(kind)
+    tokens = TokenizedPrompts([list(world.PROMPTS[0])] * 2, {AUTOMATA: np.arange(2)})
+    parts = control.model, control, world.base_params(), {**params, AUTOMATA: automata()}
+    apart = prompt_values(*parts, tokens, world.EOS, 2)
+    column = len(world.PROMPTS[0]) - 1
+    for which in (0, 1):
+        together = values(control, params, batch(which)[0]).log_value[:, column]
+        np.testing.assert_allclose(np.exp(together), apart[which], rtol=1e-4)
+    assert abs(apart[0] - apart[1]) > 0.01 * apart[0]
+    first, second = (np.asarray(beta_logit(control, params, batch(i)[0])) for i in (0, 1))
+    assert np.abs(first - second)[:, column].min() > 0.01
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def beta_logit(control, params, rows):
+    return control.step_inputs(world.base_params(), params, rows).beta_logit
 
 
 @pytest.mark.parametrize("kind", ["merge", "clamped-merge"])
