@@ -16,7 +16,7 @@ class Settings:
 
     changed: list[str]  # "section.key = value", those that differ from the defaults
     defaults: list[tuple[str, list[str]]]  # section and its other lines
-    command: str  # that makes the run again; "" if no command can
+    command: str  # that makes the run again, of a file of the changed lines; "" if none can
 
 
 def settings(summary: Summary) -> Settings:
@@ -30,7 +30,10 @@ def settings(summary: Summary) -> Settings:
             others, lambda line: line.partition(" = ")[0].rpartition(".")[0]
         )
     ]
-    command = shlex.join(["dinado", "run", f"{config.name}.toml"])
+    return Settings(changed, defaults, _command(config) if changed else "dinado demo")
+
+
+def _command(config: Config) -> str:
     if config.rollout.oracle.startswith(f"{GIVEN} "):
-        command = ""
-    return Settings(changed, defaults, command)
+        return ""
+    return shlex.join(["dinado", "run", f"{config.name}.toml"])

@@ -30,6 +30,8 @@ def test_every_setting_is_shown_once():
 
 
 def test_an_oracle_that_was_given_as_an_object_has_no_command():
-    assert of(Config()).command == "dinado run demo.toml"
+    named = dataclasses.replace(Config(), name="two words")
+    assert of(Config()).command == "dinado demo"
+    assert of(named).command == "dinado run 'two words.toml'"
     rollout = dataclasses.replace(Config().rollout, oracle="callable is_red")
     assert of(dataclasses.replace(Config(), rollout=rollout)).command == ""
