@@ -42,6 +42,15 @@ def test_inflections_are_marked_and_what_lacks_is_named():
     assert pair.control.lacks == () and pair.base.lacks == ("dog", "run")
 
 
+def test_a_word_that_is_wanted_twice_is_marked_once():
+    asked = sample(0, "a hot-dog", 1.0, "hot-dog dog =")
+    (pair,) = pairs([asked], [asked], LEXICAL, 10**6)
+    assert [(piece.text, piece.wanted) for piece in pair.base.pieces] == [
+        ("a ", False),
+        ("hot-dog", True),
+    ]
+
+
 def test_without_an_oracle_that_says_what_it_wants_nothing_is_marked():
     (pair,) = pairs([sample(0, "dog", 0.0)], [sample(0, "dog", 1.0)], None, 10**6)
     assert pair.base.lacks == () and not any(piece.wanted for piece in pair.control.pieces)
