@@ -3,8 +3,7 @@
     python benchmarks/compare_runs.py docs/bound.svg 'no bound=RUN' 'bound=RUN'
 
 The last panels have the histograms of each run's successes and failures: a text of high log q / p
-is one that q raised far above the base, and no text need be raised by more than -log R0. Needs the
-extra `[plot]`.
+is one that q raised far above the base, and no text need be raised by more than -log R0.
 """
 
 import argparse

@@ -220,13 +220,16 @@ def load(path: str | Path | None, overrides: Sequence[str] = ()) -> Loaded:
     return Loaded(assign(Config(), given), file, given)
 
 
+def toml_lines(config: Config) -> list[str]:
+    """Lists all settings, as lines "section.key = value"."""
+    return [f"{key} = {_toml(value)}" for key, (value, _) in flatten(config).items()]
+
+
 def differences(config: Config) -> list[str]:
     """Lists what differs from the defaults, as lines "section.key = value"."""
-    defaults = flatten(Config())
+    defaults = toml_lines(Config())
     return [
-        f"{key} = {_toml(value)}"
-        for key, (value, _) in flatten(config).items()
-        if value != defaults[key][0]
+        own for own, default in zip(toml_lines(config), defaults, strict=True) if own != default
     ]
 
 

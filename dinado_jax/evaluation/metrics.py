@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -151,13 +152,41 @@ def calibration_error(predicted: np.ndarray, rates: np.ndarray, bins: int) -> fl
       rates: [P] shares of successes among the samples of each prompt.
       bins: number of bins; s_b is unknown, and taken as 0, in a bin of one prompt.
     """
-    order = np.argsort(predicted, kind="stable")
-    total = 0.0
-    for errors in np.array_split((rates - predicted)[order], bins):
-        if count := len(errors):
-            variance = errors.var() / max(count - 1, 1)
-            total += count * math.sqrt(max(0.0, errors.mean() ** 2 - variance))
+    total = sum(
+        each.count * math.sqrt(max(0.0, (each.measured - each.predicted) ** 2 - each.error**2))
+        for each in calibration_bins(predicted, rates, bins)
+    )
     return total / len(rates)
+
+
+class CalibrationBin(NamedTuple):
+    """Prompts with similar predictions."""
+
+    count: int
+    predicted: float  # mean of their predictions
+    measured: float  # mean of their success rates
+    error: float  # standard error of measured - predicted; 0 for one prompt
+
+
+def calibration_bins(predicted: np.ndarray, rates: np.ndarray, bins: int) -> list[CalibrationBin]:
+    """Divides prompts into bins of equally many in the order of their predictions.
+
+    Args:
+      predicted: [P] success rates.
+      rates: [P] shares of successes among the samples of each prompt.
+      bins: their number; there are fewer where there are fewer prompts.
+    """
+    order = np.argsort(predicted, kind="stable")
+    return [
+        CalibrationBin(
+            len(part),
+            float(predicted[part].mean()),
+            float(rates[part].mean()),
+            float((rates - predicted)[part].std() / math.sqrt(max(len(part) - 1, 1))),
+        )
+        for part in np.array_split(order, bins)
+        if len(part)
+    ]
 
 
 def mean_and_error(x: Sequence[float] | np.ndarray) -> tuple[float, float]:

@@ -20,7 +20,7 @@ _ENDED = 0.05  # allowed drop in the share of finished samples, relative to the 
 _FLUENCY = 0.2  # nats per token: allowed drop in log-probability relative to the base's successes
 _VARIETY = 0.7  # minimum Distinct-2, as a share of that of equally many successes of the base
 _SUCCESSES = 30  # of the base: with fewer, its successes are not compared with
-_FIRST_SUCCESSES = 100  # effective ones: a control is not learned from fewer
+FIRST_SUCCESSES = 100  # effective ones: a control is not learned from fewer
 _CALIBRATION = 0.05  # allowed calibration error of V(prompt)
 _FAILURES = 0.01  # allowed share of samples on which the oracle fails
 _MOMENT = 0.1  # allowed distance from a wanted mean, as a share of the base's
@@ -46,7 +46,7 @@ def summary_warnings(
 
 def first_round_warnings(figures: RoundFigures) -> Iterator[str]:
     """Yields what is known to be wrong before a control is trained."""
-    if figures.effective_successes < _FIRST_SUCCESSES:
+    if figures.effective_successes < FIRST_SUCCESSES:
         yield (
             f"few successes, about {figures.effective_successes:.0f} in the first "
             f"{figures.rollouts} rollouts: draw more (rollout.prompts, rollout.samples), "

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -48,25 +47,16 @@ def table(records: list[dict[str, Any]]) -> str:
 _SUFFIXES = (".png", ".svg", ".pdf")
 
 
-def _figure_class() -> Any:
-    """matplotlib's Figure. InputError without matplotlib."""
-    try:
-        return importlib.import_module("matplotlib.figure").Figure
-    except ImportError:
-        raise InputError("--plot needs matplotlib: pip install '.[plot]'") from None
-
-
 def plot(records: list[dict[str, Any]], path: Path) -> None:
     """Draws satisfaction and KL(q* || q) against rollouts, a line per variant.
 
     Args:
       records: of the variants.
       path: its suffix, .png, .svg or .pdf, is the format.
-
-    Raises:
-      InputError: matplotlib is not installed.
     """
-    figure = _figure_class()(figsize=(9, 3.5), layout="constrained")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
     axes = figure.subplots(1, 2)
     for axis, key, label in zip(
         axes, ("satisfaction", "kl_optimum"), ("satisfaction", "KL(q* || q), nats")
@@ -143,8 +133,6 @@ def _check_files(out: Path | None, figure: Path | None) -> None:
             raise InputError(f"{path} is a folder: name a file in it")
     if figure and figure.suffix not in _SUFFIXES:
         raise InputError(f"cannot draw {str(figure)!r}: end it in {', '.join(_SUFFIXES)}")
-    if figure:
-        _figure_class()
 
 
 def exact(args: argparse.Namespace) -> None:

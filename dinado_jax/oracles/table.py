@@ -13,6 +13,7 @@ from dinado_jax.oracles.foreign import ForeignError, guarded
 from dinado_jax.oracles.judge import Oracle
 from dinado_jax.oracles.sentences import at_most_12_words, ends_with_question, mentions_colour
 from dinado_jax.tasks.keyword.oracle import LEXICAL
+from dinado_jax.tasks.protocol import WantedIn
 
 # Each raises InputError for a prompt that it cannot judge with any text.
 ORACLES: dict[str, Oracle] = {
@@ -41,6 +42,11 @@ class NamedOracle:
     def automata_of(self) -> AutomataOf | None:
         """The automata that decide it for a prompt; None for an oracle that is not decided so."""
         return getattr(self.function, "automata", None)
+
+    @property
+    def wanted_in(self) -> WantedIn | None:
+        """What it wants of a text; None for an oracle that does not say."""
+        return getattr(self.function, "wanted", None) if self.built_in else None
 
     def check_prompts(self, prompts: Mapping[str, str]) -> None:
         """Checks that a built-in oracle can judge these prompts, keyed by where they were read.

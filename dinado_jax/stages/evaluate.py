@@ -8,14 +8,15 @@ import jax
 
 from dinado_jax.distributed.processes import is_main
 from dinado_jax.evaluation.aggregate import aggregate, floors, of_target
-from dinado_jax.evaluation.report import write_report
+from dinado_jax.evaluation.report.page import write_report
+from dinado_jax.evaluation.report.records import Records
 from dinado_jax.evaluation.samples import read_samples
 from dinado_jax.evaluation.stage_figures import EvaluateFigures, StageFigures
 from dinado_jax.evaluation.summary import Device, Summary, write_summary
 from dinado_jax.evaluation.warnings import moment_warnings, summary_warnings
 from dinado_jax.stages.context import Context
 from dinado_jax.stages.target import range_warnings, target_samples
-from dinado_jax.utils.progress import print_once
+from dinado_jax.utils.progress import print_once, read_metrics
 
 _PACKAGES = ("dinado-jax", "jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 
@@ -64,5 +65,13 @@ def evaluate(context: Context) -> EvaluateFigures:
         moments=moments,
     )
     write_summary(run.path / "summary.json", summary)
-    write_report(run.path / "report.html", summary, context.task.metrics, of_base, of_control)
+    records = Records(
+        summary=summary,
+        task_metrics=context.task.metrics,
+        base=of_base,
+        control=of_control,
+        training=read_metrics(run.path / "train" / "train.jsonl"),
+        wanted_in=context.oracle.wanted_in,
+    )
+    write_report(run.path / "report.html", records)
     return EvaluateFigures(control.success_rate, least.efficiency)

@@ -11,7 +11,7 @@ from dinado_jax.config.schema import Config, Parallel
 from dinado_jax.distributed.processes import assert_same, is_main
 from dinado_jax.errors import InputError
 from dinado_jax.evaluation import stage_figures
-from dinado_jax.evaluation.report import plain
+from dinado_jax.evaluation.report.terminal import plain
 from dinado_jax.evaluation.samples import read_samples
 from dinado_jax.evaluation.stage_figures import Figures
 from dinado_jax.evaluation.summary import read_summary

@@ -48,6 +48,7 @@ BLEU = Metric(
     label="BLEU-4",
     form="{:.1f}",
     measure=lambda prompts, texts, references: bleu4(texts, references),
+    meaning="How many runs of up to four words a text shares with the references, from 0 to 100.",
     needs_references=True,
     package="sacrebleu",
     extra="eval",

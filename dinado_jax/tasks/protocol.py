@@ -53,10 +53,24 @@ class Metric:
     label: str  # in the report
     form: str  # format of its value in the report, such as "{:.1%}"
     measure: Measure
+    meaning: str = ""  # in one sentence
     oracle: str = ""  # reported only with this oracle; "" for any
     needs_references: bool = False  # reported only if every prompt has references
     package: str = ""  # optional package that it imports
     extra: str = ""  # the optional dependency of dinado-jax that installs it
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """Something that an oracle wants of a text, for readers of samples."""
+
+    name: str
+    present: bool  # whether the text has it
+    spans: tuple[tuple[int, int], ...]  # where, as [begin, end) in characters, if that is known
+
+
+WantedIn = Callable[[str, str], Sequence[Wanted]]
+"""(prompt, text) -> what the oracle wants of that text."""
 
 
 @dataclasses.dataclass(frozen=True)

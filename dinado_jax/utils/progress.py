@@ -135,9 +135,12 @@ class Progress:
             )
 
 
-def _valid_lines(path: Path) -> list[dict]:
-    """Returns the records of a log up to the first invalid line: a killed process may leave an
-    incomplete one.
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Returns the records of a `MetricsLog`, [] without one, up to the first invalid line: a killed
+    process may leave an incomplete one.
+
+    Raises:
+      InputError: `path` exists and is not a regular file.
     """
     records = []
     if not exists(path):
@@ -164,7 +167,7 @@ class MetricsLog:
         self._path = path
         if not _is_main():
             return
-        kept = [line for line in _valid_lines(path) if line["step"] <= resume_step]
+        kept = [line for line in read_metrics(path) if line["step"] <= resume_step]
         partial = path.with_name(path.name + ".partial")
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
         partial.replace(path)

@@ -7,6 +7,7 @@ import pytest
 
 from dinado_jax.errors import InputError
 from dinado_jax.evaluation.metrics import (
+    calibration_bins,
     calibration_error,
     distinct_n,
     efficiency,
@@ -180,3 +181,13 @@ def test_chance_adds_little_to_the_calibration_error(rate, offset):
         errors = [calibration_error(*pair, 10) for pair in zip(predicted, found)]
         assert np.mean(errors) == pytest.approx(offset, abs=0.015)
         assert np.max(errors) < offset + 0.035
+
+
+def test_calibration_bins_are_in_the_order_of_predictions():
+    predicted, rates = np.array([0.4, 0.1, 0.3, 0.2, 0.5]), np.array([0.5, 0.0, 0.25, 0.5, 1.0])
+    first, second = calibration_bins(predicted, rates, 2)
+    assert first[:3] == pytest.approx((3, 0.2, 0.25)) and second[:3] == pytest.approx(
+        (2, 0.45, 0.75)
+    )
+    assert second.error == pytest.approx(np.std([0.1, 0.5], ddof=1) / math.sqrt(2))
+    assert len(calibration_bins(predicted, rates, 10)) == 5

@@ -15,6 +15,7 @@ import pytest
 from sacrebleu import corpus_bleu
 from scipy.optimize import brentq
 from support import word_run
+from support.html_page import Page
 
 from dinado_jax.stages.pipeline import show_report
 
@@ -247,30 +248,68 @@ def first_of_each_prompt(samples):
 
 
 def test_the_page_cell_by_cell(run, summary, samples):
-    page = (run[0] / "report.html").read_text()
-    figures, texts = re.findall(r"<table>(.*?)</table>", page)
-    rows = [
-        re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row)
-        for table in (figures, texts)
-        for row in re.findall(r"<tr>(.*?)</tr>", table)
-    ]
-    plain = [[html.unescape(re.sub(r"<.*?>", "", cell)) for cell in row] for row in rows]
-    table = table_of(summary)
-    assert plain[0] == ["", "base", "control"]
-    assert [tuple(row) for row in plain[1 : 1 + len(table)]] == table
-    assert plain[1 + len(table)] == ["prompt", "base", "control"]
-    pairs = first_of_each_prompt(samples)
-    shown = plain[2 + len(table) :]
-    assert shown == [[a["prompt"], a["text"], b["text"]] for a, b in pairs]
-    marks = re.findall(r'<span class="(\w+)">', texts)
-    assert marks == ["ok" if line["label"] > 0.5 else "no" for pair in pairs for line in pair]
-    assert html.unescape("".join(re.findall(r'<p class="no">(.*?)</p>', page))) == "".join(
-        summary["warnings"]
-    )
+    text = (run[0] / "report.html").read_text()
+    page = Page(text)
+    head, *figures = page.rows["figures"]
+    assert head == ["figure", "base", "control"]
+    assert [tuple(row) for row in figures] == table_of(summary)
+    assert all(warning in page.text("li") for warning in summary["warnings"])
     assert summary["warnings"]
-    times = ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in summary["seconds"].items())
-    assert f"Seconds: {times}." in page
-    assert f"<h1>{summary['config']['name']}: " in page
+    for stage, seconds in summary["seconds"].items():
+        assert f"<dt>{stage}</dt><dd>{seconds:,.0f} s</dd>" in text
+    assert page.text("h1") == f"{summary['config']['name']}: before and after control"
+
+
+def test_the_rounds_of_the_page(run, summary):
+    head, *rounds = Page((run[0] / "report.html").read_text()).rows["rounds"]
+    stored = summary["stages"]["train"]
+    wanted = []
+    for number, each in enumerate(stored[f"round_{n}"] for n in range(len(rounds) - 1)):
+        kl, efficiency = each["newest_kl"], each["newest_efficiency"]
+        floor = ["", ""] if efficiency is None else [f"{kl * efficiency:.2f}", f"{efficiency:.2f}"]
+        success, size = f"{each['newest_success_rate']:.1%}", f"{each['effective_successes']:,.0f}"
+        wanted.append([str(number), success, f"{kl:.2f}", *floor, size])
+    assert head[0] == "after rounds" and f"round_{len(wanted)}" not in stored
+    assert len(wanted) >= 1 and rounds[:-1] == wanted
+    control = summary["control"]
+    least = [f"{summary[key]:.2f}" for key in ("kl_floor", "efficiency")]
+    figures = [f"{control['success_rate']:.1%}", f"{control['kl_to_base']:.2f}", *least, ""]
+    assert rounds[-1] == [f"{len(wanted)} (held out)", *figures]
+
+
+def test_the_samples_and_prompts_of_the_page(run, samples):
+    text = (run[0] / "report.html").read_text()
+    sides = {}
+    for name, lines in samples.items():
+        for line in lines:
+            sides.setdefault(line["prompt_id"], {}).setdefault(name, []).append(line)
+    both = [each for _, each in sorted(sides.items()) if len(each) == 2]
+    pairs = [pair for each in both for pair in zip(each["base"], each["control"])]
+    pairs.sort(key=lambda pair: (pair[1]["label"] > 0.5, pair[0]["label"] > 0.5))
+    wanted = [
+        text
+        for pair in pairs
+        for text in (
+            pair[0]["prompt"],
+            *(f"{'✗✓'[line['label'] > 0.5]}{line['text']}" for line in pair),
+        )
+    ]
+    shown = re.findall(
+        r'<p class="prompt" dir="auto">(.*?)</p>|<b>([✓✗]) \w+</b>\n<span dir="auto">(.*?)</span>',
+        text,
+        re.S,
+    )
+    plain = [html.unescape(re.sub("</?mark>", "", "".join(parts))) for parts in shown]
+    assert plain == wanted
+    rates = sorted(
+        (
+            np.mean([line["label"] for line in each["control"]]),
+            np.mean([line["label"] for line in each["base"]]),
+        )
+        for each in both
+    )[:20]
+    _, *rows = Page(text).rows["prompts"]
+    assert [(row[3], row[1]) for row in rows] == [(f"{q:.0%}", f"{p:.0%}") for q, p in rates]
 
 
 def test_the_terminal_line_by_line(run, summary, samples, capsys):

@@ -72,13 +72,6 @@ def test_a_figure_of_no_known_kind_is_refused_before_training(tmp_path, capsys):
     assert ".svg" in refused(capsys, "--plot", str(tmp_path / "figure.jpgx"))
 
 
-def test_a_figure_needs_matplotlib(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    figure = str(tmp_path / "figure.png")
-    assert "matplotlib" in refused(capsys, "--variant", "merge", "--plot", figure, *TRAIN)
-
-
 def test_a_figure_has_a_line_a_variant(tmp_path, monkeypatch):
     """A stand-in records what matplotlib would be told."""
     told = []

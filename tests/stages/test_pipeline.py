@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import support
 from support import stops, tiny_run
+from support.html_page import Page
 
 import dinado_jax
 import dinado_jax.stages.run_folder
@@ -148,8 +149,12 @@ def test_strict_turns_warnings_into_an_exit_code(copy, monkeypatch, capsys):
 
 def test_report_is_one_page_and_stands_alone(run, capsys):
     page = (run / "report.html").read_text()
-    assert "success rate" in page and "<table>" in page and page.endswith("</html>\n")
-    assert not re.search(r"https?:|src=|href=|<script|<link|@import|url\(", page)
+    assert "success rate" in page and page.rstrip().endswith("</html>")
+    assert not re.search(r"https?:|src=|href=\"(?!#)|<script|<link|@import|url\((?!#)", page)
+    sections = [each["id"] for each in Page(page).of("section")]
+    assert sections[-7:] == (
+        ["figures", "rounds", "training", "calibration", "prompts", "samples", "run"]
+    )
     show_report(tiny_run.config(), run)
     shown = capsys.readouterr().out
     assert "success rate" in shown and str(run / "report.html") in shown

@@ -6,6 +6,8 @@ from dinado_jax.automata.automaton import Automaton
 from dinado_jax.tasks.keyword.automaton import concept_automaton
 from dinado_jax.tasks.keyword.format import concepts_of
 from dinado_jax.tasks.keyword.lexical import lexical
+from dinado_jax.tasks.keyword.wanted import wanted
+from dinado_jax.tasks.protocol import Wanted
 
 
 class LexicalOracle:
@@ -22,6 +24,10 @@ class LexicalOracle:
           InputError: for a prompt of another format, and for a concept without letters or digits.
         """
         return [concept_automaton(concept) for concept in dict.fromkeys(concepts_of(prompt))]
+
+    def wanted(self, prompt: str, text: str) -> list[Wanted]:
+        """See `wanted`."""
+        return wanted(prompt, text)
 
 
 LEXICAL = LexicalOracle()

@@ -18,7 +18,14 @@ def _mean_coverage(
 
 
 # Other oracles do not ask for the keywords of the prompt, so coverage would say nothing about them.
-COVERAGE = Metric("coverage", "keyword coverage", "{:.1%}", _mean_coverage, oracle=_ORACLE)
+COVERAGE = Metric(
+    "coverage",
+    "keyword coverage",
+    "{:.1%}",
+    _mean_coverage,
+    meaning="The share of a prompt's keywords that a text has, in any inflection.",
+    oracle=_ORACLE,
+)
 
 
 def keyword_task(
