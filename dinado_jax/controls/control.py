@@ -25,7 +25,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dinado_jax.automata import progress
 from dinado_jax.controls.protocol import Direction, Norm, PolicyDirection
 from dinado_jax.controls.recursion import FLOOR, Values, advance, unroll
 from dinado_jax.controls.state import AUTOMATA, Progress, Reading, StateReader
@@ -56,8 +55,6 @@ class StepInputs(NamedTuple):
 
     scalars: vocab.VocabScalars
     beta_logit: jax.Array  # float32 log-odds
-    # bool, the tokens after which R is known to be 0; None for a control without state.
-    impossible: jax.Array | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,16 +194,12 @@ class Control:
             excluded_ids=self.excluded_ids,
             classes=out.classes,
         )
-        impossible = None
-        if out.classes is not None:
-            drawn = jnp.take_along_axis(out.classes.of_token, tokens[:, 1:, None], 2)[..., 0]
-            impossible = drawn == progress.IMPOSSIBLE
         if self.entangled:
-            return StepInputs(scalars, scalars.top, impossible)  # R of the peak's token
+            return StepInputs(scalars, scalars.top)  # R of the peak's token
         beta_logit = self._beta_logit(
             params, jax.lax.stop_gradient(base.hidden[:, :-1]), out.hidden[:, :-1], at
         )
-        return StepInputs(scalars, beta_logit, impossible)
+        return StepInputs(scalars, beta_logit)
 
     def _beta_logit(
         self, params: dict, of_base: jax.Array, of_direction: jax.Array, at: Progress | None

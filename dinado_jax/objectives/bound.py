@@ -40,31 +40,37 @@ def value_excess(scalars: VocabScalars, log_rate: jax.Array, batch: Batch) -> ja
     return (mask * huber(jnp.maximum(highest - slack, 0.0))).sum(-1)
 
 
-def lost_excess(
-    scalars: VocabScalars, impossible: jax.Array, log_rate: Array, batch: Batch
-) -> jax.Array:
-    """Computes by how much the value of a prefix exceeds what can still succeed after it: [B] nats.
+def lost_excess(scalars: VocabScalars, log_rate: Array, batch: Batch) -> jax.Array:
+    """Computes by how much values of prefixes exceed what can still succeed after them: [B] nats.
 
-    Where R is known to be 0 after token v, as after an end with something missing,
+    With the state of the oracle R is known to be 0 after some tokens u, as after an end with
+    something missing, whatever the row went on with:
 
-        V(s) = sum_u p(u | s) R(s u) <= 1 - p(v | s)
+        V(s) = sum_v p(v | s) R(s v) <= 1 - sum_u p(u | s)
 
-    Samples of the base that end with such a token show prefixes that were lost before it: after a
-    full stop the base would end. q never draws the token, and would learn nothing from them.
-    Huber's loss penalises log R0 + log (q / p)(s) above the log of that bound, at the first such
-    token of each row; it is 0 at q*. Its gradient reaches all of the prefix, unlike that of
-    `value_excess`: the mistake may lie far before its end.
+    Two of Huber's losses penalise log R0 + log (q / p)(s) above the log of that bound; both are 0
+    at q*. One is of every prefix, with a nat of slack, and pulls at its last token alone, like
+    `value_excess`: the other tokens were drawn in proportion to q, and lowering all of them alike
+    is nothing but noise. The other is of the first prefix of a row after which the base would
+    rather fail than go on, and pulls at all of its tokens: the mistake may lie far before its end.
+
+    0 without state.
 
     Args:
       scalars: of every next token, [B, T-1].
-      impossible: bool [B, T-1], the tokens after which R is known to be 0.
       log_rate: float32 [B], log R0 of each row's prompt, nats.
       batch: B rows.
     """
     mask = target_mask(batch)
     log_ratio = mask * scalars.log_ratio
-    lost = (mask > 0) & impossible
+    before = jnp.cumsum(log_ratio, axis=1) - log_ratio
+    last = jnp.pad(log_ratio, ((0, 0), (1, 0)))[:, :-1]
+    limit = jnp.log(jnp.maximum(1 - scalars.excluded, _LEAST))
+    over = log_rate[:, None] + before - limit
+    of_last = jax.lax.stop_gradient(over - last) + last
+    lost = (mask > 0) & (scalars.excluded > 0.5)
     first = lost & (jnp.cumsum(lost, axis=1) == 1)
-    value = log_rate[:, None] + jnp.cumsum(log_ratio, axis=1) - log_ratio
-    limit = jnp.log(jnp.maximum(-jnp.expm1(jnp.minimum(scalars.log_base, 0.0)), _LEAST))
-    return jnp.where(first, huber(jnp.maximum(value - limit, 0.0)), 0.0).sum(-1)
+    of_all = jnp.where(first, over, 0.0)
+    known = scalars.excluded > 0
+    loss = huber(jnp.maximum(of_all, 0.0)) + known * huber(jnp.maximum(of_last - _SLACK, 0.0))
+    return (mask * loss).sum(-1)

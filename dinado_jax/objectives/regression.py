@@ -56,8 +56,8 @@ class RowRegression:
     `anchor`, has a gradient that lowers whatever is not drawn, and is 0 in expectation at the
     optimum.
 
-    With the state of the oracle q never draws a failure that the state shows, and the base's
-    failures speak of the prefixes that were lost before (`lost_excess`).
+    With the state of the oracle q never draws a failure that the state shows. What teaches it then
+    is at which prefixes the base would fail (`lost_excess`).
     """
 
     margin: float  # nats
@@ -100,12 +100,11 @@ class RowRegression:
 
     def losses(self, step_inputs: StepInputs, batch: TargetBatch) -> jax.Array:
         """Computes the loss of every row: [B] nats."""
-        scalars, impossible = step_inputs.scalars, step_inputs.impossible
+        scalars = step_inputs.scalars
         log_q = log_row(scalars.log_policy, batch)
         miss = huber(log_q - batch.target)
         failure = _FAILURE * mass(log_q - batch.log_proposal)
         loss = jnp.where(is_success(batch.label, self.margin), miss, failure)
         loss += self.bound * value_excess(scalars, batch.log_rate, batch)
-        if impossible is not None:
-            loss += lost_excess(scalars, impossible, batch.log_rate, batch)
+        loss += lost_excess(scalars, batch.log_rate, batch)
         return loss - self.anchor * batch.optimal_ratio * log_q

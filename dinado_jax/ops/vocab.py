@@ -51,6 +51,8 @@ class VocabScalars(NamedTuple):
       below: [..] A - M = r(x) - max_v r(v) <= 0.
       gap: [..] 1 - e^-M, summed as sum_v p(v) (1 - e^(r(v) - max r)): exact next to 0.
       logit: [..] r(x); for link "sigmoid" its logit.
+      excluded: [..] sum of p over the tokens of class 0, which R excludes; 0 without classes. No
+        gradient.
     """
 
     log_policy: jax.Array
@@ -60,6 +62,7 @@ class VocabScalars(NamedTuple):
     below: jax.Array
     gap: jax.Array
     logit: jax.Array
+    excluded: jax.Array
 
     @property
     def log_ratio(self) -> jax.Array:
@@ -275,7 +278,7 @@ def _forward(link, chunk, excluded_ids, differentiated, arrays):
             link, excluded_ids, hidden_nD, matrix, own, frozen
         )
         drawn_n = _at(r_nV, tokens_n)
-        scalars = VocabScalars(drawn_n, *cast(Any, 6 * [None]))
+        scalars = VocabScalars(drawn_n, *cast(Any, 7 * [None]))
         # The larger the logit the larger r, and next to r = 0 only the logit tells tokens apart.
         score_nV = l_nV if link == "sigmoid" else r_nV
         if base is not None:
@@ -288,6 +291,9 @@ def _forward(link, chunk, excluded_ids, differentiated, arrays):
                 below=below_n,
                 gap=gap_n,
                 logit=_at(score_nV, tokens_n),
+                excluded=jnp.zeros_like(gap_n)
+                if own is None
+                else jnp.where(own.of_token == 0, jnp.exp(log_p_nV), 0).sum(-1),
             )
         if not differentiated:
             return None, (scalars, None)

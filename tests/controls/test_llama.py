@@ -21,7 +21,7 @@ B, T = 4, 7
 TOKENS = np.random.default_rng(0).integers(0, world.V, (B, T)).astype(np.int32)
 BATCH = Batch(tokens=TOKENS, prompt_length=np.full(B, 2), length=np.full(B, T))
 # Of each of the scalars, in what is differentiated.
-WEIGHTS = VocabScalars(1.0, 0.0, 0.7, 0.3, 0.9, 1.1, 0.4)
+WEIGHTS = VocabScalars(1.0, 0.0, 0.7, 0.3, 0.9, 1.1, 0.4, 1.0)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -78,6 +78,7 @@ def naive(control, params, base) -> VocabScalars:
         below=drawn(r) - r.max(-1),
         gap=-jnp.expm1(-peak),
         logit=drawn(logit),
+        excluded=0 * peak,
     )
 
 

@@ -89,6 +89,7 @@ def test_scalars_are_those_of_whole_logits():
         np.take_along_axis(np.asarray(log_r), drawn, -1)[..., 0] - log_beta,
         -np.expm1(-(log_q - log_p).max(-1)),
         np.take_along_axis(np.asarray(log_q - log_p), drawn, -1)[..., 0],
+        np.zeros(drawn.shape[:-1], np.float32),
     )
     chex.assert_trees_all_close(out.scalars, expected, rtol=0, atol=1e-5)
 

@@ -28,10 +28,10 @@ def excess(params, log_rate, variant="merge", rows=ROWS):
 
 
 @functools.partial(jax.jit, static_argnames="variant")
-def lost(params, impossible, log_rate, variant="merge"):
+def lost(params, excluded, log_rate, variant="merge"):
     one = case(variant)
     scalars = one.control.step_inputs(one.base_params, params, ROWS).scalars
-    return lost_excess(scalars, impossible, log_rate, ROWS)
+    return lost_excess(scalars._replace(excluded=excluded), log_rate, ROWS)
 
 
 def constant(log_rate):
@@ -114,49 +114,72 @@ def test_a_token_that_nobody_drew_is_lowered():
     assert not np.any(np.delete(pulled, prefix, axis=1))
 
 
+def some_excluded():
+    """Sums of p over tokens that R would exclude, [S, T-1]: 0 after some prefixes."""
+    draws = np.random.default_rng(1).random(WORLD.inside.shape).astype(np.float32)
+    return np.where(draws < 0.3, 0, draws)
+
+
+def huber(over):
+    over = max(over, 0)
+    return over**2 / 2 if over <= 1.5 else 1.5 * (over - 0.75)
+
+
 def test_the_excess_of_lost_prefixes_by_hand():
-    """The value before the first impossible token against the base's probability of the others."""
-    params, rate = noisy(4.0, seed=4), constant(1.0)
-    impossible = np.random.default_rng(1).random(WORLD.inside.shape) < 0.4
+    """Values of prefixes against the base's probability of the tokens that are not excluded."""
+    params, rate, excluded = noisy(4.0, seed=4), constant(1.0), some_excluded()
     ratios, wanted = log_ratios(params), np.zeros(COUNT)
     for row in range(COUNT):
-        log_value = rate[row]
+        log_value, found = rate[row], False
         for column in np.flatnonzero(WORLD.inside[row]):
-            token, prefix = WORLD.rows.tokens[row, column + 1], WORLD.prefix[row, column]
-            if impossible[row, column]:
-                over = max(log_value - np.log(1 - np.exp(WORLD.tables()[token, prefix])), 0)
-                wanted[row] = over**2 / 2 if over <= 1.5 else 1.5 * (over - 0.75)
-                break
-            log_value += ratios[row, column, token]
+            over = log_value - np.log(1 - excluded[row, column])
+            if excluded[row, column]:
+                wanted[row] += huber(over - 1)
+            if excluded[row, column] > 0.5 and not found:
+                wanted[row], found = wanted[row] + huber(over), True
+            log_value += ratios[row, column, WORLD.rows.tokens[row, column + 1]]
     assert (wanted > 1.2).any() and (wanted == 0).any()
-    np.testing.assert_allclose(lost(params, impossible, rate), wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(lost(params, excluded, rate), wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("variant", ["merge", "soft", "nado"])
 def test_the_optimum_has_no_lost_prefix(variant):
-    """Where the last token of every failure is known to be impossible."""
+    """Where the last token of a failure is known to be impossible."""
     one = case(variant)
     last = np.arange(WORLD.length) == (ROWS.length - 2)[:, None]
-    impossible = last & (one.optimum.label == 0)[:, None]
+    failed = last & (one.optimum.label == 0)[:, None]
+    excluded = np.where(failed, probability_of_drawn(), 0).astype(np.float32)
     rate = constant(np.log(one.optimum.rate))
     optimum = at_optimum(12.0, variant)
-    np.testing.assert_allclose(lost(optimum, impossible, rate, variant), np.zeros(COUNT), atol=1e-6)
-    assert (np.asarray(lost(noisy(6.0), impossible, constant(0.0))) > 0.1).any()
+    np.testing.assert_allclose(lost(optimum, excluded, rate, variant), np.zeros(COUNT), atol=1e-6)
+    assert (np.asarray(lost(noisy(6.0), excluded, constant(4.0))) > 0.1).any()
+
+
+def probability_of_drawn():
+    """p of each token of the rows, [S, T-1]."""
+    return np.exp(WORLD.tables()[WORLD.rows.tokens[:, 1:], WORLD.prefix])
 
 
 def test_what_precedes_a_lost_prefix_is_lowered():
     row = next(r for r in range(COUNT) if WORLD.inside[r].sum() == 3)
-    impossible = np.zeros(WORLD.inside.shape, bool)
-    impossible[row, 2] = True
     params, rate = fresh(), constant(0.0)
-
-    def penalty(direction):
-        return lost({**params, "direction": direction}, impossible, rate)[row]
-
-    pulled = np.asarray(jax.grad(penalty)(params["direction"]))
     tokens, prefix = WORLD.rows.tokens[row, 1:], WORLD.prefix[row]
-    assert pulled[tokens[0], prefix[0]] > 0 and pulled[tokens[1], prefix[1]] > 0
-    assert not pulled[:, prefix[2]].any()
+
+    def pulled(share):
+        excluded = np.zeros(WORLD.inside.shape, np.float32)
+        excluded[row, 2] = share
+
+        def penalty(direction):
+            return lost({**params, "direction": direction}, excluded, rate)[row]
+
+        return np.asarray(jax.grad(penalty)(params["direction"]))
+
+    for share, everywhere in ((0.9, True), (0.49, False)):
+        change = pulled(share)
+        assert (change[tokens[0], prefix[0]] > 0) == everywhere
+        assert (change[tokens[1], prefix[1]] > 0) == everywhere
+        assert not change[:, prefix[2]].any()
+    assert pulled(0.999)[tokens[1], prefix[1]] > 1.5 * pulled(0.999)[tokens[0], prefix[0]]
 
 
 def test_lost_prefixes_are_part_of_the_loss_of_rows():
@@ -164,10 +187,10 @@ def test_lost_prefixes_are_part_of_the_loss_of_rows():
     batch = judged(TargetBatch, rate)
     objective = OBJECTIVES["regression"](Train())
     blind = one.control.step_inputs(one.base_params, params, ROWS)
-    impossible = np.random.default_rng(1).random(WORLD.inside.shape) < 0.4
-    more = objective.loss.losses(blind._replace(impossible=impossible), batch)
-    extra = np.asarray(more) - np.asarray(objective.loss.losses(blind, batch))
-    np.testing.assert_allclose(extra, lost(params, impossible, rate), rtol=1e-4, atol=1e-4)
+    assert not blind.scalars.excluded.any()
+    stated = blind._replace(scalars=blind.scalars._replace(excluded=some_excluded()))
+    extra = np.asarray(objective.loss.losses(stated, batch) - objective.loss.losses(blind, batch))
+    np.testing.assert_allclose(extra, lost(params, some_excluded(), rate), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["regression", "consistency"])

@@ -98,6 +98,7 @@ def naive_scalars(link, factors, base, tokens, log_probs=naive_log_probs):
         below=pick(r, tokens) - top,
         gap=-module.expm1(-peak),
         logit=pick(logits if link == "sigmoid" else r, tokens),
+        excluded=0 * peak,
     )
 
 
@@ -161,7 +162,7 @@ def test_scores_of_classes_are_added_to_the_logits(link, chunk):
     of_token = (np.arange(V) % Z).astype(np.uint8)
     scores = np.random.default_rng(5).standard_normal((*shape, Z)).astype(np.float32)
     one_hot = np.eye(Z, dtype=np.float32)[of_token]
-    cotangents = VocabScalars(*(factors(shape, seed)[0][..., 0] for seed in range(2, 9)))
+    cotangents = VocabScalars(*(factors(shape, seed)[0][..., 0] for seed in range(2, 10)))
 
     def total(scalars):
         return sum((weight * each).sum() for weight, each in zip(cotangents, scalars))
@@ -174,7 +175,9 @@ def test_scores_of_classes_are_added_to_the_logits(link, chunk):
         own = jnp.concatenate([hidden, scores], 1), np.concatenate([matrix, one_hot], 1)
         return direction_scalars(link, own, base, tokens, chunk)
 
-    chex.assert_trees_all_close(classed(hidden, scores), wide(hidden, scores), atol=1e-5)
+    probability = np.exp(float64_log_probs(*base))
+    wanted = wide(hidden, scores)._replace(excluded=probability[:, of_token == 0].sum(-1))
+    chex.assert_trees_all_close(classed(hidden, scores), wanted, atol=1e-5)
     found, wanted = (
         jax.grad(lambda *x, f=f: total(f(*x)), (0, 1))(hidden, scores) for f in (classed, wide)
     )
@@ -186,7 +189,7 @@ def test_scores_of_classes_are_added_to_the_logits(link, chunk):
 @pytest.mark.parametrize(("shape", "chunk"), CASES)
 def test_direction_scalars(link, shape, chunk):
     own, base, tokens = factors(shape, 0), factors(shape, 1), tokens_of(shape)
-    cotangents = VocabScalars(*(factors(shape, seed)[0][..., 0] for seed in range(2, 9)))
+    cotangents = VocabScalars(*(factors(shape, seed)[0][..., 0] for seed in range(2, 10)))
 
     def fused(own, base):
         return direction_scalars(link, own, base, tokens, chunk)
@@ -239,7 +242,7 @@ def test_bfloat16_factors_are_reduced_in_float32():
     rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (policy, base))
     exact = jax.tree.map(lambda x: x.astype(jnp.float32), rounded)
     out = policy_scalars(*rounded, tokens_of((9,)), 4)
-    chex.assert_trees_all_equal_dtypes(out, VocabScalars(*7 * [jnp.zeros(9)]))
+    chex.assert_trees_all_equal_dtypes(out, VocabScalars(*8 * [jnp.zeros(9)]))
     chex.assert_trees_all_close(
         out, naive_scalars("policy", *exact, tokens_of((9,))), rtol=0, atol=1e-5
     )
