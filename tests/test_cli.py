@@ -14,6 +14,7 @@ from support import tiny_run
 
 from dinado_jax import cli
 from dinado_jax.config.load import differences
+from dinado_jax.config.toml_text import as_toml
 from dinado_jax.distributed import signals
 from dinado_jax.errors import InputError
 from dinado_jax.models.architectures import save_model
@@ -24,6 +25,7 @@ from dinado_jax.models.params import param_shapes
 from dinado_jax.models.tokenizer import load_codec, train_codec
 from dinado_jax.stages import pipeline
 from dinado_jax.stages.context import Context
+from dinado_jax.stages.settings import load_config
 from dinado_jax.training.cost_estimate import dry_run
 from dinado_jax.training.loop import Diverged
 
@@ -75,14 +77,30 @@ print(sorted({"jax", "flax", "numpy", "transformers", "orbax"} & set(sys.modules
 
 
 def test_print_config(capsys, tmp_path):
-    cli.main(command("run", tmp_path, "--print-config"))
+    cli.main(command("run", tmp_path, "--print-config", "--json"))
     printed = json.loads(capsys.readouterr().out)
     assert printed == tiny_run.config(f"run.folder={tmp_path}").as_dict()
     assert not list(tmp_path.iterdir())
 
 
+def test_the_printed_configuration_can_be_run(capsys, tmp_path):
+    config = tiny_run.config('rollout.oracle="a\\\\b\\u007f:c"', "target.moments=[]", "seed=7")
+    moment = "target.moments=[{feature = 'mentions_colour', mean = 0.25}]"
+    cli.main(["run", str(tiny_run.CONFIG), moment, "seed=7", "--print-config"])
+    path = tmp_path / "printed.toml"
+    path.write_text(capsys.readouterr().out)
+    assert load_config(path) == tiny_run.config(moment, "seed=7")
+    path.write_text(as_toml(config))
+    assert load_config(path) == config
+    assert re.search("^seed = 7 +# default: 0$", path.read_text(), re.M)
+
+
+def test_json_is_for_what_is_printed(capsys, tmp_path):
+    assert "--json is for --print-config" in refused(capsys, command("run", tmp_path, "--json"))
+
+
 def test_overrides_may_follow_options(capsys):
-    cli.main(["run", str(DEMO), "seed=3", "--print-config", "sft.steps=7"])
+    cli.main(["run", str(DEMO), "seed=3", "--print-config", "sft.steps=7", "--json"])
     printed = json.loads(capsys.readouterr().out)
     assert (printed["seed"], printed["sft"]["steps"]) == (3, 7)
 
@@ -237,7 +255,7 @@ def test_what_needs_no_computation_is_checked_first(capsys, tmp_path, flag, over
 
 def test_the_hub_is_not_asked_for_a_configuration(capsys, tmp_path):
     more = ("base.path=some/model", "task.name=commongen", "task.source=some/data")
-    cli.main(command("run", tmp_path, *more, "--print-config"))
+    cli.main(command("run", tmp_path, *more, "--print-config", "--json"))
     assert json.loads(capsys.readouterr().out)["task"]["source"] == "some/data"
 
 

@@ -5,7 +5,6 @@ An unknown key is an error that suggests the nearest known one.
 
 import dataclasses
 import difflib
-import json
 import math
 import tomllib
 import types
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dinado_jax.config.schema import Config, flatten
+from dinado_jax.config.toml_text import toml_value
 from dinado_jax.errors import (
     InputError,
     escape,
@@ -224,16 +224,7 @@ def differences(config: Config) -> list[str]:
     """Lists what differs from the defaults, as lines "section.key = value"."""
     defaults = flatten(Config())
     return [
-        f"{key} = {_toml(value)}"
+        f"{key} = {toml_value(value)}"
         for key, (value, _) in flatten(config).items()
         if value != defaults[key][0]
     ]
-
-
-def _toml(value: Any) -> str:
-    if dataclasses.is_dataclass(value):
-        fields = (f"{name} = {_toml(inner)}" for name, inner in vars(value).items())
-        return "{" + ", ".join(fields) + "}"
-    if isinstance(value, tuple):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    return json.dumps(value, ensure_ascii=False)

@@ -227,7 +227,7 @@ def run_config(path: str | Path) -> Config:
             f"{path} is no run folder (no config.json and stages in it): give one, as runs/demo"
         )
     saved = path / "config.json"
-    fix = "write it again, `dinado run CONFIG --print-config` prints it"
+    fix = "write it again, `dinado run CONFIG --print-config --json` prints it"
     check_format(path)
     return stored_config(read_json(saved, fix), str(saved))
 
