@@ -200,6 +200,14 @@ def test_what_a_run_does_is_told_by_what_is_its_own(capsys, tmp_path):
     assert done.startswith("sft: done")
 
 
+def test_a_quiet_run_says_nothing_of_its_progress(capsys, tmp_path):
+    cli.main(command("sft", tmp_path, "sft.steps=0", "--quiet"))
+    assert capsys.readouterr() == ("", "")
+    assert (tmp_path / "tiny" / "sft" / "done.json").exists()
+    cli.main(command("sft", tmp_path, "sft.steps=0"))
+    assert "sft: already done" in capsys.readouterr().err
+
+
 # Bad input
 
 

@@ -56,6 +56,9 @@ def _common_options() -> Parser:
         help="compile from shapes, print parameters, FLOPs and memory; load nothing",
     )
     common.add_argument(
+        "--quiet", action="store_true", help="no progress; results, warnings and errors stay"
+    )
+    common.add_argument(
         "--json",
         action="store_true",
         help="the configuration, or each text of your own prompts, as JSON",
@@ -85,7 +88,9 @@ def _run(args: argparse.Namespace) -> None:
     if args.json:
         raise InputError("--json is for --print-config: give it too, or leave out --json")
     from dinado_jax.distributed import processes
+    from dinado_jax.utils import progress
 
+    progress.set_quiet(args.quiet)
     processes.connect()
     signals.install_handlers()
     processes.barrier("connected")

@@ -32,10 +32,12 @@ from dinado_jax.stages.run_folder import STAGES, check_format
 from dinado_jax.stages.settings import stored_config
 from dinado_jax.stages.sft import sft
 from dinado_jax.stages.train import train
+from dinado_jax.stages.works import works
 from dinado_jax.training.cost_estimate import check_base
 from dinado_jax.utils import streams
 from dinado_jax.utils.files import exists, read_json, write_json
-from dinado_jax.utils.progress import print_once
+from dinado_jax.utils.outlook import reach, work_of
+from dinado_jax.utils.progress import print_progress
 
 _WORK: dict[str, Callable[[Context], Figures]] = dict(
     zip(STAGES, (sft, rollout, train, generate, evaluate), strict=True)
@@ -144,8 +146,10 @@ def run_stages(
                 input_digests(name, context) if name in names else stage_input_digests(name, run)
             )
             run.check_inputs(name, inputs)
-    print_once(_own_settings(context))
-    with run.locked():
+    print_progress(_own_settings(context))
+    unfinished = [name for name in names if run.finished(name) is None]
+    prompts = len(context.held_out) if "generate" in unfinished else 0
+    with run.locked(), work_of(works(config, names, prompts)):
         for name in names:
             _do(context, name)
 
@@ -164,7 +168,9 @@ def _do(context: Context, name: str) -> None:
     run, inputs = context.run, input_digests(name, context)
     assert_same(f"inputs of {name}", json.dumps(inputs))
     run.check_inputs(name, inputs)
-    fresh = run.finished(name) is None
+    fresh, label = run.finished(name) is None, reach(f"stage {name}")
+    if fresh and label != name:
+        print_progress(label)
     if fresh and is_main():
         run.stage_folder(name)
         write_json(run.path / "config.json", context.config.as_dict())
@@ -172,7 +178,7 @@ def _do(context: Context, name: str) -> None:
     figures = stage_figures.as_dict(record.figures)
     figures = {key: value for key, value in figures.items() if not isinstance(value, dict)}
     done = f"done in {record.seconds:.0f} s" if fresh else "already done"
-    print_once(f"{name}: {done}  {json.dumps(figures)}")
+    print_progress(f"{name}: {done}  {json.dumps(figures)}")
 
 
 def show_report(config: Config, path: Path | None = None) -> int:
