@@ -220,11 +220,13 @@ def load(path: str | Path | None, overrides: Sequence[str] = ()) -> Loaded:
     return Loaded(assign(Config(), given), file, given)
 
 
+def different(config: Config) -> dict[str, Any]:
+    """The settings that differ from the defaults, by "section.key"."""
+    defaults = flatten(Config())
+    settings = {key: value for key, (value, _) in flatten(config).items()}
+    return {key: value for key, value in settings.items() if value != defaults[key][0]}
+
+
 def differences(config: Config) -> list[str]:
     """Lists what differs from the defaults, as lines "section.key = value"."""
-    defaults = flatten(Config())
-    return [
-        f"{key} = {toml_value(value)}"
-        for key, (value, _) in flatten(config).items()
-        if value != defaults[key][0]
-    ]
+    return [f"{key} = {toml_value(value)}" for key, value in different(config).items()]

@@ -12,9 +12,11 @@ _COLUMN = 34  # where comments begin
 def toml_value(value: Any) -> str:
     """Writes a value of a setting as TOML."""
     if dataclasses.is_dataclass(value):
-        fields = (f"{name} = {toml_value(inner)}" for name, inner in vars(value).items())
+        value = vars(value)
+    if isinstance(value, dict):
+        fields = (f"{name} = {toml_value(inner)}" for name, inner in value.items())
         return "{" + ", ".join(fields) + "}"
-    if isinstance(value, tuple):
+    if isinstance(value, (tuple, list)):
         return "[" + ", ".join(map(toml_value, value)) + "]"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # as TOML wants it
 
