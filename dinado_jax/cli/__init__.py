@@ -8,7 +8,7 @@ import sys
 import traceback
 
 from dinado_jax import __version__
-from dinado_jax.cli import bench, compare, exact, export, inspect, oracle, run
+from dinado_jax.cli import bench, compare, doctor, exact, export, inspect, oracle, run
 from dinado_jax.cli.exits import fail, leave
 from dinado_jax.cli.parser import Parser, parse
 from dinado_jax.distributed import signals
@@ -24,7 +24,7 @@ def make_parser() -> Parser:
     parser = Parser(prog="dinado", description="Control of language models with NADO and DiNADO.")
     parser.add_argument("--version", action="version", version=f"dinado {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for module in (run, oracle, inspect, compare, export, exact, bench):
+    for module in (run, oracle, inspect, compare, export, doctor, exact, bench):
         module.add(commands)
     return parser
 

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from dinado_jax.cli.parser import Commands, add_command
 from dinado_jax.cli.tables import number, table
-from dinado_jax.config.load import leaves
-from dinado_jax.config.toml_text import toml_value
 from dinado_jax.errors import InputError
 from dinado_jax.utils import streams
 from dinado_jax.utils.files import exists
@@ -79,6 +77,8 @@ def _summaries(runs: Sequence[Path]) -> list["Summary"]:
 
 def _differing(configs: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     """The settings that are not the same in all runs; None where one is absent."""
+    from dinado_jax.config.load import leaves
+
     flat = [
         {key: value for key, (value, _) in leaves(config, "summary.json").items()}
         for config in configs
@@ -107,4 +107,6 @@ def _figures(summary: "Summary") -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
+    from dinado_jax.config.toml_text import toml_value
+
     return "-" if value is None else toml_value(value)

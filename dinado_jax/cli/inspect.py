@@ -7,7 +7,6 @@ from typing import Any
 
 from dinado_jax.cli.parser import Commands, add_command
 from dinado_jax.cli.tables import number, table
-from dinado_jax.config.toml_text import toml_value
 from dinado_jax.utils import streams
 
 _ROUNDS = (
@@ -38,6 +37,8 @@ def _inspect(args: argparse.Namespace) -> None:
 
 
 def _text(run: Path, found: dict[str, Any]) -> str:
+    from dinado_jax.config.toml_text import toml_value
+
     stages = [("stage", "state", "seconds", "files", "MB")]
     for name, each in found["stages"].items():
         seconds, size = number(each["seconds"], "{:.0f}"), f"{each['bytes'] / 1e6:.1f}"

@@ -4,15 +4,17 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dinado_jax.cli import own_prompts
 from dinado_jax.cli.exits import diverging
 from dinado_jax.cli.parser import Commands, Parser, add_command
-from dinado_jax.config.schema import Config
-from dinado_jax.config.toml_text import as_toml
 from dinado_jax.distributed import signals
 from dinado_jax.errors import InputError
 from dinado_jax.utils import streams
+
+if TYPE_CHECKING:
+    from dinado_jax.config.schema import Config
 
 _STAGE_HELP = {
     "sft": "train the base on the task",
@@ -110,11 +112,13 @@ def _run(args: argparse.Namespace) -> None:
         sys.exit(_WARNED)
 
 
-def _dry_run(config: Config) -> str:
+def _dry_run(config: "Config") -> str:
     from dinado_jax.training.cost_estimate import dry_run
 
     return json.dumps(dry_run(config), indent=1)
 
 
-def _shown(config: Config, as_json: bool) -> str:
+def _shown(config: "Config", as_json: bool) -> str:
+    from dinado_jax.config.toml_text import as_toml
+
     return json.dumps(config.as_dict(), indent=1) if as_json else as_toml(config)
