@@ -8,7 +8,17 @@ import sys
 import traceback
 
 from dinado_jax import __version__
-from dinado_jax.cli import bench, compare, doctor, exact, export, inspect, oracle, run
+from dinado_jax.cli import (
+    bench,
+    compare,
+    doctor,
+    exact,
+    export,
+    init,
+    inspect,
+    oracle,
+    run,
+)
 from dinado_jax.cli.exits import fail, leave
 from dinado_jax.cli.parser import Parser, parse
 from dinado_jax.distributed import signals
@@ -17,6 +27,7 @@ from dinado_jax.utils import streams
 
 _DISK = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EROFS), "write")
 _DISK |= dict.fromkeys((errno.EACCES, errno.EPERM), "open")
+_MODULES = (run, init, oracle, inspect, compare, export, doctor, exact, bench)
 
 
 def make_parser() -> Parser:
@@ -24,7 +35,7 @@ def make_parser() -> Parser:
     parser = Parser(prog="dinado", description="Control of language models with NADO and DiNADO.")
     parser.add_argument("--version", action="version", version=f"dinado {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for module in (run, oracle, inspect, compare, export, doctor, exact, bench):
+    for module in _MODULES:
         module.add(commands)
     return parser
 

@@ -43,14 +43,22 @@ _WORK: dict[str, Callable[[Context], Figures]] = dict(
     zip(STAGES, (sft, rollout, train, generate, evaluate), strict=True)
 )
 
+_TRIED = 1000  # prompts of a file that a built-in oracle is asked about
 
-def check(config: Config, names: Iterable[str]) -> None:
+
+def check(config: Config, names: Iterable[str], judge: bool = False) -> None:
     """Checks the inputs of these stages without computation, devices or network access.
+
+    Args:
+      judge: whether to call the oracle on two samples, too.
 
     Raises:
       InputError: for the first fault.
     """
-    _check_inputs(Context.of(config), set(names), hub=False)
+    context, names = Context.of(config), set(names)
+    _check_inputs(context, names, hub=False)
+    if judge:
+        _try_oracle(context, names)
 
 
 def _check_inputs(context: Context, names: set[str], hub: bool) -> None:
@@ -100,7 +108,12 @@ def _check(context: Context, names: set[str]) -> None:
 
 
 def _try_oracle(context: Context, names: set[str]) -> None:
-    """Calls a user-defined oracle and features on two samples, if one of these stages uses them."""
+    """Calls a user-defined oracle and features on two samples, if one of these stages uses them; a
+    built-in one is asked whether it can judge the prompts of files.
+    """
+    if names & {"rollout", "train"} and context.task.source:
+        for prompt in dict.fromkeys(row.prompt for row in context.train_examples[:_TRIED]):
+            context.oracle.check_prompts({context.task.source: prompt})
     judging = [(context.oracle, LABELS)] if names & {"rollout", "train", "generate"} else []
     if names & {"rollout", "train", "evaluate"}:
         judging += [(feature, FEATURES) for feature in context.features]
