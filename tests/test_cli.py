@@ -237,6 +237,10 @@ def test_a_quiet_run_says_nothing_of_its_progress(capsys, tmp_path):
             "override 'a.toml' on the command line: write it as section.key=value",
         ),
         (["run", str(DEMO), "--out", "x", "run.folder=y"], "run.folder has no effect with --out"),
+        (["run", "train.steps=3"], "a setting comes after the path of a .toml file"),
+        (["run", str(DEMO), "--train.steps=3"], "a setting has no dashes, write train.steps=.."),
+        (["run", str(DEMO.with_name("demoo.toml"))], f"did you mean {DEMO}?"),
+        (["run", str(DEMO.parent)], "give the path of a .toml file"),
     ],
 )
 def test_slips_of_the_command_line(capsys, argv, what):
@@ -265,6 +269,34 @@ def test_the_hub_is_not_asked_for_a_configuration(capsys, tmp_path):
     more = ("base.path=some/model", "task.name=commongen", "task.source=some/data")
     cli.main(command("run", tmp_path, *more, "--print-config", "--json"))
     assert json.loads(capsys.readouterr().out)["task"]["source"] == "some/data"
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (b"[trian]\r\nsteps = 3", "'trian.steps' in mine.toml: did you mean 'train.steps'?"),
+        (b"[train]\nobjective = regression", "is not TOML .*line 2.* texts are in quotes"),
+        (b'name = "caf\xe9"', "mine.toml, not UTF-8 text .byte 11.: save it as UTF-8"),
+        (b"\xff\xfen\0", "mine.toml, UTF-16 text: save it as UTF-8"),
+    ],
+)
+def test_slips_of_a_config_file(capsys, monkeypatch, tmp_path, content, said):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.toml").write_bytes(content)
+    assert re.search(said, refused(capsys, ["run", "mine.toml"]))
+
+
+def test_a_mark_and_the_line_ends_of_windows_are_no_slips(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.toml").write_bytes(b'\xef\xbb\xbfname = "mine"\r\n[train]\r\nsteps = 700\r\n')
+    cli.main(["run", "mine.toml", "--print-config", "--json"])
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["name"], printed["train"]["steps"]) == ("mine", 700)
+
+
+def test_a_run_in_place_of_its_config(capsys, finished_run):
+    said = refused(capsys, ["run", str(finished_run)])
+    assert "it is the folder of a run, `dinado inspect` shows it" in said
 
 
 def test_config_file_missing(capsys):

@@ -53,6 +53,8 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
     args, rest = parser.parse_known_args(argv)
     for flag in (word for word in rest if word.startswith("-")):
         near = _near(flag.partition("=")[0], _options(parser, args))
+        if hasattr(args, "overrides") and "." in flag:
+            near = f"a setting has no dashes, write {escape(flag.lstrip('-').partition('=')[0])}=.."
         raise InputError(f"unrecognized arguments: {escape(flag)}: {near}")
     if args.command is None:
         raise InputError(f"no command given: one of {', '.join(_choices(parser))}")

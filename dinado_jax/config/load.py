@@ -211,13 +211,28 @@ def load(path: str | Path | None, overrides: Sequence[str] = ()) -> Loaded:
     """
     file: Given = {}
     if path is not None:
-        path, fix = Path(path), "correct it, see configs/"
+        path = Path(path)
         if not exists(path) or path.is_dir():
-            raise InputError(f"no config file {quote(str(path))}: give the path of a .toml file")
-        name = escape(str(path))
-        file = leaves(parse_toml(read_text(path, fix), f"config {name}", fix), name)
+            raise InputError(f"no config file {quote(str(path))}: {_other_file(path)}")
+        name, text = escape(str(path)), read_text(path, "save it as UTF-8 text")
+        fix = "correct it, texts are in quotes, see configs/"
+        file = leaves(parse_toml(text, f"config {name}", fix), name)
     given = file | parse_overrides(overrides)
     return Loaded(assign(Config(), given), file, given)
+
+
+def _other_file(path: Path) -> str:
+    """Says what to give in place of a path that is no file."""
+    if path.is_dir():
+        run = "it is the folder of a run, `dinado inspect` shows it: " * exists(path / "sft")
+        return f"{run}give the path of a .toml file"
+    if "=" in path.name:
+        return "a setting comes after the path of a .toml file"
+    there = {str(found) for home in (path.parent, Path("configs")) for found in home.glob("*.toml")}
+    named = {found: Path(found).name for found in sorted(there)}
+    near = difflib.get_close_matches(path.with_suffix(".toml").name, named.values(), 1, 0.8)
+    meant = [found for found, name in named.items() if name in near]
+    return f"did you mean {meant[0]}?" if meant else "give the path of a .toml file"
 
 
 def different(config: Config) -> dict[str, Any]:
