@@ -14,6 +14,7 @@ from support import tiny_run
 
 from dinado_jax import cli
 from dinado_jax.config.load import differences
+from dinado_jax.config.toml_text import as_toml
 from dinado_jax.distributed import signals
 from dinado_jax.errors import InputError
 from dinado_jax.models.architectures import save_model
@@ -24,6 +25,7 @@ from dinado_jax.models.params import param_shapes
 from dinado_jax.models.tokenizer import load_codec, train_codec
 from dinado_jax.stages import pipeline
 from dinado_jax.stages.context import Context
+from dinado_jax.stages.settings import load_config
 from dinado_jax.training.cost_estimate import dry_run
 from dinado_jax.training.loop import Diverged
 
@@ -75,14 +77,30 @@ print(sorted({"jax", "flax", "numpy", "transformers", "orbax"} & set(sys.modules
 
 
 def test_print_config(capsys, tmp_path):
-    cli.main(command("run", tmp_path, "--print-config"))
+    cli.main(command("run", tmp_path, "--print-config", "--json"))
     printed = json.loads(capsys.readouterr().out)
     assert printed == tiny_run.config(f"run.folder={tmp_path}").as_dict()
     assert not list(tmp_path.iterdir())
 
 
+def test_the_printed_configuration_can_be_run(capsys, tmp_path):
+    config = tiny_run.config('rollout.oracle="a\\\\b\\u007f:c"', "target.moments=[]", "seed=7")
+    moment = "target.moments=[{feature = 'mentions_colour', mean = 0.25}]"
+    cli.main(["run", str(tiny_run.CONFIG), moment, "seed=7", "--print-config"])
+    path = tmp_path / "printed.toml"
+    path.write_text(capsys.readouterr().out)
+    assert load_config(path) == tiny_run.config(moment, "seed=7")
+    path.write_text(as_toml(config))
+    assert load_config(path) == config
+    assert re.search("^seed = 7 +# default: 0$", path.read_text(), re.M)
+
+
+def test_json_is_for_what_is_printed(capsys, tmp_path):
+    assert "--json is for --print-config" in refused(capsys, command("run", tmp_path, "--json"))
+
+
 def test_overrides_may_follow_options(capsys):
-    cli.main(["run", str(DEMO), "seed=3", "--print-config", "sft.steps=7"])
+    cli.main(["run", str(DEMO), "seed=3", "--print-config", "sft.steps=7", "--json"])
     printed = json.loads(capsys.readouterr().out)
     assert (printed["seed"], printed["sft"]["steps"]) == (3, 7)
 
@@ -182,6 +200,14 @@ def test_what_a_run_does_is_told_by_what_is_its_own(capsys, tmp_path):
     assert done.startswith("sft: done")
 
 
+def test_a_quiet_run_says_nothing_of_its_progress(capsys, tmp_path):
+    cli.main(command("sft", tmp_path, "sft.steps=0", "--quiet"))
+    assert capsys.readouterr() == ("", "")
+    assert (tmp_path / "tiny" / "sft" / "done.json").exists()
+    cli.main(command("sft", tmp_path, "sft.steps=0"))
+    assert "sft: already done" in capsys.readouterr().err
+
+
 # Bad input
 
 
@@ -211,6 +237,10 @@ def test_what_a_run_does_is_told_by_what_is_its_own(capsys, tmp_path):
             "override 'a.toml' on the command line: write it as section.key=value",
         ),
         (["run", str(DEMO), "--out", "x", "run.folder=y"], "run.folder has no effect with --out"),
+        (["run", "train.steps=3"], "a setting comes after the path of a .toml file"),
+        (["run", str(DEMO), "--train.steps=3"], "a setting has no dashes, write train.steps=.."),
+        (["run", str(DEMO.with_name("demoo.toml"))], f"did you mean {DEMO}?"),
+        (["run", str(DEMO.parent)], "give the path of a .toml file"),
     ],
 )
 def test_slips_of_the_command_line(capsys, argv, what):
@@ -237,8 +267,36 @@ def test_what_needs_no_computation_is_checked_first(capsys, tmp_path, flag, over
 
 def test_the_hub_is_not_asked_for_a_configuration(capsys, tmp_path):
     more = ("base.path=some/model", "task.name=commongen", "task.source=some/data")
-    cli.main(command("run", tmp_path, *more, "--print-config"))
+    cli.main(command("run", tmp_path, *more, "--print-config", "--json"))
     assert json.loads(capsys.readouterr().out)["task"]["source"] == "some/data"
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (b"[trian]\r\nsteps = 3", "'trian.steps' in mine.toml: did you mean 'train.steps'?"),
+        (b"[train]\nobjective = regression", "is not TOML .*line 2.* texts are in quotes"),
+        (b'name = "caf\xe9"', "mine.toml, not UTF-8 text .byte 11.: save it as UTF-8"),
+        (b"\xff\xfen\0", "mine.toml, UTF-16 text: save it as UTF-8"),
+    ],
+)
+def test_slips_of_a_config_file(capsys, monkeypatch, tmp_path, content, said):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.toml").write_bytes(content)
+    assert re.search(said, refused(capsys, ["run", "mine.toml"]))
+
+
+def test_a_mark_and_the_line_ends_of_windows_are_no_slips(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.toml").write_bytes(b'\xef\xbb\xbfname = "mine"\r\n[train]\r\nsteps = 700\r\n')
+    cli.main(["run", "mine.toml", "--print-config", "--json"])
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["name"], printed["train"]["steps"]) == ("mine", 700)
+
+
+def test_a_run_in_place_of_its_config(capsys, finished_run):
+    said = refused(capsys, ["run", str(finished_run)])
+    assert "it is the folder of a run, `dinado inspect` shows it" in said
 
 
 def test_config_file_missing(capsys):

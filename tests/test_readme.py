@@ -8,6 +8,7 @@ import pytest
 import support
 
 from dinado_jax import cli
+from dinado_jax.cli.parser import parse
 from dinado_jax.config.schema import Config
 from dinado_jax.stages import fit
 from dinado_jax.tasks.keyword.lexical import lexical
@@ -76,7 +77,7 @@ def test_there_is_something_to_check():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_parse(command):
     words = [word for word in shlex.split(command)[1:] if word != ".."]
-    cli._parse(words)
+    parse(cli.make_parser(), words)
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -5,7 +5,6 @@ An unknown key is an error that suggests the nearest known one.
 
 import dataclasses
 import difflib
-import json
 import math
 import tomllib
 import types
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dinado_jax.config.schema import Config, flatten
+from dinado_jax.config.toml_text import toml_value
 from dinado_jax.errors import (
     InputError,
     escape,
@@ -211,32 +211,42 @@ def load(path: str | Path | None, overrides: Sequence[str] = ()) -> Loaded:
     """
     file: Given = {}
     if path is not None:
-        path, fix = Path(path), "correct it, see configs/"
+        path = Path(path)
         if not exists(path) or path.is_dir():
-            raise InputError(f"no config file {quote(str(path))}: give the path of a .toml file")
-        name = escape(str(path))
-        file = leaves(parse_toml(read_text(path, fix), f"config {name}", fix), name)
+            raise InputError(f"no config file {quote(str(path))}: {_other_file(path)}")
+        name, text = escape(str(path)), read_text(path, "save it as UTF-8 text")
+        fix = "correct it, texts are in quotes, see configs/"
+        file = leaves(parse_toml(text, f"config {name}", fix), name)
     given = file | parse_overrides(overrides)
     return Loaded(assign(Config(), given), file, given)
 
 
+def _other_file(path: Path) -> str:
+    """Says what to give in place of a path that is no file."""
+    if path.is_dir():
+        run = "it is the folder of a run, `dinado inspect` shows it: " * exists(path / "sft")
+        return f"{run}give the path of a .toml file"
+    if "=" in path.name:
+        return "a setting comes after the path of a .toml file"
+    there = {str(found) for home in (path.parent, Path("configs")) for found in home.glob("*.toml")}
+    named = {found: Path(found).name for found in sorted(there)}
+    near = difflib.get_close_matches(path.with_suffix(".toml").name, named.values(), 1, 0.8)
+    meant = [found for found, name in named.items() if name in near]
+    return f"did you mean {meant[0]}?" if meant else "give the path of a .toml file"
+
+
+def different(config: Config) -> dict[str, Any]:
+    """The settings that differ from the defaults, by "section.key"."""
+    defaults = flatten(Config())
+    settings = {key: value for key, (value, _) in flatten(config).items()}
+    return {key: value for key, value in settings.items() if value != defaults[key][0]}
+
+
 def toml_lines(config: Config) -> list[str]:
     """Lists all settings, as lines "section.key = value"."""
-    return [f"{key} = {_toml(value)}" for key, (value, _) in flatten(config).items()]
+    return [f"{key} = {toml_value(value)}" for key, (value, _) in flatten(config).items()]
 
 
 def differences(config: Config) -> list[str]:
     """Lists what differs from the defaults, as lines "section.key = value"."""
-    defaults = toml_lines(Config())
-    return [
-        own for own, default in zip(toml_lines(config), defaults, strict=True) if own != default
-    ]
-
-
-def _toml(value: Any) -> str:
-    if dataclasses.is_dataclass(value):
-        fields = (f"{name} = {_toml(inner)}" for name, inner in vars(value).items())
-        return "{" + ", ".join(fields) + "}"
-    if isinstance(value, tuple):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    return json.dumps(value, ensure_ascii=False)
+    return [f"{key} = {toml_value(value)}" for key, value in different(config).items()]

@@ -121,8 +121,8 @@ class Decode(Sampling):
 class Rollout(Sampling):
     """What the base draws for the oracle."""
 
-    # A name in oracles/table.py, or "package.module:function"(prompts, texts) -> scores; empty: the
-    # task's own, or none with target.moments.
+    # A name in oracles/table.py, or a function(prompts, texts) -> scores, "package.module:function"
+    # or "FILE.py:function"; empty: the task's own, or none with target.moments.
     oracle: str = ""
     prompts: int = 1000
     samples: int = 8  # per prompt
@@ -133,7 +133,7 @@ class Rollout(Sampling):
 class Moment:
     """A feature of texts and its wanted mean."""
 
-    # "package.module:function"(prompts, texts) -> numbers, or a name in oracles/table.py
+    # As rollout.oracle, a function(prompts, texts) -> numbers
     feature: str
     mean: float  # over prompts, of the feature's expectation under q*
 

@@ -106,7 +106,7 @@ def round_line(number: int, figures: RoundFigures) -> str:
     ]
     if figures.log_prob_per_token_of_successes is not None:
         parts += [f"its successes {figures.log_prob_per_token_of_successes:.2f}"]
-    return f"train round {number} begins: {', '.join(parts)}"
+    return ", ".join(parts)
 
 
 def as_dict(figures: Figures) -> dict[str, Any]:

@@ -27,6 +27,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 GENERATION, ADAPTER = "generation_config.json", "adapter_config.json"
+_OF_A_RUN = "sft/base"  # where a run keeps its base
 _AGAIN = "copy or download it again"
 DTYPES = ("float32", "float16", "bfloat16")
 TOKENIZER_FILES = (
@@ -95,6 +96,8 @@ def locate(name_or_path: str, patterns: Sequence[str] = HUB_FILES) -> Path:
             raise InputError(
                 f"not a folder or a .gguf file, {path}: name the folder that holds {CONFIG}"
             )
+        if exists(path / _OF_A_RUN / CONFIG):
+            raise InputError(f"{path} is the folder of a run: give its base, {path / _OF_A_RUN}")
         return path
     if name_or_path.startswith((".", "/", "~", os.sep)):
         raise InputError(f"no such folder, {quote(name_or_path)}: check the path of the model")

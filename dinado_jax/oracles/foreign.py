@@ -9,8 +9,17 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from dinado_jax.errors import one_line
+from dinado_jax.errors import escape, one_line
 
+# This package, the libraries and Python itself.
+_NOT_THE_USERS = tuple(
+    os.path.realpath(path) + os.sep
+    for path in (
+        os.path.dirname(os.path.dirname(__file__)),
+        os.path.dirname(os.__file__),
+        os.path.dirname(os.path.dirname(np.__file__)),
+    )
+)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -24,8 +33,23 @@ class ForeignError(Exception):
     """
 
     def __init__(self, error: BaseException):
-        super().__init__(one_line(error))
+        line = _line_of(error)
+        super().__init__(f"{one_line(error)} ({line})" if line else one_line(error))
         self.kind = type(error).__name__
+
+
+def _line_of(error: BaseException) -> str:
+    """Names the last line of the user's own code that an exception passed; "" if there is none.
+
+    A SyntaxError says itself where it is.
+    """
+    found, trace = "", error.__traceback__
+    while trace is not None:
+        path = trace.tb_frame.f_code.co_filename
+        if os.path.isabs(path) and not os.path.realpath(path).startswith(_NOT_THE_USERS):
+            found = escape(f"{os.path.basename(path)}, line {trace.tb_lineno}")
+        trace = trace.tb_next
+    return "" if isinstance(error, SyntaxError) else found
 
 
 @contextlib.contextmanager

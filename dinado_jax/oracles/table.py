@@ -1,10 +1,13 @@
 """Oracles by name: those of this package, and any function that can be imported."""
 
 import dataclasses
-import importlib
+import difflib
+import importlib.util
 import os
 import sys
+import types
 from collections.abc import Mapping
+from pathlib import Path
 from typing import cast
 
 from dinado_jax.automata.compiled import AutomataOf
@@ -14,6 +17,7 @@ from dinado_jax.oracles.judge import Oracle
 from dinado_jax.oracles.sentences import at_most_12_words, ends_with_question, mentions_colour
 from dinado_jax.tasks.keyword.oracle import LEXICAL
 from dinado_jax.tasks.protocol import WantedIn
+from dinado_jax.utils.files import check_regular
 
 # Each raises InputError for a prompt that it cannot judge with any text.
 ORACLES: dict[str, Oracle] = {
@@ -22,6 +26,7 @@ ORACLES: dict[str, Oracle] = {
     "ends_with_question": ends_with_question,
     "at_most_12_words": at_most_12_words,
 }
+FORMS = '"package.module:function" or "FILE.py:function"'
 GIVEN = "callable"  # begins the name of an oracle that was given as an object
 
 
@@ -66,7 +71,7 @@ def resolve(name: str, noun: str = "oracle") -> NamedOracle:
 
     Args:
       name: a name of `ORACLES`, or "package.module:function", which is imported, also from the
-        current working directory.
+        current working directory, or "FILE.py:function".
       noun: what is looked for, in messages.
 
     Raises:
@@ -84,32 +89,64 @@ def _imported(name: str, noun: str) -> Oracle:
     module_name, _, function = name.partition(":")
     if not module_name or not function:
         known = ", ".join(f'"{one}"' for one in ORACLES)
-        raise InputError(
-            f'{noun} {quote(name)}, no such {noun}: give {known} or "package.module:function"'
-        )
-    # The console script, unlike python -m, does not look for modules in the working directory. It
-    # comes last, so that a file there hides no module that a library imports later.
-    if not {"", os.getcwd()} & set(sys.path):
-        sys.path.append(os.getcwd())
-    importlib.invalidate_caches()
+        near = difflib.get_close_matches(name, ORACLES, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"give {known}, {FORMS}"
+        if _is_file(module_name):
+            hint = f"add the name of its function, {module_name}:FUNCTION"
+        raise InputError(f"{noun} {quote(name)}, no such {noun}: {hint}")
+    what = f"{noun} {quote(name)}"
+    if _is_file(module_name):
+        check_regular(Path(module_name))
     try:
         with guarded():
-            module = importlib.import_module(module_name)
+            module = _module(module_name)
     except ForeignError as error:
-        raise InputError(
-            f"{noun} {quote(name)}, importing {module_name} raised {error}: "
-            "correct the name or install the module"
-        ) from None
+        missing = error.kind == "ModuleNotFoundError" and f"'{module_name}'" in str(error)
+        fix = "correct the name or install the module" if missing else f"correct {module_name}"
+        raise InputError(f"{what}, importing {module_name} raised {error}: {fix}") from None
     try:
         with guarded():
             oracle = getattr(module, function, None)
             found = callable(oracle)
+            others = [one for one, value in vars(module).items() if callable(value)]
     except ForeignError as error:
         raise InputError(
-            f"{noun} {quote(name)}, looking up {function} raised {error}: correct the module"
+            f"{what}, looking up {function} raised {error}: correct the module"
         ) from None
     if not found:
-        raise InputError(
-            f"{noun} {quote(name)}, {module_name} has no function {function}: correct the name"
-        )
+        near = difflib.get_close_matches(function, others, 1)
+        hint = f"did you mean {near[0]}?" if near else "correct the name"
+        raise InputError(f"{what}, {module_name} has no function {function}: {hint}")
     return cast(Oracle, oracle)
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith(".py")
+
+
+def _module(name: str) -> types.ModuleType:
+    """Imports a module, or a file, whose path is then its name.
+
+    The console script, unlike python -m, does not look for modules in the working directory. It
+    comes last, so that a file there hides no module that a library imports later; so does the
+    folder of a file, for what lies beside it.
+    """
+    path = Path(name)
+    home = str(path.absolute().parent) if _is_file(name) else os.getcwd()
+    if not {"", home} & set(sys.path):
+        sys.path.append(home)
+    importlib.invalidate_caches()
+    if not _is_file(name):
+        return importlib.import_module(name)
+    known = sys.modules.get(name)
+    if known is not None and getattr(known, "__file__", "") == str(path.absolute()):
+        return known
+    spec = importlib.util.spec_from_file_location(name, path.absolute())
+    assert spec is not None and spec.loader is not None
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

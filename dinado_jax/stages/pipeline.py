@@ -32,23 +32,33 @@ from dinado_jax.stages.run_folder import STAGES, check_format
 from dinado_jax.stages.settings import stored_config
 from dinado_jax.stages.sft import sft
 from dinado_jax.stages.train import train
+from dinado_jax.stages.works import works
 from dinado_jax.training.cost_estimate import check_base
 from dinado_jax.utils import streams
 from dinado_jax.utils.files import exists, read_json, write_json
-from dinado_jax.utils.progress import print_once
+from dinado_jax.utils.outlook import reach, work_of
+from dinado_jax.utils.progress import print_progress
 
 _WORK: dict[str, Callable[[Context], Figures]] = dict(
     zip(STAGES, (sft, rollout, train, generate, evaluate), strict=True)
 )
 
+_TRIED = 1000  # prompts of a file that a built-in oracle is asked about
 
-def check(config: Config, names: Iterable[str]) -> None:
+
+def check(config: Config, names: Iterable[str], judge: bool = False) -> None:
     """Checks the inputs of these stages without computation, devices or network access.
+
+    Args:
+      judge: whether to call the oracle on two samples, too.
 
     Raises:
       InputError: for the first fault.
     """
-    _check_inputs(Context.of(config), set(names), hub=False)
+    context, names = Context.of(config), set(names)
+    _check_inputs(context, names, hub=False)
+    if judge:
+        _try_oracle(context, names)
 
 
 def _check_inputs(context: Context, names: set[str], hub: bool) -> None:
@@ -98,7 +108,12 @@ def _check(context: Context, names: set[str]) -> None:
 
 
 def _try_oracle(context: Context, names: set[str]) -> None:
-    """Calls a user-defined oracle and features on two samples, if one of these stages uses them."""
+    """Calls a user-defined oracle and features on two samples, if one of these stages uses them; a
+    built-in one is asked whether it can judge the prompts of files.
+    """
+    if names & {"rollout", "train"} and context.task.source:
+        for prompt in dict.fromkeys(row.prompt for row in context.train_examples[:_TRIED]):
+            context.oracle.check_prompts({context.task.source: prompt})
     judging = [(context.oracle, LABELS)] if names & {"rollout", "train", "generate"} else []
     if names & {"rollout", "train", "evaluate"}:
         judging += [(feature, FEATURES) for feature in context.features]
@@ -144,8 +159,10 @@ def run_stages(
                 input_digests(name, context) if name in names else stage_input_digests(name, run)
             )
             run.check_inputs(name, inputs)
-    print_once(_own_settings(context))
-    with run.locked():
+    print_progress(_own_settings(context))
+    unfinished = [name for name in names if run.finished(name) is None]
+    prompts = len(context.held_out) if "generate" in unfinished else 0
+    with run.locked(), work_of(works(config, names, prompts)):
         for name in names:
             _do(context, name)
 
@@ -164,7 +181,9 @@ def _do(context: Context, name: str) -> None:
     run, inputs = context.run, input_digests(name, context)
     assert_same(f"inputs of {name}", json.dumps(inputs))
     run.check_inputs(name, inputs)
-    fresh = run.finished(name) is None
+    fresh, label = run.finished(name) is None, reach(f"stage {name}")
+    if fresh and label != name:
+        print_progress(label)
     if fresh and is_main():
         run.stage_folder(name)
         write_json(run.path / "config.json", context.config.as_dict())
@@ -172,7 +191,7 @@ def _do(context: Context, name: str) -> None:
     figures = stage_figures.as_dict(record.figures)
     figures = {key: value for key, value in figures.items() if not isinstance(value, dict)}
     done = f"done in {record.seconds:.0f} s" if fresh else "already done"
-    print_once(f"{name}: {done}  {json.dumps(figures)}")
+    print_progress(f"{name}: {done}  {json.dumps(figures)}")
 
 
 def show_report(config: Config, path: Path | None = None) -> int:
@@ -227,7 +246,7 @@ def run_config(path: str | Path) -> Config:
             f"{path} is no run folder (no config.json and stages in it): give one, as runs/demo"
         )
     saved = path / "config.json"
-    fix = "write it again, `dinado run CONFIG --print-config` prints it"
+    fix = "write it again, `dinado run CONFIG --print-config --json` prints it"
     check_format(path)
     return stored_config(read_json(saved, fix), str(saved))
 

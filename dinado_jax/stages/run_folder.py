@@ -119,6 +119,27 @@ class StageRecord:
         return json_digest(self.results)
 
 
+def read_stage_record(run: Path, name: str) -> StageRecord | None:
+    """Reads the record of a stage; None if it is not done. What it wrote is not looked at.
+
+    Args:
+      run: the run's folder.
+      name: of the stage.
+
+    Raises:
+      InputError: if the record is damaged.
+    """
+    done = run / name / "done.json"
+    if not _exists(done):
+        return None
+    again = _again(run, name)
+    tree = read_sealed(done, again)
+    figures = stage_figures.from_dict(
+        _FIGURES[name], tree.get("figures", {}), f"{done}, figures", again
+    )
+    return read_record(StageRecord, tree, str(done), again, figures=figures)
+
+
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
     """runs/NAME. InputError if it cannot be written or holds a run of another configuration."""
@@ -141,15 +162,10 @@ class RunFolder:
         Raises:
           InputError: if it was begun with other settings, or if its results have changed since.
         """
-        done = self.path / name / "done.json"
-        if self.started(name) is None or not _exists(done):
+        record = None if self.started(name) is None else read_stage_record(self.path, name)
+        if record is None:
             return None
         again = _again(self.path, name)
-        tree = read_sealed(done, again)
-        figures = stage_figures.from_dict(
-            _FIGURES[name], tree.get("figures", {}), f"{done}, figures", again
-        )
-        record = read_record(StageRecord, tree, str(done), again, figures=figures)
         found = _digests(self.path / name, _RESULTS[name])
         for file in sorted(found.keys() | record.results.keys()):
             was, now = record.results.get(file), found.get(file)

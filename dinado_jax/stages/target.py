@@ -18,7 +18,7 @@ from dinado_jax.rollouts.collect import Collected
 from dinado_jax.rollouts.weighting import importance_weights
 from dinado_jax.stages.context import Context
 from dinado_jax.utils.files import read_sealed, validate, write_sealed
-from dinado_jax.utils.progress import print_once
+from dinado_jax.utils.progress import print_once, print_progress
 
 _FILE = "moments.json"
 _FAILURES_BY_MARGIN = ("regression", "variance", "consistency")
@@ -64,7 +64,7 @@ def fit_target(context: Context, collected: Collected) -> tuple[Rollouts, Tilt]:
         )
     ]
     for each in tree:
-        print_once(
+        print_progress(
             "target.moments: mean of {feature} {base:.3g} in the base, {wanted:.4g} wanted, lambda "
             "{coefficient:.3f}".format(**each)
         )

@@ -26,6 +26,7 @@ from dinado_jax.rollouts.weighting import importance_weights, success_rate
 from dinado_jax.stages.artifacts import trained_base
 from dinado_jax.stages.context import Context
 from dinado_jax.stages.rounds import Rounds
+from dinado_jax.stages.works import round_ends
 from dinado_jax.training.checkpoint import Checkpoints
 from dinado_jax.training.loop import (
     Loop,
@@ -38,7 +39,8 @@ from dinado_jax.training.loop import (
     restore_or_init,
 )
 from dinado_jax.training.optimizer import control_optimizer
-from dinado_jax.utils.progress import MetricsLog, print_once
+from dinado_jax.utils.outlook import reach
+from dinado_jax.utils.progress import MetricsLog, print_once, print_progress
 
 _HIGHEST = 0.5  # with only lower labels, the scale of an oracle is not [0, 1]
 
@@ -62,19 +64,19 @@ def train(context: Context) -> TrainFigures:
     prior = rate if config.control.norm_bias == "success_rate" else 0.5
     rounds, figures = Rounds(context, base, control, initial), []
     init = partial(_init, control, settings, config.seed, prior, _log_rates(rounds))
-    ends = np.linspace(0, settings.steps, settings.rounds + 1).round().astype(int)[1:].tolist()
     with Checkpoints(folder / "checkpoints", context.base_fingerprint) as checkpoints:
         state = restore_or_init(checkpoints, plan, init, base.params)
         log = MetricsLog(folder / "train.jsonl", int(state.step))
         loop = Loop(plan, settings.accumulate, config.run, checkpoints, log)
-        for number, (begin, end) in enumerate(itertools.pairwise([0, *ends])):
+        for number, (begin, end) in enumerate(itertools.pairwise([0, *round_ends(settings)])):
+            label = reach(f"round {number}")
             parts = rounds.rollouts_up_to(number, state.trainable)
             rollouts = concatenate(parts, base.codec.eos_id)
             weight = importance_weights(
                 rollouts, settings.weights, settings.weight_clip, settings.reference_weight
             )
             figures.append(rounds.figures(number, rollouts, weight))
-            print_once(round_line(number, figures[-1]))
+            print_progress(f"{label}: {round_line(number, figures[-1])}")
             for line in () if number else first_round_warnings(figures[0]):
                 print_once(f"warning: {line}")
             states = rounds.states(parts)

@@ -37,6 +37,8 @@ def examples(settings: schema.Task, split: str) -> list[Example]:
       InputError: for another split, for one without prompts, and as `read_prompts`.
     """
     texts = read_prompts(settings.source, settings.field)
+    if not texts:
+        raise InputError(f"{settings.source} holds no prompt: write one per line")
     found = of_split(texts, split, settings.held_out)
     if not found:
         raise InputError(

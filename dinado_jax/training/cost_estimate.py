@@ -90,12 +90,12 @@ def check_base(settings: schema.Config, model: BaseModel) -> None:
                 f"the base's {model.context_length} positions: lower it"
             )
     params = abstract_params(model)
-    _abstract_control(make_control(settings, model), params)
+    abstract_control(make_control(settings, model), params)
     if adapter := sft_adapter(settings.sft, model.delta_rules):
         jax.eval_shape(adapter.init, jax.random.key(0), params)
 
 
-def _abstract_control(control: Control, base_params: Any) -> Any:
+def abstract_control(control: Control, base_params: Any) -> Any:
     """Returns the shapes of a control's parameters. InputError if they do not fit the base."""
     return jax.eval_shape(lambda: control.init(jax.random.key(0), base_params, 0.5))
 
@@ -109,7 +109,7 @@ def training(
     settings: schema.Config, control: Control, params: Any, length: int
 ) -> tuple[tuple[Terms, optax.GradientTransformation], TrainState, Batch]:
     """Returns the arguments of `make_step` in stage train, and the shapes of state and batch."""
-    control_params = _abstract_control(control, params)
+    control_params = abstract_control(control, params)
     transform = control_optimizer(settings.train)
     state = jax.eval_shape(lambda: init_state(_zeros(control_params), transform))
     _, objective = phases(settings.train)[-1]
@@ -155,7 +155,7 @@ def dry_run(settings: schema.Config) -> dict[str, Any]:
     check_base(settings, model)
     params = abstract_params(model)
     control = make_control(settings, model)
-    control_params = _abstract_control(control, params)
+    control_params = abstract_control(control, params)
 
     def count(tree):
         return sum(leaf.size for leaf in jax.tree.leaves(tree))

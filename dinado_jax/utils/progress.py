@@ -1,6 +1,7 @@
 """Progress of long tasks on standard error, and the JSON-lines log of metrics.
 
 A terminal shows a bar with rate and time left; any other output gets a few plain lines per minute.
+The time left of the whole command is shown as well, as soon as the rate of all its work is known.
 """
 
 import contextlib
@@ -16,12 +17,14 @@ from typing import Any, Self
 import jax
 
 from dinado_jax.errors import InputError
-from dinado_jax.utils import streams
+from dinado_jax.utils import outlook, streams
 from dinado_jax.utils.files import check_regular, exists, parse_json, validate
 
 _SECONDS_BETWEEN_LINES = 15.0
 _SECONDS_BEFORE_FIRST_LINE = 5.0  # which says that the program is being compiled
 _RECENT = 5  # lines over which the rate is measured
+
+_quiet = False
 
 
 def _is_main() -> bool:
@@ -33,6 +36,18 @@ def print_once(line: str) -> None:
     """Prints a status line on process 0 only."""
     if _is_main():
         streams.print_status(line)
+
+
+def set_quiet(quiet: bool) -> None:
+    """Sets whether progress is left out in this process."""
+    global _quiet
+    _quiet = quiet
+
+
+def print_progress(line: str) -> None:
+    """Prints a line on process 0 that only says how far the work is, unless that is left out."""
+    if not _quiet:
+        print_once(line)
 
 
 def _clock(seconds: float) -> str:
@@ -55,21 +70,25 @@ class Progress:
         """Prepares a count from `start` to `total`.
 
         Args:
-          what: name of the task, shown first in every line.
+          what: name of the task; its label in the outlook, or the name itself, begins every line.
           total: number of units.
           unit: name of one unit, in the singular.
           start: number of units done by an earlier run.
         """
-        self._what, self._total, self._unit = what, total, unit
+        self._outlook = outlook.current()
+        self._work = self._outlook.reach(what)
+        self._what = self._work.label if self._work else what
+        self._total, self._unit = total, unit
         self._start, self._done = start, start
-        self._marks: deque[tuple[float, int]] = deque(maxlen=_RECENT)  # (time, units done)
+        self._first: tuple[float, int] | None = None  # (time, units done) after the first advance
+        self._marks: deque[tuple[float, int]] = deque(maxlen=_RECENT)  # the same at recent lines
         self._bar: Any = None  # a tqdm, whose module is imported only where a bar is shown
         self._waiting = threading.Timer(_SECONDS_BEFORE_FIRST_LINE, self._compiling)
         self._waiting.daemon = True
 
     def __enter__(self) -> Self:
         self._started = self._shown = time.monotonic()
-        if _is_main() and sys.stderr.isatty():
+        if _is_main() and sys.stderr.isatty() and not _quiet:
             from tqdm import tqdm
 
             self._bar = tqdm(
@@ -81,30 +100,50 @@ class Progress:
         return self
 
     def _compiling(self) -> None:
-        print_once(f"{self._what}: compiling ({self._done}/{self._total} {self._unit}s)")
+        print_progress(f"{self._what}: compiling ({self._done}/{self._total} {self._unit}s)")
 
     def advance(self, count: int = 1, **figures: float) -> None:
         """Adds `count` finished units, and shows these figures next to the count."""
         self._waiting.cancel()
-        first = self._done == self._start
         self._done += count
+        now = time.monotonic()
+        first = self._first is None
+        if self._first is None:
+            self._first = now, self._done
+            self._marks.append(self._first)
+        self._measure(now)
         if self._bar is not None:
             self._draw(count, first, figures)
             return
-        now = time.monotonic()
-        if first:
-            self._marks.append((now, self._done))
         if now - self._shown >= _SECONDS_BETWEEN_LINES and self._done < self._total:
             self._shown = now
             self._line(now, figures)
+
+    def _measure(self, now: float) -> None:
+        """Tells the outlook the rate so far."""
+        then, done = self._first or (now, self._done)
+        if self._work and self._work.units and self._done > done:
+            share = (self._done - done) / self._total
+            self._outlook.measure(self._work.kind, (now - then) / (share * self._work.units))
+
+    def _whole(self, left: float | None) -> str:
+        """The time left of all work, if after this one, with so many seconds left, there is more
+        and how long that takes is known; otherwise empty.
+        """
+        after = self._outlook.seconds_after()
+        return _clock(left + after) if self._work and after and left is not None else ""
 
     def _draw(self, count: int, first: bool, figures: dict[str, float]) -> None:
         with contextlib.suppress(OSError):  # the terminal was closed
             if first:
                 self._bar.set_postfix_str("", refresh=False)
                 self._bar.unpause()
-            if figures:
-                self._bar.set_postfix({k: f"{v:.4g}" for k, v in figures.items()}, refresh=False)
+            shown = {key: f"{value:.4g}" for key, value in figures.items()}
+            rate = self._bar.format_dict["rate"]
+            if whole := self._whole((self._total - self._done) / rate if rate else None):
+                shown["whole run"] = whole
+            if shown:
+                self._bar.set_postfix(shown, refresh=False)
             self._bar.update(count)
 
     def _line(self, now: float, figures: dict[str, float]) -> None:
@@ -113,10 +152,12 @@ class Progress:
         self._marks.append((now, self._done))
         pace = "time left unknown"
         if rate:
-            left = _clock((self._total - self._done) / rate)
-            pace = f"{rate:.3g} {self._unit}s/s, {left} left"
+            left = (self._total - self._done) / rate
+            pace = f"{rate:.3g} {self._unit}s/s, {_clock(left)} left"
+            if whole := self._whole(left):
+                pace += f" (whole run: about {whole})"
         shown = "".join(f", {key} {value:.4g}" for key, value in figures.items())
-        print_once(f"{self._what}: {self._done}/{self._total} {self._unit}s, {pace}{shown}")
+        print_progress(f"{self._what}: {self._done}/{self._total} {self._unit}s, {pace}{shown}")
 
     def __exit__(
         self,
@@ -130,7 +171,7 @@ class Progress:
                 self._bar.close()
         elif kind is None and self._done > self._start:
             elapsed = time.monotonic() - self._started
-            print_once(
+            print_progress(
                 f"{self._what}: {self._done}/{self._total} {self._unit}s in {_clock(elapsed)}"
             )
 

@@ -1,6 +1,7 @@
 """Which form a callable has, and what is no oracle."""
 
 import functools
+import re
 
 import numpy as np
 import pytest
@@ -120,9 +121,10 @@ FAULTS = [
 @pytest.mark.parametrize("function, fault", FAULTS)
 def test_what_is_no_oracle(function, fault):
     said = error_of(given_oracle, function, PROMPTS)
+    said = re.sub(r" \(test_callables\.py, line \d+\)", "", said)
     assert fault in said and "return one bool or float in [0, 1] per text" in said
 
 
 def test_what_always_raises():
     said = error_of(given_oracle, lambda text: 1 / 0, PROMPTS)
-    assert "all 2 samples raised, the first ZeroDivisionError: division by zero: try it" in said
+    assert "all 2 samples raised, the first ZeroDivisionError: division by zero (test_" in said

@@ -33,6 +33,25 @@ def test_files_in_the_working_directory_hide_no_library(tmp_path, monkeypatch):
     assert not importlib.import_module("colorsys").__file__.startswith(str(tmp_path))
 
 
+def test_a_file_is_imported_with_what_lies_beside_it(tmp_path, monkeypatch):
+    folder = tmp_path / "oracles"
+    folder.mkdir()
+    (folder / "json.py").write_text("from beside_json import judge\n")
+    (folder / "beside_json.py").write_text("def judge(prompts, texts):\n    return [False]\n")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    name = f"{folder}/json.py:judge"
+    assert resolve(name).function([], []) == [False]
+    assert resolve(name).function is resolve(name).function
+    assert importlib.import_module("json").loads("3") == 3
+    monkeypatch.chdir(folder)
+    assert resolve("json.py:judge").function is resolve(name).function
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "json.py").write_text("def judge(prompts, texts):\n    return [True]\n")
+    monkeypatch.chdir(other)
+    assert resolve("json.py:judge").function([], []) == [True]
+
+
 @pytest.mark.parametrize("name", ["lexicon", "no_such_module:f", "sys:", ":f", "sys:maxsize"])
 def test_names_that_lead_nowhere(name):
     assert repr(name) in error_of(resolve, name)
@@ -45,7 +64,8 @@ def test_an_oracle_of_the_table_is_found_and_checks_prompts(monkeypatch):
     monkeypatch.setitem(ORACLES, "polite", polite)
     assert resolve("polite") == NamedOracle("polite", polite)
     resolve("polite").check_prompts({"file:1": "any prompt"})
-    assert all(f'"{name}"' in error_of(resolve, "impolite") for name in ORACLES)
+    assert all(f'"{name}"' in error_of(resolve, "rude") for name in ORACLES)
+    assert "did you mean 'polite'" in error_of(resolve, "impolite")
     said = error_of(resolve("lexical").check_prompts, {"file:1": "dog =", "file:2": "dog"})
     assert said.startswith("file:2, prompt 'dog'")
     resolve("builtins:max").check_prompts({"file:1": "a user's oracle is not asked"})

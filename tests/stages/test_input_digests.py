@@ -382,13 +382,14 @@ def test_what_a_user_keeps_in_a_stage_folder_stays(world):
     assert not list((world.run / "generate" / "base_shards").glob("*.npz"))
 
 
-def test_a_constraint_is_identified_by_the_module_that_makes_it(tmp_path, monkeypatch):
+@pytest.mark.parametrize("home", ["constraint_made_here", "constraint_made_here.py"])
+def test_a_constraint_is_identified_by_the_module_that_makes_it(tmp_path, monkeypatch, home):
     source = "from dinado_jax.constraints.words import contains\ndog = contains({})\n"
     module = tmp_path / "constraint_made_here.py"
     module.write_text(source.format("'dog'"))
     monkeypatch.chdir(tmp_path)
-    config = tiny_run.config("rollout.oracle=constraint_made_here:dog")
-    found, key = [], "rollout.oracle (the source of constraint_made_here:dog)"
+    config = tiny_run.config(f"rollout.oracle={home}:dog")
+    found, key = [], f"rollout.oracle (the source of {home}:dog)"
     for text in ("'dog'", "'dog'", "'dogs'"):
         module.write_text(source.format(text))
         context = Context.of(config, tmp_path / "run")

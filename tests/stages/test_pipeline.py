@@ -578,12 +578,16 @@ def test_every_kind_of_control_goes_through_all_stages(copy, capsys, kind):
     assert [line["step"] for line in lines] == list(range(1, config.train.steps + 1))
     assert list(dict.fromkeys(line["stage"] for line in lines)) == phases
     assert all(math.isfinite(line["loss"]) for line in lines)
+    said = capsys.readouterr().err
+    counted = re.findall(r"^(.*): (\d+)/(\d+) (?:steps|samples|rows) in", said, re.M)
+    assert all(re.match(r"stage \d of 5: [a-z]", what) for what, *_ in counted)
     # Each phase counts its own steps.
-    shown = re.findall(
-        r"^(warm-up|train round \d): (\d)/(\d) steps in", capsys.readouterr().err, re.M
-    )
-    assert all(done == total for _, done, total in shown)
-    assert sum(int(total) for *_, total in shown) == config.train.steps
+    of_training = r"^stage 3 of 5: train, round \d of \d(?:, warm-up)?: (\d)/(\d) steps in"
+    shown = re.findall(of_training, said, re.M)
+    assert all(done == total for done, total in shown)
+    assert sum(int(total) for _, total in shown) == config.train.steps
+    rounds = re.findall(r"^stage 3 of 5: train, round (\d) of (\d): success .*%", said, re.M)
+    assert rounds == [(str(n + 1), str(len(rounds))) for n in range(config.train.rounds)]
     samples = read_lines(path / "generate" / "control.jsonl")
     assert len(samples) == 32 and all(math.isfinite(s["log_prob"]) for s in samples)
     kl = np.mean([s["log_prob"] - s["log_prob_base"] for s in samples])

@@ -8,6 +8,7 @@ import pytest
 
 from dinado_jax.errors import InputError
 from dinado_jax.utils import progress
+from dinado_jax.utils.outlook import Work, work_of
 from dinado_jax.utils.progress import MetricsLog, Progress
 
 # Whole, and of another shape.
@@ -107,3 +108,43 @@ def test_a_long_wait_for_the_first_unit_is_explained(monkeypatch, capsys):
     with Progress("sft", 3, "step", 3):
         time.sleep(0.2)
     assert told(capsys) == []
+
+
+def test_time_left_of_all_work_is_shown_once_its_rates_are_known(monkeypatch, capsys):
+    """A token takes 0.5 s, a step 20 s: after round 1 there are 100 and 2 of them."""
+    clock = Clock(monkeypatch)
+
+    def go(name, total, unit, seconds):
+        with Progress(name, total, unit) as shown:
+            for _ in range(total):
+                clock.now += seconds
+                shown.advance()
+        return told(capsys)
+
+    works = [
+        *(Work("draw", "round 1, draw", "token", 200), Work("learn", "round 1", "step", 3)),
+        *(Work("draw", "round 2, draw", "token", 100), Work("learn", "round 2", "step", 2)),
+    ]
+    with work_of(works):
+        lines = go("draw", 4, "sample", 25)  # of 50 tokens each
+        assert lines[1] == "round 1, draw: 2/4 samples, 0.04 samples/s, 0:50 left"
+        lines = go("learn", 3, "step", 20)
+        assert lines[1] == "round 1: 2/3 steps, 0.05 steps/s, 0:20 left (whole run: about 1:50)"
+        lines = go("draw", 2, "sample", 20)
+        assert lines[0] == "round 2, draw: 1/2 samples, time left unknown"
+        lines = go("learn", 2, "step", 20)
+        assert lines == ["round 2: 1/2 steps, time left unknown", "round 2: 2/2 steps in 0:40"]
+
+
+def test_quiet_leaves_out_progress_alone(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_SECONDS_BEFORE_FIRST_LINE", 0.05)
+    progress.set_quiet(True)
+    try:
+        with Progress("sft", 3, "step") as shown:
+            time.sleep(0.2)
+            shown.advance()
+        progress.print_progress("far")
+        progress.print_once("warning: little")
+    finally:
+        progress.set_quiet(False)
+    assert told(capsys) == ["warning: little"]

@@ -1,0 +1,63 @@
+"""`dinado inspect`: what is in the folder of a run."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from dinado_jax.cli.parser import Commands, add_command
+from dinado_jax.cli.tables import number, table
+from dinado_jax.utils import streams
+
+_ROUNDS = (
+    ("success", "newest_success_rate", "{:.1%}"),
+    ("KL (nats)", "newest_kl", "{:.2f}"),
+    ("efficiency", "newest_efficiency", "{:.2f}"),
+    ("ended by itself", "newest_finished", "{:.1%}"),
+    ("log p per token", "newest_log_prob_per_token", "{:.2f}"),
+    ("rollouts so far", "rollouts", "{:,}"),
+    ("effective successes", "effective_successes", "{:,.0f}"),
+)
+
+
+def add(commands: Commands) -> None:
+    """Adds the command."""
+    text = "show the sizes, settings, rounds and warnings of a run, finished or not"
+    command = add_command(commands, "inspect", _inspect, text)
+    command.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
+    command.add_argument("--json", action="store_true", help="all of it as JSON")
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    from dinado_jax.stages.inspection import inspect_run
+
+    found = inspect_run(args.run)
+    text = json.dumps(found, indent=1) if args.json else _text(args.run, found)
+    streams.print_result(text)
+
+
+def _text(run: Path, found: dict[str, Any]) -> str:
+    from dinado_jax.config.toml_text import toml_value
+
+    stages = [("stage", "state", "seconds", "files", "MB")]
+    for name, each in found["stages"].items():
+        seconds, size = number(each["seconds"], "{:.0f}"), f"{each['bytes'] / 1e6:.1f}"
+        stages.append((name, each["state"], seconds, str(each["files"]), size))
+    blocks = [str(run), table(stages)]
+    if found["parameters"]:
+        lines = ["parameters"]
+        for name, parts in found["parameters"].items():
+            each = ", ".join(f"{part} {count:,}" for part, count in parts.items())
+            lines.append(f"  {name:8} {sum(parts.values()):>13,}: {each}")
+        blocks.append("\n".join(lines))
+    settings = [f"  {key} = {toml_value(value)}" for key, value in found["settings"].items()]
+    blocks.append("\n".join(["settings other than the defaults", *(settings or ["  none"])]))
+    if found["rounds"]:
+        rows = [("round", *(label for label, _, _ in _ROUNDS))]
+        for count, figures in enumerate(found["rounds"], start=1):
+            cells = (number(figures.get(key), form) for _, key, form in _ROUNDS)
+            rows.append((str(count), *cells))
+        blocks.append(f"rollouts that each round begins with\n{table(rows)}")
+    if found["warnings"]:
+        blocks.append("\n".join(f"warning: {line}" for line in found["warnings"]))
+    return "\n\n".join(blocks)

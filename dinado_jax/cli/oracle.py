@@ -1,0 +1,134 @@
+"""`dinado oracle check`: calls an oracle as a run does, and shows what it says."""
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dinado_jax.cli.parser import Commands, add_command
+from dinado_jax.errors import InputError, escape
+from dinado_jax.utils import streams
+from dinado_jax.utils.files import parse_json, read_lines, validate
+
+if TYPE_CHECKING:
+    from dinado_jax.oracles.judge import Oracle, OracleResult
+
+_PROMPT = "dog chase kite ="  # any oracle can judge it, the lexical one too
+_TEXTS = ("A dog chased the kites.", "And another one!")
+_ALONE = 20  # texts that are also judged one at a time
+_WIDTH = 70  # characters of a text
+
+
+def add(commands: Commands) -> None:
+    """Adds the command."""
+    oracle = commands.add_parser("oracle", help="try an oracle before a run needs it")
+    kinds = oracle.add_subparsers(dest="what", required=True, metavar="WHAT")
+    text = "call an oracle on a few texts; print their labels and the time that it takes"
+    command = add_command(kinds, "check", _check, text)
+    name = "a name, package.module:function or FILE.py:function, as of rollout.oracle"
+    command.add_argument("oracle", metavar="ORACLE", help=name)
+    command.add_argument("--text", action="append", metavar="TEXT", help="may be given repeatedly")
+    command.add_argument(
+        "--prompt", action="append", metavar="TEXT", help="one of all texts, or one for each"
+    )
+    command.add_argument(
+        "--texts",
+        type=Path,
+        metavar="FILE",
+        help="a text per line, or .jsonl: objects with text and prompt, as RUN/generate/base.jsonl",
+    )
+
+
+def _check(args: argparse.Namespace) -> None:
+    prompts, texts = _rows(args)
+    from dinado_jax.oracles.judge import check_oracle, judge
+    from dinado_jax.oracles.table import resolve
+
+    oracle = resolve(args.oracle).function
+    check_oracle(oracle, prompts[:2], texts[:2])
+    began = time.perf_counter()
+    result = judge(oracle, prompts, texts)
+    seconds = time.perf_counter() - began
+    streams.print_result(_table(oracle, prompts, texts, result, seconds))
+    if result.failures:
+        raise InputError(
+            f"oracle {escape(args.oracle)} raised for {result.failures} of {len(texts)} texts, the "
+            f"first {result.message}: a run leaves such samples out; return a label for every text"
+        )
+
+
+def _rows(args: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """The prompts and texts that are asked for, as many of each."""
+    texts, of_file = list(args.text or []), []
+    if args.texts:
+        if args.text:
+            raise InputError("--text and --texts, two sources of texts: leave out one of them")
+        texts, of_file = _read(args.texts)
+    texts = texts or list(_TEXTS)
+    if of_file and args.prompt:
+        raise InputError(f"{args.texts} has prompts of its own: leave out --prompt")
+    prompts = of_file or args.prompt or [_PROMPT]
+    if len(prompts) == 1:
+        prompts *= len(texts)
+    if len(prompts) != len(texts):
+        raise InputError(
+            f"{len(prompts)} prompts for {len(texts)} texts: give one --prompt, or one per text"
+        )
+    return prompts, texts
+
+
+def _read(path: Path) -> tuple[list[str], list[str]]:
+    """Reads a file of texts, and its prompts if it has any."""
+    rows = [(n, line) for n, line in enumerate(read_lines(path), start=1) if line.strip()]
+    if not rows:
+        raise InputError(f"{path} holds no text: write one per line")
+    if ".jsonl" not in path.suffixes:
+        return [line for _, line in rows], []
+    fix = 'give one {"prompt": "..", "text": ".."} per line'
+    objects = []
+    for number, line in rows:
+        where = f"{path}:{number}"
+        objects.append(validate(parse_json(line, where, fix), {"text": str}, where, fix))
+        if "prompt" in objects[0]:
+            validate(objects[-1], {"prompt": str}, where, fix)
+    return [row["text"] for row in objects], [row["prompt"] for row in objects if "prompt" in row]
+
+
+def _table(
+    oracle: "Oracle",
+    prompts: Sequence[str],
+    texts: Sequence[str],
+    result: "OracleResult",
+    seconds: float,
+) -> str:
+    """A line per text, with the label of the batch and the time of a call of its own."""
+    from dinado_jax.oracles.judge import is_success, judge
+
+    lines, alone = [f"{'label':>12} {'ms alone':>10}  text"], []
+    other = 0
+    for number, text in enumerate(texts):
+        label = f"{result.labels[number]:.4g}" if not result.failed[number] else "failed"
+        spent = ""
+        if number < _ALONE:
+            began = time.perf_counter()
+            again = judge(oracle, [prompts[number]], [text])
+            alone.append(time.perf_counter() - began)
+            spent = f"{1000 * alone[-1]:.3g}"
+            other += not (again.failed[0] or again.labels[0] == result.labels[number])
+        lines.append(f"{label:>12} {spent:>10}  {escape(text)[:_WIDTH]}")
+    known = result.labels[~result.failed]
+    lines.append(
+        f"{len(texts)} texts: {int(is_success(known).sum())} satisfy it (label above 0.5), "
+        f"{result.failures} failed, mean label {known.mean():.3g}"
+    )
+    lines.append(
+        f"time: {1000 * seconds:.3g} ms for all in one batch, {1000 * seconds / len(texts):.3g} ms "
+        f"per text; {1000 * sum(alone) / len(alone):.3g} ms for a text alone"
+    )
+    if other:
+        lines.append(
+            f"warning: {other} labels differ when a text is judged alone: results will depend on "
+            "rollout.batch; make each label depend on its own prompt and text"
+        )
+    return "\n".join(lines)

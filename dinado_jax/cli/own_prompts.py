@@ -1,0 +1,70 @@
+"""The user's own prompts, continued with a finished run: `dinado generate RUN`."""
+
+import argparse
+from pathlib import Path
+
+from dinado_jax.errors import InputError, escape
+from dinado_jax.utils import streams
+from dinado_jax.utils.files import exists
+
+_OPTIONS = ("prompt", "prompts", "samples", "strength", "max_new_tokens", "seed")
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Adds the options of the stage's command that are for this."""
+    group = command.add_argument_group(
+        "your own prompts", "with the folder of a finished run in place of CONFIG"
+    )
+    group.add_argument("--prompt", action="append", metavar="TEXT", help="may be given repeatedly")
+    group.add_argument("--prompts", type=Path, metavar="FILE", help="one per line, or .jsonl")
+    group.add_argument("--samples", type=int, metavar="N", help="of each (default: 1)")
+    group.add_argument("--strength", type=float, metavar="X", help="of the control (the run's)")
+    group.add_argument("--max-new-tokens", type=int, metavar="N", help="(the run's)")
+    group.add_argument("--seed", type=int, metavar="N", help="(default: 0)")
+
+
+def are_given(args: argparse.Namespace) -> bool:
+    """Whether these arguments are for this, and not for the stage."""
+    return bool(_options_given(args)) or _is_folder(args.config)
+
+
+def _options_given(args: argparse.Namespace) -> list[str]:
+    given = [name for name in _OPTIONS if getattr(args, name) is not None]
+    return ["--" + name.replace("_", "-") for name in given]
+
+
+def _is_folder(path: str) -> bool:
+    return exists(Path(path)) and Path(path).is_dir()
+
+
+def continue_prompts(args: argparse.Namespace) -> None:
+    """Continues the user's prompts with a finished run."""
+    from dinado_jax.stages import completions
+    from dinado_jax.tasks.prompts import read_prompts
+
+    if not _is_folder(args.config):
+        option = _options_given(args)[0]
+        raise InputError(
+            f"{option} is for a finished run, and {escape(args.config)} is no folder: give the "
+            f"run's folder, `dinado generate runs/demo {option} ..`"
+        )
+    if args.overrides or args.out or args.print_config or args.dry_run:
+        raise InputError(
+            f"{escape(args.config)} is a run, its settings are fixed: leave out section.key=value, "
+            "--out, --print-config and --dry-run, or give its CONFIG instead of its folder"
+        )
+    prompts = [
+        *(args.prompt or []),
+        *(read_prompts(args.prompts, "prompt") if args.prompts else []),
+    ]
+    if not prompts:
+        raise InputError("no prompts given: --prompt TEXT, or --prompts FILE with one per line")
+    made = completions.completions(
+        args.config,
+        prompts,
+        samples=1 if args.samples is None else args.samples,
+        seed=args.seed or 0,
+        strength=args.strength,
+        max_new_tokens=args.max_new_tokens,
+    )
+    streams.print_result((completions.as_json if args.json else completions.as_text)(made))

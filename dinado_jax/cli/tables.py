@@ -1,0 +1,18 @@
+"""Tables of text."""
+
+from collections.abc import Sequence
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Aligns columns, the first to the left and the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    first, *others = widths
+    return "\n".join(
+        "  ".join([f"{row[0]:{first}}", *(f"{c:>{w}}" for c, w in zip(row[1:], others))]).rstrip()
+        for row in rows
+    )
+
+
+def number(value: float | None, form: str) -> str:
+    """Formats a number; a dash where there is none."""
+    return "-" if value is None or value != value else form.format(value)

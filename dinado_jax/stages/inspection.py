@@ -1,0 +1,97 @@
+"""What is in the folder of a run, finished or not: sizes, settings, rounds and warnings."""
+
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dinado_jax.config.load import different
+from dinado_jax.config.schema import Config
+from dinado_jax.controls.make import make_control
+from dinado_jax.evaluation.stage_figures import TrainFigures, as_dict
+from dinado_jax.evaluation.summary import read_summary
+from dinado_jax.evaluation.warnings import first_round_warnings
+from dinado_jax.models.architectures import load_model
+from dinado_jax.models.params import abstract_params, by_path
+from dinado_jax.stages.pipeline import run_config
+from dinado_jax.stages.run_folder import STAGES, StageRecord, read_stage_record
+from dinado_jax.training.cost_estimate import abstract_control
+from dinado_jax.utils.files import exists
+
+
+def inspect_run(path: Path) -> dict[str, Any]:
+    """Reads a run, without arrays and without checking that its results are as they were written.
+
+    Returns:
+      A JSON object: "parameters" ({"base" and, of a control, "control": number by part}), "stages"
+      (state, seconds, files, bytes), "settings" (those that differ from the defaults), "rounds"
+      (figures of each) and "warnings".
+
+    Raises:
+      InputError: if the folder holds no run, or a damaged one.
+    """
+    config = run_config(path)
+    records = {name: read_stage_record(path, name) for name in STAGES}
+    train = records["train"]
+    rounds = train.figures.rounds if train else ()
+    warnings = [line for first in rounds[:1] for line in first_round_warnings(first)]
+    if exists(path / "summary.json"):
+        again = "delete the folder evaluate and run `dinado evaluate`"
+        warnings = list(read_summary(path / "summary.json", again).warnings)
+    return {
+        "parameters": _parameters(path, config) if records["sft"] else {},
+        "stages": {name: _stage(path / name, record) for name, record in records.items()},
+        "settings": _settings(config),
+        "rounds": list(map(_without_nan, _rounds(train))),
+        "warnings": warnings,
+    }
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    tree = config.as_dict()  # plain JSON values
+    pairs = ((key, *key.rpartition(".")[::2]) for key in different(config))
+    return {key: (tree[section] if section else tree)[name] for key, section, name in pairs}
+
+
+def _stage(folder: Path, record: StageRecord | None) -> dict[str, Any]:
+    sizes = [
+        os.path.getsize(os.path.join(home, name))
+        for home, _, names in os.walk(folder)
+        for name in names
+    ]
+    state = "done" if record else "begun" if sizes else "not begun"
+    seconds = record.seconds if record else None
+    return {"state": state, "seconds": seconds, "files": len(sizes), "bytes": sum(sizes)}
+
+
+def _rounds(train: StageRecord | None) -> list[dict[str, Any]]:
+    if train is None:
+        return []
+    assert isinstance(train.figures, TrainFigures)
+    return list(map(as_dict, train.figures.rounds))
+
+
+def _without_nan(figures: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: None if isinstance(value, float) and math.isnan(value) else value
+        for key, value in figures.items()
+    }
+
+
+def _parameters(path: Path, config: Config) -> dict[str, dict[str, int]]:
+    """The number of parameters of base and control by part."""
+    model = load_model(path / "sft" / "base")
+    base = abstract_params(model)
+    control = abstract_control(make_control(config, model), base)
+    return {"base": _parts(base), "control": _parts(control)}
+
+
+def _parts(params: Mapping[str, Any]) -> dict[str, int]:
+    """Sums up parameters by the first name of their paths, all layers in one."""
+    parts: Counter[str] = Counter()
+    for name, leaf in by_path(params).items():
+        parts[re.sub(r"\d+", "*", name.partition("/")[0])] += leaf.size
+    return dict(parts)

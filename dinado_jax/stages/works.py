@@ -1,0 +1,74 @@
+"""The work of a command's stages in order, for what is shown of it: labels and amounts."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from dinado_jax.config.schema import Config, Train
+from dinado_jax.stages.run_folder import STAGES
+from dinado_jax.utils.outlook import Work
+
+
+def round_ends(settings: Train) -> list[int]:
+    """The step at which each round of training ends."""
+    ends = np.linspace(0, settings.steps, settings.rounds + 1).round().astype(int)[1:]
+    return ends.tolist()
+
+
+def works(config: Config, names: Sequence[str], prompts: int) -> list[Work]:
+    """The work of these stages. Its names are those that `Progress` and the stages go by.
+
+    Args:
+      config: of the run.
+      names: of the stages of the command.
+      prompts: to generate for.
+    """
+    found = []
+    for name in STAGES:
+        if name in names:
+            number = f"stage {names.index(name) + 1} of {len(names)}: " if len(names) > 1 else ""
+            label = f"{number}{name}"
+            found += [Work(f"stage {name}", label), *_of_stage(name, label, config, prompts)]
+    return found
+
+
+def _of_stage(name: str, label: str, config: Config, prompts: int) -> Iterator[Work]:
+    if name == "sft":
+        for kind, steps in (("pretrain", config.sft.pretrain_steps), ("sft", config.sft.steps)):
+            yield Work(kind, label if kind == name else f"{label}, pretraining", kind, steps)
+    elif name == "rollout":
+        tokens = config.rollout.prompts * config.rollout.samples * config.rollout.max_new_tokens
+        yield Work("rollout", label, "tokens of the base", tokens)
+        if config.rollout.references:
+            yield Work("references", f"{label}, references", "references", 1)
+    elif name == "train":
+        yield from _of_training(label, config)
+    elif name == "generate":
+        tokens = prompts * config.evaluate.samples * config.decode.max_new_tokens
+        # Under a mask the rates of earlier stages do not hold.
+        kind = "tokens under a mask of" if config.decode.guarantee else "tokens of"
+        yield Work("generate base", f"{label}, base", f"{kind} the base", tokens)
+        yield Work("generate control", f"{label}, control", f"{kind} the control", tokens)
+
+
+def _of_training(label: str, config: Config) -> Iterator[Work]:
+    settings, begin = config.train, 0
+    for number, end in enumerate(round_ends(settings)):
+        named = f"{label}, round {number + 1} of {settings.rounds}"
+        yield Work(f"round {number}", named)
+        rows = config.rollout.prompts * config.rollout.samples
+        if number:
+            rows = settings.refresh_prompts * settings.refresh_samples
+            plain = settings.refresh_prompts * round(settings.mixture * settings.refresh_samples)
+            for what, count, kind in (
+                ("rollout", rows - plain, "tokens of the control"),
+                ("rollout of the base", plain, "tokens of the base"),
+            ):
+                tokens = count * config.rollout.max_new_tokens
+                yield Work(f"round {number} {what}", f"{named}, {what}", kind, tokens)
+        if settings.base_states != "recompute":
+            yield Work("states of the base", f"{named}, states of the base", "states", rows)
+        warm = max(begin, min(end, settings.warmup_direction))
+        yield Work("warm-up", f"{named}, warm-up", "warm-up", warm - begin)
+        yield Work(f"train round {number}", named, "train", end - warm)
+        begin = end

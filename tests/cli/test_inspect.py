@@ -1,0 +1,113 @@
+"""`dinado inspect`: a finished run, one that is not, and what is no run."""
+
+import json
+import re
+import shutil
+
+import pytest
+from support import tiny_run
+from support.commands import refused
+
+from dinado_jax import cli
+from dinado_jax.config.load import different
+from dinado_jax.models.architectures import load_model
+from dinado_jax.models.params import param_shapes
+from dinado_jax.stages.run_folder import STAGES
+
+
+def inspected(capsys, *argv):
+    cli.main(["inspect", *map(str, argv)])
+    return capsys.readouterr().out
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_a_finished_run(capsys, finished_run):
+    found = json.loads(inspected(capsys, finished_run, "--json"))
+    shapes = param_shapes(load_model(finished_run / "sft" / "base"))
+    done = {name: read(finished_run / name / "done.json") for name in STAGES}
+    sizes = {
+        name: sum(
+            path.stat().st_size for path in (finished_run / name).rglob("*") if path.is_file()
+        )
+        for name in STAGES
+    }
+    assert sum(found["parameters"]["base"].values()) == done["sft"]["figures"]["parameters"]
+    assert found["parameters"]["base"]["wpe"] == shapes["wpe/embedding"][0] * 16
+    trained = done["train"]["figures"]["trainable_parameters"]
+    assert sum(found["parameters"]["control"].values()) == trained
+    assert {name: stage["seconds"] for name, stage in found["stages"].items()} == {
+        name: record["seconds"] for name, record in done.items()
+    }
+    assert {name: stage["bytes"] for name, stage in found["stages"].items()} == sizes
+    assert found["settings"].keys() == different(tiny_run.config()).keys()
+    assert found["settings"]["train.steps"] == 6 and found["settings"]["name"] == "tiny"
+    rounds = [done["train"]["figures"][f"round_{number}"] for number in range(2)]
+    assert found["rounds"] == rounds
+    assert found["warnings"] == read(finished_run / "summary.json")["warnings"] != []
+
+
+def test_the_same_as_text(capsys, finished_run):
+    lines = inspected(capsys, finished_run).splitlines()
+    found = json.loads(inspected(capsys, finished_run, "--json"))
+    assert lines[0] == str(finished_run)
+    table = {line.split()[0]: line for line in lines if line}
+    for name in STAGES:
+        assert table[name].split()[1:2] == ["done"]
+    assert '  rollout.oracle = "support.tiny_run:even"' in lines
+    for number, figures in enumerate(found["rounds"], start=1):
+        (row,) = (line for line in lines if re.match(rf"{number} +\d", line))
+        assert row.split()[1] == f"{figures['newest_success_rate']:.1%}"
+    assert [line for line in lines if line.startswith("warning: ")] == [
+        f"warning: {line}" for line in found["warnings"]
+    ]
+
+
+def test_a_run_that_is_not_finished(capsys, finished_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run, ignore=shutil.ignore_patterns("summary.json", "done.json"))
+    shutil.copy(finished_run / "sft" / "done.json", run / "sft")
+    shutil.rmtree(run / "generate")
+    found = json.loads(inspected(capsys, run, "--json"))
+    states = [stage["state"] for stage in found["stages"].values()]
+    assert states == ["done", "begun", "begun", "not begun", "begun"]
+    assert not found["rounds"] and not found["warnings"]
+    shutil.copy(finished_run / "train" / "done.json", run / "train")
+    (warning,) = json.loads(inspected(capsys, run, "--json"))["warnings"]
+    assert warning.startswith("few successes")
+
+
+def test_means_are_settings_too(capsys, finished_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    moment = "target.moments=[{feature = 'mentions_colour', mean = 0.25}]"
+    (run / "config.json").write_text(json.dumps(tiny_run.config(moment).as_dict()))
+    assert '  target.moments = [{feature = "mentions_colour", mean = 0.25}]' in inspected(
+        capsys, run
+    )
+    settings = json.loads(inspected(capsys, run, "--json"))["settings"]
+    assert settings["target.moments"] == [{"feature": "mentions_colour", "mean": 0.25}]
+
+
+@pytest.mark.parametrize(
+    "path, said",
+    [
+        ("nowhere", "no such folder: give the folder of a run"),
+        ("file", "is a file: give the folder of a run"),
+        (".", "is no run folder"),
+    ],
+)
+def test_what_is_no_run(capsys, tmp_path, path, said):
+    (tmp_path / "file").write_text("")
+    assert said in refused(capsys, ["inspect", tmp_path / path])
+
+
+def test_a_damaged_record(capsys, finished_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    path = run / "train" / "done.json"
+    path.write_text(path.read_text().replace("0", "1"))
+    said = refused(capsys, ["inspect", run])
+    assert str(path) in said and "delete the folders train, generate, evaluate in" in said
