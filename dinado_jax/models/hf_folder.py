@@ -112,6 +112,11 @@ def locate(name_or_path: str, patterns: Sequence[str] = HUB_FILES) -> Path:
         ) from error
 
 
+def own_name(name_or_path: str) -> str:
+    """The name on the hub or in a package by which `locate` finds a model; "" for a path."""
+    return "" if exists(Path(os.path.expanduser(name_or_path))) else name_or_path
+
+
 def on_the_hub(name: str) -> bool:
     """Whether `locate` would look for a name on the hub."""
     package, _, file = name.partition(":")

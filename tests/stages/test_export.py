@@ -114,7 +114,10 @@ def test_slips_of_the_command_line(capsys):
     for argv, said in (
         (["a", "b", "c"], "no more than RUN and DIR, 'c': leave it out"),
         (["a"], "`dinado export`, DIR is missing"),
-        (["a", "b", "--format", "gguf"], "--format: invalid choice: 'gguf': one of hf, peft"),
+        (
+            ["a", "b", "--format", "gguf"],
+            "--format: invalid choice: 'gguf': one of hf, peft, control",
+        ),
     ):
         with pytest.raises(SystemExit) as caught:
             cli.main(["export", *argv])
