@@ -316,9 +316,7 @@ LanguageModel = Base | Controlled | Composed
 Part = TypeVar("Part", bound=Controlled)
 
 
-def _for_prompts(
-    parts: tuple[Part, ...], prompts: PromptSet
-) -> tuple[tuple[Part, ...], PromptSet]:
+def _for_prompts(parts: tuple[Part, ...], prompts: PromptSet) -> tuple[tuple[Part, ...], PromptSet]:
     """See `Controlled.for_prompts`. Prompts alike for all parts share a number."""
     readers = [part.automata_of for part in parts if part._reads_state and part.automata_of]
     if not readers:

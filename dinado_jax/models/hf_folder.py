@@ -321,7 +321,7 @@ def write_folder(folder: Path, config: Mapping[str, Any], tensors: Tensors) -> N
 def write_tensors(path: Path, tensors: Tensors) -> None:
     """Writes a safetensors file, whole or not at all. InputError for a full disk."""
     # safetensors writes the raw buffer, so a transposed view has to be laid out first.
-    tensors = {key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}
+    tensors = {key: np.asarray(tensor, order="C") for key, tensor in tensors.items()}
     with catch_disk_full(path):
         _replace(path, lambda temporary: save_file(tensors, temporary, {"format": "pt"}))
 
