@@ -2,7 +2,7 @@
 
     base = dinado_jax.load("path/or/hub-name")
     model = dinado_jax.fit(base, lambda text: "red" in text.split(), ["The house is"])
-    for completion in dinado_jax.generate(model, ["The car is"], samples=4): ...
+    for completion in model.generate(["The car is"], samples=4): ...
 
 The public names below are imported when first used, so that importing the package costs nothing.
 """
