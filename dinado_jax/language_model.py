@@ -109,7 +109,7 @@ class Base(_Methods):
         if tree != own_tree or not all(np.array_equal(np.asarray(a, dtype), b) for a, b in pairs):
             raise InputError(
                 f"base has other parameters than its folder {folder}: save it, base.save(FOLDER), "
-                "and load that folder"
+                "and give that folder"
             )
         return folder
 

@@ -14,6 +14,7 @@ from support.refusal import error_of
 import dinado_jax
 from dinado_jax.constraints import without
 from dinado_jax.controls.control_file import CONTROL, WEIGHTS
+from dinado_jax.data.prompts import PromptSet
 from dinado_jax.language_model import Base, Controlled
 from dinado_jax.utils.files import file_digest, read_json, write_sealed
 
@@ -129,6 +130,8 @@ def test_only_what_is_on_disk_is_a_base_to_save_a_control_of(base, tmp_path):
     assert "is there already" in error_of(model.save, tmp_path)
     wrong = dataclasses.replace(model, params={**model.params, "more": np.zeros(2, np.float32)})
     assert "more expected nothing, found (2,)" in error_of(wrong.save, tmp_path / "a")
+    reading, _ = word_base.controlled(base, "state").for_prompts(PromptSet(PROMPTS))
+    assert "automata/table expected nothing" in error_of(reading.save, tmp_path / "a")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -155,6 +158,17 @@ def test_files_of_another_content(copy):
     assert "has format 2, this version of dinado-jax reads 1" in error_of(dinado_jax.load, copy)
     rewrite(copy, lambda tree: tree.update(format=1))
     assert "settings is 'of another form', not an object" in error_of(dinado_jax.load, copy)
+    rewrite(copy, lambda tree: tree.update(settings={}, figures={"success_rate": "many"}))
+    assert "settings.base is missing" in error_of(dinado_jax.load, copy)
+
+
+def test_figures_may_be_missing_or_have_no_value(base, copy):
+    for figures in (None, {}, {"success_rate": 1, "efficiency": None}):
+        rewrite(copy, lambda tree, figures=figures: tree.update(figures=figures))
+        assert dinado_jax.load_control(copy, base).origin.figures == figures
+    rewrite(copy, lambda tree: tree.update(figures={"success_rate": "many"}))
+    said = error_of(dinado_jax.load_control, copy, base)
+    assert "figures, success_rate is 'many', not an integer or a number" in said
 
 
 @pytest.mark.parametrize(

@@ -130,9 +130,8 @@ def read_control(folder: Path) -> Record:
         )
     tree = validate(read_sealed(path, _FIX), _SCHEMA, str(path), _FIX)
     figures = tree["figures"]
-    validate(
-        figures, dict.fromkeys(figures or (), (int, float, type(None))), f"{path}, figures", _FIX
-    )
+    numbers = dict.fromkeys(figures or (), (int, float, type(None)))
+    validate(figures or {}, numbers, f"{path}, figures", _FIX)
     return Record(Origin(_settings(tree, path), figures), tree["base"], tree["parameters"])
 
 
@@ -186,6 +185,8 @@ def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _by_name(params: Any) -> dict[str, Any]:
-    """The leaves of nested dicts by their "/"-joined paths, in the order of `jax.tree.leaves`."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
+    """The leaves of a pytree by their "/"-joined paths, in the order of `jax.tree.leaves`."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
