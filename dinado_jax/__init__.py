@@ -2,7 +2,7 @@
 
     base = dinado_jax.load("path/or/hub-name")
     model = dinado_jax.fit(base, lambda text: "red" in text.split(), ["The house is"])
-    for completion in dinado_jax.generate(model, ["The car is"], samples=4): ...
+    for completion in model.generate(["The car is"], samples=4): ...
 
 The public names below are imported when first used, so that importing the package costs nothing.
 """
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from dinado_jax.language_model import Base as Base
     from dinado_jax.language_model import Controlled as Controlled
     from dinado_jax.language_model import compose as compose
-    from dinado_jax.language_model import load as load
+    from dinado_jax.loading import load as load
+    from dinado_jax.loading import load_control as load_control
     from dinado_jax.stages.fit import fit as fit
     from dinado_jax.stages.pipeline import load_run as load_run
 
@@ -29,7 +30,8 @@ _HOMES = {
     "Base": "dinado_jax.language_model",
     "Controlled": "dinado_jax.language_model",
     "compose": "dinado_jax.language_model",
-    "load": "dinado_jax.language_model",
+    "load": "dinado_jax.loading",
+    "load_control": "dinado_jax.loading",
     "load_run": "dinado_jax.stages.pipeline",
     "fit": "dinado_jax.stages.fit",
     "Completion": "dinado_jax.generation",

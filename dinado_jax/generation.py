@@ -1,23 +1,85 @@
-"""Text in, text out: decoding from Python."""
+"""Text in, text out: decoding from Python.
+
+The functions take any model that has a base, a policy and variables, as `Decodable` says. Those of
+language_model.py have them as methods too.
+"""
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TypedDict, Unpack
+from typing import Any, Protocol, Self, TypedDict, TypeVar, Unpack
 
 import jax
 import numpy as np
 
 from dinado_jax.data.prompts import PromptSet, TokenizedPrompts
-from dinado_jax.data.sequences import sequences
+from dinado_jax.data.sequences import Sequences, sequences
 from dinado_jax.decoding.batching import check_prompts
 from dinado_jax.decoding.beam import Beam, beam_prompts
 from dinado_jax.decoding.methods import Method
+from dinado_jax.decoding.policy import Policy
 from dinado_jax.decoding.sampler import Sampler, sample_in_groups
 from dinado_jax.decoding.score import score as score_rows
 from dinado_jax.errors import InputError, quote
-from dinado_jax.language_model import Base, LanguageModel
+from dinado_jax.guides.prompt_values import prefix_values
+from dinado_jax.guides.protocol import Guide
+from dinado_jax.models.codec import Codec
+from dinado_jax.models.protocol import BaseModel
 from dinado_jax.utils import arguments
 from dinado_jax.utils.arguments import POSITIVE
+
+
+class Decodable(Protocol):
+    """A model to decode from: a base, or a base under controls."""
+
+    @property
+    def base(self) -> "DecodableBase":
+        """Of a base, itself."""
+        ...
+
+    @property
+    def policy(self) -> Policy: ...
+
+    @property
+    def variables(self) -> Any:
+        """Of the policy."""
+        ...
+
+    def for_prompts(self, prompts: PromptSet) -> tuple[Self, PromptSet]:
+        """The model with what it reads of these prompts, and the prompts with their condition."""
+        ...
+
+
+class DecodableBase(Decodable, Protocol):
+    """A frozen model with its tokenizer."""
+
+    @property
+    def model(self) -> BaseModel: ...
+
+    @property
+    def params(self) -> Any: ...
+
+    @property
+    def codec(self) -> Codec: ...
+
+    @property
+    def max_new_tokens(self) -> int:
+        """The most that is drawn where nothing else is asked for."""
+        ...
+
+
+class Guided(Decodable, Protocol):
+    """A `Decodable` of one guide, such as a trained control."""
+
+    @property
+    def control(self) -> Guide: ...
+
+    @property
+    def params(self) -> Any:
+        """Of the guide."""
+        ...
+
+
+Model = TypeVar("Model", bound=Decodable)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -39,6 +101,25 @@ class Completion:
         )
 
 
+@dataclasses.dataclass(frozen=True, repr=False)
+class PrefixValues:
+    """What a control makes of a text, token by token; it has L tokens."""
+
+    prompt: str
+    text: str
+    tokens: list[str]  # [L] the text that each adds; the stop token by its name
+    values: np.ndarray  # float32 [L + 1]: V(prompt), then R after each token
+    log_probs: np.ndarray  # float32 [L] nats of each token under q
+    log_probs_base: np.ndarray  # float32 [L] nats of each token under the base p
+    finished: bool  # the last token is the stop token
+
+    def __repr__(self) -> str:
+        return (
+            f"PrefixValues({quote(self.prompt)} -> {quote(self.text)}, {len(self.tokens)} tokens, "
+            f"R {self.values[0]:.3g} -> {self.values[-1]:.3g})"
+        )
+
+
 class MethodSettings(TypedDict, total=False):
     """The fields of `Method`."""
 
@@ -48,7 +129,7 @@ class MethodSettings(TypedDict, total=False):
 
 
 def generate(
-    model: LanguageModel,
+    model: Decodable,
     prompts: Sequence[str] | PromptSet,
     *,
     max_new_tokens: int | None = None,
@@ -96,7 +177,7 @@ def generate(
 
 
 def beam_search(
-    model: LanguageModel,
+    model: Decodable,
     prompts: Sequence[str] | PromptSet,
     *,
     max_new_tokens: int | None = None,
@@ -152,7 +233,7 @@ def beam_search(
 
 
 def score(
-    model: LanguageModel,
+    model: Decodable,
     prompts: Sequence[str] | PromptSet,
     texts: Sequence[str],
     *,
@@ -173,19 +254,95 @@ def score(
       InputError: as for `generate`; for another number of texts; and for texts too long for the
         model.
     """
+    model, _, rows = _joined(model, prompts, texts, None)
+    return _scores(model, rows, batch)
+
+
+def values(
+    model: Guided,
+    prompts: Sequence[str] | PromptSet,
+    texts: Sequence[str],
+    *,
+    finished: Sequence[bool] | None = None,
+    batch: int = 64,
+) -> list[PrefixValues]:
+    """Computes R, the success rate of the base that a control predicts, after each token of texts.
+
+    R after a token is what decoding weighs it by: q(v | x) = p(v | x) R(x, v) / V(x). The kind
+    `hard` has V(x) = R(x), the value after the token before; the norm of the others estimates V of
+    every prefix anew, and only that of the prompt is among the values. Hard controls of form
+    clamped may have R above 1. The tilt has an effect on `log_probs` alone.
+
+    Args:
+      model: a base under one control or guide.
+      prompts: N texts, as for `generate`.
+      texts: N texts that continue them.
+      finished: [N], whether each text ends there, so that the stop token is scored; None: all do.
+      batch: rows read at once.
+
+    Returns:
+      N results.
+
+    Raises:
+      InputError: as for `score`.
+    """
+    model, asked, rows = _joined(model, prompts, texts, finished)
+    parts = (model.base.model, model.control, model.base.params, model.params)
+    own = prefix_values(*parts, rows, _rows(len(rows), batch))
+    codec = model.base.codec
+    return [
+        PrefixValues(
+            prompt=prompt,
+            text=text,
+            tokens=codec.pieces(tokens[start:end]),
+            values=value[: 1 + end - start],
+            log_probs=log_q,
+            log_probs_base=log_p,
+            finished=bool(end > start and tokens[end - 1] == codec.eos_id),
+        )
+        for (prompt, text), value, log_q, log_p, tokens, start, end in zip(
+            asked,
+            own,
+            _scores(model, rows, batch),
+            _scores(model.base, rows, batch),
+            rows.tokens.tolist(),
+            rows.prompt_length.tolist(),
+            rows.length.tolist(),
+            strict=True,
+        )
+    ]
+
+
+def _joined(
+    model: Model,
+    prompts: Sequence[str] | PromptSet,
+    texts: Sequence[str],
+    finished: Sequence[bool] | None,
+) -> tuple[Model, list[tuple[str, str]], Sequences]:
+    """The model with what it reads of the prompts, the pairs of prompt and text, and their rows."""
     asked = arguments.require_texts("text", texts)
     model, known, tokens, _ = _begin(model, prompts, None)
-    if len(known) != len(asked):
-        raise InputError(f"{len(known)} prompts and {len(asked)} texts: give one text per prompt")
-    targets, limit = model.base.codec.targets(asked), model.base.model.context_length
+    ends = [True] * len(asked) if finished is None else list(finished)
+    if not len(known) == len(asked) == len(ends):
+        flags = "" if finished is None else f" and {len(ends)} values of finished"
+        raise InputError(
+            f"{len(known)} prompts and {len(asked)} texts{flags}: give one text per prompt"
+        )
+    codec, limit = model.base.codec, model.base.model.context_length
+    targets = [ids if end else ids[:-1] for ids, end in zip(codec.targets(asked), ends)]
     for index, (prompt, target) in enumerate(zip(tokens.tokens, targets)):
         if (over := len(prompt) + len(target) - limit) > 0:
             raise InputError(
                 f"text {index} and its prompt are {over} tokens more than the context of {limit} "
                 "holds: shorten one of them"
             )
-    rows = sequences(tokens.tokens, targets, model.base.codec.eos_id, limit)
+    rows = sequences(tokens.tokens, targets, codec.eos_id, limit)
     rows = dataclasses.replace(rows, condition=tokens.condition)
+    return model, list(zip(known, asked)), rows
+
+
+def _scores(model: Decodable, rows: Sequences, batch: int) -> list[np.ndarray]:
+    """Log-probabilities of the targets, [tokens] nats each."""
     scores = score_rows(model.policy, model.variables, rows, _rows(len(rows), batch))
     ends = zip(scores, rows.prompt_length - 1, rows.length - 1)
     return [row[start:end] for row, start, end in ends]
@@ -198,8 +355,8 @@ def _rows(wanted: int, batch: int) -> int:
 
 
 def _begin(
-    model: LanguageModel, prompts: Sequence[str] | PromptSet, max_new_tokens: int | None
-) -> tuple[LanguageModel, list[str], TokenizedPrompts, int]:
+    model: Model, prompts: Sequence[str] | PromptSet, max_new_tokens: int | None
+) -> tuple[Model, list[str], TokenizedPrompts, int]:
     """The model with what it reads of the prompts, the prompts, their token ids, and how many
     tokens to draw at most.
     """
@@ -228,13 +385,13 @@ class _Found:
 
 
 def _completions(
-    model: LanguageModel, texts: list[str], prompts: TokenizedPrompts, found: _Found, batch: int
+    model: Decodable, texts: list[str], prompts: TokenizedPrompts, found: _Found, batch: int
 ) -> list[Completion]:
     """With text, and log-probabilities cut to the length of each row."""
     under_p = found.log_base
     if under_p is None:  # q was decoded in a single pass
-        base = isinstance(model, Base)
-        under_p = found.log_policy if base else _score_base(model.base, prompts, found, batch)
+        base = model.base
+        under_p = found.log_policy if base is model else _score_base(base, prompts, found, batch)
     return [
         Completion(
             prompt=texts[prompt],
@@ -257,7 +414,7 @@ def _completions(
 
 
 def _score_base(
-    base: Base, prompts: TokenizedPrompts, found: _Found, batch: int
+    base: DecodableBase, prompts: TokenizedPrompts, found: _Found, batch: int
 ) -> list[np.ndarray]:
     """Log-probabilities of every new token under the base, nats, by a pass over whole rows."""
     prefixes = [prompts.tokens[i] for i in found.prompt]

@@ -17,6 +17,7 @@ from dinado_jax.data.prompts import PromptSet
 from dinado_jax.errors import InputError, quote
 from dinado_jax.guides.constraint import KEY, Constraint, tokens_needed
 from dinado_jax.language_model import Base, Controlled
+from dinado_jax.tasks.keyword.oracle import LEXICAL
 
 
 class AutomataOracle(Protocol):
@@ -35,7 +36,10 @@ class AutomataOracle(Protocol):
 
 
 def guarantee(
-    base: Base, prompts: Sequence[str] | PromptSet, max_new_tokens: int, oracle: AutomataOracle
+    base: Base,
+    prompts: Sequence[str] | PromptSet,
+    max_new_tokens: int,
+    oracle: AutomataOracle = LEXICAL,
 ) -> tuple[Controlled, PromptSet]:
     """Puts a base under the guide that keeps to texts which satisfy an oracle.
 
@@ -48,7 +52,8 @@ def guarantee(
       base: to sample.
       prompts: as the oracle reads them.
       max_new_tokens: the most that will be drawn of each text.
-      oracle: such as those of `dinado_jax.constraints`.
+      oracle: such as those of `dinado_jax.constraints`. By default a text has every concept of its
+        prompt, in any inflection, and prompts are those of keyword tasks.
 
     Returns:
       The guaranteed model, and the prompts with the condition that it reads.

@@ -1,45 +1,58 @@
 """Language models to decode from: the base, frozen, and the base under controls.
 
 All have `base`, `policy` and `variables`, which is all that decoding needs, and `for_prompts`,
-which adds what a control reads of the prompts at hand.
+which adds what a control reads of the prompts at hand: they are `Decodable`s of generation.py.
 """
 
 import dataclasses
 import difflib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dinado_jax.adapters.peft import ADAPTER_FILES, merge_adapter
+from dinado_jax import generation
 from dinado_jax.adapters.protocol import Adapter
 from dinado_jax.automata.compiled import AutomataOf, conjunctions
 from dinado_jax.automata.conjunction import stack
 from dinado_jax.controls.control import Control
+from dinado_jax.controls.control_file import Origin, write_control
 from dinado_jax.controls.merge import Merge
 from dinado_jax.controls.state import AUTOMATA
 from dinado_jax.data.prompts import PromptSet, TokenizedPrompts
 from dinado_jax.decoding.batching import check_prompts
 from dinado_jax.decoding.policy import ModelPolicy, Policy
 from dinado_jax.errors import InputError, quote
+from dinado_jax.evaluation.of_model import evaluate
+from dinado_jax.generation import PrefixValues
 from dinado_jax.guides.guided import guided_policy, guided_variables
 from dinado_jax.guides.prompt_values import prompt_values
 from dinado_jax.guides.protocol import Guide
 from dinado_jax.guides.tilt import NEUTRAL, Tilt
-from dinado_jax.models.architectures import load_model, load_params, save_model
+from dinado_jax.models.architectures import load_params, save_model
 from dinado_jax.models.codec import Codec
-from dinado_jax.models.hf_folder import locate
-from dinado_jax.models.prompt_template import PromptTemplate
+from dinado_jax.models.hf_folder import fingerprint, locate
+from dinado_jax.models.hub import push
 from dinado_jax.models.protocol import BaseModel
 from dinado_jax.models.tokenizer import load_codec
+from dinado_jax.utils.files import new_folder
+
+
+class _Methods:
+    """What every model can do: functions of other modules, of which it is the first argument."""
+
+    generate = generation.generate
+    beam_search = generation.beam_search
+    score = generation.score
+    evaluate = evaluate
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Base:
+class Base(_Methods):
     """A frozen language model p, with its tokenizer.
 
     `base.model.apply({"params": base.params}, tokens).logits` are the checkpoint's logits; p is
@@ -51,11 +64,16 @@ class Base:
     folder: Path
     known: Codec | None = None  # the tokenizer, where it has been loaded already
     max_new_tokens: int = 32  # the most that is drawn where nothing else is asked for
+    name: str = ""  # on the hub or in a package; "" for one that was loaded by its path
 
-    @functools.cached_property
+    @property
     def codec(self) -> Codec:
         """The tokenizer, loaded when first asked for. InputError if it does not fit the model."""
-        return self.known or load_codec(self.folder, self.model.vocab_size)
+        return self.known or self._loaded_codec
+
+    @functools.cached_property
+    def _loaded_codec(self) -> Codec:
+        return load_codec(self.folder, self.model.vocab_size)
 
     def __repr__(self) -> str:
         return f"Base({self.model}; {_size(self.params)}; folder {self.folder})"
@@ -64,6 +82,12 @@ class Base:
     def base(self) -> "Base":
         return self
 
+    @property
+    def prompt_template(self) -> str:
+        """What `load_base` was given; "" for none."""
+        template = self.known.template if self.known else None
+        return template.text if template else ""
+
     def for_prompts(self, prompts: PromptSet) -> "tuple[Base, PromptSet]":
         """See `Controlled.for_prompts`: the base reads nothing of them."""
         return self, prompts
@@ -71,6 +95,23 @@ class Base:
     def save(self, folder: str | Path) -> None:
         """Writes a folder that `load` and transformers both load."""
         save_base(Path(folder), self.model, self.params, self.codec)
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Saves it on the hub, see `models.hub.push`; `load(repo_id)` loads it."""
+        return push(self.save, repo_id, private, token)
+
+    def saved_folder(self) -> Path:
+        """Returns its folder. InputError if its parameters are others than those there."""
+        folder, dtype = locate(str(self.folder)), jnp.dtype(self.model.param_dtype)
+        stored, tree = jax.tree.flatten(load_params(folder, self.model))
+        own, own_tree = jax.tree.flatten(self.params)
+        pairs = zip(stored, own)
+        if tree != own_tree or not all(np.array_equal(np.asarray(a, dtype), b) for a, b in pairs):
+            raise InputError(
+                f"base has other parameters than its folder {folder}: save it, base.save(FOLDER), "
+                "and give that folder"
+            )
+        return folder
 
     @property
     def policy(self) -> ModelPolicy:
@@ -82,7 +123,7 @@ class Base:
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Controlled:
+class Controlled(_Methods):
     """A base under a trained control or another guide: its policy decodes the composed q."""
 
     base: Base
@@ -90,6 +131,7 @@ class Controlled:
     params: Any
     tilt: Tilt = NEUTRAL  # how much of it is wanted
     automata_of: AutomataOf | None = None  # of a prompt, for a control that reads their states
+    origin: Origin | None = None  # of a trained control
 
     @property
     def policy(self) -> Policy:
@@ -122,7 +164,7 @@ class Controlled:
                 raise InputError(f"no such tilt, {quote(name)}: {hint}")
         return dataclasses.replace(self, tilt=dataclasses.replace(self.tilt, **changes))
 
-    def for_prompts(self, prompts: PromptSet) -> "tuple[Controlled, PromptSet]":
+    def for_prompts(self, prompts: PromptSet) -> tuple[Self, PromptSet]:
         """The model with the automata of these prompts, and the prompts with their numbers, for a
         control that reads the state of its oracle; others as they are.
         """
@@ -148,6 +190,55 @@ class Controlled:
         check_prompts(self.policy, tokens, 1)
         parts = (self.base.model, self.control, self.base.params, model.params)
         return prompt_values(*parts, tokens, codec.stop_ids[0], batch)
+
+    def values(self, prompt: str, text: str, *, finished: bool = True) -> PrefixValues:
+        """Computes R after each token of a text, see `values_of` for many.
+
+        Args:
+          prompt: that the text continues.
+          text: as the base's tokenizer splits it.
+          finished: whether it ends there, so that the stop token is scored too.
+        """
+        (found,) = self.values_of([prompt], [text], finished=[finished])
+        return found
+
+    values_of = generation.values
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the trained control, without its base: control.json and control.safetensors, for
+        `load_control`. A new folder, or an empty one; whole or not at all.
+
+        Raises:
+          InputError: for a guide that was not trained here, for a base that is not the one in its
+            folder, and for a folder with files.
+        """
+        if self.origin is None or not isinstance(self.control, Control):
+            raise InputError("only a trained control is saved, what fit and load_run return")
+        base, settings = self.base, self.origin.settings
+        there = base.saved_folder()
+        own = dataclasses.replace(
+            settings.base,
+            path=base.name or str(there.resolve()),
+            dtype=base.model.dtype,
+            param_dtype=base.model.param_dtype,
+            prompt_template=base.prompt_template,
+        )
+        how = dataclasses.replace(
+            settings.decode, max_new_tokens=base.max_new_tokens, **dataclasses.asdict(self.tilt)
+        )
+        origin = dataclasses.replace(
+            self.origin, settings=dataclasses.replace(settings, base=own, decode=how)
+        )
+        with new_folder(Path(folder)) as partial:
+            write_control(
+                partial, self.control, self.params, base.params, origin, fingerprint(there)
+            )
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Saves the control on the hub, see `models.hub.push`; `load(repo_id)` loads it. Its base
+        has to be there already, or be given to `load_control`.
+        """
+        return push(self.save, repo_id, private, token)
 
     def delta(self) -> tuple[Adapter, Any]:
         """The adapter that changes the base into q, and its parameters.
@@ -186,7 +277,7 @@ class Controlled:
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Composed:
+class Composed(_Methods):
     """A base under several controls at once: q proportional to p prod_k f_k(R_k)."""
 
     parts: tuple[Controlled, ...]
@@ -222,11 +313,10 @@ class Composed:
 
 
 LanguageModel = Base | Controlled | Composed
+Part = TypeVar("Part", bound=Controlled)
 
 
-def _for_prompts(
-    parts: tuple[Controlled, ...], prompts: PromptSet
-) -> tuple[tuple[Controlled, ...], PromptSet]:
+def _for_prompts(parts: tuple[Part, ...], prompts: PromptSet) -> tuple[tuple[Part, ...], PromptSet]:
     """See `Controlled.for_prompts`. Prompts alike for all parts share a number."""
     readers = [part.automata_of for part in parts if part._reads_state and part.automata_of]
     if not readers:
@@ -271,69 +361,16 @@ def compose(*parts: Controlled) -> Composed:
         )
         if not same:
             raise InputError("these controls have different bases: train them on the same one")
-        if _template(other) != _template(first):
+        if other.prompt_template != first.prompt_template:
             raise InputError(
                 "these controls have different prompt templates: train them with the same one"
             )
     return Composed(parts)
 
 
-def _template(base: Base) -> PromptTemplate | None:
-    return base.known.template if base.known else None
-
-
 def _same_function(a: BaseModel, b: BaseModel) -> bool:
     """Whether two models compute the same from the same parameters."""
     return a.replace(remat=False) == b.replace(remat=False)
-
-
-def load(
-    path_or_name: str | Path,
-    *,
-    adapter: str | Path = "",
-    dtype: str = "float32",
-    param_dtype: str = "float32",
-    remat: bool = False,
-    prompt_template: str = "",
-    place: Callable[[dict], dict] = jax.device_put,
-) -> Base:
-    """Loads a base from a Hugging Face folder or hub name; safetensors only.
-
-    Ids without text by the folder's tokenizer, if it has a readable one, are left out of p: see
-    `Model.excluded_ids`.
-
-    Args:
-      path_or_name: a folder with config.json and model.safetensors (single or sharded), or a hub
-        name such as "gpt2". Its architecture is one of `ARCHITECTURES`.
-      adapter: a folder or hub name of a LoRA adapter that PEFT or `dinado export` has written,
-        merged into the base in float32; see `merge_adapter`.
-      dtype: of activations; logits and control arithmetic are float32 whatever it is.
-      param_dtype: of the parameters in memory.
-      remat: gradients compute each block's activations again instead of keeping them.
-      prompt_template: around every prompt: a text with {prompt} in it, in which names of special
-        tokens are those tokens, or "chat" for the tokenizer's own chat template.
-      place: puts the parameters, arrays on the host, on devices.
-
-    Raises:
-      InputError: in one line for anything missing, unused, misshapen, damaged or pickled; for a
-        tokenizer once it is asked for, or now if there is a prompt template.
-    """
-    folder = locate(str(path_or_name))
-    model = load_model(folder).replace(dtype=dtype, param_dtype=param_dtype, remat=remat)
-    params = load_params(folder, model)
-    if adapter:
-        params = merge_adapter(locate(str(adapter), ADAPTER_FILES), model, params)
-    params = jax.tree.map(lambda leaf: np.asarray(leaf, jnp.dtype(param_dtype)), params)
-    try:
-        codec = load_codec(folder, model.vocab_size)
-    except InputError:
-        if prompt_template:
-            raise
-        codec = None  # raised again where text is needed
-    else:
-        codec = codec.with_template(prompt_template)
-        model = model.replace(excluded_ids=codec.excluded_ids(model.vocab_size))
-    return Base(model, place(params), folder, codec)
 
 
 def save_base(folder: Path, model: BaseModel, params: dict, codec: Codec) -> None:

@@ -63,6 +63,9 @@ def test_programs_run(program, where_it_ran, monkeypatch, compiled_quickly):
     elif "logits" in names:
         assert names["logits"].shape[-1] == names["base"].model.config.vocab_size
         assert names["best"][0].log_probs.sum() < 0
+        assert len(names["red"].values) == len(names["red"].tokens) + 1
+    elif "same" in names:
+        assert names["same"].control == names["model"].control
     elif "mask" in names:
         assert all(lexical([one.prompt for one in names["made"]], [o.text for o in names["made"]]))
     else:
@@ -71,7 +74,7 @@ def test_programs_run(program, where_it_ran, monkeypatch, compiled_quickly):
 
 
 def test_there_is_something_to_check():
-    assert len(PROGRAMS) == 4 and len(COMMANDS) > 8 and len(PATHS) > 20
+    assert len(PROGRAMS) == 5 and len(COMMANDS) > 8 and len(PATHS) > 20
 
 
 @pytest.mark.parametrize("command", COMMANDS)

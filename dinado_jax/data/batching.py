@@ -6,6 +6,7 @@ sorted: length often tells success from failure, and the gradient of a batch mus
 """
 
 import dataclasses
+from collections.abc import Iterator
 from functools import cached_property, lru_cache
 
 import chex
@@ -36,6 +37,28 @@ def take(rows: Sequences, index: np.ndarray) -> Batch:
         row=index.astype(np.int32),
         condition=rows_of(rows.condition, index),
     )
+
+
+def by_length(rows: Sequences, batch: int, limit: int) -> Iterator[tuple[np.ndarray, Batch]]:
+    """Yields all N rows in batches of similar length.
+
+    Args:
+      rows: of at most `limit` tokens.
+      batch: B, rows of each.
+      limit: tokens of the widest batch.
+
+    Yields:
+      The numbers of at most B rows, int64, and a batch of B that begins with them; the last one
+      repeats its rows, so that nothing is compiled again.
+    """
+    T = rows.tokens.shape[1]
+    # Padded to a multiple of the buckets' width: the longest rows would be a shape of their own.
+    wider = max(T, bucket(T, limit)) - T
+    rows = dataclasses.replace(rows, tokens=np.pad(rows.tokens, ((0, 0), (0, wider))))
+    order = np.argsort(rows.length, kind="stable")
+    for start in range(0, len(rows), batch):
+        part = order[start : start + batch]
+        yield part, take(rows, np.resize(part, batch))
 
 
 @dataclasses.dataclass(frozen=True)

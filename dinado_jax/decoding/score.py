@@ -1,6 +1,5 @@
 """Log-probabilities of given sequences."""
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dinado_jax.data.batch import Batch
-from dinado_jax.data.batching import bucket, take
+from dinado_jax.data.batching import by_length
 from dinado_jax.data.sequences import Sequences
 from dinado_jax.decoding.policy import Policy
 from dinado_jax.distributed.partitioning import replicate, shard_rows
@@ -46,16 +45,10 @@ def score(
     chex.assert_rank([rows.tokens, rows.prompt_length, rows.length], [2, 1, 1])
     T = rows.tokens.shape[1]
     out = np.zeros((len(rows), T - 1), np.float32)
-    # Padded to a multiple of the buckets' width: the longest rows would be a shape of their own.
-    wider = max(T, bucket(T, policy.context_length)) - T
-    rows = dataclasses.replace(rows, tokens=np.pad(rows.tokens, ((0, 0), (0, wider))))
-    order = np.argsort(rows.length, kind="stable")
     variables = replicate(mesh, variables)
     devices = mesh.size if mesh else 1
     batch = max(1, batch // devices) * devices
-    for start in range(0, len(rows), batch):
-        part = order[start : start + batch]
-        filled = take(rows, np.resize(part, batch))
+    for part, filled in by_length(rows, batch, policy.context_length):
         scores = np.asarray(_score_batch(policy, mesh, variables, filled))
         scores = scores[: len(part), : T - 1]
         out[part, : scores.shape[1]] = scores

@@ -157,6 +157,21 @@ class Codec:
         )
         return [text.strip() for text in texts]
 
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The text that each token of a row adds, a special token's being its name.
+
+        Without those, joined they are the text of `decode`; of a character that is made of several
+        tokens, the last has it.
+        """
+        texts = self.decode([ids[:end] for end in range(len(ids) + 1)])
+        known = [text.rstrip("\ufffd") for text in texts]  # in place of a part of a character
+        return [
+            self.tokenizer.convert_ids_to_tokens(id)
+            if id in self.special_ids
+            else after[len(text) :]
+            for id, text, after in zip(ids, known, known[1:])
+        ]
+
     def save(self, folder: Path) -> None:
         """Writes the tokenizer as transformers does. InputError for a full disk."""
         with catch_disk_full(folder):

@@ -115,6 +115,11 @@ def locate(name_or_path: str, patterns: Sequence[str] = HUB_FILES) -> Path:
         ) from error
 
 
+def own_name(name_or_path: str) -> str:
+    """The name on the hub or in a package by which `locate` finds a model; "" for a path."""
+    return "" if exists(Path(os.path.expanduser(name_or_path))) else name_or_path
+
+
 def on_the_hub(name: str) -> bool:
     """Whether `locate` would look for a name on the hub."""
     package, _, file = name.partition(":")
@@ -319,7 +324,7 @@ def write_folder(folder: Path, config: Mapping[str, Any], tensors: Tensors) -> N
 def write_tensors(path: Path, tensors: Tensors) -> None:
     """Writes a safetensors file, whole or not at all. InputError for a full disk."""
     # safetensors writes the raw buffer, so a transposed view has to be laid out first.
-    tensors = {key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}
+    tensors = {key: np.asarray(tensor, order="C") for key, tensor in tensors.items()}
     with catch_disk_full(path):
         _replace(path, lambda temporary: save_file(tensors, temporary, {"format": "pt"}))
 

@@ -10,11 +10,22 @@ from dinado_jax.errors import InputError, quote
 from dinado_jax.oracles.code_digest import code_digest
 from dinado_jax.oracles.foreign import ForeignError, guarded
 from dinado_jax.oracles.judge import LABELS, TRIAL_TEXTS, Oracle, judge, name_of, require_labels
-from dinado_jax.oracles.table import GIVEN, NamedOracle
+from dinado_jax.oracles.table import GIVEN, NamedOracle, resolve
 
 _ANY_FORM = LABELS._replace(
     takes="function(text), function(prompt, text) or function(prompts, texts)"
 )
+
+
+def named_oracle(oracle: str | Callable[..., Any], prompts: Sequence[str]) -> NamedOracle:
+    """Finds an oracle by its name, or makes one of a callable, for these prompts.
+
+    Raises:
+      InputError: as `resolve` or `given_oracle`, and for a prompt that it cannot judge.
+    """
+    named = resolve(oracle) if isinstance(oracle, str) else given_oracle(oracle, prompts)
+    named.check_prompts({f"prompt {i}": text for i, text in enumerate(prompts)})
+    return named
 
 
 def given_oracle(function: Callable[..., Any], prompts: Sequence[str]) -> NamedOracle:

@@ -1,5 +1,6 @@
 """What stages read of earlier stages: the base, the control and the training prompts."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -7,12 +8,14 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from dinado_jax import loading
 from dinado_jax.config import schema
+from dinado_jax.controls.control_file import Origin
 from dinado_jax.controls.make import make_control
 from dinado_jax.distributed.partitioning import replicate
 from dinado_jax.distributed.processes import broadcast
 from dinado_jax.errors import InputError
-from dinado_jax.language_model import Base, Controlled, load
+from dinado_jax.language_model import Base, Controlled
 from dinado_jax.stages.context import Context
 from dinado_jax.training.checkpoint import Checkpoints
 
@@ -45,7 +48,7 @@ def trained_base(context: Context, place: Callable[[dict], dict]) -> Base:
 
 def load_base(settings: schema.Base, path: str | Path, place: Callable[[dict], dict]) -> Base:
     """Loads a base in the configured precision; `place` as in `trained_base`."""
-    return load(
+    return loading.load_base(
         path,
         dtype=settings.dtype,
         param_dtype=settings.param_dtype,
@@ -73,4 +76,7 @@ def trained_model(context: Context) -> Controlled:
     if params is None:
         raise InputError(f"no trained control in {run.path}: run the train stage first")
     params = plan.gather(plan.shard(params))
-    return Controlled(base, control, params, automata_of=context.automata_of)
+    config = context.config
+    named = dataclasses.replace(config.rollout, oracle=context.oracle_name)
+    origin = Origin(dataclasses.replace(config, rollout=named))
+    return Controlled(base, control, params, automata_of=context.automata_of, origin=origin)

@@ -18,6 +18,8 @@ from dinado_jax.tasks.protocol import Example, Metric, Task
 from dinado_jax.tasks.table import make_task
 from dinado_jax.utils.files import json_digest, read_lines
 
+_NO_ORACLE = "none"
+
 
 @dataclasses.dataclass(frozen=True)
 class Context:
@@ -56,9 +58,17 @@ class Context:
         """
         if self.given is not None:
             return self.given
+        name = self.oracle_name
+        return NamedOracle(name, no_oracle) if name == _NO_ORACLE else resolve(name)
+
+    @property
+    def oracle_name(self) -> str:
+        """The name of `oracle`, which need not be installed."""
+        if self.given is not None:
+            return self.given.name
         if self.config.target.moments and not self.config.rollout.oracle:
-            return NamedOracle("none", no_oracle)
-        return resolve(self.config.rollout.oracle or self.task.oracle)
+            return _NO_ORACLE
+        return self.config.rollout.oracle or self.task.oracle
 
     @functools.cached_property
     def features(self) -> tuple[NamedOracle, ...]:

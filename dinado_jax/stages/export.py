@@ -1,4 +1,4 @@
-"""The control of a run as files that other programs read."""
+"""The control of a run as files without the run, most of which other programs read."""
 
 import dataclasses
 from pathlib import Path
@@ -15,20 +15,21 @@ from dinado_jax.utils.files import new_folder
 
 
 def export(run: Path, folder: Path, form: str) -> None:
-    """Writes the q of a finished run, which must be its base with changed parameters.
+    """Writes the control of a finished run, or its q where that is the base with other parameters.
 
     Args:
       run: its folder.
       folder: made, with its parents; whole or not at all.
-      form: hf, the base with the delta merged, as `Base.save` writes it; or peft, the low-rank
-        delta alone, as `save_adapter` does, of the base in the run's folder.
+      form: hf, the base with the delta merged, as `Base.save` writes it; peft, the low-rank delta
+        alone, as `save_adapter` does, of the base in the run's folder; or control, any control of
+        that base, as `Controlled.save` does.
 
     Raises:
       InputError: as `load_run`; for a control that is no delta of the base or that the form cannot
         hold, and for a folder that is there and not empty.
     """
     model = load_run(run)
-    write = {"hf": _save_merged, "peft": _save_adapter}[form]
+    write = {"hf": _save_merged, "peft": _save_adapter, "control": Controlled.save}[form]
     with new_folder(folder) as partial:
         try:
             write(model, partial)

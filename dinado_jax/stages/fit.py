@@ -7,20 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
 from dinado_jax.config.schema import Config
 from dinado_jax.data.prompts import TokenizedPrompts
 from dinado_jax.decoding.batching import check_prompts
 from dinado_jax.distributed.processes import process_count
 from dinado_jax.errors import InputError, quote
 from dinado_jax.language_model import Base, Controlled
-from dinado_jax.models.architectures import load_model, load_params
-from dinado_jax.models.hf_folder import locate
-from dinado_jax.oracles.callables import given_oracle
-from dinado_jax.oracles.table import resolve
+from dinado_jax.models.architectures import load_model
+from dinado_jax.models.hf_folder import locate, own_name
+from dinado_jax.oracles.callables import named_oracle
 from dinado_jax.stages.pipeline import controlled_model, run_stages
 from dinado_jax.stages.run_folder import RunFolder
 from dinado_jax.stages.settings import python_config
@@ -86,8 +81,7 @@ def fit(
     if process_count() > 1:
         raise InputError("dinado_jax.fit runs in one process: on several, use `dinado run`")
     texts, settings = require_texts("prompt", prompts), _checked(settings or {})
-    named = resolve(oracle) if isinstance(oracle, str) else given_oracle(oracle, texts)
-    named.check_prompts({f"prompt {i}": text for i, text in enumerate(texts)})
+    named = named_oracle(oracle, texts)
     given = None if isinstance(oracle, str) else named
     known = _known(base)
     with _run_folder(folder) as path:
@@ -97,7 +91,7 @@ def fit(
         _keep_prompts(texts, RunFolder(path, config))
         run_stages(config, _STAGES, path, given)
         model = controlled_model(config, path, given)
-    return replace(model, base=replace(model.base, folder=known.folder))
+    return replace(model, base=replace(model.base, folder=known.folder, name=known.name))
 
 
 def _checked(settings: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -128,17 +122,8 @@ def _known(base: Base | str | Path) -> Base:
         raise InputError(f"base is {quote(base)}: give what dinado_jax.load returns, or a folder")
     if not isinstance(base, Base):
         folder = locate(str(base))
-        return Base(load_model(folder), {}, folder)
-    folder = locate(str(base.folder))
-    dtype = jnp.dtype(base.model.param_dtype)
-    stored, tree = jax.tree.flatten(load_params(folder, base.model))
-    own, own_tree = jax.tree.flatten(base.params)
-    pairs = zip(stored, own)
-    if tree != own_tree or not all(np.array_equal(np.asarray(a, dtype), b) for a, b in pairs):
-        raise InputError(
-            f"base has other parameters than its folder {folder}: save it, base.save(FOLDER), and "
-            "give that folder"
-        )
+        return Base(load_model(folder), {}, folder, name=own_name(str(base)))
+    base.saved_folder()
     return base
 
 
@@ -146,7 +131,6 @@ def _defaults(base: Base, rollouts: int) -> dict[str, Any]:
     """The settings that follow from the base, and from the number of rollouts."""
     rollouts = require_integer("rollouts", rollouts, *POSITIVE)
     samples = min(_SAMPLES, rollouts)
-    template = base.codec.template
     return {
         "name": "fit",
         "task.name": "prompts",
@@ -154,7 +138,7 @@ def _defaults(base: Base, rollouts: int) -> dict[str, Any]:
         "base.path": str(base.folder),
         "base.dtype": base.model.dtype,
         "base.param_dtype": base.model.param_dtype,
-        "base.prompt_template": template.text if template else "",
+        "base.prompt_template": base.prompt_template,
         "sft.steps": 0,
         "rollout.prompts": rollouts // samples,
         "rollout.samples": samples,

@@ -11,6 +11,7 @@ from dinado_jax.config.schema import Config, Parallel
 from dinado_jax.distributed.processes import assert_same, is_main
 from dinado_jax.errors import InputError
 from dinado_jax.evaluation import stage_figures
+from dinado_jax.evaluation.of_model import Evaluation
 from dinado_jax.evaluation.report.terminal import plain
 from dinado_jax.evaluation.samples import read_samples
 from dinado_jax.evaluation.stage_figures import Figures
@@ -42,6 +43,7 @@ from dinado_jax.utils.progress import print_progress
 _WORK: dict[str, Callable[[Context], Figures]] = dict(
     zip(STAGES, (sft, rollout, train, generate, evaluate), strict=True)
 )
+_EVALUATE = "delete its evaluate folder, if any, and run `dinado evaluate`"
 
 _TRIED = 1000  # prompts of a file that a built-in oracle is asked about
 
@@ -203,10 +205,9 @@ def show_report(config: Config, path: Path | None = None) -> int:
     """
     context = Context.of(config, path)
     folder = context.run.path
-    again = "delete its evaluate folder, if any, and run `dinado evaluate`"
     if not exists(folder / "summary.json"):
-        raise InputError(f"no summary.json in {folder}: {again}")
-    summary = read_summary(folder / "summary.json", again)
+        raise InputError(f"no summary.json in {folder}: {_EVALUATE}")
+    summary = read_summary(folder / "summary.json", _EVALUATE)
     samples = [read_samples(folder / "generate" / f"{n}.jsonl") for n in ("base", "control")]
     streams.print_result(plain(summary, context.task.metrics, *samples))
     streams.print_result(f"\n{folder / 'summary.json'}\n{folder / 'report.html'}")
@@ -225,7 +226,12 @@ def load_run(path: str | Path) -> Controlled:
             raise InputError(
                 f"stage {name} of {path} is not done: run the {name} stage first, or `dinado run`"
             )
-    return controlled_model(config, path)
+    model, summary = controlled_model(config, path), path / "summary.json"
+    if model.origin is None or not exists(summary):
+        return model
+    read = read_summary(summary, _EVALUATE)
+    figures = Evaluation.of(read.base, read.control, read.floors).as_dict()
+    return replace(model, origin=replace(model.origin, figures=figures))
 
 
 def run_config(path: str | Path) -> Config:

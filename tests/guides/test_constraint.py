@@ -17,13 +17,13 @@ from dinado_jax.data.prompts import PromptSet, TokenizedPrompts
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.refill import iter_refilled
 from dinado_jax.decoding.sampler import Sampler
+from dinado_jax.guarantee import guarantee
 from dinado_jax.guides.constraint import KEY, Constraint, tokens_needed
 from dinado_jax.language_model import Base, Controlled, compose
 from dinado_jax.models.gpt2 import GPT2, GPT2Config
 from dinado_jax.models.params import init_params
 from dinado_jax.models.tokenizer import load_codec
 from dinado_jax.tasks.keyword.automaton import concept_automaton
-from dinado_jax.tasks.keyword.guarantee import guarantee
 from dinado_jax.tasks.keyword.lexical import lexical
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")

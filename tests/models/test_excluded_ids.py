@@ -20,9 +20,9 @@ from dinado_jax.errors import InputError
 from dinado_jax.language_model import (
     Base,
     Controlled,
-    load,
     save_base,
 )
+from dinado_jax.loading import load
 from dinado_jax.models.gpt2 import GPT2, GPT2Config
 from dinado_jax.models.gpt2_checkpoint import to_config
 from dinado_jax.models.hf_folder import read_config

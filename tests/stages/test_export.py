@@ -16,6 +16,7 @@ from dinado_jax.stages.run_folder import STAGES
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 TOKENS = np.arange(32, dtype=np.int32).reshape(2, 16)
+LAYERS = {"nado": ("control.layers=1",)}
 
 
 @pytest.fixture(scope="module")
@@ -114,9 +115,25 @@ def test_slips_of_the_command_line(capsys):
     for argv, said in (
         (["a", "b", "c"], "no more than RUN and DIR, 'c': leave it out"),
         (["a"], "`dinado export`, DIR is missing"),
-        (["a", "b", "--format", "gguf"], "--format: invalid choice: 'gguf': one of hf, peft"),
+        (
+            ["a", "b", "--format", "gguf"],
+            "--format: invalid choice: 'gguf': one of hf, peft, control",
+        ),
     ):
         with pytest.raises(SystemExit) as caught:
             cli.main(["export", *argv])
         assert caught.value.code == 2
         assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["merge", "nado"])
+def test_a_control_of_any_kind_without_its_run(kind, trained, tmp_path, capsys):
+    run = trained(f"control.kind={kind}", "train.objective=published", *LAYERS.get(kind, ()))
+    cli.main(["export", str(run), str(tmp_path / "control"), "--format", "control"])
+    assert capsys.readouterr().out.endswith(f"{tmp_path / 'control'}\n")
+    model, found = load_run(run), dinado_jax.load(tmp_path / "control")
+    assert found.base.folder == (run / "sft" / "base").resolve()
+    assert found.base.max_new_tokens == model.base.max_new_tokens == 8
+    asked = ["dog chase kite ="], ["the dog chases a kite ."]
+    np.testing.assert_array_equal(found.score(*asked)[0], model.score(*asked)[0])
+    assert found.origin.settings.rollout.oracle == "support.tiny_run:even"

@@ -7,7 +7,7 @@ from safetensors.numpy import load_file
 from support import by_hand, tiny_run, word_run
 
 from dinado_jax.errors import InputError
-from dinado_jax.language_model import load
+from dinado_jax.loading import load
 from dinado_jax.stages.pipeline import run_stages
 from dinado_jax.stages.run_folder import STAGES
 from dinado_jax.tasks import toy

@@ -10,7 +10,7 @@ from support import stops, tiny_run
 from support.refusal import error_of
 
 from dinado_jax.distributed import signals
-from dinado_jax.language_model import load
+from dinado_jax.loading import load
 from dinado_jax.oracles.moments import Tilt
 from dinado_jax.rollouts.arrays import Rollouts
 from dinado_jax.stages.pipeline import run_stages, show_report

@@ -27,7 +27,7 @@ import numpy as np
 from dinado_jax.config.schema import Config
 from dinado_jax.distributed import signals
 from dinado_jax.errors import InputError
-from dinado_jax.language_model import load
+from dinado_jax.loading import load
 from dinado_jax.oracles.judge import judge
 from dinado_jax.stages.context import Context
 from dinado_jax.stages.pipeline import run_stages

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from dinado_jax.config.schema import Config
-from dinado_jax.language_model import load
+from dinado_jax.loading import load
 from dinado_jax.rollouts.arrays import Rollouts
 from dinado_jax.stages.pipeline import run_stages
 from dinado_jax.stages.run_folder import STAGES
