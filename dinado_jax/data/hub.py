@@ -38,7 +38,7 @@ def load_splits(name: str) -> Mapping[str, Any]:
         import datasets
 
         if any(exists(Path(path) / file) for file in _SAVED):
-            found = datasets.load_from_disk(path)
+            found: Any = datasets.load_from_disk(path)
         else:
             found = datasets.load_dataset(path, subset or None)
     except Exception as error:  # of any of the libraries below

@@ -99,7 +99,12 @@ def _check(context: Context, names: set[str]) -> None:
 
 
 def _try_oracle(context: Context, names: set[str]) -> None:
-    """Calls a user-defined oracle and features on two samples, if one of these stages uses them."""
+    """Calls a user-defined oracle and features on two samples, if one of these stages uses them, and
+    a built-in oracle on two prompts that are not of this package.
+    """
+    if context.task.source and names & {"rollout", "train"}:
+        asked = enumerate(example.prompt for example in context.train_examples[:2])
+        context.oracle.check_prompts({f"{context.task.source}, example {i}": p for i, p in asked})
     judging = [(context.oracle, LABELS)] if names & {"rollout", "train", "generate"} else []
     if names & {"rollout", "train", "evaluate"}:
         judging += [(feature, FEATURES) for feature in context.features]

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 from support import tiny_run, word_run
+from support.refusal import error_of
 
 import dinado_jax
 from dinado_jax.cli import main
@@ -74,6 +75,14 @@ def test_examples_that_do_not_fit_are_counted(pairs_run, tmp_path, capsys):
     config = tiny_run.config(*given.split(), "task.target_field=answer", "task.held_out=0")
     run_stages(config, ("sft",), tmp_path / "run")
     assert "sft: 2 of 32 examples are longer than 16 tokens, left out" in capsys.readouterr().err
+
+
+def test_an_oracle_of_keywords_is_refused_before_anything_is_drawn(pairs_run, tmp_path):
+    folder, _ = pairs_run
+    given = f"task.name=pairs task.source={folder / 'mine.csv'} task.field=question"
+    config = tiny_run.config(*given.split(), "task.target_field=answer", "rollout.oracle=lexical")
+    said = error_of(run_stages, config, ("sft", "rollout"), tmp_path / "run")
+    assert "mine.csv, example 0, prompt 'dog, dog?', keyword task: write it as" in said
 
 
 @pytest.fixture(scope="module")
