@@ -24,11 +24,13 @@ def bucket(length: int, limit: int) -> int:
     return min(-(-length // _BUCKET) * _BUCKET, limit)
 
 
-def take(rows: Sequences, index: np.ndarray) -> Batch:
-    """Gathers the rows numbered `index` [B] into a batch, as wide as the bucket of the longest."""
+def take(rows: Sequences, index: np.ndarray, least: int = 0) -> Batch:
+    """Gathers the rows numbered `index` [B] into a batch, as wide as the bucket of the longest, and
+    at least `least` tokens.
+    """
     chex.assert_rank([rows.tokens, index], [2, 1])
     length = rows.length[index]
-    width = bucket(int(length.max()), rows.tokens.shape[1])
+    width = max(bucket(int(length.max()), rows.tokens.shape[1]), least)
     return Batch(
         tokens=rows.tokens[index, :width],
         prompt_length=rows.prompt_length[index],

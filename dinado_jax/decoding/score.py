@@ -28,7 +28,12 @@ def _score_batch(policy: Policy, mesh: Mesh | None, variables: Any, batch: Batch
 
 
 def score(
-    policy: Policy, variables: Any, rows: Sequences, batch: int, mesh: Mesh | None = None
+    policy: Policy,
+    variables: Any,
+    rows: Sequences,
+    batch: int,
+    mesh: Mesh | None = None,
+    width: int = 0,
 ) -> np.ndarray:
     """Scores every target token.
 
@@ -38,6 +43,8 @@ def score(
       rows: N rows, with the condition of their prompts.
       batch: rows scored at once.
       mesh: devices that share them.
+      width: columns that every batch has at least, so that one program scores rows of any length
+        up to it.
 
     Returns:
       float32 [N, T-1] nats: column t scores token t + 1; prompt and padding score 0. Summed over a
@@ -47,7 +54,8 @@ def score(
     T = rows.tokens.shape[1]
     out = np.zeros((len(rows), T - 1), np.float32)
     # Padded to a multiple of the buckets' width: the longest rows would be a shape of their own.
-    wider = max(T, bucket(T, policy.context_length)) - T
+    width = bucket(width, policy.context_length)
+    wider = max(T, bucket(T, policy.context_length), width) - T
     rows = dataclasses.replace(rows, tokens=np.pad(rows.tokens, ((0, 0), (0, wider))))
     order = np.argsort(rows.length, kind="stable")
     variables = replicate(mesh, variables)
@@ -55,7 +63,7 @@ def score(
     batch = max(1, batch // devices) * devices
     for start in range(0, len(rows), batch):
         part = order[start : start + batch]
-        filled = take(rows, np.resize(part, batch))
+        filled = take(rows, np.resize(part, batch), width)
         scores = np.asarray(_score_batch(policy, mesh, variables, filled))
         scores = scores[: len(part), : T - 1]
         out[part, : scores.shape[1]] = scores

@@ -99,8 +99,8 @@ def _check(context: Context, names: set[str]) -> None:
 
 
 def _try_oracle(context: Context, names: set[str]) -> None:
-    """Calls a user-defined oracle and features on two samples, if one of these stages uses them, and
-    a built-in oracle on two prompts that are not of this package.
+    """Calls a user-defined oracle and features on two samples, if one of these stages uses them;
+    checks a built-in oracle on two prompts from outside.
     """
     if context.task.source and names & {"rollout", "train"}:
         asked = enumerate(example.prompt for example in context.train_examples[:2])
