@@ -1,12 +1,12 @@
 """A run's control inside transformers: `generate` of PyTorch draws from our q.
 
-    python examples/transformers_processor.py runs/demo "dog chase kite =" --samples 4 --strength 0.5
+    python examples/transformers_processor.py runs/demo "dog chase kite =" --samples 4
 
-needs the extra [peer] (PyTorch). At each step transformers hands the processor all tokens so far and
-the base's scores, and the processor answers with log q of every next token, which JAX computes on the
-CPU: base and control are decoded beside transformers' own pass. Any control works, of any kind, with
-state, tilted or composed with others. A `merge` control needs none of this: `dinado export` makes it
-a model of transformers.
+needs the extra [peer] (PyTorch). At each step transformers hands the processor all tokens so far
+and the base's scores, and the processor answers with log q of every next token, which JAX computes:
+base and control are decoded beside transformers' own pass. Any control works, of any kind, with
+state, tilted or composed with others. A `merge` control without state needs none of this: `dinado
+export` makes it a model of transformers.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, LogitsProcessor
 import dinado_jax
 from dinado_jax.data.prompts import PromptSet, TokenizedPrompts
 from dinado_jax.errors import InputError
+from dinado_jax.models.cache import open_for
 
 
 class ControlProcessor(LogitsProcessor):
@@ -56,14 +57,15 @@ class ControlProcessor(LogitsProcessor):
         follow each other.
         """
         new = input_ids[:, self.width :].cpu().numpy()
-        begun = new.shape[1] and np.array_equal(new[:, :-1], self.read)
-        if not begun:  # the first token, or beams in another order: read everything again
+        variables, count = self.model.variables, new.shape[1] - 1
+        if count < 0 or not np.array_equal(new[:, :-1], self.read):
+            # The first token, or beams in another order: everything is read again.
             rows = len(new) // len(self.tokens)
-            self.logits, self.carry = self.prefill(
-                self.model.variables, self.prompts, rows, self.steps
-            )
-        for token in new.T[-1:] if begun else new.T:
-            self.logits, self.carry = self.step(self.model.variables, self.carry, token)
+            self.logits, self.carry = self.prefill(variables, self.prompts, rows, self.steps)
+            count = 0
+        for i in range(count, new.shape[1]):
+            carry = open_for(self.carry, i)  # makes room in the caches
+            self.logits, self.carry = self.step(variables, carry, new[:, i])
         self.read = new
         log_q = jax.nn.log_softmax(self.logits.policy)
         return torch.tensor(np.asarray(log_q)).to(scores)
