@@ -27,6 +27,8 @@ from dinado_jax.models.protocol import BaseModel
 from dinado_jax.utils import arguments
 from dinado_jax.utils.arguments import POSITIVE
 
+_LEAST_ROWS = 8  # as fast as one: a step's time is that of reading the parameters
+
 
 class Decodable(Protocol):
     """A model to decode from: a base, or a base under controls."""
@@ -349,9 +351,9 @@ def _scores(model: Decodable, rows: Sequences, batch: int) -> list[np.ndarray]:
 
 
 def _rows(wanted: int, batch: int) -> int:
-    """Rows at a time: at most `batch`, and else a power of two, so that few programs do."""
+    """Rows at a time: at most `batch`, and else a power of two from 8, so that few programs do."""
     batch = arguments.require_integer("batch", batch, *POSITIVE)
-    return min(batch, 1 << (max(1, wanted) - 1).bit_length())
+    return min(batch, 1 << (max(_LEAST_ROWS, wanted) - 1).bit_length())
 
 
 def _begin(
@@ -424,5 +426,7 @@ def _score_base(
         base.codec.eos_id,
         base.model.context_length,
     )
-    scores = score_rows(base.policy, base.variables, rows, batch)
+    # As wide as prompts and new tokens may be, whatever was drawn.
+    width = max(map(len, prefixes)) + found.log_policy.shape[1]
+    scores = score_rows(base.policy, base.variables, rows, batch, width=width)
     return [row[start:] for row, start in zip(scores, rows.prompt_length - 1)]

@@ -6,7 +6,8 @@ import pytest
 from support import fuzz
 
 COUNTS = {
-    "config": 80, "override": 100, "prompts": 60, "task": 60, "model": 20, "run": 12, "oracle": 150,
+    "config": 80, "override": 100, "prompts": 60, "task": 60, "pairs": 60, "model": 20, "run": 12,
+    "oracle": 150,
 }  # fmt: skip
 # A message of 100 kB, a key of thousands of digits, a prompt that a line quoted whole, an oracle's
 # own KeyboardInterrupt.

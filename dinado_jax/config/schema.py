@@ -11,10 +11,16 @@ class Task:
     """The task and how much of its data is used."""
 
     name: str = "toy"  # a name in tasks/table.py
-    # commongen: a folder of local files or a hub name; prompts: a file, one per line, or .jsonl
+    # commongen: a folder of local files or a hub name. Data of your own (prompts, pairs, text): a
+    # file, a folder or a hub name, NAME:SUBSET for one of several configurations; see docs/data.md
     source: str = ""
-    field: str = "prompt"  # prompts: of each object of a .jsonl file
-    held_out: float = 0.2  # prompts: share that is not trained on, half for dev, half for test
+    dev: str = ""  # data of your own: files of these splits; empty: see held_out
+    test: str = ""
+    held_out: float = 0.2  # without such files: share not trained on, half for dev, half for test
+    field: str = "prompt"  # prompts, pairs: the column of prompts, where columns have names
+    target_field: str = "target"  # pairs: of what follows them, a text or a list of texts
+    text_field: str = "text"  # text: of documents
+    document: str = "line"  # text: a document of a .txt file: line | paragraph
     train_examples: int = 40_000  # toy: captions drawn for sft and rollout prompts
 
 

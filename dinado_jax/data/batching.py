@@ -25,11 +25,13 @@ def bucket(length: int, limit: int) -> int:
     return min(-(-length // _BUCKET) * _BUCKET, limit)
 
 
-def take(rows: Sequences, index: np.ndarray) -> Batch:
-    """Gathers the rows numbered `index` [B] into a batch, as wide as the bucket of the longest."""
+def take(rows: Sequences, index: np.ndarray, least: int = 0) -> Batch:
+    """Gathers the rows numbered `index` [B] into a batch, as wide as the bucket of the longest, and
+    at least `least` tokens.
+    """
     chex.assert_rank([rows.tokens, index], [2, 1])
     length = rows.length[index]
-    width = bucket(int(length.max()), rows.tokens.shape[1])
+    width = max(bucket(int(length.max()), rows.tokens.shape[1]), least)
     return Batch(
         tokens=rows.tokens[index, :width],
         prompt_length=rows.prompt_length[index],
@@ -39,13 +41,16 @@ def take(rows: Sequences, index: np.ndarray) -> Batch:
     )
 
 
-def by_length(rows: Sequences, batch: int, limit: int) -> Iterator[tuple[np.ndarray, Batch]]:
+def by_length(
+    rows: Sequences, batch: int, limit: int, width: int = 0
+) -> Iterator[tuple[np.ndarray, Batch]]:
     """Yields all N rows in batches of similar length.
 
     Args:
       rows: of at most `limit` tokens.
       batch: B, rows of each.
       limit: tokens of the widest batch.
+      width: columns that every batch has at least.
 
     Yields:
       The numbers of at most B rows, int64, and a batch of B that begins with them; the last one
@@ -53,12 +58,13 @@ def by_length(rows: Sequences, batch: int, limit: int) -> Iterator[tuple[np.ndar
     """
     T = rows.tokens.shape[1]
     # Padded to a multiple of the buckets' width: the longest rows would be a shape of their own.
-    wider = max(T, bucket(T, limit)) - T
+    width = bucket(width, limit)
+    wider = max(T, bucket(T, limit), width) - T
     rows = dataclasses.replace(rows, tokens=np.pad(rows.tokens, ((0, 0), (0, wider))))
     order = np.argsort(rows.length, kind="stable")
     for start in range(0, len(rows), batch):
         part = order[start : start + batch]
-        yield part, take(rows, np.resize(part, batch))
+        yield part, take(rows, np.resize(part, batch), width)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -77,3 +77,39 @@ def sequences(
         np.array([len(p) for p, _ in pairs], np.int32),
         np.array([len(p) + len(t) for p, t in pairs], np.int32),
     )
+
+
+def windows(
+    prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], fill: int, length: int
+) -> Sequences:
+    """Joins prompts and targets, and cuts the rows into windows, so that each token of a target is
+    a target in exactly one of them.
+
+    With length 4, p a prompt of one token and a .. e its target:
+
+        p a b c    prompt p
+        c d e      prompt c: a window begins with the last token of the one before
+
+    Args:
+      prompts: N rows of token ids.
+      targets: N rows, eos included.
+      fill: token id to pad with.
+      length: tokens of the longest window.
+
+    Raises:
+      InputError: if the prompts leave no room for a token of the target.
+    """
+    longest = max(map(len, prompts))
+    if longest >= length:
+        raise InputError(
+            f"{longest} tokens before the text leave no room in {length}: raise sft.max_length and "
+            "base.n_positions"
+        )
+    rows, before = [], []
+    for prompt, target in zip(prompts, targets, strict=True):
+        row = [*prompt, *target]
+        for start in range(0, len(row) - 1, length - 1):
+            rows.append(row[start : start + length])
+            before.append(1 if start else len(prompt))
+    lengths = np.array([len(row) for row in rows], np.int32)
+    return Sequences(pad(rows, fill), np.array(before, np.int32), lengths)

@@ -21,7 +21,6 @@ B prompts, S samples of each, R = B S rows, T prompt tokens, V vocabulary.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -47,7 +46,7 @@ from dinado_jax.models.cache import scan_steps, update_where
 from dinado_jax.ops.masks import among
 from dinado_jax.utils.arguments import POSITIVE, require_integer, require_integer_field
 
-_GROUP = 8  # a power of two
+_GROUP = 8
 
 
 class LogProbs(NamedTuple):
@@ -119,7 +118,8 @@ class Sampler:
           [B S, max_new_tokens].
         """
         state = self.prefill(variables, prompts, ids, key, first)
-        return self.decode(variables, state)[1]
+        # Once rows are there, nothing depends on how many of them share a prompt.
+        return dataclasses.replace(self, samples=1).decode(variables, state)[1]
 
     @functools.partial(jax.jit, static_argnums=0)
     def prefill(
@@ -285,12 +285,15 @@ def sample_prompts(
 def sample_in_groups(
     sampler: Sampler, variables: Any, prompts: TokenizedPrompts, key: jax.Array, batch: int
 ) -> Samples:
-    """The same samples as `sample_prompts`, those of a prompt in groups of 8, 4, 2 or 1, each from
-    a prefill of its own: no program depends on the number of samples.
+    """The same samples as `sample_prompts`, those of a prompt in groups of 8, or of 1 where their
+    number is no multiple of 8, each from a prefill of its own: no program depends on the number of
+    samples.
     """
     batch = require_integer("batch", batch, *POSITIVE)
     check_prompts(sampler.policy, prompts, sampler.max_new_tokens)
-    group = math.gcd(sampler.samples, _GROUP)
+    # A single group is not worth a program of its own.
+    several = len(prompts) * sampler.samples > _GROUP
+    group = _GROUP if several and sampler.samples % _GROUP == 0 else 1
     groups = sampler.samples // group
     repeated = prompts.select(np.repeat(np.arange(len(prompts)), groups))
     first = np.tile(np.arange(groups) * group, len(prompts))

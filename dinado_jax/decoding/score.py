@@ -27,7 +27,12 @@ def _score_batch(policy: Policy, mesh: Mesh | None, variables: Any, batch: Batch
 
 
 def score(
-    policy: Policy, variables: Any, rows: Sequences, batch: int, mesh: Mesh | None = None
+    policy: Policy,
+    variables: Any,
+    rows: Sequences,
+    batch: int,
+    mesh: Mesh | None = None,
+    width: int = 0,
 ) -> np.ndarray:
     """Scores every target token.
 
@@ -37,6 +42,8 @@ def score(
       rows: N rows, with the condition of their prompts.
       batch: rows scored at once.
       mesh: devices that share them.
+      width: columns that every batch has at least, so that one program scores rows of any length
+        up to it.
 
     Returns:
       float32 [N, T-1] nats: column t scores token t + 1; prompt and padding score 0. Summed over a
@@ -48,7 +55,7 @@ def score(
     variables = replicate(mesh, variables)
     devices = mesh.size if mesh else 1
     batch = max(1, batch // devices) * devices
-    for part, filled in by_length(rows, batch, policy.context_length):
+    for part, filled in by_length(rows, batch, policy.context_length, width):
         scores = np.asarray(_score_batch(policy, mesh, variables, filled))
         scores = scores[: len(part), : T - 1]
         out[part, : scores.shape[1]] = scores

@@ -145,21 +145,31 @@ def scan_steps(
     Returns:
       The last state, and the outputs stacked along a leading axis [steps, ...].
     """
-
-    def open_next(leaf: Any) -> Any:
-        return leaf.open_next() if _is_cache(leaf) else leaf
-
     caches = [leaf for leaf in jax.tree.leaves(state, is_leaf=_is_cache) if _is_cache(leaf)]
     sizes = [segment[0].k.shape[1] for segment in caches[0].reserved] if caches else [steps]
     outs, first = [], 0
     for slots in sizes:
         # More open segments are other shapes: one scan each.
-        state = jax.tree.map(open_next, state, is_leaf=_is_cache)
+        state = open_for(state, first)
         indices = jnp.arange(first, min(first + slots, steps), dtype=jnp.int32)
         state, out = jax.lax.scan(step, state, indices)
         outs.append(out)
         first += slots
     return state, jax.tree.map(lambda *parts: jnp.concatenate(parts), *outs)
+
+
+def open_for(state: Any, count: int) -> Any:
+    """A state whose caches have room for the token that follows `count` generated ones: it opens
+    their next segment where those that are open are full.
+    """
+
+    def opened(leaf: Any) -> Any:
+        if not _is_cache(leaf):
+            return leaf
+        slots = sum(segment[0].k.shape[1] for segment in leaf.generated)
+        return leaf.open_next() if count == slots else leaf
+
+    return jax.tree.map(opened, state, is_leaf=_is_cache)
 
 
 def _is_cache(leaf: Any) -> bool:

@@ -5,6 +5,8 @@ so that words are the same tokens wherever they stand; SentencePiece tokenizers 
 BEGIN is what the tokenizer itself puts before a text (Llama: <s>); where that is nothing, the
 begin-of-text token if it also ends texts (GPT-2: <|endoftext|>), and else nothing (Qwen2): such a
 row begins with its prompt. STOP is the first of the stop tokens; a sampled row ends with any.
+An empty prompt without BEGIN still needs a token: the model's begin-of-text token, and of a model
+without one STOP, which ended the text before where texts were joined for pretraining.
 
 With a template a prompt is tokenized as part of it, see models/prompt_template.py.
 """
@@ -98,11 +100,10 @@ class Codec:
     def prompts(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text as a prompt, in the template if there is one.
 
-        An empty row holds the begin-of-text token, as in transformers' `generate`.
+        An empty row holds the begin-of-text token, as in transformers' `generate`, or STOP.
 
         Raises:
-          InputError: for a text that the tokenizer cannot spell, and for an empty row of a model
-            without a begin-of-text token.
+          InputError: for a text that the tokenizer cannot spell.
         """
         texts = list(_checked(texts))
         if self.template is None:
@@ -112,14 +113,7 @@ class Codec:
             rows = self._within(self.template.before, texts, self.template.after)
         # A template may write the begin-of-text token out.
         rows = [ids if begin == tuple(ids[: len(begin)]) else [*begin, *ids] for ids in rows]
-        if [] not in rows:
-            return rows
-        if self.bos_id is None:
-            raise InputError(
-                f"text {rows.index([])} is empty, and this model has no begin-of-text token to "
-                "continue: give a prompt"
-            )
-        return [row or [self.bos_id] for row in rows]
+        return [row or [self.eos_id if self.bos_id is None else self.bos_id] for row in rows]
 
     def targets(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text as it continues a prompt, before the stop token.

@@ -25,12 +25,12 @@ def training_prompts(context: Context, start: int, count: int) -> list[str]:
 
     The sequence repeats the distinct training prompts, each time in another order.
     """
-    distinct = np.array(list(dict.fromkeys(example.prompt for example in context.train_examples)))
+    distinct = list(dict.fromkeys(example.prompt for example in context.train_examples))
     cycles = range(start // len(distinct), (start + count - 1) // len(distinct) + 1)
     seed = context.config.seed
-    shuffled = [np.random.default_rng((seed, 7, c)).permutation(distinct) for c in cycles]
+    shuffled = [np.random.default_rng((seed, 7, c)).permutation(len(distinct)) for c in cycles]
     offset = start % len(distinct)
-    return np.concatenate(shuffled)[offset : offset + count].tolist()
+    return [distinct[i] for i in np.concatenate(shuffled)[offset : offset + count]]
 
 
 def trained_base(context: Context, place: Callable[[dict], dict]) -> Base:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dinado_jax.config.load import differences
 from dinado_jax.config.schema import Config, Parallel
+from dinado_jax.data.hub import names_data_set
 from dinado_jax.distributed.processes import assert_same, is_main
 from dinado_jax.errors import InputError
 from dinado_jax.evaluation import stage_figures
@@ -78,7 +79,7 @@ def _check_inputs(context: Context, names: set[str], hub: bool) -> None:
         model = load_model(folder)
         if config.base.prompt_template:
             load_codec(folder, model.vocab_size).with_template(config.base.prompt_template)
-    data = task.source and (hub or not on_the_hub(task.source))
+    data = task.source and (hub or not names_data_set(task.source))
     if names & {"sft", "rollout", "train"} and data:
         _ = context.train_examples
     if names & {"generate", "evaluate"} and (data or config.evaluate.prompt_file):

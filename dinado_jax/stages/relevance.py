@@ -125,10 +125,21 @@ def _sampling(name: str) -> tuple[Rule, ...]:
     )
 
 
+_NAMED = "only for .jsonl, .csv, .tsv or a data set"
+
 RULES = (
     Rule("task.source", _of_task("source"), "only for task.name={readers}"),
-    Rule("task.field", _of_task("field"), "only for a .jsonl file of task.name=prompts"),
-    Rule("task.held_out", _of_task("held_out"), "only for task.name={readers}"),
+    Rule("task.dev", _of_task("dev"), "only for task.name={readers}"),
+    Rule("task.test", _of_task("test"), "only for task.name={readers}"),
+    Rule(
+        "task.held_out",
+        _of_task("held_out"),
+        "only for task.name={readers}, without files by task.dev and task.test",
+    ),
+    Rule("task.field", _of_task("field"), f"{_NAMED} of task.name=prompts and pairs"),
+    Rule("task.target_field", _of_task("target_field"), f"{_NAMED} of task.name=pairs"),
+    Rule("task.text_field", _of_task("text_field"), f"{_NAMED} of task.name=text"),
+    Rule("task.document", _of_task("document"), "only for text files of task.name=text"),
     Rule("task.train_examples", _of_task("train_examples"), "only for task.name={readers}"),
     Rule(
         "base.vocab_size base.n_positions base.n_embd base.n_layer base.n_head",

@@ -203,7 +203,7 @@ class RunFolder:
         open_stage = self._open(name)
         old, new = (
             _counted(settings, open_stage)
-            for settings in (before["settings"], self._settings(name))
+            for settings in (_with_defaults(before["settings"]), self._settings(name))
         )
         if old != new:
             key = next(
@@ -307,6 +307,15 @@ def _again(run: Path, name: str) -> str:
     there = [stage for stage in later if stage == name or _exists(run / stage)]
     folders = f"folder {there[0]}" if len(there) == 1 else f"folders {', '.join(there)}"
     return f"delete the {folders} in {run} and run again"
+
+
+def _with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
+    """Adds the settings that are newer than a record: they had the effect of their defaults."""
+    defaults = Config().as_dict()
+    return {
+        section: {**defaults.get(section, {}), **values} if isinstance(values, dict) else values
+        for section, values in settings.items()
+    }
 
 
 def _counted(settings: dict[str, Any], open_stage: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import jax
 from dinado_jax.adapters.lora import LoRA, sft_adapter
 from dinado_jax.config.schema import Sft
 from dinado_jax.data.batching import Epochs
-from dinado_jax.data.sequences import Sequences, sequences
+from dinado_jax.data.sequences import Sequences, sequences, windows
 from dinado_jax.distributed.partitioning import Plan
 from dinado_jax.distributed.processes import assert_same, barrier, is_main
 from dinado_jax.errors import InputError
@@ -27,7 +27,7 @@ from dinado_jax.models.tokenizer import load_codec, train_codec
 from dinado_jax.objectives.sft import likelihood
 from dinado_jax.stages.artifacts import load_base
 from dinado_jax.stages.context import Context
-from dinado_jax.tasks.protocol import Example
+from dinado_jax.tasks.protocol import Example, Task
 from dinado_jax.training.checkpoint import Checkpoints
 from dinado_jax.training.loop import (
     Loop,
@@ -40,7 +40,7 @@ from dinado_jax.training.loop import (
 )
 from dinado_jax.training.optimizer import optimizer
 from dinado_jax.utils.files import read_sealed, write_sealed
-from dinado_jax.utils.progress import MetricsLog
+from dinado_jax.utils.progress import MetricsLog, print_once
 
 _SEAL = "seal.json"
 _BPE_LINES = 100_000  # lines a new tokenizer is trained on
@@ -72,13 +72,24 @@ def _initial(context: Context, folder: Path, corpus: list[str]) -> tuple[BaseMod
     return model, plan.init_sharded(partial(init_params, model, config.seed)), codec
 
 
-def _pairs(codec: Codec, examples: list[Example], max_length: int) -> Sequences:
+def _rows(codec: Codec, examples: list[Example], max_length: int, task: Task) -> Sequences:
+    """The references after their prompts. Those too long are cut into windows, where the task says
+    so, or counted and left out.
+    """
     pairs = [(example.prompt, ref) for example in examples for ref in example.references]
     if not pairs:
         raise InputError("this task has no references to train on: set sft.steps=0")
     prompts = codec.prompts([prompt for prompt, _ in pairs])
     targets = codec.targets([reference for _, reference in pairs])
-    return sequences(prompts, targets, codec.eos_id, max_length)
+    if task.windows:
+        return windows(prompts, targets, codec.eos_id, max_length)
+    rows = sequences(prompts, targets, codec.eos_id, max_length)
+    if left_out := len(pairs) - len(rows):
+        print_once(
+            f"sft: {left_out} of {len(pairs)} examples are longer than {max_length} tokens, left "
+            "out (sft.max_length, and at most the context of the base)"
+        )
+    return rows
 
 
 def sft(context: Context) -> SftFigures:
@@ -97,7 +108,7 @@ def sft(context: Context) -> SftFigures:
     ):
         if not steps:
             continue
-        batches = Epochs(_pairs(codec, pairs(), length), settings.batch, config.seed)
+        batches = Epochs(_rows(codec, pairs(), length, task), settings.batch, config.seed)
         assert_same(f"rows of {name}", str(zlib.crc32(batches.rows.tokens.tobytes())))
         with Checkpoints(folder / f"checkpoints_{name}") as checkpoints:
             init = partial(_init, adapter, settings, steps, config.seed)

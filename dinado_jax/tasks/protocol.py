@@ -14,7 +14,7 @@ SPLITS = ("train", "dev", "test")
 class Example:
     """A prompt in the format of its task, with its references (possibly none).
 
-    A base is fine-tuned on f"{prompt} {reference}" and continues the prompt alone.
+    A base is fine-tuned on f"{prompt} {reference}" and continues the prompt alone, which may be "".
     """
 
     prompt: str
@@ -89,6 +89,8 @@ class Task:
     fault: str = ""  # what is wrong with its settings, in one line
     metrics: tuple[Metric, ...] = ()
     mine: Mine | None = None  # makes examples from plain text for pretraining, if it can
+    # Whether sft cuts long references into windows, instead of leaving them out.
+    windows: bool = False
 
 
 def of_split(rows: Sequence[Row], split: str, held_out: float) -> list[Row]:

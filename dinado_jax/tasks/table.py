@@ -5,8 +5,10 @@ from collections.abc import Callable
 from dinado_jax.config import schema
 from dinado_jax.tasks.commongen import commongen
 from dinado_jax.tasks.openings import openings
+from dinado_jax.tasks.pairs import pairs
 from dinado_jax.tasks.prompts import prompts
 from dinado_jax.tasks.protocol import Task
+from dinado_jax.tasks.text import text
 from dinado_jax.tasks.toy import toy
 
 TASKS: dict[str, Callable[[schema.Task], Task]] = {
@@ -14,6 +16,8 @@ TASKS: dict[str, Callable[[schema.Task], Task]] = {
     "commongen": commongen,
     "openings": openings,
     "prompts": prompts,
+    "pairs": pairs,
+    "text": text,
 }
 
 

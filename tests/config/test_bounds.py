@@ -69,7 +69,8 @@ MOST = [
     (1e30, 2e30, "sft.clip train.clip"),
 ]  # fmt: skip
 CHOICES = {
-    "task.name": "toy commongen openings prompts",
+    "task.name": "toy commongen openings prompts pairs text",
+    "task.document": "line paragraph",
     "base.param_dtype": "float32 bfloat16",
     "base.dtype": "float32 bfloat16",
     "sft.decay": "cosine constant",
@@ -91,7 +92,11 @@ CHOICES = {
 FREE_TEXT = {
     "name",
     "task.source",
+    "task.dev",
+    "task.test",
     "task.field",
+    "task.target_field",
+    "task.text_field",
     "base.path",
     "base.prompt_template",
     "sft.pretrain_path",

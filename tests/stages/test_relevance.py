@@ -13,7 +13,10 @@ from dinado_jax.stages.settings import load_config as load
 from dinado_jax.stages.settings import stored_config
 
 COMMONGEN = "task.name=commongen task.source=data"
-PROMPTS = "rollout.oracle=lexical task.name=prompts task.source=mine"
+PROMPTS = "rollout.oracle=lexical task.name=prompts task.source=mine.txt"
+JSONL = PROMPTS.replace("txt", "jsonl")
+PAIRS = "rollout.oracle=lexical task.name=pairs task.source=mine.tsv"
+TEXT = "rollout.oracle=lexical task.name=text task.source"
 HARD, SOFT, NADO = "control.kind=hard", "control.kind=soft", "control.kind=nado"
 PUBLISHED, CONSISTENCY = "train.objective=published", "train.objective=consistency"
 UNANCHORED = [f"train.objective={o}" for o in ("ratio", "variance", "reinforce", "ppo")]
@@ -25,8 +28,22 @@ NO_SFT = "base.path=some sft.steps=0"
 # A value of each key that has a rule; runs without a part for it; runs that have one.
 CASES = {
     "task.source=data": ([""], [COMMONGEN]),
-    "task.field=text": (["", COMMONGEN, PROMPTS], [f"{PROMPTS}.jsonl", f"{PROMPTS}.jsonl.gz"]),
-    "task.held_out=0.1": (["", COMMONGEN], [PROMPTS]),
+    "task.dev=other.txt": (["", COMMONGEN], [PROMPTS, PAIRS, f"{TEXT}=mine.txt"]),
+    "task.test=other.txt": (["", COMMONGEN], [PROMPTS]),
+    "task.held_out=0.1": (["", COMMONGEN, f"{PROMPTS} task.dev=dev.txt"], [PROMPTS]),
+    "task.field=text": (
+        ["", COMMONGEN, PROMPTS, f"{TEXT}=mine.jsonl"],
+        [JSONL, f"{JSONL}.gz", PAIRS, f"{PROMPTS} task.test=other.csv"],
+    ),
+    "task.target_field=answer": (["", COMMONGEN, JSONL], [PAIRS]),
+    "task.text_field=body": (
+        ["", COMMONGEN, PAIRS, f"{TEXT}=mine.txt"],
+        [f"{TEXT}=mine.jsonl", f"{TEXT}=owner/name:subset"],
+    ),
+    "task.document=paragraph": (
+        ["", PAIRS, f"{TEXT}=mine.jsonl", f"{TEXT}=owner/name"],
+        [f"{TEXT}=mine.txt", f"{TEXT}=mine.jsonl task.dev=dev.txt"],
+    ),
     "task.train_examples=9": ([COMMONGEN], [""]),
     "base.vocab_size=300": (["base.path=some"], [""]),
     "base.n_positions=32": (["base.path=some"], [""]),

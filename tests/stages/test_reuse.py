@@ -14,6 +14,7 @@ from dinado_jax.config.schema import Config, Moment, flatten
 from dinado_jax.errors import InputError
 from dinado_jax.stages.pipeline import run_stages
 from dinado_jax.stages.run_folder import STAGES, RunFolder
+from dinado_jax.utils.files import read_sealed, write_sealed
 
 FREE = ("name", "run.folder", "run.log_every", "run.save_every")
 FREE += ("parallel.mode", "parallel.fsdp", "parallel.devices")
@@ -109,6 +110,20 @@ def test_what_changes_speed_and_memory_alone_is_free(run):
     for key in FREE:
         run_stages(changed(config, key), STAGES, path)
     assert contents(path) == before
+
+
+def test_a_setting_newer_than_the_record_had_the_effect_of_its_default(run, tmp_path):
+    path, config = tmp_path / "run", run[1]
+    shutil.copytree(run[0], path)
+    for name in STAGES:
+        record = read_sealed(path / name / "config.json", "")
+        del record["settings"]["task"]["dev"]
+        write_sealed(path / name / "config.json", record)
+    before = contents(path)
+    run_stages(config, STAGES, path)
+    assert contents(path) == before
+    with pytest.raises(InputError, match=r"begun with another task.dev \('', now '2'\)"):
+        run_stages(changed(config, "task.dev"), STAGES, path)
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,10 @@ traceback, or take longer than a minute.
 import argparse
 import collections
 import contextlib
+import csv
 import dataclasses
 import gzip
+import io
 import json
 import os
 import random
@@ -24,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dinado_jax.config import schema
 from dinado_jax.config.schema import Config
 from dinado_jax.distributed import signals
 from dinado_jax.errors import InputError
@@ -34,6 +37,7 @@ from dinado_jax.stages.pipeline import run_stages
 from dinado_jax.stages.run_folder import STAGES
 from dinado_jax.stages.settings import load_config
 from dinado_jax.tasks import commongen, toy
+from dinado_jax.tasks.table import make_task
 from support import tiny_run
 
 SECONDS = 60
@@ -278,6 +282,29 @@ def task_file(rng: random.Random, folder: Path, _) -> None:
     require(0 < len(found) <= 2 * len(rows) + 60, f"{len(found)} examples of {len(rows)} rows")
 
 
+def own_pairs(rng: random.Random, folder: Path, _) -> None:
+    rows = [(f"ask {i}, you", rng.choice(["yes", 'a "b"', "two\nlines", "x, y"])) for i in range(6)]
+    kind = rng.choice(["jsonl", "csv", "tsv"])
+    path = folder / f"pairs.{kind}"
+    made = io.StringIO()
+    if kind == "jsonl":
+        made.writelines(json.dumps({"prompt": a, "target": b}) + "\n" for a, b in rows)
+    else:
+        header = [("prompt", "target")] * (rng.random() < 0.5)
+        csv.writer(made, delimiter="\t" if kind == "tsv" else ",").writerows([*header, *rows])
+    content = made.getvalue().encode()
+    changed = of_bytes(rng, content) if rng.random() < 0.7 else content
+    path.write_bytes(changed)
+    if rng.random() < 0.05:
+        of_place(rng, path)
+    settings = schema.Task(name="pairs", source=str(path), held_out=0.0)
+    found = make_task(settings).examples("train", 0)
+    whole = all(example.prompt.strip() and all(example.references) for example in found)
+    require(whole, f"{found!r}"[:300])
+    pairs = [(example.prompt, example.references) for example in found]
+    require(changed != content or pairs == [(a, (b,)) for a, b in rows], f"{pairs!r}"[:300])
+
+
 def model(rng: random.Random, folder: Path, world: "World") -> None:
     path = folder / "model"
     shutil.copytree(world.model, path)
@@ -415,6 +442,7 @@ KINDS = {
     "override": overrides,
     "prompts": prompt_file,
     "task": task_file,
+    "pairs": own_pairs,
     "model": model,
     "run": run_folder,
     "oracle": oracle,

@@ -57,7 +57,7 @@ def test_what_is_refused(tmp_path):
     few, odd = tmp_path / "few.txt", tmp_path / "odd.jsonl"
     few.write_text("The\nA\n")
     said = error_of(prompts, few, "dev")
-    assert "none of its 2 prompts is of the dev split (task.held_out = 0.2): give more" in said
+    assert "none of its 2 examples is of the dev split (task.held_out = 0.2): give more" in said
     assert "none.txt, no such file" in error_of(prompts, tmp_path / "none.txt")
     assert "give one of train, dev, test" in error_of(prompts, few, "valid")
     for line, fault in {
