@@ -22,6 +22,7 @@ from dinado_jax.errors import (
     one_line,
     quote,
 )
+from dinado_jax.evaluation import options
 from dinado_jax.utils import streams
 from dinado_jax.utils.files import exists
 
@@ -68,10 +69,14 @@ def _parser() -> argparse.ArgumentParser:
     everything = {"run": "all stages in order, resuming what is done", **_STAGE_HELP}
     for name, text in everything.items():
         command = commands.add_parser(name, parents=[common], help=text)
-        command.add_argument("config", metavar="CONFIG", help="a .toml file, see configs/")
+        # `dinado evaluate` may have predictions instead.
+        count = {"nargs": "?"} if name == "evaluate" else {}
+        command.add_argument("config", metavar="CONFIG", help="a .toml file, see configs/", **count)
         command.add_argument("overrides", nargs="*", metavar="section.key=value", help=_CHANGES)
         if name == "generate":
             _add_own_prompts(command)
+        elif name == "evaluate":
+            options.add_options(command)
     _add_export(commands)
     _add_exact(commands)
     _add_bench(commands)
@@ -265,6 +270,10 @@ def _run(args: argparse.Namespace) -> None:
             _fail(error, 1)
     elif args.command == "generate" and (_own_prompts(args) or _is_folder(args.config)):
         _continue_prompts(args)
+    elif args.command == "evaluate" and options.are_predictions(args):
+        from dinado_jax.evaluation.command import evaluate_files
+
+        evaluate_files(args)
     else:
         _run_stages(args)
 
