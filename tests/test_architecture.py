@@ -23,6 +23,7 @@ LAYERS = [
     "language_model",
     "generation",
     "guarantee",
+    "metrics",
     "tasks",
     "oracles",
     "constraints",

@@ -14,10 +14,8 @@ from dinado_jax.evaluation.intervals import (
     compare,
 )
 from dinado_jax.metrics import diversity
-from dinado_jax.metrics.bleu import coco_bleu
-from dinado_jax.metrics.cider import cider, cider_d
+from dinado_jax.metrics.captions import CIDER, CIDER_D, COCO_BLEU, ROUGE_L
 from dinado_jax.metrics.protocol import Item, Measured, TextMetric
-from dinado_jax.metrics.rouge import rouge_l
 from dinado_jax.metrics.translation import chrf, sacrebleu_bleu
 from dinado_jax.tasks.keyword.format import concepts_of
 from dinado_jax.tasks.keyword.lexical import coverage, lexical, words
@@ -62,10 +60,10 @@ _ALL = (
         "success", "all keywords", _mean(lambda prompt, text: lexical([prompt], [text])[0]),
         **_KEYWORDS,
     ),
-    *(TextMetric(f"coco_bleu_{n}", f"BLEU-{n} (coco-caption)", coco_bleu(n)) for n in range(1, 5)),
-    TextMetric("rouge_l", "ROUGE-L (coco-caption)", rouge_l),
-    TextMetric("cider_d", "CIDEr-D (coco-caption's CIDEr)", cider_d),
-    TextMetric("cider", "CIDEr (neither clipped nor penalised)", cider),
+    *COCO_BLEU,
+    ROUGE_L,
+    CIDER_D,
+    CIDER,
     TextMetric("sacrebleu", "BLEU (sacrebleu)", sacrebleu_bleu),
     TextMetric("chrf", "chrF (sacrebleu)", chrf),
     *(TextMetric(f"distinct_{n}", f"Distinct-{n}", _distinct(n), **_FREE) for n in (1, 2, 3)),

@@ -6,6 +6,7 @@ that of its closest reference, of two equally close ones the shorter; precisions
 formula of its texts alone, so it is about 0 where no 4-gram matches.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -28,21 +29,24 @@ def coco_bleu(n: int) -> Callable[[Sequence[Item]], Measured]:
         ratio = (length + _TINY) / (wanted + _SMALL)
         return precision * np.exp(np.minimum(0.0, 1 - 1 / ratio))
 
-    return lambda items: Measured.of_sums(Sums(_statistics(items), value))
+    return lambda items: Measured.of_sums(Sums(_statistics(tuple(items)), value))
 
 
-def _statistics(items: Sequence[Item]) -> np.ndarray:
+@functools.lru_cache(2)  # the same for every n, of a system and a baseline
+def _statistics(items: tuple[Item, ...]) -> np.ndarray:
     """Matches and n-grams for n = 1 to 4, the texts' tokens and the references': [P, 10]."""
     rows = np.zeros((len(items), 2 * _LONGEST + 2))
     for row, item in zip(rows, items):
         references = [treebank_tokens(text) for text in item.references]
-        most = count_ngrams((), _LONGEST)
+        most: dict[tuple[str, ...], int] = {}
         for reference in references:
-            most |= count_ngrams(reference, _LONGEST)
+            for ngram, count in count_ngrams(reference, _LONGEST).items():
+                if count > most.get(ngram, 0):
+                    most[ngram] = count
         for text in item.texts:
             tokens = treebank_tokens(text)
             for ngram, count in count_ngrams(tokens, _LONGEST).items():
-                row[len(ngram) - 1] += min(count, most[ngram])
+                row[len(ngram) - 1] += min(count, most.get(ngram, 0))
                 row[_LONGEST + len(ngram) - 1] += count
             row[-2] += len(tokens)
             row[-1] += min((abs(len(each) - len(tokens)), len(each)) for each in references)[1]

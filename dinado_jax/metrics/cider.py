@@ -9,9 +9,10 @@ different prompt sets do not compare and a single prompt gives 0. Both have the 
 the paper gives to CIDEr-D alone.
 """
 
+import functools
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -35,61 +36,60 @@ class _Vector(NamedTuple):
 
 def cider(items: Sequence[Item]) -> Measured:
     """CIDEr, equations 2 and 3: the cosine of tf-idf vectors, mean over references, n and texts."""
-    return _mean(items, _cosine)
+    return Measured.of_means(_both(tuple(items))[:, 0])
 
 
 def cider_d(items: Sequence[Item]) -> Measured:
     """CIDEr-D, equation 4: as CIDEr, but a repeated n-gram counts as often as in the reference at
     most, and a difference d in length costs a factor e^(-d^2 / (2 sigma^2)), sigma = 6.
     """
-    return _mean(items, _clipped)
+    return Measured.of_means(_both(tuple(items))[:, 1])
 
 
-def _mean(items: Sequence[Item], similarity: Callable[[_Vector, _Vector], float]) -> Measured:
-    references = [[_count(text) for text in item.references] for item in items]
-    held = Counter(ngram for group in references for ngram in set().union(*group))
+@functools.lru_cache(2)  # of a system and a baseline
+def _both(items: tuple[Item, ...]) -> np.ndarray:
+    """CIDEr and CIDEr-D of each prompt, float64 [P, 2]."""
+    held: Counter[tuple[str, ...]] = Counter()
+    for item in items:
+        held.update(set().union(*(_count(text) for text in item.references)))
     rarity = {ngram: math.log(len(items)) - math.log(count) for ngram, count in held.items()}
-    values = []
-    for item, group in zip(items, references):
-        vectors = [_vector(counts, rarity, len(items)) for counts in group]
-        texts = [_vector(_count(text), rarity, len(items)) for text in item.texts]
-        similar = [similarity(text, vector) for text in texts for vector in vectors]
-        values.append(_FACTOR * np.mean(similar))
-    return Measured.of_means(values)
+
+    def vector(text: str) -> _Vector:
+        return _vector(_count(text), rarity, math.log(len(items)))
+
+    values = np.zeros((len(items), 2))
+    for row, item in zip(values, items):
+        references = [vector(text) for text in item.references]
+        pairs = [(text, other) for text in map(vector, item.texts) for other in references]
+        row[:] = _FACTOR * np.mean([_similarities(*pair) for pair in pairs], axis=0)
+    return values
 
 
 def _count(text: str) -> Counter[tuple[str, ...]]:
     return count_ngrams(treebank_tokens(text), _LONGEST)
 
 
-def _vector(counts: Counter, rarity: dict[tuple[str, ...], float], prompts: int) -> _Vector:
-    unseen = math.log(prompts)
+def _vector(counts: Counter, rarity: dict[tuple[str, ...], float], unseen: float) -> _Vector:
     weights = {ngram: count * rarity.get(ngram, unseen) for ngram, count in counts.items()}
-    squares = [0.0] * _LONGEST
+    squares, length = [0.0] * _LONGEST, 0
     for ngram, weight in weights.items():
         squares[len(ngram) - 1] += weight * weight
-    length = sum(count for ngram, count in counts.items() if len(ngram) == 2)
+        if len(ngram) == 2:
+            length += counts[ngram]
     return _Vector(weights, [math.sqrt(square) for square in squares], length)
 
 
-def _cosine(text: _Vector, reference: _Vector) -> float:
-    products = [0.0] * _LONGEST
+def _similarities(text: _Vector, reference: _Vector) -> tuple[float, float]:
+    """The terms of CIDEr and of CIDEr-D, each the mean over n."""
+    products, clipped = [0.0] * _LONGEST, [0.0] * _LONGEST
     for ngram in text.weights.keys() & reference.weights.keys():
-        products[len(ngram) - 1] += text.weights[ngram] * reference.weights[ngram]
-    return _normalised(products, text, reference)
-
-
-def _clipped(text: _Vector, reference: _Vector) -> float:
-    products = [0.0] * _LONGEST
-    for ngram in text.weights.keys() & reference.weights.keys():
-        weight = reference.weights[ngram]
-        products[len(ngram) - 1] += min(text.weights[ngram], weight) * weight
-    difference = text.length - reference.length
-    penalty = math.exp(-(difference**2) / (2 * _SIGMA**2))
-    return penalty * _normalised(products, text, reference)
-
-
-def _normalised(products: Sequence[float], text: _Vector, reference: _Vector) -> float:
-    """The mean over n; 0 where either has no n-gram of some rarity."""
+        own, other = text.weights[ngram], reference.weights[ngram]
+        products[len(ngram) - 1] += own * other
+        clipped[len(ngram) - 1] += min(own, other) * other
     norms = [one * other for one, other in zip(text.norms, reference.norms)]
-    return sum(x / norm for x, norm in zip(products, norms) if norm) / _LONGEST
+    cosine, limited = (
+        sum(x / norm for x, norm in zip(each, norms) if norm) / _LONGEST
+        for each in (products, clipped)
+    )
+    difference = text.length - reference.length
+    return cosine, limited * math.exp(-(difference**2) / (2 * _SIGMA**2))

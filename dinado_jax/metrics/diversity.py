@@ -26,7 +26,7 @@ def repetition(tokens: Sequence[str], n: int) -> float:
     """The share of a text's n-grams that repeat an earlier one, 1 - distinct / all, in [0, 1]
     (seq-rep-n of Welleck et al., arXiv 1908.04319); 0.0 if it has no n tokens.
     """
-    grams = ngrams(tokens, n)
+    grams = list(ngrams(tokens, n))
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 

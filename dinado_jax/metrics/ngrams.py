@@ -1,17 +1,15 @@
 """Counts of n-grams."""
 
+import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 
-def ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
+def ngrams(tokens: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
     """The n-grams of a text in order; none if it has fewer than n tokens."""
-    return list(zip(*(tokens[i:] for i in range(n))))
+    return zip(*(tokens[i:] for i in range(n)))
 
 
 def count_ngrams(tokens: Sequence[str], longest: int) -> Counter[tuple[str, ...]]:
     """How often each n-gram of 1 to `longest` tokens is in a text."""
-    counts: Counter[tuple[str, ...]] = Counter()
-    for n in range(1, longest + 1):
-        counts.update(ngrams(tokens, n))
-    return counts
+    return Counter(itertools.chain.from_iterable(ngrams(tokens, n + 1) for n in range(longest)))
