@@ -69,9 +69,12 @@ def _parser() -> argparse.ArgumentParser:
     everything = {"run": "all stages in order, resuming what is done", **_STAGE_HELP}
     for name, text in everything.items():
         command = commands.add_parser(name, parents=[common], help=text)
-        # `dinado evaluate` may have predictions instead.
-        count = {"nargs": "?"} if name == "evaluate" else {}
-        command.add_argument("config", metavar="CONFIG", help="a .toml file, see configs/", **count)
+        command.add_argument(
+            "config",
+            metavar="CONFIG",
+            nargs="?" if name == "evaluate" else None,  # it may have predictions instead
+            help="a .toml file, see configs/",
+        )
         command.add_argument("overrides", nargs="*", metavar="section.key=value", help=_CHANGES)
         if name == "generate":
             _add_own_prompts(command)

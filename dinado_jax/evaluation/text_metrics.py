@@ -24,7 +24,7 @@ from dinado_jax.tasks.keyword.lexical import coverage, lexical, words
 def _mean(value: Callable[[str, str], float]) -> Callable[[Sequence[Item]], Measured]:
     """The mean of a value of (prompt, text) over a prompt's texts, and over prompts."""
     return lambda items: Measured.of_means(
-        [np.mean([value(item.prompt, text) for text in item.texts]) for item in items]
+        [float(np.mean([value(item.prompt, text) for text in item.texts])) for item in items]
     )
 
 

@@ -21,7 +21,7 @@ def rouge_l(items: Sequence[Item]) -> Measured:
         # An empty text counts as one token that nothing matches but another empty text.
         references = [treebank_tokens(text) or ("",) for text in item.references]
         texts = [treebank_tokens(text) or ("",) for text in item.texts]
-        values.append(np.mean([_f_measure(tokens, references) for tokens in texts]))
+        values.append(float(np.mean([_f_measure(tokens, references) for tokens in texts])))
     return Measured.of_means(values)
 
 
