@@ -117,6 +117,9 @@ def test_a_baseline(capsys, write, outputs, references):
     assert "p_value" not in found["distinct_2"]
     cli.main(["evaluate", *argv])
     assert "baseline" in capsys.readouterr().out
+    rows = [{"prompt": " ".join(c) + " =", "text": text} for c, text, _ in SETS[::-1]]
+    same = scores(capsys, *argv[:-1], write("same.jsonl", rows))["metrics"]["cider_d"]
+    assert same["difference_interval"] == [0, 0] and same["p_value"] == 1  # paired by prompt
     part = write("part.jsonl", [{"prompt": "dog run =", "text": "A dog."}])
     assert "has no text for prompt 'cat sleep ='" in refused(capsys, *argv[:-1], part)
 
