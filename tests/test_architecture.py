@@ -21,6 +21,7 @@ LAYERS = [
     "guides",
     "controls",
     "generation",
+    "metrics",
     "tasks",
     "oracles",
     "evaluation",

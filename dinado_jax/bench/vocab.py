@@ -44,6 +44,7 @@ def naive_scalars(
         below=drawn(r) - top,
         gap=-jnp.expm1(-peak),
         logit=drawn(logits if link == "sigmoid" else r),
+        excluded=jnp.zeros_like(peak),
     )
 
 

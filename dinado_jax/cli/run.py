@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dinado_jax.cli import own_prompts
+from dinado_jax.cli import own_prompts, predictions
 from dinado_jax.cli.exits import diverging
 from dinado_jax.cli.parser import Commands, Parser, add_command
 from dinado_jax.distributed import signals
@@ -35,12 +35,19 @@ def add(commands: Commands) -> None:
     demo.add_argument("overrides", nargs="*", metavar="section.key=value", help=_CHANGES)
     everything = {"run": "all stages in order, resuming what is done", **_STAGE_HELP}
     for name, text in everything.items():
-        function = _generate if name == "generate" else _run
+        function = {"generate": _generate, "evaluate": _evaluate}.get(name, _run)
         command = add_command(commands, name, function, text, [common])
-        command.add_argument("config", metavar="CONFIG", help="a .toml file, see configs/")
+        command.add_argument(
+            "config",
+            metavar="CONFIG",
+            nargs="?" if name == "evaluate" else None,  # it may have predictions instead
+            help="a .toml file, see configs/",
+        )
         command.add_argument("overrides", nargs="*", metavar="section.key=value", help=_CHANGES)
         if name == "generate":
             own_prompts.add_options(command)
+        elif name == "evaluate":
+            predictions.add_options(command)
 
 
 def _common_options() -> Parser:
@@ -63,7 +70,7 @@ def _common_options() -> Parser:
     common.add_argument(
         "--json",
         action="store_true",
-        help="the configuration, or each text of your own prompts, as JSON",
+        help="the configuration, each text of your own prompts, or scores, as JSON",
     )
     return common
 
@@ -73,6 +80,14 @@ def _generate(args: argparse.Namespace) -> None:
         own_prompts.continue_prompts(args)
     else:
         _run(args)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    if not predictions.are_given(args):
+        return _run(args)
+    from dinado_jax.cli.scores import evaluate_files
+
+    evaluate_files(args)
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -129,8 +129,8 @@ def read_control(folder: Path) -> Record:
             "newer one"
         )
     tree = validate(read_sealed(path, _FIX), _SCHEMA, str(path), _FIX)
-    figures = tree["figures"]
-    numbers = dict.fromkeys(figures or (), (int, float, type(None)))
+    figures: dict[str, Any] | None = tree["figures"]
+    numbers: dict[str, Any] = dict.fromkeys(figures or {}, (int, float, type(None)))
     validate(figures or {}, numbers, f"{path}, figures", _FIX)
     return Record(Origin(_settings(tree, path), figures), tree["base"], tree["parameters"])
 

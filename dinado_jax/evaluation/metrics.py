@@ -7,21 +7,18 @@ from typing import NamedTuple
 import numpy as np
 
 from dinado_jax.errors import InputError
+from dinado_jax.metrics.diversity import distinct
 from dinado_jax.tasks.keyword.lexical import words
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
     """Distinct n-grams over all n-grams of the corpus, of lower-case words, in [0, 1].
 
-    It falls as texts are added, because they repeat each other: compare equal numbers of texts.
-    0.0 if no text has n words. Raises InputError if n < 1.
+    See `metrics.diversity.distinct`. Raises InputError if n < 1.
     """
     if n < 1:
         raise InputError(f"n = {n}, distinct_n: give n >= 1")
-    grams = [
-        tuple(tokens[i : i + n]) for tokens in map(words, texts) for i in range(len(tokens) - n + 1)
-    ]
-    return len(set(grams)) / len(grams) if grams else 0.0
+    return distinct(list(map(words, texts)), n)
 
 
 def kl_floor(success: float, base_success: float) -> float:

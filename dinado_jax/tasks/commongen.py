@@ -9,6 +9,7 @@ from typing import Any
 from dinado_jax.config import schema
 from dinado_jax.errors import InputError, one_line, os_error, quote
 from dinado_jax.tasks.bleu import BLEU
+from dinado_jax.tasks.captions import CAPTIONS
 from dinado_jax.tasks.keyword.format import format_prompt
 from dinado_jax.tasks.keyword.task import keyword_task
 from dinado_jax.tasks.protocol import Example, Task
@@ -34,7 +35,7 @@ def commongen(settings: schema.Task) -> Task:
         "source",
         source=settings.source,
         fault="" if settings.source else fault,
-        metrics=(BLEU,),
+        metrics=(BLEU, *CAPTIONS),
     )
 
 

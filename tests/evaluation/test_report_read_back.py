@@ -17,6 +17,8 @@ from scipy.optimize import brentq
 from support import word_run
 from support.html_page import Page
 
+from dinado_jax.metrics.captions import CIDER_D, COCO_BLEU, ROUGE_L
+from dinado_jax.metrics.protocol import items_of
 from dinado_jax.stages.pipeline import show_report
 
 
@@ -110,7 +112,7 @@ def test_figures_of_each_model(run, summary, samples, name):
         "finished": np.mean([line["finished"] for line in lines]),
         "distinct_2": distinct_2(lines, equal, config.seed),
         "coverage": math.nan,
-        "bleu_4": math.nan,
+        **dict.fromkeys(("bleu_4", "coco_bleu_4", "rouge_l", "cider_d"), math.nan),
     }
     if config.rollout.oracle == "":
         wanted["coverage"] = np.mean(
@@ -125,6 +127,9 @@ def test_figures_of_each_model(run, summary, samples, name):
         streams = [[each[k] if k < len(each) else None for each in own] for k in range(3)]
         texts = [line["text"] for line in lines]
         wanted["bleu_4"] = corpus_bleu(texts, streams, lowercase=True, force=True).score
+        items = items_of([line["prompt"] for line in lines], texts, own)
+        for metric in (COCO_BLEU[3], ROUGE_L, CIDER_D):  # right: tests/metrics/test_captions.py
+            wanted[metric.name] = metric.measure(items).value
     if name == "base":
         wanted["successes"] = len(successes)
         wanted["log_prob_per_token_of_successes"] = per_token(successes)
@@ -206,6 +211,9 @@ SIDES = [
     ("success rate", "success_rate", PERCENT),
     ("keyword coverage", "coverage", PERCENT),
     ("BLEU-4", "bleu_4", FIXED_1),
+    ("BLEU-4 (coco-caption)", "coco_bleu_4", FIXED_3),
+    ("ROUGE-L (coco-caption)", "rouge_l", FIXED_3),
+    ("CIDEr-D (coco-caption's CIDEr)", "cider_d", FIXED_3),
     ("Distinct-2 (equal counts)", "distinct_2", FIXED_3),
     ("log-probability under the base (nats)", "log_prob_under_base", FIXED_2),
     ("the same per token", "log_prob_per_token", FIXED_2),

@@ -1,0 +1,126 @@
+"""`dinado evaluate --predictions FILE`: scores of texts that may come from anywhere."""
+
+import argparse
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from dinado_jax.errors import InputError, quote
+from dinado_jax.evaluation.outputs import Fields, read_items
+from dinado_jax.evaluation.text_metrics import METRICS, Score, applicable, check, score
+from dinado_jax.metrics.protocol import Item
+from dinado_jax.utils import streams
+
+
+def evaluate_files(args: argparse.Namespace) -> None:
+    """Reads the files, and prints a table or JSON.
+
+    Raises:
+      InputError: for files that cannot be read or do not match, and for a metric that cannot be
+        computed.
+    """
+    fields = _fields(args)
+    items, unused = read_items(args.predictions, args.references or (), fields)
+    baseline = _baseline(args, items, fields) if args.baseline else None
+    if args.metrics:
+        names, left_out = list(dict.fromkeys(args.metrics)), {}
+        check(names, items)
+    else:
+        names, left_out = applicable(items)
+    scores = score(names, items, baseline)
+    found = {
+        "prompts": len(items),
+        "texts": sum(len(item.texts) for item in items),
+        "prompts_without_texts": unused,
+    }
+    if args.json:
+        metrics = {name: _as_dict(each) for name, each in scores.items()}
+        whole = {**found, "metrics": metrics, "left_out": left_out}
+        return streams.print_result(json.dumps(whole, indent=1))
+    streams.print_result("\n".join(_lines(found, scores, left_out)))
+
+
+def _fields(args: argparse.Namespace) -> Fields:
+    default = Fields()
+    given = {
+        kind: (name,)
+        for kind in default._fields
+        if (name := getattr(args, f"{kind}_field")) is not None
+    }
+    return default._replace(**given)
+
+
+def _baseline(args: argparse.Namespace, items: Sequence[Item], fields: Fields) -> list[Item]:
+    """The items of the baseline in the order of the system's."""
+    read, _ = read_items(args.baseline, args.references or (), fields)
+    if all(item.prompt for item in (*items, *read)):
+        known = {item.prompt: item for item in read}
+        for item in items:
+            if item.prompt not in known:
+                raise InputError(
+                    f"{args.baseline} has no text for prompt {quote(item.prompt)} of "
+                    f"{args.predictions}: give both for the same prompts"
+                )
+        if len(known) == len(items):
+            return [known[item.prompt] for item in items]
+    if len(read) != len(items):
+        raise InputError(
+            f"{args.predictions} has {len(items)} prompts, {args.baseline} has {len(read)}: give "
+            "both for the same prompts"
+        )
+    return read
+
+
+def _as_dict(each: Score) -> dict[str, Any]:
+    tree: dict[str, Any] = {"value": each.value}
+    if each.interval:
+        tree["interval"] = list(each.interval)
+    if each.signature:
+        tree["signature"] = each.signature
+    if each.baseline is not None:
+        tree |= {"baseline": each.baseline, "difference": each.value - each.baseline}
+    if each.comparison:
+        tree["difference_interval"] = list(each.comparison.interval)
+        tree["p_value"] = each.comparison.p_value
+    return _without_nan(tree)
+
+
+def _without_nan(value: Any) -> Any:
+    """null for nan, which JSON lacks."""
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _lines(found: dict[str, int], scores: dict[str, Score], left_out: dict[str, str]) -> list[str]:
+    """A table, and what is to be known of it."""
+    compared = any(each.baseline is not None for each in scores.values())
+    rows = [("", "value", "95% interval", *(("baseline", "difference", "p") if compared else ()))]
+    rows += [_row(name, each) for name, each in scores.items()]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = [f"{found['texts']} texts of {found['prompts']} prompts", ""]
+    for name, *cells in rows:
+        aligned = (f"{cell:>{width}}" for cell, width in zip(cells, widths[1:]))
+        lines.append("  ".join((f"{name:{widths[0]}}", *aligned)).rstrip())
+    lines += [""] if left_out or found["prompts_without_texts"] else []
+    if found["prompts_without_texts"]:
+        lines.append(f"{found['prompts_without_texts']} prompts of the references have no text")
+    lines += [f"left out: {METRICS[name].label}, {why}" for name, why in left_out.items()]
+    lines += [f"{name}: {each.signature}" for name, each in scores.items() if each.signature]
+    return lines
+
+
+def _row(name: str, each: Score) -> tuple[str, ...]:
+    interval = f"{each.interval.low:.4g} to {each.interval.high:.4g}" if each.interval else ""
+    row = (name, f"{each.value:.4g}", interval)
+    if each.baseline is None:
+        return row
+    difference = f"{each.value - each.baseline:+.4g}"
+    if not each.comparison:
+        return (*row, f"{each.baseline:.4g}", difference, "")
+    low, high = each.comparison.interval
+    difference += f" ({low:+.4g} to {high:+.4g})"
+    return (*row, f"{each.baseline:.4g}", difference, f"{each.comparison.p_value:.3g}")

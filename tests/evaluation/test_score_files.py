@@ -1,0 +1,186 @@
+"""`dinado evaluate --predictions`: what it reads, what it prints, and what it refuses."""
+
+import json
+import sys
+
+import pytest
+
+from dinado_jax import cli
+from dinado_jax.evaluation.samples import Sample, write_samples
+from dinado_jax.evaluation.text_metrics import METRICS
+
+SETS = [
+    (["dog", "run"], "A dog runs.", ["The dog runs.", "A dog ran away."]),
+    (["cat", "sleep"], "A cat is here.", ["The cat sleeps.", "A cat slept here."]),
+    (["box", "carry"], "A man carries boxes.", ["He carries a box."]),
+]
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(name, lines):
+        lines = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+        (tmp_path / name).write_text("".join(f"{line}\n" for line in lines))
+        return str(tmp_path / name)
+
+    return write
+
+
+@pytest.fixture
+def texts(write):
+    return write("texts.txt", [text for _, text, _ in SETS])
+
+
+@pytest.fixture
+def outputs(write):
+    return write("o.jsonl", [{"prompt": " ".join(c) + " =", "text": text} for c, text, _ in SETS])
+
+
+@pytest.fixture
+def references(write):
+    rows = [{"concepts": c, "scene": group} for c, _, group in SETS]
+    return write("r.jsonl", rows)
+
+
+def scores(capsys, *argv):
+    cli.main(["evaluate", "--json", *argv])
+    return json.loads(capsys.readouterr().out)
+
+
+def refused(capsys, *argv):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["evaluate", *argv])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert caught.value.code == 2
+    return line
+
+
+def value(found, name="cider_d"):
+    return found["metrics"][name]["value"]
+
+
+def test_every_format_gives_the_same_scores(capsys, write, texts, outputs, references):
+    whole = scores(capsys, "--predictions", outputs, "--references", references)
+    assert whole["metrics"].keys() == METRICS.keys() and whole["left_out"] == {}
+    assert whole["prompts"] == whole["texts"] == 3
+    assert value(whole, "coverage") == pytest.approx((1 + 0.5 + 1) / 3)
+    assert value(whole, "success") == pytest.approx(2 / 3)
+    tabs = write("tabs.txt", ["\t".join(group) for *_, group in SETS])
+    first = write("first.txt", [group[0] for *_, group in SETS])
+    second = write("second.txt", [(*group, "")[1] for *_, group in SETS])
+    lists = write("lists.jsonl", [{"references": group} for *_, group in SETS])
+    own = write("own.jsonl", [{"said": text} for _, text, _ in SETS])
+    for files in ([tabs], [first, second], [lists], [references]):
+        argv = ("--predictions", texts, "--references", *files)
+        found = scores(capsys, *argv, "--metrics", "cider_d", "chrf")
+        assert value(found) == value(whole) > 0 and value(found, "chrf") == value(whole, "chrf")
+    found = scores(
+        capsys, "--predictions", own, "--text-field", "said", "--references", lists,
+        "--metrics", "cider_d",
+    )  # fmt: skip
+    assert value(found) == value(whole) and found["metrics"].keys() == {"cider_d"}
+
+
+def test_prompts_are_matched_whatever_their_order(capsys, write, outputs, references):
+    argv = ("--references", references, "--metrics", "cider_d")
+    whole = scores(capsys, "--predictions", outputs, *argv)
+    rows = [{"prompt": " ".join(c[::-1]) + " =", "text": t} for c, t, _ in reversed(SETS)]
+    turned = write("turned.jsonl", [*rows, *rows])
+    found = scores(capsys, "--predictions", turned, *argv)
+    assert (found["prompts"], found["texts"]) == (3, 6)
+    assert value(found) == pytest.approx(value(whole))
+    part = write("part.jsonl", rows[:2])
+    found = scores(capsys, "--predictions", part, *argv)
+    assert found["prompts_without_texts"] == 1
+
+
+def test_without_references_and_prompts_the_rest_is_reported(capsys, texts):
+    found = scores(capsys, "--predictions", texts)
+    assert {"distinct_2", "self_bleu", "length"} <= found["metrics"].keys()
+    assert "give --references" in found["left_out"]["cider_d"]
+    assert "concepts" in found["left_out"]["coverage"]
+    cli.main(["evaluate", "--predictions", texts])
+    shown = capsys.readouterr().out
+    assert "3 texts of 3 prompts" in shown and "left out: keyword coverage, " in shown
+
+
+def test_a_baseline(capsys, write, outputs, references):
+    worse = write(
+        "worse.jsonl", [{"prompt": " ".join(c) + " =", "text": "A zebra."} for c, *_ in SETS[::-1]]
+    )
+    names = ("--metrics", "coverage", "cider_d", "distinct_2")
+    argv = ("--predictions", outputs, "--references", references, *names, "--baseline", worse)
+    found = scores(capsys, *argv)["metrics"]
+    assert found["coverage"]["baseline"] == 0
+    assert found["coverage"]["difference"] == found["coverage"]["value"] > 0
+    assert 0 < found["coverage"]["p_value"] <= 1
+    assert "p_value" not in found["distinct_2"]
+    cli.main(["evaluate", *argv])
+    assert "baseline" in capsys.readouterr().out
+    rows = [{"prompt": " ".join(c) + " =", "text": text} for c, text, _ in SETS[::-1]]
+    same = scores(capsys, *argv[:-1], write("same.jsonl", rows))["metrics"]["cider_d"]
+    assert same["difference_interval"] == [0, 0] and same["p_value"] == 1  # paired by prompt
+    part = write("part.jsonl", [{"prompt": "dog run =", "text": "A dog."}])
+    assert "has no text for prompt 'cat sleep ='" in refused(capsys, *argv[:-1], part)
+
+
+def test_the_samples_of_a_run_are_read(capsys, tmp_path, references):
+    samples = [
+        Sample(i, " ".join(concepts) + " =", text, 1.0, -1.0, -1.0, 3, True, 0.5)
+        for i, (concepts, *texts) in enumerate(SETS)
+        for text in (texts[0], "A dog.")
+    ]
+    write_samples(tmp_path / "control.jsonl", samples)
+    path = str(tmp_path / "control.jsonl")
+    found = scores(capsys, "--predictions", path, "--references", references)
+    assert (found["prompts"], found["texts"]) == (3, 6)
+    assert value(found, "coverage") == pytest.approx((1 + 0.5 + 0.5 + 0 + 1 + 0) / 6)
+
+
+def test_lines_that_do_not_match(capsys, write, texts, outputs, references):
+    short, long = write("short.txt", ["a"]), write("long.txt", ["a"] * 4)
+    blank = write("blank.txt", ["a", "", "c"])
+    for path, said in (
+        (short, f"{texts}:2 has no line of {short}"),
+        (long, f"{long}:4 has no output"),
+        (blank, f"{blank}:2, no reference"),
+    ):
+        assert said in refused(capsys, "--predictions", texts, "--references", path)
+    other = write("other.jsonl", [{"prompt": "fox =", "text": "A fox."}])
+    said = refused(capsys, "--predictions", other, "--references", references)
+    assert f"{other}:1, prompt 'fox =' has no reference in {references}" in said
+    for line, what in (
+        ("{", "malformed JSON"),
+        ("[]", "not a JSON object"),
+        ({"x": 1}, "no field text or prediction: name the field"),
+        ({"text": 1}, "text is 1: give a text or a list of texts"),
+        ({"text": ["a", "b"]}, "2 texts: give one output"),
+        ({"text": "a", "concepts": ["a b"]}, "a concept is one word"),
+        ({"text": "a", "prompt": 3}, "the prompt is 3"),
+    ):
+        bad = write("bad.jsonl", [{"text": "fine"}, line])
+        assert f"{bad}:2, " in (said := refused(capsys, "--predictions", bad)) and what in said
+    assert "no texts" in refused(capsys, "--predictions", write("empty.txt", []))
+    assert "no such file" in refused(capsys, "--predictions", texts + "x")
+
+
+def test_metrics_that_cannot_be_computed(capsys, monkeypatch, texts):
+    def said(name):
+        return refused(capsys, "--predictions", texts, "--metrics", name)
+
+    assert "no such metric: one of coverage" in said("rouge")
+    assert "metric meteor is not offered" in said("meteor")
+    assert "give --references" in said("rouge_l")
+    assert "lists of concepts" in said("success")
+    found = scores(capsys, "--predictions", texts, "--references", texts)
+    assert "version:" in found["metrics"]["chrf"]["signature"]
+    monkeypatch.setitem(sys.modules, "sacrebleu", None)
+    found = scores(capsys, "--predictions", texts, "--references", texts)
+    assert "[eval]" in found["left_out"]["chrf"] and "cider_d" in found["metrics"]
+
+
+def test_options_that_do_not_go_together(capsys, texts):
+    assert "CONFIG is missing: give it, or --predictions FILE" in refused(capsys)
+    assert "--baseline is for texts" in refused(capsys, "x.toml", "--baseline", texts)
+    assert "CONFIG has no effect" in refused(capsys, "x.toml", "--predictions", texts)
+    assert "--dry-run has no effect" in refused(capsys, "--predictions", texts, "--dry-run")
