@@ -43,7 +43,8 @@ _BOUNDS = (
         lambda x: x >= 0,
         """
         sft.steps sft.pretrain_steps sft.rank sft.learning_rate sft.warmup sft.weight_decay sft.clip
-        train.learning_rate train.warmup train.weight_decay train.clip train.warmup_direction
+        train.learning_rate train.state_learning_rate train.warmup train.weight_decay train.clip
+        train.warmup_direction
         train.reference_weight train.anchor train.bound train.bellman train.bellman_start
         delta.from_layer
         rollout.temperature rollout.top_k decode.temperature decode.top_k
@@ -82,6 +83,7 @@ LARGEST = {
             train.accumulate train.rounds train.average rollout.batch rollout.samples
             rollout.max_new_tokens train.refresh_samples decode.batch decode.max_new_tokens
             evaluate.samples parallel.fsdp parallel.devices sft.learning_rate train.learning_rate
+            train.state_learning_rate
             sft.weight_decay train.weight_decay train.bellman train.reference_weight
             rollout.temperature decode.temperature decode.strength delta.alpha train.margin
             train.anchor train.bound

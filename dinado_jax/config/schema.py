@@ -161,6 +161,9 @@ class Train(Optim):
     steps: int = 900
     batch: int = 256
     learning_rate: float = 1e-2
+    # With control.state: of the few parameters that read the oracle's state, which can be learned
+    # from far fewer successes than the delta.
+    state_learning_rate: float = 1e-2
     weight_decay: float = 0.1
     objective: str = "regression"  # a name in objectives/table.py
     warmup_direction: int = 60  # first steps: likelihood on successes

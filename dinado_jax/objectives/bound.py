@@ -9,7 +9,7 @@ from dinado_jax.ops.masks import target_mask
 from dinado_jax.ops.vocab import VocabScalars
 
 _SLACK = 1.0  # nats, after the first token: log (q / p) of earlier tokens is noisy
-_LEAST = 1e-4  # of the base's probability of possible tokens
+_LEAST = 1e-6  # of the base's probability of possible tokens: 1 - p is no more exact
 
 
 def value_excess(scalars: VocabScalars, log_rate: jax.Array, batch: Batch) -> jax.Array:
@@ -21,7 +21,9 @@ def value_excess(scalars: VocabScalars, log_rate: jax.Array, batch: Batch) -> ja
 
     At q* that is log R*(s_t v), the base's success rate after v, or its mean label: at most 0,
     whatever v. Huber's loss penalises the highest such value of each prefix where it is above 0,
-    after the first token above a nat. It is 0 at q* if R0 is right: too high an estimate of R0
+    after the first token above a nat. Where some tokens are known to be impossible, the value of
+    the prefix itself is taken to be at most what `lost_excess` allows: it is for that to lower what
+    is above. It is 0 at q* if R0 is right: too high an estimate of R0
     holds back first tokens. q is not projected, whatever the form. Alone among the losses of rows
     it limits tokens that nobody has drawn. Earlier tokens are constants of the gradient: each is
     penalised at its own prefix.
@@ -36,7 +38,8 @@ def value_excess(scalars: VocabScalars, log_rate: jax.Array, batch: Batch) -> ja
     before = jax.lax.stop_gradient(jnp.cumsum(log_ratio, axis=1) - log_ratio)
     column = jax.lax.broadcasted_iota(jnp.int32, mask.shape, 1)
     slack = _SLACK * (column >= batch.prompt_length[:, None])
-    highest = log_rate[:, None] + before + scalars.peak
+    limit = jnp.where(scalars.excluded > 0, _log_possible(scalars), jnp.inf)
+    highest = jnp.minimum(log_rate[:, None] + before, limit) + scalars.peak
     return (mask * huber(jnp.maximum(highest - slack, 0.0))).sum(-1)
 
 
@@ -65,8 +68,7 @@ def lost_excess(scalars: VocabScalars, log_rate: Array, batch: Batch) -> jax.Arr
     log_ratio = mask * scalars.log_ratio
     before = jnp.cumsum(log_ratio, axis=1) - log_ratio
     last = jnp.pad(log_ratio, ((0, 0), (1, 0)))[:, :-1]
-    limit = jnp.log(jnp.maximum(1 - scalars.excluded, _LEAST))
-    over = log_rate[:, None] + before - limit
+    over = log_rate[:, None] + before - _log_possible(scalars)
     of_last = jax.lax.stop_gradient(over - last) + last
     lost = (mask > 0) & (scalars.excluded > 0.5)
     first = lost & (jnp.cumsum(lost, axis=1) == 1)
@@ -74,3 +76,8 @@ def lost_excess(scalars: VocabScalars, log_rate: Array, batch: Batch) -> jax.Arr
     known = scalars.excluded > 0
     loss = huber(jnp.maximum(of_all, 0.0)) + known * huber(jnp.maximum(of_last - _SLACK, 0.0))
     return (mask * loss).sum(-1)
+
+
+def _log_possible(scalars: VocabScalars) -> jax.Array:
+    """Log of the base's probability of the tokens that R does not exclude, nats."""
+    return jnp.log(jnp.maximum(1 - scalars.excluded, _LEAST))

@@ -202,6 +202,11 @@ RULES = (
         "only for train.objective={readers}, after the warm-up",
     ),
     Rule(
+        "train.state_learning_rate",
+        lambda c: c.control.state,
+        "only for control.state=true",
+    ),
+    Rule(
         "train.anchor train.bound",
         _of_objectives("bound"),
         "only for train.objective={readers}, after the warm-up",

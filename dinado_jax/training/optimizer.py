@@ -29,7 +29,8 @@ def schedule(config: Optim, steps: int) -> optax.Schedule:
 
 
 def optimizer(config: Optim, steps: int) -> optax.GradientTransformation:
-    """AdamW with an optional clip of the global gradient norm; vectors have no weight decay.
+    """AdamW with an optional clip of the global gradient norm; vectors have no weight decay. What
+    reads the state of the oracle in a control has its own learning rate.
 
     Args:
       config: of the sft or train stage.
@@ -42,9 +43,21 @@ def optimizer(config: Optim, steps: int) -> optax.GradientTransformation:
         weight_decay=config.weight_decay,
         mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
     )
-    if not config.clip:
-        return adamw
-    return optax.chain(optax.clip_by_global_norm(config.clip), adamw)
+    parts = [optax.clip_by_global_norm(config.clip)] if config.clip else []
+    parts.append(adamw)
+    if isinstance(config, Train) and config.state_learning_rate != config.learning_rate:
+        parts.append(optax.masked(optax.scale(_state_factor(config)), _of_state))
+    return optax.chain(*parts)
+
+
+def _state_factor(config: Train) -> float:
+    """How much further the parameters that read the oracle's state move than the others."""
+    return config.state_learning_rate / config.learning_rate if config.learning_rate else 1.0
+
+
+def _of_state(params: Any) -> Any:
+    """Marks the parts of a control that read the oracle's state."""
+    return {name: name == "state" for name in params}
 
 
 def control_optimizer(config: Train) -> optax.GradientTransformation:

@@ -29,7 +29,7 @@ LEAST = [
     """),
     (0.0, -TINY, """
         sft.learning_rate sft.weight_decay sft.clip sft.beta2
-        train.learning_rate train.weight_decay train.clip train.beta2
+        train.learning_rate train.state_learning_rate train.weight_decay train.clip train.beta2
         train.reference_weight train.anchor train.bound train.bellman train.mixture
         rollout.temperature decode.temperature
         decode.strength decode.target_rate decode.reject task.held_out
@@ -60,7 +60,7 @@ MOST = [
         parallel.fsdp parallel.devices
     """),
     (1e6, 1e6 + 1, """
-        sft.learning_rate train.learning_rate sft.weight_decay train.weight_decay train.bellman
+        sft.learning_rate train.learning_rate train.state_learning_rate sft.weight_decay train.weight_decay train.bellman
         train.reference_weight rollout.temperature decode.temperature decode.strength delta.alpha
         train.margin train.anchor train.bound
     """),

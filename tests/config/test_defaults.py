@@ -69,6 +69,7 @@ DEFAULTS = {
     "train.batch": 256,
     "train.accumulate": 1,
     "train.learning_rate": 1e-2,
+    "train.state_learning_rate": 1e-2,
     "train.warmup": 50,
     "train.decay": "cosine",
     "train.weight_decay": 0.1,

@@ -21,9 +21,11 @@ ROWS = take(WORLD.rows, np.arange(COUNT))
 
 
 @functools.partial(jax.jit, static_argnames="variant")
-def excess(params, log_rate, variant="merge", rows=ROWS):
+def excess(params, log_rate, variant="merge", rows=ROWS, excluded=None):
     one = case(variant)
     scalars = one.control.step_inputs(one.base_params, params, rows).scalars
+    if excluded is not None:
+        scalars = scalars._replace(excluded=excluded)
     return value_excess(scalars, log_rate, rows)
 
 
@@ -190,7 +192,19 @@ def test_lost_prefixes_are_part_of_the_loss_of_rows():
     assert not blind.scalars.excluded.any()
     stated = blind._replace(scalars=blind.scalars._replace(excluded=some_excluded()))
     extra = np.asarray(objective.loss.losses(stated, batch) - objective.loss.losses(blind, batch))
-    np.testing.assert_allclose(extra, lost(params, some_excluded(), rate), rtol=1e-4, atol=1e-4)
+    less = excess(params, rate) - excess(params, rate, excluded=some_excluded())
+    wanted = lost(params, some_excluded(), rate) - Train().bound * less
+    np.testing.assert_allclose(extra, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_already_above_its_bound_does_not_count_again():
+    """After a prefix whose other tokens are impossible, the base's share of the rest is allowed."""
+    params, rate = noisy(4.0, seed=4), constant(3.0)
+    nearly = np.where(WORLD.inside, np.float32(1 - 1e-6), 0)
+    assert (excess(params, rate) > 1).any()
+    ratios = log_ratios(params).max(-1)
+    assert ratios[WORLD.inside].max() < -np.log(1e-6)
+    np.testing.assert_array_equal(excess(params, rate, excluded=nearly), np.zeros(COUNT))
 
 
 @pytest.mark.parametrize("name", ["regression", "consistency"])

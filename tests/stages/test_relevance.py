@@ -53,6 +53,7 @@ CASES = {
     "sft.batch=32": ([NO_SFT], ["", f"{NO_SFT} sft.pretrain_steps=1 sft.pretrain_path=text"]),
     "sft.accumulate=2": ([NO_SFT], [""]),
     "sft.learning_rate=0.1": ([NO_SFT], [""]),
+    "train.state_learning_rate=0.1": ([""], ["control.state=true"]),
     "sft.warmup=5": ([NO_SFT], [""]),
     "sft.decay=constant": ([NO_SFT], [""]),
     "sft.weight_decay=0.1": ([NO_SFT], [""]),

@@ -4,8 +4,9 @@ import numpy as np
 import optax
 import pytest
 
+from dinado_jax.config.schema import Train
 from dinado_jax.training.loop import TrainState, at_average, init_state
-from dinado_jax.training.optimizer import averaged
+from dinado_jax.training.optimizer import averaged, control_optimizer
 
 
 def descend(steps: int, window: int) -> tuple[TrainState, np.ndarray]:
@@ -53,3 +54,16 @@ def test_training_goes_on_from_the_average():
     average = at_average(state)
     np.testing.assert_array_equal(average.trainable["x"], state.opt_state.mean["x"])
     assert int(average.step) == 10 and int(average.opt_state.count) == 10
+
+
+@pytest.mark.parametrize("rates", [(1e-2, 1e-2), (1e-3, 1e-2), (1e-2, 1e-3), (0.0, 1e-2)])
+def test_what_reads_the_state_has_its_own_learning_rate(rates):
+    rate, of_state = rates
+    train = Train(learning_rate=rate, state_learning_rate=of_state, warmup=0, average=1)
+    transform = control_optimizer(train)
+    params = {name: jnp.ones((2, 2)) for name in ("direction", "state")}
+    updates, _ = transform.update(params, transform.init(params), params)
+    first = {name: float(-leaf[0, 0]) for name, leaf in updates.items()}
+    assert first["direction"] == pytest.approx(1.1 * rate, rel=1e-3)  # with weight decay
+    expected = 1.1 * of_state if rate else 0
+    assert first["state"] == pytest.approx(expected, rel=1e-3)
