@@ -60,8 +60,9 @@ MOST = [
         parallel.fsdp parallel.devices
     """),
     (1e6, 1e6 + 1, """
-        sft.learning_rate train.learning_rate train.state_learning_rate sft.weight_decay train.weight_decay train.bellman
-        train.reference_weight rollout.temperature decode.temperature decode.strength delta.alpha
+        sft.learning_rate train.learning_rate train.state_learning_rate sft.weight_decay
+        train.weight_decay train.bellman train.reference_weight rollout.temperature
+        decode.temperature decode.strength delta.alpha
         train.margin train.anchor train.bound
     """),
     (100_000, 100_001, "base.n_embd base.n_head delta.rank sft.rank"),
