@@ -1,12 +1,14 @@
-"""`dinado inspect`: what is in the folder of a run."""
+"""`dinado inspect`: what is in the folder of a run, and what its control makes of a text."""
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from dinado_jax.cli.parser import Commands, add_command
 from dinado_jax.cli.tables import number, table
+from dinado_jax.errors import InputError
 from dinado_jax.utils import streams
 
 _ROUNDS = (
@@ -26,14 +28,35 @@ def add(commands: Commands) -> None:
     command = add_command(commands, "inspect", _inspect, text)
     command.add_argument("run", type=Path, metavar="RUN", help="the folder of a run")
     command.add_argument("--json", action="store_true", help="all of it as JSON")
+    group = command.add_argument_group("R token by token", "of a run whose control is trained")
+    group.add_argument("--prompt", metavar="TEXT", help="of the text that is looked at")
+    group.add_argument("--text", metavar="TEXT", help="after it (default: a sample of the control)")
 
 
 def _inspect(args: argparse.Namespace) -> None:
-    from dinado_jax.stages.inspection import inspect_run
+    from dinado_jax.stages.inspection import inspect_run, inspect_text
 
+    if args.prompt is not None:
+        found = inspect_text(args.run, args.prompt, args.text)
+        return streams.print_result(json.dumps(found, indent=1) if args.json else _tokens(found))
+    if args.text is not None:
+        raise InputError("--text continues a prompt: give --prompt TEXT too")
     found = inspect_run(args.run)
     text = json.dumps(found, indent=1) if args.json else _text(args.run, found)
     streams.print_result(text)
+
+
+def _tokens(found: dict[str, Any]) -> str:
+    rows = [("token", "p", "q", "R after it", ""), (found["prompt"], "", "", *_bar(found["value"]))]
+    for each in found["tokens"]:
+        shares = (f"{math.exp(each[key]):.3g}" for key in ("log_prob_base", "log_prob"))
+        rows.append((each["token"], *shares, *_bar(each["value"])))
+    further = sum(each["log_prob"] - each["log_prob_base"] for each in found["tokens"])
+    return f"{table(rows)}\n\nlog q - log p of the text: {further:.2f} nats"
+
+
+def _bar(value: float) -> tuple[str, str]:
+    return f"{value:.3f}", f"{'#' * round(20 * min(value, 1.0)):20}"
 
 
 def _text(run: Path, found: dict[str, Any]) -> str:

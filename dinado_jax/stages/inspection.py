@@ -16,7 +16,7 @@ from dinado_jax.evaluation.summary import read_summary
 from dinado_jax.evaluation.warnings import first_round_warnings
 from dinado_jax.models.architectures import load_model
 from dinado_jax.models.params import abstract_params, by_path
-from dinado_jax.stages.pipeline import run_config
+from dinado_jax.stages.pipeline import load_run, run_config
 from dinado_jax.stages.run_folder import STAGES, StageRecord, read_stage_record
 from dinado_jax.training.cost_estimate import abstract_control
 from dinado_jax.utils.files import exists
@@ -47,6 +47,37 @@ def inspect_run(path: Path) -> dict[str, Any]:
         "settings": _settings(config),
         "rounds": list(map(_without_nan, _rounds(train))),
         "warnings": warnings,
+    }
+
+
+def inspect_text(path: Path, prompt: str, text: str | None) -> dict[str, Any]:
+    """Values a text token by token, by the control of a run whose stage train is done.
+
+    Args:
+      path: of the run.
+      prompt: that the text continues.
+      text: None: a sample of the control.
+
+    Returns:
+      A JSON object: "prompt", "value" (V of the prompt) and "tokens", of each "token", "log_prob"
+      under q, "log_prob_base" (nats) and "value", R after it.
+
+    Raises:
+      InputError: as for `load_run`, and for a prompt or text that does not fit the context.
+    """
+    model, finished = load_run(path), True
+    if text is None:
+        (sample,) = model.generate([prompt], samples=1)
+        text, finished = sample.text, sample.finished
+    found = model.values(prompt, text, finished=finished)
+    along = zip(found.tokens, found.log_probs, found.log_probs_base, found.values[1:], strict=True)
+    return {
+        "prompt": prompt,
+        "value": float(found.values[0]),
+        "tokens": [
+            {"token": token, "log_prob": float(q), "log_prob_base": float(p), "value": float(value)}
+            for token, q, p, value in along
+        ],
     }
 
 

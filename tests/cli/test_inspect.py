@@ -7,7 +7,9 @@ import shutil
 import pytest
 from support import tiny_run
 from support.commands import refused
+from support.word_run import read_lines
 
+import dinado_jax
 from dinado_jax import cli
 from dinado_jax.config.load import different
 from dinado_jax.models.architectures import load_model
@@ -111,3 +113,21 @@ def test_a_damaged_record(capsys, finished_run, tmp_path):
     path.write_text(path.read_text().replace("0", "1"))
     said = refused(capsys, ["inspect", run])
     assert str(path) in said and "delete the folders train, generate, evaluate in" in said
+
+
+def test_r_token_by_token(capsys, finished_run):
+    model = dinado_jax.load_run(finished_run)
+    prompt = read_lines(finished_run / "generate" / "control.jsonl")[0]["prompt"]
+    found = json.loads(inspected(capsys, finished_run, "--prompt", prompt, "--json"))
+    (sample,) = model.generate([prompt], samples=1)
+    own = model.values(prompt, sample.text, finished=sample.finished)
+    assert [each["token"] for each in found["tokens"]] == own.tokens
+    values = [found["value"], *(each["value"] for each in found["tokens"])]
+    assert values == pytest.approx(own.values.tolist(), abs=1e-6)
+    assert [each["log_prob"] for each in found["tokens"]] == pytest.approx(own.log_probs.tolist())
+    shown = inspected(capsys, finished_run, "--prompt", prompt, "--text", sample.text)
+    assert "R after it" in shown and all(token.strip() in shown for token in own.tokens)
+
+
+def test_a_text_needs_a_prompt(capsys, finished_run):
+    assert "--prompt TEXT" in refused(capsys, ["inspect", finished_run, "--text", "a"])
