@@ -11,6 +11,7 @@ import pytest
 from dinado_jax import cli
 from dinado_jax.bench import command, compiled, decode, measure, train, vocab, worker
 from dinado_jax.bench.measure import Request
+from dinado_jax.cli.parser import parse
 from dinado_jax.config.schema import Control
 from dinado_jax.errors import InputError
 
@@ -294,7 +295,7 @@ def test_a_failure_is_one_line(small, monkeypatch, capsys):
 
 
 def test_a_control_is_as_deep_as_a_run_has_it():
-    assert cli._parse(["bench", "train"]).layers == Control().layers
+    assert parse(cli.make_parser(), ["bench", "train"]).layers == Control().layers
 
 
 def test_peers_are_timed_beside_ours(small, capsys, peer):

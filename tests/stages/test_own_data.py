@@ -10,7 +10,7 @@ from support.refusal import error_of
 
 import dinado_jax
 from dinado_jax.cli import main
-from dinado_jax.language_model import load
+from dinado_jax.loading import load
 from dinado_jax.stages.pipeline import run_stages
 from dinado_jax.stages.run_folder import STAGES
 
