@@ -45,12 +45,14 @@ COMMANDS = sorted(
     {
         re.split(r" {2,}#| \| ", command)[0].strip()
         for page, prose in PROSE.items()
-        for text in (*re.findall(r"^    (?:\$ )?(.+)$", prose, re.MULTILINE), *QUOTED[page])
+        for text in (*re.findall(r"^    (.+)$", prose, re.MULTILINE), *QUOTED[page])
         for command in re.findall(r"(?:^|-- )(dinado [a-z].*)", text)
         # Neither the name of a command alone, nor a value that stands for several.
         if re.search(r"[^a-z ]", command) and not re.search(r"--(size|variant|seed) [A-Z]", command)
     }
 )
+# What a first hour's transcript has is only parsed: some of it is there to fail.
+TYPED = re.findall(r"^\$ (dinado [^|\n]*)", PAGES["docs/first_hour.md"], re.MULTILINE)
 CHEAP = r"dinado (doctor|init|oracle check|inspect|generate|export|run .*--print-config)\b"
 # Those that name what is made here: no FILE or [--option], and no run that peft has no form for.
 RUN = [one for one in COMMANDS if re.match(CHEAP, one) and not re.search(r"[A-Z]{3}|\[|peft", one)]
@@ -80,6 +82,8 @@ def _folder(folder, finished_run):
     (folder / "runs").mkdir()
     for name in ("demo", "mine"):
         (folder / "runs" / name).symlink_to(finished_run)
+    (program,) = PROGRAM.findall(PAGES["docs/own_oracle.md"])
+    (folder / "short.py").write_text(program)
     return folder
 
 
@@ -101,8 +105,10 @@ def test_programs_run(page, program, where_it_ran, monkeypatch, compiled_quickly
         assert names["same"].control == names["model"].control
     elif "mask" in names:
         assert all(lexical([one.prompt for one in names["made"]], [o.text for o in names["made"]]))
+    elif "moved" in names:
+        assert len(names["values"].values) == len(names["values"].tokens) + 1
     elif "short" in names:
-        assert names["short"](["", ""], ["a b c d e f", "a b c d e f g"]) == [True, False]
+        assert names["short"]([""] * 2, ["a b c d e f g .", "a b c d e f g h ."]) == [True, False]
     else:
         assert len(names["both"].parts) == 2
         assert (where_it_ran / "first_as_base" / "model.safetensors").exists()
@@ -110,10 +116,10 @@ def test_programs_run(page, program, where_it_ran, monkeypatch, compiled_quickly
 
 def test_there_is_something_to_check():
     assert len(PROGRAMS) > 5 and len(COMMANDS) > 30 and len(PATHS) > 60
-    assert len(RUN) > 8 and len(MESSAGES) > 40
+    assert len(RUN) > 8 and len(TYPED) > 8 and len(MESSAGES) > 40
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, *TYPED])
 def test_commands_parse(command):
     words = [word for word in shlex.split(command)[1:] if word != ".."]
     parse(cli.make_parser(), words)
@@ -124,8 +130,6 @@ def test_cheap_commands_run(command, finished_run, tmp_path, monkeypatch, compil
     monkeypatch.chdir(_folder(tmp_path, finished_run))
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     (tmp_path / "mine.txt").write_text("dog chase kite =\ncat find ball =\n" * 5)
-    (program,) = PROGRAM.findall(PAGES["docs/own_oracle.md"])
-    (tmp_path / "short.py").write_text(program)
     cli.main(shlex.split(command)[1:])
 
 
