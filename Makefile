@@ -48,6 +48,7 @@ types: $(VENV)/installed
 	$(BIN)/basedpyright
 
 $(VENV)/installed: pyproject.toml
+	@echo "installing into $(VENV), 2 GB: some minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	touch $@
