@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: demo check fast test slow-list test-peer test-real bench-smoke coverage lint types clean
+.PHONY: demo check fast test slow-list test-peer test-real bench-smoke coverage docs lint types clean
 
 demo: $(VENV)/installed
 	$(BIN)/dinado demo
@@ -36,6 +36,10 @@ bench-smoke: $(VENV)/installed
 coverage: $(VENV)/installed
 	$(PYTEST) --cov dinado_jax --cov-report term-missing:skip-covered
 
+docs: $(VENV)/installed # build/site/index.html
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -44,6 +48,7 @@ types: $(VENV)/installed
 	$(BIN)/basedpyright
 
 $(VENV)/installed: pyproject.toml
+	@echo "installing into $(VENV), 2 GB: some minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	touch $@

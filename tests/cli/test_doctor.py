@@ -51,7 +51,7 @@ def test_every_extra_is_looked_for():
     """Each by the packages that pyproject.toml lists; those of jax by their own names."""
     project = tomllib.loads((support.ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    assert doctor.EXTRAS.keys() == extras.keys() - {"test"}
+    assert doctor.EXTRAS.keys() == extras.keys() - {"docs", "test"}
     for name in doctor.EXTRAS.keys() - {"cuda", "tpu"}:
         listed = {text.partition(">")[0] for text in extras[name]}
         assert set(doctor.EXTRAS[name]) == listed
