@@ -22,9 +22,9 @@ def value_excess(scalars: VocabScalars, log_rate: jax.Array, batch: Batch) -> ja
     At q* that is log R*(s_t v), the base's success rate after v, or its mean label: at most 0,
     whatever v. Huber's loss penalises the highest such value of each prefix where it is above 0,
     after the first token above a nat. Where some tokens are known to be impossible, the value of
-    the prefix itself is taken to be at most what `lost_excess` allows: it is for that to lower what
-    is above. It is 0 at q* if R0 is right: too high an estimate of R0
-    holds back first tokens. q is not projected, whatever the form. Alone among the losses of rows
+    the prefix itself is taken to be at most what `prefix_excess` allows: it is for that to lower
+    what is above. It is 0 at q* if R0 is right: too high an estimate of R0 holds back first tokens.
+    q is not projected, whatever the form. Alone among the losses of rows
     it limits tokens that nobody has drawn. Earlier tokens are constants of the gradient: each is
     penalised at its own prefix.
 
@@ -43,7 +43,7 @@ def value_excess(scalars: VocabScalars, log_rate: jax.Array, batch: Batch) -> ja
     return (mask * huber(jnp.maximum(highest - slack, 0.0))).sum(-1)
 
 
-def lost_excess(scalars: VocabScalars, log_rate: Array, batch: Batch) -> jax.Array:
+def prefix_excess(scalars: VocabScalars, log_rate: Array, batch: Batch) -> jax.Array:
     """Computes by how much values of prefixes exceed what can still succeed after them: [B] nats.
 
     With the state of the oracle R is known to be 0 after some tokens u, as after an end with
@@ -51,13 +51,10 @@ def lost_excess(scalars: VocabScalars, log_rate: Array, batch: Batch) -> jax.Arr
 
         V(s) = sum_v p(v | s) R(s v) <= 1 - sum_u p(u | s)
 
-    Two of Huber's losses penalise log R0 + log (q / p)(s) above the log of that bound; both are 0
-    at q*. One is of every prefix, with a nat of slack, and pulls at its last token alone, like
-    `value_excess`: the other tokens were drawn in proportion to q, and lowering all of them alike
-    is nothing but noise. The other is of the first prefix of a row after which the base would
-    rather fail than go on, and pulls at all of its tokens: the mistake may lie far before its end.
-
-    0 without state.
+    Huber's loss penalises log R0 + log (q / p)(s) above the log of that bound and a nat of slack,
+    at every prefix; it is 0 at q*, and without state. It pulls at the last token of the prefix
+    alone: the others were drawn in proportion to q, and lowering all of them alike is nothing but
+    noise.
 
     Args:
       scalars: of every next token, [B, T-1].
@@ -66,16 +63,29 @@ def lost_excess(scalars: VocabScalars, log_rate: Array, batch: Batch) -> jax.Arr
     """
     mask = target_mask(batch)
     log_ratio = mask * scalars.log_ratio
-    before = jnp.cumsum(log_ratio, axis=1) - log_ratio
     last = jnp.pad(log_ratio, ((0, 0), (1, 0)))[:, :-1]
-    over = log_rate[:, None] + before - _log_possible(scalars)
-    of_last = jax.lax.stop_gradient(over - last) + last
+    over = jax.lax.stop_gradient(_over(scalars, log_rate, log_ratio) - last) + last
+    known = mask * (scalars.excluded > 0)
+    return (known * huber(jnp.maximum(over - _SLACK, 0.0))).sum(-1)
+
+
+def lost_excess(scalars: VocabScalars, log_rate: Array, batch: Batch) -> jax.Array:
+    """Computes the excess of `prefix_excess`, without slack, at the first prefix of each row after
+    which the base would rather fail than go on: [B] nats.
+
+    It pulls at all tokens of the prefix: the mistake may lie far before its end.
+    """
+    mask = target_mask(batch)
+    over = _over(scalars, log_rate, mask * scalars.log_ratio)
     lost = (mask > 0) & (scalars.excluded > 0.5)
     first = lost & (jnp.cumsum(lost, axis=1) == 1)
-    of_all = jnp.where(first, over, 0.0)
-    known = scalars.excluded > 0
-    loss = huber(jnp.maximum(of_all, 0.0)) + known * huber(jnp.maximum(of_last - _SLACK, 0.0))
-    return (mask * loss).sum(-1)
+    return jnp.where(first, huber(jnp.maximum(over, 0.0)), 0.0).sum(-1)
+
+
+def _over(scalars: VocabScalars, log_rate: Array, log_ratio: jax.Array) -> jax.Array:
+    """The values of prefixes above what is possible: [B, T-1] nats."""
+    before = jnp.cumsum(log_ratio, axis=1) - log_ratio
+    return log_rate[:, None] + before - _log_possible(scalars)
 
 
 def _log_possible(scalars: VocabScalars) -> jax.Array:

@@ -10,7 +10,7 @@ from flax import struct
 from dinado_jax.controls.control import Control, StepInputs
 from dinado_jax.data.batch import Array, Batch
 from dinado_jax.data.batching import Draws, take
-from dinado_jax.objectives.bound import lost_excess, value_excess
+from dinado_jax.objectives.bound import lost_excess, prefix_excess, value_excess
 from dinado_jax.objectives.draws import log_proposal, sampling_weights
 from dinado_jax.objectives.norm import log_row
 from dinado_jax.objectives.residual import huber, is_success, mass
@@ -57,12 +57,12 @@ class RowRegression:
     optimum.
 
     With the state of the oracle q never draws a failure that the state shows. What teaches it then
-    is at which prefixes the base would fail (`lost_excess`).
+    is at which prefixes the base would fail (`prefix_excess`, `lost_excess`).
     """
 
     margin: float  # nats
     anchor: float  # coefficient of the likelihood
-    bound: float  # coefficient of values above 1
+    bound: float  # coefficient of values above what they can be
     least_samples = 1
     settings = frozenset({"margin", "anchor", "bound"})
 
@@ -105,6 +105,8 @@ class RowRegression:
         miss = huber(log_q - batch.target)
         failure = _FAILURE * mass(log_q - batch.log_proposal)
         loss = jnp.where(is_success(batch.label, self.margin), miss, failure)
-        loss += self.bound * value_excess(scalars, batch.log_rate, batch)
+        of_values = value_excess(scalars, batch.log_rate, batch)
+        of_values += prefix_excess(scalars, batch.log_rate, batch)
+        loss += self.bound * of_values
         loss += lost_excess(scalars, batch.log_rate, batch)
         return loss - self.anchor * batch.optimal_ratio * log_q

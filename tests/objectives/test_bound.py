@@ -10,7 +10,7 @@ from support.enumerated import COUNT, WORLD, at_optimum, case, fresh, noisy
 
 from dinado_jax.config.schema import Train
 from dinado_jax.data.batching import take
-from dinado_jax.objectives.bound import lost_excess, value_excess
+from dinado_jax.objectives.bound import lost_excess, prefix_excess, value_excess
 from dinado_jax.objectives.consistency import ConsistencyBatch
 from dinado_jax.objectives.regression import TargetBatch
 from dinado_jax.objectives.table import OBJECTIVES
@@ -33,7 +33,8 @@ def excess(params, log_rate, variant="merge", rows=ROWS, excluded=None):
 def lost(params, excluded, log_rate, variant="merge"):
     one = case(variant)
     scalars = one.control.step_inputs(one.base_params, params, ROWS).scalars
-    return lost_excess(scalars._replace(excluded=excluded), log_rate, ROWS)
+    given = scalars._replace(excluded=excluded), log_rate, ROWS
+    return lost_excess(*given), prefix_excess(*given)
 
 
 def constant(log_rate):
@@ -130,17 +131,17 @@ def huber(over):
 def test_the_excess_of_lost_prefixes_by_hand():
     """Values of prefixes against the base's probability of the tokens that are not excluded."""
     params, rate, excluded = noisy(4.0, seed=4), constant(1.0), some_excluded()
-    ratios, wanted = log_ratios(params), np.zeros(COUNT)
+    ratios, wanted = log_ratios(params), np.zeros((2, COUNT))
     for row in range(COUNT):
         log_value, found = rate[row], False
         for column in np.flatnonzero(WORLD.inside[row]):
             over = log_value - np.log(1 - excluded[row, column])
             if excluded[row, column]:
-                wanted[row] += huber(over - 1)
+                wanted[1, row] += huber(over - 1)
             if excluded[row, column] > 0.5 and not found:
-                wanted[row], found = wanted[row] + huber(over), True
+                wanted[0, row], found = huber(over), True
             log_value += ratios[row, column, WORLD.rows.tokens[row, column + 1]]
-    assert (wanted > 1.2).any() and (wanted == 0).any()
+    assert (wanted > 1.2).any(1).all() and (wanted == 0).any(1).all()
     np.testing.assert_allclose(lost(params, excluded, rate), wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -153,8 +154,9 @@ def test_the_optimum_has_no_lost_prefix(variant):
     excluded = np.where(failed, probability_of_drawn(), 0).astype(np.float32)
     rate = constant(np.log(one.optimum.rate))
     optimum = at_optimum(12.0, variant)
-    np.testing.assert_allclose(lost(optimum, excluded, rate, variant), np.zeros(COUNT), atol=1e-6)
-    assert (np.asarray(lost(noisy(6.0), excluded, constant(4.0))) > 0.1).any()
+    none = np.zeros((2, COUNT))
+    np.testing.assert_allclose(lost(optimum, excluded, rate, variant), none, atol=1e-6)
+    assert (np.asarray(lost(noisy(6.0), excluded, constant(4.0))) > 0.1).any(1).all()
 
 
 def probability_of_drawn():
@@ -167,21 +169,20 @@ def test_what_precedes_a_lost_prefix_is_lowered():
     params, rate = fresh(), constant(0.0)
     tokens, prefix = WORLD.rows.tokens[row, 1:], WORLD.prefix[row]
 
-    def pulled(share):
+    def pulled(which, share):
         excluded = np.zeros(WORLD.inside.shape, np.float32)
         excluded[row, 2] = share
 
         def penalty(direction):
-            return lost({**params, "direction": direction}, excluded, rate)[row]
+            return lost({**params, "direction": direction}, excluded, rate)[which][row]
 
-        return np.asarray(jax.grad(penalty)(params["direction"]))
-
-    for share, everywhere in ((0.9, True), (0.49, False)):
-        change = pulled(share)
-        assert (change[tokens[0], prefix[0]] > 0) == everywhere
-        assert (change[tokens[1], prefix[1]] > 0) == everywhere
+        change = np.asarray(jax.grad(penalty)(params["direction"]))
         assert not change[:, prefix[2]].any()
-    assert pulled(0.999)[tokens[1], prefix[1]] > 1.5 * pulled(0.999)[tokens[0], prefix[0]]
+        return [change[tokens[i], prefix[i]] > 0 for i in (0, 1)]
+
+    everywhere, at_its_last_token = pulled(0, 0.9), pulled(1, 0.9)
+    assert everywhere == [True, True] and at_its_last_token == [False, True]
+    assert pulled(0, 0.49) == [False, False] and pulled(1, 0.4) == [False, False]
 
 
 def test_lost_prefixes_are_part_of_the_loss_of_rows():
@@ -193,7 +194,8 @@ def test_lost_prefixes_are_part_of_the_loss_of_rows():
     stated = blind._replace(scalars=blind.scalars._replace(excluded=some_excluded()))
     extra = np.asarray(objective.loss.losses(stated, batch) - objective.loss.losses(blind, batch))
     less = excess(params, rate) - excess(params, rate, excluded=some_excluded())
-    wanted = lost(params, some_excluded(), rate) - Train().bound * less
+    of_all, of_last = lost(params, some_excluded(), rate)
+    wanted = of_all + Train().bound * (of_last - less)
     np.testing.assert_allclose(extra, wanted, rtol=1e-4, atol=1e-4)
 
 
