@@ -173,7 +173,7 @@ BUGS = [
         "rollouts.prompt_id, np.ones(len(rollouts), bool))",
         OBJECTIVES,
     ),
-    Bug("objectives/regression.py", "self.bound * of_values", "0.3 * of_values", OBJECTIVES),
+    Bug("objectives/regression.py", "self.bound * value_excess", "0.3 * value_excess", OBJECTIVES),
     Bug("objectives/bound.py", "before = jax.lax.stop_gradient(", "before = (", OBJECTIVES),
     Bug("objectives/bound.py", "axis=1) - log_ratio)", "axis=1))", OBJECTIVES),
     Bug("objectives/bound.py", "column >= batch", "column > batch", OBJECTIVES),

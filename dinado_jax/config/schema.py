@@ -177,6 +177,8 @@ class Train(Optim):
     margin: float = 6.0  # nats; C <= e^-margin is a failure; reinforce, ppo: the reward of C = 1
     anchor: float = 0.3  # regression, consistency: coefficient of the likelihood of successes
     bound: float = 0.3  # regression, consistency: coefficient of values R above 1
+    # The same, with control.state: of values of prefixes above what can still succeed after them.
+    prefix_bound: float = 1.0
     bellman: float = 1.0  # lambda
     bellman_start: int = 0  # steps with lambda = 0 first
     # Objective published has all rollouts alike: the others are not for it, except in warm-ups.

@@ -57,7 +57,7 @@ class Consistency:
 
     @property
     def _of_rows(self) -> RowRegression:
-        return RowRegression(self.train.margin, self.train.anchor, self.train.bound)
+        return RowRegression.of(self.train)
 
     @property
     def draws_references(self) -> bool:
@@ -124,5 +124,5 @@ class Consistency:
         return ("",)
 
     def settings_read(self, kind: str) -> set[str]:
-        read = {"margin", "anchor", "bound", "reference_weight", "bellman"}
+        read = {*self._of_rows.settings, "reference_weight", "bellman"}
         return read | {"weights"} if self.train.anchor else read

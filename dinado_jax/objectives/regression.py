@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from dinado_jax.config.schema import Train
 from dinado_jax.controls.control import Control, StepInputs
 from dinado_jax.data.batch import Array, Batch
 from dinado_jax.data.batching import Draws, take
@@ -62,9 +63,14 @@ class RowRegression:
 
     margin: float  # nats
     anchor: float  # coefficient of the likelihood
-    bound: float  # coefficient of values above what they can be
+    bound: float  # coefficient of values above 1
+    prefix_bound: float  # of values of prefixes above what can still succeed
     least_samples = 1
-    settings = frozenset({"margin", "anchor", "bound"})
+    settings = frozenset({"margin", "anchor", "bound", "prefix_bound"})
+
+    @classmethod
+    def of(cls, train: Train) -> "RowRegression":
+        return cls(train.margin, train.anchor, train.bound, train.prefix_bound)
 
     @property
     def weighted(self) -> bool:
@@ -105,8 +111,7 @@ class RowRegression:
         miss = huber(log_q - batch.target)
         failure = _FAILURE * mass(log_q - batch.log_proposal)
         loss = jnp.where(is_success(batch.label, self.margin), miss, failure)
-        of_values = value_excess(scalars, batch.log_rate, batch)
-        of_values += prefix_excess(scalars, batch.log_rate, batch)
-        loss += self.bound * of_values
+        loss += self.bound * value_excess(scalars, batch.log_rate, batch)
+        loss += self.prefix_bound * prefix_excess(scalars, batch.log_rate, batch)
         loss += lost_excess(scalars, batch.log_rate, batch)
         return loss - self.anchor * batch.optimal_ratio * log_q

@@ -20,9 +20,7 @@ from dinado_jax.objectives.warmup import Warmup
 
 OBJECTIVES: dict[str, Callable[[Train], Objective]] = {
     "matching": lambda train: DirectionAndNorm(train, Likelihood()),
-    "regression": lambda train: DirectionAndNorm(
-        train, RowRegression(train.margin, train.anchor, train.bound), reads_base=True
-    ),
+    "regression": lambda train: DirectionAndNorm(train, RowRegression.of(train), reads_base=True),
     "variance": lambda train: DirectionAndNorm(train, Variance(train.margin), parts=2 * GROUP),
     "consistency": Consistency,
     "ratio": lambda train: DirectionAndNorm(train, Divergence()),

@@ -202,6 +202,11 @@ RULES = (
         "only for train.objective={readers}, after the warm-up",
     ),
     Rule(
+        "train.prefix_bound",
+        lambda c: c.control.state and _of_objectives("bound")(c),
+        "only for control.state=true and train.objective={readers}, after the warm-up",
+    ),
+    Rule(
         "train.state_learning_rate",
         lambda c: c.control.state,
         "only for control.state=true",

@@ -30,7 +30,8 @@ LEAST = [
     (0.0, -TINY, """
         sft.learning_rate sft.weight_decay sft.clip sft.beta2
         train.learning_rate train.state_learning_rate train.weight_decay train.clip train.beta2
-        train.reference_weight train.anchor train.bound train.bellman train.mixture
+        train.reference_weight train.anchor train.bound train.prefix_bound train.bellman
+        train.mixture
         rollout.temperature decode.temperature
         decode.strength decode.target_rate decode.reject task.held_out
     """),
@@ -63,7 +64,7 @@ MOST = [
         sft.learning_rate train.learning_rate train.state_learning_rate sft.weight_decay
         train.weight_decay train.bellman train.reference_weight rollout.temperature
         decode.temperature decode.strength delta.alpha
-        train.margin train.anchor train.bound
+        train.margin train.anchor train.bound train.prefix_bound
     """),
     (100_000, 100_001, "base.n_embd base.n_head delta.rank sft.rank"),
     (1_000, 1_001, "base.n_layer control.layers delta.from_layer"),

@@ -85,6 +85,7 @@ DEFAULTS = {
     "train.margin": 6.0,
     "train.anchor": 0.3,
     "train.bound": 0.3,
+    "train.prefix_bound": 1.0,
     "train.bellman": 1.0,
     "train.bellman_start": 0,
     "train.weights": "importance",
@@ -287,6 +288,7 @@ name = "demo_state"
 control.state = true
 rollout.prompts = 125
 train.weight_decay = 0.3
+train.prefix_bound = 0.3
 train.refresh_prompts = 125
 """,
     ),

@@ -195,7 +195,7 @@ def test_lost_prefixes_are_part_of_the_loss_of_rows():
     extra = np.asarray(objective.loss.losses(stated, batch) - objective.loss.losses(blind, batch))
     less = excess(params, rate) - excess(params, rate, excluded=some_excluded())
     of_all, of_last = lost(params, some_excluded(), rate)
-    wanted = of_all + Train().bound * (of_last - less)
+    wanted = of_all + Train().prefix_bound * of_last - Train().bound * less
     np.testing.assert_allclose(extra, wanted, rtol=1e-4, atol=1e-4)
 
 

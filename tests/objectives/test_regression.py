@@ -18,8 +18,8 @@ from dinado_jax.rollouts.weighting import success_rate_per_prompt
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 TRAIN = Train(batch=16, margin=3.0, weights="none")
-LOSS = RowRegression(TRAIN.margin, anchor=0.0, bound=0.3)
-ANCHORED = RowRegression(TRAIN.margin, anchor=0.5, bound=0.3)
+LOSS = RowRegression(TRAIN.margin, anchor=0.0, bound=0.3, prefix_bound=1.0)
+ANCHORED = RowRegression(TRAIN.margin, anchor=0.5, bound=0.3, prefix_bound=1.0)
 
 
 def drawn(rows, weight, train):

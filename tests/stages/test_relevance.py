@@ -102,6 +102,7 @@ CASES = {
         ["", HARD, CONSISTENCY, "train.objective=reinforce", "train.objective=ppo"],
     ),
     "train.anchor=0.1": ([WARM, PUBLISHED, *UNANCHORED], ["", HARD, CONSISTENCY]),
+    "train.prefix_bound=0.1": (["", f"control.state=true {WARM}"], ["control.state=true"]),
     "train.bound=0.1": ([WARM, PUBLISHED, *UNANCHORED], ["", HARD, CONSISTENCY]),
     "train.bellman=0.5": (
         [HARD, WARM, f"{HARD} {PUBLISHED}", "train.bellman_start=900"],
