@@ -38,7 +38,7 @@ coverage: $(VENV)/installed
 
 docs: $(VENV)/installed # build/site/index.html
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict # with --quiet no warning would fail it
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
