@@ -126,7 +126,7 @@ def test_scalars_and_gradients_are_those_of_a_smaller_vocabulary(link):
     matrix[OUTSIDE] *= 30  # peaks, if they counted
     tokens = np.array(INSIDE * 2 + [1])
     fewer = np.searchsorted(INSIDE, tokens)
-    weights = rng.normal(size=(7, 9)).astype(np.float32)
+    weights = rng.normal(size=(8, 9)).astype(np.float32)
 
     def value(hidden, matrix, frozen, tokens, excluded_ids):
         out = direction_scalars(link, (hidden, matrix), frozen, tokens, 4, excluded_ids)

@@ -113,7 +113,7 @@ def test_runs_that_are_not_done(finished_run, tmp_path):
 
 def test_slips_of_the_command_line(capsys):
     for argv, said in (
-        (["a", "b", "c"], "no more than RUN and DIR, 'c': leave it out"),
+        (["a", "b", "c"], "'c' is one argument too many: leave it out"),
         (["a"], "`dinado export`, DIR is missing"),
         (
             ["a", "b", "--format", "gguf"],

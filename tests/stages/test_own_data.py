@@ -82,7 +82,7 @@ def test_an_oracle_of_keywords_is_refused_before_anything_is_drawn(pairs_run, tm
     given = f"task.name=pairs task.source={folder / 'mine.csv'} task.field=question"
     config = tiny_run.config(*given.split(), "task.target_field=answer", "rollout.oracle=lexical")
     said = error_of(run_stages, config, ("sft", "rollout"), tmp_path / "run")
-    assert "mine.csv, example 0, prompt 'dog, dog?', keyword task: write it as" in said
+    assert "mine.csv, prompt 'dog, dog?', keyword task: write it as" in said
 
 
 @pytest.fixture(scope="module")
