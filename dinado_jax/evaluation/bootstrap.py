@@ -7,17 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from dinado_jax.evaluation import metrics
+from dinado_jax.evaluation.intervals import Interval, central
 from dinado_jax.evaluation.samples import Sample
 
 _DRAWS = 1000
-_SHARES = (0.025, 0.975)
-
-
-class Interval(NamedTuple):
-    """What a figure may be, given that the prompts are a sample."""
-
-    low: float
-    high: float
 
 
 class Intervals(NamedTuple):
@@ -88,5 +81,5 @@ def _ranges(drawn: Sequence[dict[str, float]]) -> dict[str, Interval]:
     for key in drawn[0]:
         values = np.array([figures[key] for figures in drawn])
         if np.isfinite(values).all():
-            found[key] = Interval(*map(float, np.quantile(values, _SHARES)))
+            found[key] = central(values)
     return found

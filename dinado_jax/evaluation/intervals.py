@@ -56,7 +56,7 @@ def bootstrap_interval_of_sums(sums: Sums, seed: int, draws: int = _DRAWS) -> In
     """
     if len(sums.rows) < 2:
         return Interval(math.nan, math.nan)
-    return _central(sums.value(_drawn(sums.rows, seed, draws)))
+    return central(sums.value(_drawn(sums.rows, seed, draws)))
 
 
 def compare(first: Sums, second: Sums, seed: int, draws: int = _DRAWS) -> Comparison:
@@ -90,7 +90,7 @@ def compare(first: Sums, second: Sums, seed: int, draws: int = _DRAWS) -> Compar
     exchanged = np.stack([(rng.random(prompts) < 0.5) @ gap for _ in range(draws)])
     null = second.value(totals[1] - exchanged) - first.value(totals[0] + exchanged)
     extreme = int((np.abs(null) >= abs(difference) - _ROUNDING).sum())
-    return Comparison(difference, _central(drawn[1] - drawn[0]), (1 + extreme) / (1 + draws))
+    return Comparison(difference, central(drawn[1] - drawn[0]), (1 + extreme) / (1 + draws))
 
 
 def _drawn(rows: np.ndarray, seed: int, draws: int) -> np.ndarray:
@@ -104,6 +104,7 @@ def _drawn(rows: np.ndarray, seed: int, draws: int) -> np.ndarray:
     )
 
 
-def _central(values: np.ndarray) -> Interval:
+def central(values: np.ndarray) -> Interval:
+    """The central 95% of draws [N]."""
     tail = (1 - _LEVEL) / 2
     return Interval(*map(float, np.quantile(values, (tail, 1 - tail))))
