@@ -30,7 +30,7 @@ from dinado_jax.ops.vocab import Classes
 # name; of rows in training, the automata themselves.
 AUTOMATA = "automata"
 _RANK = 16
-_LOW = -100.0  # nats, of what is impossible: finite, so that no loss is nan
+LOW = -100.0  # nats, of what is impossible: finite, so that no loss is nan
 
 
 class Progress(NamedTuple):
@@ -87,7 +87,7 @@ class StateReader:
         scores = params["table_left"][at.left] + read @ params["value"]
         scores += jnp.expand_dims(params["table"], every)
         impossible = jnp.expand_dims(jnp.arange(progress.COUNT) == progress.IMPOSSIBLE, every)
-        return hidden, Classes(jnp.where(impossible, _LOW, scores), at.after)
+        return hidden, Classes(jnp.where(impossible, LOW, scores), at.after)
 
     def left(self, read: jax.Array) -> jax.Array:
         """The number of tokens that may follow after `read` new ones."""

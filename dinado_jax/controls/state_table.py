@@ -1,0 +1,84 @@
+"""The table of the state: a guide that knows R by class of the oracle's state, and nothing else.
+
+It needs no training beyond counting (`rollouts.automata.log_rates_by_class`), and no delta. Alone
+it lets a sentence come to its end with something missing as readily as the base does. As the guide
+of particles (decoding/particles.py), which die there, it finds what satisfies the oracle.
+
+B prompts, S samples of each, R = B S rows, V vocabulary, Z classes.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dinado_jax.automata import progress
+from dinado_jax.controls.state import AUTOMATA, LOW, Reading, StateReader
+from dinado_jax.data.prompts import Prompts
+from dinado_jax.decoding.policy import last_token_states
+from dinado_jax.guides.protocol import NextValues
+from dinado_jax.models.output import Output, logits
+from dinado_jax.models.protocol import Model
+from dinado_jax.ops import bernoulli
+
+
+@dataclasses.dataclass(frozen=True)
+class StateTable:
+    """The guide. Its arrays are {"log_rates": [Z] nats, log R by class, "automata": of P prompts};
+    the condition of the prompts numbers their automata.
+    """
+
+    model: Model  # the base
+    reader: StateReader
+
+    @property
+    def single_pass(self) -> bool:
+        """See `Guide`."""
+        return False
+
+    def decode_params(self, params: dict[str, Any]) -> dict[str, Any]:
+        """See `Guide`."""
+        return params
+
+    def prefill(
+        self,
+        params: dict[str, Any],
+        base_params: Any,
+        base: Output,
+        prompts: Prompts,
+        samples: int,
+        steps: int,
+    ) -> tuple[NextValues, Reading]:
+        """See `Guide`."""
+        number = jnp.asarray(prompts.condition[AUTOMATA])
+        reading = Reading.begin(self.reader, params[AUTOMATA], number)
+        last = last_token_states(base.hidden, prompts.lengths)
+        values = self._values(params, last, base.vocabulary, reading)
+        return values, jax.tree.map(lambda x: jnp.repeat(x, samples, 0), reading)
+
+    def step(
+        self,
+        params: dict[str, Any],
+        base_params: Any,
+        base: Output,
+        tokens: jax.Array,
+        state: Reading,
+    ) -> tuple[NextValues, Reading]:
+        """See `Guide`."""
+        reading = state.advanced(params[AUTOMATA], tokens)
+        return self._values(params, base.hidden[:, 0], base.vocabulary, reading), reading
+
+    def _values(
+        self, params: dict[str, Any], hidden: jax.Array, vocabulary: jax.Array, reading: Reading
+    ) -> NextValues:
+        log_p_BV = jax.nn.log_softmax(logits(hidden, vocabulary, self.model.excluded_ids))
+        log_rates = jnp.minimum(params["log_rates"], 0.0).at[progress.IMPOSSIBLE].set(LOW)
+        log_after_BV = log_rates[reading.progress(params[AUTOMATA]).after]
+        log_value_B = jax.nn.logsumexp(log_p_BV + log_after_BV, axis=-1)
+        return NextValues(
+            log_value_B,
+            log_after_BV,
+            bernoulli.logit(log_value_B),
+            bernoulli.logit(log_after_BV),
+        )

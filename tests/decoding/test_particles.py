@@ -1,0 +1,127 @@
+"""Particles against enumeration: weighted, they estimate any mean under the base without bias."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support import world
+from support.world import EOS, MODEL, PROMPTS, N
+
+from dinado_jax.data.prompts import Prompts, TokenizedPrompts
+from dinado_jax.data.sequences import pad
+from dinado_jax.decoding.particles import Particles, ParticleSampler, particles_of_prompts, resample
+from dinado_jax.guides.guided import Guided
+from dinado_jax.guides.tilt import NEUTRAL
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
+REPEATS, PARTICLES = 400, 8
+# Of the noise in the parameters of a guide: so large that weights differ, so small that few draws
+# see every text.
+SCALE = {"nado": 0.6, "soft-low_rank": 0.15, "merge": 0.1, "clamped-merge": 0.15}
+
+
+def sampler(kind, particles=PARTICLES):
+    policy = Guided(MODEL, (world.control(kind),), (NEUTRAL.flags,))
+    return ParticleSampler(policy, (EOS,), N, particles)
+
+
+def variables(kind):
+    params = world.params(kind, scale=SCALE[kind])
+    return {"base": world.base_params(), "guides": (params,), "tilts": (NEUTRAL.numbers,)}
+
+
+def exact(kind, prompt):
+    """{outcome: probability under the base}."""
+    log_p, *_ = world.exact(
+        world.control(kind), world.base_params(), world.params(kind, scale=SCALE[kind]), prompt
+    )
+    return world.sequence_probs(log_p)
+
+
+def drawn(kind, prompt, repeats=REPEATS):
+    """[repeats, particles, ..] of one prompt."""
+    rows = Prompts(pad([prompt] * repeats, EOS), np.full(repeats, len(prompt), np.int32))
+    ids = np.arange(repeats, dtype=np.int32)
+    found = sampler(kind)(variables(kind), rows, ids, jax.random.key(3))
+    return jax.tree.map(lambda x: np.asarray(x).reshape(repeats, PARTICLES, *x.shape[1:]), found)
+
+
+@pytest.mark.parametrize("kind", ["nado", "soft-low_rank", "merge", "clamped-merge"])
+def test_weighted_means_are_those_of_the_base(kind):
+    prompt = PROMPTS[0]
+    probs = exact(kind, prompt)
+    particles = drawn(kind, prompt)
+    numbers = world.outcome_numbers(particles.tokens.reshape(-1, N), probs)
+    numbers = numbers.reshape(REPEATS, PARTICLES)
+    shares = np.array([1.0, 0.5, 0.3, 0.1, 0.1, 0.05])
+    features = np.random.default_rng(0).random((6, len(probs))) < shares[:, None]
+    weight = np.exp(particles.log_weight)
+    truth = features @ np.array(list(probs.values()))
+    plain = features[:, numbers].mean((1, 2))
+    estimates = (weight * features[:, numbers]).mean(2)
+    error = estimates.std(1, ddof=1) / np.sqrt(REPEATS)
+    assert (np.abs(estimates.mean(1) - truth) < 4.5 * error + 1e-5).all()
+    # The guide's own draws are others.
+    assert np.abs(plain - truth).max() > 0.02 and weight.std() > 0.02
+
+
+def test_the_base_is_scored_as_drawn():
+    prompt = PROMPTS[1]
+    probs = exact("merge", prompt)
+    particles = drawn("merge", prompt, 50)
+    numbers = world.outcome_numbers(particles.tokens.reshape(-1, N), probs)
+    log_p = np.log(list(probs.values()))[numbers]
+    np.testing.assert_allclose(particles.log_base.sum(-1).ravel(), log_p, atol=2e-4)
+    ended = (particles.tokens == EOS).any(-1)
+    np.testing.assert_array_equal(particles.finished, ended)
+    length = np.where(ended, (particles.tokens == EOS).argmax(-1) + 1, N)
+    np.testing.assert_array_equal(particles.length, length)
+
+
+def test_a_prompts_particles_do_not_depend_on_the_others():
+    tokens = TokenizedPrompts(PROMPTS, ids=np.array([5, 7, 9]))
+    several = dict(
+        _by_prompt(
+            particles_of_prompts(sampler("merge"), variables("merge"), tokens, KEY, 3 * PARTICLES)
+        )
+    )
+    for index in range(3):
+        one = particles_of_prompts(
+            sampler("merge"), variables("merge"), tokens.select(np.array([index])), KEY, PARTICLES
+        )
+        ((_, alone),) = _by_prompt(one)
+        jax.tree.map(np.testing.assert_array_equal, several[index].tokens, alone.tokens)
+
+
+KEY = jax.random.key(11)
+
+
+def _by_prompt(batches):
+    for rows, particles in batches:
+        prompts = rows.reshape(-1, PARTICLES)[:, 0] // PARTICLES
+        parts = (np.split(x, len(prompts)) for x in particles)
+        yield from zip(prompts.tolist(), map(Particles._make, zip(*parts)))
+
+
+def test_resampling_is_systematic():
+    log_weight = jnp.log(jnp.array([[0.05, 3.0, 0.05, 0.9], [1.0, 1.1, 0.9, 1.0]]))
+    parents, mean = resample(log_weight, jnp.array([0.5, 0.5]))
+    np.testing.assert_array_equal(parents, [[1, 1, 1, 3], [0, 1, 2, 3]])
+    np.testing.assert_allclose(mean, [0.0, -np.inf], atol=1e-6)
+    dead = jnp.full((1, 4), -jnp.inf)
+    parents, mean = resample(dead, jnp.array([0.3]))
+    np.testing.assert_array_equal(parents, [[0, 1, 2, 3]])
+    assert mean[0] == -jnp.inf
+    one = jnp.full((1, 4), -jnp.inf).at[0, 2].set(-300.0)
+    parents, mean = resample(one, jnp.array([0.999]))
+    np.testing.assert_array_equal(parents, [[2, 2, 2, 2]])
+    np.testing.assert_allclose(mean, [-300 - np.log(4)], rtol=1e-6)
+
+
+def test_a_row_draws_each_share_in_the_mean():
+    log_weight = jnp.log(jnp.array([[0.1, 2.9, 0.3, 0.7]] * 2000))
+    uniform = jax.random.uniform(jax.random.key(0), (2000,))
+    parents, _ = resample(log_weight, uniform)
+    count = (np.asarray(parents)[..., None] == np.arange(4)).sum(1).mean(0)
+    np.testing.assert_allclose(count, [0.1, 2.9, 0.3, 0.7], atol=0.05)
