@@ -23,6 +23,7 @@ from dinado_jax.controls.control import Control
 from dinado_jax.controls.control_file import Origin, write_control
 from dinado_jax.controls.merge import Merge
 from dinado_jax.controls.state import AUTOMATA
+from dinado_jax.controls.state_table import StateTable
 from dinado_jax.data.prompts import PromptSet, TokenizedPrompts
 from dinado_jax.decoding.batching import check_prompts
 from dinado_jax.decoding.policy import ModelPolicy, Policy
@@ -173,7 +174,10 @@ class Controlled(_Methods):
 
     @property
     def _reads_state(self) -> bool:
-        return isinstance(self.control, Control) and self.control.state is not None
+        control = self.control
+        return isinstance(control, StateTable) or (
+            isinstance(control, Control) and control.state is not None
+        )
 
     def prompt_values(self, prompts: Sequence[str], batch: int = 64) -> np.ndarray:
         """Computes V(prompt), the success rate of the base that the control predicts: [N].

@@ -46,7 +46,7 @@ _BOUNDS = (
         train.learning_rate train.state_learning_rate train.warmup train.weight_decay train.clip
         train.warmup_direction
         train.reference_weight train.anchor train.bound train.prefix_bound train.bellman
-        train.bellman_start
+        train.bellman_start train.particles
         delta.from_layer
         rollout.temperature rollout.top_k decode.temperature decode.top_k
         decode.strength parallel.devices
@@ -87,7 +87,7 @@ LARGEST = {
             train.state_learning_rate
             sft.weight_decay train.weight_decay train.bellman train.reference_weight
             rollout.temperature decode.temperature decode.strength delta.alpha train.margin
-            train.anchor train.bound train.prefix_bound
+            train.anchor train.bound train.prefix_bound train.particles
             """,
         ),
         (100_000, "base.n_embd base.n_head delta.rank sft.rank"),

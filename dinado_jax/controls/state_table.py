@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from dinado_jax.automata import progress
 from dinado_jax.controls.state import AUTOMATA, LOW, Reading, StateReader
+from dinado_jax.data.batch import Array
 from dinado_jax.data.prompts import Prompts
 from dinado_jax.decoding.policy import last_token_states
 from dinado_jax.guides.protocol import NextValues
@@ -36,6 +37,10 @@ class StateTable:
     def single_pass(self) -> bool:
         """See `Guide`."""
         return False
+
+    def init(self, log_rates: Array) -> dict[str, Any]:
+        """The arrays of the guide, without automata, from log R by class: float32 [Z] nats."""
+        return {"log_rates": jnp.asarray(log_rates)}
 
     def decode_params(self, params: dict[str, Any]) -> dict[str, Any]:
         """See `Guide`."""

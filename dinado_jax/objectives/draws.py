@@ -63,13 +63,14 @@ def norm_rows(rollouts: Rollouts, weight: np.ndarray, train: Train, seed: int) -
 
     A prefix may come from any proposal; only its continuation is weighted: suffix = p / proposal of
     the rest of the row. Drawing by label multiplies the odds of every prefix by one factor,
-    e^shift. Without balance references are left out, because most of them are successes.
+    e^shift. Without balance references are left out, because most of them are successes. So are
+    particles always: a prefix is drawn anew because of what follows it.
     """
     label = rollouts.label
     suffix = suffix_importance_weights(rollouts, train.weights, train.weight_clip)
     rate = success_rate_per_prompt(rollouts, shrinkage=0).astype(np.float32)
-    sampled = ~rollouts.reference
-    known = sampling_weights(rollouts, weight)
+    sampled = ~rollouts.reference & ~rollouts.particle
+    known = sampling_weights(rollouts, weight) * ~rollouts.particle
     groups = [known * label, known * (1 - label)] if train.balance else [sampled]
     # Separate seeds: rows of either label, and of the direction, are drawn independently.
     draws = [Draws(group, seed + 1 + i) for i, group in enumerate(groups)]

@@ -30,7 +30,7 @@ class Likelihood:
 
     weighted = True
     least_samples = 1
-    settings = frozenset()
+    settings = frozenset({"particles"})
 
     def rows(self, rollouts: Rollouts, weight: np.ndarray, seed: int) -> RowsAt:
         return successes(rollouts, weight, seed)

@@ -49,7 +49,7 @@ class Divergence:
 
     weighted = True
     least_samples = 2  # it compares the samples of a prompt
-    settings = frozenset()
+    settings = frozenset({"particles"})
 
     def rows(self, rollouts: Rollouts, weight: np.ndarray, seed: int) -> RowsAt:
         success = weight * rollouts.label

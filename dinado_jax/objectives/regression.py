@@ -66,7 +66,7 @@ class RowRegression:
     bound: float  # coefficient of values above 1
     prefix_bound: float  # of values of prefixes above what can still succeed
     least_samples = 1
-    settings = frozenset({"margin", "anchor", "bound", "prefix_bound"})
+    settings = frozenset({"margin", "anchor", "bound", "prefix_bound", "particles"})
 
     @classmethod
     def of(cls, train: Train) -> "RowRegression":

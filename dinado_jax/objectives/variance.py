@@ -53,7 +53,7 @@ class Variance:
     margin: float  # nats
     weighted = False
     least_samples = 2  # it compares the samples of a prompt
-    settings = frozenset({"margin"})
+    settings = frozenset({"margin", "particles"})
 
     def rows(self, rollouts: Rollouts, weight: np.ndarray, seed: int) -> RowsAt:
         label, prompt = rollouts.label, rollouts.prompt_id

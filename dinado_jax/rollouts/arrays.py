@@ -28,14 +28,16 @@ class Rollouts(Sequences):
     """N judged rows. A reference was written by people: its log_proposal is nan.
 
     log_base and log_proposal are sums over the target's tokens, in nats: under p, and under the
-    distribution d that the row was drawn from (temperature, truncation and mixture included). In
-    files a condition is a nested dict of arrays of numbers, each with a row per rollout.
+    distribution d that the row was drawn from (temperature, truncation and mixture included). Of a
+    particle p / d is its weight, and nothing is known of its prefixes. In files a condition is a
+    nested dict of arrays of numbers, each with a row per rollout.
     """
 
     label: np.ndarray  # float32 [N], the oracle's judgement in [0, 1]
     log_base: np.ndarray  # float32 [N]
     log_proposal: np.ndarray  # float32 [N]
-    log_prefix: np.ndarray  # float32 [N, T-1], log p / d of the prefix before column t's token
+    log_prefix: np.ndarray  # float32 [N, T-1], log p / d of the prefix before column t's token;
+    # nan for particles
     prompt_id: np.ndarray  # int32 [N]
     finished: np.ndarray  # bool [N], false for rows cut at the length limit
     round: np.ndarray  # int32 [N], of training that drew the row; 0 for the base's
@@ -44,6 +46,11 @@ class Rollouts(Sequences):
     def reference(self) -> np.ndarray:
         """bool [N], whether a row is a reference."""
         return np.isnan(self.log_proposal)
+
+    @property
+    def particle(self) -> np.ndarray:
+        """bool [N], whether a row is a particle."""
+        return np.asarray(np.isnan(self.log_prefix).any(1))
 
     def save(self, path: Path, fingerprint: str = "") -> None:
         """Writes an .npz atomically, with a digest of its arrays.
@@ -191,7 +198,7 @@ def _invalid(rows: Rollouts, vocab_size: int) -> str:
         "labels outside [0, 1]": (rows.label[judged] >= 0) & (rows.label[judged] <= 1),
         "log_base that is not finite": np.isfinite(rows.log_base),
         "log_proposal that is infinite": ~np.isinf(rows.log_proposal),
-        "log_prefix that is not finite": np.isfinite(rows.log_prefix),
+        "log_prefix that is not finite": np.isfinite(rows.log_prefix[~rows.particle]),
         "negative numbers of prompts": rows.prompt_id >= 0,
     }
     return next((what for what, holds in checks.items() if not np.all(holds)), "")

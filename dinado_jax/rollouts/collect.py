@@ -22,8 +22,9 @@ from dinado_jax.data.prompts import PromptSet, TokenizedPrompts
 from dinado_jax.data.sequences import Sequences, sequences
 from dinado_jax.decoding.batching import check_prompts
 from dinado_jax.decoding.methods import Method
+from dinado_jax.decoding.particles import Particles, ParticleSampler, particles_of_prompts
 from dinado_jax.decoding.refill import RowSteps, iter_refilled
-from dinado_jax.decoding.sampler import Sampler
+from dinado_jax.decoding.sampler import Sampler, Samples
 from dinado_jax.decoding.score import score
 from dinado_jax.distributed.processes import (
     assert_same,
@@ -33,7 +34,7 @@ from dinado_jax.distributed.processes import (
     process_index,
 )
 from dinado_jax.errors import InputError
-from dinado_jax.language_model import Base, LanguageModel
+from dinado_jax.language_model import Base, Controlled, LanguageModel
 from dinado_jax.oracles.judge import Oracle, OracleResult, judge
 from dinado_jax.rollouts.arrays import Rollouts, RolloutShard, condition_digest
 from dinado_jax.rollouts.shards import merge_shards, save_shard, saved_rows
@@ -44,6 +45,8 @@ from dinado_jax.rollouts.weighting import (
 )
 from dinado_jax.tasks.protocol import Example
 from dinado_jax.utils.progress import Progress, print_once
+
+_LEAST_LOG_WEIGHT = -100.0  # nats, of particles: rows keep a finite proposal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +69,10 @@ class _Unjudged(NamedTuple):
     row: np.ndarray  # int64 [N], their numbers among all rows of the collection
     prompt_id: np.ndarray  # int32 [N]
     finished: np.ndarray  # bool [N]
-    log_proposal: np.ndarray | None  # float32 [N, T-1] nats of each token; None for references
+    # float32 [N, T-1] nats of each token; None for references and particles
+    log_proposal: np.ndarray | None
     row_steps: RowSteps = RowSteps(0, 0)  # of the decoding loop
+    log_weight: np.ndarray | None = None  # float32 [N] nats of particles, else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,8 +120,44 @@ class Collector:
         Raises:
           InputError: for prompts that do not fit the model, or an oracle that always fails.
         """
+        rows, (run, used) = self._sample(name, "sample", model, prompts, samples, key, folder)
         codec, texts = model.base.codec, prompts.texts
-        tokens = codec.prompts(texts)
+        spans = zip(rows.tokens, rows.prompt_length, rows.length)
+        new = codec.decode([row[start:end] for row, start, end in spans])
+        asked = [texts[int(i)] for i in rows.row // samples]
+        occupancy = used / run if run else None
+        failures = len(texts) * samples - len(rows)
+        return Collected(_rollouts(rows), asked, new, failures, occupancy)
+
+    def particles(
+        self,
+        name: str,
+        model: Controlled,
+        prompts: PromptSet,
+        particles: int,
+        key: jax.Array,
+        folder: Path,
+    ) -> Rollouts:
+        """Samples a base by particles under a guide; arguments and errors as for `sample`.
+
+        Temperature and truncation have no part in it. With d of a row defined by p / d = w, the
+        particle's weight, rows are rollouts like any other: the mean of (p / d) C over a prompt's
+        rows estimates R0 without bias.
+        """
+        return _rollouts(self._sample(name, "particle", model, prompts, particles, key, folder)[0])
+
+    def _sample(
+        self,
+        name: str,
+        unit: str,
+        model: LanguageModel,
+        prompts: PromptSet,
+        samples: int,
+        key: jax.Array,
+        folder: Path,
+    ) -> tuple[RolloutShard, RowSteps]:
+        """Draws samples or particles, as many per prompt, judges and saves them."""
+        tokens = model.base.codec.prompts(prompts.texts)
         model, known = model.for_prompts(prompts)
         tokenized = TokenizedPrompts(tokens, known.condition, prompts.names, prompts.ids)
         check_prompts(model.policy, tokenized, self.settings.max_new_tokens)
@@ -126,17 +167,11 @@ class Collector:
         own = np.argsort([len(prompt) for prompt in tokens], kind="stable")
         own = own[process_index() :: process_count()]
         left = own[~np.isin(own, saved_rows(folder, fingerprint) // samples)]
-        count, saved = len(texts) * samples, (len(own) - len(left)) * samples
-        collection = _Collection(
-            name, "sample", folder, fingerprint, count, len(own) * samples, saved
-        )
-        drawn = self._draw(model, prompts, tokenized, left, samples, key)
-        rows, (run, used) = self._judge_all(model.base, drawn, collection)
-        spans = zip(rows.tokens, rows.prompt_length, rows.length)
-        new = codec.decode([row[start:end] for row, start, end in spans])
-        asked = [texts[int(i)] for i in rows.row // samples]
-        occupancy = used / run if run else None
-        return Collected(_rollouts(rows), asked, new, count - len(rows), occupancy)
+        count, saved = len(tokens) * samples, (len(own) - len(left)) * samples
+        collection = _Collection(name, unit, folder, fingerprint, count, len(own) * samples, saved)
+        draw = self._draw if unit == "sample" else self._draw_particles
+        drawn = draw(model, prompts, tokenized, left, samples, key)
+        return self._judge_all(model.base, drawn, collection)
 
     def references(
         self, base: Base, prompts: PromptSet, examples: Sequence[Example], folder: Path
@@ -211,24 +246,37 @@ class Collector:
             return
         settings, codec = self.settings, model.base.codec
         method = Method(settings.temperature, settings.top_k, settings.top_p)
-        new, limit = settings.max_new_tokens, model.base.model.context_length
+        new = settings.max_new_tokens
         sampler = Sampler(model.policy, method, codec.stop_ids, new, samples, self.mesh)
         chosen = tokenized.select(left)
         drawn = iter_refilled(sampler, model.variables, chosen, key, settings.batch)
         for numbers, batch, row_steps in drawn:
-            prompt = left[numbers // samples]
-            targets = [tokens[:n] for tokens, n in zip(batch.tokens, batch.length)]
-            rows = sequences([tokenized.tokens[i] for i in prompt], targets, codec.eos_id, limit)
-            yield _Unjudged(
-                rows=dataclasses.replace(rows, condition=rows_of(prompts.condition, prompt)),
-                prompts=[prompts.texts[int(i)] for i in prompt],
-                texts=codec.decode(targets),
-                row=prompt * samples + numbers % samples,
-                prompt_id=prompts.ids[prompt].astype(np.int32),
-                finished=batch.finished,
-                log_proposal=align_to_targets(rows, batch.log_probs),
-                row_steps=row_steps,
-            )
+            number = left[numbers // samples] * samples + numbers % samples
+            found = _unjudged(model.base, prompts, tokenized, number, samples, batch)
+            log_proposal = align_to_targets(found.rows, batch.log_probs)
+            yield found._replace(log_proposal=log_proposal, row_steps=row_steps)
+
+    def _draw_particles(
+        self,
+        model: LanguageModel,
+        prompts: PromptSet,
+        tokenized: TokenizedPrompts,
+        left: np.ndarray,
+        count: int,
+        key: jax.Array,
+    ) -> Iterator[_Unjudged]:
+        """Samples the prompts numbered `left` by particles."""
+        if not len(left):
+            return
+        settings, codec = self.settings, model.base.codec
+        new = settings.max_new_tokens
+        sampler = ParticleSampler(model.policy, codec.stop_ids, new, count, self.mesh)
+        chosen = tokenized.select(left)
+        drawn = particles_of_prompts(sampler, model.variables, chosen, key, settings.batch)
+        for numbers, batch in drawn:
+            number = left[numbers // count] * count + numbers % count
+            found = _unjudged(model.base, prompts, tokenized, number, count, batch)
+            yield found._replace(log_weight=np.maximum(batch.log_weight, _LEAST_LOG_WEIGHT))
 
     def _judge_all(
         self, base: Base, batches: Iterator[_Unjudged], collection: _Collection
@@ -263,7 +311,11 @@ class Collector:
         rows, settings = batch.rows, self.settings
         log_base = score(base.policy, base.variables, rows, settings.batch, self.mesh)
         log_proposal = log_base if batch.log_proposal is None else batch.log_proposal
-        total = log_proposal.sum(1)
+        log_prefix, total = exclusive_cumsum(log_base - log_proposal), log_proposal.sum(1)
+        if batch.log_weight is not None:
+            log_prefix, total = np.full_like(log_prefix, np.nan), total - batch.log_weight
+        elif batch.log_proposal is None:
+            total = np.full_like(total, np.nan)
         return RolloutShard(
             tokens=rows.tokens,
             prompt_length=rows.prompt_length,
@@ -271,14 +323,47 @@ class Collector:
             condition=rows.condition,
             label=result.labels,
             log_base=log_base.sum(1),
-            log_proposal=np.full_like(total, np.nan) if batch.log_proposal is None else total,
-            log_prefix=exclusive_cumsum(log_base - log_proposal),
+            log_proposal=total,
+            log_prefix=log_prefix,
             prompt_id=batch.prompt_id,
             finished=batch.finished,
             round=np.full(len(rows), self.round, np.int32),
             row=batch.row,
             error=result.errors,
         )
+
+
+def _unjudged(
+    base: Base,
+    prompts: PromptSet,
+    tokenized: TokenizedPrompts,
+    number: np.ndarray,
+    samples: int,
+    drawn: Samples | Particles,
+) -> _Unjudged:
+    """What was drawn as rows, before proposals are known.
+
+    Args:
+      base: that it continues.
+      prompts: all of them.
+      tokenized: the same.
+      number: int64 [N], of each row among all rows.
+      samples: rows per prompt.
+      drawn: N rows.
+    """
+    codec, prompt = base.codec, number // samples
+    targets = [tokens[:n] for tokens, n in zip(drawn.tokens, drawn.length)]
+    limit = base.model.context_length
+    rows = sequences([tokenized.tokens[i] for i in prompt], targets, codec.eos_id, limit)
+    return _Unjudged(
+        rows=dataclasses.replace(rows, condition=rows_of(prompts.condition, prompt)),
+        prompts=[prompts.texts[int(i)] for i in prompt],
+        texts=codec.decode(targets),
+        row=number,
+        prompt_id=prompts.ids[prompt].astype(np.int32),
+        finished=drawn.finished,
+        log_proposal=None,
+    )
 
 
 def _rollouts(rows: RolloutShard) -> Rollouts:

@@ -112,10 +112,10 @@ def suffix_importance_weights(rollouts: Rollouts, mode: str, clip: float) -> np.
       clip: quantile, over all prefixes, above which ratios are cut.
 
     Returns:
-      float32 [N, T-1]; 1 for references and with mode "none".
+      float32 [N, T-1]; 1 for references and particles, and with mode "none".
     """
     weight = np.ones(rollouts.log_prefix.shape, np.float32)
-    drawn = ~rollouts.reference
+    drawn = ~rollouts.reference & ~rollouts.particle
     if mode == "importance" and drawn.any():
         whole = rollouts.log_base[drawn] - rollouts.log_proposal[drawn]
         ratio = np.exp(np.clip(whole[:, None] - rollouts.log_prefix[drawn], -50, 50))
@@ -167,7 +167,8 @@ def success_rate_per_prompt(rollouts: Rollouts, shrinkage: int = 8) -> np.ndarra
       rollouts: N rows.
       shrinkage: towards the mean over all samples, as if by so many more of each prompt. It keeps
         the logarithm of a rate of few samples near that of the true one. A loss that is linear in
-        the rate needs none, and would learn rates too close to each other.
+        the rate needs none, and would learn rates too close to each other. Nor do prompts with
+        particles, which find even rare successes.
     """
     drawn = ~rollouts.reference
     ratio = np.zeros(len(rollouts))
@@ -175,7 +176,9 @@ def success_rate_per_prompt(rollouts: Rollouts, shrinkage: int = 8) -> np.ndarra
     pooled = (ratio * rollouts.label).sum() / drawn.sum()
     good = sum_per_prompt(ratio * rollouts.label, rollouts.prompt_id)
     samples = sum_per_prompt(drawn, rollouts.prompt_id)
-    rate = (good + shrinkage * pooled) / np.maximum(samples + shrinkage, 1)
+    known = sum_per_prompt(rollouts.particle, rollouts.prompt_id) > 0
+    added = np.where(known, 0, shrinkage)
+    rate = (good + added * pooled) / np.maximum(samples + added, 1)
     rate = np.where(samples > 0, rate, pooled)  # a prompt may have references alone
     return np.clip(rate, 1e-6, 1 - 1e-6)
 

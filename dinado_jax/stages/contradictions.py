@@ -195,6 +195,11 @@ def _beyond_memory(config: Config) -> Iterator[str]:
             "rollout.max_new_tokens": rollout.max_new_tokens,
         },
         {
+            "rollout.prompts": rollout.prompts,
+            "train.particles": train.particles,
+            "rollout.max_new_tokens": rollout.max_new_tokens,
+        },
+        {
             "evaluate.prompts": config.evaluate.prompts,
             "evaluate.samples": config.evaluate.samples,
             "decode.max_new_tokens": decode.max_new_tokens,

@@ -197,6 +197,11 @@ RULES = (
         "only for train.rounds of 2 or more",
     ),
     Rule(
+        "train.particles",
+        lambda c: c.control.state and _of_objectives("particles")(c),
+        "only for control.state=true and train.objective={readers}, after the warm-up",
+    ),
+    Rule(
         "train.margin",
         _of_objectives("margin"),
         "only for train.objective={readers}, after the warm-up",

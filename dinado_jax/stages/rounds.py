@@ -3,7 +3,10 @@ rounds sample the controlled model q.
 """
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -12,6 +15,7 @@ import numpy as np
 from dinado_jax.automata.compiled import conjunctions
 from dinado_jax.automata.conjunction import Conjunction, stack
 from dinado_jax.controls.control import Control
+from dinado_jax.controls.state_table import StateTable
 from dinado_jax.data.batch import rows_of
 from dinado_jax.data.prompts import PromptSet
 from dinado_jax.distributed.processes import broadcast
@@ -20,6 +24,7 @@ from dinado_jax.evaluation.stage_figures import RoundFigures
 from dinado_jax.language_model import Base, Controlled, LanguageModel
 from dinado_jax.oracles.judge import is_success
 from dinado_jax.rollouts.arrays import Rollouts, concatenate, select
+from dinado_jax.rollouts.automata import log_rates_by_class
 from dinado_jax.rollouts.collect import Collector, as_mixture
 from dinado_jax.rollouts.hidden_states import HiddenStates, base_states
 from dinado_jax.rollouts.shards import save_once
@@ -51,15 +56,25 @@ class Rounds:
 
     def rollouts_up_to(self, number: int, params: dict) -> list[Rollouts]:
         """Returns the rollouts of rounds 0 .. number; `params` sample the newest if needed."""
-        rounds, fingerprint = [self.initial], self.context.run.fingerprint("train")
-        for earlier in range(1, number + 1):
-            path = self._folder / f"round_{earlier}.npz"
-            if not broadcast(path.exists()):
-                parts = self._folder / f"round_{earlier}_shards"
-                save_once(self._sample(earlier, params, parts), path, fingerprint + path.name)
-            vocab_size = self.base.model.vocab_size
-            rounds.append(Rollouts.load(path, fingerprint + path.name, vocab_size))
+        rounds, particles = [self.initial], self.context.config.train.particles
+        for earlier in range(number + 1):
+            if earlier:
+                sample = partial(self._sample, earlier, params)
+                rounds.append(self._once(f"round_{earlier}", sample))
+            if particles:
+                sample = partial(self._particles, earlier)
+                rounds.append(self._once(f"particles_{earlier}", sample))
         return rounds
+
+    def _once(self, name: str, sample: Callable[[Path], Rollouts]) -> Rollouts:
+        """Loads the rollouts of that name, which `sample` collects, with shards in a folder, if
+        they are not on disk.
+        """
+        path = self._folder / f"{name}.npz"
+        fingerprint = self.context.run.fingerprint("train") + path.name
+        if not broadcast(path.exists()):
+            save_once(sample(self._folder / f"{name}_shards"), path, fingerprint)
+        return Rollouts.load(path, fingerprint, self.base.model.vocab_size)
 
     def states(self, rounds: list[Rollouts]) -> HiddenStates | None:
         """Returns the base's states on all rows of these rounds, from files, as the control reads
@@ -88,6 +103,16 @@ class Rounds:
         self._compiled.update(zip(new, found))
         return stack([self._compiled[text] for text in distinct.tolist()]), number
 
+    @functools.cached_property
+    def log_rates(self) -> np.ndarray | None:
+        """Log R of the base by class of the oracle's state, float32 [Z] nats, if that is read."""
+        reader = self.control.state
+        if reader is None:
+            return None
+        samples = select(self.initial, np.flatnonzero(~self.initial.reference))
+        weight = importance_weights(samples, "importance", clip=1.0, reference_weight=0.0)
+        return log_rates_by_class(reader, samples, weight, *self.automata(samples))
+
     def figures(self, number: int, rollouts: Rollouts, weight: np.ndarray) -> RoundFigures:
         """Computes what round `number` begins with.
 
@@ -96,6 +121,7 @@ class Rounds:
           weight: float [N], their importance weights.
         """
         sampled = (rollouts.prompt_id >= self._first_id(number)) & ~rollouts.reference
+        sampled &= ~rollouts.particle
         newest = select(rollouts, np.flatnonzero(sampled))
         rate = float(newest.label.mean())
         kl = float((newest.log_proposal - newest.log_base).mean(dtype=np.float64))
@@ -128,6 +154,31 @@ class Rounds:
         config = self.context.config
         return config.rollout.prompts + (number - 1) * config.train.refresh_prompts if number else 0
 
+    def _prompts(self, number: int) -> PromptSet:
+        """The prompts of a round."""
+        first_id, config = self._first_id(number), self.context.config
+        count = config.train.refresh_prompts if number else config.rollout.prompts
+        return PromptSet(training_prompts(self.context, first_id, count), first_id)
+
+    def _collector(self, number: int) -> Collector:
+        fingerprint, settings = self.context.run.fingerprint("train"), self.context.config.rollout
+        return Collector(
+            target_oracle(self.context), settings, fingerprint, self.context.mesh, number
+        )
+
+    def _particles(self, number: int, folder: Path) -> Rollouts:
+        """Samples the base by particles, guided by its success rates by class of the state."""
+        context, reader, log_rates = self.context, self.control.state, self.log_rates
+        assert reader is not None and log_rates is not None
+        base = dataclasses.replace(self.base, params=context.plan.gather(self.base.params))
+        guide = StateTable(base.model, reader)
+        table = Controlled(base, guide, guide.init(log_rates), automata_of=context.automata_of)
+        key = jax.random.fold_in(jax.random.key(context.config.seed), 2)
+        count = context.config.train.particles
+        name = f"round {number} particles"
+        collector = self._collector(number)
+        return collector.particles(name, table, self._prompts(number), count, key, folder)
+
     def _sample(self, number: int, params: dict, folder: Path) -> Rollouts:
         """Samples q, or for a mixture base and q in the configured shares of each prompt."""
         context, plan = self.context, self.context.plan
@@ -136,10 +187,7 @@ class Rounds:
             context.config.train,
             context.config.rollout,
         )
-        texts = training_prompts(context, first_id, train.refresh_prompts)
-        prompts = PromptSet(texts, first_id)
-        fingerprint = context.run.fingerprint("train")
-        collector = Collector(target_oracle(context), rollout, fingerprint, context.mesh, number)
+        prompts, collector = self._prompts(number), self._collector(number)
         key = jax.random.key(context.config.seed)
         base = dataclasses.replace(self.base, params=plan.gather(self.base.params))
         params = plan.gather(params)

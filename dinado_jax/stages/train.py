@@ -19,8 +19,8 @@ from dinado_jax.evaluation.warnings import first_round_warnings
 from dinado_jax.objectives.table import phases
 from dinado_jax.objectives.terms import Objective
 from dinado_jax.objectives.warmup import Warmup
-from dinado_jax.rollouts.arrays import Rollouts, concatenate, select
-from dinado_jax.rollouts.automata import log_rates_by_class, with_automata
+from dinado_jax.rollouts.arrays import Rollouts, concatenate
+from dinado_jax.rollouts.automata import with_automata
 from dinado_jax.rollouts.hidden_states import delete_files, with_states
 from dinado_jax.rollouts.weighting import importance_weights, success_rate
 from dinado_jax.stages.artifacts import trained_base
@@ -63,7 +63,7 @@ def train(context: Context) -> TrainFigures:
     ]
     prior = rate if config.control.norm_bias == "success_rate" else 0.5
     rounds, figures = Rounds(context, base, control, initial), []
-    init = partial(_init, control, settings, config.seed, prior, _log_rates(rounds))
+    init = partial(_init, control, settings, config.seed, prior, rounds.log_rates)
     with Checkpoints(folder / "checkpoints", context.base_fingerprint) as checkpoints:
         state = restore_or_init(checkpoints, plan, init, base.params)
         log = MetricsLog(folder / "train.jsonl", int(state.step))
@@ -137,16 +137,6 @@ def _step(objective: Objective, control: Control, settings: Train, plan: Plan) -
     """A compiled step, cached so that training resumed in the same process does not recompile."""
     terms = partial(objective.terms, control)
     return make_step(terms, control_optimizer(settings), plan)
-
-
-def _log_rates(rounds: Rounds) -> np.ndarray | None:
-    """Where a control with state begins: log R by class of the oracle's state."""
-    reader, initial = rounds.control.state, rounds.initial
-    if reader is None:
-        return None
-    samples = select(initial, np.flatnonzero(~initial.reference))
-    weight = importance_weights(samples, "importance", clip=1.0, reference_weight=0.0)
-    return log_rates_by_class(reader, samples, weight, *rounds.automata(samples))
 
 
 def _init(

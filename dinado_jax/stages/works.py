@@ -66,6 +66,13 @@ def _of_training(label: str, config: Config) -> Iterator[Work]:
             ):
                 tokens = count * config.rollout.max_new_tokens
                 yield Work(f"round {number} {what}", f"{named}, {what}", kind, tokens)
+        count = settings.particles * (
+            settings.refresh_prompts if number else config.rollout.prompts
+        )
+        tokens = count * config.rollout.max_new_tokens
+        what = f"round {number} particles"
+        yield Work(what, f"{named}, particles", "tokens of particles", tokens)
+        rows += count
         if settings.base_states != "recompute":
             yield Work("states of the base", f"{named}, states of the base", "states", rows)
         warm = max(begin, min(end, settings.warmup_direction))

@@ -1,5 +1,7 @@
 """A run with control.state=true."""
 
+import shutil
+
 import numpy as np
 import pytest
 from support import word_run
@@ -51,3 +53,24 @@ def test_a_loaded_control_reads_the_prompts_it_is_given(run):
     assert not all(lexical([one.prompt for one in free], [one.text for one in free]))
     values = model.prompt_values(prompts)
     assert values.shape == (3,) and values[0] == values[2] != values[1]
+
+
+def test_particles_join_every_round(run, tmp_path, tmp_path_factory):
+    """They satisfy the oracle far more often than the base's samples."""
+    shutil.copytree(run / "rollout", tmp_path / "run" / "rollout")
+    shutil.copytree(run / "sft", tmp_path / "run" / "sft")
+    data, path = word_run.finished(tmp_path_factory) / "data", tmp_path / "run"
+    config = word_run.config(data, *ON, "train.objective=regression", "train.particles=32")
+    run_stages(config, ("train",), path)
+    plain = Rollouts.load(path / "rollout" / "rollouts.npz")
+    for number in range(config.train.rounds):
+        rows = Rollouts.load(path / "train" / f"particles_{number}.npz")
+        assert rows.particle.all() and len(rows) % 32 == 0
+        assert (rows.round == number).all() and rows.label.mean() > plain.label.mean() + 0.3
+
+    before = (path / "train" / "particles_1.npz").read_bytes()
+    (path / "train" / "particles_1.npz").unlink()
+    shutil.rmtree(path / "train" / "control")
+    (path / "train" / "done.json").unlink()
+    run_stages(config, ("train",), path)
+    assert (path / "train" / "particles_1.npz").read_bytes() == before
