@@ -103,6 +103,10 @@ CASES = {
     ),
     "train.anchor=0.1": ([WARM, PUBLISHED, *UNANCHORED], ["", HARD, CONSISTENCY]),
     "train.prefix_bound=0.1": (["", f"control.state=true {WARM}"], ["control.state=true"]),
+    "train.particles=8": (
+        ["", f"control.state=true {WARM}", f"control.state=true {PUBLISHED}"],
+        ["control.state=true", "control.state=true train.objective=matching"],
+    ),
     "train.bound=0.1": ([WARM, PUBLISHED, *UNANCHORED], ["", HARD, CONSISTENCY]),
     "train.bellman=0.5": (
         [HARD, WARM, f"{HARD} {PUBLISHED}", "train.bellman_start=900"],
