@@ -74,3 +74,4 @@ def test_particles_join_every_round(run, tmp_path, tmp_path_factory):
     (path / "train" / "done.json").unlink()
     run_stages(config, ("train",), path)
     assert (path / "train" / "particles_1.npz").read_bytes() == before
+    assert not list(path.glob("train/*_shards"))
