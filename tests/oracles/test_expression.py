@@ -79,7 +79,7 @@ DECIDED = {  # an expression, and what it means of a prompt and a text
     ),
     "contains('dog', 'cat')": lambda p, t: {"dog", "cat"} <= {*words(t)},
     "contains('dog', inflected=true)": lambda p, t: bool({"dog", "dogs"} & {*words(t)}),
-    "contains('red dog')": lambda p, t: "red dog" in " ".join(words(t)),
+    "contains('red dog')": lambda p, t: " red dog " in f" {' '.join(words(t))} ",
     "any_of_words('dog', 'cat')": lambda p, t: bool({"dog", "cat"} & {*words(t)}),
     "without('the')": lambda p, t: "the" not in t.lower().split(),
     "in_order('red', 'dog')": lambda p, t: (

@@ -1,6 +1,7 @@
 """Expressions as the oracle of a run."""
 
 import json
+import re
 
 import pytest
 from support import tiny_run, word_run
@@ -25,8 +26,10 @@ def state_run(tmp_path_factory):
 
 
 def satisfied(prompt, text):
-    words = [word for word in text.split() if word.isalnum()]
-    return word_run.lexical(prompt, text) and len(words) <= 5 and "fox" not in words
+    words = re.findall(r"[^\W_]+", text)
+    return (
+        {*prompt.removesuffix(" =").split()} <= {*words} and len(words) <= 5 and "fox" not in words
+    )
 
 
 def test_a_control_reads_the_state_of_an_expression(state_run):
@@ -47,8 +50,13 @@ def test_labels_are_those_of_the_expression(state_run):
         [row[a:b] for row, a, b in zip(rows.tokens, rows.prompt_length, rows.length)]
     )
     prompts = codec.decode([row[:a] for row, a in zip(rows.tokens, rows.prompt_length)])
-    expected = [satisfied(prompt.strip(), text) for prompt, text in zip(prompts, texts)]
-    assert rows.label.tolist() == expected and 0 < sum(expected) < len(expected)
+    known = [  # a part of a character may stand for anything
+        (satisfied(prompt.strip(), text), label)
+        for prompt, text, label in zip(prompts, texts, rows.label)
+        if "\ufffd" not in text
+    ]
+    assert all(expected == label for expected, label in known)
+    assert 0 < sum(expected for expected, _ in known) < len(known)
 
 
 def test_a_saved_control_finds_an_expression_of_this_package(state_run, tmp_path):
