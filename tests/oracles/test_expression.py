@@ -2,13 +2,15 @@
 
 import importlib.metadata
 import random
+import re
 
 import numpy as np
 import pytest
+import support
 from support.refusal import error_of
 
 from dinado_jax.constraints import Constraint
-from dinado_jax.oracles.expression import find_oracle, is_own
+from dinado_jax.oracles.expression import ELEMENTS, find_oracle, is_own
 from dinado_jax.oracles.judge import judge
 from dinado_jax.oracles.table import GROUP
 
@@ -293,6 +295,16 @@ def test_mutated_expressions_are_taken_or_refused_in_a_line():
         else:
             judge(found.function, ["dog ="], ["a dog"])
     assert 50 < refused < 150
+
+
+def test_all_that_the_page_names_can_be_written():
+    page = (support.ROOT / "docs" / "expressions.md").read_text()
+    rows = [line.split(" | ")[0] for line in page.splitlines() if line.startswith("| `")]
+    written = [each for row in rows for each in re.findall("`([^`]+)`", row)]
+    elements = [each for each in written if each.partition("(")[0] in ELEMENTS]
+    assert {each.partition("(")[0] for each in elements} == ELEMENTS.keys()
+    for each in [*elements, "length <= 20", "keywords", "mentions_colour"]:
+        assert each in written and find_oracle(each)
 
 
 def test_names_are_no_expressions(here):

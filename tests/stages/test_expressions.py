@@ -9,6 +9,8 @@ from support.refusal import error_of
 
 import dinado_jax
 from dinado_jax.rollouts.arrays import Rollouts
+from dinado_jax.stages.context import Context
+from dinado_jax.stages.input_digests import input_digests
 from dinado_jax.stages.pipeline import load_run, run_stages
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -105,3 +107,19 @@ def test_an_oracle_that_hangs_is_told_before_a_run_begins(tmp_path, monkeypatch)
     said = error_of(run_stages, config, ("sft", "rollout"), tmp_path / "run")
     assert "oracle judge, all 2 samples raised, the first TimeOver" in said
     assert "(stuck.py, line " in said
+
+
+def test_it_is_identified_by_the_sources_of_its_parts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def digest(source, oracle):
+        (tmp_path / "part_of_it.py").write_text(source)
+        context = Context.of(tiny_run.config(f"rollout.oracle={oracle}"), tmp_path / "run")
+        return input_digests("rollout", context)[f"rollout.oracle (the source of {oracle})"]
+
+    one, other = (
+        f"def judge(prompts, texts):\n    return [{label}] * len(texts)\n" for label in (0, 1)
+    )
+    whole = "keywords & !part_of_it.py:judge"
+    assert digest(one, whole) == digest(one, whole) != digest(other, whole)
+    assert digest(one, "keywords & length < 3") == digest(other, "keywords & length < 3")
