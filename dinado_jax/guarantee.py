@@ -2,14 +2,13 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dinado_jax.automata.automaton import Automaton, TooLarge
-from dinado_jax.automata.compiled import compiled
+from dinado_jax.automata.compiled import AutomataOracle, compiled
 from dinado_jax.automata.conjunction import Conjunction, conjunction, stack
 from dinado_jax.automata.joint import maskable
 from dinado_jax.automata.tokens import NEVER, TokenAutomaton
@@ -18,21 +17,6 @@ from dinado_jax.errors import InputError, quote
 from dinado_jax.guides.constraint import KEY, Constraint, tokens_needed
 from dinado_jax.language_model import Base, Controlled
 from dinado_jax.tasks.keyword.oracle import LEXICAL
-
-
-class AutomataOracle(Protocol):
-    """An oracle that automata decide."""
-
-    def __call__(self, prompts: list[str], texts: list[str]) -> Sequence[bool] | Sequence[float]:
-        """The labels of texts, as of every oracle."""
-        ...
-
-    def automata(self, prompt: str) -> Sequence[Automaton]:
-        """At least one: a text that all of them accept satisfies the oracle.
-
-        Each is compiled once, so that the same prompt should get the same objects.
-        """
-        ...
 
 
 def guarantee(

@@ -25,7 +25,7 @@ from dinado_jax.language_model import Base, Controlled
 from dinado_jax.models.architectures import load_model, load_params
 from dinado_jax.models.hf_folder import HUB_FILES, fingerprint, locate, own_name
 from dinado_jax.models.tokenizer import load_codec
-from dinado_jax.oracles.table import ORACLES, resolve
+from dinado_jax.oracles.expression import find_oracle, is_own
 from dinado_jax.utils.files import exists
 
 
@@ -79,8 +79,8 @@ def load_control(
       base: the one it was trained on: what `load` returns, or takes; None: the one that is named in
         control.json.
       oracle: of a control with state, which reads its automata: one of `dinado_jax.constraints`, or
-        a name as in rollout.oracle. None: an oracle of this package, by its recorded name; no other
-        code is imported because a file names it.
+        a name or an expression as in rollout.oracle. None: an oracle of this package, or an
+        expression of such, as recorded; no other code is imported because a file names it.
 
     Raises:
       InputError: in one line for files that are missing, damaged or of a newer version, for every
@@ -143,13 +143,13 @@ def _automata_of(
         if given is not None:
             raise InputError(f"the control in {folder} reads no state of an oracle: leave it out")
         return None
-    if given is None and name not in ORACLES:
+    if given is None and not is_own(name):
         raise InputError(
             f"the control in {folder} reads the state of its oracle {quote(name)}, which is not "
             "one of this package: give it, load_control(DIR, oracle=...)"
         )
     given = name if given is None else given
-    function = resolve(given).function if isinstance(given, str) else given
+    function = find_oracle(given).function if isinstance(given, str) else given
     automata_of = getattr(function, "automata", None)
     if automata_of is None:
         raise InputError(

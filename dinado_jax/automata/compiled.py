@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 from dinado_jax.automata.automaton import Automaton
 from dinado_jax.automata.conjunction import Conjunction, conjunction
@@ -11,6 +12,21 @@ from dinado_jax.models.codec import Codec
 
 AutomataOf = Callable[[str], Sequence[Automaton]]
 """Of a prompt: a text satisfies the oracle if all of its automata accept it."""
+
+
+class AutomataOracle(Protocol):
+    """An oracle that automata decide."""
+
+    def __call__(self, prompts: list[str], texts: list[str]) -> Sequence[bool] | Sequence[float]:
+        """The labels of texts, as of every oracle."""
+        ...
+
+    def automata(self, prompt: str) -> Sequence[Automaton]:
+        """At least one: a text that all of them accept satisfies the oracle.
+
+        Each is compiled once, so that the same prompt should get the same objects.
+        """
+        ...
 
 
 def conjunctions(

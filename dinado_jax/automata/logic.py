@@ -105,6 +105,15 @@ def disjoint(one: Automaton, other: Automaton) -> bool:
     return not (one.accepting[states[:, 0]] & other.accepting[states[:, 1]]).any()
 
 
+@functools.cache
+def accepts_all(automaton: Automaton) -> bool:
+    """Whether it is certain that it accepts every text without `PARTIAL`."""
+    try:
+        return not complement(automaton).accepting.any()
+    except TooLarge:
+        return False
+
+
 def _aligned(
     automata: Sequence[Automaton],
 ) -> tuple[str, Callable[[str], str], list[np.ndarray]]:

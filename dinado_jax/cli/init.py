@@ -28,7 +28,7 @@ def add(commands: Commands) -> None:
         "--oracle",
         default="",
         metavar="ORACLE",
-        help="a name, package.module:function or FILE.py:function (the task's)",
+        help="a name, package.module:function, FILE.py:function or an expression (the task's)",
     )
     command.add_argument(
         "--base",

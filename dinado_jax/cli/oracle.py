@@ -1,4 +1,4 @@
-"""`dinado oracle check`: calls an oracle as a run does, and shows what it says."""
+"""`dinado oracle check`: calls an oracle as a run does, and shows what it says; `list`: names."""
 
 import argparse
 import time
@@ -26,7 +26,7 @@ def add(commands: Commands) -> None:
     kinds = oracle.add_subparsers(dest="what", required=True, metavar="WHAT")
     text = "call an oracle on a few texts; print their labels and the time that it takes"
     command = add_command(kinds, "check", _check, text)
-    name = "a name, package.module:function or FILE.py:function, as of rollout.oracle"
+    name = "a name, package.module:function, FILE.py:function or an expression: rollout.oracle"
     command.add_argument("oracle", metavar="ORACLE", help=name)
     command.add_argument("--text", action="append", metavar="TEXT", help="may be given repeatedly")
     command.add_argument(
@@ -38,14 +38,15 @@ def add(commands: Commands) -> None:
         metavar="FILE",
         help="a text per line, or .jsonl: objects with text and prompt, as RUN/generate/base.jsonl",
     )
+    add_command(kinds, "list", _list, "print the names that expressions may use")
 
 
 def _check(args: argparse.Namespace) -> None:
     prompts, texts = _rows(args)
+    from dinado_jax.oracles.expression import find_oracle
     from dinado_jax.oracles.judge import check_oracle, judge
-    from dinado_jax.oracles.table import resolve
 
-    oracle = resolve(args.oracle).function
+    oracle = find_oracle(args.oracle).function
     check_oracle(oracle, prompts[:2], texts[:2])
     began = time.perf_counter()
     result = judge(oracle, prompts, texts)
@@ -56,6 +57,20 @@ def _check(args: argparse.Namespace) -> None:
             f"oracle {escape(args.oracle)} raised for {result.failures} of {len(texts)} texts, the "
             f"first {result.message}: a run leaves such samples out; return a label for every text"
         )
+
+
+def _list(args: argparse.Namespace) -> None:
+    from dinado_jax.oracles.expression import COMBINATIONS, ELEMENTS, KEYWORDS, LENGTH
+    from dinado_jax.oracles.table import ORACLES, registered
+
+    rows = {
+        "oracles": [KEYWORDS, *ORACLES],
+        "of packages": [f"{name} ({where})" for name, where in registered().items()],
+        "elements": [*(f"{name}('..')" for name in ELEMENTS), f"{LENGTH} <= 20"],
+        "combined": ["a & b", "a | b", "!a", *(f"{name}(a, b)" for name in COMBINATIONS)],
+    }
+    lines = [f"{name:11}  {', '.join(known) or 'none'}" for name, known in rows.items()]
+    streams.print_result("\n".join(lines))
 
 
 def _rows(args: argparse.Namespace) -> tuple[list[str], list[str]]:

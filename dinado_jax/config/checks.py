@@ -48,7 +48,7 @@ _BOUNDS = (
         train.reference_weight train.anchor train.bound train.prefix_bound train.bellman
         train.bellman_start train.particles
         delta.from_layer
-        rollout.temperature rollout.top_k decode.temperature decode.top_k
+        rollout.temperature rollout.top_k rollout.oracle_seconds decode.temperature decode.top_k
         decode.strength parallel.devices
         """,
     ),
@@ -82,7 +82,8 @@ LARGEST = {
             """
             base.n_positions base.n_inner sft.batch sft.accumulate sft.max_length train.batch
             train.accumulate train.rounds train.average rollout.batch rollout.samples
-            rollout.max_new_tokens train.refresh_samples decode.batch decode.max_new_tokens
+            rollout.max_new_tokens rollout.oracle_seconds train.refresh_samples decode.batch
+            decode.max_new_tokens
             evaluate.samples parallel.fsdp parallel.devices sft.learning_rate train.learning_rate
             train.state_learning_rate
             sft.weight_decay train.weight_decay train.bellman train.reference_weight

@@ -128,8 +128,10 @@ class Rollout(Sampling):
     """What the base draws for the oracle."""
 
     # A name in oracles/table.py, or a function(prompts, texts) -> scores, "package.module:function"
-    # or "FILE.py:function"; empty: the task's own, or none with target.moments.
+    # or "FILE.py:function", or an expression of these (docs/expressions.md); empty: the task's own,
+    # or none with target.moments.
     oracle: str = ""
+    oracle_seconds: float = 0.0  # it may take per text; then the sample is left out. 0: any time
     prompts: int = 1000
     samples: int = 8  # per prompt
     references: bool = False  # the task's references join the rollouts, judged like any sample

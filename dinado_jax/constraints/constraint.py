@@ -7,9 +7,9 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 from dinado_jax.automata.automaton import Automaton, TooLarge
+from dinado_jax.automata.compiled import AutomataOracle
 from dinado_jax.automata.logic import complement, disjoint, union
 from dinado_jax.errors import InputError
-from dinado_jax.guarantee import AutomataOracle
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -89,6 +89,28 @@ class AllOf:
     def automata(self, prompt: str) -> tuple[Automaton, ...]:
         """Those of every oracle."""
         return tuple(each for oracle in self._oracles for each in oracle.automata(prompt))
+
+
+class AnyOf:
+    """Satisfied where one of some oracles is, or several; as `AllOf`, they may read the prompt."""
+
+    def __init__(self, *oracles: AutomataOracle):
+        self._oracles = oracles
+
+    def __call__(self, prompts: Sequence[str], texts: Sequence[str]) -> list[float]:
+        """The greatest label of each text."""
+        labels = [oracle(list(prompts), list(texts)) for oracle in self._oracles]
+        return [float(max(each)) for each in zip(*labels, strict=True)]
+
+    def automata(self, prompt: str) -> tuple[Automaton, ...]:
+        """Of one automaton of each oracle what any of them accepts, for all such choices.
+
+        Raises:
+          InputError: where one is larger than its limit.
+        """
+        choices = itertools.product(*(oracle.automata(prompt) for oracle in self._oracles))
+        with limits("any of several oracles"):
+            return tuple(union(tuple(dict.fromkeys(each))) for each in choices)
 
 
 @contextlib.contextmanager

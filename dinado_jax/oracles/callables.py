@@ -8,9 +8,10 @@ import numpy as np
 
 from dinado_jax.errors import InputError, quote
 from dinado_jax.oracles.code_digest import code_digest
+from dinado_jax.oracles.expression import find_oracle
 from dinado_jax.oracles.foreign import ForeignError, guarded
 from dinado_jax.oracles.judge import LABELS, TRIAL_TEXTS, Oracle, judge, name_of, require_labels
-from dinado_jax.oracles.table import GIVEN, NamedOracle, resolve
+from dinado_jax.oracles.table import GIVEN, NamedOracle
 
 _ANY_FORM = LABELS._replace(
     takes="function(text), function(prompt, text) or function(prompts, texts)"
@@ -18,12 +19,12 @@ _ANY_FORM = LABELS._replace(
 
 
 def named_oracle(oracle: str | Callable[..., Any], prompts: Sequence[str]) -> NamedOracle:
-    """Finds an oracle by its name, or makes one of a callable, for these prompts.
+    """Finds an oracle by its name or an expression, or makes one of a callable, for these prompts.
 
     Raises:
-      InputError: as `resolve` or `given_oracle`, and for a prompt that it cannot judge.
+      InputError: as `find_oracle` or `given_oracle`, and for a prompt that it cannot judge.
     """
-    named = resolve(oracle) if isinstance(oracle, str) else given_oracle(oracle, prompts)
+    named = find_oracle(oracle) if isinstance(oracle, str) else given_oracle(oracle, prompts)
     named.check_prompts({f"prompt {i}": text for i, text in enumerate(prompts)})
     return named
 

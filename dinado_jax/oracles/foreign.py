@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from dinado_jax.errors import escape, one_line
+from dinado_jax.errors import InputError, escape, one_line
 
 # This package, the libraries and Python itself.
 _NOT_THE_USERS = tuple(
@@ -36,6 +36,10 @@ class ForeignError(Exception):
         line = _line_of(error)
         super().__init__(f"{one_line(error)} ({line})" if line else one_line(error))
         self.kind = type(error).__name__
+
+
+class AnswerError(InputError):
+    """An oracle answers with something that is no label: a fault of the oracle, not of a sample."""
 
 
 def _line_of(error: BaseException) -> str:
@@ -69,6 +73,8 @@ def guarded() -> Iterator[None]:
     try:
         with warnings.catch_warnings(), np.errstate():
             yield
+    except (ForeignError, AnswerError):
+        raise
     except BaseException as error:
         python_raises = handlers[signal.SIGINT] is signal.default_int_handler
         if isinstance(error, KeyboardInterrupt) and python_raises:

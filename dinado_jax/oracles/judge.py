@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dinado_jax.errors import InputError, quote
-from dinado_jax.oracles.foreign import ForeignError, guarded
+from dinado_jax.oracles.foreign import AnswerError, ForeignError, guarded
 
-Oracle = Callable[[list[str], list[str]], Sequence[bool] | Sequence[float]]
+Oracle = Callable[[list[str], list[str]], Sequence[bool] | Sequence[float] | np.ndarray]
 TRIAL_TEXTS: tuple[str, ...] = ("A text of a few words.", "And another one!")  # to try it on
 _ROUNDING = 1e-6  # by which a label may lie outside [0, 1]: oracles may compute in float32
 
@@ -137,14 +137,14 @@ def _one_by_one(
     return OracleResult(labels, np.array(errors), message)
 
 
-def _call(
-    oracle: Oracle, prompts: Sequence[str], texts: Sequence[str], answers: Answers
-) -> tuple[np.ndarray, np.ndarray]:
-    """Calls the oracle once; returns labels float32 [N] and their mask bool [N].
+def answer_of(
+    oracle: Oracle, prompts: Sequence[str], texts: Sequence[str], answers: Answers = LABELS
+) -> np.ma.MaskedArray:
+    """Calls an oracle once, with new lists; returns its labels float64 [N], masked as it did.
 
     Raises:
       ForeignError: for any exception of the oracle.
-      InputError: if the answer is not a list of labels.
+      AnswerError: if the answer is not a list of labels.
     """
     count = len(texts)
     with guarded():
@@ -155,9 +155,17 @@ def _call(
     except ForeignError as raised:
         values, error = None, f"an answer that cannot become an array ({raised})"
     if values is None or error:
-        raise InputError(
+        raise AnswerError(
             f"{answers.noun} {name_of(oracle)}, {error} for {count} texts: {answers.form}"
         )
+    return np.ma.array(values)
+
+
+def _call(
+    oracle: Oracle, prompts: Sequence[str], texts: Sequence[str], answers: Answers
+) -> tuple[np.ndarray, np.ndarray]:
+    """Calls the oracle once; returns labels float32 [N] and their mask bool [N]."""
+    values = answer_of(oracle, prompts, texts, answers)
     masked = np.ma.getmaskarray(values)
     return np.where(masked, np.nan, np.ma.getdata(values)).astype(np.float32), masked
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import importlib.metadata
 import importlib.util
 import os
 import sys
@@ -27,6 +28,7 @@ ORACLES: dict[str, Oracle] = {
     "at_most_12_words": at_most_12_words,
 }
 FORMS = '"package.module:function" or "FILE.py:function"'
+GROUP = "dinado_jax.oracles"  # of entry points, by which a package gives its oracles names
 GIVEN = "callable"  # begins the name of an oracle that was given as an object
 
 
@@ -36,7 +38,8 @@ class NamedOracle:
 
     name: str
     function: Oracle
-    code: str = ""  # SHA-256 of its code, if it was given as an object
+    code: str = ""  # SHA-256 of what it does, where no module says that: of one given as an object
+    parts: tuple["NamedOracle", ...] = ()  # what it is made of
 
     @property
     def built_in(self) -> bool:
@@ -53,12 +56,26 @@ class NamedOracle:
         """What it wants of a text; None for an oracle that does not say."""
         return getattr(self.function, "wanted", None) if self.built_in else None
 
+    @property
+    def undecided(self) -> str:
+        """The name of the first part that no automata decide; "" if they decide all of it."""
+        if self.automata_of is not None:
+            return ""
+        return next((name for part in self.parts if (name := part.undecided)), self.name)
+
+    def mentions(self, name: str) -> bool:
+        """Whether it is the oracle of that name, or made of it."""
+        return self.name == name or any(part.mentions(name) for part in self.parts)
+
     def check_prompts(self, prompts: Mapping[str, str]) -> None:
-        """Checks that a built-in oracle can judge these prompts, keyed by where they were read.
+        """Checks that a built-in oracle, and those among its parts, can judge these prompts, keyed
+        by where they were read.
 
         Raises:
-          InputError: for the first prompt that it cannot judge.
+          InputError: for the first prompt that one cannot judge.
         """
+        for part in self.parts:
+            part.check_prompts(prompts)
         for where, prompt in prompts.items() if self.built_in else ():
             try:
                 self.function([prompt], [""])
@@ -70,14 +87,26 @@ def resolve(name: str, noun: str = "oracle") -> NamedOracle:
     """Finds the oracle, or the feature, of that name.
 
     Args:
-      name: a name of `ORACLES`, or "package.module:function", which is imported, also from the
-        current working directory, or "FILE.py:function".
+      name: a name of `ORACLES`, or one that an installed package has registered, or
+        "package.module:function", which is imported, also from the current working directory, or
+        "FILE.py:function".
       noun: what is looked for, in messages.
 
     Raises:
       InputError: if there is none.
     """
-    return NamedOracle(name, ORACLES.get(name) or _imported(name, noun))
+    if name in ORACLES:
+        return NamedOracle(name, ORACLES[name])
+    there = registered().get(name)
+    if there is None:
+        return NamedOracle(name, _imported(name, noun))
+    part = NamedOracle(there, _imported(there, noun))
+    return NamedOracle(name, part.function, parts=(part,))
+
+
+def registered() -> dict[str, str]:
+    """The oracles that installed packages have registered: "package.module:function" by name."""
+    return {each.name: each.value for each in importlib.metadata.entry_points(group=GROUP)}
 
 
 def _imported(name: str, noun: str) -> Oracle:
@@ -89,7 +118,7 @@ def _imported(name: str, noun: str) -> Oracle:
     module_name, _, function = name.partition(":")
     if not module_name or not function:
         known = ", ".join(f'"{one}"' for one in ORACLES)
-        near = difflib.get_close_matches(name, ORACLES, 1)
+        near = difflib.get_close_matches(name, [*ORACLES, *registered()], 1)
         hint = f"did you mean {near[0]!r}?" if near else f"give {known}, {FORMS}"
         if _is_file(module_name):
             hint = f"add the name of its function, {module_name}:FUNCTION"

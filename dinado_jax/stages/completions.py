@@ -5,9 +5,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import cast
 
+from dinado_jax.automata.compiled import AutomataOracle
 from dinado_jax.data.prompts import PromptSet
 from dinado_jax.generation import Completion, generate
-from dinado_jax.guarantee import AutomataOracle, guarantee
+from dinado_jax.guarantee import guarantee
 from dinado_jax.language_model import LanguageModel, compose
 from dinado_jax.stages.context import Context
 from dinado_jax.stages.pipeline import load_run, run_config

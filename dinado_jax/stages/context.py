@@ -11,8 +11,11 @@ from dinado_jax.config.schema import Config
 from dinado_jax.data.text_files import read_text_lines
 from dinado_jax.distributed.partitioning import Plan, local_mesh, make_plan
 from dinado_jax.errors import InputError
+from dinado_jax.oracles.calls import Limited, Once
+from dinado_jax.oracles.expression import find_oracle
+from dinado_jax.oracles.judge import Oracle
 from dinado_jax.oracles.moments import no_oracle
-from dinado_jax.oracles.table import NamedOracle, resolve
+from dinado_jax.oracles.table import NamedOracle
 from dinado_jax.stages.run_folder import RunFolder
 from dinado_jax.tasks.protocol import Example, Metric, Task
 from dinado_jax.tasks.table import make_task
@@ -59,7 +62,15 @@ class Context:
         if self.given is not None:
             return self.given
         name = self.oracle_name
-        return NamedOracle(name, no_oracle) if name == _NO_ORACLE else resolve(name)
+        return NamedOracle(name, no_oracle) if name == _NO_ORACLE else find_oracle(name)
+
+    @functools.cached_property
+    def oracle_calls(self) -> Oracle:
+        """The oracle as the stages call it: once for each text, in no more time than it may take.
+        InputError if there is no such oracle, or it cannot be stopped.
+        """
+        function, seconds = self.oracle.function, self.config.rollout.oracle_seconds
+        return Once(Limited(function, seconds) if seconds else function)
 
     @property
     def oracle_name(self) -> str:
@@ -74,7 +85,7 @@ class Context:
     def features(self) -> tuple[NamedOracle, ...]:
         """The features of target.moments. InputError if there is no such function."""
         moments = self.config.target.moments
-        return tuple(resolve(moment.feature, "feature") for moment in moments)
+        return tuple(find_oracle(moment.feature, "feature") for moment in moments)
 
     @property
     def automata_of(self) -> AutomataOf | None:
@@ -144,7 +155,7 @@ class Context:
         return tuple(
             (
                 metric,
-                metric.oracle in ("", self.oracle.name)
+                (not metric.oracle or self.oracle.mentions(metric.oracle))
                 and (referenced or not metric.needs_references),
             )
             for metric in self.task.metrics

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dinado_jax.config.checks import CHAT, PROMPT
 from dinado_jax.config.schema import Base, Config
 from dinado_jax.objectives.table import phases
-from dinado_jax.oracles.table import ORACLES, NamedOracle, resolve
+from dinado_jax.oracles.expression import find_oracle
+from dinado_jax.oracles.table import ORACLES, NamedOracle
 from dinado_jax.tasks.table import make_task
 
 _MOST_PARAMETERS = 10**11  # 400 GB in float32
@@ -124,7 +125,7 @@ def _of_inputs(config: Config) -> Iterator[str]:
     if not (config.rollout.oracle or task.oracle or config.target.moments):
         yield (
             f"rollout.oracle is empty, and task {config.task.name} has no oracle of its own: give "
-            f'{", ".join(ORACLES)} or "package.module:function"'
+            f'{", ".join(ORACLES)}, "package.module:function" or an expression of them'
         )
 
 
@@ -132,12 +133,14 @@ def _of_automata(config: Config, given: NamedOracle | None) -> Iterator[str]:
     wanted = {"decode.guarantee": config.decode.guarantee, "control.state": config.control.state}
     own = "" if config.target.moments else make_task(config.task).oracle
     oracle = config.rollout.oracle or own
-    known = given or (resolve(oracle) if any(wanted.values()) and oracle else None)
-    decided = known is not None and known.automata_of is not None
-    for key in [key for key, on in wanted.items() if on and not decided]:
+    known = given or (find_oracle(oracle) if any(wanted.values()) and oracle else None)
+    missing = known.undecided if known else "no oracle"
+    if known and missing not in ("", known.name):
+        missing = f"{oracle}, of which {missing} has none"
+    for key in [key for key, on in wanted.items() if on and missing]:
         yield (
             f"{key} = true needs an oracle with automata (lexical, or one of "
-            f"dinado_jax.constraints), and this run has {oracle or 'no oracle'}: set {key}=false, "
+            f"dinado_jax.constraints), and this run has {missing}: set {key}=false, "
             "or choose such an oracle"
         )
     if config.decode.guarantee and config.decode.reject:

@@ -6,11 +6,12 @@ from typing import cast
 import jax
 import numpy as np
 
+from dinado_jax.automata.compiled import AutomataOracle
 from dinado_jax.data.prompts import PromptSet
 from dinado_jax.distributed.processes import is_main
 from dinado_jax.evaluation.samples import Sample, write_samples
 from dinado_jax.evaluation.stage_figures import GenerateFigures
-from dinado_jax.guarantee import AutomataOracle, guarantee
+from dinado_jax.guarantee import guarantee
 from dinado_jax.language_model import LanguageModel, compose
 from dinado_jax.rollouts.collect import Collected, Collector
 from dinado_jax.stages.artifacts import trained_model
@@ -41,7 +42,7 @@ def generate(context: Context) -> GenerateFigures:
         strength=decode.strength, target_rate=decode.target_rate, reject=decode.reject
     )
     fingerprint = context.run.fingerprint("generate")
-    collector = Collector(context.oracle.function, decode, fingerprint, context.mesh)
+    collector = Collector(context.oracle_calls, decode, fingerprint, context.mesh)
     key = jax.random.key((context.config.seed + 1) % 2**32)  # another stream than that of rollouts
     prompts = PromptSet(
         [example.prompt for example in context.held_out], names=list(context.prompt_file) or None

@@ -57,11 +57,13 @@ def _from_outside(name: str, context: Context) -> dict[str, str]:
 
 def _source(oracle: NamedOracle) -> str:
     """Returns the SHA-256 of an oracle's source: of the module that defines it, and of the one that
-    its name gives, which may only make it, as a constraint. Of one that was given as an object it
-    is that of its code.
+    its name gives, which may only make it, as a constraint. Of an expression it is that of its
+    parts, and of one that was given as an object that of its code.
     """
     if oracle.code:
         return oracle.code
+    if oracle.parts:
+        return json_digest([_source(part) for part in oracle.parts])
     function = oracle.function
     defining = getattr(function, "__module__", None) or type(function).__module__
     names = dict.fromkeys([defining, oracle.name.partition(":")[0]])

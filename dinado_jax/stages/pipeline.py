@@ -117,16 +117,18 @@ def _try_oracle(context: Context, names: set[str]) -> None:
     if names & {"rollout", "train"} and context.task.source:
         for prompt in dict.fromkeys(row.prompt for row in context.train_examples[:_TRIED]):
             context.oracle.check_prompts({context.task.source: prompt})
-    judging = [(context.oracle, LABELS)] if names & {"rollout", "train", "generate"} else []
+    judging = []
+    if names & {"rollout", "train", "generate"} and not context.oracle.built_in:
+        judging.append((context.oracle_calls, LABELS))
     if names & {"rollout", "train", "evaluate"}:
-        judging += [(feature, FEATURES) for feature in context.features]
-    judging = [(each, answers) for each, answers in judging if not each.built_in]
+        features = [each.function for each in context.features if not each.built_in]
+        judging += [(each, FEATURES) for each in features]
     rows = context.train_examples[:2] if judging else []
     # References resemble the texts that the oracle will see.
     prompts = [row.prompt for row in rows]
     texts = [next(iter(row.references), text) for row, text in zip(rows, TRIAL_TEXTS)]
     for each, answers in judging:
-        check_oracle(each.function, prompts, texts, answers)
+        check_oracle(each, prompts, texts, answers)
 
 
 def run_stages(

@@ -28,8 +28,8 @@ class Rule(NamedTuple):
 ALWAYS = """
 name seed task.name base.path base.param_dtype base.dtype base.remat
 base.prompt_template sft.steps sft.pretrain_steps
-control.kind control.state rollout.oracle rollout.prompts rollout.samples rollout.references
-rollout.max_new_tokens rollout.batch target.moments
+control.kind control.state rollout.oracle rollout.oracle_seconds rollout.prompts rollout.samples
+rollout.references rollout.max_new_tokens rollout.batch target.moments
 train.steps train.batch train.accumulate train.learning_rate train.warmup train.decay
 train.weight_decay train.beta2 train.clip train.rounds train.average train.warmup_direction
 train.strict

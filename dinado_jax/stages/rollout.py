@@ -38,7 +38,7 @@ def rollout(context: Context) -> RolloutFigures:
     """
     settings, folder = context.config.rollout, context.run.stage_folder("rollout")
     fingerprint = context.run.fingerprint("rollout")
-    collector = Collector(context.oracle.function, settings, fingerprint, context.mesh)
+    collector = Collector(context.oracle_calls, settings, fingerprint, context.mesh)
     base = trained_base(context, partial(replicate, context.mesh))
     prompts = PromptSet(training_prompts(context, 0, settings.prompts))
     key = jax.random.key(context.config.seed)

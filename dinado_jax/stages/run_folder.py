@@ -73,12 +73,13 @@ READS = {
     "evaluate": ("generate",),
 }
 # These change memory and speed, and results only by rounding: a run that ran out of memory can
-# continue with smaller values. `strict` only changes the exit code.
+# continue with smaller values. `strict` only changes the exit code, `oracle_seconds` only which
+# samples are left out.
 _NOT_IN_FINGERPRINT = {
     "base": ("remat",),
     "sft": ("accumulate",),
     "train": ("accumulate", "base_states", "strict"),
-    "rollout": ("batch",),
+    "rollout": ("batch", "oracle_seconds"),
     "decode": ("batch",),
 }
 # What may change while a stage is unfinished, by the beginning of its name: training continues from

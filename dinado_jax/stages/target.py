@@ -27,7 +27,7 @@ _AGAIN = "delete the folders rollout, train, generate and evaluate, if any, and 
 
 def target_oracle(context: Context) -> Oracle:
     """Returns the oracle of the target: C, tilted if the run has moments and the fit is done."""
-    oracle = context.oracle.function
+    oracle = context.oracle_calls
     if not context.features:
         return oracle
     return TiltedOracle(oracle, _functions(context), load_tilt(context))

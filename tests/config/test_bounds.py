@@ -33,7 +33,7 @@ LEAST = [
         train.learning_rate train.state_learning_rate train.weight_decay train.clip train.beta2
         train.reference_weight train.anchor train.bound train.prefix_bound train.bellman
         train.mixture
-        rollout.temperature decode.temperature
+        rollout.temperature rollout.oracle_seconds decode.temperature
         decode.strength decode.target_rate decode.reject task.held_out
     """),
     (TINY, 0.0, "train.margin train.weight_clip rollout.top_p decode.top_p"),
@@ -64,6 +64,7 @@ MOST = [
     (1e6, 1e6 + 1, """
         sft.learning_rate train.learning_rate train.state_learning_rate sft.weight_decay
         train.weight_decay train.bellman train.reference_weight rollout.temperature
+        rollout.oracle_seconds
         decode.temperature decode.strength delta.alpha
         train.margin train.anchor train.bound train.prefix_bound
     """),

@@ -61,6 +61,7 @@ DEFAULTS = {
     "rollout.max_new_tokens": 16,
     "rollout.batch": 512,
     "rollout.oracle": "",
+    "rollout.oracle_seconds": 0.0,
     "rollout.prompts": 1000,
     "rollout.samples": 8,
     "rollout.references": False,
