@@ -12,6 +12,8 @@ from typing import cast
 
 from dinado_jax.automata.compiled import AutomataOf
 from dinado_jax.errors import InputError, quote
+from dinado_jax.oracles.address import ADDRESS
+from dinado_jax.oracles.classifier import CLASSIFIER, classifier_oracle
 from dinado_jax.oracles.foreign import ForeignError, guarded
 from dinado_jax.oracles.judge import Oracle
 from dinado_jax.oracles.sentences import at_most_12_words, ends_with_question, mentions_colour
@@ -25,6 +27,7 @@ ORACLES: dict[str, Oracle] = {
     "mentions_colour": mentions_colour,
     "ends_with_question": ends_with_question,
     "at_most_12_words": at_most_12_words,
+    **ADDRESS,
 }
 FORMS = '"package.module:function" or "FILE.py:function"'
 GIVEN = "callable"  # begins the name of an oracle that was given as an object
@@ -36,7 +39,8 @@ class NamedOracle:
 
     name: str
     function: Oracle
-    code: str = ""  # SHA-256 of its code, if it was given as an object
+    # SHA-256 of its code, if it was given as an object; of a classifier, of its files
+    code: str = ""
 
     @property
     def built_in(self) -> bool:
@@ -47,6 +51,11 @@ class NamedOracle:
     def automata_of(self) -> AutomataOf | None:
         """The automata that decide it for a prompt; None for an oracle that is not decided so."""
         return getattr(self.function, "automata", None)
+
+    @property
+    def classifiers(self) -> frozenset[str]:
+        """The SHA-256 of each classifier that it is made of."""
+        return getattr(self.function, "classifiers", frozenset())
 
     @property
     def wanted_in(self) -> WantedIn | None:
@@ -71,12 +80,15 @@ def resolve(name: str, noun: str = "oracle") -> NamedOracle:
 
     Args:
       name: a name of `ORACLES`, or "package.module:function", which is imported, also from the
-        current working directory, or "FILE.py:function".
+        current working directory, or "FILE.py:function", or "classifier:FOLDER".
       noun: what is looked for, in messages.
 
     Raises:
       InputError: if there is none.
     """
+    if name.startswith(CLASSIFIER):
+        oracle = classifier_oracle(name.removeprefix(CLASSIFIER))
+        return NamedOracle(name, oracle, oracle.digest)
     return NamedOracle(name, ORACLES.get(name) or _imported(name, noun))
 
 

@@ -72,6 +72,8 @@ def _check_inputs(context: Context, names: set[str], hub: bool) -> None:
     """
     config, task = context.config, context.task
     _ = context.oracle, context.features
+    if "evaluate" in names:
+        _ = context.second_oracle
     if "sft" in names and config.sft.pretrain_path:
         _ = context.corpus_digest
     if "sft" in names and config.base.path and not on_the_hub(config.base.path):
@@ -120,6 +122,8 @@ def _try_oracle(context: Context, names: set[str]) -> None:
     judging = [(context.oracle, LABELS)] if names & {"rollout", "train", "generate"} else []
     if names & {"rollout", "train", "evaluate"}:
         judging += [(feature, FEATURES) for feature in context.features]
+    if "evaluate" in names and context.second_oracle is not None:
+        judging.append((context.second_oracle, LABELS))
     judging = [(each, answers) for each, answers in judging if not each.built_in]
     rows = context.train_examples[:2] if judging else []
     # References resemble the texts that the oracle will see.
@@ -210,7 +214,7 @@ def show_report(config: Config, path: Path | None = None) -> int:
         raise InputError(f"no summary.json in {folder}: {_EVALUATE}")
     summary = read_summary(folder / "summary.json", _EVALUATE)
     samples = [read_samples(folder / "generate" / f"{n}.jsonl") for n in ("base", "control")]
-    streams.print_result(plain(summary, context.task.metrics, *samples))
+    streams.print_result(plain(summary, context.metrics, *samples))
     streams.print_result(f"\n{folder / 'summary.json'}\n{folder / 'report.html'}")
     return len(summary.warnings)
 
