@@ -1,7 +1,6 @@
 """Classifiers that `dinado oracle train` makes: they learn, load, and judge runs."""
 
 import json
-import re
 import shutil
 
 import numpy as np
@@ -12,14 +11,11 @@ from support.refusal import error_of
 
 from dinado_jax import cli
 from dinado_jax.classifiers.folder import load_classifier
-from dinado_jax.evaluation.samples import read_samples
 from dinado_jax.oracles.callables import given_oracle
 from dinado_jax.oracles.classifier import classifier_oracle
 from dinado_jax.oracles.judge import judge
 from dinado_jax.oracles.table import resolve
 from dinado_jax.stages.context import Context
-from dinado_jax.stages.pipeline import run_stages
-from dinado_jax.stages.run_folder import STAGES
 from dinado_jax.utils.files import write_sealed
 
 WORDS = ["the", "a", "dog", "cat", "runs", "jumps", "sees", "house", "tree", "small", "big"]
@@ -168,26 +164,3 @@ def test_what_trained_a_control_does_not_judge_it(two, tmp_path):
             assert "give one that was trained on other texts" in line
         else:
             assert context.second_oracle is not None
-
-
-def test_a_second_oracle_judges_what_was_generated(finished_run, tmp_path):
-    shutil.copytree(finished_run, tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / "evaluate")
-    (tmp_path / "thirds.py").write_text(
-        "def thirds(prompts, texts):\n    return [len(text) % 3 == 0 for text in texts]\n"
-    )
-    config = tiny_run.config(f"evaluate.oracle={tmp_path / 'thirds.py'}:thirds")
-    run_stages(config, STAGES, tmp_path / "run")
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    for name in ("base", "control"):
-        samples = read_samples(tmp_path / "run" / "generate" / f"{name}.jsonl")
-        wanted = np.mean([len(sample.text) > 12 for sample in samples])
-        assert 0 < wanted < 1
-        found = summary[name]["metrics"]["success_by_second_oracle"]
-        assert found == pytest.approx(wanted)
-    assert re.search("success by evaluate.oracle", (tmp_path / "run" / "report.html").read_text())
-    (tmp_path / "thirds.py").write_text(
-        "def thirds(prompts, texts):\n    return [True for _ in texts]\n"
-    )
-    line = error_of(run_stages, config, STAGES, tmp_path / "run")
-    assert "evaluate.oracle (the source of" in line
