@@ -16,6 +16,7 @@ LAYERS = [
     "data",
     "models",
     "adapters",
+    "classifiers",
     "automata",
     "decoding",
     "guides",

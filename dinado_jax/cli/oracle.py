@@ -1,4 +1,6 @@
-"""`dinado oracle check`: calls an oracle as a run does, and shows what it says; `list`: names."""
+"""`dinado oracle check` calls an oracle as a run does, and shows what it says; `list` prints names;
+`train` makes one of labelled texts.
+"""
 
 import argparse
 import time
@@ -9,9 +11,10 @@ from typing import TYPE_CHECKING
 from dinado_jax.cli.parser import Commands, add_command
 from dinado_jax.errors import InputError, escape
 from dinado_jax.utils import streams
-from dinado_jax.utils.files import parse_json, read_lines, validate
+from dinado_jax.utils.files import new_folder, parse_json, read_lines, validate
 
 if TYPE_CHECKING:
+    from dinado_jax.classifiers.make import Made
     from dinado_jax.oracles.judge import Oracle, OracleResult
 
 _PROMPT = "dog chase kite ="  # any oracle can judge it, the lexical one too
@@ -22,11 +25,12 @@ _WIDTH = 70  # characters of a text
 
 def add(commands: Commands) -> None:
     """Adds the command."""
-    oracle = commands.add_parser("oracle", help="try an oracle before a run needs it")
+    oracle = commands.add_parser("oracle", help="try an oracle, or train a classifier as one")
     kinds = oracle.add_subparsers(dest="what", required=True, metavar="WHAT")
     text = "call an oracle on a few texts; print their labels and the time that it takes"
     command = add_command(kinds, "check", _check, text)
-    name = "a name, package.module:function, FILE.py:function or an expression: rollout.oracle"
+    name = "a name, package.module:function, FILE.py:function, classifier:DIR or an expression, as "
+    name += "of rollout.oracle"
     command.add_argument("oracle", metavar="ORACLE", help=name)
     command.add_argument("--text", action="append", metavar="TEXT", help="may be given repeatedly")
     command.add_argument(
@@ -39,6 +43,65 @@ def add(commands: Commands) -> None:
         help="a text per line, or .jsonl: objects with text and prompt, as RUN/generate/base.jsonl",
     )
     add_command(kinds, "list", _list, "print the names that expressions may use")
+    _add_train(kinds)
+
+
+def _add_train(kinds: Commands) -> None:
+    text = "train a classifier of texts, calibrate it and say how good it is; by default two, on "
+    text += "different halves of the texts: one to train a control with, one to judge it by"
+    command = add_command(kinds, "train", _train, text)
+    data = ".jsonl, .csv or .tsv with the columns text and label, and prompt or source if texts "
+    command.add_argument("data", type=Path, metavar="DATA", help=data + "follow one")
+    command.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="new folder: DIR/a and DIR/b"
+    )
+    command.add_argument("--label", default="", metavar="LABEL", help="that texts have or lack")
+    trunk = command.add_mutually_exclusive_group()
+    trunk.add_argument(
+        "--base", default="", metavar="BASE", help="train only a head, on the states of this base"
+    )
+    trunk.add_argument(
+        "--tokenizer", default="", metavar="BASE", help="read the tokens of this base"
+    )
+    command.add_argument("--single", action="store_true", help="one of all texts, in DIR itself")
+    command.add_argument("--epochs", type=int, default=30, metavar="N", help="at most (30)")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="of everything (0)")
+
+
+def _train(args: argparse.Namespace) -> None:
+    from dinado_jax.classifiers.folder import save_classifier
+    from dinado_jax.classifiers.labelled import divide, read_labelled
+    from dinado_jax.classifiers.make import Kind, make_classifier
+    from dinado_jax.utils.arguments import POSITIVE, require_integer, require_seed
+
+    epochs = require_integer("--epochs", args.epochs, *POSITIVE)
+    texts, label = read_labelled(args.data, args.label)
+    kind, names = Kind(args.base, args.tokenizer), ("",) if args.single else ("a", "b")
+    with new_folder(args.out) as folder:
+        for name, parts in zip(names, divide(texts, len(names), require_seed(args.seed))):
+            made = make_classifier(parts, label, kind, epochs, args.seed)
+            (folder / name).mkdir(exist_ok=True)
+            save_classifier(folder / name, made.classifier, made.figures, args.base)
+            streams.print_result(_figures(args.out / name, made))
+    first, *others = (escape(f"classifier:{args.out / name}") for name in names)
+    use = [f"rollout.oracle={first}", *(f"evaluate.oracle={other}" for other in others)]
+    streams.print_result(f"use: {' '.join(use)}")
+
+
+def _figures(folder: Path, made: "Made") -> str:
+    """A line on each thing that is known of a classifier."""
+    found = made.figures
+    return "\n".join(
+        [
+            f"{escape(str(folder))}: {found['train']} texts to train, {found['calibrate']} to "
+            f"calibrate, {found['test']} to test, {found['share']:.0%} of these with the label "
+            f"{escape(made.classifier.label)}",
+            f"  accuracy           {found['accuracy']:.3f}  (TF-IDF and logistic regression: "
+            f"{found['baseline_accuracy']:.3f})",
+            f"  calibration error  {found['calibration_error']:.3f}  (before a temperature of "
+            f"{made.classifier.temperature:.2f}: {found['calibration_error_before']:.3f})",
+        ]
+    )
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ from dinado_jax.errors import quote
 PROMPT, CHAT = "{prompt}", "chat"  # in a prompt template, and as one
 
 _CHOICES = {
+    "task.languages": ("en-de", "en-es"),
     "task.document": ("line", "paragraph"),
     "control.form": ("projected", "clamped"),
     "control.trunk": ("small", "copy", "low_rank"),

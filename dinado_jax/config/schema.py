@@ -11,9 +11,11 @@ class Task:
     """The task and how much of its data is used."""
 
     name: str = "toy"  # a name in tasks/table.py
-    # commongen: a folder of local files or a hub name. Data of your own (prompts, pairs, text): a
-    # file, a folder or a hub name, NAME:SUBSET for one of several configurations; see docs/data.md
+    # commongen: a folder of local files or a hub name; cocoa, fisher: a folder. Data of your own
+    # (prompts, pairs, text): a file, a folder or a hub name, NAME:SUBSET for one of several
+    # configurations; see docs/data.md
     source: str = ""
+    languages: str = "en-de"  # cocoa: en-de | en-es
     dev: str = ""  # data of your own: files of these splits; empty: see held_out
     test: str = ""
     held_out: float = 0.2  # without such files: share not trained on, half for dev, half for test
@@ -128,8 +130,8 @@ class Rollout(Sampling):
     """What the base draws for the oracle."""
 
     # A name in oracles/table.py, or a function(prompts, texts) -> scores, "package.module:function"
-    # or "FILE.py:function", or an expression of these (docs/expressions.md); empty: the task's own,
-    # or none with target.moments.
+    # or "FILE.py:function", or "classifier:FOLDER", which `dinado oracle train` has written, or an
+    # expression of these (docs/expressions.md); empty: the task's own, or none with target.moments.
     oracle: str = ""
     oracle_seconds: float = 0.0  # it may take per text; then the sample is left out. 0: any time
     prompts: int = 1000
@@ -204,6 +206,9 @@ class Evaluate:
     prompts: int = 500
     samples: int = 4
     prompt_file: str = ""  # prompts to continue, one per line, instead of the split's
+    # As rollout.oracle: another one, whose success rate is reported too. A classifier must not be
+    # one that the control was trained with.
+    oracle: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,6 +22,7 @@ from dinado_jax.constraints.ends import ends_with, starts_with
 from dinado_jax.constraints.pattern import pattern
 from dinado_jax.constraints.words import any_of_words, contains, in_order, without
 from dinado_jax.errors import InputError, quote
+from dinado_jax.oracles.classifier import CLASSIFIER, classifier_oracle
 from dinado_jax.oracles.combined import THRESHOLDS, Folded, Mapped, Mean
 from dinado_jax.oracles.grammar import Source
 from dinado_jax.oracles.judge import Oracle
@@ -40,12 +41,13 @@ ELEMENTS: dict[str, Callable[..., Oracle]] = {
     "starts_with": starts_with,
     "ends_with": ends_with,
     "pattern": pattern,
+    "classifier": classifier_oracle,
 }
 COMBINATIONS = ("product", "mean")
 KEYWORDS, LENGTH = "keywords", "length"
 _ALIASES = {KEYWORDS: "lexical"}
 _NAME = re.compile(r"""[^\s&|!()<>=*,'"]*""")
-_FILE = re.compile(r"[^&|!()<>=*,'\"]+\.py:\w+")
+_FILE = re.compile(rf"""[^&|!()<>=*,'"]+\.py:\w+|{CLASSIFIER}[^&|!()<>=*,'"]+""")
 _FLAGS = {"true": True, "True": True, "false": False, "False": False}
 
 

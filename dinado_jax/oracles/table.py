@@ -13,6 +13,8 @@ from typing import cast
 
 from dinado_jax.automata.compiled import AutomataOf
 from dinado_jax.errors import InputError, quote
+from dinado_jax.oracles.address import ADDRESS
+from dinado_jax.oracles.classifier import CLASSIFIER, classifier_oracle
 from dinado_jax.oracles.foreign import ForeignError, guarded
 from dinado_jax.oracles.judge import Oracle
 from dinado_jax.oracles.sentences import at_most_12_words, ends_with_question, mentions_colour
@@ -26,6 +28,7 @@ ORACLES: dict[str, Oracle] = {
     "mentions_colour": mentions_colour,
     "ends_with_question": ends_with_question,
     "at_most_12_words": at_most_12_words,
+    **ADDRESS,
 }
 FORMS = '"package.module:function" or "FILE.py:function"'
 GROUP = "dinado_jax.oracles"  # of entry points, by which a package gives its oracles names
@@ -38,7 +41,8 @@ class NamedOracle:
 
     name: str
     function: Oracle
-    code: str = ""  # SHA-256 of what it does, where no module says that: of one given as an object
+    # SHA-256 of what it does, where no module says that: of one given as an object, of a classifier
+    code: str = ""
     parts: tuple["NamedOracle", ...] = ()  # what it is made of
 
     @property
@@ -50,6 +54,12 @@ class NamedOracle:
     def automata_of(self) -> AutomataOf | None:
         """The automata that decide it for a prompt; None for an oracle that is not decided so."""
         return getattr(self.function, "automata", None)
+
+    @property
+    def classifiers(self) -> frozenset[str]:
+        """The SHA-256 of each classifier that it is made of."""
+        own = getattr(self.function, "classifiers", frozenset())
+        return own.union(*(part.classifiers for part in self.parts))
 
     @property
     def wanted_in(self) -> WantedIn | None:
@@ -89,7 +99,7 @@ def resolve(name: str, noun: str = "oracle") -> NamedOracle:
     Args:
       name: a name of `ORACLES`, or one that an installed package has registered, or
         "package.module:function", which is imported, also from the current working directory, or
-        "FILE.py:function".
+        "FILE.py:function", or "classifier:FOLDER".
       noun: what is looked for, in messages.
 
     Raises:
@@ -97,6 +107,9 @@ def resolve(name: str, noun: str = "oracle") -> NamedOracle:
     """
     if name in ORACLES:
         return NamedOracle(name, ORACLES[name])
+    if name.startswith(CLASSIFIER):
+        oracle = classifier_oracle(name.removeprefix(CLASSIFIER))
+        return NamedOracle(name, oracle, oracle.digest)
     there = registered().get(name)
     if there is None:
         return NamedOracle(name, _imported(name, noun))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 from jax.sharding import Mesh
@@ -10,10 +11,10 @@ from dinado_jax.automata.compiled import AutomataOf
 from dinado_jax.config.schema import Config
 from dinado_jax.data.text_files import read_text_lines
 from dinado_jax.distributed.partitioning import Plan, local_mesh, make_plan
-from dinado_jax.errors import InputError
+from dinado_jax.errors import InputError, quote
 from dinado_jax.oracles.calls import Limited, Once
 from dinado_jax.oracles.expression import find_oracle
-from dinado_jax.oracles.judge import Oracle
+from dinado_jax.oracles.judge import Oracle, is_success, judge, require_labels
 from dinado_jax.oracles.moments import no_oracle
 from dinado_jax.oracles.table import NamedOracle
 from dinado_jax.stages.run_folder import RunFolder
@@ -148,6 +149,33 @@ class Context:
         """SHA-256 of the lines of `read_corpus`."""
         return json_digest(self.read_corpus())
 
+    @functools.cached_property
+    def second_oracle(self) -> NamedOracle | None:
+        """That of evaluate.oracle, if there is one.
+
+        Raises:
+          InputError: if there is no such oracle, or a classifier of it trained the control: what a
+            control exploits in one, the same one cannot see.
+        """
+        name = self.config.evaluate.oracle
+        if not name:
+            return None
+        found = find_oracle(name)
+        if found.classifiers & self.oracle.classifiers:
+            raise InputError(
+                f"evaluate.oracle = {quote(name)} is the classifier of rollout.oracle = "
+                f"{quote(self.oracle.name)}: give one that was trained on other texts, as "
+                "`dinado oracle train` writes two"
+            )
+        return found
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Those of the task, and the success rate by evaluate.oracle."""
+        if not self.config.evaluate.oracle:
+            return self.task.metrics
+        return (*self.task.metrics, _success_by(self))
+
     @property
     def reported_metrics(self) -> tuple[tuple[Metric, bool], ...]:
         """The metrics of the task, and whether each can be computed in this run."""
@@ -158,7 +186,7 @@ class Context:
                 (not metric.oracle or self.oracle.mentions(metric.oracle))
                 and (referenced or not metric.needs_references),
             )
-            for metric in self.task.metrics
+            for metric in self.metrics
         )
 
     @functools.cached_property
@@ -169,3 +197,24 @@ class Context:
           InputError: if the stage is not done, or its base has changed since.
         """
         return self.run.record("sft").digest
+
+
+def _success_by(context: Context) -> Metric:
+    """The success rate by evaluate.oracle; samples on which it fails are left out."""
+
+    def measure(
+        prompts: Sequence[str], texts: Sequence[str], references: Sequence[tuple[str, ...]]
+    ) -> float:
+        oracle = context.second_oracle
+        assert oracle is not None
+        result = judge(oracle.function, prompts, texts)
+        require_labels(oracle.function, result)
+        return float(is_success(result.labels[~result.failed]).mean())
+
+    return Metric(
+        "success_by_second_oracle",
+        "success by evaluate.oracle",
+        "{:.1%}",
+        measure,
+        meaning="How often an oracle says yes that the control was not trained with.",
+    )

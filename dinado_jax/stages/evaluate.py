@@ -67,7 +67,7 @@ def evaluate(context: Context) -> EvaluateFigures:
     write_summary(run.path / "summary.json", summary)
     records = Records(
         summary=summary,
-        task_metrics=context.task.metrics,
+        task_metrics=context.metrics,
         base=of_base,
         control=of_control,
         training=read_metrics(run.path / "train" / "train.jsonl"),

@@ -52,13 +52,17 @@ def _from_outside(name: str, context: Context) -> dict[str, str]:
         for feature in context.features:
             what = f"target.moments (the source of {feature.name})"
             found[what] = _source(feature)
+    if name == "evaluate" and context.second_oracle is not None:
+        what = f"evaluate.oracle (the source of {context.second_oracle.name})"
+        found[what] = _source(context.second_oracle)
     return found
 
 
 def _source(oracle: NamedOracle) -> str:
     """Returns the SHA-256 of an oracle's source: of the module that defines it, and of the one that
     its name gives, which may only make it, as a constraint. Of an expression it is that of its
-    parts, and of one that was given as an object that of its code.
+    parts, of one that was given as an object that of its code, and of a classifier that of its
+    files.
     """
     if oracle.code:
         return oracle.code

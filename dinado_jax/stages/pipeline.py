@@ -72,6 +72,8 @@ def _check_inputs(context: Context, names: set[str], hub: bool) -> None:
     """
     config, task = context.config, context.task
     _ = context.oracle, context.features
+    if "evaluate" in names:
+        _ = context.second_oracle
     if "sft" in names and config.sft.pretrain_path:
         _ = context.corpus_digest
     if "sft" in names and config.base.path and not on_the_hub(config.base.path):
@@ -123,6 +125,9 @@ def _try_oracle(context: Context, names: set[str]) -> None:
     if names & {"rollout", "train", "evaluate"}:
         features = [each.function for each in context.features if not each.built_in]
         judging += [(each, FEATURES) for each in features]
+    second = context.second_oracle if "evaluate" in names else None
+    if second is not None and not second.built_in:
+        judging.append((second.function, LABELS))
     rows = context.train_examples[:2] if judging else []
     # References resemble the texts that the oracle will see.
     prompts = [row.prompt for row in rows]
@@ -212,7 +217,7 @@ def show_report(config: Config, path: Path | None = None) -> int:
         raise InputError(f"no summary.json in {folder}: {_EVALUATE}")
     summary = read_summary(folder / "summary.json", _EVALUATE)
     samples = [read_samples(folder / "generate" / f"{n}.jsonl") for n in ("base", "control")]
-    streams.print_result(plain(summary, context.task.metrics, *samples))
+    streams.print_result(plain(summary, context.metrics, *samples))
     streams.print_result(f"\n{folder / 'summary.json'}\n{folder / 'report.html'}")
     return len(summary.warnings)
 

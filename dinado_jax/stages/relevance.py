@@ -34,7 +34,7 @@ train.steps train.batch train.accumulate train.learning_rate train.warmup train.
 train.weight_decay train.beta2 train.clip train.rounds train.average train.warmup_direction
 train.strict
 decode.max_new_tokens decode.batch decode.strength decode.reject decode.guarantee
-evaluate.samples evaluate.prompt_file parallel.mode parallel.fsdp parallel.devices
+evaluate.samples evaluate.prompt_file evaluate.oracle parallel.mode parallel.fsdp parallel.devices
 run.folder run.log_every run.save_every
 """
 
@@ -129,6 +129,7 @@ _NAMED = "only for .jsonl, .csv, .tsv or a data set"
 
 RULES = (
     Rule("task.source", _of_task("source"), "only for task.name={readers}"),
+    Rule("task.languages", _of_task("languages"), "only for task.name={readers}"),
     Rule("task.dev", _of_task("dev"), "only for task.name={readers}"),
     Rule("task.test", _of_task("test"), "only for task.name={readers}"),
     Rule(

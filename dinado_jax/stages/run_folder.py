@@ -74,13 +74,15 @@ READS = {
 }
 # These change memory and speed, and results only by rounding: a run that ran out of memory can
 # continue with smaller values. `strict` only changes the exit code, `oracle_seconds` only which
-# samples are left out.
+# samples are left out, and what another oracle says is read by the stage evaluate alone, whose
+# record has its digest.
 _NOT_IN_FINGERPRINT = {
     "base": ("remat",),
     "sft": ("accumulate",),
     "train": ("accumulate", "base_states", "strict"),
     "rollout": ("batch", "oracle_seconds"),
     "decode": ("batch",),
+    "evaluate": ("oracle",),
 }
 # What may change while a stage is unfinished, by the beginning of its name: training continues from
 # a checkpoint after it has diverged, and the base's samples do not depend on the means wanted.

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 
 from dinado_jax.config import schema
+from dinado_jax.tasks.cocoa import cocoa
 from dinado_jax.tasks.commongen import commongen
+from dinado_jax.tasks.fisher import fisher
 from dinado_jax.tasks.openings import openings
 from dinado_jax.tasks.pairs import pairs
 from dinado_jax.tasks.prompts import prompts
@@ -18,6 +20,8 @@ TASKS: dict[str, Callable[[schema.Task], Task]] = {
     "prompts": prompts,
     "pairs": pairs,
     "text": text,
+    "cocoa": cocoa,
+    "fisher": fisher,
 }
 
 

@@ -99,6 +99,11 @@ def read_text(path: Path, fix: str = "") -> str:
     Raises:
       InputError: the file cannot be read or is not UTF-8 text.
     """
+    return _content(path, fix).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _content(path: Path, fix: str) -> str:
+    """As `read_text`, with line ends as they are."""
     opener = _OPENERS.get(path.suffix, open)
     check_regular(path)
     try:
@@ -113,7 +118,7 @@ def read_text(path: Path, fix: str = "") -> str:
         raise os_error(path, error) from error
     text = _decoded(data, path, fix or "give UTF-8 text")
     # Concatenated files have marks inside as well; a mark is never text.
-    return text.replace(_BOM, "").replace("\r\n", "\n").replace("\r", "\n")
+    return text.replace(_BOM, "")
 
 
 def _decoded(data: bytes, path: Path, fix: str) -> str:
@@ -134,6 +139,14 @@ def read_lines(path: Path, fix: str = "") -> list[str]:
     """Returns all lines of a text file, blank ones included, without line ends; see `read_text`."""
     # str.splitlines would also split at form feeds and U+2028, and shift the line numbers.
     lines = read_text(path, fix).split("\n")
+    return lines if lines[-1] else lines[:-1]
+
+
+def read_lf_lines(path: Path) -> list[str]:
+    r"""As `read_lines`, but "\r" alone ends no line: in transcripts it stands inside of some, and
+    another file has one line for each.
+    """
+    lines = _content(path, "").replace("\r\n", "\n").replace("\r", " ").split("\n")
     return lines if lines[-1] else lines[:-1]
 
 

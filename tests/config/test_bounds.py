@@ -91,6 +91,7 @@ CHOICES = {
     "train.weights": "importance none",
     "train.base_states": "recompute float32 bfloat16",
     "evaluate.split": "train dev test",
+    "task.languages": "en-de en-es",
     "parallel.mode": "jit shard_map pmap",
 }
 FREE_TEXT = {
@@ -106,6 +107,8 @@ FREE_TEXT = {
     "sft.pretrain_path",
     "rollout.oracle",
     "evaluate.prompt_file",
+    "evaluate.oracle",
+    "task.languages",
     "run.folder",
 }
 OUT_OF_RANGE = re.compile(r"\S+ = \S+: it must be ")

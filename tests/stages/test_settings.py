@@ -16,11 +16,16 @@ from dinado_jax.stages.settings import stored_config
 CONFIGS = support.ROOT / "configs"
 # What the configs for outside data leave to the command line.
 SOURCE, TEXT = "task.source=somewhere", "sft.pretrain_path=somewhere"
+ORACLE = "rollout.oracle=mentions_colour"
 LEFT = {
     "demo": [],
     "commongen_small": [SOURCE, TEXT],
     "commongen_gpt2": [SOURCE, TEXT],
     "commongen_smollm2": [SOURCE],
+    "formalmt_cocoa_small": [SOURCE, TEXT],
+    "formalmt_cocoa": [SOURCE, TEXT],
+    "formalmt_fisher_small": [SOURCE, ORACLE],
+    "formalmt_fisher": [SOURCE, ORACLE],
     "demo_smollm2": [],
     "demo_state": [],
     "commongen_gpt2_large": [SOURCE],

@@ -1,0 +1,141 @@
+"""A classifier in a folder: its head, what it is the head of, and its figures.
+
+`classifier.safetensors` has the head. `classifier.json` has the label, the temperature and the
+SHA-256 of head and trunk. `trunk/` is a folder of transformers with the small model and its
+tokenizer; of a head on a base it is not there, and classifier.json has the base's path.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from dinado_jax import __version__
+from dinado_jax.classifiers.classifier import Classifier
+from dinado_jax.classifiers.prefixes import init_head
+from dinado_jax.errors import InputError
+from dinado_jax.models.architectures import load_model, load_params, save_model
+from dinado_jax.models.hf_folder import (
+    check_finite,
+    check_tensors,
+    fingerprint,
+    locate,
+    read_safetensors,
+    write_tensors,
+)
+from dinado_jax.models.params import by_path, nested
+from dinado_jax.models.tokenizer import load_codec
+from dinado_jax.utils.files import exists, file_digest, read_json, read_sealed, write_sealed
+from dinado_jax.utils.files import validate as validated
+
+RECORD, HEAD, TRUNK = "classifier.json", "classifier.safetensors", "trunk"
+# Version of the files. Bump it when an older version of the package would misread them.
+FORMAT = 1
+_FIX = "train it again, or copy it again"
+_SCHEMA = {
+    "format": int, "version": str, "label": str, "reads_prompt": bool, "context": int,
+    "temperature": float, "base": str, "trunk": str, "head": str, "figures": dict,
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """What a folder holds."""
+
+    classifier: Classifier
+    digest: str  # SHA-256 of head and trunk
+    base: str  # that it is a head on; "" for a model of its own
+
+
+def save_classifier(
+    folder: Path, classifier: Classifier, figures: dict[str, float | int], base: str = ""
+) -> None:
+    """Writes a classifier.
+
+    Args:
+      folder: there already, and empty.
+      classifier: to write.
+      figures: that are kept with it.
+      base: folder or hub name of the base that it is a head on; "" for a model of its own, which is
+        written too.
+
+    Raises:
+      InputError: for a full disk.
+    """
+    source = locate(base) if base else folder / TRUNK
+    if not base:
+        trunk = jax.tree.map(np.asarray, classifier.params["trunk"])
+        save_model(source, classifier.model, trunk, classifier.codec.ends())
+        classifier.codec.save(source)
+    head = {path: np.asarray(leaf) for path, leaf in by_path(classifier.params["head"]).items()}
+    write_tensors(folder / HEAD, head)
+    write_sealed(
+        folder / RECORD,
+        {
+            "format": FORMAT,
+            "version": __version__,
+            "label": classifier.label,
+            "reads_prompt": classifier.reads_prompt,
+            "context": classifier.context,
+            "temperature": classifier.temperature,
+            "base": base,
+            "trunk": fingerprint(source),
+            "head": file_digest(folder / HEAD),
+            "figures": figures,
+        },
+    )
+
+
+def load_classifier(folder: str | Path) -> Saved:
+    """Reads a classifier that `save_classifier` has written.
+
+    Raises:
+      InputError: in one line for what is missing, damaged or of a newer version, and for a base
+        that is another one now.
+    """
+    folder = Path(folder).expanduser()
+    path = folder / RECORD
+    if not exists(path):
+        inside = sorted(each.parent for each in folder.glob(f"*/{RECORD}"))
+        fix = f"give one of {', '.join(map(str, inside))}" if inside else "correct the path"
+        raise InputError(f"no {RECORD} in {folder}, where a classifier is looked for: {fix}")
+    written = read_json(path, _FIX, {"format": int})["format"]
+    if written > FORMAT:
+        raise InputError(
+            f"{path} has format {written}, this version of dinado-jax reads {FORMAT}: install a "
+            "newer one"
+        )
+    record: dict[str, Any] = validated(read_sealed(path, _FIX), _SCHEMA, str(path), _FIX)
+    source = locate(record["base"]) if record["base"] else folder / TRUNK
+    for file, found, known in (
+        (source, fingerprint(source), record["trunk"]),
+        (folder / HEAD, file_digest(folder / HEAD), record["head"]),
+    ):
+        if found != known:
+            raise InputError(f"{file} is not what {path} was written with: {_FIX}")
+    model = load_model(source)
+    trunk = load_params(source, model)
+    params = {
+        "trunk": jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf, np.float32)), trunk),
+        "head": jax.device_put(_read_head(folder, model.width)),
+    }
+    classifier = Classifier(
+        model,
+        load_codec(source, model.vocab_size),
+        params,
+        record["label"],
+        record["reads_prompt"],
+        record["context"],
+        record["temperature"],
+    )
+    return Saved(classifier, f"{record['trunk']} {record['head']}", record["base"])
+
+
+def _read_head(folder: Path, width: int) -> dict:
+    tensors = read_safetensors(folder / HEAD)
+    wanted = by_path(jax.eval_shape(lambda: init_head(width, 0)))
+    check_tensors(tensors, {path: leaf.shape for path, leaf in wanted.items()}, folder, RECORD)
+    check_finite(tensors, folder)
+    return nested(tensors)

@@ -1,0 +1,94 @@
+"""Labelled texts: what is read of a file, what is left out aloud, and how texts are divided."""
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+from support.refusal import error_of
+
+from dinado_jax.classifiers.labelled import Labelled, divide, read_labelled
+
+NUMBERED = [(f"text {i}", i % 2) for i in range(80)]
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def objects(rows):
+    return [{"text": text, "label": label} for text, label in rows]
+
+
+def test_objects_and_rows_are_read_alike(tmp_path):
+    table = "".join(f"{text}\t{label}\n" for text, label in NUMBERED)
+    (tmp_path / "a.tsv").write_text(table)
+    (tmp_path / "b.csv").write_text("label,text\n" + "".join(f"{b},{a}\n" for a, b in NUMBERED))
+    (tmp_path / "c.tsv.gz").write_bytes(gzip.compress(table.encode()))
+    write(tmp_path / "d.jsonl", objects(NUMBERED))
+    write(tmp_path / "e.jsonl", objects([(text, bool(label)) for text, label in NUMBERED]))
+    for name in ("a.tsv", "b.csv", "c.tsv.gz", "d.jsonl", "e.jsonl"):
+        texts, label = read_labelled(tmp_path / name)
+        assert label == "1" and texts.texts == [text for text, _ in NUMBERED]
+        assert texts.labels.tolist() == [bool(i % 2) for i in range(80)]
+        assert texts.prompts == [""] * 80
+
+
+@pytest.mark.parametrize("column", ["prompt", "source"])
+def test_prompts_are_read_where_there_are_any(tmp_path, column):
+    rows = [{**row, column: f" p{i}"} for i, row in enumerate(objects(NUMBERED))]
+    texts, _ = read_labelled(write(tmp_path / "a.jsonl", rows))
+    assert texts.prompts == [f"p{i}" for i in range(80)]
+
+
+def test_one_label_against_all_others(tmp_path):
+    rows = [(f"text {i}", ("red", "green", "blue")[i % 3]) for i in range(150)]
+    path = write(tmp_path / "a.jsonl", objects(rows))
+    texts, label = read_labelled(path, "green")
+    assert label == "green" and texts.labels.tolist() == [i % 3 == 1 for i in range(150)]
+    assert "give one of its labels by --label, 'blue', 'green', 'red'" in error_of(
+        read_labelled, path
+    )
+    assert "no text has the label 'grey'" in error_of(read_labelled, path, "grey")
+
+
+def test_what_is_left_out_is_counted(tmp_path, capsys):
+    rows = [*NUMBERED, ("text 3", 1), (" ", 1), ("text", "")]
+    texts, _ = read_labelled(write(tmp_path / "a.jsonl", objects(rows)))
+    assert len(texts.texts) == 80
+    assert "3 of 83 rows repeat a text, or have no text or no label" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.txt", "x\t1\n", "no labelled texts by its name"),
+        ("a.jsonl", '{"text": "x"}\n', "a.jsonl:1, label is missing"),
+        ("a.jsonl", '{"text": 1, "label": 1}\n', "a.jsonl:1, text is 1, not a text"),
+        ("a.jsonl", '{"text": "x", "label": 1, "prompt": 2}\n', "a.jsonl:1, its prompt is 2"),
+        ("a.jsonl", "{\n", "a.jsonl:1, malformed JSON"),
+        ("a.tsv", "x\t1\ty\n", "a row of 3 columns"),
+        ("a.tsv", "", "give one of its labels by --label, none"),
+        ("a.tsv", "x\t1\ny\t0\n", "has 1 texts with the label '1': give at least 40"),
+    ],
+)
+def test_what_is_malformed_is_refused_in_a_line(tmp_path, name, content, said):
+    path = tmp_path / name
+    path.write_text(content)
+    assert said in error_of(read_labelled, path)
+
+
+@pytest.mark.parametrize("halves", [1, 2])
+def test_no_text_is_in_two_parts_and_each_part_has_its_share(halves):
+    labels = np.arange(400) % 4 == 0
+    texts = Labelled([""] * 400, [f"text {i}" for i in range(400)], labels)
+    parts = [part for half in divide(texts, halves, 0) for part in half]
+    assert sorted(text for part in parts for text in part.texts) == sorted(texts.texts)
+    known = dict(zip(texts.texts, labels))
+    for part, share in zip(parts, (0.8, 0.1, 0.1) * halves):
+        assert [known[text] for text in part.texts] == part.labels.tolist()
+        assert part.labels.sum() == 100 * share / halves
+        assert len(part.texts) == 400 * share / halves
+    again, other = divide(texts, halves, 0), divide(texts, halves, 1)
+    assert again[0].train.texts == parts[0].texts != other[0].train.texts
