@@ -27,7 +27,7 @@ def test_a_second_oracle_judges_what_was_generated(finished_run, tmp_path):
         samples = read_samples(tmp_path / "run" / "generate" / f"{name}.jsonl")
         wanted = np.mean([len(sample.text) % 3 == 0 for sample in samples])
         assert 0 < wanted < 1
-        found = summary[name]["metrics"]["success_by_second_oracle"]
+        found = summary[name]["success_by_second_oracle"]
         assert found == pytest.approx(wanted)
     assert re.search("success by evaluate.oracle", (tmp_path / "run" / "report.html").read_text())
     (tmp_path / "thirds.py").write_text(
