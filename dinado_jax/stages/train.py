@@ -28,17 +28,9 @@ from dinado_jax.stages.context import Context
 from dinado_jax.stages.rounds import Rounds
 from dinado_jax.stages.works import round_ends
 from dinado_jax.training.checkpoint import Checkpoints
-from dinado_jax.training.loop import (
-    Loop,
-    Phase,
-    Step,
-    TrainState,
-    at_average,
-    init_state,
-    make_step,
-    restore_or_init,
-)
+from dinado_jax.training.loop import Loop, Phase, restore_or_init
 from dinado_jax.training.optimizer import control_optimizer
+from dinado_jax.training.step import Step, TrainState, at_average, init_state, make_step
 from dinado_jax.utils.outlook import reach
 from dinado_jax.utils.progress import MetricsLog, print_once, print_progress
 

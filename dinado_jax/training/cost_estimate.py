@@ -28,7 +28,8 @@ from dinado_jax.objectives.sft import likelihood
 from dinado_jax.objectives.table import phases
 from dinado_jax.rollouts.arrays import Rollouts
 from dinado_jax.rollouts.automata import with_automata
-from dinado_jax.training.loop import (
+from dinado_jax.training.optimizer import control_optimizer, optimizer
+from dinado_jax.training.step import (
     Batch,
     Terms,
     TrainState,
@@ -36,7 +37,6 @@ from dinado_jax.training.loop import (
     make_step,
     split_micro_batches,
 )
-from dinado_jax.training.optimizer import control_optimizer, optimizer
 
 
 def _shape(*shape: int, dtype=jnp.int32) -> jax.ShapeDtypeStruct:
