@@ -111,7 +111,8 @@ def training(
     """Returns the arguments of `make_step` in stage train, and the shapes of state and batch."""
     control_params = abstract_control(control, params)
     transform = control_optimizer(settings.train)
-    state = jax.eval_shape(lambda: init_state(_zeros(control_params), transform))
+    evaluated = settings.train.held_out > 0
+    state = jax.eval_shape(lambda: init_state(_zeros(control_params), transform, evaluated))
     _, objective = phases(settings.train)[-1]
     rollouts = _example_rollouts(length)
     batch_at = objective.batches(rollouts, np.ones(4), settings.seed)

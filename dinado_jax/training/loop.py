@@ -1,6 +1,7 @@
 """The training loop, for both the base and a control."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +16,12 @@ from dinado_jax.distributed import signals
 from dinado_jax.distributed.partitioning import Plan
 from dinado_jax.distributed.processes import AsyncMax
 from dinado_jax.training.checkpoint import Checkpoints
-from dinado_jax.training.step import Batch, Step, TrainState, split_micro_batches
-from dinado_jax.utils.progress import MetricsLog, Progress
+from dinado_jax.training.step import Batch, Span, Step, TrainState, split_micro_batches
+from dinado_jax.utils.progress import MetricsLog, Progress, print_progress
 
+Evaluate = Callable[[TrainState], tuple[TrainState, dict[str, float]]]
+
+_EVALUATIONS = 10  # of a phase, in equal intervals
 _AHEAD = 2  # steps that devices are given before the ones before them are done
 
 
@@ -39,6 +43,15 @@ def restore_or_init(checkpoints: Checkpoints, plan: Plan, make: Callable, *args:
 
 
 @dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """Rows left out of training, by whose loss a phase ends early and at its best parameters."""
+
+    evaluate: Step  # of `make_evaluation`
+    batch: Batch  # the whole batch of all processes
+    pieces: int  # the batches of a step that it is as large as
+
+
+@dataclasses.dataclass(frozen=True)
 class Phase:
     """A stretch of training with one compiled step."""
 
@@ -47,6 +60,12 @@ class Phase:
     batch_at: Callable[[int], Batch]  # pure; the whole batch of all processes
     begin: int  # first step
     stop: int  # one past the last step
+    held_out: HeldOut | None = None  # None: all steps are done, whatever the loss of other rows
+
+    @property
+    def span(self) -> Span:
+        every = max(1, (self.stop - self.begin) // _EVALUATIONS)
+        return Span(self.begin, self.stop, every)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +81,9 @@ class Loop:
     def fit(self, phase: Phase, state: TrainState, frozen: Any) -> TrainState:
         """Runs the steps state.step .. stop - 1 of a phase; saves regularly and at the end.
 
-        All processes stop at the same step after a signal to any of them.
+        A phase with held-out rows ends earlier if their loss no longer falls, at its best
+        parameters; the state's step is then `stop` all the same. All processes stop at the same
+        step after a signal to any of them.
 
         Args:
           phase: what to run.
@@ -81,6 +102,9 @@ class Loop:
             return state
         any_signal = AsyncMax()
         length = phase.stop - phase.begin
+        evaluate = self._evaluation(phase, frozen)
+        if evaluate and done == phase.begin:
+            state, _ = evaluate(state)
         with Progress(phase.name, length, "step", done - phase.begin) as progress:
             began, tokens = time.monotonic(), 0
 
@@ -106,13 +130,44 @@ class Loop:
                 tokens += size
                 log_due = now % self.run.log_every == 0
                 signum = (any_signal(signals.received_signal()) or [0])[0]
-                if now % self.run.save_every == 0 or now == phase.stop or signum:
-                    shown, pending, log_due = log_metrics(pending), [], False
-                    self.checkpoints.save(now, self.plan.to_host(state))
+                reached = now
+                if evaluate and phase.span.due(now):
+                    state, of_held_out = evaluate(state)
+                    reached = int(state.step)  # phase.stop where the phase ends
+                    finite = {k: x for k, x in of_held_out.items() if math.isfinite(x)}
+                    self.log.write(now, stage=phase.name, **finite)
+                    shown |= finite
+                if now % self.run.save_every == 0 or reached == phase.stop or signum:
+                    shown |= log_metrics(pending)
+                    pending, log_due = [], False
+                    self.checkpoints.save(reached, self.plan.to_host(state))
                 progress.advance(1, **shown)
                 if signum:
                     raise signals.Stopped(signum)
+                if reached == phase.stop:
+                    break
+        if phase.held_out and state.best:
+            best, loss = int(state.best.step) - phase.begin, float(state.best.loss)
+            print_progress(
+                f"{progress.label}: goes on with the average after {best} of {length} steps, whose "
+                f"held-out loss {loss:.4g} is the least"
+            )
         return state
+
+    def _evaluation(self, phase: Phase, frozen: Any) -> Evaluate | None:
+        """Returns what evaluates a state on the held-out rows of a phase, if it has any."""
+        if phase.held_out is None:
+            return None
+        pieces = phase.held_out.pieces * self.accumulate
+        batch = self.plan.shard_batch(split_micro_batches(phase.held_out.batch, pieces))
+        given = frozen, jax.tree.map(np.int32, phase.span)
+        step = phase.held_out.evaluate
+
+        def evaluate(state: TrainState) -> tuple[TrainState, dict[str, float]]:
+            state, metrics = step(state, given, batch)
+            return state, {name: value.item() for name, value in jax.device_get(metrics).items()}
+
+        return evaluate
 
     def _raise_diverged(self, phase: Phase, now: int, figures: dict[str, float]) -> NoReturn:
         parts = batches_in(phase.batch_at(now - 1))
