@@ -153,11 +153,12 @@ def make_evaluation(terms: Terms, plan: Plan) -> Step:
 
 def _ended(state: TrainState, params: Any, stop: Any) -> TrainState:
     """The state at the end of a span, with these parameters."""
-    opt_state = optax.tree.set(
-        state.opt_state._replace(mean=params),
+    inner = optax.tree.set(
+        state.opt_state.inner,
         lambda path, _: path[-1].tuple_name == "ScaleByScheduleState",
         count=stop,
     )
+    opt_state = state.opt_state._replace(inner=inner, mean=params)
     return TrainState(stop, params, opt_state, state.best)
 
 
