@@ -141,16 +141,19 @@ def test_the_steps_of_a_phase_that_has_ended_are_not_done(tmp_path):
     bench.run()
     steps = [line["step"] for line in bench.log() if "loss" in line]
     assert steps == [*range(1, 11), *range(21, 25)]
+    assert max(int(path.name) for path in (tmp_path / "checkpoints").glob("*[0-9]")) == 25
     assert bench.run().step == 25  # nothing is left to do
 
 
 def test_stopped_anywhere_and_continued_it_ends_as_in_one_go(tmp_path, monkeypatch):
-    """After some steps, after that which ends the first phase, and after the last of all."""
-    whole = Bench(tmp_path / "whole")
+    """Between two evaluations, whose average would be better, after the step which ends the first
+    phase, and after the last of all.
+    """
+    whole = Bench(tmp_path / "whole", 3.4)
     wanted = whole.run()
-    assert len([line for line in whole.log() if "loss" in line]) == 14
-    for after in (1, 5, 10, 14):
-        bench = Bench(tmp_path / str(after))
+    assert len([line for line in whole.log() if "loss" in line]) == 13
+    for after in (3, 8, 13):
+        bench = Bench(tmp_path / str(after), 3.4)
         with monkeypatch.context() as patch:
             stops.stop_when(patch, stops.asked(after))
             with pytest.raises(signals.Stopped):
@@ -164,6 +167,17 @@ def test_a_loss_that_is_no_number_is_never_the_best(tmp_path):
     assert bench.run().step == 25
     assert {line["best_step"] for line in bench.log() if "best_step" in line} == {0, 20}
     assert not any("held_out" in line for line in bench.log())
+
+
+def test_any_number_is_better_than_none():
+    given = jnp.float32(0), jax.tree.map(np.int32, Span(0, 9, 1))
+    batch = PLAN.shard_batch(split_micro_batches(rows(np.ones(4)), 2))
+    evaluate = make_evaluation(squares, PLAN)
+    begun, metrics = evaluate(state(np.nan), given, batch)
+    assert metrics["best"] == np.inf
+    later = begun.replace(step=begun.step + 1, opt_state=TRANSFORM.init({"x": jnp.float32(3)}))
+    after, metrics = evaluate(later, given, batch)
+    assert metrics["best"] == 4 and after.best.step == 1 and after.best.params["x"] == 3
 
 
 @pytest.mark.parametrize(
