@@ -289,9 +289,9 @@ BUGS = [
         "data rollouts",
     ),
     # The loop.
-    Bug("training/loop.py", "jnp.maximum(w, 1e-9)", "jnp.maximum(w, 1.0)", LOOP),
-    Bug("training/loop.py", "term.sum / weights[name]", "term.sum / term.weight", LOOP),
-    Bug("training/loop.py", "sum(term.coefficient * parts[name]", "sum(parts[name]", LOOP),
+    Bug("training/step.py", "jnp.maximum(w, 1e-9)", "jnp.maximum(w, 1.0)", LOOP),
+    Bug("training/step.py", "term.sum / weights[name]", "term.sum / term.weight", LOOP),
+    Bug("training/step.py", "sum(term.coefficient * parts[name]", "sum(parts[name]", LOOP),
     Bug("training/loop.py", "log_due = now % self.run.log_every == 0", "log_due = True", LOOP),
     Bug("training/loop.py", "if now % self.run.save_every == 0 or", "if", LOOP),
     Bug("training/optimizer.py", "b2=config.beta2", "b2=0.999", LOOP),

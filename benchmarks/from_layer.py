@@ -25,7 +25,7 @@ from dinado_jax.controls.make import make_control
 from dinado_jax.models.architectures import parse_model
 from dinado_jax.objectives.table import phases
 from dinado_jax.training.cost_estimate import training
-from dinado_jax.training.loop import init_state, make_step
+from dinado_jax.training.step import init_state, make_step
 
 LEARNS = {"label": 1.0, "bellman": 1.0, "suffix": 1.0}  # values of the rows' arrays, others are 0
 

@@ -46,7 +46,7 @@ from dinado_jax.ops import vocab
 from dinado_jax.ops.backend import compiling_for
 from dinado_jax.stages.settings import changed, load_config
 from dinado_jax.training.cost_estimate import training
-from dinado_jax.training.loop import make_step
+from dinado_jax.training.step import make_step
 
 
 def _gpt2(layers: int, width: int, heads: int) -> dict[str, Any]:

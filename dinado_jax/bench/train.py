@@ -14,8 +14,8 @@ from dinado_jax.controls.control import Control
 from dinado_jax.controls.make import make_control
 from dinado_jax.models.protocol import BaseModel
 from dinado_jax.objectives.published import Published, PublishedBatch
-from dinado_jax.training.loop import init_state, make_step, split_micro_batches
 from dinado_jax.training.optimizer import control_optimizer
+from dinado_jax.training.step import init_state, make_step, split_micro_batches
 
 
 def control_of(request: Request, model: BaseModel) -> Control:

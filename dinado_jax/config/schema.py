@@ -172,6 +172,10 @@ class Train(Optim):
     objective: str = "regression"  # a name in objectives/table.py
     warmup_direction: int = 60  # first steps: likelihood on successes
     rounds: int = 5  # steps are divided evenly among them; each but the first samples again from q
+    # Share of prompts whose rollouts are not trained on. Their loss is evaluated at ten steps of
+    # the warm-up and of each round, which end at the best average, after three evaluations without
+    # a better one; the steps left are not done. 0: all steps are done.
+    held_out: float = 0.0
     # Steps: time constant of the parameters' average that ends a round, at most a fifth of it;
     # 1 is off.
     average: int = 33

@@ -1,5 +1,6 @@
 """The rows of a training or scoring step, as one pytree of arrays."""
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import jax
@@ -37,3 +38,8 @@ def batches_in(tree: Any) -> list[Batch]:
     """Finds every `Batch` in a pytree, such as those of an objective that reads several."""
     leaves = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, Batch))
     return [leaf for leaf in leaves if isinstance(leaf, Batch)]
+
+
+def map_batches(function: Callable[[Batch], Batch], tree: Any) -> Any:
+    """Replaces every `Batch` in a pytree of them."""
+    return jax.tree.map(function, tree, is_leaf=lambda node: isinstance(node, Batch))

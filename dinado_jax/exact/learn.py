@@ -24,14 +24,9 @@ from dinado_jax.objectives.terms import Objective
 from dinado_jax.rollouts.arrays import Rollouts, concatenate
 from dinado_jax.rollouts.automata import log_rates_by_class, with_automata
 from dinado_jax.rollouts.weighting import exclusive_cumsum, importance_weights, log_mixture_weight
-from dinado_jax.training.loop import (
-    Diverged,
-    TrainState,
-    init_state,
-    make_step,
-    split_micro_batches,
-)
+from dinado_jax.training.loop import Diverged
 from dinado_jax.training.optimizer import optimizer
+from dinado_jax.training.step import TrainState, init_state, make_step, split_micro_batches
 
 Params = dict[str, Any]
 Draw = Callable[[Params | None, int, int], Rollouts]  # (parameters of q or None for p, N, round)

@@ -30,8 +30,8 @@ from dinado_jax.models.protocol import BaseModel
 from dinado_jax.objectives.sft import likelihood
 from dinado_jax.rollouts.arrays import Rollouts
 from dinado_jax.rollouts.weighting import align_to_targets, exclusive_cumsum
-from dinado_jax.training.loop import init_state, make_step, split_micro_batches
 from dinado_jax.training.optimizer import optimizer
+from dinado_jax.training.step import init_state, make_step, split_micro_batches
 
 _SFT = Optim(steps=600, batch=128, learning_rate=5e-3)
 _ROWS = 4096  # decoded or scored at once

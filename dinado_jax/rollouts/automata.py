@@ -11,7 +11,7 @@ import numpy as np
 from dinado_jax.automata import progress
 from dinado_jax.automata.conjunction import Conjunction
 from dinado_jax.controls.state import AUTOMATA, StateReader
-from dinado_jax.data.batch import Batch, rows_of
+from dinado_jax.data.batch import Batch, map_batches, rows_of
 from dinado_jax.data.batching import take
 from dinado_jax.ops.masks import target_mask
 from dinado_jax.rollouts.arrays import Rollouts
@@ -30,16 +30,11 @@ def with_automata(
       number: int [N], of all rows that batches are drawn from, which automata are theirs.
     """
 
-    def filled(node: Any) -> Any:
-        if not isinstance(node, Batch):
-            return node
-        own = rows_of(automata, number[np.asarray(node.row)])
-        return dataclasses.replace(node, condition={AUTOMATA: own})
+    def filled(batch: Batch) -> Batch:
+        own = rows_of(automata, number[np.asarray(batch.row)])
+        return dataclasses.replace(batch, condition={AUTOMATA: own})
 
-    def at(step: int) -> Any:
-        return jax.tree.map(filled, batch_at(step), is_leaf=lambda node: isinstance(node, Batch))
-
-    return at
+    return lambda step: map_batches(filled, batch_at(step))
 
 
 def log_rates_by_class(

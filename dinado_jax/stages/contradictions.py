@@ -51,6 +51,11 @@ def _of_training(config: Config) -> Iterator[str]:
             f"train.warmup_direction = {train.warmup_direction} is more than train.steps = "
             f"{train.steps}: lower it, 0 is no warm-up"
         )
+    if train.held_out and train.held_out * rollout.prompts < 1:
+        yield (
+            f"train.held_out = {train.held_out} of rollout.prompts = {rollout.prompts} is less "
+            "than one prompt: raise one of them, or set train.held_out=0"
+        )
     share = train.mixture * train.refresh_samples
     if abs(share - round(share)) > 1e-6:
         yield (

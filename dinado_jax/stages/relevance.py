@@ -31,8 +31,8 @@ base.prompt_template sft.steps sft.pretrain_steps
 control.kind control.state rollout.oracle rollout.oracle_seconds rollout.prompts rollout.samples
 rollout.references rollout.max_new_tokens rollout.batch target.moments
 train.steps train.batch train.accumulate train.learning_rate train.warmup train.decay
-train.weight_decay train.beta2 train.clip train.rounds train.average train.warmup_direction
-train.strict
+train.weight_decay train.beta2 train.clip train.rounds train.held_out train.average
+train.warmup_direction train.strict
 decode.max_new_tokens decode.batch decode.strength decode.reject decode.guarantee
 evaluate.samples evaluate.prompt_file evaluate.oracle parallel.mode parallel.fsdp parallel.devices
 run.folder run.log_every run.save_every

@@ -29,16 +29,9 @@ from dinado_jax.stages.artifacts import load_base
 from dinado_jax.stages.context import Context
 from dinado_jax.tasks.protocol import Example, Task
 from dinado_jax.training.checkpoint import Checkpoints
-from dinado_jax.training.loop import (
-    Loop,
-    Phase,
-    Step,
-    TrainState,
-    init_state,
-    make_step,
-    restore_or_init,
-)
+from dinado_jax.training.loop import Loop, Phase, restore_or_init
 from dinado_jax.training.optimizer import optimizer
+from dinado_jax.training.step import Step, TrainState, init_state, make_step
 from dinado_jax.utils.files import read_sealed, write_sealed
 from dinado_jax.utils.progress import MetricsLog, print_once
 

@@ -20,25 +20,24 @@ from dinado_jax.objectives.table import phases
 from dinado_jax.objectives.terms import Objective
 from dinado_jax.objectives.warmup import Warmup
 from dinado_jax.rollouts.arrays import Rollouts, concatenate
-from dinado_jax.rollouts.automata import with_automata
-from dinado_jax.rollouts.hidden_states import delete_files, with_states
+from dinado_jax.rollouts.hidden_states import delete_files
 from dinado_jax.rollouts.weighting import importance_weights, success_rate
 from dinado_jax.stages.artifacts import trained_base
 from dinado_jax.stages.context import Context
+from dinado_jax.stages.round_data import RoundData
 from dinado_jax.stages.rounds import Rounds
 from dinado_jax.stages.works import round_ends
 from dinado_jax.training.checkpoint import Checkpoints
-from dinado_jax.training.loop import (
-    Loop,
-    Phase,
+from dinado_jax.training.loop import Loop, Phase, restore_or_init
+from dinado_jax.training.optimizer import control_optimizer
+from dinado_jax.training.step import (
     Step,
     TrainState,
     at_average,
     init_state,
+    make_evaluation,
     make_step,
-    restore_or_init,
 )
-from dinado_jax.training.optimizer import control_optimizer
 from dinado_jax.utils.outlook import reach
 from dinado_jax.utils.progress import MetricsLog, print_once, print_progress
 
@@ -58,7 +57,7 @@ def train(context: Context) -> TrainFigures:
     rate = _check_labels(initial)
     control = make_control(config, base.model)
     schedule = [
-        (end, objective, _step(objective, control, settings, plan))
+        (end, objective, *_programs(objective, control, settings, plan))
         for end, objective in phases(settings)
     ]
     prior = rate if config.control.norm_bias == "success_rate" else 0.5
@@ -81,15 +80,14 @@ def train(context: Context) -> TrainFigures:
                 print_once(f"warning: {line}")
             states = rounds.states(parts)
             automata = rounds.automata(rollouts) if control.state else None
-            for until, objective, step in schedule:
+            data = RoundData(control, settings, config.seed, rollouts, weight, states, automata)
+            for place, (until, objective, step, evaluate) in enumerate(schedule):
                 stop = max(begin, min(end, until))
-                batch_at = objective.batches(rollouts, weight, config.seed)
-                if states is not None:
-                    batch_at = with_states(batch_at, states, objective.reads_states(control))
-                if automata is not None:
-                    batch_at = with_automata(batch_at, *automata)
+                if begin == stop:
+                    continue
                 name = "warm-up" if isinstance(objective, Warmup) else f"train round {number}"
-                phase = Phase(name, step, batch_at, begin, stop)
+                held_out = data.held_out(place, evaluate, stop)
+                phase = Phase(name, step, data.batches(objective), begin, stop, held_out)
                 state, begin = loop.fit(phase, state, base.params), stop
             if int(state.step) == end:  # not beyond it, in a run that continues
                 state = at_average(state)
@@ -133,10 +131,14 @@ def _check_labels(initial: Rollouts) -> float:
 
 
 @functools.lru_cache(8)
-def _step(objective: Objective, control: Control, settings: Train, plan: Plan) -> Step:
-    """A compiled step, cached so that training resumed in the same process does not recompile."""
+def _programs(
+    objective: Objective, control: Control, settings: Train, plan: Plan
+) -> tuple[Step, Step]:
+    """A compiled step and evaluation, cached so that training resumed in the same process does not
+    recompile.
+    """
     terms = partial(objective.terms, control)
-    return make_step(terms, control_optimizer(settings), plan)
+    return make_step(terms, control_optimizer(settings), plan), make_evaluation(terms, plan)
 
 
 def _init(
@@ -148,4 +150,4 @@ def _init(
     base_params: dict,
 ) -> TrainState:
     params = control.init(jax.random.key(seed), base_params, prior, log_rates)
-    return init_state(params, control_optimizer(settings))
+    return init_state(params, control_optimizer(settings), settings.held_out > 0)

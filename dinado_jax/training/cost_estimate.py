@@ -28,7 +28,8 @@ from dinado_jax.objectives.sft import likelihood
 from dinado_jax.objectives.table import phases
 from dinado_jax.rollouts.arrays import Rollouts
 from dinado_jax.rollouts.automata import with_automata
-from dinado_jax.training.loop import (
+from dinado_jax.training.optimizer import control_optimizer, optimizer
+from dinado_jax.training.step import (
     Batch,
     Terms,
     TrainState,
@@ -36,7 +37,6 @@ from dinado_jax.training.loop import (
     make_step,
     split_micro_batches,
 )
-from dinado_jax.training.optimizer import control_optimizer, optimizer
 
 
 def _shape(*shape: int, dtype=jnp.int32) -> jax.ShapeDtypeStruct:
@@ -111,7 +111,8 @@ def training(
     """Returns the arguments of `make_step` in stage train, and the shapes of state and batch."""
     control_params = abstract_control(control, params)
     transform = control_optimizer(settings.train)
-    state = jax.eval_shape(lambda: init_state(_zeros(control_params), transform))
+    evaluated = settings.train.held_out > 0
+    state = jax.eval_shape(lambda: init_state(_zeros(control_params), transform, evaluated))
     _, objective = phases(settings.train)[-1]
     rollouts = _example_rollouts(length)
     batch_at = objective.batches(rollouts, np.ones(4), settings.seed)

@@ -1,59 +1,32 @@
 """The training loop, for both the base and a control."""
 
 import dataclasses
-import functools
+import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-from flax import struct
 
 from dinado_jax.config.schema import Run
 from dinado_jax.data.batch import batches_in
 from dinado_jax.distributed import signals
-from dinado_jax.distributed.constraints import reduce_scatter_grad
-from dinado_jax.distributed.partitioning import Plan, psum
+from dinado_jax.distributed.partitioning import Plan
 from dinado_jax.distributed.processes import AsyncMax
-from dinado_jax.objectives.terms import Term
 from dinado_jax.training.checkpoint import Checkpoints
-from dinado_jax.utils.progress import MetricsLog, Progress
+from dinado_jax.training.step import Batch, Span, Step, TrainState, split_micro_batches
+from dinado_jax.utils.progress import MetricsLog, Progress, print_progress
 
-Batch = Any  # a pytree of arrays whose leading axis is the row
-Terms = Callable[[Any, Any, Batch], dict[str, Term]]
+Evaluate = Callable[[TrainState], tuple[TrainState, dict[str, float]]]
 
+_EVALUATIONS = 10  # of a phase, in equal intervals
 _AHEAD = 2  # steps that devices are given before the ones before them are done
-
-
-@struct.dataclass
-class TrainState:
-    """Everything that a resumed run needs; batches are pure functions of the step."""
-
-    step: jax.Array  # int32 scalar, steps done
-    trainable: Any
-    opt_state: Any
-
-
-Step = Callable[[TrainState, Any, Batch], tuple[TrainState, dict[str, jax.Array]]]
 
 
 class Diverged(RuntimeError):
     """The loss or its gradient became NaN or infinite."""
-
-
-def init_state(trainable: Any, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step."""
-    return TrainState(jnp.zeros((), jnp.int32), trainable, optimizer.init(trainable))
-
-
-def at_average(state: TrainState) -> TrainState:
-    """Continues from the average of the iterates of an optimiser that is `averaged`."""
-    # A copy: the step donates the state, and no buffer may be donated twice.
-    return TrainState(state.step, jax.tree.map(jnp.copy, state.opt_state.mean), state.opt_state)
 
 
 def restore_or_init(checkpoints: Checkpoints, plan: Plan, make: Callable, *args: Any) -> TrainState:
@@ -69,60 +42,13 @@ def restore_or_init(checkpoints: Checkpoints, plan: Plan, make: Callable, *args:
     return plan.init_sharded(make, *args) if saved is None else plan.shard(saved)
 
 
-def make_step(
-    terms: Terms, optimizer: optax.GradientTransformation, plan: Plan | None = None
-) -> Callable[[TrainState, Any, Batch], tuple[TrainState, dict[str, jax.Array]]]:
-    """Compiles step(state, frozen, batch) -> (state, metrics); the state is donated.
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """Rows left out of training, by whose loss a phase ends early and at its best parameters."""
 
-    Every leaf of the batch is [micro-batches, rows, ...]; gradients are accumulated over the
-    leading axis. Metrics are the loss, its terms and the norm of the gradient, float32 [] each.
-
-    Args:
-      terms: (trainable, frozen, micro_batch) -> the loss as sums and weights.
-      optimizer: of the trainable parameters.
-      plan: how the step is partitioned over devices; None runs it where its arrays are.
-    """
-
-    def step(state: TrainState, frozen: Any, batch: Batch, axis):
-        def weights_of(micro):
-            out = terms(state.trainable, frozen, micro)
-            return {name: term.weight for name, term in out.items()}
-
-        # Weights do not depend on parameters: the compiler removes the rest of this forward pass.
-        weights = jax.tree.map(jnp.sum, jax.vmap(weights_of)(batch))
-        weights = jax.tree.map(lambda w: jnp.maximum(w, 1e-9), psum(weights, axis))
-
-        def loss_of(trainable, micro):
-            with jax.named_scope("loss"):
-                out = terms(trainable, frozen, micro)
-            parts = {name: term.sum / weights[name] for name, term in out.items()}
-            return sum(term.coefficient * parts[name] for name, term in out.items()), parts
-
-        def accumulate(sums, micro):
-            (loss, parts), grads = jax.value_and_grad(loss_of, has_aux=True)(state.trainable, micro)
-            grads = jax.tree.map(reduce_scatter_grad, grads)
-            return jax.tree.map(jnp.add, sums, ({"loss": loss, **parts}, grads)), None
-
-        zero = {name: jnp.zeros((), jnp.float32) for name in ("loss", *weights)}
-        sums, _ = jax.lax.scan(
-            accumulate, (zero, jax.tree.map(jnp.zeros_like, state.trainable)), batch
-        )
-        # Each device differentiates the loss of its own rows; this is the only reduction.
-        metrics, grads = psum(sums, axis)
-        with jax.named_scope("optimizer"):
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
-            trainable = optax.apply_updates(state.trainable, updates)
-        metrics["grad_norm"] = optax.tree.norm(grads)
-        return TrainState(state.step + 1, trainable, opt_state), metrics
-
-    if plan is None:
-        return jax.jit(functools.partial(step, axis=None), donate_argnums=0)
-    return plan.compile(step)
-
-
-def split_micro_batches(batch: Batch, accumulate: int) -> Batch:
-    """Reshapes every leaf from [rows, ...] to [micro-batches, rows, ...]."""
-    return jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
+    evaluate: Step  # of `make_evaluation`
+    batch: Batch  # the whole batch of all processes
+    pieces: int  # the batches of a step that it is as large as
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +60,12 @@ class Phase:
     batch_at: Callable[[int], Batch]  # pure; the whole batch of all processes
     begin: int  # first step
     stop: int  # one past the last step
+    held_out: HeldOut | None = None  # None: all steps are done, whatever the loss of other rows
+
+    @property
+    def span(self) -> Span:
+        every = max(1, (self.stop - self.begin) // _EVALUATIONS)
+        return Span(self.begin, self.stop, every)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +81,9 @@ class Loop:
     def fit(self, phase: Phase, state: TrainState, frozen: Any) -> TrainState:
         """Runs the steps state.step .. stop - 1 of a phase; saves regularly and at the end.
 
-        All processes stop at the same step after a signal to any of them.
+        A phase with held-out rows ends earlier if their loss no longer falls, at its best
+        parameters; the state's step is then `stop` all the same. All processes stop at the same
+        step after a signal to any of them.
 
         Args:
           phase: what to run.
@@ -168,6 +102,9 @@ class Loop:
             return state
         any_signal = AsyncMax()
         length = phase.stop - phase.begin
+        evaluate = self._evaluation(phase, frozen)
+        if evaluate and done == phase.begin:
+            state, _ = evaluate(state)
         with Progress(phase.name, length, "step", done - phase.begin) as progress:
             began, tokens = time.monotonic(), 0
 
@@ -193,13 +130,44 @@ class Loop:
                 tokens += size
                 log_due = now % self.run.log_every == 0
                 signum = (any_signal(signals.received_signal()) or [0])[0]
-                if now % self.run.save_every == 0 or now == phase.stop or signum:
-                    shown, pending, log_due = log_metrics(pending), [], False
-                    self.checkpoints.save(now, self.plan.to_host(state))
+                reached = now
+                if evaluate and phase.span.due(now):
+                    state, of_held_out = evaluate(state)
+                    reached = int(state.step)  # phase.stop where the phase ends
+                    finite = {k: x for k, x in of_held_out.items() if math.isfinite(x)}
+                    self.log.write(now, stage=phase.name, **finite)
+                    shown |= finite
+                if now % self.run.save_every == 0 or reached == phase.stop or signum:
+                    shown |= log_metrics(pending)
+                    pending, log_due = [], False
+                    self.checkpoints.save(reached, self.plan.to_host(state))
                 progress.advance(1, **shown)
                 if signum:
                     raise signals.Stopped(signum)
+                if reached == phase.stop:
+                    break
+        if phase.held_out and state.best:
+            best, loss = int(state.best.step) - phase.begin, float(state.best.loss)
+            print_progress(
+                f"{progress.label}: goes on with the average after {best} of {length} steps, whose "
+                f"held-out loss {loss:.4g} is the least"
+            )
         return state
+
+    def _evaluation(self, phase: Phase, frozen: Any) -> Evaluate | None:
+        """Returns what evaluates a state on the held-out rows of a phase, if it has any."""
+        if phase.held_out is None:
+            return None
+        pieces = phase.held_out.pieces * self.accumulate
+        batch = self.plan.shard_batch(split_micro_batches(phase.held_out.batch, pieces))
+        given = frozen, jax.tree.map(np.int32, phase.span)
+        step = phase.held_out.evaluate
+
+        def evaluate(state: TrainState) -> tuple[TrainState, dict[str, float]]:
+            state, metrics = step(state, given, batch)
+            return state, {name: value.item() for name, value in jax.device_get(metrics).items()}
+
+        return evaluate
 
     def _raise_diverged(self, phase: Phase, now: int, figures: dict[str, float]) -> NoReturn:
         parts = batches_in(phase.batch_at(now - 1))

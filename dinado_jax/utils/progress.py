@@ -77,7 +77,7 @@ class Progress:
         """
         self._outlook = outlook.current()
         self._work = self._outlook.reach(what)
-        self._what = self._work.label if self._work else what
+        self.label = self._work.label if self._work else what
         self._total, self._unit = total, unit
         self._start, self._done = start, start
         self._first: tuple[float, int] | None = None  # (time, units done) after the first advance
@@ -92,7 +92,7 @@ class Progress:
             from tqdm import tqdm
 
             self._bar = tqdm(
-                total=self._total, initial=self._start, desc=self._what, unit=self._unit
+                total=self._total, initial=self._start, desc=self.label, unit=self._unit
             )
             self._bar.set_postfix_str("compiling")
         elif self._start < self._total:
@@ -100,7 +100,7 @@ class Progress:
         return self
 
     def _compiling(self) -> None:
-        print_progress(f"{self._what}: compiling ({self._done}/{self._total} {self._unit}s)")
+        print_progress(f"{self.label}: compiling ({self._done}/{self._total} {self._unit}s)")
 
     def advance(self, count: int = 1, **figures: float) -> None:
         """Adds `count` finished units, and shows these figures next to the count."""
@@ -157,7 +157,7 @@ class Progress:
             if whole := self._whole(left):
                 pace += f" (whole run: about {whole})"
         shown = "".join(f", {key} {value:.4g}" for key, value in figures.items())
-        print_progress(f"{self._what}: {self._done}/{self._total} {self._unit}s, {pace}{shown}")
+        print_progress(f"{self.label}: {self._done}/{self._total} {self._unit}s, {pace}{shown}")
 
     def __exit__(
         self,
@@ -172,7 +172,7 @@ class Progress:
         elif kind is None and self._done > self._start:
             elapsed = time.monotonic() - self._started
             print_progress(
-                f"{self._what}: {self._done}/{self._total} {self._unit}s in {_clock(elapsed)}"
+                f"{self.label}: {self._done}/{self._total} {self._unit}s in {_clock(elapsed)}"
             )
 
 

@@ -14,7 +14,7 @@ from dinado_jax.errors import InputError
 from dinado_jax.models.params import abstract_params
 from dinado_jax.objectives.draws import LabeledBatch
 from dinado_jax.objectives.matching import Likelihood
-from dinado_jax.training.loop import init_state, make_step, split_micro_batches
+from dinado_jax.training.step import init_state, make_step, split_micro_batches
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

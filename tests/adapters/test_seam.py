@@ -23,7 +23,7 @@ from dinado_jax.errors import InputError
 from dinado_jax.language_model import Base, Controlled
 from dinado_jax.objectives.draws import LabeledBatch
 from dinado_jax.objectives.warmup import Warmup
-from dinado_jax.training.loop import init_state, make_step, split_micro_batches
+from dinado_jax.training.step import init_state, make_step, split_micro_batches
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

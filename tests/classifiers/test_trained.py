@@ -13,6 +13,7 @@ from dinado_jax import cli
 from dinado_jax.classifiers.folder import load_classifier
 from dinado_jax.oracles.callables import given_oracle
 from dinado_jax.oracles.classifier import classifier_oracle
+from dinado_jax.oracles.expression import find_oracle
 from dinado_jax.oracles.judge import judge
 from dinado_jax.oracles.table import resolve
 from dinado_jax.stages.context import Context
@@ -164,3 +165,20 @@ def test_what_trained_a_control_does_not_judge_it(two, tmp_path):
             assert "give one that was trained on other texts" in line
         else:
             assert context.second_oracle is not None
+
+
+def test_a_part_of_an_expression(two, tmp_path):
+    rows = sentences(20, 3)
+    texts = [text for text, _ in rows]
+    alone = np.array(classifier_oracle(two / "a")([""] * 20, texts))
+    found = find_oracle(f"classifier('{two / 'a'}') > 0.5 & length >= 6")
+    long = [len(text.split()) >= 6 for text in texts]
+    np.testing.assert_array_equal(found.function([""] * 20, texts), (alone > 0.5) & long)
+    assert found.classifiers == {load_classifier(two / "a").digest}
+    used = {
+        "rollout.oracle": f"classifier('{two / 'a'}') & length >= 6",
+        "evaluate.oracle": f"classifier:{two / 'a'}",
+    }
+    config = tiny_run.config(*(f"{key}={value}" for key, value in used.items()))
+    line = error_of(lambda: Context.of(config, tmp_path / "run").second_oracle)
+    assert "is the classifier of rollout.oracle" in line

@@ -34,7 +34,7 @@ LEAST = [
         train.reference_weight train.anchor train.bound train.prefix_bound train.bellman
         train.mixture
         rollout.temperature rollout.oracle_seconds decode.temperature
-        decode.strength decode.target_rate decode.reject task.held_out
+        decode.strength decode.target_rate decode.reject task.held_out train.held_out
     """),
     (TINY, 0.0, "train.margin train.weight_clip rollout.top_p decode.top_p"),
     (-1e6, -2e6, "delta.alpha"),
@@ -45,7 +45,7 @@ MOST = [
     (1.0, 1 + TINY, """
         rollout.top_p decode.top_p train.weight_clip train.mixture decode.target_rate
     """),
-    (0.5, 0.5 + TINY, "task.held_out"),
+    (0.5, 0.5 + TINY, "task.held_out train.held_out"),
     (1 - TINY, 1.0, "sft.beta2 train.beta2 decode.reject"),
     (10**9, 10**9 + 1, """
         sft.steps sft.pretrain_steps sft.warmup train.steps train.warmup train.warmup_direction

@@ -80,6 +80,7 @@ DEFAULTS = {
     "train.objective": "regression",
     "train.warmup_direction": 60,
     "train.rounds": 5,
+    "train.held_out": 0.0,
     "train.average": 33,
     "train.refresh_prompts": 1000,
     "train.refresh_samples": 8,

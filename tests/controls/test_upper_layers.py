@@ -34,7 +34,7 @@ from dinado_jax.models.params import abstract_params, init_params
 from dinado_jax.objectives.direction_and_norm import TwoPartBatch
 from dinado_jax.ops.masks import target_mask
 from dinado_jax.training.cost_estimate import check_base, training
-from dinado_jax.training.loop import init_state, make_step, split_micro_batches
+from dinado_jax.training.step import init_state, make_step, split_micro_batches
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

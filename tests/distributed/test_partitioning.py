@@ -22,7 +22,7 @@ from dinado_jax.decoding.score import score
 from dinado_jax.distributed.partitioning import local_mesh, make_plan
 from dinado_jax.errors import InputError
 from dinado_jax.models.params import init_params
-from dinado_jax.training.loop import init_state, make_step, split_micro_batches
+from dinado_jax.training.step import init_state, make_step, split_micro_batches
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 MODEL = twenty_steps.MODEL

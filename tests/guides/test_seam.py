@@ -36,7 +36,7 @@ from dinado_jax.ops import bernoulli
 from dinado_jax.ops.masks import target_mask
 from dinado_jax.rollouts.arrays import Rollouts, concatenate, select
 from dinado_jax.rollouts.collect import Collector
-from dinado_jax.training.loop import init_state, make_step, split_micro_batches
+from dinado_jax.training.step import init_state, make_step, split_micro_batches
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

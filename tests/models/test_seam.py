@@ -39,7 +39,7 @@ from dinado_jax.models.tokenizer import train_codec
 from dinado_jax.objectives.draws import LabeledBatch
 from dinado_jax.objectives.warmup import Warmup
 from dinado_jax.training.cost_estimate import check_base
-from dinado_jax.training.loop import init_state, make_step, split_micro_batches
+from dinado_jax.training.step import init_state, make_step, split_micro_batches
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

@@ -29,7 +29,7 @@ from dinado_jax.ops.vocab import (
     direction_scalars,
     token_log_probs,
 )
-from dinado_jax.training.loop import init_state, make_step
+from dinado_jax.training.step import init_state, make_step
 
 policy_scalars = functools.partial(direction_scalars, "policy")
 D, V = 8, 43

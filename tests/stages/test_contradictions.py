@@ -47,6 +47,8 @@ from dinado_jax.stages.settings import stored_config
         ("train.objective=ppo train.mixture=0.25", "set train.mixture=0"),
         ("train.warmup_direction=6 train.objective=regression", ""),
         ("train.warmup_direction=7", "is more than train.steps = 6"),
+        ("train.held_out=0.125", ""),
+        ("train.held_out=0.12", "less than one prompt"),
         ("train.mixture=0.25", ""),
         ("train.mixture=0.75 rollout.top_k=0 rollout.top_p=1", ""),
         ("train.mixture=0.3", "not a whole number"),

@@ -25,6 +25,7 @@ RUN = (
     "rollout.references=true",
     "train.reference_weight=1.0",
     "train.base_states=float32",
+    "train.held_out=0.5",
 )
 
 

@@ -1,5 +1,6 @@
 """Interrupts a run at a chosen moment, told by the files that it has written."""
 
+import itertools
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,12 @@ def die_when(monkeypatch, reached: Callable[[], bool]) -> None:
 
 class PowerCut(Exception):
     pass
+
+
+def asked(count: int) -> Callable[[], bool]:
+    """Whether it has been asked so often: training asks after every step."""
+    times = itertools.count(1)
+    return lambda: next(times) >= count
 
 
 def at_step(log: Path, step: int) -> Callable[[], bool]:

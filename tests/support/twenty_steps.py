@@ -23,8 +23,8 @@ from dinado_jax.objectives.direction_and_norm import TwoPartBatch
 from dinado_jax.objectives.draws import NormBatch
 from dinado_jax.objectives.sft import likelihood
 from dinado_jax.objectives.table import OBJECTIVES
-from dinado_jax.training.loop import init_state, make_step, split_micro_batches
 from dinado_jax.training.optimizer import optimizer
+from dinado_jax.training.step import init_state, make_step, split_micro_batches
 
 STEPS, ROWS, WIDTH = 20, 16, 12
 MODEL = GPT2(GPT2Config(vocab_size=300, n_positions=16, n_embd=32, n_layer=1, n_head=4))

@@ -24,7 +24,7 @@ from dinado_jax.objectives.direction_and_norm import TwoPartBatch
 from dinado_jax.objectives.draws import NormBatch
 from dinado_jax.objectives.regression import TargetBatch
 from dinado_jax.objectives.table import OBJECTIVES
-from dinado_jax.training.loop import init_state, make_step, split_micro_batches
+from dinado_jax.training.step import init_state, make_step, split_micro_batches
 from support import world
 
 PROMPTS = [list(prompt) for prompt in world.PROMPTS]

@@ -18,15 +18,9 @@ from dinado_jax.distributed.partitioning import make_plan
 from dinado_jax.objectives.sft import likelihood
 from dinado_jax.objectives.terms import Term
 from dinado_jax.training.checkpoint import Checkpoints
-from dinado_jax.training.loop import (
-    Diverged,
-    Loop,
-    Phase,
-    init_state,
-    make_step,
-    split_micro_batches,
-)
+from dinado_jax.training.loop import Diverged, Loop, Phase
 from dinado_jax.training.optimizer import optimizer
+from dinado_jax.training.step import init_state, make_step, split_micro_batches
 from dinado_jax.utils.progress import MetricsLog
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")

@@ -5,8 +5,8 @@ import optax
 import pytest
 
 from dinado_jax.config.schema import Train
-from dinado_jax.training.loop import TrainState, at_average, init_state
 from dinado_jax.training.optimizer import averaged, control_optimizer
+from dinado_jax.training.step import TrainState, at_average, init_state
 
 
 def descend(steps: int, window: int) -> tuple[TrainState, np.ndarray]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 _BELLMAN = 0.5  # nats: arXiv 2306.11825 finds that a residual above it keeps R from improving q
 _DASHES = ("-", "--", "-.", ":")
 _NOT_PARTS = ("step", "stage", "tokens_per_s", "grad_norm", "loss", "bellman", "diverged", "rows")
+_NOT_PARTS += ("held_out", "best", "best_step")  # of rows that are not trained on
 
 
 def parts(log: Sequence[dict[str, Any]]) -> list[str]:
