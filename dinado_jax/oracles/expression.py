@@ -9,6 +9,7 @@ import difflib
 import functools
 import inspect
 import operator
+import os
 import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -86,8 +87,10 @@ def is_own(text: str) -> bool:
 def _is_name(text: str) -> bool:
     """Whether it is a name, and no expression."""
     own = text in (*_ALIASES, *ELEMENTS, *COMBINATIONS, LENGTH)
-    alone = _NAME.fullmatch(text) or _FILE.fullmatch(text) or text.startswith(f"{GIVEN} ")
-    return bool(alone) and not own
+    in_file = _FILE.fullmatch(text) and os.path.isfile(
+        text.rpartition(":")[0]
+    )  # a path with spaces
+    return not own and bool(_NAME.fullmatch(text) or in_file or text.startswith(f"{GIVEN} "))
 
 
 def _certain(constraint: Constraint) -> bool:

@@ -110,6 +110,11 @@ LABELLED = {
         (3 * share(t) + 0.5 * (len(words(t)) <= 2) + (keywords(p, t) or "x" in words(t))) / 4.5
     ),
     "mine.py:long >= 0.5 & keywords": lambda p, t: len(t.split()) >= 4 and keywords(p, t),
+    "not mine.py:share": lambda p, t: 1 - share(t),
+    "contains('x') or keywords and mine.py:share": lambda p, t: max(
+        "x" in words(t), keywords(p, t) and share(t)
+    ),
+    "length < 3 or mine.py:share": lambda p, t: max(len(words(t)) < 3, share(t)),
     "mine.py:long < 0.5": lambda p, t: len(t.split()) < 4,
 }
 
