@@ -129,7 +129,7 @@ class ParticleSampler:
             newest = jax.lax.dynamic_index_in_dim(state.text.tokens, index, 1, keepdims=False)
             with jax.named_scope("step"):
                 logits, carry = self.policy.step(variables, state.carry, newest)
-            return self._advanced(state.replace(carry=carry), logits, index + 1)
+            return self._advanced(dataclasses.replace(state, carry=carry), logits, index + 1)
 
         def step(state: ParticleState, index: jax.Array) -> tuple[ParticleState, None]:
             unfinished = ~state.text.finished.all()
@@ -169,7 +169,8 @@ class ParticleSampler:
         )
         here = (jnp.arange(self.max_new_tokens) == index)[None] & ~done[:, None]
         log_r = jnp.where(chosen > -jnp.inf, chosen - of_base, -jnp.inf)
-        return state.replace(
+        return dataclasses.replace(
+            state,
             text=Particles(
                 tokens=jnp.where(here, token[:, None], text.tokens),
                 length=text.length + ~done,

@@ -73,7 +73,9 @@ def find_oracle(text: str, noun: str = "oracle") -> NamedOracle:
 
 
 def is_own(text: str) -> bool:
-    """Whether the oracle of a name or an expression is made of nothing but this package's own."""
+    """Whether the oracle of a name or an expression is made of nothing but this package's own,
+    without code or files from elsewhere.
+    """
     if _is_name(text):
         return text in ORACLES
     try:
@@ -81,7 +83,9 @@ def is_own(text: str) -> bool:
     except InputError:
         return False
     known = {*ORACLES, KEYWORDS, LENGTH}
-    return all(str(each.children[0]) in known for each in tree.find_data("name"))
+    names = (str(each.children[0]) for each in tree.find_data("name"))
+    elements = (str(each.children[0]) for each in tree.find_data("element"))
+    return all(name in known for name in names) and "classifier" not in elements
 
 
 def _is_name(text: str) -> bool:

@@ -342,3 +342,4 @@ def test_what_is_made_of_nothing_but_this_package(monkeypatch):
     )
     assert not is_own("mine.py:share") and not is_own("keywords & !mine.py:share")
     assert not is_own("keywords & polite") and not is_own("keywords &") and not is_own("polite")
+    assert not is_own("classifier('DIR') > 0.5") and not is_own("classifier:DIR")
