@@ -13,11 +13,11 @@ from dinado_jax.classifiers.calibration import calibration_error, fit_temperatur
 from dinado_jax.classifiers.classifier import Classifier, log_odds_of, to_rows
 from dinado_jax.classifiers.labelled import Labelled, Parts
 from dinado_jax.classifiers.training import train_head, train_small
+from dinado_jax.config.schema import Base
 from dinado_jax.data.batching import bucket
 from dinado_jax.data.sequences import Sequences
-from dinado_jax.models.architectures import load_model, load_params
+from dinado_jax.models.architectures import load_model, load_params, new_model
 from dinado_jax.models.codec import Codec
-from dinado_jax.models.gpt2 import GPT2, GPT2Config
 from dinado_jax.models.hf_folder import locate
 from dinado_jax.models.tokenizer import load_codec, train_codec
 
@@ -72,7 +72,10 @@ def make_classifier(parts: Parts, label: str, kind: Kind, epochs: int, seed: int
         params = train_head(model, jax.device_put(trunk), rows, labels, epochs, seed)
     else:
         size = 1 + max(codec.tokenizer.get_vocab().values())
-        model = GPT2(GPT2Config(size, context, _WIDTH, _LAYERS, _HEADS))
+        shape = Base(
+            vocab_size=size, n_positions=context, n_embd=_WIDTH, n_layer=_LAYERS, n_head=_HEADS
+        )
+        model = new_model(shape)
         params = train_small(model, rows, labels, codec.eos_id, epochs, seed)
     fitted, unseen = (log_odds_of(model, params, each) for each in (calibrate, test))
     temperature = fit_temperature(fitted, parts.calibrate.labels)

@@ -50,7 +50,7 @@ class Rollouts(Sequences):
     @property
     def particle(self) -> np.ndarray:
         """bool [N], whether a row is a particle."""
-        return np.asarray(np.isnan(self.log_prefix).any(1))
+        return np.isnan(self.log_prefix[:, 0])
 
     def save(self, path: Path, fingerprint: str = "") -> None:
         """Writes an .npz atomically, with a digest of its arrays.
@@ -198,10 +198,17 @@ def _invalid(rows: Rollouts, vocab_size: int) -> str:
         "labels outside [0, 1]": (rows.label[judged] >= 0) & (rows.label[judged] <= 1),
         "log_base that is not finite": np.isfinite(rows.log_base),
         "log_proposal that is infinite": ~np.isinf(rows.log_proposal),
-        "log_prefix that is not finite": np.isfinite(rows.log_prefix[~rows.particle]),
+        "log_prefix that is not finite": _known_prefixes(rows),
         "negative numbers of prompts": rows.prompt_id >= 0,
     }
     return next((what for what, holds in checks.items() if not np.all(holds)), "")
+
+
+def _known_prefixes(rows: Rollouts) -> np.ndarray:
+    """bool [N, T-1], whether log_prefix is finite, or nan throughout a particle."""
+    inside = np.arange(rows.log_prefix.shape[1]) < rows.length[:, None] - 1
+    unknown = np.isnan(rows.log_prefix) | ~inside
+    return np.where(rows.particle[:, None], unknown, np.isfinite(rows.log_prefix))
 
 
 def _columns(kind: type) -> list[str]:

@@ -323,7 +323,7 @@ def test_names_are_no_expressions(here):
     assert "did you mean 'lexical'?" in error_of(find_oracle, "lexicl")
 
 
-def test_a_package_registers_an_oracle(monkeypatch):
+def test_a_package_registers_an_oracle(here, monkeypatch):
     point = importlib.metadata.EntryPoint("polite-one", "mine:share", GROUP)
     wrong = importlib.metadata.EntryPoint("broken", "mine:missing", GROUP)
     both = importlib.metadata.EntryPoints([point, wrong])
