@@ -121,7 +121,7 @@ def test_its_settings_are_checked(requests):
     assert "task requests makes no examples from plain text" in refused(*text)
     told = "task.train_examples = 5 in the command line has no effect in this run (only for"
     assert f"{told} task.name=toy" in refused("task.source=things", "task.train_examples=5")
-    readers = "task.name=commongen, prompts, pairs, text and requests"
+    readers = "task.name=commongen, prompts, pairs, text, cocoa, fisher and requests"
     assert readers in error_of(tiny_run.config, "task.source=things")
 
 
