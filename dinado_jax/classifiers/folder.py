@@ -46,7 +46,6 @@ class Saved:
 
     classifier: Classifier
     digest: str  # SHA-256 of head and trunk
-    base: str  # that it is a head on; "" for a model of its own
 
 
 def save_classifier(
@@ -130,7 +129,7 @@ def load_classifier(folder: str | Path) -> Saved:
         record["context"],
         record["temperature"],
     )
-    return Saved(classifier, f"{record['trunk']} {record['head']}", record["base"])
+    return Saved(classifier, f"{record['trunk']} {record['head']}")
 
 
 def _read_head(folder: Path, width: int) -> dict:

@@ -5,9 +5,9 @@ carry the weight that makes up for what the guide has got wrong:
 
     w(y_1 .. y_t) = prod_{i <= t} V(s_i) / R(s_i),    V(s) = sum_v p(v | s) R(s v),  R(s_1) := 1
 
-Whenever the effective sample size of a prompt falls below N / 2, its particles are drawn anew in
-proportion to their weights (systematic resampling): dead ends die, and others take their place. At
-the end w is divided by R of the whole text. Then, for any guide that is not 0 where p C is not,
+Whenever the effective sample size of a prompt falls below N / 2, its particles are resampled in
+proportion to their weights (systematically): dead ends die, and others take their place. At the end
+w is divided by R of the whole text. Then, for any guide that is not 0 where p C is not,
 
     E[ (1 / N) sum_n w_n C(y_n) ] = R0                     the base's success rate, without bias
     E[ (1 / N) sum_n w_n C(y_n) f(y_n) ] = R0 E_{q*}[f]    and so for any f
@@ -42,7 +42,7 @@ from dinado_jax.models.cache import reorder, scan_steps, update_where
 from dinado_jax.ops.masks import among
 from dinado_jax.utils.arguments import POSITIVE, require_integer_field
 
-_RESAMPLE = 0.5  # of N, the effective sample size below which particles are drawn anew
+_RESAMPLE = 0.5  # of N, the effective sample size below which particles are resampled
 _LEAST = -1e30  # nats: subtracted from -inf it leaves -inf
 
 
@@ -158,8 +158,10 @@ class ParticleSampler:
         parents, mean = resample(log_weight.reshape(-1, N), uniform[:, N])
         rows = (jnp.arange(len(parents), dtype=jnp.int32)[:, None] * N + parents).reshape(-1)
         log_weight = jnp.where(jnp.repeat(mean > -jnp.inf, N), 0.0, log_weight)
-        text, log_after, carry, scores, log_base = reorder(
-            (state.text, state.log_after, state.carry, scores, log_base), rows
+        text, log_after, carry, scores, log_base = update_where(
+            (mean > -jnp.inf).any(),
+            lambda each: reorder(each, rows),
+            (state.text, state.log_after, state.carry, scores, log_base),
         )
         done = text.finished
         most = scores.max(-1, keepdims=True)
@@ -185,9 +187,9 @@ class ParticleSampler:
 
 
 def resample(log_weight: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Draws the particles of each prompt anew where their weights have come to differ too much.
+    """Resamples the particles of each prompt where their weights have come to differ too much.
 
-    Systematic resampling: particle n becomes the one at the n-th of N points, one in each N-th of
+    Systematically: particle n becomes the one at the n-th of N points, one in each N-th of
     the cumulative weights, so that none of weight 1 or more in the mean dies.
 
     Args:
@@ -195,8 +197,8 @@ def resample(log_weight: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.
       uniform: float32 [B] in [0, 1).
 
     Returns:
-      int32 [B, N], which particle each becomes, itself where nothing is drawn; float32 [B] nats,
-      the log of the mean weight, which all have after it, -inf where nothing is drawn.
+      int32 [B, N], which particle each becomes, itself where nothing is resampled; float32 [B]
+      nats, the log of the mean weight, which all have after it, -inf where nothing is resampled.
     """
     chex.assert_rank([log_weight, uniform], [2, 1])
     N = log_weight.shape[1]

@@ -42,7 +42,7 @@ class ClassifierGuide:
     """The guide; `classifier_guide` makes one with its arrays."""
 
     model: BaseModel  # the classifier's trunk
-    context: int  # tokens that it reads of a row
+    context: int  # tokens per row that it reads
     begin: tuple[int, ...] | None  # what it reads in place of the prompt; None: the prompt
     best: int = BEST
 

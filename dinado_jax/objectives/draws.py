@@ -64,7 +64,7 @@ def norm_rows(rollouts: Rollouts, weight: np.ndarray, train: Train, seed: int) -
     A prefix may come from any proposal; only its continuation is weighted: suffix = p / proposal of
     the rest of the row. Drawing by label multiplies the odds of every prefix by one factor,
     e^shift. Without balance references are left out, because most of them are successes. So are
-    particles always: a prefix is drawn anew because of what follows it.
+    particles always: resampling has chosen their prefixes by what follows them.
     """
     label = rollouts.label
     suffix = suffix_importance_weights(rollouts, train.weights, train.weight_clip)

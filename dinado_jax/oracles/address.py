@@ -71,7 +71,7 @@ _ES_INFORMAL = frozenset(
         "permíteme", "déjame", "espérame", "fíjate", "acuérdate", "siéntate", "imagínate",
     )
 )  # fmt: skip
-# Other verbs of tú (hablaste, hablabas, hablarás), but for words that merely end like them.
+# Other verbs of tú (hablaste, hablabas, hablarás), except words that only end like them.
 _ES_OF_TU = re.compile(
     r"\w{2,}(?:[ai]ste|abas|[aei]rás|[ai]rías|ieras|aras|[aeií]rte|ándote|éndote)"
 )

@@ -123,7 +123,7 @@ class _Maker:
         return self._combination(tree)
 
     def _error(self, part: Any, message: str) -> InputError:
-        """An error at a tree or a token."""
+        """The error for a tree or a token, with its position."""
         return self._source.error(getattr(part, "meta", part).start_pos, message)
 
     def _checked(self, tree: "Tree", make: Callable[..., Any], *args: Any, **more: Any) -> Oracle:

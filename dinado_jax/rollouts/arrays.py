@@ -30,7 +30,7 @@ class Rollouts(Sequences):
     log_base and log_proposal are sums over the target's tokens, in nats: under p, and under the
     distribution d that the row was drawn from (temperature, truncation and mixture included). Of a
     particle p / d is its weight, and nothing is known of its prefixes. In files a condition is a
-    nested dict of arrays of numbers, each with a row per rollout.
+    nested dict of arrays of numbers, with one row per rollout each.
     """
 
     label: np.ndarray  # float32 [N], the oracle's judgement in [0, 1]

@@ -1,6 +1,7 @@
 """What a round of training learns from, and what it is evaluated on. N rows."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -38,13 +39,15 @@ class RoundData:
     automata: tuple[Conjunction, np.ndarray] | None  # of the prompts, and which are each row's
 
     def __post_init__(self) -> None:
-        held = held_out_rows(self.rollouts, self.settings.held_out)
-        object.__setattr__(self, "_rows", (np.flatnonzero(~held), np.flatnonzero(held)))
         if self.settings.held_out:
             for rows, which in zip(self._rows, ("the other", "held-out")):
                 self._check(rows, which)
 
-    _rows: tuple[np.ndarray, np.ndarray] = dataclasses.field(init=False)  # to train on, held out
+    @functools.cached_property
+    def _rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """The numbers of the rows to train on, and of those held out."""
+        held = held_out_rows(self.rollouts, self.settings.held_out)
+        return np.flatnonzero(~held), np.flatnonzero(held)
 
     def _check(self, rows: np.ndarray, which: str) -> None:
         sampled = rows[~self.rollouts.reference[rows]]

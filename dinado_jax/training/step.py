@@ -17,7 +17,6 @@ from dinado_jax.objectives.terms import Term
 Batch = Any  # a pytree of arrays whose leading axis is the row
 Terms = Callable[[Any, Any, Batch], dict[str, Term]]
 
-
 _PATIENCE = 3  # evaluations without a better one, after which a phase ends
 
 
@@ -75,7 +74,7 @@ def at_average(state: TrainState) -> TrainState:
 
 def make_step(
     terms: Terms, optimizer: optax.GradientTransformation, plan: Plan | None = None
-) -> Callable[[TrainState, Any, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+) -> Step:
     """Compiles step(state, frozen, batch) -> (state, metrics); the state is donated.
 
     Every leaf of the batch is [micro-batches, rows, ...]; gradients are accumulated over the
