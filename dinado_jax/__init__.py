@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from dinado_jax.language_model import compose as compose
     from dinado_jax.loading import load as load
     from dinado_jax.loading import load_control as load_control
+    from dinado_jax.smc import Particle as Particle
+    from dinado_jax.smc import sample_by_particles as sample_by_particles
     from dinado_jax.stages.fit import fit as fit
     from dinado_jax.stages.pipeline import load_run as load_run
 
@@ -38,6 +40,8 @@ _HOMES = {
     "PromptSet": "dinado_jax.data.prompts",
     "generate": "dinado_jax.generation",
     "beam_search": "dinado_jax.generation",
+    "sample_by_particles": "dinado_jax.smc",
+    "Particle": "dinado_jax.smc",
     "score": "dinado_jax.generation",
     "InputError": "dinado_jax.errors",
 }

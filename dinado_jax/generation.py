@@ -95,6 +95,11 @@ class Completion:
     log_probs_base: np.ndarray  # under the base p
     finished: bool  # ended by itself, not cut at max_new_tokens
 
+    @property
+    def log_prob(self) -> float:
+        """Nats of the whole text under q."""
+        return float(self.log_probs.sum())
+
     def __repr__(self) -> str:
         end = "finished" if self.finished else "cut"
         return (
@@ -162,10 +167,10 @@ def generate(
         that are nan or infinite.
     """
     key, how = jax.random.key(arguments.require_seed(seed)), Method(**method)
-    model, texts, tokens, new_tokens = _begin(model, prompts, max_new_tokens)
+    model, texts, tokens, new_tokens = begin(model, prompts, max_new_tokens)
     stop_ids = model.base.codec.stop_ids
     sampler = Sampler(model.policy, how, stop_ids, new_tokens, samples, scores=True)
-    batch = _rows(len(texts) * sampler.samples, batch)
+    batch = rows_at_once(len(texts) * sampler.samples, batch)
     drawn = sample_in_groups(sampler, model.variables, tokens, key, batch)
     assert drawn.log_policy is not None  # the sampler scores
     found = _Found(
@@ -209,7 +214,7 @@ def beam_search(
     Raises:
       InputError: as for `generate`.
     """
-    model, texts, tokens, new_tokens = _begin(model, prompts, max_new_tokens)
+    model, texts, tokens, new_tokens = begin(model, prompts, max_new_tokens)
     search = Beam(
         model.policy,
         model.base.codec.stop_ids,
@@ -220,7 +225,7 @@ def beam_search(
         no_repeat_ngram,
         scores=True,
     )
-    batch = _rows(len(texts) * search.beams, batch)
+    batch = rows_at_once(len(texts) * search.beams, batch)
     best = beam_prompts(search, model.variables, tokens, batch)
     prompt, which = np.nonzero(best.length)
     assert best.log_policy is not None  # the search scores
@@ -290,7 +295,7 @@ def values(
     """
     model, asked, rows = _joined(model, prompts, texts, finished)
     parts = (model.base.model, model.control, model.base.params, model.params)
-    own = prefix_values(*parts, rows, _rows(len(rows), batch))
+    own = prefix_values(*parts, rows, rows_at_once(len(rows), batch))
     codec = model.base.codec
     return [
         PrefixValues(
@@ -323,7 +328,7 @@ def _joined(
 ) -> tuple[Model, list[tuple[str, str]], Sequences]:
     """The model with what it reads of the prompts, the pairs of prompt and text, and their rows."""
     asked = arguments.require_texts("text", texts)
-    model, known, tokens, _ = _begin(model, prompts, None)
+    model, known, tokens, _ = begin(model, prompts, None)
     ends = [True] * len(asked) if finished is None else list(finished)
     if not len(known) == len(asked) == len(ends):
         flags = "" if finished is None else f" and {len(ends)} values of finished"
@@ -345,18 +350,18 @@ def _joined(
 
 def _scores(model: Decodable, rows: Sequences, batch: int) -> list[np.ndarray]:
     """Log-probabilities of the targets, [tokens] nats each."""
-    scores = score_rows(model.policy, model.variables, rows, _rows(len(rows), batch))
+    scores = score_rows(model.policy, model.variables, rows, rows_at_once(len(rows), batch))
     ends = zip(scores, rows.prompt_length - 1, rows.length - 1)
     return [row[start:end] for row, start, end in ends]
 
 
-def _rows(wanted: int, batch: int) -> int:
+def rows_at_once(wanted: int, batch: int) -> int:
     """Rows at a time: at most `batch`, and else a power of two from 8, so that few programs do."""
     batch = arguments.require_integer("batch", batch, *POSITIVE)
     return min(batch, 1 << (max(_LEAST_ROWS, wanted) - 1).bit_length())
 
 
-def _begin(
+def begin(
     model: Model, prompts: Sequence[str] | PromptSet, max_new_tokens: int | None
 ) -> tuple[Model, list[str], TokenizedPrompts, int]:
     """The model with what it reads of the prompts, the prompts, their token ids, and how many
@@ -365,7 +370,7 @@ def _begin(
     given = prompts if isinstance(prompts, PromptSet) else PromptSet(prompts)
     texts = arguments.require_texts("prompt", given.texts)
     model, given = model.for_prompts(dataclasses.replace(given, texts=texts))
-    names = given.names or [f"prompt {i} ({quote(text[:40])})" for i, text in enumerate(texts)]
+    names = given.names or names_of(texts)
     ids = model.base.codec.prompts(texts)
     tokens = TokenizedPrompts(ids, given.condition, names, given.ids)
     asked = max_new_tokens is not None
@@ -373,6 +378,11 @@ def _begin(
     check_prompts(model.policy, tokens, least)
     room = model.policy.context_length - max(map(len, ids))
     return model, texts, tokens, least if asked else min(model.base.max_new_tokens, room)
+
+
+def names_of(prompts: Sequence[str]) -> list[str]:
+    """What messages call them."""
+    return [f"prompt {i} ({quote(text[:40])})" for i, text in enumerate(prompts)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dinado_jax import generation
+from dinado_jax import generation, smc
 from dinado_jax.adapters.protocol import Adapter
 from dinado_jax.automata.compiled import AutomataOf, conjunctions
 from dinado_jax.automata.conjunction import stack
@@ -172,6 +172,12 @@ class Controlled(_Methods):
         (part,), prompts = _for_prompts((self,), prompts)
         return part, prompts
 
+    sample_by_particles = smc.sample_by_particles
+
+    def beside_base(self) -> "Composed":
+        """The same distribution, decoded with the base beside it, as particles need it."""
+        return Composed((self,), decodes_base=True)
+
     @property
     def _reads_state(self) -> bool:
         control = self.control
@@ -285,6 +291,7 @@ class Composed(_Methods):
     """A base under several controls at once: q proportional to p prod_k f_k(R_k)."""
 
     parts: tuple[Controlled, ...]
+    decodes_base: bool = False  # also where q is a single pass of a model
 
     def __repr__(self) -> str:
         return f"Composed({' + '.join(part._control for part in self.parts)}, {self.base!r})"
@@ -295,17 +302,25 @@ class Composed(_Methods):
 
     @property
     def policy(self) -> Policy:
-        return guided_policy(self.base.model, self._guides, self._tilts)
+        return guided_policy(self.base.model, self._guides, self._tilts, self.decodes_base)
 
     @functools.cached_property
     def variables(self) -> dict:
         params = [part.params for part in self.parts]
-        return guided_variables(self.base.params, self._guides, params, self._tilts)
+        return guided_variables(
+            self.base.params, self._guides, params, self._tilts, self.decodes_base
+        )
 
     def for_prompts(self, prompts: PromptSet) -> "tuple[Composed, PromptSet]":
         """See `Controlled.for_prompts`."""
         parts, prompts = _for_prompts(self.parts, prompts)
-        return Composed(parts), prompts
+        return Composed(parts, self.decodes_base), prompts
+
+    sample_by_particles = smc.sample_by_particles
+
+    def beside_base(self) -> "Composed":
+        """See `Controlled.beside_base`."""
+        return Composed(self.parts, decodes_base=True)
 
     @property
     def _guides(self) -> list[Guide]:

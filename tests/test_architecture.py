@@ -26,6 +26,7 @@ LAYERS = [
     "tasks",
     "constraints",
     "oracles",
+    "smc",
     "evaluation",
     "language_model",
     "loading",

@@ -7,7 +7,6 @@ tokenizer; of a head on a base it is not there, and classifier.json has the base
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -27,8 +26,7 @@ from dinado_jax.models.hf_folder import (
 )
 from dinado_jax.models.params import by_path, nested
 from dinado_jax.models.tokenizer import load_codec
-from dinado_jax.utils.files import exists, file_digest, read_json, read_sealed, write_sealed
-from dinado_jax.utils.files import validate as validated
+from dinado_jax.utils.files import exists, file_digest, read_sealed_record, write_sealed
 
 RECORD, HEAD, TRUNK = "classifier.json", "classifier.safetensors", "trunk"
 # Version of the files. Bump it when an older version of the package would misread them.
@@ -100,13 +98,7 @@ def load_classifier(folder: str | Path) -> Saved:
         inside = sorted(each.parent for each in folder.glob(f"*/{RECORD}"))
         fix = f"give one of {', '.join(map(str, inside))}" if inside else "correct the path"
         raise InputError(f"no {RECORD} in {folder}, where a classifier is looked for: {fix}")
-    written = read_json(path, _FIX, {"format": int})["format"]
-    if written > FORMAT:
-        raise InputError(
-            f"{path} has format {written}, this version of dinado-jax reads {FORMAT}: install a "
-            "newer one"
-        )
-    record: dict[str, Any] = validated(read_sealed(path, _FIX), _SCHEMA, str(path), _FIX)
+    record = read_sealed_record(path, _SCHEMA, FORMAT, _FIX)
     source = locate(record["base"]) if record["base"] else folder / TRUNK
     for file, found, known in (
         (source, fingerprint(source), record["trunk"]),

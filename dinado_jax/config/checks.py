@@ -50,7 +50,7 @@ _BOUNDS = (
         train.bellman_start train.particles
         delta.from_layer
         rollout.temperature rollout.top_k rollout.oracle_seconds decode.temperature decode.top_k
-        decode.strength parallel.devices
+        decode.strength decode.particles parallel.devices
         """,
     ),
     ("above 0", lambda x: x > 0, "train.margin"),
@@ -89,7 +89,7 @@ LARGEST = {
             train.state_learning_rate
             sft.weight_decay train.weight_decay train.bellman train.reference_weight
             rollout.temperature decode.temperature decode.strength delta.alpha train.margin
-            train.anchor train.bound train.prefix_bound train.particles
+            train.anchor train.bound train.prefix_bound train.particles decode.particles
             """,
         ),
         (100_000, "base.n_embd base.n_head delta.rank sft.rank"),

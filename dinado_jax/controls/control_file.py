@@ -29,8 +29,7 @@ from dinado_jax.models.hf_folder import (
 from dinado_jax.utils.files import (
     exists,
     file_digest,
-    read_json,
-    read_sealed,
+    read_sealed_record,
     validate,
     write_sealed,
 )
@@ -122,13 +121,7 @@ def read_control(folder: Path) -> Record:
     path = folder / CONTROL
     if not exists(path):
         raise InputError(f"no {CONTROL} in {folder}: give a folder that a control was saved in")
-    written = read_json(path, _FIX, {"format": int})["format"]
-    if written > FORMAT:
-        raise InputError(
-            f"{path} has format {written}, this version of dinado-jax reads {FORMAT}: install a "
-            "newer one"
-        )
-    tree = validate(read_sealed(path, _FIX), _SCHEMA, str(path), _FIX)
+    tree = read_sealed_record(path, _SCHEMA, FORMAT, _FIX)
     figures: dict[str, Any] | None = tree["figures"]
     numbers: dict[str, Any] = dict.fromkeys(figures or {}, (int, float, type(None)))
     validate(figures or {}, numbers, f"{path}, figures", _FIX)

@@ -52,6 +52,19 @@ class PromptSet:
         """int64 [N]."""
         return self.first_id + np.arange(len(self.texts))
 
+    def repeated(self, times: int) -> "PromptSet":
+        """Each prompt as often, one after the other, with random streams of their own."""
+
+        def spread(values: Sequence[str]) -> list[str]:
+            return [value for value in values for _ in range(times)]
+
+        return PromptSet(
+            spread(self.texts),
+            self.first_id * times,
+            None if self.names is None else spread(self.names),
+            rows_of(self.condition, np.arange(len(self.texts)).repeat(times)),
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class TokenizedPrompts:

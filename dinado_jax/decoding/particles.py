@@ -44,6 +44,7 @@ from dinado_jax.utils.arguments import POSITIVE, require_integer_field
 
 _RESAMPLE = 0.5  # of N, the effective sample size below which particles are resampled
 _LEAST = -1e30  # nats: subtracted from -inf it leaves -inf
+LEAST_LOG_WEIGHT = -100.0  # nats, of `particles_of_prompts`: all texts keep a finite proposal
 
 
 class Particles(NamedTuple):
@@ -214,6 +215,40 @@ def resample(log_weight: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.
     return parents.astype(jnp.int32), jnp.where(wanted, total - jnp.log(N), -jnp.inf)
 
 
+def choose(
+    log_weight: np.ndarray, label: np.ndarray, key: jax.Array
+) -> tuple[np.ndarray, np.ndarray]:
+    """Chooses one of the particles of each prompt, in proportion to w C; to w where all have C = 0.
+
+    What is chosen follows q* the more closely the more particles there are. It has no density in
+    closed form, but the KL of its distribution q to the base is at most the mean of the excess that
+    is returned:
+
+        KL(q || p) <= E[log C(y) - log((1 / N) sum_n w_n C(y_n))]
+
+    (The data-processing inequality on the space of particles, ancestors and choice, where q* with
+    particles around it has the density (1 / N) sum_n w_n C(y_n) / R0 relative to what is drawn:
+    Andrieu, Doucet and Holenstein, 2010.) Where all have C = 0, this is the limit of a least C.
+
+    Args:
+      log_weight: float [B, N] nats, above -inf.
+      label: float [B, N], C in [0, 1].
+      key: typed PRNG key.
+
+    Returns:
+      int [B], the particle that is chosen; float [B] nats, the excess, with C = 1 for all where all
+      have C = 0.
+    """
+    some = (label > 0).any(1, keepdims=True)
+    with np.errstate(divide="ignore"):
+        log_label = np.where(some, np.log(label), 0.0)
+    total = log_weight + log_label
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    chosen = (total + rng.gumbel(size=total.shape)).argmax(1)
+    log_mean = np.logaddexp.reduce(total, axis=1) - np.log(total.shape[1])
+    return chosen, log_label[np.arange(len(chosen)), chosen] - log_mean
+
+
 def _uniform(streams: jax.Array, index: jax.Array | int, count: int) -> jax.Array:
     """Random numbers of step `index`: float32 [B, count]."""
     return jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, index), (count,)))(streams)
@@ -236,7 +271,8 @@ def particles_of_prompts(
       batch: rows drawn at once.
 
     Yields:
-      Host arrays as they come: row numbers, counted prompt by prompt, and the particles.
+      Host arrays as they come: row numbers, counted prompt by prompt, and the particles, with
+      weights of `LEAST_LOG_WEIGHT` or more.
 
     Raises:
       InputError: for bad prompts or a bad batch, and for a prompt after which nothing can be drawn.
@@ -258,4 +294,4 @@ def _to_host(
     rows = (index[:, None] * sampler.particles + np.arange(sampler.particles)).ravel()
     drawn = jax.tree.map(lambda x: x[: len(rows)], jax.device_get(drawn))
     check_finite(prompts, rows // sampler.particles, drawn.log_base)
-    return rows, drawn
+    return rows, drawn._replace(log_weight=np.maximum(drawn.log_weight, LEAST_LOG_WEIGHT))

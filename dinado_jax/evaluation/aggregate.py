@@ -99,6 +99,12 @@ def floors(base: Sequence[Sample], control: Sequence[Sample], figures: ControlFi
     )
 
 
+def kl_of_target(control: Sequence[Sample]) -> float:
+    """See `metrics.kl_of_target`; samples of the control that were chosen among particles."""
+    excess = np.array([s.log_prob - s.log_prob_base for s in control])
+    return metrics.kl_of_target(_labels(control), excess, _groups(control))
+
+
 def of_target(
     base: Sequence[Sample], control: Sequence[Sample], figures: ControlFigures
 ) -> tuple[ControlFigures, Floors]:

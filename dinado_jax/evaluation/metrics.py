@@ -127,6 +127,28 @@ def kl_floor_by_prompt(success: float, rates: np.ndarray, probability: np.ndarra
     return float(low * success - probability @ log_normaliser)
 
 
+def kl_of_target(label: np.ndarray, excess: np.ndarray, prompt: np.ndarray) -> float:
+    """KL(q* || p), nats per sequence, averaged over prompts, from samples chosen among particles:
+
+        KL(q* || p) = E_{q*}[log C] - log R0
+
+    An estimate from above, as the particles' estimates of R0 are unbiased and their logarithm is
+    concave; the more particles, the closer. nan if no sample of some prompt succeeds.
+
+    Args:
+      label: [N] C, in [0, 1].
+      excess: [N] nats, of `decoding.particles.choose`: log C minus the log of an estimate of R0.
+      prompt: int [N], which each continues, from 0.
+    """
+    log_label = np.log(label, out=np.zeros(len(label)), where=label > 0)
+    rate = np.where(label > 0, np.exp(log_label - excess), 0.0)
+    total = np.bincount(prompt, rate)
+    if (total == 0).any():
+        return math.nan
+    kl = np.bincount(prompt, rate * log_label) / total - np.log(total / np.bincount(prompt))
+    return float(kl.mean())
+
+
 def efficiency(floor: float, kl: float) -> float:
     """Returns floor / kl: 1 if the control uses no more KL than its success rate requires.
 

@@ -3,15 +3,16 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 from dinado_jax.data.prompts import PromptSet
 from dinado_jax.evaluation.aggregate import aggregate, floors
 from dinado_jax.evaluation.samples import Sample
 from dinado_jax.evaluation.summary import BaseFigures, ControlFigures, Floors
-from dinado_jax.generation import Decodable, generate
+from dinado_jax.generation import Completion, Decodable, generate
 from dinado_jax.oracles.callables import named_oracle
 from dinado_jax.oracles.judge import Oracle, judge, require_labels
+from dinado_jax.smc import GuidedModel, Particle, sample_by_particles
 from dinado_jax.utils.arguments import require_texts
 
 
@@ -66,6 +67,7 @@ def evaluate(
     oracle: str | Callable[..., Any],
     *,
     samples: int = 4,
+    particles: int = 0,
     seed: int = 0,
 ) -> Evaluation:
     """Samples a model and its base on prompts, lets an oracle judge the texts, and compares them.
@@ -78,6 +80,8 @@ def evaluate(
       oracle: as for `fit`: a function, one of `dinado_jax.constraints`, or a name. Samples on which
         it raises are left out.
       samples: of each prompt, of the model and of the base.
+      particles: of each sample of the model, see `sample_by_particles`; the KL is then an upper
+        bound. 0: plain samples.
       seed: in [0, 2^32).
 
     Raises:
@@ -85,9 +89,19 @@ def evaluate(
     """
     given = prompts.texts if isinstance(prompts, PromptSet) else prompts
     named = named_oracle(oracle, require_texts("prompt", given))
-    of_base, of_model = (
-        list(_judged(each, prompts, named.function, samples, seed)) for each in (model.base, model)
-    )
+    of_base = list(_judged(model.base, prompts, named.function, samples, seed))
+    if particles:
+        chosen = sample_by_particles(
+            cast(GuidedModel, model),
+            prompts,
+            oracle,
+            particles=particles,
+            samples=samples,
+            seed=seed,
+        )
+        of_model = [_sample(i // samples, one, one.label) for i, one in enumerate(chosen)]
+    else:
+        of_model = list(_judged(model, prompts, named.function, samples, seed))
     base, control = aggregate(of_base, of_model, (), (), seed)
     return Evaluation.of(base, control, floors(of_base, of_model, control))
 
@@ -105,14 +119,18 @@ def _judged(
     require_labels(oracle, result)
     for number, (one, label, failed) in enumerate(zip(made, result.labels, result.failed)):
         if not failed:
-            yield Sample(
-                prompt_id=number // samples,
-                prompt=one.prompt,
-                text=one.text,
-                label=float(label),
-                log_prob=float(one.log_probs.sum()),
-                log_prob_base=float(one.log_probs_base.sum()),
-                tokens=len(one.tokens),
-                finished=one.finished,
-                value=math.nan,
-            )
+            yield _sample(number // samples, one, float(label))
+
+
+def _sample(prompt_id: int, one: Completion | Particle, label: float) -> Sample:
+    return Sample(
+        prompt_id=prompt_id,
+        prompt=one.prompt,
+        text=one.text,
+        label=label,
+        log_prob=one.log_prob,
+        log_prob_base=float(one.log_probs_base.sum()),
+        tokens=len(one.tokens),
+        finished=one.finished,
+        value=math.nan,
+    )

@@ -18,7 +18,9 @@ class Sample:
     prompt: str
     text: str
     label: float  # of the oracle, in [0, 1]
-    log_prob: float  # nats per sequence, under the distribution that was decoded
+    # Nats per sequence, under the distribution that was decoded. That of one chosen among particles
+    # has no density: log_prob_base plus the excess of `decoding.particles.choose`.
+    log_prob: float
     log_prob_base: float  # nats per sequence, under the base
     tokens: int  # new ones, an end of text included
     finished: bool  # whether it ended with an end of text

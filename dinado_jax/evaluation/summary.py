@@ -43,7 +43,7 @@ class BaseFigures(ModelFigures):
 class ControlFigures(ModelFigures):
     """Figures of the controlled model q."""
 
-    kl_to_base: float  # KL(q || p), nats per sequence
+    kl_to_base: float  # KL(q || p), nats per sequence; with decode.particles an upper bound of it
     kl_to_base_error: float
     calibration_error: float  # of V(prompt), by the base's success rates; without chance's part
 
@@ -56,6 +56,7 @@ class Floors:
     efficiency: float  # kl_floor / kl_to_base
     kl_floor_by_prompt: float  # see `metrics.kl_floor_by_prompt`; at least kl_floor
     efficiency_by_prompt: float
+    kl_of_target: float = math.nan  # with decode.particles: see `metrics.kl_of_target`
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,23 +23,29 @@ from dinado_jax.models.output import logits
 from dinado_jax.models.protocol import Model
 
 
-def guided_policy(model: Model, guides: Sequence[Guide], tilts: Sequence[Tilt]) -> Policy:
+def guided_policy(
+    model: Model, guides: Sequence[Guide], tilts: Sequence[Tilt], beside_base: bool = False
+) -> Policy:
     """The distribution q of a base under guides, each with its tilt.
 
-    A single untilted guide may need only one pass of the model; otherwise the base is decoded
-    together with the guides. The variables come from `guided_variables` with the same guides and
-    tilts.
+    A single untilted guide may need only one pass of the model; otherwise, and if `beside_base`,
+    the base is decoded together with the guides. The variables come from `guided_variables` with
+    the same guides, tilts and `beside_base`.
     """
-    if single := _single(guides, tilts):
+    if not beside_base and (single := _single(guides, tilts)):
         return single.single_pass_policy
     return Guided(model, tuple(guides), tuple(tilt.flags for tilt in tilts))
 
 
 def guided_variables(
-    base_params: Any, guides: Sequence[Guide], params: Sequence[Any], tilts: Sequence[Tilt]
+    base_params: Any,
+    guides: Sequence[Guide],
+    params: Sequence[Any],
+    tilts: Sequence[Tilt],
+    beside_base: bool = False,
 ) -> dict[str, Any]:
     """The variables of `guided_policy`, from the parameters of the base and of each guide."""
-    if single := _single(guides, tilts):
+    if not beside_base and (single := _single(guides, tilts)):
         return single.single_pass_variables(base_params, params[0])
     decoded = (guide.decode_params(own) for guide, own in zip(guides, params, strict=True))
     numbers = tuple(tilt.numbers for tilt in tilts)

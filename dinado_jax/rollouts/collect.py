@@ -22,7 +22,13 @@ from dinado_jax.data.prompts import PromptSet, TokenizedPrompts
 from dinado_jax.data.sequences import Sequences, sequences
 from dinado_jax.decoding.batching import check_prompts
 from dinado_jax.decoding.methods import Method
-from dinado_jax.decoding.particles import Particles, ParticleSampler, particles_of_prompts
+from dinado_jax.decoding.particles import (
+    LEAST_LOG_WEIGHT,
+    Particles,
+    ParticleSampler,
+    choose,
+    particles_of_prompts,
+)
 from dinado_jax.decoding.refill import RowSteps, iter_refilled
 from dinado_jax.decoding.sampler import Sampler, Samples
 from dinado_jax.decoding.score import score
@@ -34,9 +40,9 @@ from dinado_jax.distributed.processes import (
     process_index,
 )
 from dinado_jax.errors import InputError
-from dinado_jax.language_model import Base, Controlled, LanguageModel
+from dinado_jax.language_model import Base, Composed, Controlled, LanguageModel
 from dinado_jax.oracles.judge import Oracle, OracleResult, judge
-from dinado_jax.rollouts.arrays import Rollouts, RolloutShard, condition_digest
+from dinado_jax.rollouts.arrays import Rollouts, RolloutShard, condition_digest, select
 from dinado_jax.rollouts.shards import merge_shards, save_shard, saved_rows
 from dinado_jax.rollouts.weighting import (
     align_to_targets,
@@ -45,8 +51,6 @@ from dinado_jax.rollouts.weighting import (
 )
 from dinado_jax.tasks.protocol import Example
 from dinado_jax.utils.progress import Progress, print_once
-
-_LEAST_LOG_WEIGHT = -100.0  # nats, of particles: rows keep a finite proposal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,18 +125,54 @@ class Collector:
           InputError: for prompts that do not fit the model, or an oracle that always fails.
         """
         rows, (run, used) = self._sample(name, "sample", model, prompts, samples, key, folder)
-        codec, texts = model.base.codec, prompts.texts
-        spans = zip(rows.tokens, rows.prompt_length, rows.length)
-        new = codec.decode([row[start:end] for row, start, end in spans])
-        asked = [texts[int(i)] for i in rows.row // samples]
         occupancy = used / run if run else None
-        failures = len(texts) * samples - len(rows)
-        return Collected(_rollouts(rows), asked, new, failures, occupancy)
+        asked = [prompts.texts[int(i)] for i in rows.row // samples]
+        failures = len(prompts.texts) * samples - len(rows)
+        return _collected(model.base, _rollouts(rows), asked, failures, occupancy)
+
+    def sample_by_particles(
+        self,
+        name: str,
+        model: Controlled | Composed,
+        prompts: PromptSet,
+        samples: int,
+        particles: int,
+        key: jax.Array,
+        folder: Path,
+    ) -> Collected:
+        """Draws each sample as one of `particles` that grow together under the model's guides,
+        chosen by its weight and the oracle; arguments and errors as for `sample`.
+
+        The mean of log_proposal - log_base is an upper bound of the KL of what is drawn to the
+        base: see `decoding.particles.choose`. A sample is a failure if the oracle fails on all its
+        particles; others of them have no part in the choice.
+        """
+        sets = prompts.repeated(samples)
+        model = model.beside_base()
+        rows, _ = self._sample(name, "particle", model, sets, particles, key, folder)
+        number, place = np.divmod(rows.row, particles)
+        log_weight = np.full((len(sets.texts), particles), LEAST_LOG_WEIGHT)
+        label = np.zeros(log_weight.shape)
+        index = np.full(log_weight.shape, -1)
+        log_weight[number, place] = rows.log_base - rows.log_proposal
+        label[number, place] = rows.label
+        index[number, place] = np.arange(len(rows))
+        chosen, excess = choose(log_weight, label, key)
+        chosen = index[np.arange(len(index)), chosen]
+        judged = np.flatnonzero(chosen >= 0)
+        found = select(_rollouts(rows), chosen[judged])
+        found = dataclasses.replace(
+            found,
+            log_proposal=(found.log_base + excess[judged]).astype(np.float32),
+            prompt_id=prompts.ids[judged // samples].astype(np.int32),
+        )
+        asked = [sets.texts[int(i)] for i in judged]
+        return _collected(model.base, found, asked, len(index) - len(judged), None)
 
     def particles(
         self,
         name: str,
-        model: Controlled,
+        model: Controlled | Composed,
         prompts: PromptSet,
         particles: int,
         key: jax.Array,
@@ -144,6 +184,7 @@ class Collector:
         particle's weight, rows are rollouts like any other: the mean of (p / d) C over a prompt's
         rows estimates R0 without bias.
         """
+        model = model.beside_base()
         return _rollouts(self._sample(name, "particle", model, prompts, particles, key, folder)[0])
 
     def _sample(
@@ -276,7 +317,7 @@ class Collector:
         for numbers, batch in drawn:
             number = left[numbers // count] * count + numbers % count
             found = _unjudged(model.base, prompts, tokenized, number, count, batch)
-            yield found._replace(log_weight=np.maximum(batch.log_weight, _LEAST_LOG_WEIGHT))
+            yield found._replace(log_weight=batch.log_weight)
 
     def _judge_all(
         self, base: Base, batches: Iterator[_Unjudged], collection: _Collection
@@ -364,6 +405,15 @@ def _unjudged(
         finished=drawn.finished,
         log_proposal=None,
     )
+
+
+def _collected(
+    base: Base, rows: Rollouts, prompts: list[str], failures: int, occupancy: float | None
+) -> Collected:
+    """With the texts of the rows."""
+    spans = zip(rows.tokens, rows.prompt_length, rows.length)
+    texts = base.codec.decode([row[start:end] for row, start, end in spans])
+    return Collected(rows, prompts, texts, failures, occupancy)
 
 
 def _rollouts(rows: RolloutShard) -> Rollouts:

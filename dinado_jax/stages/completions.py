@@ -9,7 +9,8 @@ from dinado_jax.automata.compiled import AutomataOracle
 from dinado_jax.data.prompts import PromptSet
 from dinado_jax.generation import Completion, generate
 from dinado_jax.guarantee import guarantee
-from dinado_jax.language_model import LanguageModel, compose
+from dinado_jax.language_model import Composed, Controlled, compose
+from dinado_jax.smc import Particle, sample_by_particles
 from dinado_jax.stages.context import Context
 from dinado_jax.stages.pipeline import load_run, run_config
 
@@ -22,7 +23,7 @@ def completions(
     seed: int = 0,
     strength: float | None = None,
     max_new_tokens: int | None = None,
-) -> list[Completion]:
+) -> Sequence[Completion | Particle]:
     """Continues prompts as the run's own generate stage does, by the settings of its [decode].
 
     Args:
@@ -43,14 +44,25 @@ def completions(
         target_rate=decode.target_rate,
         reject=decode.reject,
     )
-    model: LanguageModel = tilted
-    given = PromptSet(prompts)
+    model: Controlled | Composed = tilted
+    given, context = PromptSet(prompts), Context.of(config, Path(run))
     if decode.guarantee:
-        oracle = cast(AutomataOracle, Context.of(config, Path(run)).oracle.function)
+        oracle = cast(AutomataOracle, context.oracle.function)
         if max_new_tokens is None:
             max_new_tokens = decode.max_new_tokens
         guaranteed, given = guarantee(controlled.base, given, max_new_tokens, oracle)
         model = compose(tilted, guaranteed)
+    if decode.particles:
+        return sample_by_particles(
+            model,
+            given,
+            context.oracle_calls,
+            particles=decode.particles,
+            max_new_tokens=max_new_tokens,
+            samples=samples,
+            seed=seed,
+            batch=decode.batch,
+        )
     return generate(
         model,
         given,
@@ -64,7 +76,7 @@ def completions(
     )
 
 
-def as_text(made: Iterable[Completion]) -> str:
+def as_text(made: Iterable[Completion | Particle]) -> str:
     """Each prompt once, and its continuations below it, indented."""
     lines, before = [], None
     for one in made:
@@ -75,16 +87,17 @@ def as_text(made: Iterable[Completion]) -> str:
     return "\n".join(lines)
 
 
-def as_json(made: Iterable[Completion]) -> str:
+def as_json(made: Iterable[Completion | Particle]) -> str:
     """A line of JSON each: prompt, text, log-probabilities of the whole text under q and the base
-    (nats), tokens, and whether it ended by itself.
+    (nats; log_prob of particles as in generate/control.jsonl), tokens, and whether it ended by
+    itself.
     """
     return "\n".join(
         json.dumps(
             {
                 "prompt": one.prompt,
                 "text": one.text,
-                "log_prob": round(float(one.log_probs.sum()), 4),
+                "log_prob": round(float(one.log_prob), 4),
                 "log_prob_base": round(float(one.log_probs_base.sum()), 4),
                 "tokens": len(one.tokens),
                 "finished": one.finished,

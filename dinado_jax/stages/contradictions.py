@@ -24,6 +24,7 @@ def contradictions(config: Config, given: NamedOracle | None = None) -> Iterator
     yield from _of_training(config)
     yield from _of_inputs(config)
     yield from _of_automata(config, given)
+    yield from _of_particles(config)
     yield from _beyond_memory(config)
     if not config.base.path:  # otherwise the sizes are the checkpoint's
         yield from _of_a_new_base(config)
@@ -155,6 +156,21 @@ def _of_automata(config: Config, given: NamedOracle | None) -> Iterator[str]:
         )
 
 
+def _of_particles(config: Config) -> Iterator[str]:
+    decode = config.decode
+    for key, particles in (
+        ("train.particles", config.train.particles),
+        ("decode.particles", decode.particles),
+    ):
+        if particles == 1:
+            yield f"{key} = 1: a particle alone is never replaced, give 2 or more, or 0 for none"
+    if decode.particles and decode.reject:
+        yield (
+            f"decode.reject = {decode.reject} rules out texts that the oracle accepts, and the "
+            "weights of decode.particles would be wrong: set one of them to 0"
+        )
+
+
 def _of_a_new_base(config: Config) -> Iterator[str]:
     base = config.base
     if base.prompt_template == CHAT:
@@ -210,6 +226,7 @@ def _beyond_memory(config: Config) -> Iterator[str]:
         {
             "evaluate.prompts": config.evaluate.prompts,
             "evaluate.samples": config.evaluate.samples,
+            "decode.particles": max(1, decode.particles),
             "decode.max_new_tokens": decode.max_new_tokens,
         },
         {"rollout.batch": rollout.batch, "rollout.max_new_tokens": rollout.max_new_tokens},

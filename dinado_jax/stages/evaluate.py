@@ -1,5 +1,6 @@
 """Stage evaluate: what control gained, what it cost, and the least it could have cost."""
 
+import dataclasses
 import importlib.metadata
 import platform
 import time
@@ -7,7 +8,7 @@ import time
 import jax
 
 from dinado_jax.distributed.processes import is_main
-from dinado_jax.evaluation.aggregate import aggregate, floors, of_target
+from dinado_jax.evaluation.aggregate import aggregate, floors, kl_of_target, of_target
 from dinado_jax.evaluation.report.page import write_report
 from dinado_jax.evaluation.report.records import Records
 from dinado_jax.evaluation.samples import read_samples
@@ -35,6 +36,8 @@ def evaluate(context: Context) -> EvaluateFigures:
     metrics, seed = context.reported_metrics, context.config.seed
     base, control = aggregate(of_base, of_control, metrics, references, seed)
     least = floors(of_base, of_control, control)
+    if context.config.decode.particles:
+        least = dataclasses.replace(least, kl_of_target=kl_of_target(of_control))
     records = {name: run.record(name) for name in ("sft", "rollout", "train", "generate")}
     stages = StageFigures(**{name: record.figures for name, record in records.items()})
     warnings, moments = (), ()

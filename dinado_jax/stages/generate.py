@@ -12,7 +12,7 @@ from dinado_jax.distributed.processes import is_main
 from dinado_jax.evaluation.samples import Sample, write_samples
 from dinado_jax.evaluation.stage_figures import GenerateFigures
 from dinado_jax.guarantee import guarantee
-from dinado_jax.language_model import LanguageModel, compose
+from dinado_jax.language_model import Base, LanguageModel, compose
 from dinado_jax.rollouts.collect import Collected, Collector
 from dinado_jax.stages.artifacts import trained_model
 from dinado_jax.stages.context import Context
@@ -58,7 +58,13 @@ def generate(context: Context) -> GenerateFigures:
     collected = {}
     for name, (model, own) in given.items():
         samples, shards = context.config.evaluate.samples, folder / f"{name}_shards"
-        collected[name] = collector.sample(f"generate {name}", model, own, samples, key, shards)
+        what = f"generate {name}"
+        if decode.particles and not isinstance(model, Base):
+            collected[name] = collector.sample_by_particles(
+                what, model, own, samples, decode.particles, key, shards
+            )
+        else:
+            collected[name] = collector.sample(what, model, own, samples, key, shards)
     values = controlled.prompt_values(prompts.texts, decode.batch)
     if is_main():
         for name, each in collected.items():

@@ -34,8 +34,8 @@ train.steps train.batch train.accumulate train.learning_rate train.warmup train.
 train.weight_decay train.beta2 train.clip train.rounds train.held_out train.average
 train.warmup_direction train.strict
 decode.max_new_tokens decode.batch decode.strength decode.reject decode.guarantee
-evaluate.samples evaluate.prompt_file evaluate.oracle parallel.mode parallel.fsdp parallel.devices
-run.folder run.log_every run.save_every
+decode.particles evaluate.samples evaluate.prompt_file evaluate.oracle
+parallel.mode parallel.fsdp parallel.devices run.folder run.log_every run.save_every
 """
 
 
@@ -70,6 +70,10 @@ def _after_warmup(config: Config) -> bool:
     return config.train.warmup_direction < config.train.steps
 
 
+def _plain_samples(config: Config) -> bool:
+    return not config.decode.particles
+
+
 def _of_task(setting: str) -> Callable[[Config], bool]:
     """Whether the task reads a setting of its section."""
     return lambda config: setting in make_task(config.task).settings_read
@@ -98,8 +102,15 @@ def _has_bellman(config: Config) -> bool:
     return _of_objectives("bellman")(config) and some
 
 
-def _sampling(name: str) -> tuple[Rule, ...]:
-    """Returns the rules of a section, rollout or decode."""
+def _sampling(
+    name: str, plain: Callable[[Config], bool] = lambda c: True, where: str = ""
+) -> tuple[Rule, ...]:
+    """Returns the rules of a section, rollout or decode.
+
+    Args:
+      plain: whether samples are drawn token by token from the distribution itself.
+      where: the same, for messages.
+    """
     of = operator.attrgetter(name)
 
     def top_k(config: Config) -> bool:
@@ -109,18 +120,18 @@ def _sampling(name: str) -> tuple[Rule, ...]:
     return (
         Rule(
             f"{name}.temperature",
-            lambda c: of(c).temperature == 0 or of(c).top_k != 1,
-            f"{name}.top_k=1 is greedy",
+            lambda c: plain(c) and (of(c).temperature == 0 or of(c).top_k != 1),
+            f"only for {name}.top_k other than 1, which is greedy{where}",
         ),
         Rule(
             f"{name}.top_k",
-            top_k,
-            f"only for {name}.temperature above 0, and less than the vocabulary",
+            lambda c: plain(c) and top_k(c),
+            f"only for {name}.temperature above 0, and less than the vocabulary{where}",
         ),
         Rule(
             f"{name}.top_p",
-            lambda c: of(c).temperature > 0 and of(c).top_k != 1,
-            f"only for {name}.temperature above 0 and {name}.top_k other than 1",
+            lambda c: plain(c) and of(c).temperature > 0 and of(c).top_k != 1,
+            f"only for {name}.temperature above 0 and {name}.top_k other than 1{where}",
         ),
     )
 
@@ -264,11 +275,12 @@ RULES = (
         "only for {readers} with a separate norm (not nado), after the warm-up",
     ),
     Rule("train.base_states", _reads_states, "the warm-up does not read them"),
-    *_sampling("decode"),
+    *_sampling("decode", _plain_samples, ", and decode.particles=0"),
     Rule(
         "decode.target_rate",
-        lambda c: c.decode.strength > 0 and not c.target.moments,
-        "only for decode.strength above 0, and an oracle without target.moments",
+        lambda c: c.decode.strength > 0 and not c.target.moments and _plain_samples(c),
+        "only for decode.strength above 0 and an oracle without target.moments, and "
+        "decode.particles=0",
     ),
     Rule(
         "evaluate.split evaluate.prompts",

@@ -48,6 +48,8 @@ def _of_stage(name: str, label: str, config: Config, prompts: int) -> Iterator[W
         # Under a mask the rates of earlier stages do not hold.
         kind = "tokens under a mask of" if config.decode.guarantee else "tokens of"
         yield Work("generate base", f"{label}, base", f"{kind} the base", tokens)
+        if config.decode.particles:
+            tokens, kind = tokens * config.decode.particles, "particles under"
         yield Work("generate control", f"{label}, control", f"{kind} the control", tokens)
 
 

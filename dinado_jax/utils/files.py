@@ -294,6 +294,29 @@ def read_sealed(path: Path, fix: str) -> dict:
     return content
 
 
+def read_sealed_record(path: Path, schema: Schema, newest: int, fix: str) -> dict:
+    """Returns the object that `write_sealed` wrote, with a field `format`: the version of its
+    layout.
+
+    Args:
+      path: of the file.
+      schema: of the object.
+      newest: the newest format that is read.
+      fix: how to mend it, for messages.
+
+    Raises:
+      InputError: as for `read_sealed` and `validate`, and for a newer format, before anything else
+        is asked of it.
+    """
+    written = read_json(path, fix, {"format": int})["format"]
+    if written > newest:
+        raise InputError(
+            f"{path} has format {written}, this version of dinado-jax reads {newest}: install a "
+            "newer one"
+        )
+    return validate(read_sealed(path, fix), schema, str(path), fix)
+
+
 def json_digest(content: Any) -> str:
     """Returns the SHA-256 of a JSON value in hexadecimal; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -26,7 +26,7 @@ LEAST = [
     (0, -1, """
         seed sft.steps sft.pretrain_steps sft.rank sft.warmup train.warmup train.warmup_direction
         train.bellman_start rollout.top_k decode.top_k parallel.devices delta.from_layer
-        train.particles
+        train.particles decode.particles
     """),
     (0.0, -TINY, """
         sft.learning_rate sft.weight_decay sft.clip sft.beta2
@@ -59,7 +59,7 @@ MOST = [
         base.n_positions sft.batch sft.accumulate sft.max_length train.batch train.accumulate
         train.rounds train.average rollout.batch rollout.samples rollout.max_new_tokens
         train.refresh_samples decode.batch decode.max_new_tokens evaluate.samples
-        parallel.fsdp parallel.devices train.particles
+        parallel.fsdp parallel.devices train.particles decode.particles
     """),
     (1e6, 1e6 + 1, """
         sft.learning_rate train.learning_rate train.state_learning_rate sft.weight_decay

@@ -85,6 +85,7 @@ DEFAULTS = {
     "train.refresh_prompts": 1000,
     "train.refresh_samples": 8,
     "train.particles": 0,
+    "decode.particles": 0,
     "train.mixture": 0.0,
     "train.margin": 6.0,
     "train.anchor": 0.3,

@@ -9,7 +9,13 @@ from support.world import EOS, MODEL, PROMPTS, N
 
 from dinado_jax.data.prompts import Prompts, TokenizedPrompts
 from dinado_jax.data.sequences import pad
-from dinado_jax.decoding.particles import Particles, ParticleSampler, particles_of_prompts, resample
+from dinado_jax.decoding.particles import (
+    Particles,
+    ParticleSampler,
+    choose,
+    particles_of_prompts,
+    resample,
+)
 from dinado_jax.guides.guided import Guided
 from dinado_jax.guides.tilt import NEUTRAL
 
@@ -125,3 +131,42 @@ def test_a_row_draws_each_share_in_the_mean():
     parents, _ = resample(log_weight, uniform)
     count = (np.asarray(parents)[..., None] == np.arange(4)).sum(1).mean(0)
     np.testing.assert_allclose(count, [0.1, 2.9, 0.3, 0.7], atol=0.05)
+
+
+def test_one_is_chosen_in_proportion_to_its_weight_and_label():
+    weight, label = np.array([0.5, 2.0, 1.0, 3.0]), np.array([1.0, 0.5, 0.0, 0.25])
+    many = np.broadcast_to(np.log(weight), (20000, 4)), np.broadcast_to(label, (20000, 4))
+    chosen, excess = choose(*many, KEY)
+    share = weight * label / (weight * label).sum()
+    np.testing.assert_allclose(np.bincount(chosen, minlength=4) / 20000, share, atol=0.015)
+    wanted = np.log(label[[0, 1, 3]]) - np.log((weight * label).mean())
+    for particle, of_it in zip((0, 1, 3), wanted):
+        np.testing.assert_allclose(excess[chosen == particle], of_it, rtol=1e-6)
+    chosen, excess = choose(many[0], np.zeros((20000, 4)), KEY)
+    share = weight / weight.sum()
+    np.testing.assert_allclose(np.bincount(chosen, minlength=4) / 20000, share, atol=0.015)
+    np.testing.assert_allclose(excess, -np.log(weight.mean()), rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["soft-low_rank", "merge"])
+def test_what_is_chosen_approaches_the_target_and_its_excess_bounds_the_kl(kind):
+    prompt = PROMPTS[0]
+    probs = exact(kind, prompt)
+    p = np.array(list(probs.values()))
+    label = np.random.default_rng(1).choice([0.0, 0.3, 1.0], len(p), p=[0.6, 0.2, 0.2])
+    target = p * label / (p @ label)
+    floor = np.sum(target * np.log(np.maximum(target, 1e-30) / p))
+    drawn_by, distance = drawn(kind, prompt, 3000), {}
+    numbers = world.outcome_numbers(drawn_by.tokens.reshape(-1, N), probs).reshape(3000, -1)
+    for count in (2, PARTICLES):  # of a prefix of the particles: those of one set are exchangeable
+        weight, own = drawn_by.log_weight[:, :count], numbers[:, :count]
+        chosen, excess = choose(weight, label[own], KEY)
+        share = np.bincount(own[np.arange(3000), chosen], minlength=len(p)) / 3000
+        distance[count] = np.abs(share - target).sum() / 2
+        kl = np.sum(share * np.log(np.maximum(share, 1e-30) / p))
+        noise = excess.std() / np.sqrt(3000)
+        if count == PARTICLES:
+            assert excess.mean() > floor - 3 * noise
+            assert excess.mean() > kl - 0.05 - 3 * noise  # what counts do to a KL is below .05
+    plain = np.bincount(numbers[:, 0], minlength=len(p)) / 3000
+    assert distance[PARTICLES] < distance[2] < np.abs(plain - target).sum() / 2

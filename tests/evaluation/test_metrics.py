@@ -15,6 +15,7 @@ from dinado_jax.evaluation.metrics import (
     kl_floor_by_prompt,
     kl_floor_of_labels,
     kl_floor_of_samples,
+    kl_of_target,
     mean_and_error,
     rate_distribution,
 )
@@ -191,3 +192,15 @@ def test_calibration_bins_are_in_the_order_of_predictions():
     )
     assert second.error == pytest.approx(np.std([0.1, 0.5], ddof=1) / math.sqrt(2))
     assert len(calibration_bins(predicted, rates, 10)) == 5
+
+
+def test_the_kl_of_the_target_is_estimated_without_bias_of_the_rates():
+    # Two prompts of three sets of particles, with estimates Z of R0: .2, .4, 0 and .1, .1, .4.
+    label = np.array([1, 1, 0, 0.5, 1, 1])
+    z = np.array([0.2, 0.4, 0.7, 0.1, 0.1, 0.4])  # where no particle succeeds, the mean weight
+    excess = np.log(np.where(label > 0, label, 1)) - np.log(z)
+    first = -np.log(0.6 / 3)
+    second = 0.1 / 0.6 * np.log(0.5) - np.log(0.6 / 3)
+    found = kl_of_target(label, excess, np.array([0, 0, 0, 1, 1, 1]))
+    np.testing.assert_allclose(found, (first + second) / 2)
+    assert math.isnan(kl_of_target(label, excess, np.array([0, 0, 1, 0, 2, 2])))

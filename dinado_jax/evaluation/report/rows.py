@@ -46,7 +46,7 @@ _ROWS = (
         "KL to the base (nats per sequence)",
         "kl_to_base",
         "{:.2f}",
-        "How far control moved the distribution of texts away from the base.",
+        "How far control moved the distribution of texts away from the base (particles: at most).",
     ),
     (
         "calibration error of V(prompt)",
@@ -68,6 +68,11 @@ _FLOORS = (
         "The least KL where some prompts are harder for the base than others.",
     ),
     ("efficiency by that floor", "efficiency_by_prompt", "That least KL divided by the KL."),
+    (
+        "KL of q* (estimate, from above)",
+        "kl_of_target",
+        "What full success costs at least, by the particles' weights; the KL is an upper bound.",
+    ),
 )
 
 

@@ -1,0 +1,94 @@
+"""A run with decode.particles: each text of the control is chosen among particles by the oracle."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+from support import word_run
+from support.folders import refused
+from support.word_run import read_lines
+
+from dinado_jax import cli
+from dinado_jax.stages.pipeline import run_stages
+from dinado_jax.stages.settings import load_config
+from dinado_jax.tasks.keyword.lexical import lexical
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+# Of what the words run has set, particles do not read these.
+ON = (
+    "decode.particles=4",
+    "decode.reject=0",
+    "decode.target_rate=1",
+    "decode.temperature=1",
+    "decode.top_k=0",
+    "decode.top_p=1",
+    "decode.max_new_tokens=10",
+)
+
+
+@pytest.fixture
+def copy(tmp_path_factory, tmp_path):
+    folder = word_run.finished(tmp_path_factory)
+    left = shutil.ignore_patterns("generate", "evaluate")
+    shutil.copytree(folder / "run", tmp_path / "run", ignore=left)
+    return folder / "data", tmp_path / "run"
+
+
+def test_texts_succeed_more_often_and_the_kl_is_bounded(copy):
+    data, path = copy
+    free = read_lines(data.parent / "run" / "generate" / "control.jsonl")
+    run_stages(word_run.config(data, *ON), ("generate", "evaluate"), path)
+    base, control = (read_lines(path / "generate" / f"{n}.jsonl") for n in ("base", "control"))
+    labels = lexical([one["prompt"] for one in control], [one["text"] for one in control])
+    assert [one["label"] for one in control] == labels
+    assert [one["prompt_id"] for one in control] == [one["prompt_id"] for one in base]
+    rate = [np.mean([one["label"] for one in lines]) for lines in (base, free, control)]
+    assert rate[2] > max(rate[:2])
+    excess = np.array([one["log_prob"] - one["log_prob_base"] for one in control])
+    summary = json.loads((path / "summary.json").read_text())
+    assert summary["control"]["kl_to_base"] == pytest.approx(excess.mean())
+    # The oracle's labels are 0 or 1, so that log R0 is estimated by what the successes exceed.
+    rates = np.where(labels, np.exp(-excess), 0).reshape(len(set(x["prompt"] for x in base)), -1)
+    if (rates.sum(1) > 0).all():
+        assert summary["kl_of_target"] == pytest.approx(-np.log(rates.mean(1)).mean())
+    else:
+        assert summary["kl_of_target"] is None
+
+
+def test_the_runs_particles_continue_other_prompts(copy, capsys):
+    data, path = copy
+    run_stages(word_run.config(data, *ON), ("generate", "evaluate"), path)
+    capsys.readouterr()
+    asked = ("--prompt", "dog cat =", "--prompt", "bee =", "--samples", "8", "--json")
+    cli.main(["generate", str(path), *asked])
+    made = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["prompt"] for one in made] == ["dog cat ="] * 8 + ["bee ="] * 8
+    assert all(math.isfinite(one["log_prob"]) for one in made)
+    assert any(lexical([one["prompt"] for one in made], [one["text"] for one in made]))
+
+
+def test_under_the_guarantee_every_text_succeeds(copy):
+    data, path = copy
+    run_stages(word_run.config(data, *ON, "decode.guarantee=true"), ("generate", "evaluate"), path)
+    control = read_lines(path / "generate" / "control.jsonl")
+    assert all(one["label"] for one in control)
+    summary = json.loads((path / "summary.json").read_text())
+    assert summary["control"]["success_rate"] == 1
+    assert 0 < summary["kl_of_target"] < summary["control"]["kl_to_base"] + 1e-6
+
+
+def test_what_it_does_not_go_with():
+    for key, value in (
+        ("temperature", "0.5"),
+        ("top_k", "5"),
+        ("top_p", "0.5"),
+        ("target_rate", "0.5"),
+    ):
+        told = rf"decode.{key}.*decode.particles=0"
+        refused(told, load_config, None, [ON[0], f"decode.{key}={value}"])
+    refused("decode.reject = 0.1 rules out", load_config, None, [ON[0], "decode.reject=0.1"])
+    refused("decode.particles = 1: .*2 or more", load_config, None, ["decode.particles=1"])
+    given = ["control.state=true", "train.particles=1"]
+    refused("train.particles = 1: .*2 or more", load_config, None, given)
