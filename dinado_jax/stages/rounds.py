@@ -38,6 +38,7 @@ from dinado_jax.rollouts.weighting import (
 from dinado_jax.stages.artifacts import training_prompts
 from dinado_jax.stages.context import Context
 from dinado_jax.stages.target import target_oracle
+from dinado_jax.stages.works import draws_particles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Rounds:
             if earlier:
                 sample = partial(self._sample, earlier, params)
                 rounds.append(self._once(f"round_{earlier}", sample))
-            if particles:
+            if particles and draws_particles(self.context.config, earlier):
                 sample = partial(self._particles, earlier, params)
                 rounds.append(self._once(f"particles_{earlier}", sample))
         return rounds
@@ -168,18 +169,16 @@ class Rounds:
 
     def _particles(self, number: int, params: dict, folder: Path) -> Rollouts:
         """Samples the base by particles, guided in round 0 by its success rates by class of the
-        state, and then by the control so far.
+        state, and later by the control so far.
         """
         context, reader, log_rates = self.context, self.control.state, self.log_rates
-        assert reader is not None and log_rates is not None
         base = dataclasses.replace(self.base, params=context.plan.gather(self.base.params))
-        automata_of = context.automata_of
-        if number:
-            own = context.plan.gather(params)
-            model = Controlled(base, self.control, own, automata_of=automata_of)
-        else:
-            table = StateTable(base.model, reader)
-            model = Controlled(base, table, table.init(log_rates), automata_of=automata_of)
+        guide, own = self.control, context.plan.gather(params)
+        if not number:
+            assert reader is not None and log_rates is not None
+            guide = StateTable(base.model, reader)
+            own = guide.init(log_rates)
+        model = Controlled(base, guide, own, automata_of=context.automata_of)
         key = jax.random.fold_in(jax.random.key(context.config.seed), 2)
         count = context.config.train.particles
         name = f"round {number} particles"
