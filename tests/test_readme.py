@@ -101,6 +101,8 @@ def test_programs_run(page, program, where_it_ran, monkeypatch, compiled_quickly
         assert names["logits"].shape[-1] == names["base"].model.config.vocab_size
         assert names["best"][0].log_probs.sum() < 0
         assert len(names["red"].values) == len(names["red"].tokens) + 1
+    elif "chosen" in names:
+        assert [one.label == int(one.label) for one in names["chosen"]] == [True] * 4
     elif "same" in names:
         assert names["same"].control == names["model"].control
     elif "mask" in names:

@@ -7,7 +7,7 @@ from dinado_jax.errors import InputError, escape
 from dinado_jax.utils import streams
 from dinado_jax.utils.files import exists
 
-_OPTIONS = ("prompt", "prompts", "samples", "strength", "max_new_tokens", "seed")
+_OPTIONS = ("prompt", "prompts", "samples", "strength", "particles", "max_new_tokens", "seed")
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -19,6 +19,12 @@ def add_options(command: argparse.ArgumentParser) -> None:
     group.add_argument("--prompts", type=Path, metavar="FILE", help="one per line, or .jsonl")
     group.add_argument("--samples", type=int, metavar="N", help="of each (default: 1)")
     group.add_argument("--strength", type=float, metavar="X", help="of the control (the run's)")
+    group.add_argument(
+        "--particles",
+        type=int,
+        metavar="N",
+        help="that each text is chosen from; 0: none (the run's)",
+    )
     group.add_argument("--max-new-tokens", type=int, metavar="N", help="(the run's)")
     group.add_argument("--seed", type=int, metavar="N", help="(default: 0)")
 
@@ -65,6 +71,7 @@ def continue_prompts(args: argparse.Namespace) -> None:
         samples=1 if args.samples is None else args.samples,
         seed=args.seed or 0,
         strength=args.strength,
+        particles=args.particles,
         max_new_tokens=args.max_new_tokens,
     )
     streams.print_result((completions.as_json if args.json else completions.as_text)(made))

@@ -13,6 +13,7 @@ from dinado_jax.language_model import Composed, Controlled, compose
 from dinado_jax.smc import Particle, sample_by_particles
 from dinado_jax.stages.context import Context
 from dinado_jax.stages.pipeline import load_run, run_config
+from dinado_jax.stages.settings import with_decoding
 
 
 def completions(
@@ -22,6 +23,7 @@ def completions(
     samples: int = 1,
     seed: int = 0,
     strength: float | None = None,
+    particles: int | None = None,
     max_new_tokens: int | None = None,
 ) -> Sequence[Completion | Particle]:
     """Continues prompts as the run's own generate stage does, by the settings of its [decode].
@@ -32,12 +34,16 @@ def completions(
       samples: of each.
       seed: in [0, 2^32).
       strength: of the control; None: the run's.
+      particles: that each text is chosen from, see `sample_by_particles`; 0: none; None: the run's.
       max_new_tokens: None: the run's, or what the longest prompt leaves of the context.
 
     Raises:
-      InputError: as for `load_run`, `generate` and, with decode.guarantee, `guarantee`.
+      InputError: as for `load_run`, `generate` and, with decode.guarantee, `guarantee`; for
+        particles under settings of the run that they do not read.
     """
     config, controlled = run_config(run), load_run(run)
+    if particles is not None:
+        config = with_decoding(config, [f"decode.particles={particles}"])
     decode = config.decode
     tilted = controlled.tilted(
         strength=decode.strength if strength is None else strength,

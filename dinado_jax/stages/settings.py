@@ -59,6 +59,23 @@ def changed(config: Config, overrides: Sequence[str]) -> Config:
     return _changed(config, parse_overrides(overrides))
 
 
+def with_decoding(config: Config, overrides: Sequence[str]) -> Config:
+    """Returns the settings of a run with other settings of [decode].
+
+    Raises:
+      InputError: as `changed`, and for a setting of [decode] that has no effect beside them.
+    """
+    config = changed(config, overrides)
+    decode = {
+        key: (value, "the run")
+        for key, (value, _) in flatten(config).items()
+        if key.startswith("decode.")
+    }
+    for fault in _without_effect(config, decode):
+        raise InputError(fault)
+    return config
+
+
 def python_config(
     defaults: Mapping[str, Any], settings: Mapping[str, Any], given: NamedOracle | None
 ) -> Config:

@@ -11,8 +11,9 @@ from support.folders import refused
 from support.word_run import read_lines
 
 from dinado_jax import cli
+from dinado_jax.stages.completions import completions
 from dinado_jax.stages.pipeline import run_stages
-from dinado_jax.stages.settings import load_config
+from dinado_jax.stages.settings import load_config, with_decoding
 from dinado_jax.tasks.keyword.lexical import lexical
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -67,6 +68,22 @@ def test_the_runs_particles_continue_other_prompts(copy, capsys):
     assert [one["prompt"] for one in made] == ["dog cat ="] * 8 + ["bee ="] * 8
     assert all(math.isfinite(one["log_prob"]) for one in made)
     assert any(lexical([one["prompt"] for one in made], [one["text"] for one in made]))
+    cli.main(["generate", str(path), *asked, "--particles", "0"])
+    plain = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["text"] for one in plain] != [one["text"] for one in made]
+    told = "decode.particles = 1: .*2 or more"
+    refused(told, lambda: completions(path, ["dog ="], particles=1))
+
+
+def test_particles_are_refused_where_the_run_decodes_otherwise(copy):
+    data, path = copy
+    told = "decode.reject = 0.3 rules out"
+    refused(told, lambda: completions(path, ["dog ="], particles=4))
+    told = "decode.temperature = 0.9 in the run has no effect"
+    config = word_run.config(data, "decode.reject=0")
+    refused(told, with_decoding, config, ["decode.particles=4"])
+    again = with_decoding(config, ["decode.strength=0.5"])
+    assert again.decode.strength == 0.5 and again.decode.particles == 0
 
 
 def test_under_the_guarantee_every_text_succeeds(copy):
