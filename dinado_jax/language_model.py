@@ -175,8 +175,10 @@ class Controlled(_Methods):
     sample_by_particles = smc.sample_by_particles
 
     def beside_base(self) -> "Composed":
-        """The same distribution, decoded with the base beside it, as particles need it."""
-        return Composed((self,), decodes_base=True)
+        """The same distribution, decoded with the base beside it, as particles need it. InputError
+        for a tilt with `reject`, under which their weights would be wrong.
+        """
+        return Composed((self,)).beside_base()
 
     @property
     def _reads_state(self) -> bool:
@@ -320,6 +322,12 @@ class Composed(_Methods):
 
     def beside_base(self) -> "Composed":
         """See `Controlled.beside_base`."""
+        for tilt in self._tilts:
+            if tilt.reject:
+                raise InputError(
+                    f"reject = {tilt.reject} rules out texts that the oracle accepts: particles "
+                    "need reject=0"
+                )
         return Composed(self.parts, decodes_base=True)
 
     @property

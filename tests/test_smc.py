@@ -76,5 +76,7 @@ def test_faults(model):
     assert "prompts is 'dog =': give a list" in error_of(sample, "dog =", even)
     assert "oracle 'nothing', no such oracle" in error_of(sample, PROMPTS, "nothing")
     assert "prompt 1 ('x" in error_of(sample, ["dog =", "x" * 500], even)
+    told = error_of(model.tilted(reject=0.1).sample_by_particles, PROMPTS, even)
+    assert "reject = 0.1 rules out texts" in told
     told = error_of(dinado_jax.sample_by_particles, model.base, PROMPTS, even)
     assert "give a base under a control" in told

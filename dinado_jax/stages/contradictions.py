@@ -164,6 +164,11 @@ def _of_particles(config: Config) -> Iterator[str]:
     ):
         if particles == 1:
             yield f"{key} = 1: a particle alone is never replaced, give 2 or more, or 0 for none"
+    if decode.particles and config.target.moments:
+        yield (
+            f"decode.particles = {decode.particles} chooses by the oracle, which target.moments "
+            "change: set decode.particles=0"
+        )
     if decode.particles and decode.reject:
         yield (
             f"decode.reject = {decode.reject} rules out texts that the oracle accepts, and the "

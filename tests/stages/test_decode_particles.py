@@ -106,6 +106,8 @@ def test_what_it_does_not_go_with():
         told = rf"decode.{key}.*decode.particles=0"
         refused(told, load_config, None, [ON[0], f"decode.{key}={value}"])
     refused("decode.reject = 0.1 rules out", load_config, None, [ON[0], "decode.reject=0.1"])
+    moment = "target.moments=[{feature='mentions_colour',mean=0.5}]"
+    refused("decode.particles = 4 chooses", load_config, None, [ON[0], moment])
     refused("decode.particles = 1: .*2 or more", load_config, None, ["decode.particles=1"])
     given = ["control.state=true", "train.particles=1"]
     refused("train.particles = 1: .*2 or more", load_config, None, given)
