@@ -174,11 +174,12 @@ class Controlled(_Methods):
 
     sample_by_particles = smc.sample_by_particles
 
-    def beside_base(self) -> "Composed":
-        """The same distribution, decoded with the base beside it, as particles need it. InputError
-        for a tilt with `reject`, under which their weights would be wrong.
+    def for_particles(self) -> "Composed":
+        """The same distribution, decoded with the base beside it and with `Control.as_twist`, as
+        particles need it. InputError for a tilt with `reject`, under which their weights would be
+        wrong.
         """
-        return Composed((self,)).beside_base()
+        return Composed((self,)).for_particles()
 
     @property
     def _reads_state(self) -> bool:
@@ -320,15 +321,21 @@ class Composed(_Methods):
 
     sample_by_particles = smc.sample_by_particles
 
-    def beside_base(self) -> "Composed":
-        """See `Controlled.beside_base`."""
+    def for_particles(self) -> "Composed":
+        """See `Controlled.for_particles`."""
         for tilt in self._tilts:
             if tilt.reject:
                 raise InputError(
                     f"reject = {tilt.reject} rules out texts that the oracle accepts: particles "
                     "need reject=0"
                 )
-        return Composed(self.parts, decodes_base=True)
+        parts = (
+            dataclasses.replace(part, control=part.control.as_twist)
+            if isinstance(part.control, Control)
+            else part
+            for part in self.parts
+        )
+        return Composed(tuple(parts), decodes_base=True)
 
     @property
     def _guides(self) -> list[Guide]:

@@ -1,7 +1,7 @@
 """Text in, text out by sequential Monte Carlo: each text is one of N particles that grow together.
 
-Where a control leads a text into a dead end, another particle takes its place, and the oracle
-itself has the last word. What is drawn is nearer to q* than the control: decoding/particles.py.
+Where a guide leads a text into a dead end, another particle takes its place, and the oracle itself
+has the last word. What is drawn is nearer to q* than the guide: decoding/particles.py.
 
 S texts of each prompt, N particles of each text.
 """
@@ -32,7 +32,7 @@ from dinado_jax.utils import arguments
 class GuidedModel(Decodable, Protocol):
     """A base under guides."""
 
-    def beside_base(self) -> Decodable:
+    def for_particles(self) -> Decodable:
         """The same distribution, decoded with the base beside it."""
         ...
 
@@ -100,14 +100,14 @@ def sample_by_particles(
     count = arguments.require_integer("particles", particles, "at least 2", lambda x: x >= 2)
     samples = arguments.require_integer("samples", samples, *arguments.POSITIVE)
     key = jax.random.key(arguments.require_seed(seed))
-    if not hasattr(model, "beside_base"):
+    if not hasattr(model, "for_particles"):
         raise InputError("particles follow a guide: give a base under a control, not a base alone")
     given = prompts if isinstance(prompts, PromptSet) else PromptSet(prompts)
     asked = arguments.require_texts("prompt", given.texts)
     judged = named_oracle(oracle, asked).function
     named = dataclasses.replace(given, texts=asked, names=given.names or names_of(asked))
     sets = named.repeated(samples)
-    texts, found = _drawn(model.beside_base(), sets, count, max_new_tokens, key, batch)
+    texts, found = _drawn(model.for_particles(), sets, count, max_new_tokens, key, batch)
     result = judge(judged, sets.repeated(count).texts, texts)
     require_labels(judged, result)
     label = np.where(result.failed, 0.0, result.labels).reshape(-1, count)

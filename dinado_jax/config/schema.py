@@ -123,8 +123,8 @@ class Decode(Sampling):
     target_rate: float = 1.0  # success rate to aim for
     reject: float = 0.0  # tokens that q has this much rarer than p are never drawn; 0 is off
     guarantee: bool = False  # the control draws only texts that satisfy the oracle
-    # Each text is one of so many that grow together under the control, those that come to a dead
-    # end being replaced, chosen by weight and oracle: nearer to q* than the control. 0 is off.
+    # Each text is chosen among so many of the control by weight and oracle: nearer to q* than the
+    # control. 0 is off.
     particles: int = 0
 
 
@@ -184,9 +184,9 @@ class Train(Optim):
     average: int = 33
     refresh_prompts: int = 1000
     refresh_samples: int = 8
-    # Particles of the base on each of a round's prompts, guided by the control so far, in the first
-    # round by the base's success rates by state (with control.state, else there are none): they
-    # find successes that plain samples hardly ever are. 0 is off.
+    # With control.state: particles of the base on each of a round's prompts, guided by its success
+    # rates by state, in later rounds by the control; they find successes that plain samples hardly
+    # ever are. 0 is off.
     particles: int = 0
     mixture: float = 0.0  # share of a refresh round's samples that is drawn from the base
     margin: float = 6.0  # nats; C <= e^-margin is a failure; reinforce, ppo: the reward of C = 1

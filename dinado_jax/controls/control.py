@@ -93,6 +93,19 @@ class Control:
         return self.single_pass and self.direction.from_layer == 0
 
     @property
+    def as_twist(self) -> "Control":
+        """The same q, with the R that particles are to be weighed by (decoding/particles.py).
+
+        R of the split form is what the norm makes of each prefix, and a particle of which the norm
+        is wrongly sure replaces the others. q, which is learned from whole rows, is right more
+        often: so R is followed from the prompt's on (clamped), and weights differ only by what the
+        oracle and the base make of whole texts.
+        """
+        if self.form != "split" or self.entangled:
+            return self
+        return dataclasses.replace(self, form="clamped")
+
+    @property
     def policy(self) -> Policy:
         """The controlled distribution q, for decoding loops."""
         return guided_policy(self.model, (self,), (NEUTRAL,))

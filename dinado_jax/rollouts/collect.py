@@ -148,7 +148,7 @@ class Collector:
         particles; others of them have no part in the choice.
         """
         sets = prompts.repeated(samples)
-        model = model.beside_base()
+        model = model.for_particles()
         rows, _ = self._sample(name, "particle", model, sets, particles, key, folder)
         number, place = np.divmod(rows.row, particles)
         log_weight = np.full((len(sets.texts), particles), LEAST_LOG_WEIGHT)
@@ -184,7 +184,7 @@ class Collector:
         particle's weight, rows are rollouts like any other: the mean of (p / d) C over a prompt's
         rows estimates R0 without bias.
         """
-        model = model.beside_base()
+        model = model.for_particles()
         return _rollouts(self._sample(name, "particle", model, prompts, particles, key, folder)[0])
 
     def _sample(

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import cast
+from typing import TypedDict, cast
 
 from dinado_jax.automata.compiled import AutomataOracle
 from dinado_jax.data.prompts import PromptSet
@@ -14,6 +14,15 @@ from dinado_jax.smc import Particle, sample_by_particles
 from dinado_jax.stages.context import Context
 from dinado_jax.stages.pipeline import load_run, run_config
 from dinado_jax.stages.settings import with_decoding
+
+
+class _Sampling(TypedDict):
+    """Arguments of both ways to sample."""
+
+    max_new_tokens: int | None
+    samples: int
+    seed: int
+    batch: int
 
 
 def completions(
@@ -58,28 +67,12 @@ def completions(
             max_new_tokens = decode.max_new_tokens
         guaranteed, given = guarantee(controlled.base, given, max_new_tokens, oracle)
         model = compose(tilted, guaranteed)
+    how = _Sampling(max_new_tokens=max_new_tokens, samples=samples, seed=seed, batch=decode.batch)
     if decode.particles:
-        return sample_by_particles(
-            model,
-            given,
-            context.oracle_calls,
-            particles=decode.particles,
-            max_new_tokens=max_new_tokens,
-            samples=samples,
-            seed=seed,
-            batch=decode.batch,
-        )
-    return generate(
-        model,
-        given,
-        max_new_tokens=max_new_tokens,
-        samples=samples,
-        seed=seed,
-        batch=decode.batch,
-        temperature=decode.temperature,
-        top_k=decode.top_k,
-        top_p=decode.top_p,
-    )
+        oracle, count = context.oracle_calls, decode.particles
+        return sample_by_particles(model, given, oracle, particles=count, **how)
+    method = {name: getattr(decode, name) for name in ("temperature", "top_k", "top_p")}
+    return generate(model, given, **how, **method)
 
 
 def as_text(made: Iterable[Completion | Particle]) -> str:

@@ -210,9 +210,8 @@ RULES = (
     ),
     Rule(
         "train.particles",
-        lambda c: (c.control.state or c.train.rounds > 1) and _of_objectives("particles")(c),
-        "only for control.state=true or train.rounds of 2 or more, and train.objective={readers}, "
-        "after the warm-up",
+        lambda c: c.control.state and _of_objectives("particles")(c),
+        "only for control.state=true and train.objective={readers}, after the warm-up",
     ),
     Rule(
         "train.margin",

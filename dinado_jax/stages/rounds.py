@@ -38,7 +38,6 @@ from dinado_jax.rollouts.weighting import (
 from dinado_jax.stages.artifacts import training_prompts
 from dinado_jax.stages.context import Context
 from dinado_jax.stages.target import target_oracle
-from dinado_jax.stages.works import draws_particles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Rounds:
             if earlier:
                 sample = partial(self._sample, earlier, params)
                 rounds.append(self._once(f"round_{earlier}", sample))
-            if particles and draws_particles(self.context.config, earlier):
+            if particles:
                 sample = partial(self._particles, earlier, params)
                 rounds.append(self._once(f"particles_{earlier}", sample))
         return rounds
@@ -173,9 +172,9 @@ class Rounds:
         """
         context, reader, log_rates = self.context, self.control.state, self.log_rates
         base = dataclasses.replace(self.base, params=context.plan.gather(self.base.params))
+        assert reader is not None and log_rates is not None
         guide, own = self.control, context.plan.gather(params)
         if not number:
-            assert reader is not None and log_rates is not None
             guide = StateTable(base.model, reader)
             own = guide.init(log_rates)
         model = Controlled(base, guide, own, automata_of=context.automata_of)

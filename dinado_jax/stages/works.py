@@ -15,11 +15,6 @@ def round_ends(settings: Train) -> list[int]:
     return ends.tolist()
 
 
-def draws_particles(config: Config, number: int) -> bool:
-    """Whether a round has a guide for particles: the first has the table of the state alone."""
-    return bool(number) or config.control.state
-
-
 def works(config: Config, names: Sequence[str], prompts: int) -> list[Work]:
     """The work of these stages. Its names are those that `Progress` and the stages go by.
 
@@ -73,8 +68,9 @@ def _of_training(label: str, config: Config) -> Iterator[Work]:
             ):
                 tokens = count * config.rollout.max_new_tokens
                 yield Work(f"round {number} {what}", f"{named}, {what}", kind, tokens)
-        count = settings.particles * draws_particles(config, number)
-        count *= settings.refresh_prompts if number else config.rollout.prompts
+        count = settings.particles * (
+            settings.refresh_prompts if number else config.rollout.prompts
+        )
         tokens = count * config.rollout.max_new_tokens
         what = f"round {number} particles"
         yield Work(what, f"{named}, particles", "tokens of particles", tokens)

@@ -67,7 +67,7 @@ def test_particles_raise_success_at_a_bounded_kl(model):
     plain = model.evaluate(PROMPTS, even, samples=16, seed=3)
     found = model.evaluate(PROMPTS, even, samples=16, particles=4, seed=3)
     chosen = model.sample_by_particles(PROMPTS, even, samples=16, particles=4, seed=3)
-    assert found.samples == 48 and found.success_rate > 0.9 > plain.success_rate
+    assert found.samples == 48 and found.success_rate > 0.8 > plain.success_rate
     excess = np.array([one.excess for one in chosen]).reshape(3, 16).mean(1)
     assert (found.kl_to_base, found.kl_to_base_error) == pytest.approx(mean_and_error(excess))
     assert found.kl_to_base > found.kl_floor - 3 * found.kl_to_base_error

@@ -105,8 +105,8 @@ CASES = {
     "train.anchor=0.1": ([WARM, PUBLISHED, *UNANCHORED], ["", HARD, CONSISTENCY]),
     "train.prefix_bound=0.1": (["", f"control.state=true {WARM}"], ["control.state=true"]),
     "train.particles=8": (
-        ["train.rounds=1", WARM, f"control.state=true {WARM}", f"control.state=true {PUBLISHED}"],
-        ["", "control.state=true train.rounds=1", "control.state=true train.objective=matching"],
+        ["", f"control.state=true {WARM}", f"control.state=true {PUBLISHED}"],
+        ["control.state=true", "control.state=true train.objective=matching"],
     ),
     "train.bound=0.1": ([WARM, PUBLISHED, *UNANCHORED], ["", HARD, CONSISTENCY]),
     "train.bellman=0.5": (

@@ -75,20 +75,3 @@ def test_particles_join_every_round(run, tmp_path, tmp_path_factory):
     run_stages(config, ("train",), path)
     assert (path / "train" / "particles_0.npz").read_bytes() == before
     assert not list(path.glob("train/*_shards"))
-
-
-def test_without_state_particles_follow_the_control_from_the_second_round_on(
-    run, tmp_path, tmp_path_factory
-):
-    for stage in ("sft", "rollout"):
-        shutil.copytree(run / stage, tmp_path / "run" / stage)
-    data, path = word_run.finished(tmp_path_factory) / "data", tmp_path / "run"
-    chosen = ("train.objective=regression", "train.particles=32", "control.state=false")
-    run_stages(word_run.config(data, *chosen), ("train",), path)
-    assert not (path / "train" / "particles_0.npz").exists()
-    rows = Rollouts.load(path / "train" / "particles_1.npz")
-    assert rows.particle.all() and (rows.round == 1).all()
-    # p / d makes up for the guide: under p every text together has probability 1.
-    weight = np.exp(rows.log_base - rows.log_proposal).reshape(-1, 32).mean(1)
-    error = weight.std(ddof=1) / np.sqrt(len(weight))
-    assert 0 < error < 0.3 and abs(weight.mean() - 1) < 4 * error

@@ -1,0 +1,187 @@
+"""A finished run decoded in many ways on the same held-out prompts: one table.
+
+    python benchmarks/decodings.py RUN --out FOLDER [--prompts 100] [--samples 2]
+        [--ways base/sample masks/sample control/particles16 ..]
+
+A way is MODEL/METHOD. The models are `base`, `masks` (the base under the guarantee of the run's
+oracle, which must have automata), `control`, and `control+masks`. The methods are `sample`,
+`greedy`, `beam16` (a beam search with 16 beams, the best one) and `particles16` (one of 16
+particles, chosen by the oracle), with any number. Each way writes FOLDER/WAY.jsonl, and is not
+decoded again if that is there. Prints a line of JSON per way, and a table: success, KL to the base
+(nats per text; of particles an upper bound; of greedy texts and beams there is none), the share of
+texts that ended, nats per token under the base, seconds of decoding with its compilation, and
+metrics of captions with 95% intervals over prompts. Of particles also KL(q* || p), estimated from
+above.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dinado_jax.data.prompts import PromptSet
+from dinado_jax.evaluation.aggregate import kl_of_target
+from dinado_jax.evaluation.metrics import mean_and_error
+from dinado_jax.evaluation.samples import Sample, read_samples, write_samples
+from dinado_jax.evaluation.text_metrics import score
+from dinado_jax.generation import beam_search, generate
+from dinado_jax.guarantee import guarantee
+from dinado_jax.language_model import LanguageModel, compose
+from dinado_jax.metrics.protocol import items_of
+from dinado_jax.oracles.judge import judge
+from dinado_jax.smc import sample_by_particles
+from dinado_jax.stages.context import Context
+from dinado_jax.stages.pipeline import load_run, run_config
+
+METRICS = ("coverage", "coco_bleu_4", "rouge_l", "cider_d", "distinct_2")
+WAYS = (
+    *("base/sample", "masks/sample", "control/sample", "control+masks/sample"),
+    *("masks/particles16", "control/particles4", "control/particles16"),
+    *("base/beam16", "masks/beam16", "control/beam16", "control+masks/beam16"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoder:
+    """A run, and the prompts to continue."""
+
+    context: Context
+    prompts: list[str]
+    samples: int  # of each, where they are drawn
+
+    def decode(self, way: str) -> list[Sample]:
+        """Continues the prompts, and judges the texts."""
+        name, method = way.split("/")
+        model, given = self._model(name)
+        settings = {
+            "max_new_tokens": self.context.config.decode.max_new_tokens,
+            "batch": self.context.config.decode.batch,
+        }
+        if count := re.fullmatch(r"particles(\d+)", method):
+            made = sample_by_particles(
+                model,
+                given,
+                self.context.oracle.function,
+                particles=int(count[1]),
+                samples=self.samples,
+                **settings,
+            )
+        elif count := re.fullmatch(r"beam(\d+)", method):
+            made = beam_search(model, given, beams=int(count[1]), **settings)
+        elif method in ("sample", "greedy"):
+            drawn = {"samples": self.samples} if method == "sample" else {"temperature": 0.0}
+            made = generate(model, given, **drawn, **settings)
+        else:
+            raise SystemExit(f"{way}: no such method, {method}")
+        labels = judge(
+            self.context.oracle.function, [one.prompt for one in made], [one.text for one in made]
+        ).labels
+        number = {prompt: i for i, prompt in enumerate(self.prompts)}
+        return [
+            Sample(
+                prompt_id=number[one.prompt],
+                prompt=one.prompt,
+                text=one.text,
+                label=float(label),
+                log_prob=one.log_prob,
+                log_prob_base=float(one.log_probs_base.sum()),
+                tokens=len(one.tokens),
+                finished=one.finished,
+                value=math.nan,
+            )
+            for one, label in zip(made, labels, strict=True)
+        ]
+
+    def _model(self, name: str) -> tuple[LanguageModel, PromptSet]:
+        config, prompts = self.context.config, PromptSet(self.prompts)
+        control = load_run(self.context.run.path)
+        if name in ("base", "control"):
+            return (control.base if name == "base" else control), prompts
+        if name not in ("masks", "control+masks"):
+            raise SystemExit(f"no such model, {name}")
+        limit, oracle = config.decode.max_new_tokens, self.context.oracle.function
+        mask, prompts = guarantee(control.base, prompts, limit, oracle)
+        return (mask if name == "masks" else compose(control, mask)), prompts
+
+
+def figures(
+    way: str, samples: Sequence[Sample], references: dict[str, Sequence[str]]
+) -> dict[str, float | list[float]]:
+    """The figures of a way, each with its standard error or interval where it has one."""
+    group = np.unique([s.prompt_id for s in samples], return_inverse=True)[1]
+
+    def of_prompts(values: Sequence[float]) -> list[float]:
+        return list(mean_and_error(np.bincount(group, values) / np.bincount(group)))
+
+    found: dict[str, float | list[float]] = {
+        "success": of_prompts([s.label for s in samples]),
+        "ended": float(np.mean([s.finished for s in samples])),
+        "nats_per_token": sum(s.log_prob_base for s in samples) / sum(s.tokens for s in samples),
+    }
+    if not way.startswith("base") and "/beam" not in way and "/greedy" not in way:
+        found["kl"] = of_prompts([s.log_prob - s.log_prob_base for s in samples])
+    if "/particles" in way:
+        found["kl_of_target"] = kl_of_target(samples)
+    prompts, texts = [s.prompt for s in samples], [s.text for s in samples]
+    items = items_of(prompts, texts, [references[prompt] for prompt in prompts])
+    for name, each in score(METRICS, items).items():
+        found[name] = [each.value, *each.interval] if each.interval else each.value
+    return found
+
+
+def line(record: dict) -> str:
+    """A row of the table."""
+
+    def cell(key: str, form: str) -> str:
+        value = record.get(key, "")
+        if not isinstance(value, list):
+            return form.format(value) if value != "" else ""
+        if len(value) == 2:
+            return f"{form.format(value[0])} ± {form.format(value[1])}"
+        return f"{form.format(value[0])} ({form.format(value[1])} to {form.format(value[2])})"
+
+    shown = ("success", "{:.1%}"), ("kl", "{:.2f}"), ("kl_of_target", "{:.2f}"), ("ended", "{:.1%}")
+    shown += ("nats_per_token", "{:.2f}"), *((name, "{:.3f}") for name in METRICS)
+    shown += (("seconds", "{:.0f}"),)
+    return f"| {record['way']} | " + " | ".join(cell(*each) for each in shown) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path, help="its folder")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--prompts", type=int, default=100)
+    parser.add_argument("--samples", type=int, default=2, help="of each prompt")
+    parser.add_argument("--ways", nargs="+", default=WAYS, metavar="MODEL/METHOD")
+    args = parser.parse_args()
+    context = Context.of(run_config(args.run), args.run)
+    examples = context.held_out[: args.prompts]
+    references = {example.prompt: example.references for example in examples}
+    decoder = Decoder(context, list(references), args.samples)
+    args.out.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for way in args.ways:
+        path, seconds = args.out / f"{way.replace('/', '_')}.jsonl", math.nan
+        if not path.exists():
+            began = time.monotonic()
+            made = decoder.decode(way)
+            seconds = time.monotonic() - began
+            write_samples(path, made)
+        record = {"way": way} | figures(way, read_samples(path), references)
+        rows.append(record | {"seconds": seconds})
+        print(json.dumps(rows[-1]), flush=True)
+    print(
+        f"\n| way | success | KL | KL of q* | ended | nats per token | {' | '.join(METRICS)} | s |"
+    )
+    print("| --- | " + " | ".join(["---"] * (len(METRICS) + 6)) + " |")
+    print("\n".join(map(line, rows)))
+
+
+if __name__ == "__main__":
+    main()
