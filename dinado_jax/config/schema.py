@@ -185,8 +185,7 @@ class Train(Optim):
     refresh_prompts: int = 1000
     refresh_samples: int = 8
     # With control.state: particles of the base on each of a round's prompts, guided by its success
-    # rates by state, in later rounds by the control; they find successes that plain samples hardly
-    # ever are. 0 is off.
+    # rates by state; they find successes that plain samples hardly ever are. 0 is off.
     particles: int = 0
     mixture: float = 0.0  # share of a refresh round's samples that is drawn from the base
     margin: float = 6.0  # nats; C <= e^-margin is a failure; reinforce, ppo: the reward of C = 1

@@ -62,7 +62,7 @@ class Rounds:
                 sample = partial(self._sample, earlier, params)
                 rounds.append(self._once(f"round_{earlier}", sample))
             if particles:
-                sample = partial(self._particles, earlier, params)
+                sample = partial(self._particles, earlier)
                 rounds.append(self._once(f"particles_{earlier}", sample))
         return rounds
 
@@ -166,23 +166,18 @@ class Rounds:
             target_oracle(self.context), settings, fingerprint, self.context.mesh, number
         )
 
-    def _particles(self, number: int, params: dict, folder: Path) -> Rollouts:
-        """Samples the base by particles, guided in round 0 by its success rates by class of the
-        state, and later by the control so far.
-        """
+    def _particles(self, number: int, folder: Path) -> Rollouts:
+        """Samples the base by particles, guided by its success rates by class of the state."""
         context, reader, log_rates = self.context, self.control.state, self.log_rates
-        base = dataclasses.replace(self.base, params=context.plan.gather(self.base.params))
         assert reader is not None and log_rates is not None
-        guide, own = self.control, context.plan.gather(params)
-        if not number:
-            guide = StateTable(base.model, reader)
-            own = guide.init(log_rates)
-        model = Controlled(base, guide, own, automata_of=context.automata_of)
+        base = dataclasses.replace(self.base, params=context.plan.gather(self.base.params))
+        guide = StateTable(base.model, reader)
+        table = Controlled(base, guide, guide.init(log_rates), automata_of=context.automata_of)
         key = jax.random.fold_in(jax.random.key(context.config.seed), 2)
         count = context.config.train.particles
         name = f"round {number} particles"
         collector = self._collector(number)
-        return collector.particles(name, model, self._prompts(number), count, key, folder)
+        return collector.particles(name, table, self._prompts(number), count, key, folder)
 
     def _sample(self, number: int, params: dict, folder: Path) -> Rollouts:
         """Samples q, or for a mixture base and q in the configured shares of each prompt."""
