@@ -48,3 +48,4 @@ export -f run
 } | xargs -P 2 -d '\n' -I{} bash -c 'run {}'
 run demo_picture "$PYTHON" benchmarks/demo_picture.py "$out/study/seed3/default" "$out/demo.svg"
 run compare_runs "$PYTHON" benchmarks/compare_runs.py "$out/bound.svg" "default=$out/study/seed3/default"
+run decodings "$PYTHON" benchmarks/decodings.py "$out/study/seed3/default" --out "$out/decodings" --prompts 4 --samples 1 --ways base/sample control/particles2
