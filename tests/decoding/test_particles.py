@@ -170,3 +170,22 @@ def test_what_is_chosen_approaches_the_target_and_its_excess_bounds_the_kl(kind)
             assert excess.mean() > kl - 0.05 - 3 * noise  # what counts do to a KL is below .05
     plain = np.bincount(numbers[:, 0], minlength=len(p)) / 3000
     assert distance[PARTICLES] < distance[2] < np.abs(plain - target).sum() / 2
+
+
+@pytest.mark.parametrize("kind", ["soft-low_rank", "merge"])
+def test_the_particles_of_a_control_are_its_own_samples_weighed_by_p_over_q(kind):
+    prompt, control = PROMPTS[2], world.control(kind).as_twist
+    assert control.as_twist == control
+    policy = Guided(MODEL, (control,), (NEUTRAL.flags,))
+    ids = np.arange(REPEATS, dtype=np.int32)
+    rows = Prompts(pad([prompt] * REPEATS, EOS), np.full(REPEATS, len(prompt), np.int32))
+    found = ParticleSampler(policy, (EOS,), N, PARTICLES)(variables(kind), rows, ids, KEY)
+    params = world.params(kind, scale=SCALE[kind])
+    log_p, _, log_r = world.exact(world.control(kind), world.base_params(), params, prompt)
+    scores = log_p + log_r
+    log_q = scores - np.logaddexp.reduce(scores, axis=-1, keepdims=True)
+    p, q = (world.sequence_probs(each) for each in (log_p, log_q))
+    numbers = world.outcome_numbers(np.asarray(found.tokens), q)
+    ratio = np.log(list(p.values())) - np.log(list(q.values()))
+    np.testing.assert_allclose(found.log_weight, ratio[numbers], atol=2e-3)
+    assert world.p_value_of_numbers(numbers, list(q.values())) > 1e-3
