@@ -96,6 +96,11 @@ class Summary:
     device: Device
     moments: tuple[MomentFigures, ...] = ()
 
+    @property
+    def kl_is_bound(self) -> bool:
+        """Whether `kl_to_base` is an upper bound, because texts were chosen among particles."""
+        return bool(self.config.get("decode", {}).get("particles"))
+
     def as_dict(self) -> dict[str, Any]:
         """Returns the JSON value of summary.json."""
         return {

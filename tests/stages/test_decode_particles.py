@@ -12,7 +12,7 @@ from support.word_run import read_lines
 
 from dinado_jax import cli
 from dinado_jax.stages.completions import completions
-from dinado_jax.stages.pipeline import run_stages
+from dinado_jax.stages.pipeline import run_stages, show_report
 from dinado_jax.stages.settings import load_config, with_decoding
 from dinado_jax.tasks.keyword.lexical import lexical
 
@@ -37,7 +37,7 @@ def copy(tmp_path_factory, tmp_path):
     return folder / "data", tmp_path / "run"
 
 
-def test_texts_succeed_more_often_and_the_kl_is_bounded(copy):
+def test_texts_succeed_more_often_and_the_kl_is_bounded(copy, capsys):
     data, path = copy
     free = read_lines(data.parent / "run" / "generate" / "control.jsonl")
     run_stages(word_run.config(data, *ON), ("generate", "evaluate"), path)
@@ -50,6 +50,10 @@ def test_texts_succeed_more_often_and_the_kl_is_bounded(copy):
     excess = np.array([one["log_prob"] - one["log_prob_base"] for one in control])
     summary = json.loads((path / "summary.json").read_text())
     assert summary["control"]["kl_to_base"] == pytest.approx(excess.mean())
+    capsys.readouterr()
+    show_report(word_run.config(data, *ON), path)
+    assert "KL to the base (nats per sequence), at most" in capsys.readouterr().out
+    assert "KL to the base at most" in (path / "report.html").read_text()
     # The oracle's labels are 0 or 1, so that log R0 is estimated by what the successes exceed.
     rates = np.where(labels, np.exp(-excess), 0).reshape(len(set(x["prompt"] for x in base)), -1)
     if (rates.sum(1) > 0).all():

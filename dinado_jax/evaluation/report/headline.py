@@ -19,7 +19,8 @@ def headline(summary: Summary) -> str:
             f"{control.success_rate:.1%} of texts satisfy the oracle, "
             f"{base.success_rate:.1%} did before"
         )
-    cost = f"KL to the base {control.kl_to_base:.2f} nats"
+    most = "at most " if summary.kl_is_bound else ""
+    cost = f"KL to the base {most}{control.kl_to_base:.2f} nats"
     floor, efficiency = summary.floors.kl_floor, summary.floors.efficiency
     if math.isfinite(floor):
         cost += f", {floor:.2f} are needed"

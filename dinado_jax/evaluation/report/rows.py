@@ -46,7 +46,7 @@ _ROWS = (
         "KL to the base (nats per sequence)",
         "kl_to_base",
         "{:.2f}",
-        "How far control moved the distribution of texts away from the base (particles: at most).",
+        "How far control moved the distribution of texts away from the base.",
     ),
     (
         "calibration error of V(prompt)",
@@ -100,7 +100,7 @@ def rows(
     base, control = (vars(side) | side.metrics for side in (summary.base, summary.control))
     found = [
         Row(
-            label,
+            f"{label}, at most" if key == "kl_to_base" and summary.kl_is_bound else label,
             cell(base.get(key, math.nan), form),
             cell(control.get(key, math.nan), form),
             meaning,
