@@ -247,7 +247,7 @@ BUGS = [
     ),
     Bug(
         "rollouts/weighting.py",
-        "(good + shrinkage * pooled)",
+        "(good + added * pooled)",
         "good",
         WEIGHTING,
     ),

@@ -16,6 +16,7 @@ above.
 
 import argparse
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -28,11 +29,12 @@ import numpy as np
 from dinado_jax.data.prompts import PromptSet
 from dinado_jax.evaluation.aggregate import kl_of_target
 from dinado_jax.evaluation.metrics import mean_and_error
+from dinado_jax.evaluation.of_model import sample_of
 from dinado_jax.evaluation.samples import Sample, read_samples, write_samples
 from dinado_jax.evaluation.text_metrics import score
 from dinado_jax.generation import beam_search, generate
 from dinado_jax.guarantee import guarantee
-from dinado_jax.language_model import LanguageModel, compose
+from dinado_jax.language_model import Controlled, LanguageModel, compose
 from dinado_jax.metrics.protocol import items_of
 from dinado_jax.oracles.judge import judge
 from dinado_jax.smc import sample_by_particles
@@ -84,23 +86,17 @@ class Decoder:
         ).labels
         number = {prompt: i for i, prompt in enumerate(self.prompts)}
         return [
-            Sample(
-                prompt_id=number[one.prompt],
-                prompt=one.prompt,
-                text=one.text,
-                label=float(label),
-                log_prob=one.log_prob,
-                log_prob_base=float(one.log_probs_base.sum()),
-                tokens=len(one.tokens),
-                finished=one.finished,
-                value=math.nan,
-            )
+            sample_of(number[one.prompt], one, float(label))
             for one, label in zip(made, labels, strict=True)
         ]
 
+    @functools.cached_property
+    def _control(self) -> Controlled:
+        return load_run(self.context.run.path)
+
     def _model(self, name: str) -> tuple[LanguageModel, PromptSet]:
         config, prompts = self.context.config, PromptSet(self.prompts)
-        control = load_run(self.context.run.path)
+        control = self._control
         if name in ("base", "control"):
             return (control.base if name == "base" else control), prompts
         if name not in ("masks", "control+masks"):

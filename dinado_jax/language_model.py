@@ -294,7 +294,7 @@ class Composed(_Methods):
     """A base under several controls at once: q proportional to p prod_k f_k(R_k)."""
 
     parts: tuple[Controlled, ...]
-    decodes_base: bool = False  # also where q is a single pass of a model
+    beside_base: bool = False  # also where q is a single pass of a model
 
     def __repr__(self) -> str:
         return f"Composed({' + '.join(part._control for part in self.parts)}, {self.base!r})"
@@ -305,19 +305,19 @@ class Composed(_Methods):
 
     @property
     def policy(self) -> Policy:
-        return guided_policy(self.base.model, self._guides, self._tilts, self.decodes_base)
+        return guided_policy(self.base.model, self._guides, self._tilts, self.beside_base)
 
     @functools.cached_property
     def variables(self) -> dict:
         params = [part.params for part in self.parts]
         return guided_variables(
-            self.base.params, self._guides, params, self._tilts, self.decodes_base
+            self.base.params, self._guides, params, self._tilts, self.beside_base
         )
 
     def for_prompts(self, prompts: PromptSet) -> "tuple[Composed, PromptSet]":
         """See `Controlled.for_prompts`."""
         parts, prompts = _for_prompts(self.parts, prompts)
-        return Composed(parts, self.decodes_base), prompts
+        return Composed(parts, self.beside_base), prompts
 
     sample_by_particles = smc.sample_by_particles
 
@@ -335,7 +335,7 @@ class Composed(_Methods):
             else part
             for part in self.parts
         )
-        return Composed(tuple(parts), decodes_base=True)
+        return Composed(tuple(parts), beside_base=True)
 
     @property
     def _guides(self) -> list[Guide]:

@@ -57,7 +57,7 @@ def aggregate(
         _per_prompt(base, x) for x in (np.array([s.value for s in base]), _labels(base))
     )
     equal = min(len(successes), len(control))
-    kl, kl_error = _mean(control, np.array([s.log_prob - s.log_prob_base for s in control]))
+    kl, kl_error = _mean(control, _log_ratios(control))
     return (
         BaseFigures(
             **common(base),
@@ -101,8 +101,7 @@ def floors(base: Sequence[Sample], control: Sequence[Sample], figures: ControlFi
 
 def kl_of_target(control: Sequence[Sample]) -> float:
     """See `metrics.kl_of_target`; samples of the control that were chosen among particles."""
-    excess = np.array([s.log_prob - s.log_prob_base for s in control])
-    return metrics.kl_of_target(_labels(control), excess, _groups(control))
+    return metrics.kl_of_target(_labels(control), _log_ratios(control), _groups(control))
 
 
 def of_target(
@@ -137,6 +136,11 @@ def feature_mean(samples: Sequence[Sample], values: np.ndarray) -> tuple[float, 
 
 def _labels(samples: Sequence[Sample]) -> np.ndarray:
     return np.array([s.label for s in samples])
+
+
+def _log_ratios(samples: Sequence[Sample]) -> np.ndarray:
+    """Nats by which each is more probable than under the base: float64 [N]."""
+    return np.array([s.log_prob - s.log_prob_base for s in samples])
 
 
 def _groups(samples: Sequence[Sample]) -> np.ndarray:

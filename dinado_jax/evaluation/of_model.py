@@ -99,7 +99,7 @@ def evaluate(
             samples=samples,
             seed=seed,
         )
-        of_model = [_sample(i // samples, one, one.label) for i, one in enumerate(chosen)]
+        of_model = [sample_of(i // samples, one, one.label) for i, one in enumerate(chosen)]
     else:
         of_model = list(_judged(model, prompts, named.function, samples, seed))
     base, control = aggregate(of_base, of_model, (), (), seed)
@@ -119,10 +119,11 @@ def _judged(
     require_labels(oracle, result)
     for number, (one, label, failed) in enumerate(zip(made, result.labels, result.failed)):
         if not failed:
-            yield _sample(number // samples, one, float(label))
+            yield sample_of(number // samples, one, float(label))
 
 
-def _sample(prompt_id: int, one: Completion | Particle, label: float) -> Sample:
+def sample_of(prompt_id: int, one: Completion | Particle, label: float) -> Sample:
+    """A judged text in the form of a run's files; no V of its prompt is known."""
     return Sample(
         prompt_id=prompt_id,
         prompt=one.prompt,

@@ -44,11 +44,7 @@ from dinado_jax.language_model import Base, Composed, Controlled, LanguageModel
 from dinado_jax.oracles.judge import Oracle, OracleResult, judge
 from dinado_jax.rollouts.arrays import Rollouts, RolloutShard, condition_digest, select
 from dinado_jax.rollouts.shards import merge_shards, save_shard, saved_rows
-from dinado_jax.rollouts.weighting import (
-    align_to_targets,
-    exclusive_cumsum,
-    log_mixture_weight,
-)
+from dinado_jax.rollouts.weighting import align_to_targets, exclusive_cumsum
 from dinado_jax.tasks.protocol import Example
 from dinado_jax.utils.progress import Progress, print_once
 
@@ -419,26 +415,3 @@ def _collected(
 def _rollouts(rows: RolloutShard) -> Rollouts:
     """Without what only collecting needs."""
     return Rollouts(**{f.name: getattr(rows, f.name) for f in dataclasses.fields(Rollouts)})
-
-
-def as_mixture(
-    rollouts: Rollouts, q: LanguageModel, alpha: float, batch: int, mesh: Mesh | None = None
-) -> Rollouts:
-    """Reweights plain samples of base and q as draws of the mixture alpha p + (1 - alpha) q.
-
-    p / proposal is then at most 1 / alpha (defensive importance sampling).
-
-    Args:
-      rollouts: a share `alpha` of them the base's samples, the rest q's.
-      q: a controlled model.
-      alpha: in (0, 1).
-      batch: rows scored at a time.
-      mesh: devices of this process.
-    """
-    under_p, under_q = (score(m.policy, m.variables, rollouts, batch, mesh) for m in (q.base, q))
-    log_ratio = under_q - under_p
-    return dataclasses.replace(
-        rollouts,
-        log_proposal=rollouts.log_base - log_mixture_weight(log_ratio.sum(1), alpha),
-        log_prefix=log_mixture_weight(exclusive_cumsum(log_ratio), alpha),
-    )

@@ -25,8 +25,9 @@ from dinado_jax.language_model import Base, Controlled, LanguageModel
 from dinado_jax.oracles.judge import is_success
 from dinado_jax.rollouts.arrays import Rollouts, concatenate, select
 from dinado_jax.rollouts.automata import log_rates_by_class
-from dinado_jax.rollouts.collect import Collector, as_mixture
+from dinado_jax.rollouts.collect import Collector
 from dinado_jax.rollouts.hidden_states import HiddenStates, base_states
+from dinado_jax.rollouts.mixture import as_mixture
 from dinado_jax.rollouts.shards import save_once
 from dinado_jax.rollouts.weighting import (
     duplicate_share,

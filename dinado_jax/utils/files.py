@@ -302,7 +302,7 @@ def read_sealed_record(path: Path, schema: Schema, newest: int, fix: str) -> dic
       path: of the file.
       schema: of the object.
       newest: the newest format that is read.
-      fix: how to mend it, for messages.
+      fix: ends the message.
 
     Raises:
       InputError: as for `read_sealed` and `validate`, and for a newer format, before anything else

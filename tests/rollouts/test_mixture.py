@@ -13,7 +13,7 @@ from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.sampler import Sampler
 from dinado_jax.decoding.score import score
 from dinado_jax.rollouts.arrays import Rollouts, concatenate
-from dinado_jax.rollouts.collect import as_mixture
+from dinado_jax.rollouts.mixture import as_mixture
 from dinado_jax.rollouts.weighting import (
     align_to_targets,
     exclusive_cumsum,

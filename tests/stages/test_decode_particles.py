@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 
 import numpy as np
 import pytest
@@ -31,10 +30,7 @@ ON = (
 
 @pytest.fixture
 def copy(tmp_path_factory, tmp_path):
-    folder = word_run.finished(tmp_path_factory)
-    left = shutil.ignore_patterns("generate", "evaluate")
-    shutil.copytree(folder / "run", tmp_path / "run", ignore=left)
-    return folder / "data", tmp_path / "run"
+    return word_run.trained(tmp_path_factory, tmp_path / "run")
 
 
 def test_texts_succeed_more_often_and_the_kl_is_bounded(copy, capsys):

@@ -1,7 +1,6 @@
 """A run with decode.guarantee=true: every text of the control satisfies the lexical oracle."""
 
 import json
-import shutil
 
 import pytest
 from support import tiny_run, word_run
@@ -19,10 +18,7 @@ ON = ("decode.guarantee=true", "decode.reject=0", "decode.max_new_tokens=10")
 
 @pytest.fixture
 def copy(tmp_path_factory, tmp_path):
-    folder = word_run.finished(tmp_path_factory)
-    left = shutil.ignore_patterns("generate", "evaluate")
-    shutil.copytree(folder / "run", tmp_path / "run", ignore=left)
-    return folder / "data", tmp_path / "run"
+    return word_run.trained(tmp_path_factory, tmp_path / "run")
 
 
 def test_every_sample_of_the_control_satisfies_the_oracle(copy):

@@ -160,6 +160,14 @@ evaluate.samples=2
 """
 
 
+def trained(factory, path: Path) -> tuple[Path, Path]:
+    """The folder of data, and a copy of the finished run at `path` up to its trained control."""
+    folder = finished(factory)
+    left = shutil.ignore_patterns("generate", "evaluate")
+    shutil.copytree(folder / "run", path, ignore=left)
+    return folder / "data", path
+
+
 def truncated(factory) -> tuple[Path, Config]:
     """A finished run on the base of the other: truncated rollouts, an oracle of soft labels that
     fails now and then, a hard control, greedy decoding of a prompt file. As `finished`."""
