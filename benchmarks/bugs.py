@@ -215,8 +215,8 @@ BUGS = [
     ),
     Bug(
         "objectives/published.py",
-        "suffix_importance_weights(rollouts, train.weights, train.weight_clip)",
-        'suffix_importance_weights(rollouts, "none", train.weight_clip)',
+        "suffix_importance_weights(rollouts, train.weights)",
+        'suffix_importance_weights(rollouts, "none")',
         OBJECTIVES,
     ),
     Bug(

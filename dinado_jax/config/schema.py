@@ -197,7 +197,7 @@ class Train(Optim):
     bellman_start: int = 0  # steps with lambda = 0 first
     # Objective published has all rollouts alike: the others are not for it, except in warm-ups.
     weights: str = "importance"  # importance (p / proposal) | none: the proposals' q*, not p's
-    weight_clip: float = 0.98  # quantile at which importance weights are cut
+    weight_clip: float = 0.98  # quantile at which importance weights of whole rows are cut
     reference_weight: float = 0.0  # a successful reference's share relative to a sample's
     balance: bool = True  # as many successes as failures for the norm, log-odds corrected
     detach: bool = True  # the norm's losses do not move the direction

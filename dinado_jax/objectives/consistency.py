@@ -125,4 +125,4 @@ class Consistency:
 
     def settings_read(self, kind: str) -> set[str]:
         read = {*self._of_rows.settings, "reference_weight", "bellman"}
-        return read | {"weights"} if self.train.anchor else read
+        return read | {"weights", "weight_clip"} if self.train.anchor else read

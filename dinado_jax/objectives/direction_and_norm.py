@@ -105,4 +105,6 @@ class DirectionAndNorm:
         # A norm that learns only rates does not use the weights.
         if self.loss.weighted or not (kind == "hard" and self.train.detach):
             read.add("weights")
+        if self.loss.weighted:
+            read.add("weight_clip")
         return read | self.loss.settings

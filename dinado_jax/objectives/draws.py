@@ -67,7 +67,7 @@ def norm_rows(rollouts: Rollouts, weight: np.ndarray, train: Train, seed: int) -
     particles always: resampling has chosen their prefixes by what follows them.
     """
     label = rollouts.label
-    suffix = suffix_importance_weights(rollouts, train.weights, train.weight_clip)
+    suffix = suffix_importance_weights(rollouts, train.weights)
     rate = success_rate_per_prompt(rollouts, shrinkage=0).astype(np.float32)
     sampled = ~rollouts.reference & ~rollouts.particle
     known = sampling_weights(rollouts, weight) * ~rollouts.particle

@@ -48,7 +48,7 @@ class Published:
     def batches(self, rollouts: Rollouts, weight: np.ndarray, seed: int) -> BatchAt:
         train = self.train
         draws = Draws(np.ones(len(rollouts)), seed)
-        suffix = suffix_importance_weights(rollouts, train.weights, train.weight_clip)
+        suffix = suffix_importance_weights(rollouts, train.weights)
 
         def at(step: int) -> PublishedBatch:
             index = draws.at(step, train.batch)

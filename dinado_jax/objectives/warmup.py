@@ -44,4 +44,4 @@ class Warmup:
         return () if control.scores_alone else ("",)
 
     def settings_read(self, kind: str) -> set[str]:
-        return {"weights", "reference_weight"}
+        return {"weights", "weight_clip", "reference_weight"}

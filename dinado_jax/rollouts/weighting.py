@@ -100,16 +100,17 @@ def importance_weights(
     return weight.astype(np.float32)
 
 
-def suffix_importance_weights(rollouts: Rollouts, mode: str, clip: float) -> np.ndarray:
+def suffix_importance_weights(rollouts: Rollouts, mode: str) -> np.ndarray:
     """Weighs what follows each prefix as a draw from p given the prefix.
 
     A loss of one prefix needs only the distribution of the rest of the row: the prefix's own weight
-    cancels in expectation and would add variance.
+    cancels in expectation and would add variance. Nothing is cut: once q mostly succeeds, the large
+    weights are those of its few failures, and with them cut the loss would take q's success rate
+    for the base's.
 
     Args:
       rollouts: N rows of at most T tokens.
       mode: as for `importance_weights`.
-      clip: quantile, over all prefixes, above which ratios are cut.
 
     Returns:
       float32 [N, T-1]; 1 for references and particles, and with mode "none".
@@ -118,11 +119,7 @@ def suffix_importance_weights(rollouts: Rollouts, mode: str, clip: float) -> np.
     drawn = ~rollouts.reference & ~rollouts.particle
     if mode == "importance" and drawn.any():
         whole = rollouts.log_base[drawn] - rollouts.log_proposal[drawn]
-        ratio = np.exp(np.clip(whole[:, None] - rollouts.log_prefix[drawn], -50, 50))
-        column = np.arange(ratio.shape[1])
-        first, end = rollouts.prompt_length[drawn, None] - 1, rollouts.length[drawn, None] - 1
-        inside = (column >= first) & (column < end)
-        weight[drawn] = np.minimum(ratio, np.quantile(ratio[inside], clip))
+        weight[drawn] = np.exp(np.clip(whole[:, None] - rollouts.log_prefix[drawn], -50, 50))
     return weight
 
 

@@ -256,8 +256,9 @@ RULES = (
     ),
     Rule(
         "train.weight_clip",
-        lambda c: c.train.weights == "importance" and _weights_rollouts(c),
-        "only for train.weights=importance, where the objective weights rollouts",
+        lambda c: c.train.weights == "importance" and _of_objectives("weight_clip")(c),
+        "only for train.weights=importance, where whole rows are weighted: in a warm-up, or by "
+        "objective {readers}",
     ),
     Rule(
         "train.reference_weight",

@@ -173,7 +173,7 @@ def test_published_draws_all_rollouts_equally(seed, mode):
     assert len(row) == BLOCK * 48
     assert_counts(row, np.ones(len(rows)))
     np.testing.assert_array_equal(joined(parts, "label"), rows.label[row])
-    suffix = by_hand.suffixes(rows, mode, 0.8)
+    suffix = by_hand.suffixes(rows, mode)
     for part in parts:
         assert_suffixes(rows, suffix, part)
 
@@ -200,7 +200,7 @@ def test_the_norm_sees_as_many_successes_as_failures(seed, name, which, mode, re
     parts = block(name, rows, weight, which, weights=mode, bellman=0.3)
     count = 24 if which else 48
     of_each = known(rows, reference_weight)
-    suffix, rate = by_hand.suffixes(rows, mode, 0.8), by_hand.rates(rows, shrinkage=0)
+    suffix, rate = by_hand.suffixes(rows, mode), by_hand.rates(rows, shrinkage=0)
     sampled = rows.label[~rows.reference]
     shift = np.log((1 - sampled).sum() / sampled.sum())
     assert abs(shift) > 0.1

@@ -95,7 +95,7 @@ def token_ratios(model, rows):
 
 def test_plain_samples_of_q_weigh_their_remaining_tokens(model, of_q):
     ratio = token_ratios(model, of_q)
-    weight = suffix_importance_weights(of_q, "importance", 1.0)
+    weight = suffix_importance_weights(of_q, "importance")
     for column in range(COLUMNS.start, COLUMNS.stop):
         inside = column < of_q.length - 1
         rest = np.exp(-ratio[:, column:].sum(1))
@@ -116,7 +116,7 @@ def test_a_mixture_is_the_sum_of_its_parts(model, mixed):
         upto = ratio[:, :column].sum(1)
         expected = -np.log(ALPHA + (1 - ALPHA) * np.exp(upto))
         np.testing.assert_allclose(mixed.log_prefix[:, column], expected, rtol=0, atol=1e-4)
-    first = suffix_importance_weights(mixed, "importance", 1.0)[:, COLUMNS.start]
+    first = suffix_importance_weights(mixed, "importance")[:, COLUMNS.start]
     np.testing.assert_allclose(first, weight, rtol=1e-4)
 
 

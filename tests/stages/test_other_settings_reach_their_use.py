@@ -150,7 +150,7 @@ def test_losses_and_gradient_of_ratio(ratio):
     sampled = ~np.isnan(rows.log_proposal)
     samples = np.array([sampled[rows.prompt_id == p].sum() for p in rows.prompt_id])
     optimal = by_hand.per_prompt(weight * rows.label, rows) * samples
-    suffix, rate = by_hand.suffixes(rows, "importance", 0.9), by_hand.rates(rows, shrinkage=0)
+    suffix, rate = by_hand.suffixes(rows, "importance"), by_hand.rates(rows, shrinkage=0)
     one, other = batch.direction.row, batch.norm.row
     assert len(one) == len(other) == 8
     label = rows.label[other]

@@ -124,7 +124,13 @@ CASES = {
             *(f"{HARD} {COLD} train.detach=false", f"{HARD} {COLD} train.objective=ratio"),
         ],
     ),
-    "train.weight_clip=0.5": (["train.weights=none", f"{PUBLISHED} {COLD}"], ["", PUBLISHED]),
+    "train.weight_clip=0.5": (
+        [
+            *("train.weights=none", f"{PUBLISHED} {COLD}", f"{NADO} {PUBLISHED} {COLD}"),
+            *(f"{COLD} train.objective=prefixes", f"{COLD} train.anchor=0"),
+        ],
+        ["", PUBLISHED, f"{COLD} train.objective=matching"],
+    ),
     "train.reference_weight=2": (
         ["", f"{PUBLISHED} {COLD} rollout.references=true"],
         ["rollout.references=true", f"{PUBLISHED} rollout.references=true"],

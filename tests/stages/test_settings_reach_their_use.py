@@ -279,7 +279,7 @@ def last_batch(run):
     sampled = ~np.isnan(rows.log_proposal)
     batch.ratio = by_hand.optimal_ratios(rows, weight) / np.where(sampled, 1, 1.7)
     batch.shift = np.log((1 - rows.label)[sampled].sum() / rows.label[sampled].sum())
-    batch.suffix = by_hand.suffixes(rows, "importance", 0.9)
+    batch.suffix = by_hand.suffixes(rows, "importance")
     batch.rate = by_hand.rates(rows, shrinkage=0)
     return batch
 

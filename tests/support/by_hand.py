@@ -431,18 +431,16 @@ def optimal_ratios(rows, weight) -> np.ndarray:
     return ratio
 
 
-def suffixes(rows, mode: str, clip: float) -> np.ndarray:
+def suffixes(rows, mode: str) -> np.ndarray:
     """p / proposal of what follows each prefix of a target [N, T-1], 1 for references."""
-    weight, inside = np.ones(rows.log_prefix.shape), targets(rows)
+    weight = np.ones(rows.log_prefix.shape)
     if mode == "none":
         return weight
     for n in range(len(weight)):
         if not np.isnan(rows.log_proposal[n]):
             whole = np.float64(rows.log_base[n]) - rows.log_proposal[n]
             weight[n] = np.exp(whole - np.float64(rows.log_prefix[n]))
-    sampled = inside & ~np.isnan(rows.log_proposal)[:, None]
-    cut = np.quantile(weight[sampled], clip)
-    return np.where(np.isnan(rows.log_proposal)[:, None], 1.0, np.minimum(weight, cut))
+    return weight
 
 
 def per_prompt(values, rows) -> np.ndarray:
