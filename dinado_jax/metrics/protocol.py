@@ -89,6 +89,5 @@ def items_of(
         key = (prompt, tuple(group), marked, None if prompt else number)
         found.setdefault(key, []).append(text)
     return [
-        Item(prompt, tuple(own), group, marked)
-        for (prompt, group, marked, _), own in found.items()
+        Item(prompt, tuple(own), group, marked) for (prompt, group, marked, _), own in found.items()
     ]

@@ -58,9 +58,9 @@ def cocoa(settings: schema.Task) -> Task:
         if split != "test":
             dev = split == "dev"
             rows = [row for i, row in enumerate(rows) if (i % _PERIOD == _PERIOD - 1) == dev]
-        return grouped([(row.source, (without_marks(row.formal), without_marks(row.informal))) for row in rows])[
-            :count
-        ]
+        return grouped(
+            [(row.source, (without_marks(row.formal), without_marks(row.informal))) for row in rows]
+        )[:count]
 
     fault = "task.source is empty: give the folder CoCoA-MT, task.source=FOLDER"
     return Task(

@@ -138,7 +138,9 @@ def test_marked_references(capsys, write):
     found = scores(capsys, "--predictions", texts, *marked)["metrics"]
     assert found["m_acc_formal"]["value"] == 1 / 2
     assert found["m_acc_counted"]["value"] == pytest.approx(2 / 3)
-    plain = [[text.replace("[F]", "").replace("[/F]", "") for text in x] for x in (formal, informal)]
+    plain = [
+        [text.replace("[F]", "").replace("[/F]", "") for text in x] for x in (formal, informal)
+    ]
     both = write("pf.txt", plain[0]), write("pi.txt", plain[1])
     names = ("sacrebleu", "cider_d", "rouge_l")
     wanted = scores(capsys, "--predictions", texts, "--references", *both)["metrics"]
