@@ -18,6 +18,7 @@ of prompts, those of all seeds together. A run of the demo takes 2 to 4 minutes 
 import argparse
 import itertools
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -28,6 +29,7 @@ import numpy as np
 
 from dinado_jax.evaluation.intervals import bootstrap_interval
 from dinado_jax.evaluation.samples import read_samples
+from dinado_jax.evaluation.summary import read_summary
 
 KINDS = ("merge", "soft", "nado", "hard")
 WEIGHTINGS = {
@@ -74,15 +76,15 @@ def run(args: argparse.Namespace, kind: str, weighting: str, per_prompt: int, se
         fault = dinado("run", args.config, folder, [*common, *own])
     if fault:
         return {**record, "error": fault}
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = read_summary(folder / "summary.json", f"delete {folder} and run again")
     of_prompts = per_prompt_figures(folder / "generate" / "control.jsonl")
+    known = {"efficiency": summary.floors.efficiency, **summary.control.metrics}
     return {
         **record,
-        "base": summary["base"]["success_rate"],
-        "rollouts": summary["stages"]["train"]["rounds"][-1]["rollouts"],
-        "efficiency": summary["efficiency"],
-        "metrics": summary["control"]["metrics"],
-        "seconds": summary["seconds"]["train"],
+        "base": summary.base.success_rate,
+        "rollouts": summary.stages.train.rounds[-1].rollouts,
+        "seconds": summary.seconds["train"],
+        **{name: value if math.isfinite(value) else None for name, value in known.items()},
         **{name: figures(values) for name, values in of_prompts.items()},
         "of_prompts": of_prompts,
     }

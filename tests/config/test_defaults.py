@@ -438,7 +438,6 @@ train.refresh_prompts = 125
 name = "demo_hidden"
 base.prompt_template = "hidden"
 control.state = true
-rollout.prompts = 1000
 rollout.samples = 40
 train.weight_decay = 0.3
 train.particles = 16
