@@ -35,6 +35,7 @@ export -f run
     echo "oracle_suite $PYTHON benchmarks/oracle_suite.py --out $out/oracles --seeds 3 --oracles long_words --settings $demo"
     demo+=" rollout.oracle=support.tiny_run:even"
     echo "toy_study $PYTHON benchmarks/toy_study.py --out $out/study --seeds 3 --recipes default --settings $demo"
+    echo "sample_efficiency $PYTHON benchmarks/sample_efficiency.py tests/support/tiny_run.toml --out $out/efficiency --per-prompt 2 --kinds merge --weightings none --seeds 3"
     echo "scale $PYTHON benchmarks/scale.py configs/commongen_gpt2_large.toml --base gpt2 --target cpu --fsdp 2 --rows 1 --length 8 --depths 1 2"
     echo "draws $PYTHON benchmarks/draws.py --rows 100 --vocabularies 37"
     echo "exact_expected $PYTHON benchmarks/exact_expected.py --variants merge --seeds 20 --steps 10"

@@ -46,6 +46,11 @@ class Decodable(Protocol):
         """Of the policy."""
         ...
 
+    @property
+    def least_new_tokens(self) -> int:
+        """How many a text may need; with fewer a guarantee would not hold."""
+        ...
+
     def for_prompts(self, prompts: PromptSet) -> tuple[Self, PromptSet]:
         """The model with what it reads of these prompts, and the prompts with their condition."""
         ...
@@ -328,7 +333,8 @@ def _joined(
 ) -> tuple[Model, list[tuple[str, str]], Sequences]:
     """The model with what it reads of the prompts, the pairs of prompt and text, and their rows."""
     asked = arguments.require_texts("text", texts)
-    model, known, tokens, _ = begin(model, prompts, None)
+    model, known, tokens = _read(model, prompts)
+    check_prompts(model.policy, tokens, 1)
     ends = [True] * len(asked) if finished is None else list(finished)
     if not len(known) == len(asked) == len(ends):
         flags = "" if finished is None else f" and {len(ends)} values of finished"
@@ -366,18 +372,36 @@ def begin(
 ) -> tuple[Model, list[str], TokenizedPrompts, int]:
     """The model with what it reads of the prompts, the prompts, their token ids, and how many
     tokens to draw at most.
+
+    Raises:
+      InputError: for fewer than the texts of the model may need, too.
     """
+    model, texts, tokens = _read(model, prompts)
+    least = model.least_new_tokens
+    if max_new_tokens is not None:
+        asked = arguments.require_integer("max_new_tokens", max_new_tokens, *POSITIVE)
+        if asked < least:
+            raise InputError(
+                f"max_new_tokens = {asked}: the guarantee was made for texts of {least} tokens, "
+                "raise it, or call guarantee with fewer"
+            )
+        check_prompts(model.policy, tokens, asked)
+        return model, texts, tokens, asked
+    check_prompts(model.policy, tokens, least)
+    room = model.policy.context_length - max(map(len, tokens.tokens))
+    return model, texts, tokens, min(max(model.base.max_new_tokens, least), room)
+
+
+def _read(
+    model: Model, prompts: Sequence[str] | PromptSet
+) -> tuple[Model, list[str], TokenizedPrompts]:
+    """The model with what it reads of the prompts, the prompts, and their token ids."""
     given = prompts if isinstance(prompts, PromptSet) else PromptSet(prompts)
     texts = arguments.require_texts("prompt", given.texts)
     model, given = model.for_prompts(dataclasses.replace(given, texts=texts))
     names = given.names or names_of(texts)
     ids = model.base.codec.prompts(texts)
-    tokens = TokenizedPrompts(ids, given.condition, names, given.ids)
-    asked = max_new_tokens is not None
-    least = arguments.require_integer("max_new_tokens", max_new_tokens, *POSITIVE) if asked else 1
-    check_prompts(model.policy, tokens, least)
-    room = model.policy.context_length - max(map(len, ids))
-    return model, texts, tokens, least if asked else min(model.base.max_new_tokens, room)
+    return model, texts, TokenizedPrompts(ids, given.condition, names, given.ids)
 
 
 def names_of(prompts: Sequence[str]) -> list[str]:

@@ -27,15 +27,16 @@ def guarantee(
 ) -> tuple[Controlled, PromptSet]:
     """Puts a base under the guide that keeps to texts which satisfy an oracle.
 
-    Its texts after the returned prompts do: sampled or found by beams, at any temperature and
-    truncation, with `max_new_tokens` new tokens or more. So do those of
-    `compose(control, guaranteed)`, with a trained control of the same base. Only a ban of repeated
-    n-grams, or a tilt that rejects tokens, may leave a prompt without any text.
+    Its texts after the returned prompts do: sampled, found by beams or chosen among particles, at
+    any temperature and truncation. So do those of `compose(control, guaranteed)`, with a trained
+    control of the same base. Fewer new tokens than `max_new_tokens` are refused there, and two
+    guarantees at once. Only a ban of repeated n-grams, or a tilt that rejects tokens, may leave a
+    prompt without any text.
 
     Args:
       base: to sample.
       prompts: as the oracle reads them.
-      max_new_tokens: the most that will be drawn of each text.
+      max_new_tokens: the most tokens of a text, its stop token included.
       oracle: such as those of `dinado_jax.constraints`. By default a text has every concept of its
         prompt, in any inflection, and prompts are those of keyword tasks.
 
@@ -70,7 +71,7 @@ def guarantee(
     number = {each: i for i, each in enumerate(order)}
     own = np.array([number[each] for each in automata], np.int32)
     condition = {**(given.condition or {}), KEY: own}
-    guaranteed = Controlled(base, Constraint(), jax.device_put(arrays))
+    guaranteed = Controlled(base, Constraint(max_new_tokens), jax.device_put(arrays))
     return guaranteed, dataclasses.replace(given, condition=condition)
 
 

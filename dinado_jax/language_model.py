@@ -30,6 +30,7 @@ from dinado_jax.decoding.policy import ModelPolicy, Policy
 from dinado_jax.errors import InputError, quote
 from dinado_jax.evaluation.of_model import evaluate
 from dinado_jax.generation import PrefixValues
+from dinado_jax.guides.constraint import KEY, Constraint
 from dinado_jax.guides.guided import guided_policy, guided_variables
 from dinado_jax.guides.prompt_values import prompt_values
 from dinado_jax.guides.protocol import Guide
@@ -88,6 +89,11 @@ class Base(_Methods):
         """What `load_base` was given; "" for none."""
         template = self.known.template if self.known else None
         return template.text if template else ""
+
+    @property
+    def least_new_tokens(self) -> int:
+        """How many a text may need: 1."""
+        return 1
 
     def for_prompts(self, prompts: PromptSet) -> "tuple[Base, PromptSet]":
         """See `Controlled.for_prompts`: the base reads nothing of them."""
@@ -155,7 +161,7 @@ class Controlled(_Methods):
 
     def tilted(self, **changes: float) -> "Controlled":
         """The same control with another `Tilt`: strength, target_rate, reject. InputError for any
-        other name.
+        other name, and for a target rate of a guarantee, which is 1.
         """
         known = [field.name for field in dataclasses.fields(Tilt)]
         for name in changes:
@@ -163,11 +169,23 @@ class Controlled(_Methods):
                 close = difflib.get_close_matches(name, known, 1)
                 hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
                 raise InputError(f"no such tilt, {quote(name)}: {hint}")
-        return dataclasses.replace(self, tilt=dataclasses.replace(self.tilt, **changes))
+        tilt = dataclasses.replace(self.tilt, **changes)
+        if isinstance(self.control, Constraint) and tilt.target_rate < 1:
+            raise InputError(
+                f"target_rate = {tilt.target_rate}: every text under a guarantee satisfies it, aim "
+                "at a rate with a trained control"
+            )
+        return dataclasses.replace(self, tilt=tilt)
+
+    @property
+    def least_new_tokens(self) -> int:
+        """See `Composed.least_new_tokens`."""
+        return Composed((self,)).least_new_tokens
 
     def for_prompts(self, prompts: PromptSet) -> tuple[Self, PromptSet]:
         """The model with the automata of these prompts, and the prompts with their numbers, for a
-        control that reads the state of its oracle; others as they are.
+        control that reads the state of its oracle; others as they are. InputError for prompts
+        without the condition that a guarantee reads.
         """
         (part,), prompts = _for_prompts((self,), prompts)
         return part, prompts
@@ -314,6 +332,12 @@ class Composed(_Methods):
             self.base.params, self._guides, params, self._tilts, self.beside_base
         )
 
+    @property
+    def least_new_tokens(self) -> int:
+        """How many a text may need: those of a guarantee, or 1."""
+        guides = (guide for guide in self._guides if isinstance(guide, Constraint))
+        return max((guide.max_new_tokens for guide in guides), default=1)
+
     def for_prompts(self, prompts: PromptSet) -> "tuple[Composed, PromptSet]":
         """See `Controlled.for_prompts`."""
         parts, prompts = _for_prompts(self.parts, prompts)
@@ -352,6 +376,12 @@ Part = TypeVar("Part", bound=Controlled)
 
 def _for_prompts(parts: tuple[Part, ...], prompts: PromptSet) -> tuple[tuple[Part, ...], PromptSet]:
     """See `Controlled.for_prompts`. Prompts alike for all parts share a number."""
+    if any(isinstance(part.control, Constraint) for part in parts) and KEY not in (
+        prompts.condition or {}
+    ):
+        raise InputError(
+            "these prompts have no constraints: give those that guarantee returned with the model"
+        )
     readers = [part.automata_of for part in parts if part._reads_state and part.automata_of]
     if not readers:
         return parts, prompts
@@ -383,10 +413,16 @@ def compose(*parts: Controlled) -> Composed:
     """Several controls of one base at once, each with the strength of its tilt; approximate where
     the oracles depend on each other under p (`Controlled.as_base` is the exact way).
 
-    InputError if there are none, or if their bases or prompt templates differ.
+    InputError if there are none, if their bases or prompt templates differ, and for two
+    guarantees.
     """
     if not parts or not all(isinstance(part, Controlled) for part in parts):
         raise InputError("compose needs controlled models, one or more: give what load_run returns")
+    # Their conditions have the same name.
+    if len({id(part.params) for part in parts if isinstance(part.control, Constraint)}) > 1:
+        raise InputError(
+            "two guarantees at once: make one of dinado_jax.constraints.AllOf(one, other)"
+        )
     first = parts[0].base
     for other in (part.base for part in parts[1:]):
         same = _same_function(other.model, first.model) and all(

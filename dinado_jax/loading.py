@@ -183,7 +183,8 @@ def load_base(
       param_dtype: of the parameters in memory.
       remat: gradients compute each block's activations again instead of keeping them.
       prompt_template: around every prompt: a text with {prompt} in it, in which names of special
-        tokens are those tokens, or "chat" for the tokenizer's own chat template.
+        tokens are those tokens, "chat" for the tokenizer's own chat template, or "hidden": the base
+        continues an empty text, whatever the prompt is.
       place: puts the parameters, arrays on the host, on devices.
 
     Raises:

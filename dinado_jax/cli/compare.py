@@ -13,6 +13,7 @@ from dinado_jax.utils import streams
 from dinado_jax.utils.files import exists
 
 if TYPE_CHECKING:
+    from dinado_jax.evaluation.intervals import Comparison
     from dinado_jax.evaluation.summary import Summary
 
 _FIGURES = (
@@ -27,6 +28,10 @@ _FIGURES = (
     ("rollouts", "rollouts", "{:,}"),
     ("seconds", "seconds", "{:,.0f}"),
     ("warnings", "warnings", "{}"),
+)
+_DIFFERENCES = (
+    ("success, minus the first run's", "success_difference", "{:+.1%}"),
+    ("KL, minus the first run's", "kl_difference", "{:+.2f}"),
 )
 _WHERE = ("name", "run.folder")  # settings that say only where a run is kept
 
@@ -44,7 +49,10 @@ def _compare(args: argparse.Namespace) -> None:
         raise InputError(f"one run to compare, {args.runs[0]}: give two or more")
     summaries = _summaries(args.runs)
     settings = _differing([each.config for each in summaries])
-    figures = list(map(_figures, summaries))
+    figures = [
+        {**_figures(summary), **difference}
+        for summary, difference in zip(summaries, _differences(args.runs), strict=True)
+    ]
     names = list(map(str, args.runs))
     if args.json:
         found = {"runs": names, "settings": settings, "figures": figures}
@@ -56,6 +64,8 @@ def _compare(args: argparse.Namespace) -> None:
     rows += [[""] * len(rows[0]), ["figures", *["" for _ in names]]]
     for label, key, form in _FIGURES:
         rows.append([label, *(number(each[key], form) for each in figures)])
+    for label, key, form in _DIFFERENCES:
+        rows.append([label, *(_difference(each[key], form) for each in figures)])
     streams.print_result(table(rows))
 
 
@@ -104,6 +114,42 @@ def _figures(summary: "Summary") -> dict[str, Any]:
         "warnings": len(summary.warnings),
     }
     return {key: None if value != value else value for key, value in figures.items()}
+
+
+def _differences(runs: Sequence[Path]) -> list[dict[str, Any]]:
+    """How each run differs from the first on the same held-out prompts; None for the first, and
+    where the prompts differ or the samples are gone.
+    """
+    from dinado_jax.evaluation.paired import differences
+    from dinado_jax.evaluation.samples import read_samples
+
+    keys = [key for _, key, _ in _DIFFERENCES]
+    paths = [run / "generate" / "control.jsonl" for run in runs]
+    samples = [read_samples(path) if exists(path) else [] for path in paths]
+    found = [differences(samples[0], other) for other in samples[1:]]
+    rows = [None, *found]
+    return [dict(zip(keys, map(_as_dict, each))) if each else dict.fromkeys(keys) for each in rows]
+
+
+def _as_dict(comparison: "Comparison") -> dict[str, Any]:
+    """Of two prompts or more: with fewer there is neither interval nor p-value."""
+    known = comparison.p_value == comparison.p_value
+    return {
+        "value": comparison.difference,
+        "interval": list(comparison.interval) if known else None,
+        "p_value": comparison.p_value if known else None,
+    }
+
+
+def _difference(given: dict[str, Any] | None, form: str) -> str:
+    """With its 95% interval and the p-value of no difference."""
+    if given is None:
+        return "-"
+    text = form.format(given["value"])
+    if given["interval"] is None:
+        return text
+    low, high = map(form.format, given["interval"])
+    return f"{text} ({low} to {high}), p {given['p_value']:.2g}"
 
 
 def _shown(value: Any) -> str:

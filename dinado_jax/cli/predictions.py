@@ -6,7 +6,8 @@ from pathlib import Path
 from dinado_jax.errors import InputError
 
 _OF_PREDICTIONS = (
-    "references", "metrics", "baseline", "text_field", "references_field", "prompt_field",
+    "references", "formal", "informal", "metrics", "baseline", "model",
+    "text_field", "references_field", "prompt_field",
 )  # fmt: skip
 
 
@@ -23,8 +24,13 @@ def add_options(command: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=".jsonl with lists, or text files with one per line or several between tabs",
     )
+    group.add_argument(
+        "--formal", type=Path, metavar="FILE", help="references with marks, as of CoCoA-MT: M-Acc"
+    )
+    group.add_argument("--informal", type=Path, metavar="FILE", help="of the same lines")
     group.add_argument("--metrics", nargs="+", metavar="NAME", help="(all that can be computed)")
     group.add_argument("--baseline", type=Path, metavar="FILE", help="another system's predictions")
+    group.add_argument("--model", metavar="BASE", help="that judges the texts: perplexity")
     group.add_argument("--text-field", metavar="NAME", help="of .jsonl (text)")
     group.add_argument("--references-field", metavar="NAME", help="(references, scene or target)")
     group.add_argument("--prompt-field", metavar="NAME", help="(prompt or concepts)")
@@ -48,6 +54,8 @@ def are_given(args: argparse.Namespace) -> bool:
         return False
     if args.config is not None:
         raise InputError("CONFIG has no effect with --predictions FILE: leave out one of them")
+    if (args.formal is None) != (args.informal is None):
+        raise InputError("--formal and --informal belong together: give both, or neither")
     if of_run:
         raise InputError(f"{_flag(of_run[0])} has no effect with --predictions FILE: leave it out")
     return True

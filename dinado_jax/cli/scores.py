@@ -4,12 +4,13 @@ import argparse
 import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from dinado_jax.errors import InputError, quote
 from dinado_jax.evaluation.outputs import Fields, read_items
 from dinado_jax.evaluation.text_metrics import METRICS, Score, applicable, check, score
-from dinado_jax.metrics.protocol import Item
+from dinado_jax.metrics.protocol import Item, TextMetric
 from dinado_jax.utils import streams
 
 
@@ -20,25 +21,41 @@ def evaluate_files(args: argparse.Namespace) -> None:
       InputError: for files that cannot be read or do not match, and for a metric that cannot be
         computed.
     """
-    fields = _fields(args)
-    items, unused = read_items(args.predictions, args.references or (), fields)
-    baseline = _baseline(args, items, fields) if args.baseline else None
+    items, unused = _read(args, args.predictions)
+    baseline = _baseline(args, items) if args.baseline else None
+    metrics = _metrics(args)
     if args.metrics:
         names, left_out = list(dict.fromkeys(args.metrics)), {}
-        check(names, items)
+        check(names, items, metrics)
     else:
-        names, left_out = applicable(items)
-    scores = score(names, items, baseline)
+        names, left_out = applicable(items, metrics)
+    scores = score(names, items, baseline, metrics=metrics)
     found = {
         "prompts": len(items),
         "texts": sum(len(item.texts) for item in items),
         "prompts_without_texts": unused,
     }
     if args.json:
-        metrics = {name: _as_dict(each) for name, each in scores.items()}
-        whole = {**found, "metrics": metrics, "left_out": left_out}
+        values = {name: _as_dict(each) for name, each in scores.items()}
+        whole = {**found, "metrics": values, "left_out": left_out}
         return streams.print_result(json.dumps(whole, indent=1))
     streams.print_result("\n".join(_lines(found, scores, left_out)))
+
+
+def _metrics(args: argparse.Namespace) -> dict[str, TextMetric]:
+    """All that there are, and perplexity if there is a model that judges."""
+    if args.model is None:
+        return METRICS
+    from dinado_jax.evaluation.perplexity import perplexity
+    from dinado_jax.loading import load_base
+
+    metric = perplexity(load_base(args.model))
+    return {**METRICS, metric.name: metric}
+
+
+def _read(args: argparse.Namespace, outputs: Path) -> tuple[list[Item], int]:
+    annotated = None if args.formal is None else (args.formal, args.informal)
+    return read_items(outputs, args.references or (), _fields(args), annotated)
 
 
 def _fields(args: argparse.Namespace) -> Fields:
@@ -51,9 +68,9 @@ def _fields(args: argparse.Namespace) -> Fields:
     return default._replace(**given)
 
 
-def _baseline(args: argparse.Namespace, items: Sequence[Item], fields: Fields) -> list[Item]:
+def _baseline(args: argparse.Namespace, items: Sequence[Item]) -> list[Item]:
     """The items of the baseline in the order of the system's."""
-    read, _ = read_items(args.baseline, args.references or (), fields)
+    read, _ = _read(args, args.baseline)
     if all(item.prompt for item in (*items, *read)):
         known = {item.prompt: item for item in read}
         for item in items:
@@ -108,9 +125,13 @@ def _lines(found: dict[str, int], scores: dict[str, Score], left_out: dict[str, 
     lines += [""] if left_out or found["prompts_without_texts"] else []
     if found["prompts_without_texts"]:
         lines.append(f"{found['prompts_without_texts']} prompts of the references have no text")
-    lines += [f"left out: {METRICS[name].label}, {why}" for name, why in left_out.items()]
+    lines += [f"left out: {_label(name)}, {why}" for name, why in left_out.items()]
     lines += [f"{name}: {each.signature}" for name, each in scores.items() if each.signature]
     return lines
+
+
+def _label(name: str) -> str:
+    return METRICS[name].label if name in METRICS else name
 
 
 def _row(name: str, each: Score) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 from dinado_jax.config.schema import Moment
 from dinado_jax.errors import quote
 
-PROMPT, CHAT = "{prompt}", "chat"  # in a prompt template, and as one
+PROMPT, CHAT, HIDDEN = "{prompt}", "chat", "hidden"  # in a prompt template, and as one
 
 _CHOICES = {
     "task.languages": ("en-de", "en-es"),
@@ -110,11 +110,13 @@ def not_among(key: str, value: str, choices: Iterable[str]) -> Iterator[str]:
 
 
 def template_faults(key: str, template: str) -> Iterator[str]:
-    """Yields the fault of a prompt template that is neither "chat" nor a text with one {prompt}."""
-    if template != CHAT and (count := template.count(PROMPT)) != 1:
+    """Yields the fault of a prompt template that is neither "chat" nor "hidden" nor a text with one
+    {prompt}.
+    """
+    if template not in (CHAT, HIDDEN) and (count := template.count(PROMPT)) != 1:
         yield (
             f"{key} = {quote(template)}: it has {PROMPT} {count} times, write a text that has it "
-            f"once, or {CHAT} for the tokenizer's own"
+            f"once, {CHAT} for the tokenizer's own, or {HIDDEN} for no prompt"
         )
 
 

@@ -32,7 +32,8 @@ class Base:
 
     path: str = ""  # a folder, .gguf file, package:FILE or hub name; empty: a new model
     # Around every prompt: a text with {prompt}, or "chat" for the tokenizer's own chat template;
-    # empty: prompts are as the task writes them.
+    # empty: prompts are as the task writes them. "hidden": the base sees none and continues an
+    # empty text; automata know what a prompt asks for (control.state, decode.guarantee).
     prompt_template: str = ""
     vocab_size: int = 1024  # at most; tokens of the byte-level BPE trained for a new model
     n_positions: int = 24

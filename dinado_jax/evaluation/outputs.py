@@ -4,7 +4,8 @@ Outputs are a .txt file with a text per line, or .jsonl with an object per line,
 generate/*.jsonl. References are such files too: .jsonl with a text or a list of texts per object,
 or one or more text files, of which each line holds references of the same line of the outputs,
 with a tab between two of them. Where both sides have prompts they are matched by these, otherwise
-line by line.
+line by line. References whose formal and informal phrases are marked, as those of CoCoA-MT, are two
+text files that belong to the outputs line by line.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dinado_jax.errors import InputError, quote
-from dinado_jax.metrics.protocol import Item, items_of
+from dinado_jax.metrics.matched_accuracy import marked_phrases, without_marks
+from dinado_jax.metrics.protocol import Item, Phrases, items_of
 from dinado_jax.tasks.keyword.format import concepts_of, format_prompt
 from dinado_jax.utils.files import parse_json, read_lines
 
@@ -35,7 +37,10 @@ class _Line(NamedTuple):
 
 
 def read_items(
-    outputs: Path, references: Sequence[Path], fields: Fields = _DEFAULT
+    outputs: Path,
+    references: Sequence[Path],
+    fields: Fields = _DEFAULT,
+    annotated: tuple[Path, Path] | None = None,
 ) -> tuple[list[Item], int]:
     """Reads outputs with their references.
 
@@ -43,6 +48,7 @@ def read_items(
       outputs: a file of texts.
       references: files; none if there are no references.
       fields: of .jsonl files.
+      annotated: files of formal and of informal references, which are references too.
 
     Returns:
       The items, and how many prompts of the references have no output.
@@ -60,7 +66,29 @@ def read_items(
     prompts = [line.prompt for line in texts]
     if len(groups) == len(texts):
         prompts = [prompt or known for prompt, (known, _) in zip(prompts, groups, strict=True)]
-    return items_of(prompts, [line.texts[0] for line in texts], [own for _, own in groups]), unused
+    given, own = [line.texts[0] for line in texts], [own for _, own in groups]
+    if annotated is None:
+        return items_of(prompts, given, own), unused
+    both = [_annotated(texts, path) for path in annotated]
+    phrases = [Phrases(*map(marked_phrases, pair)) for pair in zip(*both, strict=True)]
+    marked = [tuple(map(without_marks, pair)) for pair in zip(*both, strict=True)]
+    together = [(*more, *pair) for more, pair in zip(own, marked, strict=True)]
+    return items_of(prompts, given, together, phrases), unused
+
+
+def _annotated(texts: Sequence[_Line], path: Path) -> list[str]:
+    """The reference of each text, with its marks."""
+    lines = [_Line(f"{path}:{i}", "", (line,)) for i, line in enumerate(read_lines(path), start=1)]
+    _check_equally_many(texts, lines, path)
+    for line in lines:
+        (text,) = line.texts
+        if not text.strip() or any(mark in without_marks(text) for mark in ("[F]", "[/F]")):
+            raise InputError(
+                f"{line.where}, {quote(text)}: give a reference, its phrases marked [F]..[/F]"
+            )
+    if not any(marked_phrases(line.texts[0]) for line in lines):
+        raise InputError(f"{path}, no phrase is marked [F]..[/F]: give an annotated file")
+    return [line.texts[0].strip() for line in lines]
 
 
 def _read(path: Path, names: tuple[str, ...], fields: Fields) -> Iterator[_Line]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from dinado_jax.evaluation.intervals import (
 )
 from dinado_jax.metrics import diversity
 from dinado_jax.metrics.captions import CIDER, CIDER_D, COCO_BLEU, ROUGE_L
+from dinado_jax.metrics.matched_accuracy import M_ACC
 from dinado_jax.metrics.protocol import Item, Measured, TextMetric
 from dinado_jax.metrics.translation import chrf, sacrebleu_bleu
 from dinado_jax.tasks.keyword.format import concepts_of
@@ -66,6 +67,7 @@ _ALL = (
     CIDER,
     TextMetric("sacrebleu", "BLEU (sacrebleu)", sacrebleu_bleu),
     TextMetric("chrf", "chrF (sacrebleu)", chrf),
+    *M_ACC,
     *(TextMetric(f"distinct_{n}", f"Distinct-{n}", _distinct(n), **_FREE) for n in (1, 2, 3)),
     TextMetric("self_bleu", "Self-BLEU (words)", _self_bleu(words), **_FREE),
     TextMetric(
@@ -79,9 +81,10 @@ _ALL = (
 )  # fmt: skip
 METRICS: dict[str, TextMetric] = {metric.name: metric for metric in _ALL}
 _FROM_SACREBLEU = ("sacrebleu", "chrf")
-_ABSENT = {
+ABSENT = {  # why
     "meteor": "its reference is a Java program, and other implementations give other values",
     "spice": "its reference is a Java program with parsers of its own",
+    "perplexity": "it needs a language model that judges: give --model BASE",
 }
 
 
@@ -96,30 +99,37 @@ class Score:
     comparison: Comparison | None = None
 
 
-def applicable(items: Sequence[Item]) -> tuple[list[str], dict[str, str]]:
-    """The names of the metrics that can be computed, and of the others why not."""
+def applicable(
+    items: Sequence[Item], metrics: Mapping[str, TextMetric] = METRICS
+) -> tuple[list[str], dict[str, str]]:
+    """The names of the metrics that can be computed, and of the others, those that are not offered
+    among them, why not.
+    """
     names, others = [], {}
-    for name in METRICS:
-        if fault := _fault(name, items):
+    for name, metric in metrics.items():
+        if fault := _fault(metric, items):
             others[name] = fault
         else:
             names.append(name)
-    return names, others
+    return names, others | {name: why for name, why in ABSENT.items() if name not in metrics}
 
 
-def check(names: Sequence[str], items: Sequence[Item]) -> None:
+def check(
+    names: Sequence[str], items: Sequence[Item], metrics: Mapping[str, TextMetric] = METRICS
+) -> None:
     """Raises InputError for a name that is none, or whose metric cannot be computed."""
     for name in names:
-        if name in _ABSENT:
-            raise InputError(f"metric {name} is not offered: {_ABSENT[name]}")
-        if name not in METRICS:
-            raise InputError(f"metric {quote(name)}, no such metric: one of {', '.join(METRICS)}")
-        if fault := _fault(name, items):
+        if name not in metrics and name in ABSENT:
+            raise InputError(f"metric {name} is not offered: {ABSENT[name]}")
+        if name not in metrics:
+            raise InputError(f"metric {quote(name)}, no such metric: one of {', '.join(metrics)}")
+        if fault := _fault(metrics[name], items):
             raise InputError(f"metric {name}, {fault}")
 
 
-def _fault(name: str, items: Sequence[Item]) -> str:
-    metric = METRICS[name]
+def _fault(metric: TextMetric, items: Sequence[Item]) -> str:
+    if metric.needs_phrases and not all(item.phrases for item in items):
+        return "no marked phrases: give --formal FILE and --informal FILE"
     if metric.needs_references and not all(item.references for item in items):
         return "no references: give --references FILE"
     if metric.needs_concepts:
@@ -128,7 +138,7 @@ def _fault(name: str, items: Sequence[Item]) -> str:
                 concepts_of(item.prompt)
         except InputError:
             return 'no keywords: give prompts such as "dog chase =", or lists of concepts'
-    if name in _FROM_SACREBLEU and importlib.util.find_spec("sacrebleu") is None:
+    if metric.name in _FROM_SACREBLEU and importlib.util.find_spec("sacrebleu") is None:
         return 'sacrebleu is missing: pip install ".[eval]"'
     return ""
 
@@ -138,6 +148,7 @@ def score(
     items: Sequence[Item],
     baseline: Sequence[Item] | None = None,
     seed: int = 0,
+    metrics: Mapping[str, TextMetric] = METRICS,
 ) -> dict[str, Score]:
     """Scores a system by each metric.
 
@@ -146,10 +157,11 @@ def score(
       items: of the system, at least one.
       baseline: of another system on the same prompts, in the same order; None for no comparison.
       seed: of the bootstrap and of the test.
+      metrics: by their names.
     """
     scores = {}
     for name in names:
-        measure = METRICS[name].measure
+        measure = metrics[name].measure
         own, other = measure(items), measure(baseline) if baseline is not None else None
         comparison = None
         if other is not None and own.sums and other.sums:

@@ -42,8 +42,13 @@ class ConstraintState(NamedTuple):
 @dataclasses.dataclass(frozen=True)
 class Constraint:
     """The guide. Its arrays are the `Conjunction` of P prompts; `condition[KEY]`, int32 [B], is the
-    number of each prompt's own. `steps` must be one less than the maximum number of new tokens.
+    number of each prompt's own.
+
+    Attributes:
+      max_new_tokens: of a text. A decoding loop of more tokens ends every text within these.
     """
+
+    max_new_tokens: int
 
     @property
     def single_pass(self) -> bool:
@@ -66,7 +71,8 @@ class Constraint:
         """See `Guide`."""
         prompt = jnp.asarray(prompts.condition[KEY])
         states = jnp.zeros((len(prompt), params.table.shape[1]), jnp.int32)
-        state = ConstraintState(prompt, states, jnp.full(len(prompt), steps + 1, jnp.int32))
+        left = jnp.full(len(prompt), self.max_new_tokens, jnp.int32)
+        state = ConstraintState(prompt, states, left)
         per_row = jax.tree.map(lambda x: jnp.repeat(x, samples, 0), state)
         return _values(params, state), per_row
 

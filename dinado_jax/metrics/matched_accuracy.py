@@ -6,17 +6,16 @@ counts as formal if formal phrases are found in it and no informal ones, and the
 texts with both or neither do not count.
 """
 
+import re
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
+from dinado_jax.metrics.protocol import Item, Measured, Phrases, Sums, TextMetric
 
-class Phrases(NamedTuple):
-    """What makes the references of a translation formal, and informal."""
-
-    formal: tuple[str, ...]
-    informal: tuple[str, ...]
+_MARK = re.compile(r"\[F\](.*?)\[/F\]")
 
 
 class Matched(NamedTuple):
@@ -40,6 +39,44 @@ def matched_accuracy(texts: Sequence[str], phrases: Sequence[Phrases]) -> Matche
     counted = formal != informal
     accuracy = float(formal[counted].mean()) if counted.any() else float("nan")
     return Matched(accuracy, float(counted.mean()))
+
+
+def marked_phrases(annotated: str) -> tuple[str, ...]:
+    """The phrases of a reference that stand between [F] and [/F], as CoCoA-MT marks them."""
+    return tuple(_MARK.findall(annotated))
+
+
+def without_marks(annotated: str) -> str:
+    """The reference itself. A mark that does not close stays in it."""
+    return _MARK.sub(r"\1", annotated)
+
+
+def _counts(items: Sequence[Item]) -> np.ndarray:
+    """Of each prompt the texts that are formal, those that count, and all: float64 [P, 3]."""
+    rows = np.zeros((len(items), 3))
+    for row, item in zip(rows, items):
+        assert item.phrases is not None  # the metric needs them
+        found = matched_accuracy(item.texts, [item.phrases] * len(item.texts))
+        counted = found.counted * len(item.texts)
+        row[:] = found.accuracy * counted if counted else 0.0, counted, len(item.texts)
+    return rows
+
+
+def _share(part: int, whole: int, items: Sequence[Item]) -> Measured:
+    def value(sums: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore"):  # nan where no text counts
+            return sums[:, part] / sums[:, whole]
+
+    return Measured.of_sums(Sums(_counts(items), value))
+
+
+M_ACC = tuple(
+    TextMetric(name, label, partial(_share, *columns), False, needs_phrases=True)
+    for name, label, columns in (
+        ("m_acc_formal", "M-Acc formal", (0, 1)),
+        ("m_acc_counted", "counted by M-Acc", (1, 2)),
+    )
+)
 
 
 def _found(text: str, phrases: Sequence[str]) -> bool:

@@ -2,8 +2,16 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
+
+
+class Phrases(NamedTuple):
+    """What makes the references of a translation formal, and informal."""
+
+    formal: tuple[str, ...]
+    informal: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,6 +21,7 @@ class Item:
     prompt: str  # "" if unknown
     texts: tuple[str, ...]  # at least one
     references: tuple[str, ...] = ()
+    phrases: Phrases | None = None  # that are marked in two of the references
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +63,14 @@ class TextMetric:
     measure: Callable[[Sequence[Item]], Measured]  # of at least one item
     needs_references: bool = True  # at least one for every item
     needs_concepts: bool = False  # in the format of `tasks/keyword/format.py`
+    needs_phrases: bool = False  # of every item
 
 
 def items_of(
-    prompts: Sequence[str], texts: Sequence[str], references: Sequence[Sequence[str]]
+    prompts: Sequence[str],
+    texts: Sequence[str],
+    references: Sequence[Sequence[str]],
+    phrases: Sequence[Phrases | None] | None = None,
 ) -> list[Item]:
     """Collects the texts of each prompt.
 
@@ -65,12 +78,16 @@ def items_of(
       prompts: [N]; equal ones with equal references are one item, and "" always is one of its own.
       texts: [N].
       references: [N] groups.
+      phrases: [N], that are marked in the references; None if none are.
 
     Returns:
       Items in the order of their first texts.
     """
     found: dict[tuple, list[str]] = {}
-    for number, (prompt, text, group) in enumerate(zip(prompts, texts, references, strict=True)):
-        key = (prompt, tuple(group), None if prompt else number)
+    rows = zip(prompts, texts, references, phrases or [None] * len(prompts), strict=True)
+    for number, (prompt, text, group, marked) in enumerate(rows):
+        key = (prompt, tuple(group), marked, None if prompt else number)
         found.setdefault(key, []).append(text)
-    return [Item(prompt, tuple(own), group) for (prompt, group, _), own in found.items()]
+    return [
+        Item(prompt, tuple(own), group, marked) for (prompt, group, marked, _), own in found.items()
+    ]

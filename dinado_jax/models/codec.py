@@ -80,7 +80,8 @@ class Codec:
         """This codec with a prompt template; none for "".
 
         Args:
-          text: a string with {prompt} in it, or "chat" for the tokenizer's own chat template.
+          text: a string with {prompt} in it, "chat" for the tokenizer's own chat template, or
+            "hidden" for the row of an empty prompt, whatever the prompt is.
 
         Raises:
           InputError: as `parse_template`.
@@ -106,7 +107,9 @@ class Codec:
           InputError: for a text that the tokenizer cannot spell.
         """
         texts = list(_checked(texts))
-        if self.template is None:
+        if self.template is not None and self.template.hidden:
+            begin, rows = self.begin_ids, self._text_ids([""] * len(texts))
+        elif self.template is None:
             begin, rows = self.begin_ids, self._text_ids(texts)
         else:
             begin = () if self.template.chat else self.begin_ids

@@ -1,4 +1,5 @@
-"""Templates around prompts: a string with {prompt} in it, or the chat template of a tokenizer.
+"""Templates around prompts: a string with {prompt} in it, the chat template of a tokenizer, or none
+of the prompt at all.
 
 Names of special tokens in a template are those tokens, in a prompt they are text. What is shown,
 judged and saved as the prompt is the prompt alone.
@@ -7,7 +8,7 @@ judged and saved as the prompt is the prompt alone.
 import dataclasses
 from typing import Any
 
-from dinado_jax.config.checks import CHAT, PROMPT, template_faults
+from dinado_jax.config.checks import CHAT, HIDDEN, PROMPT, template_faults
 from dinado_jax.errors import InputError, one_line
 
 _PROMPT, _ANSWER = "the 1st prompt", "the 1st answer"  # marks, which templates leave as they are
@@ -24,10 +25,13 @@ class PromptTemplate:
     after: str
     chat: bool = False  # a chat template is complete: no begin-of-text token is added
     answer_end: str = ""  # what follows an answer; of chat templates
+    hidden: bool = False  # a text follows nothing, whatever its prompt
 
     @property
     def text(self) -> str:
         """As `parse_template` reads it."""
+        if self.hidden:
+            return HIDDEN
         return CHAT if self.chat else f"{self.before}{PROMPT}{self.after}"
 
 
@@ -36,7 +40,7 @@ def parse_template(text: str, tokenizer: Any) -> PromptTemplate:
 
     Args:
       text: with {prompt} in it; or "chat" for the chat template of the tokenizer, in which the
-        prompt is the first message of a user and the assistant is to answer.
+        prompt is the first message of a user and the assistant is to answer; or "hidden".
       tokenizer: of transformers.
 
     Raises:
@@ -45,6 +49,8 @@ def parse_template(text: str, tokenizer: Any) -> PromptTemplate:
     """
     for fault in template_faults("prompt_template", text):
         raise InputError(fault)
+    if text == HIDDEN:
+        return PromptTemplate("", "", hidden=True)
     if text != CHAT:
         before, after = text.split(PROMPT)
         return PromptTemplate(before, after)

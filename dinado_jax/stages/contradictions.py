@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from dinado_jax.config.checks import CHAT, PROMPT
+from dinado_jax.config.checks import CHAT, HIDDEN, PROMPT
 from dinado_jax.config.schema import Base, Config
 from dinado_jax.objectives.table import phases
 from dinado_jax.oracles.expression import find_oracle
@@ -148,6 +148,11 @@ def _of_automata(config: Config, given: NamedOracle | None) -> Iterator[str]:
             f"{key} = true needs an oracle with automata (lexical, or one of "
             f"dinado_jax.constraints), and this run has {missing}: set {key}=false, "
             "or choose such an oracle"
+        )
+    if config.base.prompt_template == HIDDEN and not any(wanted.values()):
+        yield (
+            f"base.prompt_template = {HIDDEN}: neither the base nor a control without state sees "
+            "what a prompt asks for, set control.state=true, or decode.guarantee=true"
         )
     if config.decode.guarantee and config.decode.reject:
         yield (

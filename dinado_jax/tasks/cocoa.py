@@ -8,7 +8,13 @@ from typing import NamedTuple
 
 from dinado_jax.config import schema
 from dinado_jax.errors import InputError, quote
-from dinado_jax.metrics.matched_accuracy import Matched, Phrases, matched_accuracy
+from dinado_jax.metrics.matched_accuracy import (
+    Matched,
+    Phrases,
+    marked_phrases,
+    matched_accuracy,
+    without_marks,
+)
 from dinado_jax.tasks.protocol import SPLITS, Example, Metric, Task
 from dinado_jax.tasks.translation import (
     BLEU,
@@ -20,7 +26,6 @@ from dinado_jax.tasks.translation import (
     without_gaps,
 )
 
-_MARK = re.compile(r"\[F\](.*?)\[/F\]")
 _KINDS = ("", ".formal.annotated", ".informal.annotated")
 _PERIOD = 10  # of each ten training segments one is of the dev split
 
@@ -53,9 +58,9 @@ def cocoa(settings: schema.Task) -> Task:
         if split != "test":
             dev = split == "dev"
             rows = [row for i, row in enumerate(rows) if (i % _PERIOD == _PERIOD - 1) == dev]
-        return grouped([(row.source, (_plain(row.formal), _plain(row.informal))) for row in rows])[
-            :count
-        ]
+        return grouped(
+            [(row.source, (without_marks(row.formal), without_marks(row.informal))) for row in rows]
+        )[:count]
 
     fault = "task.source is empty: give the folder CoCoA-MT, task.source=FOLDER"
     return Task(
@@ -76,7 +81,7 @@ def _matched(segments: Callable[[], list[_Segment]]) -> tuple[Metric, Metric]:
     def phrases() -> dict[str, Phrases]:
         return {
             translation_prompt(row.source): Phrases(
-                tuple(_MARK.findall(row.formal)), tuple(_MARK.findall(row.informal))
+                marked_phrases(row.formal), marked_phrases(row.informal)
             )
             for row in segments()
         }
@@ -130,10 +135,6 @@ def _read(folder: Path, split: str, languages: str) -> list[_Segment]:
     return segments
 
 
-def _plain(annotated: str) -> str:
-    return _MARK.sub(r"\1", annotated)
-
-
 def _is_whole(row: _Segment) -> bool:
-    texts = [_plain(text) for text in row]
+    texts = [without_marks(text) for text in row]
     return all(map(str.strip, texts)) and not any("[F]" in x or "[/F]" in x for x in texts)

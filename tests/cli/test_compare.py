@@ -35,6 +35,9 @@ def test_what_differs_as_json(capsys, finished_run, other):
     assert found["runs"] == [str(finished_run), str(other), str(finished_run)]
     assert found["settings"] == {"seed": [0, 5, 0], "train.steps": [6, 60, 6]}
     first, second, third = found["figures"]
+    nothing = {"value": 0.0, "interval": [0.0, 0.0], "p_value": 1.0}
+    for key in ("success_difference", "kl_difference"):  # of the same samples
+        assert [each.pop(key) for each in (first, second, third)] == [None, nothing, nothing]
     summary = json.loads((finished_run / "summary.json").read_text())
     assert first == third and first["success_rate"] == summary["control"]["success_rate"]
     assert first["base_success_rate"] == summary["base"]["success_rate"]
@@ -49,12 +52,14 @@ def test_what_differs_as_text(capsys, finished_run, other):
     lines = compared(capsys, finished_run, other).splitlines()
     assert lines[0].split() == ["settings", "that", "differ", str(finished_run), str(other)]
     assert ["train.steps", "6", "60"] in map(str.split, lines)
-    assert lines[-1].startswith("warnings") and len({len(line) for line in lines if line[-1:]}) < 4
+    assert lines[-1].startswith("KL, minus") and lines[-1].endswith("p 1")
     (success,) = (line.split() for line in lines if line.startswith("success  "))
     assert success[2] == "87.5%"
     (floor,) = (line.split() for line in lines if line.startswith("least KL"))
     assert floor[-1] == "-"
     assert compared(capsys, finished_run, finished_run).splitlines()[1] == "none"
+    (other / "generate" / "control.jsonl").unlink()
+    assert compared(capsys, finished_run, other).splitlines()[-1].split()[-2:] == ["-", "-"]
 
 
 def test_runs_that_are_not_finished_are_named(capsys, finished_run, other, tmp_path):

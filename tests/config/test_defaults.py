@@ -432,6 +432,19 @@ train.prefix_bound = 0.3
 train.refresh_prompts = 125
 """,
     ),
+    "demo_hidden": (
+        [],
+        """
+name = "demo_hidden"
+base.prompt_template = "hidden"
+control.state = true
+rollout.samples = 40
+train.weight_decay = 0.3
+train.particles = 16
+train.prefix_bound = 0.3
+train.refresh_prompts = 125
+""",
+    ),
     "commongen_gpt2_large": (
         [SOURCE],
         LARGE

@@ -72,7 +72,7 @@ class ByPrompt:
 
 PROMPTS = [str(i) for i in range(len(CONSTRAINTS))]
 N = 40
-STEP = jax.jit(Constraint().step)
+STEP = jax.jit(Constraint(N).step)
 
 
 @pytest.fixture(scope="module")

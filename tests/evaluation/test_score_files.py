@@ -3,8 +3,11 @@
 import json
 import sys
 
+import numpy as np
 import pytest
+from support import word_base
 
+import dinado_jax
 from dinado_jax import cli
 from dinado_jax.evaluation.samples import Sample, write_samples
 from dinado_jax.evaluation.text_metrics import METRICS
@@ -61,7 +64,9 @@ def value(found, name="cider_d"):
 
 def test_every_format_gives_the_same_scores(capsys, write, texts, outputs, references):
     whole = scores(capsys, "--predictions", outputs, "--references", references)
-    assert whole["metrics"].keys() == METRICS.keys() and whole["left_out"] == {}
+    left_out = {"m_acc_formal", "m_acc_counted", "meteor", "spice", "perplexity"}
+    assert whole["left_out"].keys() == left_out
+    assert whole["metrics"].keys() == METRICS.keys() - left_out
     assert whole["prompts"] == whole["texts"] == 3
     assert value(whole, "coverage") == pytest.approx((1 + 0.5 + 1) / 3)
     assert value(whole, "success") == pytest.approx(2 / 3)
@@ -122,6 +127,64 @@ def test_a_baseline(capsys, write, outputs, references):
     assert same["difference_interval"] == [0, 0] and same["p_value"] == 1  # paired by prompt
     part = write("part.jsonl", [{"prompt": "dog run =", "text": "A dog."}])
     assert "has no text for prompt 'cat sleep ='" in refused(capsys, *argv[:-1], part)
+
+
+def test_marked_references(capsys, write):
+    """M-Acc of their phrases; of the other metrics they are references without marks."""
+    formal = ["[F]Sind Sie[/F] da?", "Haben [F]Sie[/F] Zeit?", "Ja."]
+    informal = ["[F]Bist du[/F] da?", "[F]Hast du[/F] Zeit?", "Ja."]
+    texts = write("t.txt", ["Sind Sie da?", "Hast du Zeit?", "Ja."])
+    marked = ("--formal", write("f.txt", formal), "--informal", write("i.txt", informal))
+    found = scores(capsys, "--predictions", texts, *marked)["metrics"]
+    assert found["m_acc_formal"]["value"] == 1 / 2
+    assert found["m_acc_counted"]["value"] == pytest.approx(2 / 3)
+    plain = [
+        [text.replace("[F]", "").replace("[/F]", "") for text in x] for x in (formal, informal)
+    ]
+    both = write("pf.txt", plain[0]), write("pi.txt", plain[1])
+    names = ("sacrebleu", "cider_d", "rouge_l")
+    wanted = scores(capsys, "--predictions", texts, "--references", *both)["metrics"]
+    assert all(found[name] == wanted[name] for name in names)
+    third = ("--references", write("third.txt", ["Hier?", "Zeit?", "Ja."]))
+    wanted = scores(capsys, "--predictions", texts, *third, *both)["metrics"]
+    found = scores(capsys, "--predictions", texts, *third, *marked)["metrics"]
+    assert all(found[name] == wanted[name] for name in names)
+    other = write("o.txt", ["Sind Sie da?", "Haben Sie Zeit?", "Ja."])
+    found = scores(capsys, "--predictions", texts, *marked, "--baseline", other)["metrics"]
+    assert found["m_acc_formal"]["baseline"] == 1 and found["m_acc_formal"]["difference"] == -0.5
+
+    one = ("--predictions", texts, "--formal", marked[1])
+    assert "--formal and --informal belong together" in refused(capsys, *one)
+    assert "--formal is for texts from anywhere" in refused(capsys, "x.toml", *marked)
+    for lines, what in (
+        (formal[:2], "has no line of"),
+        ([*formal[:2], ""], "'': give a reference"),
+        ([*formal[:2], "[F]Sie"], "'[F]Sie': give a reference"),
+        (plain[0], "no phrase is marked"),
+    ):
+        bad = write("bad.txt", lines)
+        said = refused(capsys, *one, "--informal", bad)
+        assert what in said and bad in said
+    assert "give --formal FILE" in refused(
+        capsys, "--predictions", texts, "--metrics", "m_acc_formal"
+    )
+
+
+def test_perplexity_under_a_model_that_judges(capsys, outputs, tmp_path):
+    path = word_base.write(tmp_path / "base")
+    argv = ("--predictions", outputs, "--model", str(path))
+    found = scores(capsys, *argv)["metrics"]["perplexity"]
+    base = dinado_jax.load(path)
+    nats = np.concatenate(base.score([""] * 3, [text for _, text, _ in SETS]))
+    assert found["value"] == pytest.approx(np.exp(-nats.mean()), rel=1e-5)
+    assert found["interval"][0] < found["value"] < found["interval"][1]
+    cli.main(["evaluate", *argv, "--metrics", "perplexity", "length", "--baseline", outputs])
+    (line,) = (row for row in capsys.readouterr().out.splitlines() if row.startswith("perplexity"))
+    assert line.split()[-1] == "1"
+    said = refused(capsys, "--predictions", outputs, "--metrics", "perplexity")
+    assert "metric perplexity is not offered" in said and "--model BASE" in said
+    said = refused(capsys, "--predictions", outputs, "--model", str(tmp_path / "none"))
+    assert "none" in said
 
 
 def test_the_samples_of_a_run_are_read(capsys, tmp_path, references):

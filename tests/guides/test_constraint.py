@@ -167,7 +167,7 @@ def test_the_number_of_tokens_needed_is_a_promise(words):
 def test_a_text_ends_within_its_tokens_in_every_case():
     """All rows that the guide allows, one token after another."""
     _, arrays = enumerated(["b", "a"])
-    guide, steps = Constraint(), 3
+    guide, steps = Constraint(4), 3
     start = PromptSet(["?"], condition={KEY: np.zeros(1, np.int32)})
     given = TokenizedPrompts([[0]], start.condition).batch(np.arange(1), 0, 1)
     values, state = guide.prefill(arrays, None, None, given, 1, steps)

@@ -35,6 +35,14 @@ def test_rows_are_the_tokens_of_the_whole_text(codecs, kind, template):
         assert prompt + target[:-1] == [*codec.begin_ids, *plainly(codec, whole + space + "a dog")]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_hidden_prompts_are_the_empty_one(codecs, kind):
+    plain, codec = codecs[kind], codecs[kind].with_template("hidden")
+    assert codec.prompts(["the dogs", NAMES, ""]) == plain.prompts([""] * 3)
+    assert codec.targets(["a dog"]) == plain.targets(["a dog"])
+    assert codec.stop_ids == plain.stop_ids and codec.template.text == "hidden"
+
+
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - {"unigram"}))
 def test_names_in_a_prompt_are_text(codecs, kind):
     template = "<s><|head|><|im_start|> {prompt} </s><|eot|><|im_end|> a"

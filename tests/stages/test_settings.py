@@ -28,6 +28,7 @@ LEFT = {
     "formalmt_fisher": [SOURCE, ORACLE],
     "demo_smollm2": [],
     "demo_state": [],
+    "demo_hidden": [],
     "commongen_gpt2_large": [SOURCE],
     "commongen_gpt2_large_full": [SOURCE],
 }
