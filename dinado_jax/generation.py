@@ -20,8 +20,10 @@ from dinado_jax.decoding.policy import Policy
 from dinado_jax.decoding.sampler import Sampler, sample_in_groups
 from dinado_jax.decoding.score import score as score_rows
 from dinado_jax.errors import InputError, quote
+from dinado_jax.guides.alternatives import best_tokens
 from dinado_jax.guides.prompt_values import prefix_values
 from dinado_jax.guides.protocol import Guide
+from dinado_jax.guides.tilt import Tilt
 from dinado_jax.models.codec import Codec
 from dinado_jax.models.protocol import BaseModel
 from dinado_jax.utils import arguments
@@ -76,6 +78,9 @@ class Guided(Decodable, Protocol):
     def control(self) -> Guide: ...
 
     @property
+    def tilt(self) -> Tilt: ...
+
+    @property
     def params(self) -> Any:
         """Of the guide."""
         ...
@@ -125,6 +130,16 @@ class PrefixValues:
             f"PrefixValues({quote(self.prompt)} -> {quote(self.text)}, {len(self.tokens)} tokens, "
             f"R {self.values[0]:.3g} -> {self.values[-1]:.3g})"
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class Alternative:
+    """A next token that may follow a prefix."""
+
+    token: str  # the text that it adds; a special token's is its name
+    log_prob: float  # nats under q
+    log_prob_base: float  # nats under the base p
+    value: float  # R after it
 
 
 class MethodSettings(TypedDict, total=False):
@@ -318,6 +333,43 @@ def values(
             strict=True,
         )
     ]
+
+
+def alternatives(
+    model: Guided, prompt: str, text: str, *, finished: bool = True, count: int = 3
+) -> list[list[Alternative]]:
+    """Finds what q would most probably have drawn in place of each token of a text.
+
+    Args:
+      model: a base under one control or guide.
+      prompt: that the text continues.
+      text: as for `values`, which says what its tokens are.
+      finished: whether it ends there, so that the stop token is one of its L tokens.
+      count: of tokens at each place, the token of the text left out.
+
+    Returns:
+      L lists, the most probable token first.
+
+    Raises:
+      InputError: as for `score`, and for a bad count.
+    """
+    count = arguments.require_integer("count", count, *POSITIVE)
+    model, _, rows = _joined(model, [prompt], [text], [finished])
+    base, codec = model.base, model.base.codec
+    parts = (base.model, model.control, model.tilt, base.params, model.params, rows)
+    best = best_tokens(*parts, min(count + 1, base.model.vocab_size))
+    start, end = int(rows.prompt_length[0]), int(rows.length[0])
+    before, found = rows.tokens[0, start:end].tolist(), []
+    for place, own in enumerate(before):
+        of_place = zip(*(leaf[0, place].tolist() for leaf in best), strict=True)
+        others = [each for each in of_place if each[0] != own and each[1] > -np.inf][:count]
+        found.append(
+            [
+                Alternative(codec.pieces([*before[:place], token])[-1], *numbers)
+                for token, *numbers in others
+            ]
+        )
+    return found
 
 
 def _joined(

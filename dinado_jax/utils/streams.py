@@ -55,6 +55,12 @@ def print_result(text: str) -> None:
         ) from None
 
 
+def takes_colours() -> bool:
+    """Whether standard output is a terminal whose user has not asked for no colours."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return sys.stdout.isatty() and not plain
+
+
 def print_status(line: str) -> None:
     """Prints a status line on standard error; drops it if that cannot be written."""
     try:
