@@ -5,8 +5,18 @@ language_model.py have them as methods too.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, Protocol, Self, TypedDict, TypeVar, Unpack
+from collections.abc import Iterable, Iterator, Sequence
+from typing import (
+    Any,
+    Literal,
+    NamedTuple,
+    Protocol,
+    Self,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
 import jax
 import numpy as np
@@ -19,6 +29,7 @@ from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.policy import Policy
 from dinado_jax.decoding.sampler import Sampler, sample_in_groups
 from dinado_jax.decoding.score import score as score_rows
+from dinado_jax.decoding.stream import NewTokens, iter_tokens
 from dinado_jax.errors import InputError, quote
 from dinado_jax.guides.alternatives import best_tokens
 from dinado_jax.guides.prompt_values import prefix_values
@@ -113,6 +124,15 @@ class Completion:
         )
 
 
+class Piece(NamedTuple):
+    """A part of a text that is being drawn: joined, those of one index are the text."""
+
+    index: int  # of the text among all that are drawn, prompt by prompt
+    prompt: str
+    text: str
+    last: bool  # whether nothing follows
+
+
 @dataclasses.dataclass(frozen=True, repr=False)
 class PrefixValues:
     """What a control makes of a text, token by token; it has L tokens."""
@@ -150,6 +170,7 @@ class MethodSettings(TypedDict, total=False):
     top_p: float
 
 
+@overload
 def generate(
     model: Decodable,
     prompts: Sequence[str] | PromptSet,
@@ -158,8 +179,40 @@ def generate(
     samples: int = 1,
     seed: int = 0,
     batch: int = 64,
+    stream: Literal[False] = False,
     **method: Unpack[MethodSettings],
 ) -> list[Completion]:
+    """Returns whole texts."""
+    ...
+
+
+@overload
+def generate(
+    model: Decodable,
+    prompts: Sequence[str] | PromptSet,
+    *,
+    max_new_tokens: int | None = None,
+    samples: int = 1,
+    seed: int = 0,
+    batch: int = 64,
+    stream: Literal[True],
+    **method: Unpack[MethodSettings],
+) -> Iterator[Piece]:
+    """Yields texts piece by piece."""
+    ...
+
+
+def generate(
+    model: Decodable,
+    prompts: Sequence[str] | PromptSet,
+    *,
+    max_new_tokens: int | None = None,
+    samples: int = 1,
+    seed: int = 0,
+    batch: int = 64,
+    stream: bool = False,
+    **method: Unpack[MethodSettings],
+) -> list[Completion] | Iterator[Piece]:
     """Continues each prompt `samples` times with a base or a controlled model.
 
     A completion depends on its prompt, its number and the seed, not on the batch around it.
@@ -172,10 +225,12 @@ def generate(
       samples: per prompt.
       seed: in [0, 2^32).
       batch: rows drawn at once.
+      stream: whether to hand out the same texts piece by piece, while they are drawn.
       **method: temperature, top_k and top_p, as for `Method`: 0 is greedy, 0 and 1 are off.
 
     Returns:
-      The completions, prompt by prompt.
+      The completions, prompt by prompt; with `stream` an iterator of pieces of all texts of a
+      batch, then of the next one.
 
     Raises:
       InputError: for bad settings, no or too long prompts, one text instead of a list, or logits
@@ -183,9 +238,12 @@ def generate(
     """
     key, how = jax.random.key(arguments.require_seed(seed)), Method(**method)
     model, texts, tokens, new_tokens = begin(model, prompts, max_new_tokens)
-    stop_ids = model.base.codec.stop_ids
-    sampler = Sampler(model.policy, how, stop_ids, new_tokens, samples, scores=True)
+    codec = model.base.codec
+    sampler = Sampler(model.policy, how, codec.stop_ids, new_tokens, samples, scores=True)
     batch = rows_at_once(len(texts) * sampler.samples, batch)
+    if stream:
+        drawn = iter_tokens(sampler, model.variables, tokens, key, batch)
+        return _pieces(codec, texts, samples, drawn)
     drawn = sample_in_groups(sampler, model.variables, tokens, key, batch)
     assert drawn.log_policy is not None  # the sampler scores
     found = _Found(
@@ -196,6 +254,25 @@ def generate(
         log_base=drawn.log_base,
     )
     return _completions(model, texts, tokens, found, batch)
+
+
+def _pieces(
+    codec: Codec, texts: list[str], samples: int, drawn: Iterable[NewTokens]
+) -> Iterator[Piece]:
+    """The text that each row's new tokens add to what is there of it."""
+    ids: dict[int, list[int]] = {}
+    sent: dict[int, str] = {}
+    for row, tokens, ended in drawn:
+        for index, new in zip(row.tolist(), tokens):
+            ids.setdefault(index, []).extend(new.tolist())
+        known = codec.decode([ids[index] for index in row.tolist()])
+        for index, text, last in zip(row.tolist(), known, ended.tolist()):
+            if not last:
+                text = text.rstrip("\ufffd")  # in place of a part of a character
+            before = sent.get(index, "")
+            sent[index] = text
+            if last or text != before:
+                yield Piece(index, texts[index // samples], text[len(before) :], last)
 
 
 def beam_search(

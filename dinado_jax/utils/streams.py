@@ -36,15 +36,15 @@ def prepare() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def print_result(text: str) -> None:
-    """Prints a result on standard output.
+def print_result(text: str, end: str = "\n") -> None:
+    """Prints a result on standard output, and `end` after it.
 
     Raises:
       ReaderGone: the reader has closed standard output.
       InputError: the text cannot be written, as on a full disk.
     """
     try:
-        print(text, flush=True)
+        print(text, end=end, flush=True)
     except OSError as error:
         _mute(sys.stdout)
         if isinstance(error, BrokenPipeError):

@@ -24,7 +24,8 @@ def test_they_are_r_after_each_token_of_the_samples(finished_run):
     compared = 0
     for (name, number), each in values.items():
         sample = samples[name][number]
-        assert "".join(each.pieces) == sample.text
+        # A character that was begun, and not ended, is no token's.
+        assert "".join(each.pieces) == sample.text.rstrip("\ufffd")
         assert len(each.values) == len(each.pieces) == sample.tokens
         assert each.prompt_value == pytest.approx(sample.value, abs=1e-4)
         found = model.values(sample.prompt, sample.text, finished=sample.finished)

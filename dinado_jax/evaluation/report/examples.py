@@ -115,9 +115,7 @@ def _shown(sample: Sample, wanted_in: WantedIn | None, values: TokenValues | Non
     )
 
 
-def _pieces(
-    text: str, wanted: Sequence[Wanted], values: TokenValues | None
-) -> tuple[Piece, ...]:
+def _pieces(text: str, wanted: Sequence[Wanted], values: TokenValues | None) -> tuple[Piece, ...]:
     """Cuts a text where what was wanted begins and ends, and after each token."""
     marks, at = [], 0
     for begin, end in sorted(span for each in wanted for span in each.spans):

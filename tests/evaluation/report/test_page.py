@@ -11,8 +11,8 @@ from support.html_page import Page
 from dinado_jax.config.schema import Config
 from dinado_jax.evaluation.report.page import page
 from dinado_jax.evaluation.stage_figures import TrainFigures
-from dinado_jax.evaluation.token_values import TokenValues
 from dinado_jax.evaluation.summary import Floors, MomentFigures
+from dinado_jax.evaluation.token_values import TokenValues
 
 SECTIONS = ["warnings", "figures", "rounds", "training", "calibration", "prompts", "samples", "run"]
 PLOTS = [
