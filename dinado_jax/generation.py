@@ -171,7 +171,7 @@ class MethodSettings(TypedDict, total=False):
 
 
 @overload
-def generate(
+def generate(  # noqa: D418
     model: Decodable,
     prompts: Sequence[str] | PromptSet,
     *,
@@ -187,7 +187,7 @@ def generate(
 
 
 @overload
-def generate(
+def generate(  # noqa: D418
     model: Decodable,
     prompts: Sequence[str] | PromptSet,
     *,
