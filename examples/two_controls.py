@@ -13,6 +13,7 @@ from dinado_jax.constraints import at_most_words, contains
 
 COLOUR, SHORT = contains("red"), at_most_words(6)
 NOUNS, VERBS = ["dog", "cat", "girl", "baker", "man"], ["chase", "carry", "push", "lift"]
+THINGS = ["ball", "hat"]
 PROMPTS = [
     f"{noun} {verb} {thing} =" for noun in NOUNS for verb in VERBS for thing in ("ball", "hat")
 ]
