@@ -14,7 +14,7 @@ class Board:
     """The event files of one log, written by process 0 only."""
 
     def __init__(self, folder: Path, resume_step: int):
-        """Opens a folder of event files; what it has of steps after `resume_step` counts no more."""
+        """Opens a folder of event files; its steps after `resume_step` no longer count."""
         self._writer: Any = None
         if jax.process_index() == 0:
             from tensorboardX import SummaryWriter

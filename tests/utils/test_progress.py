@@ -1,5 +1,6 @@
 """The log of a training run, whatever a kill left of it; what is shown of long work."""
 
+import io
 import json
 import os
 import time
@@ -99,6 +100,25 @@ def test_compiling_in_between_is_no_part_of_the_rate(monkeypatch, capsys):
     lines = told(capsys)
     assert lines[1] == "round: 20/100 steps, 1 steps/s, 1:20 left"
     assert lines[-1] == "round: 40/100 steps in 5:40"
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_bar_has_the_same_rate(monkeypatch):
+    """Units come in large pieces, the first of which is no part of the rate."""
+    clock, spent, terminal = Clock(monkeypatch), [0.0], Terminal()
+    monkeypatch.setattr(progress, "compile_seconds", lambda: spent[0])
+    monkeypatch.setattr(progress.sys, "stderr", terminal)
+    with Progress("rollout", 400, "sample") as shown:
+        for seconds, compiling in ((100, 0), (10, 0), (110, 100)):
+            clock.now += seconds
+            spent[0] += compiling
+            shown.advance(100, loss=1.5)
+    last = terminal.getvalue().split("\r")[-1]
+    assert "300/400" in last and "0:10 left, 10/s, loss=1.5]" in last
 
 
 def test_what_jax_compiles_is_counted():
