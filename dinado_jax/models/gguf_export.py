@@ -103,10 +103,15 @@ def _sizes(config: Mapping[str, Any], tensors: dict[str, np.ndarray]) -> dict[st
     if kind == "linear":
         sizes |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(factor)}
     elif kind == "llama3":
-        if scaling != LLAMA3:
-            raise InputError(f"other positions than those of Llama 3, {quote(scaling)}: {_OTHER}")
         frequencies = theta ** -(np.arange(0, head, 2) / head)
-        tensors[ROPE_FACTORS] = llama3_factors(frequencies, float(factor)).astype(np.float32)
+        factors = llama3_factors(frequencies, float(factor)).astype(np.float32)
+        # The file has nothing but these, of which the last is to tell the factor.
+        if scaling != LLAMA3 or factors.max() != np.float32(factor):
+            raise InputError(
+                f"positions scaled as by {quote(config['rope_scaling'])} are not those of Llama 3, "
+                f"all that GGUF is written of: {_OTHER}"
+            )
+        tensors[ROPE_FACTORS] = factors
     return sizes
 
 

@@ -16,9 +16,9 @@ def _counted() -> list[float]:
     """The sum so far, as one number that a listener adds to."""
     total = [0.0]
 
-    def listen(event: str, seconds: float, **_: str | int) -> None:
+    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
         if event in _EVENTS:
-            total[0] += seconds
+            total[0] += duration_secs
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     return total

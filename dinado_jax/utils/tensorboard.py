@@ -1,6 +1,8 @@
 """The figures of training as scalars for TensorBoard, by the package tensorboardX."""
 
+import importlib
 import math
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,10 @@ class Board:
         """Opens a folder of event files; its steps after `resume_step` no longer count."""
         self._writer: Any = None
         if jax.process_index() == 0:
-            from tensorboardX import SummaryWriter
-
-            self._writer = SummaryWriter(str(folder), purge_step=resume_step + 1)
+            module: Any = importlib.import_module(PACKAGE)
+            self._writer = module.SummaryWriter(str(folder), purge_step=resume_step + 1)
+            # A thread writes: what it has not yet written must not be lost at the end.
+            weakref.finalize(self, self._writer.close)
 
     def write(self, step: int, figures: Mapping[str, Any], group: str = "") -> None:
         """Writes those of the figures that are finite numbers, under their names after `group`."""

@@ -123,9 +123,9 @@ def _pieces(text: str, wanted: Sequence[Wanted], values: TokenValues | None) -> 
             marks.append((begin, end))
             at = end
     tokens, at = [], 0
-    for piece, value in zip(values.pieces, values.values) if values else ():
-        tokens.append((at, at + len(piece), value))
-        at += len(piece)
+    for added, value in zip(values.pieces, values.values) if values else ():
+        tokens.append((at, at + len(added), value))
+        at += len(added)
     cuts = {0, len(text), *(cut for span in marks for cut in span)}
     cuts |= {min(end, len(text)) for _, end, _ in tokens}
 
