@@ -30,9 +30,8 @@ def test_they_are_r_after_each_token_of_the_samples(finished_run):
         assert each.prompt_value == pytest.approx(sample.value, abs=1e-4)
         found = model.values(sample.prompt, sample.text, finished=sample.finished)
         drawn = ["" if token == "<|endoftext|>" else token for token in found.tokens]
-        if "\ufffd" not in sample.text and drawn == list(
-            each.pieces
-        ):  # the tokenizer splits the text as it was drawn
+        # Where the tokenizer splits the text as it was drawn.
+        if "\ufffd" not in sample.text and drawn == list(each.pieces):
             np.testing.assert_allclose(each.values, found.values[1:], atol=1e-4)
             compared += 1
         if compared == 6:
