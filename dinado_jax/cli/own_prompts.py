@@ -1,13 +1,20 @@
 """The user's own prompts, continued with a finished run: `dinado generate RUN`."""
 
 import argparse
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from dinado_jax.errors import InputError, escape
 from dinado_jax.utils import streams
 from dinado_jax.utils.files import exists
 
-_OPTIONS = ("prompt", "prompts", "samples", "strength", "particles", "max_new_tokens", "seed")
+if TYPE_CHECKING:
+    from dinado_jax.generation import Completion, Piece
+    from dinado_jax.smc import Particle
+
+_NUMBERS = ("samples", "strength", "particles", "max_new_tokens", "seed")
+_OPTIONS = ("prompt", "prompts", *_NUMBERS, "stream")
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -27,6 +34,9 @@ def add_options(command: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--max-new-tokens", type=int, metavar="N", help="(the run's)")
     group.add_argument("--seed", type=int, metavar="N", help="(default: 0)")
+    group.add_argument(
+        "--stream", action="store_true", default=None, help="print texts while they are drawn"
+    )
 
 
 def are_given(args: argparse.Namespace) -> bool:
@@ -65,6 +75,8 @@ def continue_prompts(args: argparse.Namespace) -> None:
     ]
     if not prompts:
         raise InputError("no prompts given: --prompt TEXT, or --prompts FILE with one per line")
+    if args.stream and args.json:
+        raise InputError("--stream prints texts while they are drawn: leave out it, or --json")
     made = completions.completions(
         args.config,
         prompts,
@@ -73,5 +85,11 @@ def continue_prompts(args: argparse.Namespace) -> None:
         strength=args.strength,
         particles=args.particles,
         max_new_tokens=args.max_new_tokens,
+        stream=bool(args.stream),
     )
-    streams.print_result((completions.as_json if args.json else completions.as_text)(made))
+    if args.stream:
+        for part in completions.as_streamed_text(cast("Iterator[Piece]", made)):
+            streams.print_result(part, end="")
+        return
+    whole = cast("Sequence[Completion | Particle]", made)
+    streams.print_result((completions.as_json if args.json else completions.as_text)(whole))

@@ -22,6 +22,7 @@ _CHOICES = {
     "sft.decay": ("cosine", "constant"),
     "train.decay": ("cosine", "constant"),
     "evaluate.split": ("train", "dev", "test"),
+    "run.report_to": ("none", "tensorboard"),
     "parallel.mode": ("jit", "shard_map", "pmap"),
     "base.dtype": ("float32", "bfloat16"),
     "base.param_dtype": ("float32", "bfloat16"),

@@ -237,6 +237,9 @@ class Run:
     folder: str = "runs"
     log_every: int = 20  # steps
     save_every: int = 200  # steps
+    # none | tensorboard: where figures of steps and rounds are written besides the folders of the
+    # stages; event files are in its folder tensorboard.
+    report_to: str = "none"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,8 @@ from dinado_jax.automata.automaton import Automaton, TooLarge
 from dinado_jax.automata.compiled import AutomataOracle
 from dinado_jax.automata.logic import complement, disjoint, union
 from dinado_jax.errors import InputError
+from dinado_jax.tasks.protocol import WantedIn
+from dinado_jax.tasks.wanted import all_wanted, any_wanted, wanted_by
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -27,6 +29,7 @@ class Constraint:
 
     name: str  # as it is written in Python
     clauses: tuple[tuple[Automaton, ...], ...]
+    wanted: WantedIn | None = None  # what it wants of a text; None if it does not say
 
     def __post_init__(self):
         parts = self.automata("")
@@ -55,13 +58,16 @@ class Constraint:
 
     def __and__(self, other: "Constraint") -> "Constraint":
         """Satisfied where both are."""
-        return Constraint(f"({self} & {other})", _distinct(self.clauses + other.clauses))
+        clauses = _distinct(self.clauses + other.clauses)
+        wanted = all_wanted([self.wanted, other.wanted])
+        return Constraint(f"({self} & {other})", clauses, wanted)
 
     def __or__(self, other: "Constraint") -> "Constraint":
         """Satisfied where one is, or both are."""
         pairs = itertools.product(self.clauses, other.clauses)
         clauses = (tuple(dict.fromkeys(one + another)) for one, another in pairs)
-        return Constraint(f"({self} | {other})", _distinct(clauses))
+        wanted = any_wanted([self.wanted, other.wanted])
+        return Constraint(f"({self} | {other})", _distinct(clauses), wanted)
 
     def __invert__(self) -> "Constraint":
         """Satisfied where it is not."""
@@ -80,6 +86,7 @@ class AllOf:
 
     def __init__(self, *oracles: AutomataOracle):
         self._oracles = oracles
+        self.wanted = all_wanted(list(map(wanted_by, oracles)))
 
     def __call__(self, prompts: Sequence[str], texts: Sequence[str]) -> list[float]:
         """The least label of each text."""
@@ -96,6 +103,7 @@ class AnyOf:
 
     def __init__(self, *oracles: AutomataOracle):
         self._oracles = oracles
+        self.wanted = any_wanted(list(map(wanted_by, oracles)))
 
     def __call__(self, prompts: Sequence[str], texts: Sequence[str]) -> list[float]:
         """The greatest label of each text."""

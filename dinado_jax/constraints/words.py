@@ -15,6 +15,8 @@ from dinado_jax.constraints.order import followed_by
 from dinado_jax.errors import InputError, quote
 from dinado_jax.tasks.keyword.automaton import Pattern, words_automaton
 from dinado_jax.tasks.keyword.lexical import patterns, plain, without_accents, words
+from dinado_jax.tasks.protocol import Wanted, WantedIn
+from dinado_jax.tasks.wanted import all_wanted, any_wanted, shortest_runs
 
 
 def contains(*texts: str, inflected: bool = False) -> Constraint:
@@ -29,13 +31,15 @@ def contains(*texts: str, inflected: bool = False) -> Constraint:
     """
     name = _written("contains", texts, inflected)
     found = [_found(frozenset([text]), inflected) for text in texts]
-    return Constraint(name, tuple((each,) for each in found))
+    wanted = all_wanted([_wanted(text, inflected) for text in texts])
+    return Constraint(name, tuple((each,) for each in found), wanted)
 
 
 def any_of_words(*texts: str, inflected: bool = False) -> Constraint:
     """Satisfied by texts that have at least one of some words; otherwise as `contains`."""
     name = _written("any_of_words", texts, inflected)
-    return Constraint(name, ((_found(frozenset(texts), inflected),),))
+    wanted = any_wanted([_wanted(text, inflected) for text in texts])
+    return Constraint(name, ((_found(frozenset(texts), inflected),),), wanted)
 
 
 def without(*texts: str, inflected: bool = False) -> Constraint:
@@ -52,7 +56,8 @@ def in_order(*texts: str, inflected: bool = False) -> Constraint:
     Otherwise as `contains`.
     """
     name = _written("in_order", texts, inflected)
-    return Constraint(name, ((_ordered(texts, inflected),),))
+    wanted = all_wanted([_wanted(text, inflected) for text in texts])
+    return Constraint(name, ((_ordered(texts, inflected),),), wanted)
 
 
 @functools.cache
@@ -73,6 +78,19 @@ def _found(texts: frozenset[str], inflected: bool) -> Automaton:
     name = _written("any_of_words" if len(texts) > 1 else "contains", sorted(texts), inflected)
     with limits(name):
         return dataclasses.replace(words_automaton(wanted), name=name)
+
+
+def _wanted(word: str, inflected: bool) -> WantedIn:
+    """Where a text has a word."""
+    automaton = _found(frozenset([word]), inflected)
+    longest = max(map(len, _patterns(word, inflected)))
+    holds = functools.lru_cache(2**14)(automaton.satisfied_by)  # texts share most of their words
+
+    def wanted(prompt: str, text: str) -> list[Wanted]:
+        found = automaton.satisfied_by(text)
+        return [Wanted(word, found, shortest_runs(holds, longest, text) if found else ())]
+
+    return wanted
 
 
 def _patterns(text: str, inflected: bool) -> set[Pattern]:

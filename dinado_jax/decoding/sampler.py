@@ -150,17 +150,27 @@ class Sampler:
         """Draws all further tokens. The state is donated: its caches are written in place."""
         return shard_rows(self.mesh, self._decode, (variables,), (state,))
 
-    def _decode(self, variables: Any, state: SamplingState) -> tuple[SamplingState, Samples]:
-        def advance(state, index):
+    def step(
+        self, variables: Any, state: SamplingState, index: jax.Array
+    ) -> tuple[SamplingState, tuple[jax.Array, LogProbs, jax.Array]]:
+        """Step `index` of the picture above: draws token index + 1 of every row.
+
+        Returns:
+          The new state, and token, log-probabilities and bool [R], whether the row had ended
+          before.
+        """
+
+        def advance(state):
             with jax.named_scope("step"):
                 logits, carry = self.policy.step(variables, state.carry, state.token)
             return self._drawn(logits, state.streams, index + 1, state.done, carry)
 
-        def step(state, index):
-            ended = state.done
-            state = update_where(~ended.all(), lambda state: advance(state, index), state)
-            return state, (state.token, state.log_probs, ended)
+        ended = state.done
+        state = update_where(~ended.all(), advance, state)
+        return state, (state.token, state.log_probs, ended)
 
+    def _decode(self, variables: Any, state: SamplingState) -> tuple[SamplingState, Samples]:
+        step = functools.partial(self.step, variables)
         first = state.token, state.log_probs, jnp.zeros_like(state.done)
         state, later = scan_steps(step, state, self.max_new_tokens - 1)
         tokens, log_probs, ended = jax.tree.map(
@@ -291,12 +301,21 @@ def sample_in_groups(
     """
     batch = require_integer("batch", batch, *POSITIVE)
     check_prompts(sampler.policy, prompts, sampler.max_new_tokens)
+    grouped, repeated, first = in_groups(sampler, prompts)
+    drawn = iter_samples(grouped, variables, repeated, key, batch, first)
+    return restore_order(*zip(*drawn))
+
+
+def in_groups(
+    sampler: Sampler, prompts: TokenizedPrompts
+) -> tuple[Sampler, TokenizedPrompts, np.ndarray]:
+    """The sampler of a group of samples, the prompt of each group, and int [groups], the number of
+    its first sample: together the same rows in the same order.
+    """
     # A single group is not worth a program of its own.
     several = len(prompts) * sampler.samples > _GROUP
     group = _GROUP if several and sampler.samples % _GROUP == 0 else 1
     groups = sampler.samples // group
     repeated = prompts.select(np.repeat(np.arange(len(prompts)), groups))
-    first = np.tile(np.arange(groups) * group, len(prompts))
-    grouped = dataclasses.replace(sampler, samples=group)
-    drawn = iter_samples(grouped, variables, repeated, key, batch, first)
-    return restore_order(*zip(*drawn))
+    first = np.tile(np.arange(groups, dtype=np.int32) * group, len(prompts))
+    return dataclasses.replace(sampler, samples=group), repeated, first

@@ -14,7 +14,7 @@ _AGAIN = "copy or download it again"
 _OTHER = "choose another file, or a folder with safetensors"
 _HEADS = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 # Metadata under the architecture's name, by their names in a config.json.
-_SIZES = {
+SIZES = {
     "embedding_length": "hidden_size",
     "feed_forward_length": "intermediate_size",
     "block_count": "num_hidden_layers",
@@ -45,15 +45,15 @@ _NEUTRAL: dict[str, tuple] = {
     "rope.scaling.attn_factor": (1.0,),
     "tensor_data_layout": ("Meta AI original pth",),
 }
-_ROPE_FACTORS = "rope_freqs.weight"
+ROPE_FACTORS = "rope_freqs.weight"
 # Of all models with rope_type "llama3"; a file holds only what follows from them.
-_LLAMA3 = {
+LLAMA3 = {
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
 }
-_OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-_BLOCK = {
+OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+BLOCK = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
@@ -92,7 +92,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
     found = {}
     for name in file.tensors:
-        if name == _ROPE_FACTORS:
+        if name == ROPE_FACTORS:
             continue
         key, part = _key(name, path)
         tensor = dequantize(file, name)
@@ -145,14 +145,14 @@ def _read(path: Path) -> GGUF:
         raise InputError(f"general.quantization_version is {what}, {path}: only 2 can be read")
     for key, value in metadata.items():
         name = key.removeprefix(f"{kind}.")
-        known = name == key or name in _SIZES or name in _READ
+        known = name == key or name in SIZES or name in _READ
         if not known and value not in _NEUTRAL.get(name, ()):
             raise InputError(f"{quote(key)} is {quote(value)}, {path}: not supported, {_OTHER}")
     return file
 
 
 def _config(file: GGUF) -> dict[str, Any]:
-    config: dict[str, Any] = {key: _whole(file, name) for name, key in _SIZES.items()}
+    config: dict[str, Any] = {key: _whole(file, name) for name, key in SIZES.items()}
     width, heads = config["hidden_size"], config["num_attention_heads"]
     head_width = _whole(file, "attention.key_length", width // heads)
     for name in ("attention.value_length", "rope.dimension_count"):
@@ -220,25 +220,25 @@ def _rope_scaling(file: GGUF, theta: float, head_width: int) -> dict[str, Any] |
             f"rope.scaling.type is {quote(kind)}, {file.path}: not supported, {_OTHER}"
         )
     scaled = kind == "linear" and factor != 1.0
-    if _ROPE_FACTORS not in file.tensors:
+    if ROPE_FACTORS not in file.tensors:
         return {"rope_type": "linear", "factor": factor} if scaled else None
-    factors = dequantize(file, _ROPE_FACTORS)
+    factors = dequantize(file, ROPE_FACTORS)
     frequencies = theta ** -(np.arange(0, head_width, 2) / head_width)
-    expected = _llama3_factors(frequencies, float(factors.max()))
+    expected = llama3_factors(frequencies, float(factors.max()))
     if scaled or factors.shape != expected.shape or not np.allclose(factors, expected, 1e-5, 0):
         raise InputError(
-            f"{_ROPE_FACTORS} holds other factors than those of Llama 3, {file.path}: not "
+            f"{ROPE_FACTORS} holds other factors than those of Llama 3, {file.path}: not "
             f"supported, {_OTHER}"
         )
-    return {"rope_type": "llama3", "factor": float(factors.max()), **_LLAMA3}
+    return {"rope_type": "llama3", "factor": float(factors.max()), **LLAMA3}
 
 
-def _llama3_factors(frequencies: np.ndarray, factor: float) -> np.ndarray:
+def llama3_factors(frequencies: np.ndarray, factor: float) -> np.ndarray:
     """By what Llama 3.1 divides each rotary frequency: 1 for short waves, `factor` for long ones,
     and between them a blend of the frequencies.
     """
-    low, high = _LLAMA3["low_freq_factor"], _LLAMA3["high_freq_factor"]
-    turns = _LLAMA3["original_max_position_embeddings"] * frequencies / (2 * np.pi)
+    low, high = LLAMA3["low_freq_factor"], LLAMA3["high_freq_factor"]
+    turns = LLAMA3["original_max_position_embeddings"] * frequencies / (2 * np.pi)
     kept = np.clip((turns - low) / (high - low), 0, 1)
     return 1 / ((1 - kept) / factor + kept)
 
@@ -247,7 +247,7 @@ def _key(name: str, path: Path) -> tuple[str, str]:
     """The Hugging Face key of a tensor, and its name in the block."""
     match = _NAME.fullmatch(name)
     part = match["part"] if match else ""
-    table = _BLOCK if match and match["block"] else _OUTER
+    table = BLOCK if match and match["block"] else OUTER
     if match is None or part not in table:
         raise InputError(f"tensor {quote(name)}, {path}: no part of a model known here, {_OTHER}")
     block = f"model.layers.{match['block']}." if match["block"] else ""

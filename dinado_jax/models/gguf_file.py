@@ -144,7 +144,7 @@ class _Cursor:
 
 
 def _tensors(cursor: _Cursor, count: int, metadata: Mapping) -> dict[str, TensorInfo]:
-    gguf, found, total = _gguf(cursor.path), {}, 0
+    gguf, found, total = gguf_package(cursor.path), {}, 0
     placed = []  # before the position is known from which offsets count
     for _ in range(count):
         name = cursor.string()
@@ -184,7 +184,7 @@ def dequantize(file: GGUF, name: str) -> np.ndarray:
     Raises:
       InputError: for a quantisation that `gguf` cannot undo.
     """
-    gguf, info = _gguf(file.path), file.tensors[name]
+    gguf, info = gguf_package(file.path), file.tensors[name]
     kind = gguf.GGMLQuantizationType(info.kind)
     raw = np.frombuffer(file.data, np.uint8, info.size, info.start)
     plain = {"F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}.get(kind.name)
@@ -212,7 +212,8 @@ def dequantize(file: GGUF, name: str) -> np.ndarray:
     return tensor
 
 
-def _gguf(path: Path) -> types.ModuleType:
+def gguf_package(path: Path) -> types.ModuleType:
+    """The package `gguf`. InputError, which names the file that needs it, if it is missing."""
     try:
         import gguf
     except ImportError:

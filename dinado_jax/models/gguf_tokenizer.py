@@ -13,14 +13,14 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from dinado_jax.errors import InputError, one_line, quote
 from dinado_jax.models.gguf_file import read_gguf
 
-_UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 2, 3, 4, 5  # of tokenizer.ggml.token_type
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5  # of tokenizer.ggml.token_type
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _TAIL = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _LLAMA3 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|{_TAIL}"
 _QWEN2 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|{_TAIL}"
 # How text is cut into words before merges, by tokenizer.ggml.pre: one expression after the other.
-_SPLITS = {
+SPLITS = {
     "gpt-2": [_GPT2],
     "smollm": [r"\p{N}", _GPT2],
     "llama3": [_LLAMA3],
@@ -60,13 +60,13 @@ def load_tokenizer(path: Path) -> Any:
     if kind not in ("gpt2", "llama"):
         what = f"tokenizer.ggml.model is {quote(kind)}, not gpt2 or llama"
         raise InputError(f"{what}, {path}: {_FIX}")
-    if kind == "gpt2" and ggml.get("pre") not in list(_SPLITS):
-        what = f"tokenizer.ggml.pre is {quote(ggml.get('pre'))}, none of {', '.join(_SPLITS)}"
+    if kind == "gpt2" and ggml.get("pre") not in list(SPLITS):
+        what = f"tokenizer.ggml.pre is {quote(ggml.get('pre'))}, none of {', '.join(SPLITS)}"
         raise InputError(f"{what}, {path}: {_FIX}")
-    adds_bos = ggml.get("add_bos_token", kind == "llama" or _SPLITS[ggml["pre"]] == [_LLAMA3])
+    adds_bos = ggml.get("add_bos_token", kind == "llama" or SPLITS[ggml["pre"]] == [_LLAMA3])
     try:
         return PreTrainedTokenizerFast(
-            tokenizer_object=(_byte_level if kind == "gpt2" else _sentencepiece)(ggml),
+            tokenizer_object=(byte_level if kind == "gpt2" else _sentencepiece)(ggml),
             chat_template=metadata.get("tokenizer.chat_template"),
             add_bos_token=adds_bos,
             add_eos_token=ggml.get("add_eos_token", False),
@@ -95,14 +95,15 @@ def _special_tokens(ggml: Mapping[str, Any], adds_bos: bool) -> dict[str, str]:
     return found
 
 
-def _byte_level(ggml: Mapping[str, Any]) -> Tokenizer:
+def byte_level(ggml: Mapping[str, Any]) -> Tokenizer:
+    """A byte-level BPE of the metadata under "tokenizer.ggml."."""
     merges = [tuple(merge.split(" ")) for merge in ggml["merges"]]
     # Llama 3 takes a word that is a token as it is, whether merges lead to it or not.
-    whole_words = _SPLITS[ggml["pre"]] == [_LLAMA3]
+    whole_words = SPLITS[ggml["pre"]] == [_LLAMA3]
     bpe = Tokenizer(models.BPE(_vocabulary(ggml), merges, ignore_merges=whole_words))
-    if _SPLITS[ggml["pre"]] == [_QWEN2]:
+    if SPLITS[ggml["pre"]] == [_QWEN2]:
         bpe.normalizer = normalizers.NFC()
-    splits = [pre_tokenizers.Split(Regex(split), "isolated") for split in _SPLITS[ggml["pre"]]]
+    splits = [pre_tokenizers.Split(Regex(split), "isolated") for split in SPLITS[ggml["pre"]]]
     to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     bpe.pre_tokenizer = pre_tokenizers.Sequence([*splits, to_bytes])
     bpe.decoder = decoders.ByteLevel()
@@ -149,15 +150,15 @@ def _vocabulary(ggml: Mapping[str, Any]) -> dict[str, int]:
     return {
         token: id
         for id, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
-        if kind != _UNUSED
+        if kind != UNUSED
     }
 
 
 def _with_added_tokens(bpe: Tokenizer, ggml: Mapping[str, Any]) -> Tokenizer:
     """Adds the tokens that are found in text before it is cut into words."""
     for token, kind in zip(ggml["tokens"], ggml.get("token_type") or []):
-        if kind in (_UNKNOWN, _CONTROL):
+        if kind in (UNKNOWN, CONTROL):
             bpe.add_special_tokens([AddedToken(token, normalized=False, special=True)])
-        elif kind == _USER_DEFINED:
+        elif kind == USER_DEFINED:
             bpe.add_tokens([AddedToken(token, normalized=False)])
     return bpe

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from dinado_jax.oracles.judge import Oracle, answer_of
+from dinado_jax.tasks.wanted import all_wanted, any_wanted, wanted_by
 
 THRESHOLDS: dict[str, Callable[..., np.ndarray]] = {
     "<": operator.lt,
@@ -26,6 +27,8 @@ class Folded:
         """Takes the label `settled`, which no further part can change."""
         self.__qualname__ = name
         self._parts, self._join, self._settled = tuple(parts), join, settled
+        joined = any_wanted if join is np.maximum else all_wanted
+        self.wanted = joined(list(map(wanted_by, parts)))
 
     def __call__(self, prompts: Sequence[str], texts: Sequence[str]) -> np.ndarray:
         """The label of each text, float64 [N], masked where a part masks it."""
@@ -47,6 +50,7 @@ class Mean:
         """Takes positive weights, of any sum."""
         self.__qualname__ = name
         self._parts, self._weights = tuple(parts), np.array(weights) / sum(weights)
+        self.wanted = all_wanted(list(map(wanted_by, parts)))
 
     def __call__(self, prompts: Sequence[str], texts: Sequence[str]) -> np.ndarray:
         """The label of each text, float64 [N], masked where a part masks it."""

@@ -20,6 +20,7 @@ from dinado_jax.oracles.judge import Oracle
 from dinado_jax.oracles.sentences import at_most_12_words, ends_with_question, mentions_colour
 from dinado_jax.tasks.keyword.oracle import LEXICAL
 from dinado_jax.tasks.protocol import WantedIn
+from dinado_jax.tasks.wanted import wanted_by
 from dinado_jax.utils.files import check_regular
 
 # Each raises InputError for a prompt that it cannot judge with any text.
@@ -64,7 +65,7 @@ class NamedOracle:
     @property
     def wanted_in(self) -> WantedIn | None:
         """What it wants of a text; None for an oracle that does not say."""
-        return getattr(self.function, "wanted", None) if self.built_in else None
+        return wanted_by(self.function)
 
     @property
     def undecided(self) -> str:

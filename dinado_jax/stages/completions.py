@@ -1,13 +1,14 @@
 """Continues prompts with the model of a finished run, as often as wanted."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypedDict, cast
 
 from dinado_jax.automata.compiled import AutomataOracle
 from dinado_jax.data.prompts import PromptSet
-from dinado_jax.generation import Completion, generate
+from dinado_jax.errors import InputError
+from dinado_jax.generation import Completion, Piece, generate
 from dinado_jax.guarantee import guarantee
 from dinado_jax.language_model import Composed, Controlled, compose
 from dinado_jax.smc import Particle, sample_by_particles
@@ -34,7 +35,8 @@ def completions(
     strength: float | None = None,
     particles: int | None = None,
     max_new_tokens: int | None = None,
-) -> Sequence[Completion | Particle]:
+    stream: bool = False,
+) -> Sequence[Completion | Particle] | Iterator[Piece]:
     """Continues prompts as the run's own generate stage does, by the settings of its [decode].
 
     Args:
@@ -45,10 +47,11 @@ def completions(
       strength: of the control; None: the run's.
       particles: that each text is chosen from, see `sample_by_particles`; 0: none; None: the run's.
       max_new_tokens: None: the run's, or what the longest prompt leaves of the context.
+      stream: whether to hand out the same texts piece by piece, while they are drawn.
 
     Raises:
       InputError: as for `load_run`, `generate` and, with decode.guarantee, `guarantee`; for
-        particles under settings of the run that they do not read.
+        particles under settings of the run that they do not read, or with `stream`.
     """
     config, controlled = run_config(run), load_run(run)
     if particles is not None:
@@ -69,10 +72,40 @@ def completions(
         model = compose(tilted, guaranteed)
     how = _Sampling(max_new_tokens=max_new_tokens, samples=samples, seed=seed, batch=decode.batch)
     if decode.particles:
+        if stream:
+            raise InputError(
+                "a text is chosen among particles when all of them are there: set particles to 0, "
+                "or leave out stream"
+            )
         oracle, count = context.oracle_calls, decode.particles
         return sample_by_particles(model, given, oracle, particles=count, **how)
     method = {name: getattr(decode, name) for name in ("temperature", "top_k", "top_p")}
+    if stream:
+        return generate(model, given, **how, **method, stream=True)
     return generate(model, given, **how, **method)
+
+
+def _in_order(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """The pieces of one text after the other: those of a text wait until all before it are whole,
+    and the first comes as it is drawn.
+    """
+    waiting: dict[int, list[Piece]] = {}
+    current = 0
+    for piece in pieces:
+        waiting.setdefault(piece.index, []).append(piece)
+        while own := waiting.pop(current, None):
+            yield from own
+            current += own[-1].last
+
+
+def as_streamed_text(pieces: Iterable[Piece]) -> Iterator[str]:
+    """What `as_text` makes of whole texts, in parts to print one after the other."""
+    prompt, begun = None, False
+    for piece in _in_order(pieces):
+        if not begun:
+            yield f"{piece.prompt}\n  " if piece.prompt != prompt else "  "
+        yield piece.text + "\n" * piece.last
+        prompt, begun = piece.prompt, not piece.last
 
 
 def as_text(made: Iterable[Completion | Particle]) -> str:

@@ -21,6 +21,7 @@ from dinado_jax.stages.run_folder import RunFolder
 from dinado_jax.tasks.protocol import Example, Metric, Task
 from dinado_jax.tasks.table import make_task
 from dinado_jax.utils.files import json_digest, read_lines
+from dinado_jax.utils.tensorboard import Board
 
 _NO_ORACLE = "none"
 
@@ -135,6 +136,12 @@ class Context:
         for function in (self.oracle, *self.features):
             function.check_prompts(prompts)
         return prompts
+
+    def board(self, name: str, resume_step: int) -> Board | None:
+        """Where the log of that name is reported to, if run.report_to asks for that."""
+        if self.config.run.report_to == "none":
+            return None
+        return Board(self.run.path / "tensorboard" / name, resume_step)
 
     def read_corpus(self) -> list[str]:
         """Reads the lines of sft.pretrain_path ([] without one). InputError if that fails.

@@ -14,6 +14,7 @@ from dinado_jax.evaluation.report.records import Records
 from dinado_jax.evaluation.samples import read_samples
 from dinado_jax.evaluation.stage_figures import EvaluateFigures, StageFigures
 from dinado_jax.evaluation.summary import Device, Summary, write_summary
+from dinado_jax.evaluation.token_values import read_token_values
 from dinado_jax.evaluation.warnings import moment_warnings, summary_warnings
 from dinado_jax.stages.context import Context
 from dinado_jax.stages.target import range_warnings, target_samples
@@ -75,6 +76,7 @@ def evaluate(context: Context) -> EvaluateFigures:
         control=of_control,
         training=read_metrics(run.path / "train" / "train.jsonl"),
         wanted_in=context.oracle.wanted_in,
+        values=read_token_values(generated / "values.jsonl"),
     )
     write_report(run.path / "report.html", records)
     return EvaluateFigures(control.success_rate, least.efficiency)

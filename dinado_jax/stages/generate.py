@@ -11,11 +11,13 @@ from dinado_jax.data.prompts import PromptSet
 from dinado_jax.distributed.processes import is_main
 from dinado_jax.evaluation.samples import Sample, write_samples
 from dinado_jax.evaluation.stage_figures import GenerateFigures
+from dinado_jax.evaluation.token_values import write_token_values
 from dinado_jax.guarantee import guarantee
 from dinado_jax.language_model import Base, LanguageModel, compose
 from dinado_jax.rollouts.collect import Collected, Collector
 from dinado_jax.stages.artifacts import trained_model
 from dinado_jax.stages.context import Context
+from dinado_jax.stages.shown_values import shown_values
 
 
 def _samples(collected: Collected, values: np.ndarray) -> Iterator[Sample]:
@@ -36,7 +38,9 @@ def _samples(collected: Collected, values: np.ndarray) -> Iterator[Sample]:
 
 
 def generate(context: Context) -> GenerateFigures:
-    """Writes generate/base.jsonl and generate/control.jsonl, one judged sample per line."""
+    """Writes generate/base.jsonl and generate/control.jsonl, one judged sample per line, and
+    generate/values.jsonl, R after each token of some of them.
+    """
     folder, decode = context.run.stage_folder("generate"), context.config.decode
     controlled = trained_model(context).tilted(
         strength=decode.strength, target_rate=decode.target_rate, reject=decode.reject
@@ -66,8 +70,12 @@ def generate(context: Context) -> GenerateFigures:
         else:
             collected[name] = collector.sample(what, model, own, samples, key, shards)
     values = controlled.prompt_values(prompts.texts, decode.batch)
+    samples = {name: list(_samples(each, values)) for name, each in collected.items()}
+    rollouts = {name: each.rollouts for name, each in collected.items()}
+    shown = shown_values(controlled, prompts, samples, rollouts, decode.batch)
     if is_main():
-        for name, each in collected.items():
-            write_samples(folder / f"{name}.jsonl", _samples(each, values))
+        for name, each in samples.items():
+            write_samples(folder / f"{name}.jsonl", each)
+        write_token_values(folder / "values.jsonl", shown)
     failures = (collected[name].failures for name in ("base", "control"))
     return GenerateFigures(len(prompts.texts), *failures)

@@ -1,5 +1,6 @@
 """What is in the folder of a run, finished or not: sizes, settings, rounds and warnings."""
 
+import dataclasses
 import math
 import os
 import re
@@ -14,6 +15,7 @@ from dinado_jax.controls.make import make_control
 from dinado_jax.evaluation.stage_figures import TrainFigures, as_dict
 from dinado_jax.evaluation.summary import read_summary
 from dinado_jax.evaluation.warnings import first_round_warnings
+from dinado_jax.generation import Alternative
 from dinado_jax.models.architectures import load_model
 from dinado_jax.models.params import abstract_params, by_path
 from dinado_jax.stages.pipeline import load_run, run_config
@@ -50,17 +52,18 @@ def inspect_run(path: Path) -> dict[str, Any]:
     }
 
 
-def inspect_text(path: Path, prompt: str, text: str | None) -> dict[str, Any]:
+def inspect_text(path: Path, prompt: str, text: str | None, count: int) -> dict[str, Any]:
     """Values a text token by token, by the control of a run whose stage train is done.
 
     Args:
       path: of the run.
       prompt: that the text continues.
       text: None: a sample of the control.
+      count: of the tokens that q would rather have drawn at each place.
 
     Returns:
       A JSON object: "prompt", "value" (V of the prompt) and "tokens", of each "token", "log_prob"
-      under q, "log_prob_base" (nats) and "value", R after it.
+      under q, "log_prob_base" (nats), "value", R after it, and "alternatives", the same of others.
 
     Raises:
       InputError: as for `load_run`, and for a prompt or text that does not fit the context.
@@ -70,13 +73,18 @@ def inspect_text(path: Path, prompt: str, text: str | None) -> dict[str, Any]:
         (sample,) = model.generate([prompt], samples=1)
         text, finished = sample.text, sample.finished
     found = model.values(prompt, text, finished=finished)
-    along = zip(found.tokens, found.log_probs, found.log_probs_base, found.values[1:], strict=True)
+    others = model.alternatives(prompt, text, finished=finished, count=count)
+    numbers = (found.log_probs, found.log_probs_base, found.values[1:])
+    along = zip(found.tokens, *(each.tolist() for each in numbers), others, strict=True)
     return {
         "prompt": prompt,
         "value": float(found.values[0]),
         "tokens": [
-            {"token": token, "log_prob": float(q), "log_prob_base": float(p), "value": float(value)}
-            for token, q, p, value in along
+            {
+                **dataclasses.asdict(Alternative(token, q, p, value)),
+                "alternatives": list(map(dataclasses.asdict, instead)),
+            }
+            for token, q, p, value, instead in along
         ],
     }
 

@@ -10,7 +10,7 @@ from dinado_jax.config.load import differences
 from dinado_jax.config.schema import Config, Parallel
 from dinado_jax.data.hub import names_data_set
 from dinado_jax.distributed.processes import assert_same, is_main
-from dinado_jax.errors import InputError
+from dinado_jax.errors import InputError, quote
 from dinado_jax.evaluation import stage_figures
 from dinado_jax.evaluation.of_model import Evaluation
 from dinado_jax.evaluation.report.terminal import plain
@@ -36,7 +36,7 @@ from dinado_jax.stages.sft import sft
 from dinado_jax.stages.train import train
 from dinado_jax.stages.works import works
 from dinado_jax.training.cost_estimate import check_base
-from dinado_jax.utils import streams
+from dinado_jax.utils import streams, tensorboard
 from dinado_jax.utils.files import exists, read_json, write_json
 from dinado_jax.utils.outlook import reach, work_of
 from dinado_jax.utils.progress import print_progress
@@ -86,12 +86,21 @@ def _check_inputs(context: Context, names: set[str], hub: bool) -> None:
         _ = context.train_examples
     if names & {"generate", "evaluate"} and (data or config.evaluate.prompt_file):
         _ = context.held_out
-    for metric in task.metrics if "evaluate" in names else ():
-        if metric.package and importlib.util.find_spec(metric.package) is None:
-            raise InputError(
-                f"task {config.task.name} reports {metric.label}, and {metric.package} is not "
-                f"installed: pip install '.[{metric.extra}]'"
-            )
+    _check_packages(context, names)
+
+
+def _check_packages(context: Context, names: set[str]) -> None:
+    """Raises InputError for an optional package that is needed and not installed."""
+    config, needed = context.config, []
+    if names & {"sft", "train"} and config.run.report_to == "tensorboard":
+        what = f"run.report_to = {quote(config.run.report_to)}"
+        needed.append((what, tensorboard.PACKAGE, tensorboard.EXTRA))
+    for metric in context.task.metrics if "evaluate" in names else ():
+        what = f"task {config.task.name} reports {metric.label}"
+        needed.append((what, metric.package, metric.extra))
+    for what, package, extra in needed:
+        if package and importlib.util.find_spec(package) is None:
+            raise InputError(f"{what}, and {package} is not installed: pip install '.[{extra}]'")
 
 
 def _check(context: Context, names: set[str]) -> None:

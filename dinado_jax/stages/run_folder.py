@@ -47,7 +47,7 @@ _RESULTS = {
     "sft": ("base",),
     "rollout": ("rollouts.npz", "moments.json"),
     "train": ("control",),
-    "generate": ("base.jsonl", "control.jsonl"),
+    "generate": ("base.jsonl", "control.jsonl", "values.jsonl"),
     "evaluate": ("../summary.json", "../report.html"),
 }
 # Folders of judged samples, a file per batch; removed once the stage is done.

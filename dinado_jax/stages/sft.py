@@ -108,7 +108,8 @@ def sft(context: Context) -> SftFigures:
             state = restore_or_init(checkpoints, plan, init, params)
             frozen = None if adapter is None else params
             del params  # of the whole model the state has a copy
-            log = MetricsLog(folder / f"{name}.jsonl", int(state.step))
+            done = int(state.step)
+            log = MetricsLog(folder / f"{name}.jsonl", done, context.board(name, done))
             loop = Loop(plan, settings.accumulate, config.run, checkpoints, log)
             step = _step(model, adapter, settings, steps, plan)
             phase = Phase(name, step, batches.at, 0, steps)

@@ -14,7 +14,7 @@ from dinado_jax.controls.make import make_control
 from dinado_jax.distributed.partitioning import Plan
 from dinado_jax.distributed.processes import barrier, is_main
 from dinado_jax.errors import InputError
-from dinado_jax.evaluation.stage_figures import TrainFigures, round_line
+from dinado_jax.evaluation.stage_figures import TrainFigures, as_dict, round_line
 from dinado_jax.evaluation.warnings import first_round_warnings
 from dinado_jax.objectives.table import phases
 from dinado_jax.objectives.terms import Objective
@@ -65,7 +65,8 @@ def train(context: Context) -> TrainFigures:
     init = partial(_init, control, settings, config.seed, prior, rounds.log_rates)
     with Checkpoints(folder / "checkpoints", context.base_fingerprint) as checkpoints:
         state = restore_or_init(checkpoints, plan, init, base.params)
-        log = MetricsLog(folder / "train.jsonl", int(state.step))
+        board = context.board("train", int(state.step))
+        log = MetricsLog(folder / "train.jsonl", int(state.step), board)
         loop = Loop(plan, settings.accumulate, config.run, checkpoints, log)
         for number, (begin, end) in enumerate(itertools.pairwise([0, *round_ends(settings)])):
             label = reach(f"round {number}")
@@ -76,6 +77,8 @@ def train(context: Context) -> TrainFigures:
             )
             figures.append(rounds.figures(number, rollouts, weight))
             print_progress(f"{label}: {round_line(number, figures[-1])}")
+            if board:
+                board.write(number, as_dict(figures[-1]), "round/")
             for line in () if number else first_round_warnings(figures[0]):
                 print_once(f"warning: {line}")
             states = rounds.states(parts)

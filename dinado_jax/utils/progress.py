@@ -18,11 +18,14 @@ import jax
 
 from dinado_jax.errors import InputError
 from dinado_jax.utils import outlook, streams
+from dinado_jax.utils.compile_time import compile_seconds
 from dinado_jax.utils.files import check_regular, exists, parse_json, validate
+from dinado_jax.utils.tensorboard import Board
 
 _SECONDS_BETWEEN_LINES = 15.0
 _SECONDS_BEFORE_FIRST_LINE = 5.0  # which says that the program is being compiled
 _RECENT = 5  # lines over which the rate is measured
+_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}, "  # of tqdm, before the pace
 
 _quiet = False
 
@@ -62,8 +65,8 @@ def _clock(seconds: float) -> str:
 class Progress:
     """Reports progress in units of work; a context manager: call `advance` as units are done.
 
-    The first unit includes compilation, so rate and time left are measured on later units, and on
-    the recent ones if the rate changes.
+    The first unit includes what is done once, so that rate and time left are measured on later
+    units, and on the recent ones if the rate changes; the time of compiling never counts.
     """
 
     def __init__(self, what: str, total: int, unit: str, start: int = 0):
@@ -80,14 +83,16 @@ class Progress:
         self.label = self._work.label if self._work else what
         self._total, self._unit = total, unit
         self._start, self._done = start, start
-        self._first: tuple[float, int] | None = None  # (time, units done) after the first advance
-        self._marks: deque[tuple[float, int]] = deque(maxlen=_RECENT)  # the same at recent lines
+        # (seconds without compiling, units done) after the first advance, and at recent lines.
+        self._first: tuple[float, int] | None = None
+        self._marks: deque[tuple[float, int]] = deque(maxlen=_RECENT)
         self._bar: Any = None  # a tqdm, whose module is imported only where a bar is shown
         self._waiting = threading.Timer(_SECONDS_BEFORE_FIRST_LINE, self._compiling)
         self._waiting.daemon = True
 
     def __enter__(self) -> Self:
         self._started = self._shown = time.monotonic()
+        compile_seconds()  # counts from here on
         if _is_main() and sys.stderr.isatty() and not _quiet:
             from tqdm import tqdm
 
@@ -107,24 +112,32 @@ class Progress:
         self._waiting.cancel()
         self._done += count
         now = time.monotonic()
-        first = self._first is None
+        worked = now - compile_seconds()
         if self._first is None:
-            self._first = now, self._done
+            self._first = worked, self._done
             self._marks.append(self._first)
-        self._measure(now)
-        if self._bar is not None:
-            self._draw(count, first, figures)
-            return
-        if now - self._shown >= _SECONDS_BETWEEN_LINES and self._done < self._total:
+        self._measure(worked)
+        due = now - self._shown >= _SECONDS_BETWEEN_LINES and self._done < self._total
+        rate = self._rate(worked)
+        if due:
             self._shown = now
-            self._line(now, figures)
+            self._marks.append((worked, self._done))
+        if self._bar is not None:
+            self._draw(count, rate, figures)
+        elif due:
+            self._line(rate, figures)
 
-    def _measure(self, now: float) -> None:
+    def _rate(self, worked: float) -> float:
+        """Units per second since the oldest of the recent lines; 0 if none was done since."""
+        then, done = self._marks[0]
+        return (self._done - done) / max(worked - then, 1e-9)
+
+    def _measure(self, worked: float) -> None:
         """Tells the outlook the rate so far."""
-        then, done = self._first or (now, self._done)
+        then, done = self._first or (worked, self._done)
         if self._work and self._work.units and self._done > done:
             share = (self._done - done) / self._total
-            self._outlook.measure(self._work.kind, (now - then) / (share * self._work.units))
+            self._outlook.measure(self._work.kind, (worked - then) / (share * self._work.units))
 
     def _whole(self, left: float | None) -> str:
         """The time left of all work, if after this one, with so many seconds left, there is more
@@ -133,23 +146,19 @@ class Progress:
         after = self._outlook.seconds_after()
         return _clock(left + after) if self._work and after and left is not None else ""
 
-    def _draw(self, count: int, first: bool, figures: dict[str, float]) -> None:
+    def _draw(self, count: int, rate: float, figures: dict[str, float]) -> None:
+        left = (self._total - self._done) / rate if rate else None
+        pace = "time left unknown" if left is None else f"{_clock(left)} left, {rate:.3g}/s"
+        shown = {key: f"{value:.4g}" for key, value in figures.items()}
+        if whole := self._whole(left):
+            shown["whole run"] = whole
         with contextlib.suppress(OSError):  # the terminal was closed
-            if first:
-                self._bar.set_postfix_str("", refresh=False)
-                self._bar.unpause()
-            shown = {key: f"{value:.4g}" for key, value in figures.items()}
-            rate = self._bar.format_dict["rate"]
-            if whole := self._whole((self._total - self._done) / rate if rate else None):
-                shown["whole run"] = whole
-            if shown:
-                self._bar.set_postfix(shown, refresh=False)
+            # The rate of tqdm has compiling in it.
+            self._bar.bar_format = _BAR + pace + "{postfix}]"
+            self._bar.set_postfix(shown, refresh=False)
             self._bar.update(count)
 
-    def _line(self, now: float, figures: dict[str, float]) -> None:
-        then, done = self._marks[0]
-        rate = (self._done - done) / max(now - then, 1e-9)
-        self._marks.append((now, self._done))
+    def _line(self, rate: float, figures: dict[str, float]) -> None:
         pace = "time left unknown"
         if rate:
             left = (self._total - self._done) / rate
@@ -199,13 +208,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 class MetricsLog:
     """A JSON-lines file of metrics by step, written by process 0 only."""
 
-    def __init__(self, path: Path, resume_step: int = 0):
-        """Opens a log and drops all records after `resume_step`.
+    def __init__(self, path: Path, resume_step: int = 0, board: Board | None = None):
+        """Opens a log and drops all records after `resume_step`; a board gets its numbers too.
 
         Raises:
           InputError: `path` exists and is not a regular file.
         """
-        self._path = path
+        self._path, self._board = path, board
         if not _is_main():
             return
         kept = [line for line in read_metrics(path) if line["step"] <= resume_step]
@@ -219,3 +228,5 @@ class MetricsLog:
             return
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **figures}) + "\n")
+        if self._board:
+            self._board.write(step, figures)

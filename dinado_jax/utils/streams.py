@@ -36,15 +36,15 @@ def prepare() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def print_result(text: str) -> None:
-    """Prints a result on standard output.
+def print_result(text: str, end: str = "\n") -> None:
+    """Prints a result on standard output, and `end` after it.
 
     Raises:
       ReaderGone: the reader has closed standard output.
       InputError: the text cannot be written, as on a full disk.
     """
     try:
-        print(text, flush=True)
+        print(text, end=end, flush=True)
     except OSError as error:
         _mute(sys.stdout)
         if isinstance(error, BrokenPipeError):
@@ -53,6 +53,12 @@ def print_result(text: str) -> None:
         raise InputError(
             f"standard output, cannot be written ({reason}): make room or redirect it"
         ) from None
+
+
+def takes_colours() -> bool:
+    """Whether standard output is a terminal whose user has not asked for no colours."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return sys.stdout.isatty() and not plain
 
 
 def print_status(line: str) -> None:

@@ -1,12 +1,14 @@
 """`dinado inspect`: a finished run, one that is not, and what is no run."""
 
 import json
+import math
 import re
 import shutil
 
 import pytest
 from support import tiny_run
 from support.commands import refused
+from support.html_page import Page
 from support.word_run import read_lines
 
 import dinado_jax
@@ -15,6 +17,8 @@ from dinado_jax.config.load import different
 from dinado_jax.models.architectures import load_model
 from dinado_jax.models.params import param_shapes
 from dinado_jax.stages.run_folder import STAGES
+
+PROMPT = "dog chase kite ="
 
 
 def inspected(capsys, *argv):
@@ -129,5 +133,69 @@ def test_r_token_by_token(capsys, finished_run):
     assert "R after it" in shown and all(token.strip() in shown for token in own.tokens)
 
 
-def test_a_text_needs_a_prompt(capsys, finished_run):
-    assert "--prompt TEXT" in refused(capsys, ["inspect", finished_run, "--text", "a"])
+def shown_tokens(capsys, run, *argv):
+    return json.loads(inspected(capsys, run, "--prompt", PROMPT, *argv, "--json"))["tokens"]
+
+
+def test_what_might_have_stood_in_place_of_each_token(capsys, finished_run):
+    model = dinado_jax.load_run(finished_run)
+    text = "the dog chases a kite ."
+    tokens = shown_tokens(capsys, finished_run, "--text", text, "--alternatives", 4)
+    pieces = [each["token"] for each in tokens]
+    for place, each in enumerate(tokens):
+        others = each["alternatives"]
+        assert len(others) == 4 and each["token"] not in [other["token"] for other in others]
+        odds = [other["log_prob"] for other in others]
+        assert odds == sorted(odds, reverse=True)
+        # Those that add a text of their own are scored as any other text is.
+        for other in others:
+            begun = "".join([*pieces[:place], other["token"]])
+            found = model.values(PROMPT, begun, finished=False)
+            if found.tokens == [*pieces[:place], other["token"]]:
+                numbers = found.log_probs[-1], found.log_probs_base[-1], found.values[-1]
+                given = [other[key] for key in ("log_prob", "log_prob_base", "value")]
+                assert given == pytest.approx(numbers, rel=1e-3, abs=1e-5)
+                break
+        else:
+            assert place == 0 or pieces[place].startswith("<")
+    assert len(shown_tokens(capsys, finished_run, "--text", text)[0]["alternatives"]) == 3
+
+
+def test_alternatives_as_text(capsys, finished_run, monkeypatch):
+    asked = (finished_run, "--prompt", PROMPT, "--text", "the dog .\x1b", "--alternatives", 1)
+    shown = inspected(capsys, *asked)
+    rows = [line for line in shown.splitlines() if line.startswith("    or ")]
+    assert len(rows) >= 3 and "\x1b" not in shown
+    for row in rows:
+        assert re.search(r" [\d.e-]+ +[\d.e-]+ +\d\.\d{3}$", row)
+    monkeypatch.setattr("dinado_jax.utils.streams.takes_colours", lambda: True)
+    coloured = inspected(capsys, *asked)
+    assert re.search("\x1b\\[38;5;\\d+m#+\x1b\\[0m", coloured)
+    assert re.sub("\x1b\\[[0-9;]*m", "", coloured) == shown
+
+
+def test_the_same_as_a_page(capsys, finished_run, tmp_path):
+    asked = (finished_run, "--prompt", "<b>dog =", "--text", "the <i>dog")
+    assert inspected(capsys, *asked, "--html", tmp_path / "text.html") == f"{tmp_path}/text.html\n"
+    read = Page((tmp_path / "text.html").read_text(encoding="utf-8"))
+    found = json.loads(inspected(capsys, *asked, "--json"))
+    assert not read.of("b") and not read.of("i") and "<b>dog =" in read.text("p")
+    rows = read.rows["tokens"][1:]
+    every = [row for each in found["tokens"] for row in (each, *each["alternatives"])]
+    assert [row[0] for row in rows] == [each["token"] for each in every]
+    for row, each in zip(rows, every):
+        numbers = math.exp(each["log_prob_base"]), math.exp(each["log_prob"]), each["value"]
+        assert list(map(float, row[1:])) == pytest.approx(numbers, rel=0.06)
+    said = refused(capsys, ["inspect", *asked, "--html", tmp_path / "no" / "text.html"])
+    assert "no" in said and list(tmp_path.iterdir()) == [tmp_path / "text.html"]
+
+
+@pytest.mark.parametrize("option", ["--text", "--alternatives", "--html"])
+def test_a_text_needs_a_prompt(option, capsys, finished_run):
+    assert "--prompt TEXT" in refused(capsys, ["inspect", finished_run, option, "1"])
+
+
+def test_slips(capsys, finished_run):
+    for given, said in (("0", "count = 0"), ("x", "invalid int")):
+        asked = ["inspect", finished_run, "--prompt", PROMPT, "--alternatives", given]
+        assert said in refused(capsys, asked)

@@ -120,6 +120,7 @@ DEFAULTS = {
     "run.folder": "runs",
     "run.log_every": 20,
     "run.save_every": 200,
+    "run.report_to": "none",
 }
 # By file: what it leaves to the command line, and what of the whole differs from the defaults.
 SOURCE, TEXT = "task.source=some", "sft.pretrain_path=text"

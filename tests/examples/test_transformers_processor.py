@@ -1,5 +1,6 @@
 """The processor of examples/: transformers draws from our q, whatever the control."""
 
+import dataclasses
 import importlib.util
 import subprocess
 import sys
@@ -11,10 +12,16 @@ import support
 from support import tiny, tiny_run
 
 import dinado_jax
+from dinado_jax.automata import progress
 from dinado_jax.controls.make import make_control
+from dinado_jax.controls.state import StateReader
+from dinado_jax.controls.state_table import StateTable
+from dinado_jax.data.batch import rows_of
+from dinado_jax.data.prompts import PromptSet
 from dinado_jax.data.sequences import sequences
 from dinado_jax.decoding.score import score
 from dinado_jax.language_model import Controlled
+from dinado_jax.tasks.keyword.oracle import LEXICAL
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -57,10 +64,25 @@ CONTROLS = {
 }
 
 
-@pytest.mark.parametrize("kind", CONTROLS)
+STATED = {"state": ("merge", "control.state=true"), "state table": ()}
+
+
+def stated(base, kind):
+    """A control that reads what a text still lacks of its prompt's words."""
+    if kind == "state":
+        model = controlled(base, *STATED[kind])
+    else:
+        guide = StateTable(base.model, StateReader(base.model.width, NEW))
+        rates = np.linspace(-3, -0.1, progress.COUNT).astype(np.float32)
+        model = Controlled(base, guide, guide.init(rates))
+    return dataclasses.replace(model, automata_of=LEXICAL.automata)
+
+
+@pytest.mark.parametrize("kind", [*CONTROLS, *STATED])
 @pytest.mark.parametrize("how", [{"do_sample": True, "top_k": 0}, {"num_beams": 3}], ids=str)
 def test_scores_are_log_q(example, base, torch_base, compiled_quickly, kind, how):
-    model = controlled(base, *CONTROLS[kind]).tilted(strength=1.5, target_rate=0.7)
+    made = stated(base, kind) if kind in STATED else controlled(base, *CONTROLS[kind])
+    model = made.tilted(strength=1.5, target_rate=0.7)
     processor = example.ControlProcessor(model, PROMPTS, NEW)
     seen = []
 
@@ -76,6 +98,7 @@ def test_scores_are_log_q(example, base, torch_base, compiled_quickly, kind, how
         eos_token_id=len(processor.codec.tokenizer) - 1,
     )  # fmt: skip
     assert len(seen) == NEW
+    model, known = model.for_prompts(PromptSet(PROMPTS))
     tokens = seen[-1][0][:, processor.width :]
     for number, (ids, scores) in enumerate(seen):
         np.testing.assert_allclose(np.exp(scores).sum(1), 1, atol=1e-4)
@@ -84,6 +107,7 @@ def test_scores_are_log_q(example, base, torch_base, compiled_quickly, kind, how
         begun, token = ids[:, processor.width :], 7 * np.arange(6) + number
         targets = np.concatenate([begun, token[:, None]], 1).tolist()
         rows = sequences(asked, targets, processor.codec.eos_id, 24)
+        rows = dataclasses.replace(rows, condition=rows_of(known.condition, np.arange(6) // 3))
         found = score(model.policy, model.variables, rows, 8)[np.arange(6), rows.length - 2]
         given = scores[np.arange(6), token]
         np.testing.assert_allclose(given, found, atol=1e-4, err_msg=f"token {number}")

@@ -102,6 +102,12 @@ def test_what_an_adapter_cannot_hold(finished_run, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_other_bases_as_gguf(finished_run, tmp_path):
+    said = "is not exported, a gpt2 is not written as GGUF, .* use --format hf"
+    refused(said, export, finished_run, tmp_path / "new", "gguf")
+    assert not list(tmp_path.iterdir())
+
+
 def test_runs_that_are_not_done(finished_run, tmp_path):
     for part in ("sft", "rollout"):
         shutil.copytree(finished_run / part, tmp_path / "run" / part)
@@ -116,8 +122,8 @@ def test_slips_of_the_command_line(capsys):
         (["a", "b", "c"], "'c' is one argument too many: leave it out"),
         (["a"], "`dinado export`, DIR is missing"),
         (
-            ["a", "b", "--format", "gguf"],
-            "--format: invalid choice: 'gguf': one of hf, peft, control",
+            ["a", "b", "--format", "onnx"],
+            "--format: invalid choice: 'onnx': one of hf, gguf, peft, control",
         ),
     ):
         with pytest.raises(SystemExit) as caught:

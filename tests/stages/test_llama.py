@@ -2,6 +2,7 @@
 head of its own, and rows in its tables that no token has.
 """
 
+import dataclasses
 import json
 import math
 import shutil
@@ -13,6 +14,7 @@ from support import tiny, tiny_run, tokenizer_folders
 from support.folders import edit, refused
 
 import dinado_jax
+from dinado_jax import cli
 from dinado_jax.data.batch import Batch
 from dinado_jax.data.sequences import sequences
 from dinado_jax.models.architectures import save_model
@@ -116,6 +118,26 @@ def full_pass(model, completions):
     log_q = np.asarray(jax.jit(model.control.log_policy)(base.params, model.params, batch))
     spans = [slice(p - 1, n - 1) for p, n in zip(rows.prompt_length, rows.length)]
     return [(q[span], p[span]) for q, p, span in zip(log_q, log_p, spans)]
+
+
+def test_a_merge_as_gguf(trained, tmp_path, monkeypatch, capsys):
+    """Of positions that a file can hold: those of the other tests are for shorter contexts."""
+    model = load_run(trained("merge"))
+    rope = dataclasses.replace(MODEL.config.rope, theta=1e8, original_context=8192)
+    base = dataclasses.replace(model.base, model=model.base.model.replace(rope=rope))
+    model = dataclasses.replace(model, base=base)
+    monkeypatch.setattr("dinado_jax.stages.export.load_run", lambda run: model)
+    cli.main(["export", "run", str(tmp_path / "new"), "--format", "gguf"])
+    assert capsys.readouterr().out == f"{tmp_path / 'new'}\n"
+    found, own = dinado_jax.load(tmp_path / "new" / "model.gguf"), model.as_base()
+    tokens = np.arange(48, dtype=np.int32).reshape(2, 24) * 12
+    logits = [
+        np.asarray(each.model.apply(each.variables, tokens).logits) for each in (found, own, base)
+    ]
+    np.testing.assert_allclose(logits[0], logits[1], rtol=0, atol=1e-5)
+    assert np.abs(logits[0] - logits[2]).max() > 1e-3
+    assert found.codec.prompts(PROMPTS) == own.codec.prompts(PROMPTS)
+    assert found.codec.stop_ids == own.codec.stop_ids
 
 
 @pytest.mark.parametrize("kind", KINDS)

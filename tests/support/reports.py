@@ -94,4 +94,4 @@ def records(
         device=Device("cpu", "cpu", 2),
     )
     summary = dataclasses.replace(summary, **changes)
-    return Records(summary, (), base, control, log(), resolve("lexical").wanted_in)
+    return Records(summary, (), base, control, log(), resolve("lexical").wanted_in, {})

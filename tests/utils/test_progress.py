@@ -1,13 +1,18 @@
 """The log of a training run, whatever a kill left of it; what is shown of long work."""
 
+import io
 import json
 import os
 import time
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from dinado_jax.errors import InputError
 from dinado_jax.utils import progress
+from dinado_jax.utils.compile_time import compile_seconds
 from dinado_jax.utils.outlook import Work, work_of
 from dinado_jax.utils.progress import MetricsLog, Progress
 
@@ -80,6 +85,48 @@ def test_time_left_is_by_the_recent_rate_without_compiling(monkeypatch, capsys):
             shown.advance()
         assert told(capsys)[-1] == "round: 120/201 steps, 0.1 steps/s, 13:30 left"
     assert told(capsys) == ["round: 121/201 steps in 10:00"]
+
+
+def test_compiling_in_between_is_no_part_of_the_rate(monkeypatch, capsys):
+    clock, spent = Clock(monkeypatch), [0.0]
+    monkeypatch.setattr(progress, "compile_seconds", lambda: spent[0])
+    with Progress("round", 100, "step") as shown:
+        for step in range(1, 41):
+            clock.now += 1
+            if step == 20:
+                clock.now += 300
+                spent[0] += 300
+            shown.advance()
+    lines = told(capsys)
+    assert lines[1] == "round: 20/100 steps, 1 steps/s, 1:20 left"
+    assert lines[-1] == "round: 40/100 steps in 5:40"
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_bar_has_the_same_rate(monkeypatch):
+    """Units come in large pieces, the first of which is no part of the rate."""
+    clock, spent, terminal = Clock(monkeypatch), [0.0], Terminal()
+    monkeypatch.setattr(progress, "compile_seconds", lambda: spent[0])
+    monkeypatch.setattr(progress.sys, "stderr", terminal)
+    with Progress("rollout", 400, "sample") as shown:
+        for seconds, compiling in ((100, 0), (10, 0), (110, 100)):
+            clock.now += seconds
+            spent[0] += compiling
+            shown.advance(100, loss=1.5)
+    last = terminal.getvalue().split("\r")[-1]
+    assert "300/400" in last and "0:10 left, 10/s, loss=1.5]" in last
+
+
+def test_what_jax_compiles_is_counted():
+    before = compile_seconds()
+    jax.jit(lambda x: jnp.sin(x) @ jnp.cos(x))(np.ones((7, 7), np.float32))
+    once = compile_seconds()
+    assert 0 < once - before < 60
+    assert compile_seconds() == once
 
 
 def test_what_was_done_before_counts_for_no_rate(monkeypatch, capsys):

@@ -2,29 +2,20 @@
 
 from pathlib import Path
 
-import jinja2
-
 from dinado_jax.evaluation.bootstrap import Intervals, intervals
-from dinado_jax.evaluation.report import figures, palette
+from dinado_jax.evaluation.report import figures
 from dinado_jax.evaluation.report.examples import pairs
 from dinado_jax.evaluation.report.headline import headline
 from dinado_jax.evaluation.report.prompts import by_prompt
 from dinado_jax.evaluation.report.records import Records
+from dinado_jax.evaluation.report.rendering import render
 from dinado_jax.evaluation.report.rounds import finished, of_rounds
-from dinado_jax.evaluation.report.rows import cell, rows
+from dinado_jax.evaluation.report.rows import rows
 from dinado_jax.evaluation.report.settings import settings
 from dinado_jax.utils.files import write_text
 
 _WORST = 20  # prompts that are listed
 _BYTES = 1_400_000  # of samples: with all else, the page stays below 2 MB
-_TEMPLATES = jinja2.Environment(
-    loader=jinja2.PackageLoader("dinado_jax.evaluation.report"),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-_TEMPLATES.filters["figure"] = cell
 
 
 def write_report(path: Path, records: Records) -> None:
@@ -36,7 +27,8 @@ def page(records: Records) -> str:
     """Returns the report of a run as HTML."""
     summary = records.summary
     prompts = by_prompt(records.base, records.control)
-    return _TEMPLATES.get_template("page.html").render(
+    return render(
+        "page.html",
         name=summary.config["name"],
         headline=headline(summary),
         warnings=summary.warnings,
@@ -49,15 +41,14 @@ def page(records: Records) -> str:
         prompts=prompts[:_WORST],
         prompt_count=len(prompts),
         perfect=sum(row.control == 1 for row in prompts),
-        pairs=pairs(records.base, records.control, records.wanted_in, _BYTES),
+        pairs=pairs(records.base, records.control, records.wanted_in, records.values, _BYTES),
         marks=records.wanted_in is not None,
+        valued=bool(records.values),
         samples=min(len(records.base), len(records.control)),
         settings=settings(summary),
         seconds=summary.seconds,
         versions=summary.versions,
         device=summary.device,
-        light=palette.variables(dark=False),
-        dark=palette.variables(dark=True),
     )
 
 

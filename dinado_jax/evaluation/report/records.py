@@ -6,6 +6,7 @@ from typing import Any
 
 from dinado_jax.evaluation.samples import Sample
 from dinado_jax.evaluation.summary import Summary
+from dinado_jax.evaluation.token_values import ValuesOf
 from dinado_jax.tasks.protocol import Metric, WantedIn
 
 
@@ -19,6 +20,7 @@ class Records:
     control: Sequence[Sample]
     training: Sequence[dict[str, Any]]  # lines of train/train.jsonl; may be empty
     wanted_in: WantedIn | None  # of the oracle; None if it does not say what it wants
+    values: ValuesOf  # of the samples that are shown first; may be empty
 
     @property
     def judged_by_label(self) -> bool:

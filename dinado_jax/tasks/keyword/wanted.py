@@ -1,13 +1,11 @@
 """Where a text has the keywords of its prompt, for readers of samples."""
 
-import re
 from functools import lru_cache
 
 from dinado_jax.tasks.keyword.format import concepts_of
 from dinado_jax.tasks.keyword.lexical import patterns, present
 from dinado_jax.tasks.protocol import Wanted
-
-_CHUNK = re.compile(r'[^\s.,;:!?()"]+')
+from dinado_jax.tasks.wanted import shortest_runs
 
 
 def wanted(prompt: str, text: str) -> list[Wanted]:
@@ -28,12 +26,6 @@ def _holds(text: str, concept: str) -> bool:
 
 
 def _spans(concept: str, text: str) -> tuple[tuple[int, int], ...]:
-    """The shortest runs of chunks of the text that the oracle accepts, as [begin, end)."""
-    chunks = [match.span() for match in _CHUNK.finditer(text)]
+    """The shortest runs of words of the text that the oracle accepts, as [begin, end)."""
     longest = max(len(pattern.split()) for pattern in patterns(concept))
-    for size in range(1, longest + 1):
-        runs = [(chunks[i][0], chunks[i + size - 1][1]) for i in range(len(chunks) - size + 1)]
-        found = [run for run in runs if _holds(text[slice(*run)], concept)]
-        if found:
-            return tuple(found)
-    return ()
+    return shortest_runs(lambda part: _holds(part, concept), longest, text)

@@ -12,6 +12,7 @@ from dinado_jax.config.schema import Config
 from dinado_jax.evaluation.report.page import page
 from dinado_jax.evaluation.stage_figures import TrainFigures
 from dinado_jax.evaluation.summary import Floors, MomentFigures
+from dinado_jax.evaluation.token_values import TokenValues
 
 SECTIONS = ["warnings", "figures", "rounds", "training", "calibration", "prompts", "samples", "run"]
 PLOTS = [
@@ -156,6 +157,26 @@ def test_two_thousand_samples_fit_into_two_megabytes():
     text = page(reports.records(base, control))
     assert 1_000_000 < len(text.encode()) < 2_000_000
     assert "Of 2000 there are" in Page(text).text("p")
+
+
+def test_the_value_of_each_token_is_told_by_number_and_bar():
+    records = reports.records()
+    tokens = ("the", " d", "ogs", " wait ."), (0.04, 0.3, 0.812, 1.0)
+    text = records.control[0].text
+    assert "".join(tokens[0]) == text
+    values = {("control", 0): TokenValues("control", 0, 0.07, *tokens)}
+    shown = page(dataclasses.replace(records, values=values))
+    read = Page(shown)
+    bars = [each for each in read.of("u") if "title" in each]
+    assert [each["title"] for each in bars] == ["R 0.04", "R 0.3", "R 0.3", "R 0.81", "R 1"]
+    assert [each["class"] for each in bars] == ["v0", "v2", "v2", "v4", "v4"]
+    legend = read.text("u")
+    assert all(said in legend for said in ("below 0.05", "below 0.8", "0.8 or more"))
+    assert "V 0.07" in read.text("small")
+    style = shown[: shown.index("</style>")]
+    thickness = [re.search(rf"\.v{n}{{border-bottom:(\d)px", style)[1] for n in range(5)]
+    assert thickness == sorted(set(thickness))
+    assert not Page(page(records)).of("u")
 
 
 def test_intervals_stand_below_their_figures(whole):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dinado_jax.evaluation.report.palette import COLOURS, LINES
+from dinado_jax.evaluation.report.palette import COLOURS, LINES, VALUE_LIMITS
 
 
 def luminance(colour):
@@ -23,6 +23,11 @@ def test_text_and_lines_stand_out(dark):
         for ground in ("paper", "panel"):
             assert contrast(colour[text], colour[ground]) >= 4.5, (text, ground)
     assert contrast(colour["ink"], colour["wanted"]) >= 4.5
+    bars = [name for name in COLOURS if name.startswith("value")]
+    assert len(bars) == len(VALUE_LIMITS) + 1
+    for bar in bars:  # also below a word that is marked
+        for ground in ("paper", "wanted"):
+            assert contrast(colour[bar], colour[ground]) >= 3, (bar, ground)
     for line in ("floor", "base", "control", *LINES):
         assert contrast(colour[line], colour["paper"]) >= 3, line
 
