@@ -1,0 +1,1 @@
+"""Search for the likeliest texts: by beams, and exactly."""
