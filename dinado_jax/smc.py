@@ -139,7 +139,10 @@ class Drawing(NamedTuple):
 
 
 def draw_particles(
-    model: Decodable, sets: PromptSet, how: Drawing, retained: Sequence[np.ndarray] | None = None
+    model: Decodable,
+    sets: PromptSet,
+    how: Drawing,
+    retained: Sequence[Sequence[int]] | None = None,
 ) -> tuple[list[str], Particles]:
     """N particles of each prompt of `sets`, together, and their texts.
 
@@ -147,8 +150,8 @@ def draw_particles(
       model: as `GuidedModel.for_particles` returns it.
       sets: prompts, with names.
       how: see there.
-      retained: the tokens of a text for each prompt, int32 [tokens], at most `max_new_tokens`, that
-        is one of its particles; see `ParticleSampler.__call__`.
+      retained: the tokens of a text for each prompt, at most `max_new_tokens`, that is one of its
+        particles; see `ParticleSampler.__call__`.
     """
     model, prompts, tokens, new_tokens = begin(model, sets, how.max_new_tokens)
     codec = model.base.codec

@@ -7,7 +7,16 @@ from dinado_jax.errors import InputError, escape
 from dinado_jax.utils import streams
 from dinado_jax.utils.files import exists
 
-_OPTIONS = ("prompt", "prompts", "samples", "strength", "particles", "max_new_tokens", "seed")
+_OPTIONS = (
+    "prompt",
+    "prompts",
+    "samples",
+    "strength",
+    "particles",
+    "beams",
+    "max_new_tokens",
+    "seed",
+)
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -24,6 +33,9 @@ def add_options(command: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="that each text is chosen from; 0: none (the run's)",
+    )
+    group.add_argument(
+        "--beams", type=int, metavar="N", help="the likeliest texts that succeed, by beam search"
     )
     group.add_argument("--max-new-tokens", type=int, metavar="N", help="(the run's)")
     group.add_argument("--seed", type=int, metavar="N", help="(default: 0)")
@@ -72,6 +84,7 @@ def continue_prompts(args: argparse.Namespace) -> None:
         seed=args.seed or 0,
         strength=args.strength,
         particles=args.particles,
+        beams=args.beams,
         max_new_tokens=args.max_new_tokens,
     )
     streams.print_result((completions.as_json if args.json else completions.as_text)(made))

@@ -117,20 +117,24 @@ def rate_bounds(
 
     sets, how = given.repeated(samples), Drawing(count, max_new_tokens, key, _BATCH)
     free = _log_rates(model, sets, judged, how)
-    lower = _by_prompt(np.arange(P).repeat(samples), free, P)
-    upper = np.full((2, P), np.nan)
+    around = np.zeros(0)
     if len(exact):
         chosen = PromptSet(
-            [asked[i] for i in owner],
-            names=[names[i] for i in owner],
+            [asked[i] for i in owner.tolist()],
+            names=[names[i] for i in owner.tolist()],
             condition=rows_of(given.condition, owner),
         )
         how = how._replace(key=jax.random.fold_in(key, 1))
-        around = _log_rates(model, chosen, judged, how, [base[i].tokens for i in exact])
-        upper = _by_prompt(owner, around, P)
+        around = _log_rates(model, chosen, judged, how, [base[i].tokens.tolist() for i in exact])
     with np.errstate(divide="ignore"):
         log_label = np.log(label[exact])
-    return RateBounds(asked, *lower, *upper, _by_prompt(owner, log_label, P)[0], accepted.mean(1))
+    return RateBounds(
+        asked,
+        *_by_prompt(np.arange(P).repeat(samples), free, P),
+        *_by_prompt(owner, around, P),
+        _by_prompt(owner, log_label, P)[0],
+        accepted.mean(1),
+    )
 
 
 def _labels(oracle: Oracle, prompts: Sequence[str], texts: Sequence[str]) -> np.ndarray:
@@ -145,7 +149,7 @@ def _log_rates(
     sets: PromptSet,
     oracle: Oracle,
     how: Drawing,
-    retained: Sequence[np.ndarray] | None = None,
+    retained: Sequence[Sequence[int]] | None = None,
 ) -> np.ndarray:
     """log((1 / N) sum_n w_n C(y_n)) of each set of particles: float64 [sets] nats."""
     texts, found = draw_particles(model.for_particles(), sets, how, retained)
@@ -155,11 +159,11 @@ def _log_rates(
     return np.logaddexp.reduce(total, axis=1) - np.log(how.particles)
 
 
-def _by_prompt(owner: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
-    """Means and standard errors of the values of each prompt: [2, prompts]."""
-    out = np.full((2, count), np.nan)
+def _by_prompt(owner: np.ndarray, values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Means and standard errors of the values of each prompt: [prompts] each, nan without any."""
+    mean, error = np.full(count, np.nan), np.full(count, np.nan)
     for prompt in np.unique(owner):
         own = values[owner == prompt]
         spread = own.std(ddof=1) if len(own) > 1 and np.isfinite(own).all() else np.nan
-        out[:, prompt] = own.mean(), spread / np.sqrt(len(own))
-    return out
+        mean[prompt], error[prompt] = own.mean(), spread / np.sqrt(len(own))
+    return mean, error

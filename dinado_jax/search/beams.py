@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypedDict, Unpack
 
@@ -107,7 +108,7 @@ def _ranked(found: list[Completion], length_penalty: float) -> list[Completion]:
     """The hypotheses of a prompt, those that the oracle accepts first."""
 
     def score(one: Completion) -> float:
-        log_joint = float(one.log_probs_base.sum()) + float(np.log(one.label))
+        log_joint = float(one.log_probs_base.sum()) + math.log(one.label or 1.0)
         return log_joint / len(one.tokens) ** length_penalty
 
     accepted = [one for one in found if one.label]

@@ -228,7 +228,7 @@ class _Search:
         lengths = np.array([len(row) for row in filled], np.int32)
         given = Prompts(pad(filled, self.model.base.codec.eos_id, width), lengths)
         log_probs = _log_probs(self.policy, self.model.variables, given)
-        return np.float64(np.asarray(log_probs)[: len(rows)])
+        return np.asarray(log_probs, np.float64)[: len(rows)]
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -7,13 +7,16 @@ from typing import TypedDict, cast
 
 from dinado_jax.automata.compiled import AutomataOracle
 from dinado_jax.data.prompts import PromptSet
+from dinado_jax.errors import InputError
 from dinado_jax.generation import Completion, generate
 from dinado_jax.guarantee import guarantee
 from dinado_jax.language_model import Composed, Controlled, compose
+from dinado_jax.search.beams import beam_search
 from dinado_jax.smc import Particle, sample_by_particles
 from dinado_jax.stages.context import Context
 from dinado_jax.stages.pipeline import load_run, run_config
 from dinado_jax.stages.settings import with_decoding
+from dinado_jax.utils.arguments import POSITIVE, require_integer
 
 
 class _Sampling(TypedDict):
@@ -33,6 +36,7 @@ def completions(
     seed: int = 0,
     strength: float | None = None,
     particles: int | None = None,
+    beams: int | None = None,
     max_new_tokens: int | None = None,
 ) -> Sequence[Completion | Particle]:
     """Continues prompts as the run's own generate stage does, by the settings of its [decode].
@@ -40,16 +44,25 @@ def completions(
     Args:
       run: its folder; stage train is done.
       prompts: texts.
-      samples: of each.
+      samples: of each; with beams, how many of the best.
       seed: in [0, 2^32).
       strength: of the control; None: the run's.
       particles: that each text is chosen from, see `sample_by_particles`; 0: none; None: the run's.
+      beams: of a beam search in the place of samples, see `beam_search`, with the run's oracle at
+        the end unless target.moments change what it means; None: no search.
       max_new_tokens: None: the run's, or what the longest prompt leaves of the context.
 
     Raises:
       InputError: as for `load_run`, `generate` and, with decode.guarantee, `guarantee`; for
-        particles under settings of the run that they do not read.
+        particles under settings of the run that they do not read; for both particles and beams, and
+        more samples than beams.
     """
+    if beams is not None:
+        beams = require_integer("beams", beams, *POSITIVE)
+        if particles:
+            raise InputError(f"beams = {beams} and particles = {particles}: ask for one of them")
+        if samples > beams:
+            raise InputError(f"samples = {samples} of {beams} beams: ask for no more than beams")
     config, controlled = run_config(run), load_run(run)
     if particles is not None:
         config = with_decoding(config, [f"decode.particles={particles}"])
@@ -67,6 +80,16 @@ def completions(
             max_new_tokens = decode.max_new_tokens
         guaranteed, given = guarantee(controlled.base, given, max_new_tokens, oracle)
         model = compose(tilted, guaranteed)
+    if beams is not None:
+        return beam_search(
+            model,
+            given,
+            oracle=None if config.target.moments else context.oracle_calls,
+            max_new_tokens=max_new_tokens,
+            beams=beams,
+            hypotheses=samples,
+            batch=decode.batch,
+        )
     how = _Sampling(max_new_tokens=max_new_tokens, samples=samples, seed=seed, batch=decode.batch)
     if decode.particles:
         oracle, count = context.oracle_calls, decode.particles

@@ -23,12 +23,12 @@ N, PROMPT = 4, [0, 3, 1, 3]
 BASE = Base(MODEL, world.base_params(), None, Digits())
 
 
-def repeats(row, n):
-    """Whether an n-gram of text occurs twice; a stop token is no text."""
-    if not n:
-        return False
+def repeats(prompt, text, n):
+    """Whether the text completes an n-gram a second time; a stop token is no text."""
+    row = [*prompt, *text]
     grams = [tuple(row[i : i + n]) for i in range(len(row) - n + 1)]
-    return any(g in grams[:i] for i, g in enumerate(grams) if g[-1] != EOS)
+    new = range(max(0, len(prompt) - n + 1), len(grams))
+    return n > 0 and any(grams[i] in grams[:i] for i in new if grams[i][-1] != EOS)
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +55,14 @@ def guided(most, least, n):
 )
 def test_beams_enough_find_all_such_texts_and_no_others(texts, most, least, n):
     model = guided(most, least, n)
-    search = Beam(model.policy, (EOS,), N, 70, 70, 0.0, scores=True)
-    found = beam_prompts(search, model.variables, TokenizedPrompts([PROMPT]), 70)
+    search = Beam(model.policy, (EOS,), N, 100, 100, 0.0, scores=True)
+    found = beam_prompts(search, model.variables, TokenizedPrompts([PROMPT]), 100)
     wanted = {
         text: log_p
         for text, log_p in texts.items()
-        if least <= len(text) <= most and not repeats((*PROMPT, *text), n)
+        if least <= len(text) <= most and not repeats(PROMPT, text, n)
     }
-    best = sorted(wanted, key=wanted.get, reverse=True)[:70]
+    best = sorted(wanted, key=wanted.get, reverse=True)
     lengths = found.length[0]
     rows = [tuple(row[:k]) for row, k in zip(found.tokens[0].tolist(), lengths) if k]
     assert rows == best and found.finished[0, : len(best)].all()
@@ -79,8 +79,8 @@ def test_samples_are_such_texts():
     drawn = sample_prompts(sampler, model.variables, prompts, jax.random.key(0), 400)
     lengths = set()
     for number, (row, length) in enumerate(zip(drawn.tokens.tolist(), drawn.length)):
-        text = [*prompts.tokens[number // 200], *row[:length]]
-        assert row[length - 1] == EOS and length >= 2 and not repeats(text, 2)
+        assert row[length - 1] == EOS and length >= 2
+        assert not repeats(prompts.tokens[number // 200], row[:length], 2)
         lengths.add(int(length))
     assert lengths == {2, 3, 4}
 

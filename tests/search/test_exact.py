@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from guides import test_complete
 from guides.test_complete import BASE, PROMPT, N, texts  # noqa: F401
 from guides.test_seam import GUIDED
 from support.refusal import error_of
@@ -69,8 +68,8 @@ def test_what_is_known_where_expansions_run_out(texts):  # noqa: F811
 
 
 def test_faults():
-    told = error_of(dinado_jax.length_modes, GUIDED, ["1"], max_new_tokens=2)
+    search = dinado_jax.length_modes
+    told = error_of(lambda: search(GUIDED, ["1"], max_new_tokens=2))
     assert "exact search reads one model" in told
     assert "expansions = 0" in error_of(lambda: modes(expansions=0))
     assert "batch = 0" in error_of(lambda: modes(batch=0))
-    assert test_complete.N == N
