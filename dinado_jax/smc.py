@@ -98,18 +98,16 @@ def sample_by_particles(
     Raises:
       InputError: as for `generate` and `evaluate`.
     """
-    count = arguments.require_integer("particles", particles, "at least 2", lambda x: x >= 2)
+    count = require_particles(model, particles)
     samples = arguments.require_integer("samples", samples, *arguments.POSITIVE)
     key = jax.random.key(arguments.require_seed(seed))
-    if not hasattr(model, "for_particles"):
-        raise InputError("particles follow a guide: give a base under a control, not a base alone")
     given = prompts if isinstance(prompts, PromptSet) else PromptSet(prompts)
     asked = arguments.require_texts("prompt", given.texts)
     judged = named_oracle(oracle, asked).function
     named = dataclasses.replace(given, texts=asked, names=given.names or names_of(asked))
     sets = named.repeated(samples)
-    drawing = Drawing(count, max_new_tokens, key, batch)
-    texts, found = draw_particles(model.for_particles(), sets, drawing)
+    how = Drawing(count, max_new_tokens, key, batch)
+    texts, found = draw_particles(model.for_particles(), sets, how)
     result = judge(judged, sets.repeated(count).texts, texts)
     require_labels(judged, result)
     label = np.where(result.failed, 0.0, result.labels).reshape(-1, count)
@@ -127,6 +125,14 @@ def sample_by_particles(
         )
         for prompt, row, over in zip(sets.texts, np.arange(len(chosen)) * count + chosen, excess)
     ]
+
+
+def require_particles(model: Any, particles: Any) -> int:
+    """Returns the number of particles. InputError if it is below 2, or the model has no guide."""
+    count = arguments.require_integer("particles", particles, "at least 2", lambda x: x >= 2)
+    if not hasattr(model, "for_particles"):
+        raise InputError("particles follow a guide: give a base under a control, not a base alone")
+    return count
 
 
 class Drawing(NamedTuple):

@@ -18,13 +18,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from dinado_jax.data.batch import rows_of
 from dinado_jax.data.prompts import PromptSet
-from dinado_jax.errors import InputError
 from dinado_jax.generation import generate, names_of
 from dinado_jax.oracles.callables import named_oracle
 from dinado_jax.oracles.judge import Oracle, judge, require_labels
-from dinado_jax.smc import Drawing, GuidedModel, draw_particles
+from dinado_jax.smc import Drawing, GuidedModel, draw_particles, require_particles
 from dinado_jax.utils import arguments
 
 _BATCH = 64  # rows drawn at once
@@ -93,41 +91,32 @@ def rate_bounds(
     Raises:
       InputError: as for `sample_by_particles`.
     """
-    count = arguments.require_integer("particles", particles, "at least 2", lambda x: x >= 2)
+    count = require_particles(model, particles)
     samples = arguments.require_integer("samples", samples, *arguments.POSITIVE)
     tries = arguments.require_integer("tries", tries, *arguments.POSITIVE)
     key = jax.random.key(arguments.require_seed(seed))
-    if not hasattr(model, "for_particles"):
-        raise InputError("particles follow a guide: give a base under a control, not a base alone")
     given = prompts if isinstance(prompts, PromptSet) else PromptSet(prompts)
     asked = arguments.require_texts("prompt", given.texts)
-    names = given.names or names_of(asked)
-    given = dataclasses.replace(given, texts=asked, names=names)
+    given = dataclasses.replace(given, texts=asked, names=given.names or names_of(asked))
     judged, P = named_oracle(oracle, asked).function, len(asked)
 
     base = generate(
         model.base, given, samples=tries, seed=seed, max_new_tokens=max_new_tokens, batch=_BATCH
     )
     label = _labels(judged, [one.prompt for one in base], [one.text for one in base])
-    chance = np.random.default_rng(seed).random(len(label))
-    accepted = (chance < label).reshape(P, tries)
-    first = accepted & (np.cumsum(accepted, 1) <= samples)
-    owner, place = np.nonzero(first)
+    # What is accepted with probability C is a sample of q*.
+    accepted = (np.random.default_rng(seed).random(len(label)) < label).reshape(P, tries)
+    owner, place = np.nonzero(accepted & (np.cumsum(accepted, 1) <= samples))
     exact = owner * tries + place
 
     sets, how = given.repeated(samples), Drawing(count, max_new_tokens, key, _BATCH)
     free = _log_rates(model, sets, judged, how)
     around = np.zeros(0)
     if len(exact):
-        chosen = PromptSet(
-            [asked[i] for i in owner.tolist()],
-            names=[names[i] for i in owner.tolist()],
-            condition=rows_of(given.condition, owner),
-        )
         how = how._replace(key=jax.random.fold_in(key, 1))
-        around = _log_rates(model, chosen, judged, how, [base[i].tokens.tolist() for i in exact])
-    with np.errstate(divide="ignore"):
-        log_label = np.log(label[exact])
+        kept = [base[i].tokens.tolist() for i in exact]
+        around = _log_rates(model, given.select(owner), judged, how, kept)
+    log_label = np.log(label[exact])
     return RateBounds(
         asked,
         *_by_prompt(np.arange(P).repeat(samples), free, P),

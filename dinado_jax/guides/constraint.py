@@ -45,6 +45,8 @@ class Constraint:
     number of each prompt's own. `steps` must be one less than the maximum number of new tokens.
     """
 
+    ends: bool = False  # whether every text ends by itself, so that a token is left for its end
+
     @property
     def single_pass(self) -> bool:
         """See `Guide`."""
@@ -68,7 +70,7 @@ class Constraint:
         states = jnp.zeros((len(prompt), params.table.shape[1]), jnp.int32)
         state = ConstraintState(prompt, states, jnp.full(len(prompt), steps + 1, jnp.int32))
         per_row = jax.tree.map(lambda x: jnp.repeat(x, samples, 0), state)
-        return _values(params, state), per_row
+        return _values(params, state, self.ends), per_row
 
     def step(
         self,
@@ -85,7 +87,7 @@ class Constraint:
         own = params.class_of[prompt, automata, joint[:, None]]
         states = params.table[prompt, automata, state.states, own].astype(jnp.int32)
         state = ConstraintState(state.prompt, states, state.left - 1)
-        return _values(params, state), state
+        return _values(params, state, self.ends), state
 
 
 def tokens_needed(params: Conjunction, prompt: jax.Array, states: jax.Array) -> jax.Array:
@@ -120,14 +122,15 @@ def tokens_needed(params: Conjunction, prompt: jax.Array, states: jax.Array) -> 
     return jnp.where((to_accepting == 0).all(1), 0, needed)
 
 
-def _values(params: Conjunction, state: ConstraintState) -> NextValues:
+def _values(params: Conjunction, state: ConstraintState, ends: bool) -> NextValues:
     prompt, states, left = state
     automata = jnp.arange(states.shape[1])[None]
     following = params.table[prompt[:, None], automata, states]  # [R, K, C]
     after = jnp.take_along_axis(following, params.class_of[prompt].astype(jnp.int32), 2)
     needed = tokens_needed(params, prompt, after.astype(jnp.int32))  # [R, J]
     accepts = jnp.asarray(params.accepting)[prompt[:, None], automata, states].all(1)
-    allowed = jnp.concatenate([accepts[:, None], (needed < left[:, None])[:, 1:]], 1)
+    enough = needed < (left - ends)[:, None]
+    allowed = jnp.concatenate([accepts[:, None], enough[:, 1:]], 1)
     # A row past its end may be in any state, and its logits must stay finite.
     allowed |= ~allowed.any(1, keepdims=True)
     by_token = jnp.take_along_axis(allowed, params.joint_of[prompt].astype(jnp.int32), 1)

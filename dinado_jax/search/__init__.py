@@ -1,1 +1,1 @@
-"""Search for the likeliest texts: by beams, and exactly."""
+"""Search among many texts: for the likeliest, by beams or exactly, and for samples of p C."""

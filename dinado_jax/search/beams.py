@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypedDict, Unpack
 import numpy as np
 
 from dinado_jax.data.prompts import PromptSet
-from dinado_jax.decoding.beam import Beam, beam_prompts
+from dinado_jax.decoding.beam import Beam, Hypotheses, beam_prompts
 from dinado_jax.generation import (
     Completion,
     Decodable,
@@ -19,7 +19,7 @@ from dinado_jax.generation import (
     rows_at_once,
 )
 from dinado_jax.oracles.callables import named_oracle
-from dinado_jax.oracles.judge import judge, require_labels
+from dinado_jax.oracles.judge import Oracle, judge, require_labels
 
 
 class Searchable(Decodable, Protocol):
@@ -83,25 +83,35 @@ def beam_search(
         search = dataclasses.replace(search, hypotheses=search.beams)
     batch = rows_at_once(len(texts) * search.beams, batch)
     best = beam_prompts(search, decoded.variables, tokens, batch)
+    found = _found(best)
+    made = as_completions(model, texts, tokens, found, batch)
+    if judged is None:
+        return made
+    made = _judged(judged, made)
+    of_prompt = itertools.groupby(zip(found.prompt, made), key=lambda pair: pair[0])
+    ranked = [_ranked([one for _, one in own], search.length_penalty) for _, own in of_prompt]
+    return [one for own in ranked for one in own[:hypotheses]]
+
+
+def _found(best: Hypotheses) -> Found:
+    """The hypotheses that have tokens, prompt by prompt."""
     prompt, which = np.nonzero(best.length)
     assert best.log_policy is not None  # the search scores
-    found = Found(
+    return Found(
         prompt=prompt,
         tokens=[best.tokens[i, j, : best.length[i, j]] for i, j in zip(prompt, which)],
         finished=best.finished[prompt, which],
         log_policy=best.log_policy[prompt, which],
         log_base=None if best.log_base is None else best.log_base[prompt, which],
     )
-    made = as_completions(model, texts, tokens, found, batch)
-    if judged is None:
-        return made
-    result = judge(judged, [one.prompt for one in made], [one.text for one in made])
-    require_labels(judged, result)
+
+
+def _judged(oracle: Oracle, made: list[Completion]) -> list[Completion]:
+    """The same with labels, 0 where the oracle fails."""
+    result = judge(oracle, [one.prompt for one in made], [one.text for one in made])
+    require_labels(oracle, result)
     labels = np.where(result.failed, 0.0, result.labels).tolist()
-    made = [dataclasses.replace(one, label=label) for one, label in zip(made, labels)]
-    of_prompt = itertools.groupby(zip(prompt, made), key=lambda pair: pair[0])
-    ranked = [_ranked([one for _, one in own], search.length_penalty) for _, own in of_prompt]
-    return [one for own in ranked for one in own[:hypotheses]]
+    return [dataclasses.replace(one, label=label) for one, label in zip(made, labels)]
 
 
 def _ranked(found: list[Completion], length_penalty: float) -> list[Completion]:

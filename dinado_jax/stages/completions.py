@@ -58,11 +58,7 @@ def completions(
         more samples than beams.
     """
     if beams is not None:
-        beams = require_integer("beams", beams, *POSITIVE)
-        if particles:
-            raise InputError(f"beams = {beams} and particles = {particles}: ask for one of them")
-        if samples > beams:
-            raise InputError(f"samples = {samples} of {beams} beams: ask for no more than beams")
+        beams = _require_beams(beams, samples, particles)
     config, controlled = run_config(run), load_run(run)
     if particles is not None:
         config = with_decoding(config, [f"decode.particles={particles}"])
@@ -81,21 +77,24 @@ def completions(
         guaranteed, given = guarantee(controlled.base, given, max_new_tokens, oracle)
         model = compose(tilted, guaranteed)
     if beams is not None:
-        return beam_search(
-            model,
-            given,
-            oracle=None if config.target.moments else context.oracle_calls,
-            max_new_tokens=max_new_tokens,
-            beams=beams,
-            hypotheses=samples,
-            batch=decode.batch,
-        )
+        last = {"hypotheses": samples, "max_new_tokens": max_new_tokens, "batch": decode.batch}
+        oracle = None if config.target.moments else context.oracle_calls
+        return beam_search(model, given, oracle=oracle, beams=beams, **last)
     how = _Sampling(max_new_tokens=max_new_tokens, samples=samples, seed=seed, batch=decode.batch)
     if decode.particles:
         oracle, count = context.oracle_calls, decode.particles
         return sample_by_particles(model, given, oracle, particles=count, **how)
     method = {name: getattr(decode, name) for name in ("temperature", "top_k", "top_p")}
     return generate(model, given, **how, **method)
+
+
+def _require_beams(beams: int, samples: int, particles: int | None) -> int:
+    count = require_integer("beams", beams, *POSITIVE)
+    if particles:
+        raise InputError(f"beams = {count} and particles = {particles}: ask for one of them")
+    if samples > count:
+        raise InputError(f"samples = {samples} of {count} beams: ask for no more than beams")
+    return count
 
 
 def as_text(made: Iterable[Completion | Particle]) -> str:

@@ -12,25 +12,33 @@ from dinado_jax.evaluation.rate_bounds import rate_bounds
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
-def truth():
-    """log R0 of each prompt."""
+def truth(least=0.0):
+    """log R0 of each prompt; C is `least` without its token."""
     probs = [world.sequence_probs(log_p(number)) for number in range(3)]
     rates = [sum(p for row, p in own.items() if w in row) for own, w in zip(probs, WANTED)]
-    return np.log(rates)
+    return np.log(np.array(rates) + least * (1 - np.array(rates)))
+
+
+def mostly(prompts, texts):
+    return [1.0 if label else 0.1 for label in has_its_token(prompts, texts)]
 
 
 def test_they_are_on_both_sides_and_closer_with_more_particles():
+    log_rate, succeeding = truth(0.1), np.exp(truth())
     how = {"samples": 60, "tries": 400, "max_new_tokens": N, "seed": 1}
     distances = []
     for particles in (2, 8):
-        found = rate_bounds(GUIDED, ASKED, has_its_token, particles=particles, **how)
-        assert found.prompts == TEXTS and (found.log_label == 0).all()
-        np.testing.assert_allclose(found.acceptance, np.exp(truth()), atol=0.08)
-        assert (found.lower < truth() + 3 * found.lower_error).all()
-        assert (found.upper > truth() - 3 * found.upper_error).all()
+        found = rate_bounds(GUIDED, ASKED, mostly, particles=particles, **how)
+        assert found.prompts == TEXTS
+        np.testing.assert_allclose(found.acceptance, np.exp(log_rate), atol=0.08)
+        assert (found.lower < log_rate + 3 * found.lower_error).all()
+        assert (found.upper > log_rate - 3 * found.upper_error).all()
+        assert found.lower.mean() < log_rate.mean() < found.upper.mean()
+        log_label = np.log(0.1) * (1 - succeeding / np.exp(log_rate))
+        np.testing.assert_allclose(found.log_label, log_label, atol=0.5)
         least, most = found.kl_of_target
-        assert (least == -found.upper).all() and (most == -found.lower).all()
-        assert found.lower.mean() < truth().mean() < found.upper.mean()
+        assert least.mean() < (log_label - log_rate).mean() + 0.2
+        assert most.mean() > (log_label - log_rate).mean() - 0.2
         distances.append(found.distance.mean())
     assert distances[1] < 0.6 * distances[0]
     assert repr(found).startswith("RateBounds(3 prompts; log R0 at least -")

@@ -33,7 +33,7 @@ def repeats(tokens, n):
 
 def test_control_automaton_and_complete_texts_compose(base):
     has_cat = contains("cat")
-    mask, prompts = guarantee(base, PROMPTS, NEW, has_cat)
+    mask, prompts = guarantee(base, PROMPTS, NEW, has_cat, ends=True)
     complete = Controlled(base, *complete_guide(base.codec, NEW, NEW, 2))
     model = dinado_jax.compose(word_base.controlled(base, "merge"), mask, complete)
     found = model.beam_search(
@@ -46,6 +46,15 @@ def test_control_automaton_and_complete_texts_compose(base):
         assert not repeats(one.tokens.tolist(), 2)
 
 
+def test_under_a_guarantee_with_an_end_every_sample_ends(base):
+    mask, prompts = guarantee(base, PROMPTS, 4, contains("cat"), ends=True)
+    made = mask.generate(prompts, max_new_tokens=4, samples=16)
+    assert all(one.finished and "cat" in one.text for one in made)
+    assert len({one.text for one in made}) > 4
+    told = error_of(lambda: guarantee(base, PROMPTS, 1, contains("cat"), ends=True))
+    assert "1 tokens and one to end, and max_new_tokens is 1" in told
+
+
 def test_a_control_alone_is_searched_in_one_pass_and_ranked_by_q(base):
     model = word_base.controlled(base, "merge")
     assert model.for_search().policy == model.policy
@@ -55,7 +64,7 @@ def test_a_control_alone_is_searched_in_one_pass_and_ranked_by_q(base):
 
 
 def odd(text):
-    return (len(text) % 2) * 0.5
+    return sum(text.encode()) % 2 * 0.5
 
 
 def test_an_oracle_has_the_last_word(base):
@@ -77,7 +86,7 @@ def test_an_oracle_has_the_last_word(base):
 
 def test_beams_on_which_the_oracle_fails_come_last(base):
     def picky(text):
-        if len(text) % 2:
+        if odd(text):
             raise ValueError("odd")
         return True
 
