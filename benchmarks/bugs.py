@@ -381,8 +381,8 @@ BUGS = [
     ),
     Bug(
         "decoding/beam.py",
-        "running[:, 0] / per <= kept.scores[:, -1]",
-        "running[:, 0] / per <= kept.scores[:, 0]",
+        "hope / per <= kept.scores[:, -1]",
+        "hope / per <= kept.scores[:, 0]",
         "decoding",
     ),
     Bug(
@@ -391,7 +391,47 @@ BUGS = [
         "scores, beams.log_prefix",
         "decoding",
     ),
+    Bug(
+        "decoding/beam.py",
+        "jnp.where(running > -jnp.inf, beams.log_prefix, -jnp.inf)",
+        "running",
+        "decoding",
+    ),
+    Bug(
+        "decoding/beam.py",
+        "hope = jnp.maximum(running, log_prefix).max(1)",
+        "hope = running.max(1)",
+        "decoding",
+    ),
     Bug("ops/ngrams.py", "same & ~among(after, ignored)", "same", "decoding"),
+    Bug(
+        "decoding/particles.py",
+        "return jnp.clip(point - place, 0.0, 1 - 2**-23), place",
+        "return uniform, place",
+        "decoding",
+    ),
+    Bug(
+        "guides/complete.py",
+        'number >= params["least"]',
+        'number > params["least"]',
+        "guides",
+    ),
+    Bug("guides/complete.py", "state.ended | among", "among", "guides"),
+    Bug("guides/constraint.py", "(left - ends)[:, None]", "left[:, None]", "search"),
+    Bug(
+        "search/exact.py",
+        "self.best[length + 1 :].min(initial=np.inf)",
+        "self.best[length:].min(initial=np.inf)",
+        "search",
+    ),
+    Bug("search/exact.py", "len(frame.prefix) + 2, None", "len(frame.prefix) + 4, None", "search"),
+    Bug("search/rejection.py", "excess * weight.mean", "weight.mean", "search"),
+    Bug(
+        "evaluation/rate_bounds.py",
+        "given.select(owner), judged, how, kept)",
+        "given.select(owner), judged, how)",
+        "evaluation",
+    ),
     Bug(
         "guides/tilt.py",
         "success = jnp.log(rate) - start.log_value",

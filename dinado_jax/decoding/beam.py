@@ -197,16 +197,17 @@ class Beam:
         # Candidates after the first K only stand in for those that ended.
         both = jax.tree.map(lambda x, y: jnp.concatenate([x, y[:, :K]], 1), state.kept, found)
         kept = _taken(both, jax.lax.top_k(both.scores, K)[1])
-        hopeless = running[:, 0] / per <= kept.scores[:, -1]
         rows = jnp.arange(B, dtype=jnp.int32)[:, None] * K + _taken(parents, which)
         beams = _taken(candidates, which)
         log_prefix = jnp.where(running > -jnp.inf, beams.log_prefix, -jnp.inf)
+        # R may rise to 1 yet, or be above it.
+        hope = jnp.maximum(running, log_prefix).max(1)
         return dataclasses.replace(
             state,
             beams=beams._replace(log_probs=running, log_prefix=log_prefix),
             rows=rows.reshape(-1),
             kept=kept,
-            settled=state.settled | hopeless,
+            settled=state.settled | (hope / per <= kept.scores[:, -1]),
         )
 
     def _candidates(
@@ -249,7 +250,7 @@ class Beam:
         """What beams would be ranked by after each next token, as a sum: [B, K, V] and [B, K]."""
         shape = *beams.log_probs.shape, -1
         if logits.base is not None:
-            return _weighed(logits).reshape(shape), beams.log_prefix
+            return logits.log_weighed.reshape(shape), beams.log_prefix
         scores = logits.policy.reshape(shape)
         most = _tops(scores).max(-1)
         total = jnp.exp(scores - most[..., None]).sum(-1)
@@ -261,7 +262,7 @@ class Beam:
         """
         if logits.base is None:
             return jnp.zeros(len(logits.policy), jnp.float32)
-        log_value = jax.nn.logsumexp(_weighed(logits), axis=-1)
+        log_value = jax.nn.logsumexp(logits.log_weighed, axis=-1)
         return jnp.where(log_value == -jnp.inf, 0.0, log_value)
 
     def _unrepeated(self, state: BeamState, logits: jax.Array, index: jax.Array | int) -> jax.Array:
@@ -334,13 +335,6 @@ def best_next(
     scores = jnp.where(column < V, scores, -jnp.inf).reshape(B, -1)
     scores, place = jax.lax.top_k(scores, min(count, K * V))
     return scores, _taken(beams, place // _BLOCK), _taken(tokens.reshape(B, -1), place)
-
-
-def _weighed(logits: NextLogits) -> jax.Array:
-    """log p + log R of each next token, of a policy that knows the base: [R, V]."""
-    assert logits.base is not None
-    weighed = jax.nn.log_softmax(logits.base) + (logits.policy - logits.base)
-    return jnp.where(jnp.isneginf(logits.base), -jnp.inf, weighed)
 
 
 def _log_prob(logits: jax.Array, beams: jax.Array, tokens: jax.Array) -> jax.Array:

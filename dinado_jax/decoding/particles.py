@@ -188,9 +188,7 @@ class ParticleSampler:
         """The state after token `index` of every particle, whose logits these are: [R, V]."""
         N, done = self.particles, state.text.finished
         assert logits.base is not None
-        log_base = jax.nn.log_softmax(logits.base)
-        scores = log_base + (logits.policy - logits.base)  # log p + log R
-        scores = jnp.where(jnp.isneginf(log_base), -jnp.inf, scores)
+        log_base, scores = jax.nn.log_softmax(logits.base), logits.log_weighed
         log_value = jax.nn.logsumexp(scores, axis=-1)
         grown = state.text.log_weight + log_value - state.log_after
         log_weight = jnp.where(done, state.text.log_weight, grown)

@@ -108,7 +108,8 @@ def plainly(beam, log_q, prompt, log_r=None) -> tuple[dict, int]:
         going_on = [t for t in best if t[-1] not in beam.stop_ids][:K]
         if not going_on:
             break
-        hope = max(after[t] for t in going_on) / length**beam.length_penalty
+        # R may rise to 1 yet, or be above it.
+        hope = max(max(after[t], before[t]) for t in going_on) / length**beam.length_penalty
         running = {t: before[t] for t in going_on}
         if len(kept) == K and hope <= min(map(penalised, kept)):
             break

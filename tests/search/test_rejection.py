@@ -11,7 +11,7 @@ from dinado_jax.search.rejection import sample_by_rejection
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
-TRIES = 1024
+TRIES, ENOUGH = 2048, 12.0  # no weight is above twelve times the mean
 
 
 def accepted(excess, oracle=has_its_token, model=GUIDED):
@@ -26,9 +26,9 @@ def graded(prompts, texts):
 
 
 def test_with_a_bound_above_every_weight_it_samples_the_target():
-    found = accepted(30.0, graded)
+    found = accepted(ENOUGH, graded)
     np.testing.assert_allclose(found.kept, 1, atol=1e-6)
-    np.testing.assert_allclose(found.acceptance, 1 / 30.0, rtol=1e-5)
+    np.testing.assert_allclose(found.acceptance, 1 / ENOUGH, rtol=1e-5)
     for number, prompt in enumerate(TEXTS):
         probs = world.sequence_probs(log_p(number))
         label = {row: 0.3 + 0.2 * len([t for t in row if t]) for row in probs}
@@ -36,7 +36,7 @@ def test_with_a_bound_above_every_weight_it_samples_the_target():
         rate = sum(joint.values())
         target = {row: p / rate for row, p in joint.items() if p}
         rows = [tuple(one.tokens.tolist()) for one in found.texts if one.prompt == prompt]
-        assert world.p_value(rows, target) > 1e-3 and len(rows) > 10
+        assert world.p_value(rows, target) > 1e-3 and len(rows) > 100
         truth = sum(p * np.log(p / probs[row]) for row, p in target.items())
         assert found.kl_to_base[number] == pytest.approx(truth, abs=0.15)
 
@@ -45,7 +45,6 @@ def test_a_lower_bound_accepts_more_and_keeps_less():
     low, high = accepted(1.0, graded), accepted(1.5, graded)
     assert (low.acceptance > high.acceptance).all() and (low.kept < high.kept).all()
     assert (high.kept < 1).all() and len(low.texts) > len(high.texts)
-    assert (low.kl_to_base < accepted(30.0, graded).kl_to_base).all()
     assert all(one.label == pytest.approx(graded([one.prompt], [one.text])[0]) for one in low.texts)
     assert repr(low).startswith("Accepted(")
 
