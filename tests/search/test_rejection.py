@@ -11,7 +11,7 @@ from dinado_jax.search.rejection import sample_by_rejection
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
-TRIES, ENOUGH = 2048, 12.0  # no weight is above twelve times the mean
+TRIES, ENOUGH = 4096, 24.0  # no weight is above 24 times the mean
 
 
 def accepted(excess, oracle=has_its_token, model=GUIDED):
