@@ -32,11 +32,12 @@ from dinado_jax.evaluation.metrics import mean_and_error
 from dinado_jax.evaluation.of_model import sample_of
 from dinado_jax.evaluation.samples import Sample, read_samples, write_samples
 from dinado_jax.evaluation.text_metrics import score
-from dinado_jax.generation import beam_search, generate
+from dinado_jax.generation import generate
 from dinado_jax.guarantee import guarantee
 from dinado_jax.language_model import Controlled, LanguageModel, compose
 from dinado_jax.metrics.protocol import items_of
 from dinado_jax.oracles.judge import judge
+from dinado_jax.search.beams import beam_search
 from dinado_jax.smc import sample_by_particles
 from dinado_jax.stages.context import Context
 from dinado_jax.stages.pipeline import load_run, run_config

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from dinado_jax.data.prompts import PromptSet as PromptSet
     from dinado_jax.errors import InputError as InputError
     from dinado_jax.generation import Completion as Completion
-    from dinado_jax.generation import beam_search as beam_search
     from dinado_jax.generation import generate as generate
     from dinado_jax.generation import score as score
     from dinado_jax.language_model import Base as Base
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
     from dinado_jax.language_model import compose as compose
     from dinado_jax.loading import load as load
     from dinado_jax.loading import load_control as load_control
+    from dinado_jax.search.beams import beam_search as beam_search
+    from dinado_jax.search.exact import length_modes as length_modes
     from dinado_jax.smc import Particle as Particle
     from dinado_jax.smc import sample_by_particles as sample_by_particles
     from dinado_jax.stages.fit import fit as fit
@@ -39,7 +40,8 @@ _HOMES = {
     "Completion": "dinado_jax.generation",
     "PromptSet": "dinado_jax.data.prompts",
     "generate": "dinado_jax.generation",
-    "beam_search": "dinado_jax.generation",
+    "beam_search": "dinado_jax.search.beams",
+    "length_modes": "dinado_jax.search.exact",
     "sample_by_particles": "dinado_jax.smc",
     "Particle": "dinado_jax.smc",
     "score": "dinado_jax.generation",

@@ -24,7 +24,6 @@ import numpy as np
 from dinado_jax.data.prompts import PromptSet, TokenizedPrompts
 from dinado_jax.data.sequences import Sequences, sequences
 from dinado_jax.decoding.batching import check_prompts
-from dinado_jax.decoding.beam import Beam, beam_prompts
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.policy import Policy
 from dinado_jax.decoding.sampler import Sampler, sample_in_groups
@@ -115,6 +114,7 @@ class Completion:
     log_probs: np.ndarray  # under the composed distribution q (temperature and truncation aside)
     log_probs_base: np.ndarray  # under the base p
     finished: bool  # ended by itself, not cut at max_new_tokens
+    label: float | None = None  # of the oracle, in [0, 1], where one has judged it
 
     @property
     def log_prob(self) -> float:
@@ -251,14 +251,14 @@ def generate(
         return _pieces(codec, texts, samples, drawn)
     drawn = sample_in_groups(sampler, model.variables, tokens, key, batch)
     assert drawn.log_policy is not None  # the sampler scores
-    found = _Found(
+    found = Found(
         prompt=np.arange(len(drawn.length)) // sampler.samples,
         tokens=[row[:length] for row, length in zip(drawn.tokens, drawn.length)],
         finished=drawn.finished,
         log_policy=drawn.log_policy,
         log_base=drawn.log_base,
     )
-    return _completions(model, texts, tokens, found, batch)
+    return as_completions(model, texts, tokens, found, batch)
 
 
 def _pieces(
@@ -278,62 +278,6 @@ def _pieces(
             sent[index] = text
             if last or text != before:
                 yield Piece(index, texts[index // samples], text[len(before) :], last)
-
-
-def beam_search(
-    model: Decodable,
-    prompts: Sequence[str] | PromptSet,
-    *,
-    max_new_tokens: int | None = None,
-    beams: int = 8,
-    hypotheses: int = 1,
-    length_penalty: float = 1.0,
-    no_repeat_ngram: int = 0,
-    batch: int = 64,
-) -> list[Completion]:
-    """Finds the likeliest continuations of each prompt by a beam search.
-
-    Args:
-      model: to search.
-      prompts: as for `generate`.
-      max_new_tokens: as for `generate`.
-      beams: running hypotheses per prompt.
-      hypotheses: of the beams, how many to return.
-      length_penalty: hypotheses are ranked by log q / length^penalty.
-      no_repeat_ngram: no n-gram occurs twice in prompt and continuation, except that a text may
-        always end; 0 is off.
-      batch: beams searched at once.
-
-    Returns:
-      The completions, prompt by prompt, best first. A prompt with fewer hypotheses of probability
-      above 0 has fewer.
-
-    Raises:
-      InputError: as for `generate`.
-    """
-    model, texts, tokens, new_tokens = begin(model, prompts, max_new_tokens)
-    search = Beam(
-        model.policy,
-        model.base.codec.stop_ids,
-        new_tokens,
-        beams,
-        hypotheses,
-        length_penalty,
-        no_repeat_ngram,
-        scores=True,
-    )
-    batch = rows_at_once(len(texts) * search.beams, batch)
-    best = beam_prompts(search, model.variables, tokens, batch)
-    prompt, which = np.nonzero(best.length)
-    assert best.log_policy is not None  # the search scores
-    found = _Found(
-        prompt=prompt,
-        tokens=[best.tokens[i, j, : best.length[i, j]] for i, j in zip(prompt, which)],
-        finished=best.finished[prompt, which],
-        log_policy=best.log_policy[prompt, which],
-        log_base=None if best.log_base is None else best.log_base[prompt, which],
-    )
-    return _completions(model, texts, tokens, found, batch)
 
 
 def score(
@@ -539,7 +483,7 @@ def names_of(prompts: Sequence[str]) -> list[str]:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Found:
+class Found:
     """R continuations."""
 
     prompt: np.ndarray  # int [R], the number of the prompt that each continues
@@ -549,8 +493,8 @@ class _Found:
     log_base: np.ndarray | None  # None where decoding did not know the base
 
 
-def _completions(
-    model: Decodable, texts: list[str], prompts: TokenizedPrompts, found: _Found, batch: int
+def as_completions(
+    model: Decodable, texts: list[str], prompts: TokenizedPrompts, found: Found, batch: int
 ) -> list[Completion]:
     """With text, and log-probabilities cut to the length of each row."""
     under_p = found.log_base
@@ -579,7 +523,7 @@ def _completions(
 
 
 def _score_base(
-    base: DecodableBase, prompts: TokenizedPrompts, found: _Found, batch: int
+    base: DecodableBase, prompts: TokenizedPrompts, found: Found, batch: int
 ) -> list[np.ndarray]:
     """Log-probabilities of every new token under the base, nats, by a pass over whole rows."""
     prefixes = [prompts.tokens[i] for i in found.prompt]

@@ -24,6 +24,7 @@ def guarantee(
     prompts: Sequence[str] | PromptSet,
     max_new_tokens: int,
     oracle: AutomataOracle = LEXICAL,
+    ends: bool = False,
 ) -> tuple[Controlled, PromptSet]:
     """Puts a base under the guide that keeps to texts which satisfy an oracle.
 
@@ -39,6 +40,7 @@ def guarantee(
       max_new_tokens: the most tokens of a text, its stop token included.
       oracle: such as those of `dinado_jax.constraints`. By default a text has every concept of its
         prompt, in any inflection, and prompts are those of keyword tasks.
+      ends: whether every text ends by itself too, before what is drawn is cut.
 
     Returns:
       The guaranteed model, and the prompts with the condition that it reads.
@@ -63,15 +65,16 @@ def guarantee(
     for each, tokens in zip(order, needed.tolist()):
         if tokens >= NEVER:
             raise InputError(f"{where[each]}: {_impossible(each, base)}")
-        if tokens > max_new_tokens:
+        if tokens + ends > max_new_tokens:
+            to_end = " and one to end" if ends else ""
             raise InputError(
-                f"{where[each]}: its constraints may need {tokens} tokens, and max_new_tokens is "
-                f"{max_new_tokens}; raise it, or ask for less"
+                f"{where[each]}: its constraints may need {tokens} tokens{to_end}, and "
+                f"max_new_tokens is {max_new_tokens}; raise it, or ask for less"
             )
     number = {each: i for i, each in enumerate(order)}
     own = np.array([number[each] for each in automata], np.int32)
     condition = {**(given.condition or {}), KEY: own}
-    guaranteed = Controlled(base, Constraint(max_new_tokens), jax.device_put(arrays))
+    guaranteed = Controlled(base, Constraint(max_new_tokens, ends), jax.device_put(arrays))
     return guaranteed, dataclasses.replace(given, condition=condition)
 
 

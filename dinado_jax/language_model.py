@@ -41,6 +41,7 @@ from dinado_jax.models.hf_folder import fingerprint, locate
 from dinado_jax.models.hub import push
 from dinado_jax.models.protocol import BaseModel
 from dinado_jax.models.tokenizer import load_codec
+from dinado_jax.search.beams import beam_search
 from dinado_jax.utils.files import new_folder
 
 
@@ -48,7 +49,7 @@ class _Methods:
     """What every model can do: functions of other modules, of which it is the first argument."""
 
     generate = generation.generate
-    beam_search = generation.beam_search
+    beam_search = beam_search
     score = generation.score
     evaluate = evaluate
 
@@ -120,6 +121,10 @@ class Base(_Methods):
             )
         return folder
 
+    def for_search(self) -> "Base":
+        """See `Controlled.for_search`."""
+        return self
+
     @property
     def policy(self) -> ModelPolicy:
         return ModelPolicy(self.model)
@@ -189,6 +194,12 @@ class Controlled(_Methods):
         """
         (part,), prompts = _for_prompts((self,), prompts)
         return part, prompts
+
+    def for_search(self) -> "Composed":
+        """The same distribution, decoded so that beams are ranked by log p + log R of their
+        prefixes (decoding/beam.py).
+        """
+        return Composed((self,)).for_search()
 
     sample_by_particles = smc.sample_by_particles
 
@@ -344,6 +355,10 @@ class Composed(_Methods):
         parts, prompts = _for_prompts(self.parts, prompts)
         return Composed(parts, self.beside_base), prompts
 
+    def for_search(self) -> "Composed":
+        """See `Controlled.for_search`."""
+        return Composed(tuple(map(_as_twist, self.parts)), self.beside_base)
+
     sample_by_particles = smc.sample_by_particles
 
     def for_particles(self) -> "Composed":
@@ -354,13 +369,7 @@ class Composed(_Methods):
                     f"reject = {tilt.reject} rules out texts that the oracle accepts: particles "
                     "need reject=0"
                 )
-        parts = (
-            dataclasses.replace(part, control=part.control.as_twist)
-            if isinstance(part.control, Control)
-            else part
-            for part in self.parts
-        )
-        return Composed(tuple(parts), beside_base=True)
+        return dataclasses.replace(self.for_search(), beside_base=True)
 
     @property
     def _guides(self) -> list[Guide]:
@@ -408,6 +417,13 @@ def _size(params: dict) -> str:
     leaves = jax.tree.leaves(params)
     dtypes = sorted({str(leaf.dtype) for leaf in leaves})
     return f"{sum(leaf.size for leaf in leaves):,} parameters in {', '.join(dtypes)}"
+
+
+def _as_twist(part: Controlled) -> Controlled:
+    """See `Control.as_twist`. A target rate reads the level of R, which it changes."""
+    if not isinstance(part.control, Control) or part.tilt.target_rate < 1:
+        return part
+    return dataclasses.replace(part, control=part.control.as_twist)
 
 
 def compose(*parts: Controlled) -> Composed:

@@ -8,12 +8,13 @@ S texts of each prompt, N particles of each text.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
 
 from dinado_jax.data.prompts import PromptSet
+from dinado_jax.data.sequences import pad
 from dinado_jax.decoding.batching import restore_order
 from dinado_jax.decoding.particles import (
     LEAST_LOG_WEIGHT,
@@ -97,17 +98,16 @@ def sample_by_particles(
     Raises:
       InputError: as for `generate` and `evaluate`.
     """
-    count = arguments.require_integer("particles", particles, "at least 2", lambda x: x >= 2)
+    count = require_particles(model, particles)
     samples = arguments.require_integer("samples", samples, *arguments.POSITIVE)
     key = jax.random.key(arguments.require_seed(seed))
-    if not hasattr(model, "for_particles"):
-        raise InputError("particles follow a guide: give a base under a control, not a base alone")
     given = prompts if isinstance(prompts, PromptSet) else PromptSet(prompts)
     asked = arguments.require_texts("prompt", given.texts)
     judged = named_oracle(oracle, asked).function
     named = dataclasses.replace(given, texts=asked, names=given.names or names_of(asked))
     sets = named.repeated(samples)
-    texts, found = _drawn(model.for_particles(), sets, count, max_new_tokens, key, batch)
+    how = Drawing(count, max_new_tokens, key, batch)
+    texts, found = draw_particles(model.for_particles(), sets, how)
     result = judge(judged, sets.repeated(count).texts, texts)
     require_labels(judged, result)
     label = np.where(result.failed, 0.0, result.labels).reshape(-1, count)
@@ -127,20 +127,44 @@ def sample_by_particles(
     ]
 
 
-def _drawn(
+def require_particles(model: Any, particles: Any) -> int:
+    """Returns the number of particles. InputError if it is below 2, or the model has no guide."""
+    count = arguments.require_integer("particles", particles, "at least 2", lambda x: x >= 2)
+    if not hasattr(model, "for_particles"):
+        raise InputError("particles follow a guide: give a base under a control, not a base alone")
+    return count
+
+
+class Drawing(NamedTuple):
+    """How particles are drawn."""
+
+    particles: int  # N
+    max_new_tokens: int | None
+    key: jax.Array  # typed PRNG key
+    batch: int  # particles drawn at once
+
+
+def draw_particles(
     model: Decodable,
     sets: PromptSet,
-    count: int,
-    max_new_tokens: int | None,
-    key: jax.Array,
-    batch: int,
+    how: Drawing,
+    retained: Sequence[Sequence[int]] | None = None,
 ) -> tuple[list[str], Particles]:
-    """`count` particles of each prompt of `sets`, together, and their texts."""
-    model, prompts, tokens, new_tokens = begin(model, sets, max_new_tokens)
+    """N particles of each prompt of `sets`, together, and their texts.
+
+    Args:
+      model: as `GuidedModel.for_particles` returns it.
+      sets: prompts, with names.
+      how: see there.
+      retained: the tokens of a text for each prompt, at most `max_new_tokens`, that is one of its
+        particles; see `ParticleSampler.__call__`.
+    """
+    model, prompts, tokens, new_tokens = begin(model, sets, how.max_new_tokens)
     codec = model.base.codec
-    sampler = ParticleSampler(model.policy, codec.stop_ids, new_tokens, count)
-    rows = rows_at_once(len(prompts) * count, batch)
-    parts = particles_of_prompts(sampler, model.variables, tokens, key, rows)
+    sampler = ParticleSampler(model.policy, codec.stop_ids, new_tokens, how.particles)
+    rows = rows_at_once(len(prompts) * how.particles, how.batch)
+    kept = None if retained is None else pad(retained, codec.eos_id, new_tokens)
+    parts = particles_of_prompts(sampler, model.variables, tokens, how.key, rows, kept)
     found = restore_order(*zip(*parts))
     targets = zip(found.tokens, found.length)
     return codec.decode([row[:length].tolist() for row, length in targets]), found

@@ -26,6 +26,7 @@ LAYERS = [
     "tasks",
     "constraints",
     "oracles",
+    "search",
     "smc",
     "evaluation",
     "language_model",

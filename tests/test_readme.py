@@ -101,6 +101,18 @@ def test_programs_run(page, program, where_it_ran, monkeypatch, compiled_quickly
         assert names["logits"].shape[-1] == names["base"].model.config.vocab_size
         assert names["best"][0].log_probs.sum() < 0
         assert len(names["red"].values) == len(names["red"].tokens) + 1
+    elif "whole" in names:
+        (best,) = names["best"]
+        assert best.finished and 2 <= len(best.tokens) <= 16
+    elif "modes" in names:
+        assert [len(one.tokens) for one in names["modes"]] == sorted(
+            {len(one.tokens) for one in names["modes"]}
+        )
+        assert names["modes"][0].exact
+    elif "rate_bounds" in names:
+        assert names["found"].lower.shape == names["found"].distance.shape == (1,)
+    elif "sample_by_rejection" in names:
+        assert names["found"].acceptance.shape == (1,)
     elif "chosen" in names:
         assert [one.label == int(one.label) for one in names["chosen"]] == [True] * 4
     elif "same" in names:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dinado_jax.generation import Completion, Piece
     from dinado_jax.smc import Particle
 
-_NUMBERS = ("samples", "strength", "particles", "max_new_tokens", "seed")
+_NUMBERS = ("samples", "strength", "particles", "beams", "max_new_tokens", "seed")
 _OPTIONS = ("prompt", "prompts", *_NUMBERS, "stream")
 
 
@@ -31,6 +31,9 @@ def add_options(command: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="that each text is chosen from; 0: none (the run's)",
+    )
+    group.add_argument(
+        "--beams", type=int, metavar="N", help="the likeliest texts that succeed, by beam search"
     )
     group.add_argument("--max-new-tokens", type=int, metavar="N", help="(the run's)")
     group.add_argument("--seed", type=int, metavar="N", help="(default: 0)")
@@ -84,6 +87,7 @@ def continue_prompts(args: argparse.Namespace) -> None:
         seed=args.seed or 0,
         strength=args.strength,
         particles=args.particles,
+        beams=args.beams,
         max_new_tokens=args.max_new_tokens,
         stream=bool(args.stream),
     )

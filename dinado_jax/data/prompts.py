@@ -54,15 +54,20 @@ class PromptSet:
 
     def repeated(self, times: int) -> "PromptSet":
         """Each prompt as often, one after the other, with random streams of their own."""
+        again = self.select(np.arange(len(self.texts)).repeat(times))
+        return dataclasses.replace(again, first_id=self.first_id * times)
 
-        def spread(values: Sequence[str]) -> list[str]:
-            return [value for value in values for _ in range(times)]
+    def select(self, index: np.ndarray) -> "PromptSet":
+        """The prompts numbered `index`, in its order, with random streams of their own."""
+
+        def chosen(values: Sequence[str]) -> list[str]:
+            known = list(values)
+            return [known[i] for i in index.tolist()]
 
         return PromptSet(
-            spread(self.texts),
-            self.first_id * times,
-            None if self.names is None else spread(self.names),
-            rows_of(self.condition, np.arange(len(self.texts)).repeat(times)),
+            chosen(self.texts),
+            names=None if self.names is None else chosen(self.names),
+            condition=rows_of(self.condition, index),
         )
 
 

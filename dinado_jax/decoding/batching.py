@@ -117,8 +117,9 @@ def check_finite(prompts: TokenizedPrompts, index: np.ndarray, log_probs: np.nda
     bad = np.isnan(log_probs.reshape(len(index), -1)).any(1)
     if bad.any():
         raise InputError(
-            f"{prompts.name(index[bad].min())}: no token can be drawn after it, the model's logits "
-            "are nan or infinite; check the model's weights, or load it with dtype float32"
+            f"{prompts.name(index[bad].min())}: no token can be drawn after it: guides forbid all "
+            "of them, where particles or beams may find another way, or the model's logits are nan "
+            "or infinite; check its weights, or load it with dtype float32"
         )
 
 

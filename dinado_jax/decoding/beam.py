@@ -5,6 +5,15 @@ finished hypotheses are kept apart from the running beams, K of each. It differs
 stop token ends a text and may also begin every prompt; it is no text, so no ban of repeated n-grams
 applies to it.
 
+A policy that knows the base, p under guides, has its beams ranked by what their texts and prefixes
+have of p C (conditional beam search, arXiv 2311.08817; y_1 .. y_t after a prompt, s_i before y_i):
+
+    log p(y_1 .. y_t) + log R(y_1 .. y_t) - log V(prompt),    V(s) = sum_v p(v | s) R(s v)
+
+which is log q for a consistent R. Where R is not consistent, as that of a mask, log q would favour
+beams that have come where little is allowed: each q(v | s) = p(v | s) R(s v) / V(s) forgets V(s).
+A policy that is one model has beams ranked by log q.
+
 B prompts, K beams of each, R = B K rows, H hypotheses of each, C candidates of each, T prompt
 tokens, N new tokens, V vocabulary.
 """
@@ -29,6 +38,7 @@ from dinado_jax.errors import InputError
 from dinado_jax.models.cache import reorder, scan_steps, update_where
 from dinado_jax.ops.blocks import block_reduce
 from dinado_jax.ops.masks import among
+from dinado_jax.ops.ngrams import repeating, right_aligned
 from dinado_jax.utils.arguments import POSITIVE, require_integer_field, require_number_field
 
 _BLOCK = 128
@@ -38,7 +48,9 @@ class Beams(NamedTuple):
     """The running beams of every prompt, best first; the token V stands where there is none yet."""
 
     tokens: jax.Array  # int32 [B, K, N]
-    log_probs: jax.Array  # float32 [B, K] nats: log q of their tokens together; -inf: no beam
+    log_probs: jax.Array  # float32 [B, K] nats, by which they are ranked; -inf: no beam
+    # float32 [B, K] nats, to which a next token adds: the same, without R of the newest token
+    log_prefix: jax.Array
     # Of a search with `scores`, else None: float32 [B, K, N] nats of each token, 0 where none is.
     log_policy: jax.Array | None
     log_base: jax.Array | None  # None too where the policy does not know the base
@@ -50,7 +62,7 @@ class Hypotheses(NamedTuple):
     """
 
     tokens: Array  # int32 [B, H, N]; after the stop token the search's first one
-    log_probs: Array  # float32 [B, H] nats: log q of all new tokens together
+    log_probs: Array  # float32 [B, H] nats of all new tokens together, see above
     scores: Array  # float32 [B, H]: log_probs / length^penalty
     length: Array  # int32 [B, H] new tokens, the stop token included
     finished: Array  # bool [B, H]: ended by a stop token, not cut at N
@@ -80,7 +92,7 @@ class Beam:
     max_new_tokens: int
     beams: int
     hypotheses: int = 1  # per prompt, of the `beams` found
-    length_penalty: float = 1.0  # score = log q / length^penalty: 0 sums, 1 averages
+    length_penalty: float = 1.0  # score = log_probs / length^penalty: 0 sums, 1 averages
     # No n-gram occurs twice in prompt and new tokens, except one that a stop token ends; 0 is off.
     no_repeat_ngram: int = 0
     mesh: Mesh | None = None  # devices that share the prompts of a call, a multiple of them
@@ -124,29 +136,22 @@ class Beam:
         scores = [zeros if self.scores and x is not None else None for x in logits]
         none = jnp.full((B, K), -jnp.inf, jnp.float32)
         # The beams of a prompt are still the same: all but the first are none.
-        beams = Beams(nothing, none.at[:, 0].set(0), *scores)
+        start = none.at[:, 0].set(-self._log_value(logits).reshape(B, K)[:, 0])
+        beams = Beams(nothing, start, start, *scores)
         length, finished = jnp.zeros((B, K), jnp.int32), jnp.zeros((B, K), bool)
         state = BeamState(
             beams=beams,
             rows=jnp.arange(B * K, dtype=jnp.int32),
             kept=Hypotheses(nothing, none, none, length, finished, *scores),
             settled=jnp.zeros(B, bool),
-            past=self._right_aligned(prompts) if self.no_repeat_ngram else None,
+            past=self._past(prompts) if self.no_repeat_ngram else None,
             carry=carry,
         )
         return self._advanced(state, logits, 0)
 
-    def _right_aligned(self, prompts: Prompts) -> jax.Array:
-        """The prompts ending in the last column, after V where they have no tokens, with n - 1
-        columns more than they need: int32 [B, T + n - 1]. For n = 3, T = 4:
-
-        tokens     a b c .        past   V V V a b c
-                   d . . .               V V V V V d
-        """
-        (_, T), n = prompts.tokens.shape, self.no_repeat_ngram
-        column = jnp.arange(1 - n, T, dtype=jnp.int32)[None] - T + prompts.lengths[:, None]
-        shifted = jnp.take_along_axis(prompts.tokens, jnp.maximum(column, 0), 1)
-        return jnp.where(column < 0, self.policy.vocab_size, shifted)
+    def _past(self, prompts: Prompts) -> jax.Array:
+        tokens, lengths = jnp.asarray(prompts.tokens), jnp.asarray(prompts.lengths)
+        return right_aligned(tokens, lengths, self.no_repeat_ngram - 1, self.policy.vocab_size)
 
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
     def decode(self, variables: Any, state: BeamState) -> tuple[BeamState, Hypotheses]:
@@ -192,14 +197,17 @@ class Beam:
         # Candidates after the first K only stand in for those that ended.
         both = jax.tree.map(lambda x, y: jnp.concatenate([x, y[:, :K]], 1), state.kept, found)
         kept = _taken(both, jax.lax.top_k(both.scores, K)[1])
-        hopeless = running[:, 0] / per <= kept.scores[:, -1]
         rows = jnp.arange(B, dtype=jnp.int32)[:, None] * K + _taken(parents, which)
+        beams = _taken(candidates, which)
+        log_prefix = jnp.where(running > -jnp.inf, beams.log_prefix, -jnp.inf)
+        # R may rise to 1 yet, or be above it.
+        hope = jnp.maximum(running, log_prefix).max(1)
         return dataclasses.replace(
             state,
-            beams=_taken(candidates, which)._replace(log_probs=running),
+            beams=beams._replace(log_probs=running, log_prefix=log_prefix),
             rows=rows.reshape(-1),
             kept=kept,
-            settled=state.settled | hopeless,
+            settled=state.settled | (hope / per <= kept.scores[:, -1]),
         )
 
     def _candidates(
@@ -210,13 +218,14 @@ class Beam:
         every stop token.
         """
         (B, K), N = state.beams.log_probs.shape, self.max_new_tokens
-        scores = logits.policy.reshape(B, K, -1)
-        most = _tops(scores).max(-1)
-        total = jnp.exp(scores - most[..., None]).sum(-1)
-        added = state.beams.log_probs - most - jnp.log(total)
+        scores, added = self._ranking(state.beams, logits)
         if self.no_repeat_ngram:
             scores = self._unrepeated(state, scores, index)
         log_probs, parents, new = best_next(scores, added, (1 + len(self.stop_ids)) * K)
+        log_prefix = log_probs
+        if logits.base is not None:
+            log_p = _log_prob(logits.base.reshape(B, K, -1), parents, new)
+            log_prefix = _taken(state.beams.log_prefix, parents) + log_p
         here = jnp.arange(N)[None, None] == index
 
         def extended(history: jax.Array, newest: jax.Array) -> jax.Array:
@@ -231,10 +240,30 @@ class Beam:
         beams = Beams(
             extended(state.beams.tokens, new),
             log_probs,
+            log_prefix,
             scored(state.beams.log_policy, logits.policy),
             scored(state.beams.log_base, logits.base),
         )
         return beams, parents
+
+    def _ranking(self, beams: Beams, logits: NextLogits) -> tuple[jax.Array, jax.Array]:
+        """What beams would be ranked by after each next token, as a sum: [B, K, V] and [B, K]."""
+        shape = *beams.log_probs.shape, -1
+        if logits.base is not None:
+            return logits.log_weighed.reshape(shape), beams.log_prefix
+        scores = logits.policy.reshape(shape)
+        most = _tops(scores).max(-1)
+        total = jnp.exp(scores - most[..., None]).sum(-1)
+        return scores, beams.log_prefix - most - jnp.log(total)
+
+    def _log_value(self, logits: NextLogits) -> jax.Array:
+        """log V of prompts: float32 [R] nats; 0 where the policy is one model, or nothing can
+        follow.
+        """
+        if logits.base is None:
+            return jnp.zeros(len(logits.policy), jnp.float32)
+        log_value = jax.nn.logsumexp(logits.log_weighed, axis=-1)
+        return jnp.where(log_value == -jnp.inf, 0.0, log_value)
 
     def _unrepeated(self, state: BeamState, logits: jax.Array, index: jax.Array | int) -> jax.Array:
         """The logits [B, K, V] with -inf at tokens, except stop tokens, that would end an n-gram a
@@ -246,16 +275,9 @@ class Beam:
         history = jnp.concatenate([past, state.beams.tokens], -1)
         m = self.no_repeat_ngram - 1
         newest = jax.lax.dynamic_slice_in_dim(history, past.shape[-1] + index - m, m, 2)
-        # after[.., j] follows the m tokens history[.., j : j + m]: a repetition of `newest`, it
-        # would complete the same n-gram.
-        after = history[..., m:]
-        same = jnp.ones(after.shape, bool)
-        for i in range(m):
-            same &= history[..., i : i + after.shape[-1]] == newest[..., i : i + 1]
-        banned = jnp.where(same & ~among(after, self.stop_ids), after, V).reshape(B * K, -1)
-        rows = jnp.broadcast_to(jnp.arange(B * K)[:, None], banned.shape)
-        flat = logits.reshape(B * K, V)
-        return flat.at[rows, banned].set(-jnp.inf, mode="drop").reshape(B, K, V)
+        rows = history.reshape(B * K, -1), newest.reshape(B * K, m)
+        banned = repeating(*rows, self.stop_ids, V).reshape(B, K, V)
+        return jnp.where(banned, -jnp.inf, logits)
 
 
 def beam_prompts(beam: Beam, variables: Any, prompts: TokenizedPrompts, batch: int) -> Hypotheses:

@@ -15,6 +15,15 @@ w is divided by R of the whole text. Then, for any guide that is not 0 where p C
 (Del Moral, Doucet and Jasra, 2006; the guide is the twist of arXiv 2404.17546.) The better the
 guide, the less the weights differ. Particles of a prompt share ancestors, and are not independent.
 
+Conditional SMC retains a given text y* among the particles, which is never replaced: the others are
+drawn around it. If y* is drawn from q*, what comes out has the density
+
+    ((1 / N) sum_n w_n C(y_n)) / R0
+
+relative to what is drawn without it (Andrieu, Doucet and Holenstein, 2010; systematic resampling is
+conditioned as by Chopin and Singh, 2015), so that the mean of log((1 / N) sum_n w_n C(y_n)) is at
+most log R0 without y*, and at least log R0 with it (bidirectional Monte Carlo, arXiv 1511.02543).
+
 A prompt's particles depend on the prompt, its id and the key, never on the prompts beside it.
 
 B prompts, N particles of each, R = B N rows, T prompt tokens, L new tokens, V vocabulary.
@@ -57,6 +66,13 @@ class Particles(NamedTuple):
     log_base: Array  # float32 [R, L] nats under the base; 0 after the end
 
 
+class Retained(NamedTuple):
+    """A text of each prompt that stays among its particles."""
+
+    tokens: jax.Array  # int32 [B, L]
+    place: jax.Array  # int32 [B], which of the N particles it is
+
+
 @struct.dataclass
 class ParticleState:
     """The carry of a step."""
@@ -66,6 +82,7 @@ class ParticleState:
     resampled: jax.Array  # float32 [B] nats, log of the mean weights that resampling has removed
     streams: jax.Array  # keys [B]
     carry: Carry  # the policy's, with its caches
+    retained: Retained | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +99,14 @@ class ParticleSampler:
         for name in ("max_new_tokens", "particles"):
             require_integer_field(self, name, *POSITIVE)
 
-    def __call__(self, variables: Any, prompts: Prompts, ids: Array, key: jax.Array) -> Particles:
+    def __call__(
+        self,
+        variables: Any,
+        prompts: Prompts,
+        ids: Array,
+        key: jax.Array,
+        retained: Array | None = None,
+    ) -> Particles:
         """Continues a batch of prompts.
 
         Args:
@@ -90,20 +114,32 @@ class ParticleSampler:
           prompts: [B, T].
           ids: int32 [B]; prompts of different ids draw from independent streams.
           key: typed PRNG key.
+          retained: int32 [B, L], a text of each prompt that is one of its particles; None for none.
         """
-        return self.decode(variables, self.prefill(variables, prompts, ids, key))[1]
+        return self.decode(variables, self.prefill(variables, prompts, ids, key, retained))[1]
 
     @functools.partial(jax.jit, static_argnums=0)
     def prefill(
-        self, variables: Any, prompts: Prompts, ids: Array, key: jax.Array
+        self,
+        variables: Any,
+        prompts: Prompts,
+        ids: Array,
+        key: jax.Array,
+        retained: Array | None = None,
     ) -> ParticleState:
-        """Reads the prompts once and draws the first token of every particle."""
+        """Reads the prompts once and draws the first token of every particle; see `__call__`."""
         prompts.check()
         chex.assert_equal_shape([prompts.lengths, ids])
-        return shard_rows(self.mesh, self._prefill, (variables, key), (prompts, ids))
+        rows = prompts, ids, retained
+        return shard_rows(self.mesh, self._prefill, (variables, key), rows)
 
     def _prefill(
-        self, variables: Any, key: jax.Array, prompts: Prompts, ids: jax.Array
+        self,
+        variables: Any,
+        key: jax.Array,
+        prompts: Prompts,
+        ids: jax.Array,
+        retained: jax.Array | None,
     ) -> ParticleState:
         B, N, L = len(ids), self.particles, self.max_new_tokens
         with jax.named_scope("prefill"):
@@ -118,6 +154,9 @@ class ParticleSampler:
         )
         streams = jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
         start = ParticleState(none, zeros[:, 0], jnp.zeros(B), streams, carry)
+        if retained is not None:
+            place = (_uniform(streams, L, 1)[:, 0] * N).astype(jnp.int32)  # no step is number L
+            start = dataclasses.replace(start, retained=Retained(retained, place))
         return self._advanced(start, logits, 0)
 
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
@@ -149,14 +188,14 @@ class ParticleSampler:
         """The state after token `index` of every particle, whose logits these are: [R, V]."""
         N, done = self.particles, state.text.finished
         assert logits.base is not None
-        log_base = jax.nn.log_softmax(logits.base)
-        scores = log_base + (logits.policy - logits.base)  # log p + log R
-        scores = jnp.where(jnp.isneginf(log_base), -jnp.inf, scores)
+        log_base, scores = jax.nn.log_softmax(logits.base), logits.log_weighed
         log_value = jax.nn.logsumexp(scores, axis=-1)
         grown = state.text.log_weight + log_value - state.log_after
         log_weight = jnp.where(done, state.text.log_weight, grown)
         uniform = _uniform(state.streams, index, N + 1)
-        parents, mean = resample(log_weight.reshape(-1, N), uniform[:, N])
+        parents, mean, retained = _resampled(
+            log_weight.reshape(-1, N), uniform[:, N], state.retained
+        )
         rows = (jnp.arange(len(parents), dtype=jnp.int32)[:, None] * N + parents).reshape(-1)
         log_weight = jnp.where(jnp.repeat(mean > -jnp.inf, N), 0.0, log_weight)
         text, log_after, carry, scores, log_base = update_where(
@@ -167,6 +206,10 @@ class ParticleSampler:
         done = text.finished
         most = scores.max(-1, keepdims=True)
         token, _ = inverse_cdf(scores - jnp.maximum(most, _LEAST), uniform[:, :N].ravel())
+        if retained is not None:
+            given = jax.lax.dynamic_index_in_dim(retained.tokens, index, 1)  # [B, 1]
+            here = jnp.arange(N)[None] == retained.place[:, None]
+            token = jnp.where(here, given, token.reshape(-1, N)).ravel()
         chosen, of_base = (
             jnp.take_along_axis(x, token[:, None], 1)[:, 0] for x in (scores, log_base)
         )
@@ -184,7 +227,50 @@ class ParticleSampler:
             log_after=jnp.where(done, log_after, log_r),
             resampled=state.resampled + jnp.where(mean > -jnp.inf, mean, 0.0),
             carry=carry,
+            retained=retained,
         )
+
+
+def _resampled(
+    log_weight: jax.Array, uniform: jax.Array, retained: Retained | None
+) -> tuple[jax.Array, jax.Array, Retained | None]:
+    """See `resample`; what is retained is among the particles afterwards, and says where."""
+    if retained is None:
+        return *resample(log_weight, uniform), None
+    uniform, place = survival(log_weight, uniform, retained.place)
+    parents, mean = resample(log_weight, uniform)
+    wanted = mean > -jnp.inf
+    column = jnp.arange(log_weight.shape[1], dtype=jnp.int32)[None]
+    # As `uniform` wants it, but for rounding.
+    survives = wanted[:, None] & (column == place[:, None])
+    parents = jnp.where(survives, retained.place[:, None], parents)
+    return parents, mean, retained._replace(place=jnp.where(wanted, place, retained.place))
+
+
+def survival(
+    log_weight: jax.Array, uniform: jax.Array, place: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The random number of `resample` given that a particle survives, and which one it becomes.
+
+    A point that is uniform in the particle's share of the cumulative weights is the (n + u)-th of N
+    for n the particle that it becomes and u the number: u is as likely as its particle then has
+    offspring, and n any of these.
+
+    Args:
+      log_weight: float32 [B, N] nats.
+      uniform: float32 [B] in [0, 1).
+      place: int32 [B], the particle.
+
+    Returns:
+      float32 [B] in [0, 1) and int32 [B]; of no meaning where the particle has no weight.
+    """
+    N = log_weight.shape[1]
+    probs = jnp.exp(log_weight - jnp.maximum(log_weight.max(1, keepdims=True), _LEAST))
+    upto = jnp.cumsum(probs, axis=1)
+    own, end = (jnp.take_along_axis(x, place[:, None], 1)[:, 0] for x in (probs, upto))
+    point = N * (end - own * (1 - uniform)) / jnp.maximum(upto[:, -1], 1e-30)
+    place = jnp.clip(jnp.floor(point), 0, N - 1).astype(jnp.int32)
+    return jnp.clip(point - place, 0.0, 1 - 2**-23), place
 
 
 def resample(log_weight: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -260,6 +346,7 @@ def particles_of_prompts(
     prompts: TokenizedPrompts,
     key: jax.Array,
     batch: int,
+    retained: np.ndarray | None = None,
 ) -> Iterator[tuple[np.ndarray, Particles]]:
     """Samples any number of prompts.
 
@@ -269,6 +356,7 @@ def particles_of_prompts(
       prompts: checked against vocabulary and context.
       key: typed PRNG key.
       batch: rows drawn at once.
+      retained: int32 [P, L], see `ParticleSampler.__call__`.
 
     Yields:
       Host arrays as they come: row numbers, counted prompt by prompt, and the particles, with
@@ -280,7 +368,8 @@ def particles_of_prompts(
     variables, ids = replicate(sampler.mesh, variables), prompts.stream_ids()
     waiting: list[tuple[np.ndarray, Particles]] = []
     for part in prompt_batches(sampler, prompts, batch, sampler.particles):
-        drawn = sampler(variables, part.prompts, ids[part.filled], key)
+        own = None if retained is None else retained[part.filled]
+        drawn = sampler(variables, part.prompts, ids[part.filled], key, own)
         if waiting:
             yield _to_host(sampler, prompts, *waiting.pop())
         waiting.append((part.index, drawn))

@@ -27,6 +27,13 @@ class NextLogits(NamedTuple):
     policy: jax.Array  # float32 [R, V], of the policy itself
     base: jax.Array | None = None  # float32 [R, V], of the base, where the policy has them in hand
 
+    @property
+    def log_weighed(self) -> jax.Array:
+        """log p + log R of a base under guides, whose logits are in hand: float32 [R, V] nats."""
+        assert self.base is not None
+        log_p = jax.nn.log_softmax(self.base)
+        return jnp.where(jnp.isneginf(self.base), -jnp.inf, log_p + (self.policy - self.base))
+
 
 class Policy(Protocol):
     """Shapes: B prompts, R rows (samples of one prompt together), T prompt tokens, V vocabulary.

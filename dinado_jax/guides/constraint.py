@@ -49,6 +49,7 @@ class Constraint:
     """
 
     max_new_tokens: int
+    ends: bool = False  # whether every text ends by itself, so that a token is left for its end
 
     @property
     def single_pass(self) -> bool:
@@ -74,7 +75,7 @@ class Constraint:
         left = jnp.full(len(prompt), self.max_new_tokens, jnp.int32)
         state = ConstraintState(prompt, states, left)
         per_row = jax.tree.map(lambda x: jnp.repeat(x, samples, 0), state)
-        return _values(params, state), per_row
+        return _values(params, state, self.ends), per_row
 
     def step(
         self,
@@ -91,7 +92,7 @@ class Constraint:
         own = params.class_of[prompt, automata, joint[:, None]]
         states = params.table[prompt, automata, state.states, own].astype(jnp.int32)
         state = ConstraintState(state.prompt, states, state.left - 1)
-        return _values(params, state), state
+        return _values(params, state, self.ends), state
 
 
 def tokens_needed(params: Conjunction, prompt: jax.Array, states: jax.Array) -> jax.Array:
@@ -126,14 +127,15 @@ def tokens_needed(params: Conjunction, prompt: jax.Array, states: jax.Array) -> 
     return jnp.where((to_accepting == 0).all(1), 0, needed)
 
 
-def _values(params: Conjunction, state: ConstraintState) -> NextValues:
+def _values(params: Conjunction, state: ConstraintState, ends: bool) -> NextValues:
     prompt, states, left = state
     automata = jnp.arange(states.shape[1])[None]
     following = params.table[prompt[:, None], automata, states]  # [R, K, C]
     after = jnp.take_along_axis(following, params.class_of[prompt].astype(jnp.int32), 2)
     needed = tokens_needed(params, prompt, after.astype(jnp.int32))  # [R, J]
     accepts = jnp.asarray(params.accepting)[prompt[:, None], automata, states].all(1)
-    allowed = jnp.concatenate([accepts[:, None], (needed < left[:, None])[:, 1:]], 1)
+    enough = needed < (left - ends)[:, None]
+    allowed = jnp.concatenate([accepts[:, None], enough[:, 1:]], 1)
     # A row past its end may be in any state, and its logits must stay finite.
     allowed |= ~allowed.any(1, keepdims=True)
     by_token = jnp.take_along_axis(allowed, params.joint_of[prompt].astype(jnp.int32), 1)

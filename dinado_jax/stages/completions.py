@@ -11,10 +11,12 @@ from dinado_jax.errors import InputError
 from dinado_jax.generation import Completion, Piece, generate
 from dinado_jax.guarantee import guarantee
 from dinado_jax.language_model import Composed, Controlled, compose
+from dinado_jax.search.beams import beam_search
 from dinado_jax.smc import Particle, sample_by_particles
 from dinado_jax.stages.context import Context
 from dinado_jax.stages.pipeline import load_run, run_config
 from dinado_jax.stages.settings import with_decoding
+from dinado_jax.utils.arguments import POSITIVE, require_integer
 
 
 class _Sampling(TypedDict):
@@ -34,6 +36,7 @@ def completions(
     seed: int = 0,
     strength: float | None = None,
     particles: int | None = None,
+    beams: int | None = None,
     max_new_tokens: int | None = None,
     stream: bool = False,
 ) -> Sequence[Completion | Particle] | Iterator[Piece]:
@@ -42,17 +45,22 @@ def completions(
     Args:
       run: its folder; stage train is done.
       prompts: texts.
-      samples: of each.
+      samples: of each; with beams, how many of the best.
       seed: in [0, 2^32).
       strength: of the control; None: the run's.
       particles: that each text is chosen from, see `sample_by_particles`; 0: none; None: the run's.
+      beams: of a beam search in the place of samples, see `beam_search`, with the run's oracle at
+        the end unless target.moments change what it means; None: no search.
       max_new_tokens: None: the run's, or what the longest prompt leaves of the context.
       stream: whether to hand out the same texts piece by piece, while they are drawn.
 
     Raises:
       InputError: as for `load_run`, `generate` and, with decode.guarantee, `guarantee`; for
-        particles under settings of the run that they do not read, or with `stream`.
+        particles under settings of the run that they do not read; for two of particles, beams and
+        `stream`, and more samples than beams.
     """
+    if beams is not None:
+        beams = _require_beams(beams, samples, particles, stream)
     config, controlled = run_config(run), load_run(run)
     if particles is not None:
         config = with_decoding(config, [f"decode.particles={particles}"])
@@ -70,6 +78,10 @@ def completions(
             max_new_tokens = decode.max_new_tokens
         guaranteed, given = guarantee(controlled.base, given, max_new_tokens, oracle)
         model = compose(tilted, guaranteed)
+    if beams is not None:
+        last = {"hypotheses": samples, "max_new_tokens": max_new_tokens, "batch": decode.batch}
+        oracle = None if config.target.moments else context.oracle_calls
+        return beam_search(model, given, oracle=oracle, beams=beams, **last)
     how = _Sampling(max_new_tokens=max_new_tokens, samples=samples, seed=seed, batch=decode.batch)
     if decode.particles:
         if stream:
@@ -106,6 +118,19 @@ def as_streamed_text(pieces: Iterable[Piece]) -> Iterator[str]:
             yield f"{piece.prompt}\n  " if piece.prompt != prompt else "  "
         yield piece.text + "\n" * piece.last
         prompt, begun = piece.prompt, not piece.last
+
+
+def _require_beams(beams: int, samples: int, particles: int | None, stream: bool) -> int:
+    count = require_integer("beams", beams, *POSITIVE)
+    if particles:
+        raise InputError(f"beams = {count} and particles = {particles}: ask for one of them")
+    if stream:
+        raise InputError(
+            f"beams = {count}: the best texts are known when the search has ended, leave out stream"
+        )
+    if samples > count:
+        raise InputError(f"samples = {samples} of {count} beams: ask for no more than beams")
+    return count
 
 
 def as_text(made: Iterable[Completion | Particle]) -> str:

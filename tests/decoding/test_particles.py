@@ -15,6 +15,7 @@ from dinado_jax.decoding.particles import (
     choose,
     particles_of_prompts,
     resample,
+    survival,
 )
 from dinado_jax.guides.guided import Guided
 from dinado_jax.guides.tilt import NEUTRAL
@@ -189,3 +190,50 @@ def test_the_particles_of_a_control_are_its_own_samples_weighed_by_p_over_q(kind
     ratio = np.log(list(p.values())) - np.log(list(q.values()))
     np.testing.assert_allclose(found.log_weight, ratio[numbers], atol=2e-3)
     assert world.p_value_of_numbers(numbers, list(q.values())) > 1e-3
+
+
+def sets_of(kind, retained=None, particles=PARTICLES, repeats=1000):
+    """Texts [repeats, particles] by their numbers, and log weights, of PROMPTS[0]."""
+    probs = exact(kind, PROMPTS[0])
+    rows = Prompts(pad([PROMPTS[0]] * repeats, EOS), np.full(repeats, len(PROMPTS[0]), np.int32))
+    ids = np.arange(repeats, dtype=np.int32)
+    found = sampler(kind, particles)(variables(kind), rows, ids, KEY, retained)
+    numbers = world.outcome_numbers(np.asarray(found.tokens), probs).reshape(repeats, particles)
+    return numbers, np.asarray(found.log_weight).reshape(repeats, particles)
+
+
+def test_a_retained_text_of_the_target_turns_the_bound_around():
+    """1,000 sets without one and with one: the estimate Z of R0 has mean R0 without, 1 / Z mean
+    1 / R0 with one, and the means of log Z are on both sides of log R0, nearer the more particles.
+    """
+    probs, rng = exact("nado", PROMPTS[0]), np.random.default_rng(4)
+    p, label = np.array(list(probs.values())), rng.choice([0.02, 1.0], len(probs), p=[0.8, 0.2])
+    rate, gaps = p @ label, []
+    target = rng.choice(len(p), 1000, p=p * label / rate)
+    kept = pad([list(outcome) for outcome in probs], EOS, N)[target]
+    for particles in (2, PARTICLES):
+        numbers, log_weight = sets_of("nado", particles=particles)
+        free = (np.exp(log_weight) * label[numbers]).mean(1)
+        numbers, log_weight = sets_of("nado", kept, particles)
+        around = (np.exp(log_weight) * label[numbers]).mean(1)
+        assert (numbers == target[:, None]).any(1).all()
+        for estimate, truth in ((free, rate), (1 / around, 1 / rate)):
+            error = estimate.std(ddof=1) / np.sqrt(1000)
+            assert abs(estimate.mean() - truth) < 3 * error
+        assert np.log(free).mean() < np.log(rate) < np.log(around).mean()
+        gaps.append(np.log(around).mean() - np.log(free).mean())
+    assert gaps[1] < 0.6 * gaps[0]
+
+
+def test_a_particle_survives_as_often_as_it_has_offspring():
+    """Its random number is as likely as the number of its offspring, its place any of theirs."""
+    log_weight = jnp.log(jnp.array([[0.4, 2.9, 0.2, 0.5]] * 4000))
+    uniform, place = jax.random.uniform(KEY, (4000,)), jnp.ones(4000, jnp.int32)
+    points, places = survival(log_weight, uniform, place)
+    parents, _ = resample(log_weight, points)
+    assert (np.asarray(parents)[np.arange(4000), places] == 1).mean() > 0.999
+    offspring = (np.asarray(parents) == 1).sum(1)
+    # [0.4, 3.3): particles 1 and 2 for any number, 0 for one above .4, 3 for one below .3
+    np.testing.assert_allclose((offspring == 3).mean(), 3 * 0.9 / 2.9, atol=0.03)
+    share = np.bincount(places, minlength=4) / 4000
+    np.testing.assert_allclose(share, np.array([0.6, 1, 1, 0.3]) / 2.9, atol=0.03)

@@ -34,10 +34,10 @@ def controlled(kind, seed=0, params=None, of=None, **tilt):
     return base.Controlled(of, world.control(kind), params).tilted(**tilt)
 
 
-def exact_tables(model):
-    """log q of every next token after every prefix, by the definition: one table a prompt."""
+def factors(model):
+    """log p of every next token after every prefix, and what guides add to it, by the definition:
+    a pair of tables a prompt."""
     parts = model.parts if isinstance(model, base.Composed) else (model,)
-    tables = []
     for prompt in PROMPTS:
         added = []
         for part in parts:
@@ -45,8 +45,12 @@ def exact_tables(model):
             log_p, log_v, log_r = given
             tilt = part.tilt
             added.append(world.tilted(log_r, log_v, tilt.strength, tilt.target_rate, tilt.reject))
-        tables.append(world.log_softmax(log_p + functools.reduce(operator.add, added)))
-    return tables
+        yield log_p, functools.reduce(operator.add, added)
+
+
+def exact_tables(model):
+    """log q of every next token after every prefix: one table a prompt."""
+    return [world.log_softmax(log_p + added) for log_p, added in factors(model)]
 
 
 def drawn(model, method=None, samples=DRAWS, seed=5):

@@ -217,16 +217,22 @@ def test_groups_and_devices_change_nothing():
         np.testing.assert_allclose(found, found[[0, 1, 2, 2, 1, 0, 0, 1]], atol=1e-5)
 
 
-def test_beams_find_the_likeliest():
+def test_beams_find_the_likeliest_with_the_guides_own_r():
     """Also where a beam's state moves to another row, with what it has seen."""
     search = Beam(GUIDED.policy, (EOS,), N, 8, 3, 0.0, scores=True)
     found = beam_prompts(search, GUIDED.variables, GIVEN, 24)
     for number in range(3):
-        best = sorted(world.sequence_probs(log_q(number)).items(), key=lambda pair: -pair[1])[:3]
+        probs, wanted = world.sequence_probs(log_p(number)), WANTED[number]
+        joint = {row: p * (1.0 if wanted in row else RARE) for row, p in probs.items()}
+        first = world.log_softmax(log_p(number))[0, 0] + np.where(
+            np.arange(V) == wanted, 0.0, np.log(RARE)
+        )
+        best = sorted(joint.items(), key=lambda pair: -pair[1])[:3]
         lengths = found.length[number]
         tokens = [row[:n] for row, n in zip(found.tokens[number].tolist(), lengths)]
         assert [tuple(row) for row in tokens] == [outcome for outcome, _ in best]
-        np.testing.assert_allclose(np.exp(found.log_probs[number]), [p for _, p in best], rtol=1e-4)
+        ranked = [p / np.exp(first).sum() for _, p in best]
+        np.testing.assert_allclose(np.exp(found.log_probs[number]), ranked, rtol=1e-4)
         for place, row in enumerate(tokens):
             for scores, table in ((found.log_policy, log_q), (found.log_base, log_p)):
                 own = scores[number, place]

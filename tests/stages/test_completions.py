@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from support import word_run
+from support import tiny_run, word_run
 
 import dinado_jax
 from dinado_jax import cli
@@ -54,6 +54,20 @@ def test_without_options_the_runs_settings_hold(finished_run, capsys):
     assert again == lines[:1]
 
 
+def test_beams_are_those_of_python_ranked_by_the_runs_oracle(finished_run, capsys):
+    shared = ("--prompt", PROMPTS[0], "--prompt", PROMPTS[1], "--max-new-tokens", 6, "--json")
+    lines = printed(capsys, finished_run, *shared, "--beams", 4, "--samples", 3)
+    model = dinado_jax.load_run(finished_run)
+    made = model.beam_search(PROMPTS, beams=4, hypotheses=4, max_new_tokens=6)
+    for prompt, own in zip(PROMPTS, (lines[:3], lines[3:])):
+        texts = [json.loads(line)["text"] for line in own]
+        found = [one.text for one in made if one.prompt == prompt]
+        assert len(texts) == 3 and set(texts) <= set(found)
+        labels = tiny_run.even([prompt] * 3, texts)
+        assert labels == sorted(labels, reverse=True)
+        assert sum(labels) == min(3, sum(tiny_run.even([prompt] * 4, found)))
+
+
 def test_slips_are_one_line(finished_run, tmp_path, capsys):
     told = refused(capsys, finished_run)
     assert "no prompts given" in told
@@ -65,6 +79,10 @@ def test_slips_are_one_line(finished_run, tmp_path, capsys):
         assert "too long" in refused(capsys, "a" * 5000, *asked)
     assert "no run folder" in refused(capsys, tmp_path, "--prompt", "dog =")
     assert "samples" in refused(capsys, finished_run, "--prompt", "dog =", "--samples", 0)
+    beams = ("--prompt", "dog =", "--beams")
+    assert "beams = 0" in refused(capsys, finished_run, *beams, 0)
+    assert "samples = 3 of 2 beams" in refused(capsys, finished_run, *beams, 2, "--samples", 3)
+    assert "ask for one of them" in refused(capsys, finished_run, *beams, 2, "--particles", 2)
     told = refused(capsys, finished_run, "--prompts", tmp_path / "none.txt")
     assert "none.txt" in told
 
