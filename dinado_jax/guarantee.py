@@ -1,7 +1,10 @@
-"""A base of which every text satisfies an oracle that has automata, by masks of next tokens."""
+"""A base of which every text satisfies an oracle that has automata, by a guide that forbids next
+tokens: a mask, or with an HMM of the base one that knows what is likely, too.
+"""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +12,20 @@ import numpy as np
 
 from dinado_jax.automata.automaton import Automaton, TooLarge
 from dinado_jax.automata.compiled import AutomataOracle, compiled
-from dinado_jax.automata.conjunction import Conjunction, conjunction, stack
-from dinado_jax.automata.joint import maskable
+from dinado_jax.automata.conjunction import conjunction, stack
+from dinado_jax.automata.joint import maskable, product
 from dinado_jax.automata.tokens import NEVER, TokenAutomaton
 from dinado_jax.data.prompts import PromptSet
 from dinado_jax.errors import InputError, quote
 from dinado_jax.guides.constraint import KEY, Constraint, tokens_needed
+from dinado_jax.guides.hmm import KEY as HMM_KEY
+from dinado_jax.guides.hmm import hmm_guide
+from dinado_jax.guides.protocol import Guide
+from dinado_jax.hmm.model import Hmm
 from dinado_jax.language_model import Base, Controlled
 from dinado_jax.tasks.keyword.oracle import LEXICAL
+
+_MOST_STATES = 2**13  # of the automata of one prompt together, with an HMM
 
 
 def guarantee(
@@ -24,6 +33,9 @@ def guarantee(
     prompts: Sequence[str] | PromptSet,
     max_new_tokens: int,
     oracle: AutomataOracle = LEXICAL,
+    *,
+    hmm: Hmm | None = None,
+    weight: float | None = None,
 ) -> tuple[Controlled, PromptSet]:
     """Puts a base under the guide that keeps to texts which satisfy an oracle.
 
@@ -38,14 +50,20 @@ def guarantee(
       max_new_tokens: the most that will be drawn of each text.
       oracle: such as those of `dinado_jax.constraints`. By default a text has every concept of its
         prompt, in any inflection, and prompts are those of keyword tasks.
+      hmm: of the base, as `load_hmm` returns it: the guide then weighs what the oracle leaves
+        possible by how likely it is to be satisfied, exactly so for texts of the HMM. None: a mask.
+      weight: of the HMM in a geometric mean with the base, see `guides.hmm.HmmGuide`.
 
     Returns:
       The guaranteed model, and the prompts with the condition that it reads.
 
     Raises:
       InputError: for a prompt that the oracle cannot judge, one with an automaton that no text of
-        the model's tokens satisfies, and one whose automata may need more tokens.
+        the model's tokens satisfies, one whose automata may need more tokens, and an HMM of other
+        tokens or constraints that are too large for it.
     """
+    if weight is not None and hmm is None:
+        raise InputError("weight is that of an HMM: give hmm, or leave it out")
     given = prompts if isinstance(prompts, PromptSet) else PromptSet(prompts)
     automata = [tuple(oracle.automata(text)) for text in given.texts]
     names = given.names or [f"prompt {index}" for index in range(len(automata))]
@@ -56,10 +74,12 @@ def guarantee(
     if () in automata:
         raise InputError(f"{where[()]}: the oracle has no automaton for it, return at least one")
     order = list(dict.fromkeys(automata))
-    arrays = stack([_conjunction(each, base, where[each]) for each in order])
-    starts = jnp.zeros((len(order), arrays.table.shape[1], 1), jnp.int32)
-    needed = np.asarray(tokens_needed(arrays, jnp.arange(len(order)), starts))[:, 0]
-    for each, tokens in zip(order, needed.tolist()):
+    if hmm is None:
+        made = _mask([_compiled(maskable, each, base, where[each]) for each in order], base)
+    else:
+        alone = [_compiled(_joined, each, base, where[each]) for each in order]
+        made = _of_hmm(hmm, [each for (each,) in alone], base, max_new_tokens, weight)
+    for each, tokens in zip(order, made.needed):
         if tokens >= NEVER:
             raise InputError(f"{where[each]}: {_impossible(each, base)}")
         if tokens > max_new_tokens:
@@ -69,18 +89,65 @@ def guarantee(
             )
     number = {each: i for i, each in enumerate(order)}
     own = np.array([number[each] for each in automata], np.int32)
-    condition = {**(given.condition or {}), KEY: own}
-    guaranteed = Controlled(base, Constraint(), jax.device_put(arrays))
+    condition = {**(given.condition or {}), made.key: own}
+    guaranteed = Controlled(base, made.guide, made.arrays)
     return guaranteed, dataclasses.replace(given, condition=condition)
 
 
-def _conjunction(automata: Sequence[Automaton], base: Base, where: str) -> Conjunction:
+class _Made(NamedTuple):
+    """A guide of some constraints."""
+
+    key: str  # of the condition that numbers them
+    guide: Guide
+    arrays: Any
+    needed: list[int]  # tokens that each may need, at least `NEVER` where it may be impossible
+
+
+def _mask(automata: Sequence[Sequence[TokenAutomaton]], base: Base) -> _Made:
+    arrays = stack([conjunction(each, base.codec.stop_ids) for each in automata])
+    starts = jnp.zeros((*arrays.table.shape[:2], 1), jnp.int32)
+    needed = np.asarray(tokens_needed(arrays, jnp.arange(len(automata)), starts))[:, 0]
+    return _Made(KEY, Constraint(), jax.device_put(arrays), needed.tolist())
+
+
+def _of_hmm(
+    hmm: Hmm,
+    automata: Sequence[TokenAutomaton],
+    base: Base,
+    max_new_tokens: int,
+    weight: float | None,
+) -> _Made:
+    if hmm.vocab_size != base.model.vocab_size:
+        raise InputError(
+            f"the HMM has {hmm.vocab_size:,} tokens, the base {base.model.vocab_size:,}: give one "
+            "that `dinado hmm train` has made of this base"
+        )
+    guide, arrays = hmm_guide(hmm, automata, base.codec.stop_ids, max_new_tokens, weight)
+    return _Made(HMM_KEY, guide, arrays, [int(each.to_accepting[0]) for each in automata])
+
+
+def _joined(automata: Sequence[TokenAutomaton]) -> list[TokenAutomaton]:
+    """All as one. TooLarge for more states than an HMM is combined with."""
+    joined = product(automata)
+    if len(joined.table) > _MOST_STATES:
+        raise TooLarge(
+            f"together they have {len(joined.table):,} states, and an HMM is combined with at most "
+            f"{_MOST_STATES:,}"
+        )
+    return [joined]
+
+
+def _compiled(
+    join: Callable[[Sequence[TokenAutomaton]], list[TokenAutomaton]],
+    automata: Sequence[Automaton],
+    base: Base,
+    where: str,
+) -> list[TokenAutomaton]:
     try:
-        over_tokens = maskable([_of_base(each, base) for each in automata])
+        return join([_of_base(each, base) for each in automata])
     except TooLarge as error:
         names = " & ".join(each.name for each in automata)
         raise InputError(f"{where}: {names}, {error}: ask for less") from None
-    return conjunction(over_tokens, base.codec.stop_ids)
 
 
 def _impossible(automata: Sequence[Automaton], base: Base) -> str:
