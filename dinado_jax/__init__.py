@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dinado_jax.language_model import compose as compose
     from dinado_jax.loading import load as load
     from dinado_jax.loading import load_control as load_control
+    from dinado_jax.loading import load_hmm as load_hmm
     from dinado_jax.smc import Particle as Particle
     from dinado_jax.smc import sample_by_particles as sample_by_particles
     from dinado_jax.stages.fit import fit as fit
@@ -34,6 +35,7 @@ _HOMES = {
     "compose": "dinado_jax.language_model",
     "load": "dinado_jax.loading",
     "load_control": "dinado_jax.loading",
+    "load_hmm": "dinado_jax.loading",
     "load_run": "dinado_jax.stages.pipeline",
     "fit": "dinado_jax.stages.fit",
     "Completion": "dinado_jax.generation",

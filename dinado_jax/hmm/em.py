@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dinado_jax.distributed.partitioning import Plan, psum
-from dinado_jax.hmm.model import EXACT, Hmm, Rows, emit, move
+from dinado_jax.hmm.model import EXACT, Hmm, Rows, emit, move, read
 
 Step = Callable[[Hmm, Hmm, Any], tuple[Hmm, dict[str, jax.Array]]]
 
@@ -138,3 +138,25 @@ def epoch(
         done(number)
     found = jax.jit(maximised, static_argnums=2)(hmm, plan.gather_to_host(counts), pseudocount)
     return jax.device_get(found), total
+
+
+def log_probs(hmm: Hmm, rows: Rows, size: int) -> np.ndarray:
+    """The log-probability of every token of N rows: float32 [N, T] nats, 0 after the end.
+
+    Args:
+      hmm: of their tokens.
+      rows: N of them.
+      size: rows at once.
+    """
+
+    @jax.jit
+    def of_batch(hmm: Hmm, tokens: jax.Array, inside: jax.Array) -> jax.Array:
+        start = jnp.repeat(jnp.asarray(hmm.initial)[None], len(tokens), 0)
+        emission = jnp.asarray(hmm.emission)[tokens]
+        return read(start, jnp.asarray(hmm.transition), emission, inside)[1]
+
+    found, size, hmm = [], min(size, len(rows)), jax.device_put(hmm)
+    for begin in range(0, len(rows), size):
+        part = np.arange(begin, min(begin + size, len(rows)))
+        found.append(np.asarray(of_batch(hmm, *rows.take(part, size)))[: len(part)])
+    return np.concatenate(found)

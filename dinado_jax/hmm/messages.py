@@ -98,7 +98,7 @@ def _messages(hmm: Hmm, edges: _Edges, length: int) -> Messages:
         return weight.at[edge].add(jnp.broadcast_to(prob[None], (S, H))), None
 
     zeros = jnp.zeros((E, H), jnp.float32)
-    weight, _ = jax.lax.scan(add_class, zeros, (edges.of_class, of_class[:C]))
+    weight, _ = jax.lax.scan(add_class, zeros, (jnp.asarray(edges.of_class), of_class[:C]))
     some = (weight > 0).any(1)
     accepts = jnp.asarray(edges.accepting)
     stop = jnp.where(accepts[:, None], of_class[C][None], 0.0)
