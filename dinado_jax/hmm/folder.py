@@ -69,6 +69,11 @@ def is_saved(folder: Path) -> bool:
     return exists(folder / RECORD)
 
 
+def saved_digest(folder: str | Path) -> str:
+    """SHA-256 of an HMM with its record. InputError if there is none."""
+    return file_digest(_record_of(Path(folder).expanduser()))
+
+
 def load_saved(folder: str | Path) -> Saved:
     """Reads an HMM that `save_hmm` has written.
 
@@ -76,12 +81,7 @@ def load_saved(folder: str | Path) -> Saved:
       InputError: in one line for what is missing, damaged or of a newer version.
     """
     folder = Path(folder).expanduser()
-    path = folder / RECORD
-    if not is_saved(folder):
-        raise InputError(
-            f"no {RECORD} in {folder}, where an HMM is looked for: correct the path, or train one "
-            "with `dinado hmm train`"
-        )
+    path = _record_of(folder)
     record = read_sealed_record(path, _SCHEMA, FORMAT, _FIX)
     file = folder / Path(record["file"]).name
     if not exists(file) or file_digest(file) != record["sha256"]:
@@ -93,6 +93,15 @@ def load_saved(folder: str | Path) -> Saved:
     arrays = (np.asarray(tensors[name], np.float32) for name in shapes)
     hmm = Hmm(*arrays, reads_prompt=record["reads_prompt"])
     return Saved(hmm, record["base"], record["settings"], record["epochs"], record["figures"])
+
+
+def _record_of(folder: Path) -> Path:
+    if not is_saved(folder):
+        raise InputError(
+            f"no {RECORD} in {folder}, where an HMM is looked for: correct the path, or train one "
+            "with `dinado hmm train`"
+        )
+    return folder / RECORD
 
 
 def _tensors(hmm: Hmm) -> dict[str, np.ndarray]:

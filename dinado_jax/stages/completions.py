@@ -3,14 +3,13 @@
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import TypedDict
 
-from dinado_jax.automata.compiled import AutomataOracle
 from dinado_jax.data.prompts import PromptSet
 from dinado_jax.generation import Completion, generate
-from dinado_jax.guarantee import guarantee
 from dinado_jax.language_model import Composed, Controlled, compose
 from dinado_jax.smc import Particle, sample_by_particles
+from dinado_jax.stages.artifacts import guaranteed
 from dinado_jax.stages.context import Context
 from dinado_jax.stages.pipeline import load_run, run_config
 from dinado_jax.stages.settings import with_decoding
@@ -62,11 +61,10 @@ def completions(
     model: Controlled | Composed = tilted
     given, context = PromptSet(prompts), Context.of(config, Path(run))
     if decode.guarantee:
-        oracle = cast(AutomataOracle, context.oracle.function)
         if max_new_tokens is None:
             max_new_tokens = decode.max_new_tokens
-        guaranteed, given = guarantee(controlled.base, given, max_new_tokens, oracle)
-        model = compose(tilted, guaranteed)
+        sure, given = guaranteed(context, controlled.base, given, max_new_tokens)
+        model = compose(tilted, sure)
     how = _Sampling(max_new_tokens=max_new_tokens, samples=samples, seed=seed, batch=decode.batch)
     if decode.particles:
         oracle, count = context.oracle_calls, decode.particles
