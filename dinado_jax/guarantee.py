@@ -4,7 +4,7 @@ tokens: a mask, or with an HMM of the base one that knows what is likely, too.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ from dinado_jax.hmm.model import Hmm
 from dinado_jax.language_model import Base, Controlled
 from dinado_jax.tasks.keyword.oracle import LEXICAL
 
-_MOST_STATES = 2**13  # of the automata of one prompt together, with an HMM
+Joined = TypeVar("Joined")
 
 
 def guarantee(
@@ -77,8 +77,8 @@ def guarantee(
     if hmm is None:
         made = _mask([_compiled(maskable, each, base, where[each]) for each in order], base)
     else:
-        alone = [_compiled(_joined, each, base, where[each]) for each in order]
-        made = _of_hmm(hmm, [each for (each,) in alone], base, max_new_tokens, weight)
+        joined = [_compiled(product, each, base, where[each]) for each in order]
+        made = _of_hmm(hmm, joined, base, max_new_tokens, weight)
     for each, tokens in zip(order, made.needed):
         if tokens >= NEVER:
             raise InputError(f"{where[each]}: {_impossible(each, base)}")
@@ -126,23 +126,12 @@ def _of_hmm(
     return _Made(HMM_KEY, guide, arrays, [int(each.to_accepting[0]) for each in automata])
 
 
-def _joined(automata: Sequence[TokenAutomaton]) -> list[TokenAutomaton]:
-    """All as one. TooLarge for more states than an HMM is combined with."""
-    joined = product(automata)
-    if len(joined.table) > _MOST_STATES:
-        raise TooLarge(
-            f"together they have {len(joined.table):,} states, and an HMM is combined with at most "
-            f"{_MOST_STATES:,}"
-        )
-    return [joined]
-
-
 def _compiled(
-    join: Callable[[Sequence[TokenAutomaton]], list[TokenAutomaton]],
+    join: Callable[[Sequence[TokenAutomaton]], Joined],
     automata: Sequence[Automaton],
     base: Base,
     where: str,
-) -> list[TokenAutomaton]:
+) -> Joined:
     try:
         return join([_of_base(each, base) for each in automata])
     except TooLarge as error:

@@ -4,6 +4,7 @@ Expected counts are added up over batches, and over the devices of a plan. N row
 tokens, H states, V vocabulary.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -50,7 +51,8 @@ def expected_counts(hmm: Hmm, tokens: jax.Array, inside: jax.Array) -> tuple[Hmm
     _, (later, ahead) = jax.lax.scan(backward, ones, (emission, prob, read), reverse=True)
     of_state = jnp.where(read, given * later, 0.0)
     pairs = jnp.einsum("tnh,tnk->hk", given[:-1], ahead[1:], precision=EXACT)
-    counts = Hmm(
+    counts = dataclasses.replace(
+        hmm,
         initial=of_state[0].sum(0),
         transition=pairs * transition,
         emission=jnp.zeros_like(hmm.emission).at[tokens.T].add(of_state),
@@ -72,10 +74,11 @@ def maximised(hmm: Hmm, counts: Hmm, pseudocount: float) -> Hmm:
         total = count.sum(axis, keepdims=True)
         return jnp.where(total > 0, count / jnp.where(total > 0, total, 1.0), before)
 
-    return Hmm(
-        normalised(counts.initial, hmm.initial, 0),
-        normalised(counts.transition, hmm.transition, 1),
-        normalised(counts.emission, hmm.emission, 0),
+    return dataclasses.replace(
+        hmm,
+        initial=normalised(counts.initial, hmm.initial, 0),
+        transition=normalised(counts.transition, hmm.transition, 1),
+        emission=normalised(counts.emission, hmm.emission, 0),
     )
 
 

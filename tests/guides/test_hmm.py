@@ -108,7 +108,8 @@ def prefilled(hmm, constraints, prompts, samples, **how):
     condition = {KEY: np.arange(len(constraints), dtype=np.int32)}
     batch = TokenizedPrompts(prompts, condition).batch(np.arange(len(prompts)), 0, 4)
     base = Output(jnp.zeros((len(prompts), 4, 1)), jnp.zeros((len(TEXTS), 1)), None)
-    return guide, arrays, base, guide.prefill(arrays, None, base, batch, samples, L - 1)
+    prefill = jax.jit(guide.prefill, static_argnums=(4, 5))
+    return guide, arrays, base, prefill(arrays, None, base, batch, samples, L - 1)
 
 
 @pytest.mark.parametrize("reads_prompt", [False, True])
@@ -126,10 +127,13 @@ def test_r_is_the_success_rate_over_all_continuations(reads_prompt):
         ]
         for number, table in enumerate(wanted):
             check(values, number, table, ())
-        hidden = jnp.zeros((len(some) * len(rows), 1, 1))
+        base, step = (
+            base.replace(hidden=jnp.zeros((len(some) * len(rows), 1, 1))),
+            jax.jit(guide.step),
+        )
         for length in range(1, L):
             tokens = jnp.array([row[length - 1] for row in rows] * len(some), jnp.int32)
-            values, state = guide.step(arrays, None, base.replace(hidden=hidden), tokens, state)
+            values, state = step(arrays, None, base, tokens, state)
             for number, table in enumerate(wanted):
                 for place in range(0, len(rows), 7):
                     check(values, number * len(rows) + place, table, rows[place][:length])
