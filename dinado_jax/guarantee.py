@@ -25,7 +25,7 @@ from dinado_jax.hmm.model import Hmm
 from dinado_jax.language_model import Base, Controlled
 from dinado_jax.tasks.keyword.oracle import LEXICAL
 
-Joined = TypeVar("Joined")
+_Joined = TypeVar("_Joined")
 
 
 def guarantee(
@@ -80,13 +80,7 @@ def guarantee(
         joined = [_compiled(product, each, base, where[each]) for each in order]
         made = _of_hmm(hmm, joined, base, max_new_tokens, weight)
     for each, tokens in zip(order, made.needed):
-        if tokens >= NEVER:
-            raise InputError(f"{where[each]}: {_impossible(each, base)}")
-        if tokens > max_new_tokens:
-            raise InputError(
-                f"{where[each]}: its constraints may need {tokens} tokens, and max_new_tokens is "
-                f"{max_new_tokens}; raise it, or ask for less"
-            )
+        _check_needed(each, tokens, max_new_tokens, base, where[each])
     number = {each: i for i, each in enumerate(order)}
     own = np.array([number[each] for each in automata], np.int32)
     condition = {**(given.condition or {}), made.key: own}
@@ -127,16 +121,29 @@ def _of_hmm(
 
 
 def _compiled(
-    join: Callable[[Sequence[TokenAutomaton]], Joined],
+    join: Callable[[Sequence[TokenAutomaton]], _Joined],
     automata: Sequence[Automaton],
     base: Base,
     where: str,
-) -> Joined:
+) -> _Joined:
     try:
         return join([_of_base(each, base) for each in automata])
     except TooLarge as error:
         names = " & ".join(each.name for each in automata)
         raise InputError(f"{where}: {names}, {error}: ask for less") from None
+
+
+def _check_needed(
+    automata: Sequence[Automaton], tokens: int, max_new_tokens: int, base: Base, where: str
+) -> None:
+    """InputError for automata that may need more tokens than there are."""
+    if tokens >= NEVER:
+        raise InputError(f"{where}: {_impossible(automata, base)}")
+    if tokens > max_new_tokens:
+        raise InputError(
+            f"{where}: its constraints may need {tokens} tokens, and max_new_tokens is "
+            f"{max_new_tokens}; raise it, or ask for less"
+        )
 
 
 def _impossible(automata: Sequence[Automaton], base: Base) -> str:
