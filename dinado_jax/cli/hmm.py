@@ -52,10 +52,11 @@ def _train(args: argparse.Namespace) -> None:
     processes.connect()
     signals.install_handlers()
     base, prompts, plan = _of_run(args) if _is_run(args.base) else _of_base(args)
+    new_tokens = base.max_new_tokens if args.max_new_tokens is None else args.max_new_tokens
     settings = Distillation(
         states=args.states,
         samples=args.samples,
-        max_new_tokens=args.max_new_tokens or base.max_new_tokens,
+        max_new_tokens=new_tokens,
         epochs=args.epochs,
         reads_prompt=args.reads_prompt,
         batch=args.batch,

@@ -17,7 +17,7 @@ from dinado_jax.data.prompts import PromptSet
 from dinado_jax.distributed import signals
 from dinado_jax.distributed.partitioning import Plan, local_mesh
 from dinado_jax.distributed.processes import barrier, is_main
-from dinado_jax.errors import InputError
+from dinado_jax.errors import InputError, os_error
 from dinado_jax.hmm import em
 from dinado_jax.hmm.folder import Saved, is_saved, load_saved, save_hmm
 from dinado_jax.hmm.kmeans import Clustering, first_counts
@@ -51,8 +51,10 @@ class Distillation:
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("samples", "max_new_tokens", "epochs", "batch"):
+        for name in ("max_new_tokens", "epochs", "batch"):
             require_integer_field(self, name, *POSITIVE)
+        least = f"at least {_HELD_OUT}", lambda x: x >= _HELD_OUT
+        require_integer_field(self, "samples", *least)
         require_integer_field(self, "states", "at least 2", lambda x: x >= 2)
         require_seed(self.seed)
 
@@ -78,7 +80,10 @@ def distil(
       InputError: for too few samples for the states, for prompts that do not fit the base, and for
         a folder with an HMM of another base or of other settings.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise os_error(folder, error) from error
     mark = fingerprint(base.saved_folder())
     identity = {**settings.identity, "prompts": json_digest(list(prompts))}
     known = _earlier(folder, mark, identity)

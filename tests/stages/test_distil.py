@@ -149,6 +149,9 @@ def test_other_settings_and_bases_are_refused(folder, trained, base, tmp_path, c
     message = error_of(dinado_jax.load_hmm, trained, dinado_jax.load(other))
     assert "is an HMM of the base" in message and "`dinado hmm train" in message
     assert "states = 1: it must be at least 2" in line(folder, tmp_path / "a", "--states", "1")
+    assert "samples = 9: it must be at least 20" in line(folder, tmp_path / "a", "--samples", "9")
+    (tmp_path / "file").write_text("")
+    assert str(tmp_path / "file") in line(folder, tmp_path / "file")
     few = line(folder, tmp_path / "b", "--states", "1000")
     assert "--samples 1600 gave" in few and "draw more samples or ask for fewer states" in few
 
