@@ -168,10 +168,13 @@ def _next_tokens(params: HmmArrays, state: HmmState) -> tuple[jax.Array, jax.Arr
     top, bottom = sums[..., :rows], sums[..., rows:]
     ratio = jnp.where(bottom > 0, top / jnp.where(bottom > 0, bottom, 1.0), 0.0)
     scale = log_scale[after, groups].T[of_block][:, None]  # [N, 1, R]
-    in_place = jnp.stack([jnp.log(bottom), jnp.log(ratio) + scale])
     place = jnp.asarray(params.place)
-    of_tokens = in_place.reshape(2, -1, rows).at[:, place].get(mode="promise_in_bounds")
-    log_prob, log_after = of_tokens.swapaxes(1, 2)
+
+    def of_tokens(in_blocks: jax.Array) -> jax.Array:
+        return in_blocks.reshape(-1, rows).at[place].get(mode="promise_in_bounds").T
+
+    # One by one: a compiler leaves out the first where nothing asks for V.
+    log_prob, log_after = of_tokens(jnp.log(bottom)), of_tokens(jnp.log(ratio) + scale)
 
     exceptions = jnp.asarray(params.exceptions)[state.prompt]  # [R, X]
     to = table[state.automaton[:, None], jnp.asarray(params.exception_classes)[state.prompt]]
