@@ -4,9 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from support import word_base
+from support import word_base, word_run
 from support.folders import refused
 from support.refusal import error_of
+from support.word_run import read_lines
 
 import dinado_jax
 from dinado_jax import cli
@@ -15,6 +16,8 @@ from dinado_jax.distributed import signals
 from dinado_jax.guarantee import guarantee
 from dinado_jax.hmm.folder import load_saved
 from dinado_jax.hmm.model import random_hmm
+from dinado_jax.stages.completions import completions
+from dinado_jax.stages.pipeline import run_stages
 from dinado_jax.tasks.keyword.lexical import lexical
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -131,6 +134,20 @@ def test_it_composes_and_guides_particles(trained, base):
     assert all(lexical([one.prompt for one in made], [one.text for one in made]))
     chosen = both.sample_by_particles(asked, "lexical", particles=4, samples=2, max_new_tokens=12)
     assert all(one.label == 1 for one in chosen)
+
+
+def test_a_run_decodes_with_the_hmm_of_its_base(tmp_path_factory, tmp_path):
+    data, run = word_run.trained(tmp_path_factory, tmp_path / "run")
+    train(run, tmp_path / "hmm", "--epochs", "1", "--max-new-tokens", "10")
+    on = ("decode.guarantee=true", "decode.reject=0", "decode.max_new_tokens=10")
+    config = word_run.config(data, *on, f"decode.hmm={tmp_path / 'hmm'}")
+    run_stages(config, ("generate",), run)
+    lines = read_lines(run / "generate" / "control.jsonl")
+    assert lines and all(line["label"] for line in lines)
+    made = completions(run, ["dog cat ="], samples=4)
+    assert all(lexical(["dog cat ="] * len(made), [one.text for one in made]))
+    other = word_run.config(data, *on, f"decode.hmm={tmp_path / 'nothing'}")
+    refused("no hmm.json in", run_stages, other, ("generate",), run)
 
 
 # Refusals
