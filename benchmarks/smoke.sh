@@ -45,6 +45,8 @@ export -f run
     echo "from_layer $PYTHON benchmarks/from_layer.py --size tiny --rows 4 --length 8 --repeats 1"
     echo "scan_layers $PYTHON benchmarks/scan_layers.py --size tiny --rows 1 --length 4 --repeats 1"
     echo "profile_step $PYTHON benchmarks/profile_step.py --size tiny --batch 1 --length 18 --out $out/profile"
+    echo "hmm_em $PYTHON benchmarks/hmm_cost.py em --states 8 --vocabulary 50 --batch 8 --length 4 --repeats 1"
+    echo "hmm_guide $PYTHON benchmarks/hmm_cost.py guide --size tiny --rows 2 --length 4 --states 8 --keywords 1 --repeats 1"
     echo "planted_bugs $PYTHON benchmarks/planted_bugs.py --only 0 --out $out/planted.jsonl"
 } | xargs -P 2 -d '\n' -I{} bash -c 'run {}'
 run demo_picture "$PYTHON" benchmarks/demo_picture.py "$out/study/seed3/default" "$out/demo.svg"

@@ -34,7 +34,7 @@ from dinado_jax.tasks.keyword.automaton import words_automaton
 PROMPT = 8  # tokens
 
 
-def automata_of(vocab_size: int, rows: int, keywords: int):
+def keyword_automata(vocab_size: int, rows: int, keywords: int):
     """Those of each row: its own keywords, five forms of each, over tokens of random words."""
     draw = random.Random(0)
     stems = [
@@ -48,7 +48,7 @@ def automata_of(vocab_size: int, rows: int, keywords: int):
             for stem in draw.sample(stems, keywords)
         ]
         own.append([token_automaton(words_automaton(each), vocabulary) for each in forms])
-    return stack([conjunction(each, [0]) for each in own])
+    return own
 
 
 def sampling(size: str, rows: int, length: int, keywords: int):
@@ -62,7 +62,8 @@ def sampling(size: str, rows: int, length: int, keywords: int):
     number = np.arange(rows, dtype=np.int32)
     condition = None
     if keywords:
-        params[AUTOMATA] = jax.device_put(automata_of(model.vocab_size, rows, keywords))
+        own = keyword_automata(model.vocab_size, rows, keywords)
+        params[AUTOMATA] = jax.device_put(stack([conjunction(each, [0]) for each in own]))
         condition = {AUTOMATA: number}
     variables = jax.jit(control.policy_variables, donate_argnums=0)(base, params)
     tokens = np.random.default_rng(0).integers(0, model.vocab_size, (rows, PROMPT), np.int32)

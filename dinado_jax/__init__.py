@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dinado_jax.language_model import compose as compose
     from dinado_jax.loading import load as load
     from dinado_jax.loading import load_control as load_control
+    from dinado_jax.loading import load_hmm as load_hmm
     from dinado_jax.search.beams import beam_search as beam_search
     from dinado_jax.search.exact import length_modes as length_modes
     from dinado_jax.smc import Particle as Particle
@@ -35,6 +36,7 @@ _HOMES = {
     "compose": "dinado_jax.language_model",
     "load": "dinado_jax.loading",
     "load_control": "dinado_jax.loading",
+    "load_hmm": "dinado_jax.loading",
     "load_run": "dinado_jax.stages.pipeline",
     "fit": "dinado_jax.stages.fit",
     "Completion": "dinado_jax.generation",

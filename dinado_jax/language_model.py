@@ -30,8 +30,9 @@ from dinado_jax.decoding.policy import ModelPolicy, Policy
 from dinado_jax.errors import InputError, quote
 from dinado_jax.evaluation.of_model import evaluate
 from dinado_jax.generation import PrefixValues
-from dinado_jax.guides.constraint import KEY, Constraint
+from dinado_jax.guides.constraint import Constraint
 from dinado_jax.guides.guided import guided_policy, guided_variables
+from dinado_jax.guides.hmm import HmmGuide
 from dinado_jax.guides.prompt_values import prompt_values
 from dinado_jax.guides.protocol import Guide
 from dinado_jax.guides.tilt import NEUTRAL, Tilt
@@ -175,7 +176,7 @@ class Controlled(_Methods):
                 hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
                 raise InputError(f"no such tilt, {quote(name)}: {hint}")
         tilt = dataclasses.replace(self.tilt, **changes)
-        if isinstance(self.control, Constraint) and tilt.target_rate < 1:
+        if isinstance(self.control, _GUARANTEES) and tilt.target_rate < 1:
             raise InputError(
                 f"target_rate = {tilt.target_rate}: every text under a guarantee satisfies it, aim "
                 "at a rate with a trained control"
@@ -347,7 +348,7 @@ class Composed(_Methods):
     @property
     def least_new_tokens(self) -> int:
         """How many a text may need: those of a guarantee, or 1."""
-        guides = (guide for guide in self._guides if isinstance(guide, Constraint))
+        guides = (guide for guide in self._guides if isinstance(guide, _GUARANTEES))
         return max((guide.max_new_tokens for guide in guides), default=1)
 
     def for_prompts(self, prompts: PromptSet) -> "tuple[Composed, PromptSet]":
@@ -382,16 +383,18 @@ class Composed(_Methods):
 
 LanguageModel = Base | Controlled | Composed
 Part = TypeVar("Part", bound=Controlled)
+_GUARANTEES = (Constraint, HmmGuide)
 
 
 def _for_prompts(parts: tuple[Part, ...], prompts: PromptSet) -> tuple[tuple[Part, ...], PromptSet]:
     """See `Controlled.for_prompts`. Prompts alike for all parts share a number."""
-    if any(isinstance(part.control, Constraint) for part in parts) and KEY not in (
-        prompts.condition or {}
-    ):
-        raise InputError(
-            "these prompts have no constraints: give those that guarantee returned with the model"
-        )
+    for part in parts:
+        known = prompts.condition or {}
+        if isinstance(part.control, _GUARANTEES) and part.control.key not in known:
+            raise InputError(
+                "these prompts have no constraints: give those that guarantee returned with the "
+                "model"
+            )
     readers = [part.automata_of for part in parts if part._reads_state and part.automata_of]
     if not readers:
         return parts, prompts
@@ -435,8 +438,8 @@ def compose(*parts: Controlled) -> Composed:
     """
     if not parts or not all(isinstance(part, Controlled) for part in parts):
         raise InputError("compose needs controlled models, one or more: give what load_run returns")
-    # Their conditions have the same name.
-    if len({id(part.params) for part in parts if isinstance(part.control, Constraint)}) > 1:
+    # Their conditions may have the same name.
+    if len({id(part.params) for part in parts if isinstance(part.control, _GUARANTEES)}) > 1:
         raise InputError(
             "two guarantees at once: make one of dinado_jax.constraints.AllOf(one, other)"
         )

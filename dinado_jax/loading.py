@@ -21,6 +21,8 @@ from dinado_jax.controls.control_file import (
 from dinado_jax.controls.make import make_control
 from dinado_jax.errors import InputError, quote
 from dinado_jax.guides.tilt import Tilt
+from dinado_jax.hmm.folder import load_saved
+from dinado_jax.hmm.model import Hmm
 from dinado_jax.language_model import Base, Controlled
 from dinado_jax.models.architectures import load_model, load_params
 from dinado_jax.models.hf_folder import HUB_FILES, fingerprint, locate, own_name
@@ -102,6 +104,26 @@ def load_control(
         _automata_of(folder, record, oracle),
         record.origin,
     )
+
+
+def load_hmm(folder: str | Path, base: Base) -> Hmm:
+    """Loads a hidden Markov model that `dinado hmm train` has made of a base.
+
+    Args:
+      folder: of the HMM.
+      base: that it is to guide, see `guarantee`.
+
+    Raises:
+      InputError: in one line for files that are missing, damaged or of a newer version, and for an
+        HMM of another base.
+    """
+    saved, there = load_saved(folder), base.saved_folder()
+    if (found := fingerprint(there)) != saved.base:
+        raise InputError(
+            f"{folder} is an HMM of the base {saved.base[:12]}, and {there} is another, "
+            f"{found[:12]}: train one with `dinado hmm train {there}`"
+        )
+    return saved.hmm
 
 
 def _base_of(folder: Path, record: Record, given: Base | str | Path | None) -> Base:

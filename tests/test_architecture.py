@@ -18,6 +18,7 @@ LAYERS = [
     "adapters",
     "classifiers",
     "automata",
+    "hmm",
     "decoding",
     "guides",
     "controls",

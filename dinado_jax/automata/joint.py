@@ -31,11 +31,11 @@ def maskable(automata: Sequence[TokenAutomaton]) -> list[TokenAutomaton]:
     if not guards or len(automata) == 1:
         return list(automata)
     if len(guards) == len(automata):
-        return [_product(automata)]
-    guard = _product(guards)
+        return [product(automata)]
+    guard = product(guards)
     guarded = [_guarded(each, guard) for each in automata if each.worst_settled < NEVER]
     lost = len(guarded) > 1 and any(each.worst_settled >= NEVER for each in guarded)
-    return [_product(automata)] if lost else guarded
+    return [product(automata)] if lost else guarded
 
 
 def joint_classes(automata: Sequence[TokenAutomaton]) -> np.ndarray:
@@ -55,8 +55,12 @@ def classes_of_joint(automata: Sequence[TokenAutomaton], joint: np.ndarray) -> n
     return np.stack([each.class_of[some_token] for each in automata])
 
 
-def _product(automata: Sequence[TokenAutomaton]) -> TokenAutomaton:
-    """All as one."""
+def product(automata: Sequence[TokenAutomaton]) -> TokenAutomaton:
+    """All as one, which accepts where all of them do.
+
+    Raises:
+      TooLarge: see `product_table`.
+    """
     joint, states, table = _joined(automata)
     of_each = list(zip(automata, states.T))
     accepting = np.all([each.accepting[at] for each, at in of_each], axis=0)

@@ -15,6 +15,7 @@ from dinado_jax.cli import (
     doctor,
     exact,
     export,
+    hmm,
     init,
     inspect,
     oracle,
@@ -28,7 +29,7 @@ from dinado_jax.utils import streams
 
 _DISK = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EROFS), "write")
 _DISK |= dict.fromkeys((errno.EACCES, errno.EPERM), "open")
-_MODULES = (run, init, oracle, inspect, compare, export, doctor, exact, bench)
+_MODULES = (run, init, oracle, hmm, inspect, compare, export, doctor, exact, bench)
 
 
 def make_parser() -> Parser:

@@ -124,6 +124,9 @@ class Decode(Sampling):
     target_rate: float = 1.0  # success rate to aim for
     reject: float = 0.0  # tokens that q has this much rarer than p are never drawn; 0 is off
     guarantee: bool = False  # the control draws only texts that satisfy the oracle
+    # With decode.guarantee: a folder of `dinado hmm train` of the run's base. The guarantee then
+    # knows how likely the oracle is to be satisfied, not only whether it can be. Empty: a mask.
+    hmm: str = ""
     # Each text is chosen among so many of the control by weight and oracle: nearer to q* than the
     # control. 0 is off.
     particles: int = 0

@@ -15,7 +15,7 @@ vocabulary; other letters as in automata/conjunction.py.
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +48,7 @@ class Constraint:
       max_new_tokens: of a text. A decoding loop of more tokens ends every text within these.
     """
 
+    key: ClassVar[str] = KEY
     max_new_tokens: int
     ends: bool = False  # whether every text ends by itself, so that a token is left for its end
 

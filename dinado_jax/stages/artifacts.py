@@ -4,17 +4,21 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import jax
 import numpy as np
 
 from dinado_jax import loading
+from dinado_jax.automata.compiled import AutomataOracle
 from dinado_jax.config import schema
 from dinado_jax.controls.control_file import Origin
 from dinado_jax.controls.make import make_control
+from dinado_jax.data.prompts import PromptSet
 from dinado_jax.distributed.partitioning import replicate
 from dinado_jax.distributed.processes import broadcast
 from dinado_jax.errors import InputError
+from dinado_jax.guarantee import guarantee
 from dinado_jax.language_model import Base, Controlled
 from dinado_jax.stages.context import Context
 from dinado_jax.training.checkpoint import Checkpoints
@@ -80,3 +84,13 @@ def trained_model(context: Context) -> Controlled:
     named = dataclasses.replace(config.rollout, oracle=context.oracle_name)
     origin = Origin(dataclasses.replace(config, rollout=named))
     return Controlled(base, control, params, automata_of=context.automata_of, origin=origin)
+
+
+def guaranteed(
+    context: Context, base: Base, prompts: PromptSet, max_new_tokens: int
+) -> tuple[Controlled, PromptSet]:
+    """The base under the guarantee of decode.guarantee, and of decode.hmm, as `guarantee` does."""
+    folder = context.config.decode.hmm
+    hmm = loading.load_hmm(folder, base) if folder else None
+    oracle = cast(AutomataOracle, context.oracle.function)
+    return guarantee(base, prompts, max_new_tokens, oracle, hmm=hmm)

@@ -3,16 +3,15 @@
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import TypedDict
 
-from dinado_jax.automata.compiled import AutomataOracle
 from dinado_jax.data.prompts import PromptSet
 from dinado_jax.errors import InputError
 from dinado_jax.generation import Completion, Piece, generate
-from dinado_jax.guarantee import guarantee
 from dinado_jax.language_model import Composed, Controlled, compose
 from dinado_jax.search.beams import beam_search
 from dinado_jax.smc import Particle, sample_by_particles
+from dinado_jax.stages.artifacts import guaranteed
 from dinado_jax.stages.context import Context
 from dinado_jax.stages.pipeline import load_run, run_config
 from dinado_jax.stages.settings import with_decoding
@@ -73,11 +72,10 @@ def completions(
     model: Controlled | Composed = tilted
     given, context = PromptSet(prompts), Context.of(config, Path(run))
     if decode.guarantee:
-        oracle = cast(AutomataOracle, context.oracle.function)
         if max_new_tokens is None:
             max_new_tokens = decode.max_new_tokens
-        guaranteed, given = guarantee(controlled.base, given, max_new_tokens, oracle)
-        model = compose(tilted, guaranteed)
+        sure, given = guaranteed(context, controlled.base, given, max_new_tokens)
+        model = compose(tilted, sure)
     if beams is not None:
         last = {"hypotheses": samples, "max_new_tokens": max_new_tokens, "batch": decode.batch}
         oracle = None if config.target.moments else context.oracle_calls

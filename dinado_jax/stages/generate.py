@@ -1,21 +1,18 @@
 """Stage generate: held-out prompts continued by the base and by the controlled model."""
 
 from collections.abc import Iterator
-from typing import cast
 
 import jax
 import numpy as np
 
-from dinado_jax.automata.compiled import AutomataOracle
 from dinado_jax.data.prompts import PromptSet
 from dinado_jax.distributed.processes import is_main
 from dinado_jax.evaluation.samples import Sample, write_samples
 from dinado_jax.evaluation.stage_figures import GenerateFigures
 from dinado_jax.evaluation.token_values import write_token_values
-from dinado_jax.guarantee import guarantee
 from dinado_jax.language_model import Base, LanguageModel, compose
 from dinado_jax.rollouts.collect import Collected, Collector
-from dinado_jax.stages.artifacts import trained_model
+from dinado_jax.stages.artifacts import guaranteed, trained_model
 from dinado_jax.stages.context import Context
 from dinado_jax.stages.shown_values import shown_values
 
@@ -56,9 +53,8 @@ def generate(context: Context) -> GenerateFigures:
         "control": (controlled, prompts),
     }
     if decode.guarantee:
-        oracle = cast(AutomataOracle, context.oracle.function)
-        mask, masked = guarantee(controlled.base, prompts, decode.max_new_tokens, oracle)
-        given["control"] = compose(controlled, mask), masked
+        sure, known = guaranteed(context, controlled.base, prompts, decode.max_new_tokens)
+        given["control"] = compose(controlled, sure), known
     collected = {}
     for name, (model, own) in given.items():
         samples, shards = context.config.evaluate.samples, folder / f"{name}_shards"

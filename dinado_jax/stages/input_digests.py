@@ -8,6 +8,7 @@ import types
 from collections.abc import Iterator
 from pathlib import Path
 
+from dinado_jax.hmm.folder import saved_digest
 from dinado_jax.models.hf_folder import fingerprint, locate
 from dinado_jax.oracles.table import NamedOracle
 from dinado_jax.stages.context import Context
@@ -45,6 +46,8 @@ def _from_outside(name: str, context: Context) -> dict[str, str]:
     elif context.task.source:
         rows = context.held_out if generating else context.train_examples
         found["task.source"] = json_digest([[row.prompt, *row.references] for row in rows])
+    if name == "generate" and config.decode.hmm:
+        found["decode.hmm"] = saved_digest(config.decode.hmm)
     if name != "sft":
         what = f"rollout.oracle (the source of {context.oracle.name})"
         found[what] = _source(context.oracle)

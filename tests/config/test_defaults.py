@@ -109,6 +109,7 @@ DEFAULTS = {
     "decode.target_rate": 1.0,
     "decode.reject": 0.0,
     "decode.guarantee": False,
+    "decode.hmm": "",
     "evaluate.split": "test",
     "evaluate.prompts": 500,
     "evaluate.samples": 4,

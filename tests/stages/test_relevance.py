@@ -89,6 +89,7 @@ CASES = {
     "decode.temperature=0.5": (["decode.top_k=1"], [""]),
     "decode.top_k=5": (["decode.temperature=0"], [""]),
     "decode.top_p=0.5": (["decode.temperature=0", "decode.top_k=1"], [""]),
+    "decode.hmm=some": ([""], ["decode.guarantee=true"]),
     "decode.target_rate=0.5": (["decode.strength=0", MOMENT], ["", "decode.strength=2"]),
     "train.objective=matching": ([WARM], ["", COLD]),
     "train.refresh_prompts=9": (["train.rounds=1"], [""]),

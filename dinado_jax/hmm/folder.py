@@ -1,0 +1,109 @@
+"""An HMM in a folder: `hmm.json`, which names the file of its probabilities, and that file.
+
+hmm.json has the fingerprint of the base, the settings of the training, and how far it is. Each
+epoch has a file of its own, written before hmm.json names it: one of the two is always whole.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from dinado_jax import __version__
+from dinado_jax.errors import InputError
+from dinado_jax.hmm.model import Hmm
+from dinado_jax.models.hf_folder import check_finite, check_tensors, read_safetensors, write_tensors
+from dinado_jax.utils.files import exists, file_digest, read_sealed_record, write_sealed
+
+RECORD = "hmm.json"
+# Version of the files. Bump it when an older version of the package would misread them.
+FORMAT = 1
+_FIX = "train it again, or copy it again"
+_SCHEMA = {
+    "format": int, "version": str, "base": str, "states": int, "vocab_size": int,
+    "reads_prompt": bool, "settings": dict, "epochs": int, "figures": dict, "file": str,
+    "sha256": str,
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """What a folder holds."""
+
+    hmm: Hmm  # on the host
+    base: str  # fingerprint of the base
+    settings: dict[str, Any]  # of the training, its length aside
+    epochs: int  # that it has been trained
+    figures: dict[str, Any]
+
+
+def save_hmm(folder: Path, saved: Saved) -> None:
+    """Writes an HMM in place of an earlier epoch. InputError for a full disk."""
+    hmm, path = saved.hmm, folder / f"epoch_{saved.epochs:04d}.safetensors"
+    write_tensors(path, _tensors(hmm))
+    write_sealed(
+        folder / RECORD,
+        {
+            "format": FORMAT,
+            "version": __version__,
+            "base": saved.base,
+            "states": hmm.states,
+            "vocab_size": hmm.vocab_size,
+            "reads_prompt": hmm.reads_prompt,
+            "settings": saved.settings,
+            "epochs": saved.epochs,
+            "figures": saved.figures,
+            "file": path.name,
+            "sha256": file_digest(path),
+        },
+    )
+    for other in folder.glob("epoch_*.safetensors"):
+        if other != path:
+            other.unlink()
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether there is an HMM in a folder. InputError if it may not be read."""
+    return exists(folder / RECORD)
+
+
+def saved_digest(folder: str | Path) -> str:
+    """SHA-256 of an HMM with its record. InputError if there is none."""
+    return file_digest(_record_of(Path(folder).expanduser()))
+
+
+def load_saved(folder: str | Path) -> Saved:
+    """Reads an HMM that `save_hmm` has written.
+
+    Raises:
+      InputError: in one line for what is missing, damaged or of a newer version.
+    """
+    folder = Path(folder).expanduser()
+    path = _record_of(folder)
+    record = read_sealed_record(path, _SCHEMA, FORMAT, _FIX)
+    file = folder / Path(record["file"]).name
+    if not exists(file) or file_digest(file) != record["sha256"]:
+        raise InputError(f"{file} is not what {path} was written with: {_FIX}")
+    tensors, H, V = read_safetensors(file), record["states"], record["vocab_size"]
+    shapes = {"initial": (H,), "transition": (H, H), "emission": (V, H)}
+    check_tensors(tensors, shapes, folder, RECORD)
+    check_finite(tensors, folder)
+    arrays = (np.asarray(tensors[name], np.float32) for name in shapes)
+    hmm = Hmm(*arrays, reads_prompt=record["reads_prompt"])
+    return Saved(hmm, record["base"], record["settings"], record["epochs"], record["figures"])
+
+
+def _record_of(folder: Path) -> Path:
+    if not is_saved(folder):
+        raise InputError(
+            f"no {RECORD} in {folder}, where an HMM is looked for: correct the path, or train one "
+            "with `dinado hmm train`"
+        )
+    return folder / RECORD
+
+
+def _tensors(hmm: Hmm) -> dict[str, np.ndarray]:
+    named = {"initial": hmm.initial, "transition": hmm.transition, "emission": hmm.emission}
+    return jax.tree.map(np.asarray, named)

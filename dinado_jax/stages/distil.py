@@ -1,0 +1,221 @@
+"""Distils a hidden Markov model from samples of a base: draws them, clusters, and runs EM.
+
+Everything is kept in one folder, and a stopped distillation continues: samples from the last batch
+of them, EM from the last epoch, bit for bit on a CPU.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from dinado_jax.config.schema import Sampling
+from dinado_jax.data.prompts import PromptSet
+from dinado_jax.distributed import signals
+from dinado_jax.distributed.partitioning import Plan, local_mesh
+from dinado_jax.distributed.processes import barrier, is_main
+from dinado_jax.errors import InputError, os_error
+from dinado_jax.hmm import em
+from dinado_jax.hmm.folder import Saved, is_saved, load_saved, save_hmm
+from dinado_jax.hmm.kmeans import Clustering, first_counts
+from dinado_jax.hmm.model import Hmm, Rows
+from dinado_jax.language_model import Base
+from dinado_jax.models.hf_folder import fingerprint
+from dinado_jax.oracles.moments import no_oracle
+from dinado_jax.rollouts.arrays import Rollouts, select
+from dinado_jax.rollouts.collect import Collector
+from dinado_jax.utils.arguments import POSITIVE, require_integer_field, require_seed
+from dinado_jax.utils.files import json_digest
+from dinado_jax.utils.progress import MetricsLog, Progress, print_once
+
+_TOGETHER = 8  # samples of a prompt that are drawn from one prefill
+_HELD_OUT = 20  # one of so many samples is not trained on, and measures the model
+_PSEUDOCOUNT = 0.1  # of each distribution: no token is impossible
+_FEWEST = 20  # tokens per state
+_FEW = 200  # the same, below which a line warns
+
+
+@dataclasses.dataclass(frozen=True)
+class Distillation:
+    """How an HMM is made."""
+
+    states: int = 128  # H
+    samples: int = 20_000  # texts of the base
+    max_new_tokens: int = 32
+    epochs: int = 20  # of EM
+    reads_prompt: bool = False  # the HMM is one of prompts and texts, not of texts alone
+    batch: int = 256  # rows at once
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("max_new_tokens", "epochs", "batch"):
+            require_integer_field(self, name, *POSITIVE)
+        least = f"at least {_HELD_OUT}", lambda x: x >= _HELD_OUT
+        require_integer_field(self, "samples", *least)
+        require_integer_field(self, "states", "at least 2", lambda x: x >= 2)
+        require_seed(self.seed)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a folder's content depends on: more epochs continue it."""
+        return {key: x for key, x in dataclasses.asdict(self).items() if key != "epochs"}
+
+
+def distil(
+    base: Base, prompts: Sequence[str], settings: Distillation, folder: Path, plan: Plan
+) -> Saved:
+    """Makes an HMM of a base, or continues to.
+
+    Args:
+      base: replicated on the devices of this process.
+      prompts: that its samples continue, in turns.
+      settings: how.
+      folder: of the result; one of an earlier call with the same arguments continues.
+      plan: of the devices.
+
+    Raises:
+      InputError: for too few samples for the states, for prompts that do not fit the base, and for
+        a folder with an HMM of another base or of other settings.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise os_error(folder, error) from error
+    mark = fingerprint(base.saved_folder())
+    identity = {**settings.identity, "prompts": json_digest(list(prompts))}
+    known = _earlier(folder, mark, identity)
+    if known and known.epochs >= settings.epochs:
+        return known
+    drawn = _samples(base, prompts, settings, folder, json_digest([mark, identity]), plan)
+    begin = np.zeros(len(drawn), np.int32) if settings.reads_prompt else drawn.prompt_length
+    _check_enough(int((drawn.length - begin).sum()), settings)
+    held_out = np.arange(len(drawn)) % _HELD_OUT == _HELD_OUT - 1
+    train, other = (np.flatnonzero(each) for each in (~held_out, held_out))
+    if known is None:
+        first = _first(base, select(drawn, train), begin[train], settings, plan)
+        known = Saved(first, mark, identity, 0, {})
+    own, measured = _rows(select(drawn, train), begin[train]), _HeldOut.of(drawn, begin, other)
+    log = MetricsLog(folder / "metrics.jsonl", known.epochs)
+    step, left = em.make_step(plan), settings.epochs - known.epochs
+    with Progress("EM", left * len(own), "row") as progress:
+        while known.epochs < settings.epochs:
+
+            def done(count: int) -> None:
+                signals.raise_if_stopped()
+                progress.advance(count)
+
+            hmm, total = em.epoch(step, plan, known.hmm, own, settings.batch, _PSEUDOCOUNT, done)
+            figures = {"loss": -total / own.count, **measured.figures(hmm, settings.batch)}
+            known = Saved(hmm, mark, identity, known.epochs + 1, figures)
+            if is_main():
+                save_hmm(folder, known)
+            log.write(known.epochs, **figures)
+    barrier("the HMM is written")
+    return known
+
+
+def _earlier(folder: Path, mark: str, identity: dict[str, Any]) -> Saved | None:
+    """What an earlier call with these arguments has left. InputError for one with others."""
+    if not is_saved(folder):
+        return None
+    known = load_saved(folder)
+    if known.base != mark:
+        raise InputError(f"{folder} has an HMM of another base: name a new folder")
+    for name, value in identity.items():
+        if known.settings.get(name) != value:
+            shown = "" if name == "prompts" else f", {name} = {known.settings.get(name)}"
+            raise InputError(
+                f"{folder} has an HMM of other {name}{shown}: name a new folder, or give the same"
+            )
+    return known
+
+
+def _samples(
+    base: Base,
+    prompts: Sequence[str],
+    settings: Distillation,
+    folder: Path,
+    identity: str,
+    plan: Plan,
+) -> Rollouts:
+    """Draws the samples of the base, or those that are missing."""
+    together = min(_TOGETHER, settings.samples)
+    sets = -(-settings.samples // together)
+    asked = PromptSet([prompts[i % len(prompts)] for i in range(sets)])
+    how = Sampling(max_new_tokens=settings.max_new_tokens, batch=settings.batch)
+    collector = Collector(no_oracle, how, identity, local_mesh(plan))
+    key = jax.random.key(settings.seed)
+    return collector.sample("samples", base, asked, together, key, folder / "samples").rollouts
+
+
+def _check_enough(tokens: int, settings: Distillation) -> None:
+    """InputError for too few tokens; a warning for few."""
+    per_state = tokens / settings.states
+    if per_state < _FEWEST:
+        raise InputError(
+            f"--samples {settings.samples} gave {tokens:,} tokens, {per_state:.0f} for each of "
+            f"{settings.states} states: at least {_FEWEST} are needed, draw more samples or ask "
+            "for fewer states"
+        )
+    if per_state < _FEW:
+        print_once(
+            f"warning: {tokens:,} tokens are {per_state:.0f} for each of {settings.states} states, "
+            f"and fewer than {_FEW} make a poor model: draw more samples"
+        )
+
+
+def _first(
+    base: Base,
+    drawn: Rollouts,
+    begin: np.ndarray,
+    settings: Distillation,
+    plan: Plan,
+) -> Hmm:
+    """The model that EM begins with."""
+    print_once("clustering the hidden states of the base")
+    how = Clustering(plan, settings.batch, settings.seed)
+    counts = first_counts(
+        base.model,
+        plan.shard(base.params),
+        drawn,
+        begin,
+        settings.states,
+        base.codec.stop_ids,
+        how,
+    )
+    found = jax.device_get(em.maximised(counts, counts, _PSEUDOCOUNT))
+    return dataclasses.replace(found, reads_prompt=settings.reads_prompt)
+
+
+def _rows(drawn: Rollouts, begin: np.ndarray) -> Rows:
+    """The tokens that the HMM reads, from column 0 on."""
+    length = drawn.length - begin
+    column = np.minimum(begin[:, None] + np.arange(length.max()), drawn.tokens.shape[1] - 1)
+    return Rows(np.take_along_axis(drawn.tokens, column, 1), length)
+
+
+@dataclasses.dataclass(frozen=True)
+class _HeldOut:
+    """Samples that measure the model."""
+
+    rows: Rows
+    first: np.ndarray  # int [N], the column of each in which the text begins
+    log_base: float  # nats under the base, of all
+
+    @classmethod
+    def of(cls, drawn: Rollouts, begin: np.ndarray, index: np.ndarray) -> "_HeldOut":
+        """Those numbered `index`."""
+        own = select(drawn, index)
+        first = own.prompt_length - begin[index]
+        return cls(_rows(own, begin[index]), first, float(own.log_base.sum()))
+
+    def figures(self, hmm: Hmm, batch: int) -> dict[str, float]:
+        """Nats per token of texts by HMM and base: the difference estimates their KL."""
+        log_probs = em.log_probs(hmm, self.rows, batch)
+        of_text = np.arange(log_probs.shape[1])[None] >= self.first[:, None]
+        tokens = int((self.rows.length - self.first).sum())
+        log_hmm = float(np.where(of_text, log_probs, 0.0).sum(dtype=np.float64))
+        return {"held_out": -log_hmm / tokens, "held_out_of_base": -self.log_base / tokens}
