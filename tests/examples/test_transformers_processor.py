@@ -64,7 +64,7 @@ CONTROLS = {
 }
 
 
-STATED = {"state": ("merge", "control.state=true"), "state table": ()}
+STATED = {"state": ("merge", "control.state=true", "rollout.oracle=lexical"), "state table": ()}
 
 
 def stated(base, kind):
