@@ -25,6 +25,7 @@ from dinado_jax.hmm.model import Hmm
 from dinado_jax.language_model import Base, Controlled
 from dinado_jax.tasks.keyword.oracle import LEXICAL
 
+Automata = tuple[Automaton, ...]  # of a prompt
 _Joined = TypeVar("_Joined")
 
 
@@ -65,26 +66,21 @@ def guarantee(
         the model's tokens satisfies, one whose automata may need more tokens, and an HMM of other
         tokens or constraints that are too large for it.
     """
-    if weight is not None and hmm is None:
-        raise InputError("weight is that of an HMM: give hmm, or leave it out")
-    if ends and hmm is not None:
-        raise InputError("ends is for the mask alone: leave out ends, or hmm")
+    _check_options(ends, hmm, weight)
     given = prompts if isinstance(prompts, PromptSet) else PromptSet(prompts)
     automata = [tuple(oracle.automata(text)) for text in given.texts]
-    names = given.names or [f"prompt {index}" for index in range(len(automata))]
-    where = {  # the first prompt of each
-        each: f"{name}, {quote(text)}"
-        for each, name, text in reversed(list(zip(automata, names, given.texts)))
-    }
+    where = _first_prompts(given, automata)
     if () in automata:
         raise InputError(f"{where[()]}: the oracle has no automaton for it, return at least one")
     order = list(dict.fromkeys(automata))
+
+    def each_compiled(join: Callable[[Sequence[TokenAutomaton]], _Joined]) -> list[_Joined]:
+        return [_compiled(join, each, base, where[each]) for each in order]
+
     if hmm is None:
-        masked = [_compiled(maskable, each, base, where[each]) for each in order]
-        made = _mask(masked, base, max_new_tokens, ends)
+        made = _mask(each_compiled(maskable), base, max_new_tokens, ends)
     else:
-        joined = [_compiled(product, each, base, where[each]) for each in order]
-        made = _of_hmm(hmm, joined, base, max_new_tokens, weight)
+        made = _of_hmm(hmm, each_compiled(product), base, max_new_tokens, weight)
     for each, tokens in zip(order, made.needed):
         _check_needed(each, tokens, max_new_tokens, ends, base, where[each])
     number = {each: i for i, each in enumerate(order)}
@@ -92,6 +88,20 @@ def guarantee(
     condition = {**(given.condition or {}), made.key: own}
     guaranteed = Controlled(base, made.guide, made.arrays)
     return guaranteed, dataclasses.replace(given, condition=condition)
+
+
+def _first_prompts(given: PromptSet, automata: list[Automata]) -> dict[Automata, str]:
+    """How messages name the first prompt of each constraint."""
+    names = given.names or [f"prompt {index}" for index in range(len(automata))]
+    found = [f"{name}, {quote(text)}" for name, text in zip(names, given.texts)]
+    return dict(reversed(list(zip(automata, found))))
+
+
+def _check_options(ends: bool, hmm: Hmm | None, weight: float | None) -> None:
+    if weight is not None and hmm is None:
+        raise InputError("weight is that of an HMM: give hmm, or leave it out")
+    if ends and hmm is not None:
+        raise InputError("ends is for the mask alone: leave out ends, or hmm")
 
 
 class _Made(NamedTuple):

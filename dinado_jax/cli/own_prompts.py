@@ -1,17 +1,11 @@
 """The user's own prompts, continued with a finished run: `dinado generate RUN`."""
 
 import argparse
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 from dinado_jax.errors import InputError, escape
 from dinado_jax.utils import streams
 from dinado_jax.utils.files import exists
-
-if TYPE_CHECKING:
-    from dinado_jax.generation import Completion, Piece
-    from dinado_jax.smc import Particle
 
 _NUMBERS = ("samples", "strength", "particles", "beams", "max_new_tokens", "seed")
 _OPTIONS = ("prompt", "prompts", *_NUMBERS, "stream")
@@ -78,22 +72,24 @@ def continue_prompts(args: argparse.Namespace) -> None:
     ]
     if not prompts:
         raise InputError("no prompts given: --prompt TEXT, or --prompts FILE with one per line")
-    if args.stream and args.json:
-        raise InputError("--stream prints texts while they are drawn: leave out it, or --json")
-    made = completions.completions(
-        args.config,
-        prompts,
-        samples=1 if args.samples is None else args.samples,
-        seed=args.seed or 0,
-        strength=args.strength,
-        particles=args.particles,
-        beams=args.beams,
-        max_new_tokens=args.max_new_tokens,
-        stream=bool(args.stream),
-    )
-    if args.stream:
-        for part in completions.as_streamed_text(cast("Iterator[Piece]", made)):
-            streams.print_result(part, end="")
-        return
-    whole = cast("Sequence[Completion | Particle]", made)
-    streams.print_result((completions.as_json if args.json else completions.as_text)(whole))
+    how = {
+        "samples": 1 if args.samples is None else args.samples,
+        "seed": args.seed or 0,
+        "strength": args.strength,
+        "particles": args.particles,
+        "max_new_tokens": args.max_new_tokens,
+    }
+    if not args.stream:
+        made = completions.completions(args.config, prompts, **how, beams=args.beams)
+        return streams.print_result(
+            (completions.as_json if args.json else completions.as_text)(made)
+        )
+    for option, given in (("--json", args.json), ("--beams", args.beams is not None)):
+        if given:
+            raise InputError(
+                f"--stream prints texts while they are drawn: leave out it, or {option}"
+            )
+    for part in completions.as_streamed_text(
+        completions.stream_completions(args.config, prompts, **how)
+    ):
+        streams.print_result(part, end="")

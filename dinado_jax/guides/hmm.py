@@ -78,7 +78,7 @@ class HmmGuide:
     max_new_tokens: int  # of a text; a decoding loop of more tokens ends every text within these
     stop_ids: tuple[int, ...]
     reads_prompt: bool  # the HMM reads the prompt first, otherwise the text alone
-    # None: q is p R, in a way. Else a weighted geometric mean of p(v | x) and of the HMM's own
+    # None: q is in proportion to p R. Else a geometric mean of p(v | x) and of the HMM's own
     # Pr(v | x and the constraint), whose weight this is: GeLaTo's form for tuned bases.
     weight: float | None = None
 

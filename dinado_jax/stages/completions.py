@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from dinado_jax.data.prompts import PromptSet
 from dinado_jax.errors import InputError
@@ -37,8 +37,7 @@ def completions(
     particles: int | None = None,
     beams: int | None = None,
     max_new_tokens: int | None = None,
-    stream: bool = False,
-) -> Sequence[Completion | Particle] | Iterator[Piece]:
+) -> Sequence[Completion | Particle]:
     """Continues prompts as the run's own generate stage does, by the settings of its [decode].
 
     Args:
@@ -51,15 +50,88 @@ def completions(
       beams: of a beam search in the place of samples, see `beam_search`, with the run's oracle at
         the end unless target.moments change what it means; None: no search.
       max_new_tokens: None: the run's, or what the longest prompt leaves of the context.
-      stream: whether to hand out the same texts piece by piece, while they are drawn.
 
     Raises:
       InputError: as for `load_run`, `generate` and, with decode.guarantee, `guarantee`; for
-        particles under settings of the run that they do not read; for two of particles, beams and
-        `stream`, and more samples than beams.
+        particles under settings of the run that they do not read; for both particles and beams, and
+        more samples than beams.
     """
     if beams is not None:
-        beams = _require_beams(beams, samples, particles, stream)
+        beams = _require_beams(beams, samples, particles)
+    ready = _ready(run, prompts, strength, max_new_tokens, particles)
+    config, oracle = ready.context.config, ready.context.oracle_calls
+    if beams is not None:
+        judged = None if config.target.moments else oracle
+        return beam_search(
+            ready.model,
+            ready.prompts,
+            oracle=judged,
+            beams=beams,
+            hypotheses=samples,
+            max_new_tokens=ready.max_new_tokens,
+            batch=config.decode.batch,
+        )
+    how = ready.sampling(samples, seed)
+    if config.decode.particles:
+        count = config.decode.particles
+        return sample_by_particles(ready.model, ready.prompts, oracle, particles=count, **how)
+    return generate(ready.model, ready.prompts, **how, **ready.method)
+
+
+def stream_completions(
+    run: str | Path,
+    prompts: Sequence[str],
+    *,
+    samples: int = 1,
+    seed: int = 0,
+    strength: float | None = None,
+    particles: int | None = None,
+    max_new_tokens: int | None = None,
+) -> Iterator[Piece]:
+    """The texts of `completions` piece by piece, while they are drawn.
+
+    Raises:
+      InputError: as for `completions`, and for particles, of the run or given.
+    """
+    ready = _ready(run, prompts, strength, max_new_tokens, particles)
+    if ready.context.config.decode.particles:
+        raise InputError(
+            "a text is chosen among particles when all of them are there: set particles to 0, or "
+            "leave out stream"
+        )
+    how = ready.sampling(samples, seed)
+    return generate(ready.model, ready.prompts, **how, **ready.method, stream=True)
+
+
+class _Ready(NamedTuple):
+    """What continues the prompts."""
+
+    context: Context
+    model: Controlled | Composed
+    prompts: PromptSet
+    max_new_tokens: int | None
+
+    def sampling(self, samples: int, seed: int) -> _Sampling:
+        return _Sampling(
+            max_new_tokens=self.max_new_tokens,
+            samples=samples,
+            seed=seed,
+            batch=self.context.config.decode.batch,
+        )
+
+    @property
+    def method(self) -> dict[str, Any]:
+        decode = self.context.config.decode
+        return {name: getattr(decode, name) for name in ("temperature", "top_k", "top_p")}
+
+
+def _ready(
+    run: str | Path,
+    prompts: Sequence[str],
+    strength: float | None,
+    max_new_tokens: int | None,
+    particles: int | None = None,
+) -> _Ready:
     config, controlled = run_config(run), load_run(run)
     if particles is not None:
         config = with_decoding(config, [f"decode.particles={particles}"])
@@ -69,30 +141,13 @@ def completions(
         target_rate=decode.target_rate,
         reject=decode.reject,
     )
-    model: Controlled | Composed = tilted
     given, context = PromptSet(prompts), Context.of(config, Path(run))
-    if decode.guarantee:
-        if max_new_tokens is None:
-            max_new_tokens = decode.max_new_tokens
-        sure, given = guaranteed(context, controlled.base, given, max_new_tokens)
-        model = compose(tilted, sure)
-    if beams is not None:
-        last = {"hypotheses": samples, "max_new_tokens": max_new_tokens, "batch": decode.batch}
-        oracle = None if config.target.moments else context.oracle_calls
-        return beam_search(model, given, oracle=oracle, beams=beams, **last)
-    how = _Sampling(max_new_tokens=max_new_tokens, samples=samples, seed=seed, batch=decode.batch)
-    if decode.particles:
-        if stream:
-            raise InputError(
-                "a text is chosen among particles when all of them are there: set particles to 0, "
-                "or leave out stream"
-            )
-        oracle, count = context.oracle_calls, decode.particles
-        return sample_by_particles(model, given, oracle, particles=count, **how)
-    method = {name: getattr(decode, name) for name in ("temperature", "top_k", "top_p")}
-    if stream:
-        return generate(model, given, **how, **method, stream=True)
-    return generate(model, given, **how, **method)
+    if not decode.guarantee:
+        return _Ready(context, tilted, given, max_new_tokens)
+    if max_new_tokens is None:
+        max_new_tokens = decode.max_new_tokens
+    sure, given = guaranteed(context, controlled.base, given, max_new_tokens)
+    return _Ready(context, compose(tilted, sure), given, max_new_tokens)
 
 
 def _in_order(pieces: Iterable[Piece]) -> Iterator[Piece]:
@@ -118,14 +173,10 @@ def as_streamed_text(pieces: Iterable[Piece]) -> Iterator[str]:
         prompt, begun = piece.prompt, not piece.last
 
 
-def _require_beams(beams: int, samples: int, particles: int | None, stream: bool) -> int:
+def _require_beams(beams: int, samples: int, particles: int | None) -> int:
     count = require_integer("beams", beams, *POSITIVE)
     if particles:
         raise InputError(f"beams = {count} and particles = {particles}: ask for one of them")
-    if stream:
-        raise InputError(
-            f"beams = {count}: the best texts are known when the search has ended, leave out stream"
-        )
     if samples > count:
         raise InputError(f"samples = {samples} of {count} beams: ask for no more than beams")
     return count

@@ -36,6 +36,7 @@ train.warmup_direction train.strict
 decode.max_new_tokens decode.batch decode.strength decode.reject decode.guarantee
 decode.particles evaluate.samples evaluate.prompt_file evaluate.oracle
 parallel.mode parallel.fsdp parallel.devices run.folder run.log_every run.save_every
+run.report_to
 """
 
 

@@ -93,6 +93,7 @@ CHOICES = {
     "evaluate.split": "train dev test",
     "task.languages": "en-de en-es",
     "parallel.mode": "jit shard_map pmap",
+    "run.report_to": "none tensorboard",
 }
 FREE_TEXT = {
     "name",
@@ -108,6 +109,7 @@ FREE_TEXT = {
     "rollout.oracle",
     "evaluate.prompt_file",
     "evaluate.oracle",
+    "decode.hmm",
     "task.languages",
     "run.folder",
 }

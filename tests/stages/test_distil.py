@@ -1,6 +1,7 @@
 """`dinado hmm train`: an HMM of a base, and what it is refused for."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -146,6 +147,7 @@ def test_a_run_decodes_with_the_hmm_of_its_base(tmp_path_factory, tmp_path):
     assert lines and all(line["label"] for line in lines)
     made = completions(run, ["dog cat ="], samples=4)
     assert all(lexical(["dog cat ="] * len(made), [one.text for one in made]))
+    shutil.rmtree(run / "generate")
     other = word_run.config(data, *on, f"decode.hmm={tmp_path / 'nothing'}")
     refused("no hmm.json in", run_stages, other, ("generate",), run)
 

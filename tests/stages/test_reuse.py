@@ -16,7 +16,7 @@ from dinado_jax.stages.pipeline import run_stages
 from dinado_jax.stages.run_folder import STAGES, RunFolder
 from dinado_jax.utils.files import read_sealed, write_sealed
 
-FREE = ("name", "run.folder", "run.log_every", "run.save_every")
+FREE = ("name", "run.folder", "run.log_every", "run.save_every", "run.report_to")
 FREE += ("parallel.mode", "parallel.fsdp", "parallel.devices")
 FREE += ("base.remat", "sft.accumulate", "train.accumulate", "train.base_states", "train.strict")
 FREE += ("rollout.batch", "rollout.oracle_seconds", "decode.batch")
