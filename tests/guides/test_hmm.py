@@ -223,14 +223,15 @@ def test_samples_follow_p_times_r_and_all_satisfy_the_constraint(composed):
 
 
 def test_beams_find_the_likeliest_texts_that_satisfy_the_constraint():
-    policy, variables = guided(True)
+    policy, variables = guided(False)
     prompt = world.PROMPTS[2]
     beam = Beam(policy, (world.EOS,), world.N, 40, 5, 0.0)
     tokens = TokenizedPrompts([prompt], {KEY: np.zeros(1, np.int32)})
     found = beam_prompts(beam, variables, tokens, 40)
     outcomes = [tuple(row[:n]) for row, n in zip(found.tokens[0].tolist(), found.length[0])]
-    probs = world.sequence_probs(log_q(prompt, True))
-    best = sorted((text for text in probs if probs[text] > 0), key=lambda text: -probs[text])
+    given = (world.control(KIND), world.base_params(), world.params(KIND, 0.15), prompt)
+    probs = world.sequence_probs(world.exact(*given)[0])
+    best = sorted(filter(succeeds, probs), key=lambda text: -probs[text])
     assert outcomes == best[:5]
 
 
