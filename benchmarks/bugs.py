@@ -235,8 +235,8 @@ BUGS = [
     Bug("rollouts/weighting.py", "np.minimum(ratio, np.quantile(ratio, clip))", "ratio", WEIGHTING),
     Bug(
         "rollouts/weighting.py",
-        "np.minimum(ratio, np.quantile(ratio[inside], clip))",
-        "np.minimum(ratio, np.quantile(ratio, clip))",
+        "whole[:, None] - rollouts.log_prefix[drawn]",
+        "whole[:, None] + rollouts.log_prefix[drawn]",
         WEIGHTING,
     ),
     Bug(
@@ -261,12 +261,6 @@ BUGS = [
         "rollouts/weighting.py",
         "np.cumsum(log_ratio, axis=1) - log_ratio",
         "np.cumsum(log_ratio, axis=1)",
-        WEIGHTING,
-    ),
-    Bug(
-        "rollouts/weighting.py",
-        "(column >= first) & (column < end)",
-        "(column >= first) & (column <= end)",
         WEIGHTING,
     ),
     # Batches by length.
@@ -536,7 +530,7 @@ BUGS = [
     ),
     Bug(
         "automata/joint.py",
-        "return [_product(automata)] if lost else guarded",
+        "return [product(automata)] if lost else guarded",
         "return guarded",
         "automata constraints",
     ),
@@ -602,7 +596,7 @@ BUGS = [
     ),
     Bug(
         "stages/generate.py",
-        "compose(controlled, mask), masked",
+        "compose(controlled, sure), known",
         "controlled, prompts",
         "stages/test_guarantee.py",
     ),
