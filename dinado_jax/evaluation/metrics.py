@@ -152,9 +152,10 @@ def kl_of_target(label: np.ndarray, excess: np.ndarray, prompt: np.ndarray) -> f
 def efficiency(floor: float, kl: float) -> float:
     """Returns floor / kl: 1 if the control uses no more KL than its success rate requires.
 
-    nan if kl <= 0: an estimate from few samples, or a control without effect.
+    nan if kl <= 0, an estimate from few samples or a control without effect, and if the floor is
+    inf because no sample of the base succeeds.
     """
-    return floor / kl if kl > 0 else math.nan
+    return floor / kl if kl > 0 and math.isfinite(floor) else math.nan
 
 
 def calibration_error(predicted: np.ndarray, rates: np.ndarray, bins: int) -> float:

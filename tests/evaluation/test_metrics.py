@@ -139,6 +139,7 @@ def test_rate_distribution_tells_noise_from_differences():
 def test_efficiency():
     assert efficiency(1.0, 2.0) == 0.5
     assert math.isnan(efficiency(1.0, 0.0)) and math.isnan(efficiency(1.0, -0.1))
+    assert math.isnan(efficiency(kl_floor(1.0, 0.0), 9.0))
 
 
 def test_mean_and_error():
