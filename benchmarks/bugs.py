@@ -460,7 +460,7 @@ BUGS = [
     Bug("tasks/bleu.py", "lowercase=True", "lowercase=False", "tasks evaluation"),
     Bug(
         "evaluation/metrics.py",
-        "return floor / kl if kl > 0 else math.nan",
+        "return floor / kl if kl > 0 and math.isfinite(floor) else math.nan",
         "return min(1.0, floor / kl) if kl > 0 else math.nan",
         "evaluation stages",
     ),

@@ -38,7 +38,7 @@ from dinado_jax.language_model import Controlled, LanguageModel, compose
 from dinado_jax.metrics.protocol import items_of
 from dinado_jax.oracles.judge import judge
 from dinado_jax.search.beams import beam_search
-from dinado_jax.smc import sample_by_particles
+from dinado_jax.search.particles import sample_by_particles
 from dinado_jax.stages.context import Context
 from dinado_jax.stages.pipeline import load_run, run_config
 

@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from dinado_jax.errors import InputError as InputError
     from dinado_jax.generation import Completion as Completion
     from dinado_jax.generation import generate as generate
-    from dinado_jax.generation import score as score
     from dinado_jax.language_model import Base as Base
     from dinado_jax.language_model import Controlled as Controlled
     from dinado_jax.language_model import compose as compose
     from dinado_jax.loading import load as load
     from dinado_jax.loading import load_control as load_control
     from dinado_jax.loading import load_hmm as load_hmm
+    from dinado_jax.scoring import score as score
     from dinado_jax.search.beams import beam_search as beam_search
     from dinado_jax.search.exact import length_modes as length_modes
-    from dinado_jax.smc import Particle as Particle
-    from dinado_jax.smc import sample_by_particles as sample_by_particles
+    from dinado_jax.search.particles import Particle as Particle
+    from dinado_jax.search.particles import sample_by_particles as sample_by_particles
     from dinado_jax.stages.fit import fit as fit
     from dinado_jax.stages.pipeline import load_run as load_run
 
@@ -44,9 +44,9 @@ _HOMES = {
     "generate": "dinado_jax.generation",
     "beam_search": "dinado_jax.search.beams",
     "length_modes": "dinado_jax.search.exact",
-    "sample_by_particles": "dinado_jax.smc",
-    "Particle": "dinado_jax.smc",
-    "score": "dinado_jax.generation",
+    "sample_by_particles": "dinado_jax.search.particles",
+    "Particle": "dinado_jax.search.particles",
+    "score": "dinado_jax.scoring",
     "InputError": "dinado_jax.errors",
 }
 __all__ = list(_HOMES)

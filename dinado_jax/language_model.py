@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dinado_jax import generation, smc
+from dinado_jax import generation, scoring
 from dinado_jax.adapters.protocol import Adapter
 from dinado_jax.automata.compiled import AutomataOf, conjunctions
 from dinado_jax.automata.conjunction import stack
@@ -29,7 +29,6 @@ from dinado_jax.decoding.batching import check_prompts
 from dinado_jax.decoding.policy import ModelPolicy, Policy
 from dinado_jax.errors import InputError, quote
 from dinado_jax.evaluation.of_model import evaluate
-from dinado_jax.generation import PrefixValues
 from dinado_jax.guides.constraint import Constraint
 from dinado_jax.guides.guided import guided_policy, guided_variables
 from dinado_jax.guides.hmm import HmmGuide
@@ -42,7 +41,9 @@ from dinado_jax.models.hf_folder import fingerprint, locate
 from dinado_jax.models.hub import push
 from dinado_jax.models.protocol import BaseModel
 from dinado_jax.models.tokenizer import load_codec
+from dinado_jax.scoring import PrefixValues
 from dinado_jax.search.beams import beam_search
+from dinado_jax.search.particles import sample_by_particles
 from dinado_jax.utils.files import new_folder
 
 
@@ -51,7 +52,7 @@ class _Methods:
 
     generate = generation.generate
     beam_search = beam_search
-    score = generation.score
+    score = scoring.score
     evaluate = evaluate
 
 
@@ -202,7 +203,7 @@ class Controlled(_Methods):
         """
         return Composed((self,)).for_search()
 
-    sample_by_particles = smc.sample_by_particles
+    sample_by_particles = sample_by_particles
 
     def for_particles(self) -> "Composed":
         """The same distribution, decoded with the base beside it and with `Control.as_twist`, as
@@ -245,8 +246,8 @@ class Controlled(_Methods):
         (found,) = self.values_of([prompt], [text], finished=[finished])
         return found
 
-    values_of = generation.values
-    alternatives = generation.alternatives
+    values_of = scoring.values
+    alternatives = scoring.alternatives
 
     def save(self, folder: str | Path) -> None:
         """Writes the trained control, without its base: control.json and control.safetensors, for
@@ -360,7 +361,7 @@ class Composed(_Methods):
         """See `Controlled.for_search`."""
         return Composed(tuple(map(_as_twist, self.parts)), self.beside_base)
 
-    sample_by_particles = smc.sample_by_particles
+    sample_by_particles = sample_by_particles
 
     def for_particles(self) -> "Composed":
         """See `Controlled.for_particles`."""

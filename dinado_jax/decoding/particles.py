@@ -241,7 +241,7 @@ def _resampled(
     parents, mean = resample(log_weight, uniform)
     wanted = mean > -jnp.inf
     column = jnp.arange(log_weight.shape[1], dtype=jnp.int32)[None]
-    # As `uniform` wants it, but for rounding.
+    # With this `uniform` it survives there anyway, except for rounding errors.
     survives = wanted[:, None] & (column == place[:, None])
     parents = jnp.where(survives, retained.place[:, None], parents)
     return parents, mean, retained._replace(place=jnp.where(wanted, place, retained.place))

@@ -12,7 +12,7 @@ from dinado_jax.evaluation.summary import BaseFigures, ControlFigures, Floors
 from dinado_jax.generation import Completion, Decodable, generate
 from dinado_jax.oracles.callables import named_oracle
 from dinado_jax.oracles.judge import Oracle, judge, require_labels
-from dinado_jax.smc import GuidedModel, Particle, sample_by_particles
+from dinado_jax.search.particles import GuidedModel, Particle, sample_by_particles
 from dinado_jax.utils.arguments import require_texts
 
 

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dinado_jax.generation import Decodable, score
+from dinado_jax.generation import Decodable
 from dinado_jax.metrics.protocol import Item, Measured, Sums, TextMetric
+from dinado_jax.scoring import score
 
 
 def perplexity(model: Decodable) -> TextMetric:

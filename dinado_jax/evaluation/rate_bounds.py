@@ -22,7 +22,7 @@ from dinado_jax.data.prompts import PromptSet
 from dinado_jax.generation import generate, names_of
 from dinado_jax.oracles.callables import named_oracle
 from dinado_jax.oracles.judge import Oracle, judge, require_labels
-from dinado_jax.smc import Drawing, GuidedModel, draw_particles, require_particles
+from dinado_jax.search.particles import Drawing, GuidedModel, draw_particles, require_particles
 from dinado_jax.utils import arguments
 
 _BATCH = 64  # rows drawn at once

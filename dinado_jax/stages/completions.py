@@ -10,7 +10,7 @@ from dinado_jax.errors import InputError
 from dinado_jax.generation import Completion, Piece, generate
 from dinado_jax.language_model import Composed, Controlled, compose
 from dinado_jax.search.beams import beam_search
-from dinado_jax.smc import Particle, sample_by_particles
+from dinado_jax.search.particles import Particle, sample_by_particles
 from dinado_jax.stages.artifacts import guaranteed
 from dinado_jax.stages.context import Context
 from dinado_jax.stages.pipeline import load_run, run_config

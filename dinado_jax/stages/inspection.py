@@ -15,9 +15,9 @@ from dinado_jax.controls.make import make_control
 from dinado_jax.evaluation.stage_figures import TrainFigures, as_dict
 from dinado_jax.evaluation.summary import read_summary
 from dinado_jax.evaluation.warnings import first_round_warnings
-from dinado_jax.generation import Alternative
 from dinado_jax.models.architectures import load_model
 from dinado_jax.models.params import abstract_params, by_path
+from dinado_jax.scoring import Alternative
 from dinado_jax.stages.pipeline import load_run, run_config
 from dinado_jax.stages.run_folder import STAGES, StageRecord, read_stage_record
 from dinado_jax.training.cost_estimate import abstract_control

@@ -12,7 +12,7 @@ from dinado_jax.tasks.protocol import Wanted, WantedIn
 
 _LONGEST = 2000  # characters of a text that are shown
 _MARKUP = 500  # bytes around the texts of a pair
-_PIECE = 45  # bytes around a token with its value
+_PIECE = 45  # bytes of markup per token that has a value
 
 
 @dataclasses.dataclass(frozen=True)
