@@ -56,7 +56,7 @@ _BOUNDS = (
     ),
     ("above 0", lambda x: x > 0, "train.margin"),
     ("in (0, 1]", lambda x: 0 < x <= 1, "rollout.top_p decode.top_p train.weight_clip"),
-    ("in [0, 1)", lambda x: 0 <= x < 1, "sft.beta2 train.beta2 decode.reject"),
+    ("in [0, 1)", lambda x: 0 <= x < 1, "sft.beta2 train.beta2 train.roll_out decode.reject"),
     ("in [0, 1]", lambda x: 0 <= x <= 1, "train.mixture decode.target_rate"),
     ("in [0, 0.5]", lambda x: 0 <= x <= 0.5, "task.held_out train.held_out"),
     ("in [0, 2^32)", lambda x: 0 <= x < 2**32, "seed"),

@@ -47,6 +47,7 @@ from dinado_jax.ops.masks import among
 from dinado_jax.utils.arguments import POSITIVE, require_integer, require_integer_field
 
 _GROUP = 8
+_SWITCH = 2**31 - 1  # folded into a row's key; steps have the numbers below
 
 
 class LogProbs(NamedTuple):
@@ -92,6 +93,9 @@ class Sampler:
     samples: int = 1  # per prompt, from one prefill
     mesh: Mesh | None = None  # devices that share the prompts of a call, a multiple of them
     scores: bool = False  # whether samples carry log_policy and log_base
+    # Above 0: the policy draws only the first t tokens of a row, and the base, whose logits it has
+    # in hand, the rest, with t uniform in [0, roll_in) and random per row.
+    roll_in: int = 0
 
     def __post_init__(self):
         for name in ("max_new_tokens", "samples"):
@@ -211,11 +215,23 @@ class Sampler:
         uniform = jax.vmap(
             lambda k, i: jax.random.uniform(jax.random.fold_in(k, i), dtype=jnp.float32)
         )(streams, jnp.broadcast_to(index, streams.shape))
-        token, log_prob = self.method.draw(logits.policy, uniform)
+        token, log_prob = self.method.draw(self._drawn_from(logits, streams, index), uniform)
         if not self.scores:
             return token, LogProbs(log_prob, None, None)
         scored = jax.tree.map(lambda x: _log_prob(x, token), logits)
         return token, LogProbs(log_prob, scored.policy, scored.base)
+
+    def _drawn_from(
+        self, logits: NextLogits, streams: jax.Array, index: jax.Array | int
+    ) -> jax.Array:
+        """The logits that a token is drawn from, [R, V]; see `roll_in`."""
+        if not self.roll_in:
+            return logits.policy
+        assert logits.base is not None, "the policy does not know the base"
+        switch = jax.vmap(
+            lambda k: jax.random.randint(jax.random.fold_in(k, _SWITCH), (), 0, self.roll_in)
+        )(streams)
+        return jnp.where((index >= switch)[:, None], logits.base, logits.policy)
 
 
 def row_streams(key: jax.Array, ids: jax.Array, first: jax.Array, samples: int) -> jax.Array:

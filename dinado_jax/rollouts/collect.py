@@ -97,6 +97,7 @@ class Collector:
     fingerprint: str  # of what the rows depend on besides their prompts; other files are ignored
     mesh: Mesh | None  # devices of this process to decode on
     round: int = 0  # of training
+    roll_in: int = 0  # tokens that a sample begins with before the base draws, see `Sampler`
 
     def sample(
         self,
@@ -284,7 +285,9 @@ class Collector:
         settings, codec = self.settings, model.base.codec
         method = Method(settings.temperature, settings.top_k, settings.top_p)
         new = settings.max_new_tokens
-        sampler = Sampler(model.policy, method, codec.stop_ids, new, samples, self.mesh)
+        sampler = Sampler(
+            model.policy, method, codec.stop_ids, new, samples, self.mesh, roll_in=self.roll_in
+        )
         chosen = tokenized.select(left)
         drawn = iter_refilled(sampler, model.variables, chosen, key, settings.batch)
         for numbers, batch, row_steps in drawn:

@@ -57,11 +57,16 @@ def _of_training(config: Config) -> Iterator[str]:
             f"train.held_out = {train.held_out} of rollout.prompts = {rollout.prompts} is less "
             "than one prompt: raise one of them, or set train.held_out=0"
         )
-    share = train.mixture * train.refresh_samples
-    if abs(share - round(share)) > 1e-6:
+    for key, share in (("mixture", train.mixture), ("roll_out", train.roll_out)):
+        if abs(share * train.refresh_samples - round(share * train.refresh_samples)) > 1e-6:
+            yield (
+                f"train.{key} = {share} of train.refresh_samples = {train.refresh_samples} is not "
+                "a whole number of samples: change one of them"
+            )
+    if train.roll_out and train.mixture + train.roll_out >= 1:
         yield (
-            f"train.mixture = {train.mixture} of train.refresh_samples = {train.refresh_samples} "
-            "is not a whole number of samples: change one of them"
+            f"train.mixture = {train.mixture} and train.roll_out = {train.roll_out} leave no "
+            "sample that the control draws alone: lower one of them"
         )
     if train.mixture and (rollout.temperature != 1 or rollout.top_k or rollout.top_p < 1):
         yield (
@@ -97,11 +102,12 @@ def _of_objective(config: Config) -> Iterator[str]:
             f"train.objective = {train.objective} learns R of every prefix, which control.kind = "
             "hard derives from q: choose another kind, or another objective"
         )
-    if train.mixture and train.rounds > 1 and objective.on_policy:
-        yield (
-            f"train.objective = {train.objective} learns from samples of q alone: set "
-            "train.mixture=0, or choose another objective"
-        )
+    for key, share in (("mixture", train.mixture), ("roll_out", train.roll_out)):
+        if share and train.rounds > 1 and objective.on_policy:
+            yield (
+                f"train.objective = {train.objective} learns from samples of q alone: set "
+                f"train.{key}=0, or choose another objective"
+            )
     if min(rollout.samples, train.refresh_samples) < objective.least_samples:
         yield (
             f"train.objective = {train.objective} compares the samples of a prompt: set "

@@ -205,7 +205,7 @@ RULES = (
         "only for steps after train.warmup_direction",
     ),
     Rule(
-        "train.refresh_prompts train.refresh_samples train.mixture",
+        "train.refresh_prompts train.refresh_samples train.mixture train.roll_out",
         lambda c: c.train.rounds > 1,
         "only for train.rounds of 2 or more",
     ),

@@ -5,7 +5,7 @@ rounds sample the controlled model q.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from dinado_jax.data.prompts import PromptSet
 from dinado_jax.distributed.processes import broadcast
 from dinado_jax.evaluation.metrics import efficiency, kl_floor_of_samples
 from dinado_jax.evaluation.stage_figures import RoundFigures
-from dinado_jax.language_model import Base, Controlled, LanguageModel
+from dinado_jax.language_model import Base, Composed, Controlled, LanguageModel
 from dinado_jax.oracles.judge import is_success
 from dinado_jax.rollouts.arrays import Rollouts, concatenate, select
 from dinado_jax.rollouts.automata import log_rates_by_class
@@ -39,6 +39,7 @@ from dinado_jax.rollouts.weighting import (
 from dinado_jax.stages.artifacts import training_prompts
 from dinado_jax.stages.context import Context
 from dinado_jax.stages.target import target_oracle
+from dinado_jax.stages.works import refresh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,17 +56,25 @@ class Rounds:
     def _folder(self) -> Path:
         return self.context.run.path / "train"
 
-    def rollouts_up_to(self, number: int, params: dict) -> list[Rollouts]:
-        """Returns the rollouts of rounds 0 .. number; `params` sample the newest if needed."""
-        rounds, particles = [self.initial], self.context.config.train.particles
+    def rollouts_up_to(self, number: int, params: dict) -> dict[str, Rollouts]:
+        """Returns the rollouts of rounds 0 .. number, in order: "round_0", "particles_0", ..;
+        `params` sample the newest if needed.
+        """
+        train, found = self.context.config.train, {"round_0": self.initial}
         for earlier in range(number + 1):
-            if earlier:
-                sample = partial(self._sample, earlier, params)
-                rounds.append(self._once(f"round_{earlier}", sample))
-            if particles:
-                sample = partial(self._particles, earlier)
-                rounds.append(self._once(f"particles_{earlier}", sample))
-        return rounds
+            kinds = {
+                "round": (earlier, partial(self._sample, earlier, params)),
+                "roll_outs": (
+                    earlier and train.roll_out,
+                    partial(self._roll_outs, earlier, params),
+                ),
+                "particles": (train.particles, partial(self._particles, earlier)),
+            }
+            for kind, (wanted, sample) in kinds.items():
+                if wanted:
+                    name = f"{kind}_{earlier}"
+                    found[name] = self._once(name, sample)
+        return found
 
     def _once(self, name: str, sample: Callable[[Path], Rollouts]) -> Rollouts:
         """Loads the rollouts of that name, which `sample` collects, with shards in a folder, if
@@ -110,20 +119,23 @@ class Rounds:
         reader = self.control.state
         if reader is None:
             return None
-        samples = select(self.initial, np.flatnonzero(~self.initial.reference))
+        samples = _samples(self.initial)
         weight = importance_weights(samples, "importance", clip=1.0, reference_weight=0.0)
         return log_rates_by_class(reader, samples, weight, *self.automata(samples))
 
-    def figures(self, number: int, rollouts: Rollouts, weight: np.ndarray) -> RoundFigures:
+    def figures(
+        self, number: int, parts: Mapping[str, Rollouts], rollouts: Rollouts, weight: np.ndarray
+    ) -> RoundFigures:
         """Computes what round `number` begins with.
 
         Args:
-          rollouts: N rows, of all rounds so far.
+          number: of the round.
+          parts: the rollouts of all rounds so far.
+          rollouts: the same, N rows.
           weight: float [N], their importance weights.
         """
-        sampled = (rollouts.prompt_id >= self._first_id(number)) & ~rollouts.reference
-        sampled &= ~rollouts.particle
-        newest = select(rollouts, np.flatnonzero(sampled))
+        newest = _samples(parts[f"round_{number}"])
+        judged = len(newest) + len(parts.get(f"roll_outs_{number}", ()))
         rate = float(newest.label.mean())
         kl = float((newest.log_proposal - newest.log_base).mean(dtype=np.float64))
         # Truncated samples are not the base's own until they are weighted.
@@ -136,7 +148,7 @@ class Rounds:
         if not number:
             drawn = rollout.prompts * rollout.samples
         return RoundFigures(
-            oracle_failures=drawn - len(newest),
+            oracle_failures=drawn - judged,
             rollouts=int((~rollouts.reference).sum()),
             repeated=round(duplicate_share(rollouts), 4),
             newest_success_rate=rate,
@@ -180,19 +192,32 @@ class Rounds:
         collector = self._collector(number)
         return collector.particles(name, table, self._prompts(number), count, key, folder)
 
-    def _sample(self, number: int, params: dict, folder: Path) -> Rollouts:
-        """Samples q, or for a mixture base and q in the configured shares of each prompt."""
-        context, plan = self.context, self.context.plan
-        first_id, train, rollout = (
-            self._first_id(number),
-            context.config.train,
-            context.config.rollout,
-        )
-        prompts, collector = self._prompts(number), self._collector(number)
-        key = jax.random.key(context.config.seed)
+    def _q(self, params: dict) -> Controlled:
+        """The controlled model, gathered."""
+        plan = self.context.plan
         base = dataclasses.replace(self.base, params=plan.gather(self.base.params))
         params = plan.gather(params)
-        q = Controlled(base, self.control, params, automata_of=context.automata_of)
+        return Controlled(base, self.control, params, automata_of=self.context.automata_of)
+
+    def _roll_outs(self, number: int, params: dict, folder: Path) -> Rollouts:
+        """Samples that q begins, and the base continues from a token on that is uniform within the
+        mean length of the base's own samples: prefixes that q visits, with labels that are draws
+        of R, so that what follows has weight 1.
+        """
+        own, samples = _samples(self.initial), refresh(self.context.config.train).roll_outs
+        length = round(float((own.length - own.prompt_length).mean()))
+        collector = dataclasses.replace(self._collector(number), roll_in=max(1, length))
+        model = Composed((self._q(params),), beside_base=True)
+        key = jax.random.fold_in(jax.random.key(self.context.config.seed), 3)
+        name, prompts = f"round {number} roll-out by the base", self._prompts(number)
+        return collector.sample(name, model, prompts, samples, key, folder).rollouts
+
+    def _sample(self, number: int, params: dict, folder: Path) -> Rollouts:
+        """Samples q, or for a mixture base and q in the configured shares of each prompt."""
+        context, first_id = self.context, self._first_id(number)
+        train, rollout = context.config.train, context.config.rollout
+        prompts, collector = self._prompts(number), self._collector(number)
+        key, q = jax.random.key(context.config.seed), self._q(params)
 
         def sampled(
             what: str, model: LanguageModel, samples: int, key: jax.Array, folder: Path
@@ -200,17 +225,22 @@ class Rounds:
             name = f"round {number} {what}"
             return collector.sample(name, model, prompts, samples, key, folder).rollouts
 
-        plain = round(train.mixture * train.refresh_samples)
-        base_key = jax.random.fold_in(key, 1)
-        if plain == train.refresh_samples:
-            return sampled("rollout of the base", q.base, plain, base_key, folder)
-        rows = sampled("rollout", q, train.refresh_samples - plain, key, folder)
-        if not plain:
+        shares, base_key = refresh(train), jax.random.fold_in(key, 1)
+        if not shares.control:
+            return sampled("rollout of the base", q.base, shares.base, base_key, folder)
+        rows = sampled("rollout", q, shares.control, key, folder)
+        if not shares.base:
             return rows
-        of_base = sampled("rollout of the base", q.base, plain, base_key, folder / "base")
+        of_base = sampled("rollout of the base", q.base, shares.base, base_key, folder / "base")
         rows = concatenate([rows, of_base], q.base.codec.eos_id)
         q, known = q.for_prompts(prompts)
         condition = rows_of(known.condition, rows.prompt_id - first_id)
         read = dataclasses.replace(rows, condition=condition)
-        mixed = as_mixture(read, q, train.mixture, rollout.batch, context.mesh)
+        share = shares.base / (shares.base + shares.control)
+        mixed = as_mixture(read, q, share, rollout.batch, context.mesh)
         return dataclasses.replace(mixed, condition=rows.condition)
+
+
+def _samples(rollouts: Rollouts) -> Rollouts:
+    """Without references."""
+    return select(rollouts, np.flatnonzero(~rollouts.reference))

@@ -71,17 +71,17 @@ def train(context: Context) -> TrainFigures:
         for number, (begin, end) in enumerate(itertools.pairwise([0, *round_ends(settings)])):
             label = reach(f"round {number}")
             parts = rounds.rollouts_up_to(number, state.trainable)
-            rollouts = concatenate(parts, base.codec.eos_id)
+            rollouts = concatenate(list(parts.values()), base.codec.eos_id)
             weight = importance_weights(
                 rollouts, settings.weights, settings.weight_clip, settings.reference_weight
             )
-            figures.append(rounds.figures(number, rollouts, weight))
+            figures.append(rounds.figures(number, parts, rollouts, weight))
             print_progress(f"{label}: {round_line(number, figures[-1])}")
             if board:
                 board.write(number, as_dict(figures[-1]), "round/")
             for line in () if number else first_round_warnings(figures[0]):
                 print_once(f"warning: {line}")
-            states = rounds.states(parts)
+            states = rounds.states(list(parts.values()))
             automata = rounds.automata(rollouts) if control.state else None
             data = RoundData(control, settings, config.seed, rollouts, weight, states, automata)
             for place, (until, objective, step, evaluate) in enumerate(schedule):

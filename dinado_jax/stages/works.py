@@ -1,6 +1,7 @@
 """The work of a command's stages in order, for what is shown of it: labels and amounts."""
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,6 +14,21 @@ def round_ends(settings: Train) -> list[int]:
     """The step at which each round of training ends."""
     ends = np.linspace(0, settings.steps, settings.rounds + 1).round().astype(int)[1:]
     return ends.tolist()
+
+
+class Refresh(NamedTuple):
+    """Samples per prompt of a round that samples again, by who draws them."""
+
+    control: int
+    base: int  # of a mixture
+    roll_outs: int  # begun by the control, continued by the base
+
+
+def refresh(settings: Train) -> Refresh:
+    """Divides `train.refresh_samples`."""
+    samples = settings.refresh_samples
+    base, roll_outs = round(settings.mixture * samples), round(settings.roll_out * samples)
+    return Refresh(samples - base - roll_outs, base, roll_outs)
 
 
 def works(config: Config, names: Sequence[str], prompts: int) -> list[Work]:
@@ -61,12 +77,13 @@ def _of_training(label: str, config: Config) -> Iterator[Work]:
         rows = config.rollout.prompts * config.rollout.samples
         if number:
             rows = settings.refresh_prompts * settings.refresh_samples
-            plain = settings.refresh_prompts * round(settings.mixture * settings.refresh_samples)
-            for what, count, kind in (
-                ("rollout", rows - plain, "tokens of the control"),
-                ("rollout of the base", plain, "tokens of the base"),
+            of = refresh(settings)
+            for what, samples, kind in (
+                ("rollout", of.control, "tokens of the control"),
+                ("rollout of the base", of.base, "tokens of the base"),
+                ("roll-out by the base", of.roll_outs, "tokens of the control beside the base"),
             ):
-                tokens = count * config.rollout.max_new_tokens
+                tokens = settings.refresh_prompts * samples * config.rollout.max_new_tokens
                 yield Work(f"round {number} {what}", f"{named}, {what}", kind, tokens)
         count = settings.particles * (
             settings.refresh_prompts if number else config.rollout.prompts

@@ -87,6 +87,7 @@ DEFAULTS = {
     "train.particles": 0,
     "decode.particles": 0,
     "train.mixture": 0.0,
+    "train.roll_out": 0.0,
     "train.margin": 6.0,
     "train.anchor": 0.3,
     "train.bound": 0.3,

@@ -45,6 +45,7 @@ from dinado_jax.stages.settings import stored_config
         # ppo: samples of q alone
         ("train.objective=ppo control.kind=hard", ""),
         ("train.objective=ppo train.mixture=0.25", "set train.mixture=0"),
+        ("train.objective=ppo train.roll_out=0.25", "set train.roll_out=0"),
         ("train.warmup_direction=6 train.objective=regression", ""),
         ("train.warmup_direction=7", "is more than train.steps = 6"),
         ("train.held_out=0.125", ""),
@@ -52,6 +53,10 @@ from dinado_jax.stages.settings import stored_config
         ("train.mixture=0.25", ""),
         ("train.mixture=0.75 rollout.top_k=0 rollout.top_p=1", ""),
         ("train.mixture=0.3", "not a whole number"),
+        ("train.roll_out=0.75", ""),
+        ("train.roll_out=0.25 rollout.temperature=0.9", ""),
+        ("train.roll_out=0.3", "train.roll_out = 0.3 .* not a whole number"),
+        ("train.roll_out=0.5 train.mixture=0.5", "leave no sample that the control draws alone"),
         # state: of an oracle that automata decide, and of rows whose prompts are at hand
         ("control.state=true", "control.state = true needs an oracle with automata"),
         ("control.state=true rollout.oracle=lexical", ""),

@@ -95,6 +95,7 @@ CASES = {
     "train.refresh_prompts=9": (["train.rounds=1"], [""]),
     "train.refresh_samples=9": (["train.rounds=1"], [""]),
     "train.mixture=0.5": (["train.rounds=1"], [""]),
+    "train.roll_out=0.5": (["train.rounds=1"], [""]),
     "train.margin=3": (
         [
             WARM,

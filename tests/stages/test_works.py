@@ -29,6 +29,12 @@ def test_samples_of_rounds():
     assert amounts(config, "tokens of the control")[2:] == [7 * 4 * 8]
 
 
+def test_roll_outs_of_rounds():
+    config = tiny_run.config("train.rounds=2", "train.roll_out=0.75", "train.refresh_samples=8")
+    assert amounts(config, "tokens of the control")[0] == 8 * 2 * 8
+    assert amounts(config, "tokens of the control beside the base") == [8 * 6 * 8]
+
+
 def test_stages_are_counted_where_there_are_several():
     config = tiny_run.config()
     labels = [work.label for work in works(config, STAGES, 7)]
