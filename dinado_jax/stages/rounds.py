@@ -5,7 +5,7 @@ rounds sample the controlled model q.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -60,21 +60,23 @@ class Rounds:
         """Returns the rollouts of rounds 0 .. number, in order: "round_0", "particles_0", ..;
         `params` sample the newest if needed.
         """
-        train, found = self.context.config.train, {"round_0": self.initial}
+        found = {"round_0": self.initial}
         for earlier in range(number + 1):
-            kinds = {
-                "round": (earlier, partial(self._sample, earlier, params)),
-                "roll_outs": (
-                    earlier and train.roll_out,
-                    partial(self._roll_outs, earlier, params),
-                ),
-                "particles": (train.particles, partial(self._particles, earlier)),
-            }
-            for kind, (wanted, sample) in kinds.items():
-                if wanted:
-                    name = f"{kind}_{earlier}"
-                    found[name] = self._once(name, sample)
+            for name, sample in self._collections(earlier, params):
+                found[name] = self._once(name, sample)
         return found
+
+    def _collections(
+        self, number: int, params: dict
+    ) -> Iterator[tuple[str, Callable[[Path], Rollouts]]]:
+        """The names of what a round samples, and how; round 0 samples nothing of q."""
+        train = self.context.config.train
+        if number:
+            yield f"round_{number}", partial(self._sample, number, params)
+        if number and train.roll_out:
+            yield f"roll_outs_{number}", partial(self._roll_outs, number, params)
+        if train.particles:
+            yield f"particles_{number}", partial(self._particles, number)
 
     def _once(self, name: str, sample: Callable[[Path], Rollouts]) -> Rollouts:
         """Loads the rollouts of that name, which `sample` collects, with shards in a folder, if
