@@ -448,6 +448,18 @@ train.prefix_bound = 0.3
 train.refresh_prompts = 125
 """,
     ),
+    "demo_oracle": (
+        [],
+        """
+name = "demo_oracle"
+control.kind = "soft"
+rollout.oracle = "any_of_words('red', 'blue', 'green', 'yellow', 'white', 'black', 'brown')"
+train.learning_rate = 0.003
+train.objective = "prefixes"
+train.warmup_direction = 8
+train.roll_out = 0.75
+""",
+    ),
     "commongen_gpt2_large": (
         [SOURCE],
         LARGE

@@ -29,6 +29,7 @@ LEFT = {
     "demo_smollm2": [],
     "demo_state": [],
     "demo_hidden": [],
+    "demo_oracle": [],
     "commongen_gpt2_large": [SOURCE],
     "commongen_gpt2_large_full": [SOURCE],
 }
