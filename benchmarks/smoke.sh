@@ -47,6 +47,10 @@ export -f run
     echo "profile_step $PYTHON benchmarks/profile_step.py --size tiny --batch 1 --length 18 --out $out/profile"
     echo "hmm_em $PYTHON benchmarks/hmm_cost.py em --states 8 --vocabulary 50 --batch 8 --length 4 --repeats 1"
     echo "hmm_guide $PYTHON benchmarks/hmm_cost.py guide --size tiny --rows 2 --length 4 --states 8 --keywords 1 --repeats 1"
+    labelled=$out/labelled.tsv
+    for i in $(seq 60); do printf 'a red dog %s\t1\na blue dog %s\t0\n' "$i" "$i"; done >"$labelled"
+    echo "temperature $PYTHON benchmarks/temperature.py $labelled --test $labelled --seeds 1"
+    echo "classifier_calibration $PYTHON benchmarks/classifier_calibration.py $labelled --test $labelled --epochs 1 --seeds 0"
     echo "planted_bugs $PYTHON benchmarks/planted_bugs.py --only 0 --out $out/planted.jsonl"
 } | xargs -P 2 -d '\n' -I{} bash -c 'run {}'
 run demo_picture "$PYTHON" benchmarks/demo_picture.py "$out/study/seed3/default" "$out/demo.svg"

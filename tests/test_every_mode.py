@@ -130,9 +130,11 @@ def params_of(kind: str, seed: int = 0) -> dict:
     return world.params(kind, SCALE[kind], seed)
 
 
-def added_by(kind: str, seed: int, **tilt) -> np.ndarray:
-    """What a control adds to log p."""
-    parts = world.control(kind), world.base_params(), params_of(kind, seed)
+def added_by(kind: str, seed: int = 0, form: str = "", **tilt) -> np.ndarray:
+    """What a control adds to log p; in another form than its own, if one is given."""
+    control = world.control(kind)
+    control = dataclasses.replace(control, form=form or control.form)
+    parts = control, world.base_params(), params_of(kind, seed)
     of_prompts = [world.exact(*parts, prompt) for prompt in IDS]
     return np.stack([world.tilted(log_r, log_v, **tilt) for _, log_v, log_r in of_prompts])
 
@@ -357,9 +359,28 @@ def test_greedy(name):
         assert tuple(one.tokens.tolist()) == text
 
 
-# What ranks beams, log p + log R of a whole text; q itself where R is consistent. Of controls that
-# are tilted or composed no sum over a text is known here.
+# What controls add to log p of a text, at its last token. A search follows R of a split form from
+# that of the prompt on (`Control.as_twist`), as the clamped form does, but under a target rate.
+ADDED = {
+    "nado": lambda: added_by("nado"),
+    "soft, target rate": lambda: added_by("soft-low_rank", target_rate=0.4),
+    "merge, reject": lambda: added_by("merge", form="clamped", strength=1.5, reject=0.8),
+    "composed": lambda: (
+        added_by("soft-low_rank", form="clamped", strength=0.5) + added_by("nado", seed=1)
+    ),
+    "control, guarantee": lambda: case("control, guarantee").scores - log_p(),
+}
+added = functools.cache(lambda name: ADDED[name]())
+
+
+def of_last_token(name: str, number: int, text: Text) -> float:
+    at = number, row_of(text[:-1]), len(text) - 1, text[-1]
+    return log_probs("base")[number][text] + added(name)[at]
+
+
+# What ranks beams, log p + log R of a whole text, tilted; q itself where R is consistent.
 RANKED: dict[str, Callable[[int, Text], float]] = {
+    **{name: functools.partial(of_last_token, name) for name in ADDED},
     **{
         name: lambda number, text, name=name: log_probs(name)[number][text]
         for name in ("base", "exact", "merge", "hard", "state")
@@ -383,10 +404,9 @@ def test_beams(name):
         log_q = log_probs(name)[number]
         for one in own:
             assert one.log_prob == pytest.approx(log_q[text_of(one.tokens)], abs=3e-4)
-        if name in RANKED:
-            by = {text: RANKED[name](number, text) for text in log_q}
-            best = sorted(by, key=by.__getitem__, reverse=True)[:6]
-            assert [tuple(one.tokens.tolist()) for one in own] == best
+        by = {text: RANKED[name](number, text) for text in log_q}
+        best = sorted(by, key=by.__getitem__, reverse=True)[:6]
+        assert [tuple(one.tokens.tolist()) for one in own] == best
 
 
 @pytest.mark.parametrize("name", IN_PARTICLES)

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,15 @@ from dinado_jax.classifiers.labelled import Labelled
 
 
 def baseline_accuracy(train: Labelled, test: Labelled) -> float:
-    """The accuracy on `test` of a logistic regression that was trained on `train`, with a penalty
-    of |w|^2 / 2 beside the summed loss.
+    """The accuracy on `test` of the baseline that was trained on `train`."""
+    return float(np.mean((fit_baseline(train)(test.texts) > 0) == test.labels))
+
+
+def fit_baseline(train: Labelled, penalty: float = 1.0) -> Callable[[Sequence[str]], np.ndarray]:
+    """Trains the baseline, with a penalty of `penalty` |w|^2 / 2 beside the summed loss.
+
+    Returns:
+      A function from N texts to the log-odds that each has the label, float64 [N].
     """
     bags = [Counter(_words(text)) for text in train.texts]
     documents = Counter(word for bag in bags for word in bag)
@@ -23,16 +30,15 @@ def baseline_accuracy(train: Labelled, test: Labelled) -> float:
     features, signs = _features(train.texts, scale), np.where(train.labels, 1.0, -1.0)
 
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
-        margin = signs * (features @ weights[:-1] + weights[-1])
+        w = weights[:-1]
+        margin = signs * (features @ w + weights[-1])
         slope = -signs * scipy.special.expit(-margin)
-        gradient = np.append(features.T @ slope + weights[:-1], slope.sum())
-        value = -scipy.special.log_expit(margin).sum() + weights[:-1] @ weights[:-1] / 2
-        return value, gradient
+        gradient = np.append(features.T @ slope + penalty * w, slope.sum())
+        return -scipy.special.log_expit(margin).sum() + penalty * (w @ w) / 2, gradient
 
     start = np.zeros(len(scale) + 1)
     weights = scipy.optimize.minimize(loss, start, jac=True, method="L-BFGS-B").x
-    predicted = _features(test.texts, scale) @ weights[:-1] + weights[-1] > 0
-    return float(np.mean(predicted == test.labels))
+    return lambda texts: _features(texts, scale) @ weights[:-1] + weights[-1]
 
 
 def _words(text: str) -> list[str]:

@@ -14,7 +14,9 @@ _FIX = 'give a text and its label per row of .jsonl ({"text": "..", "label": "..
 _COLUMNS = {"text": str, "label": (str, int, float, bool)}
 _PROMPTS = ("prompt", "source")  # the columns that may hold the prompt of a text
 _NUMBERS = {"True": "1", "False": "0", "1.0": "1", "0.0": "0"}
-_PERIOD = 10  # of each ten texts one calibrates and one tests
+_PERIOD = 10  # of each ten texts eight train
+_MOST = 2000  # texts to measure by: they tell calibration errors of .02
+_MANY = 200  # prompts, so that each part has enough of them
 
 
 class Labelled(NamedTuple):
@@ -87,26 +89,43 @@ def read_labelled(path: Path, label: str = "") -> tuple[Labelled, str]:
 
 def divide(texts: Labelled, halves: int, seed: int) -> list[Parts]:
     """Divides texts among classifiers, and those of each among its parts, at random; each part has
-    its share of the texts with the label.
+    its share of the texts with the label. Texts of one prompt stay together where there are many
+    prompts, so that no classifier is measured on a prompt that it has seen.
 
     Args:
       texts: of `read_labelled`.
-      halves: number of classifiers.
+      halves: number of classifiers. Of two each is measured on texts of the other.
       seed: of the order.
     """
-    rng, rank = np.random.default_rng(seed), np.zeros(len(texts.texts), np.int64)
-    for own in (texts.labels, ~texts.labels):
-        rank[own] = rng.permutation(own.sum())
+    rng = np.random.default_rng(seed)
+    rank = _rank(texts, rng)
+    half, place = rank % halves, rank // halves % _PERIOD
 
-    def part(half: int, places: tuple[int, ...]) -> Labelled:
-        inside = (rank % halves == half) & np.isin(rank // halves % _PERIOD, places)
-        return texts.select(rng.permutation(np.flatnonzero(inside)))
+    def part(inside: np.ndarray, most: int | None = None) -> Labelled:
+        return texts.select(rng.permutation(np.flatnonzero(inside))[:most])
 
-    most = tuple(range(_PERIOD - 2))
-    return [
-        Parts(part(half, most), part(half, (_PERIOD - 2,)), part(half, (_PERIOD - 1,)))
-        for half in range(halves)
-    ]
+    divided = []
+    for number in range(halves):
+        own, train = half == number, place < _PERIOD - 2
+        other = half != number if halves > 1 else place == _PERIOD - 1
+        calibrate = own & ~train & ~other
+        divided.append(Parts(part(own & train), part(calibrate), part(other, _MOST)))
+    return divided
+
+
+def _rank(texts: Labelled, rng: np.random.Generator) -> np.ndarray:
+    """A number of each text, int [N], from 0: of its prompt where there are many. In any sequence
+    of ranks the share of texts with the label is nearly that of all.
+    """
+    number: dict[str, int] = {}
+    keys = (prompt or text for prompt, text in zip(texts.prompts, texts.texts, strict=True))
+    group = np.array([number.setdefault(key, len(number)) for key in keys])
+    if len(number) < _MANY:
+        group = np.arange(len(group))
+    share = np.bincount(group, texts.labels) / np.bincount(group)
+    rank = np.empty(len(share), np.int64)
+    rank[np.lexsort((rng.random(len(share)), share))] = np.arange(len(share))
+    return rank[group]
 
 
 def _prompt_of(row: dict[str, Any], where: str) -> str:

@@ -9,7 +9,12 @@ import numpy as np
 import scipy.special
 
 from dinado_jax.classifiers.baseline import baseline_accuracy
-from dinado_jax.classifiers.calibration import calibration_error, fit_temperature
+from dinado_jax.classifiers.calibration import (
+    brier_score,
+    calibration_error,
+    chance_calibration_error,
+    fit_temperature,
+)
 from dinado_jax.classifiers.classifier import Classifier, log_odds_of, to_rows
 from dinado_jax.classifiers.labelled import Labelled, Parts
 from dinado_jax.classifiers.training import train_head, train_small
@@ -90,6 +95,8 @@ def make_classifier(parts: Parts, label: str, kind: Kind, epochs: int, seed: int
         "baseline_accuracy": baseline_accuracy(parts.train, parts.test),
         "calibration_error_before": calibration_error(before, truth),
         "calibration_error": calibration_error(after, truth),
+        "chance_calibration_error": chance_calibration_error(after),
+        "brier_score": brier_score(after, truth),
     }
     made = Classifier(model, codec, params, label, reads_prompt, context, temperature)
     return Made(made, figures)

@@ -99,7 +99,9 @@ def _figures(folder: Path, made: "Made") -> str:
             f"  accuracy           {found['accuracy']:.3f}  (TF-IDF and logistic regression: "
             f"{found['baseline_accuracy']:.3f})",
             f"  calibration error  {found['calibration_error']:.3f}  (before a temperature of "
-            f"{made.classifier.temperature:.2f}: {found['calibration_error_before']:.3f})",
+            f"{made.classifier.temperature:.2f}: {found['calibration_error_before']:.3f}; where "
+            f"all are right, chance makes it {found['chance_calibration_error']:.3f})",
+            f"  Brier score        {found['brier_score']:.3f}",
         ]
     )
 

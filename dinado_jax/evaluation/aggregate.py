@@ -53,9 +53,6 @@ def aggregate(
         }
 
     successes = [s for s in base if is_success(s.label)]
-    values, rates = (
-        _per_prompt(base, x) for x in (np.array([s.value for s in base]), _labels(base))
-    )
     equal = min(len(successes), len(control))
     kl, kl_error = _mean(control, _log_ratios(control))
     return (
@@ -69,7 +66,7 @@ def aggregate(
             **common(control),
             kl_to_base=kl,
             kl_to_base_error=kl_error,
-            calibration_error=metrics.calibration_error(values, rates, CALIBRATION_BINS),
+            **_calibration(base),
         ),
     )
 
@@ -116,13 +113,9 @@ def of_target(
       base, control: samples whose labels are C e^(lambda . phi - bound).
       figures: of the control.
     """
-    values, rates = (
-        _per_prompt(base, x) for x in (np.array([s.value for s in base]), _labels(base))
-    )
-    error = metrics.calibration_error(values, rates, CALIBRATION_BINS)
     floor = metrics.kl_floor_of_labels(_labels(control), _labels(base))
     efficiency = metrics.efficiency(floor, figures.kl_to_base)
-    figures = dataclasses.replace(figures, calibration_error=error)
+    figures = dataclasses.replace(figures, **_calibration(base))
     return figures, Floors(floor, efficiency, floor, efficiency)
 
 
@@ -132,6 +125,16 @@ def feature_mean(samples: Sequence[Sample], values: np.ndarray) -> tuple[float, 
     if not known.any():
         return math.nan, math.nan
     return _mean([s for s, has in zip(samples, known, strict=True) if has], values[known])
+
+
+def _calibration(base: Sequence[Sample]) -> dict:
+    """How well V(prompt) predicts the labels of the base's samples."""
+    value, label = np.array([s.value for s in base]), _labels(base)
+    predicted, rates = (_per_prompt(base, each) for each in (value, label))
+    return {
+        "calibration_error": metrics.calibration_error(predicted, rates, CALIBRATION_BINS),
+        "brier_score": float(np.square(label - value).mean()),
+    }
 
 
 def _labels(samples: Sequence[Sample]) -> np.ndarray:

@@ -46,6 +46,7 @@ class ControlFigures(ModelFigures):
     kl_to_base: float  # KL(q || p), nats per sequence; with decode.particles an upper bound of it
     kl_to_base_error: float
     calibration_error: float  # of V(prompt), by the base's success rates; without chance's part
+    brier_score: float = math.nan  # of V(prompt): the mean of (C - V)^2 over the base's samples
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,12 @@ import pytest
 import scipy.special
 
 from dinado_jax.classifiers.baseline import baseline_accuracy
-from dinado_jax.classifiers.calibration import calibration_error, fit_temperature
+from dinado_jax.classifiers.calibration import (
+    brier_score,
+    calibration_error,
+    chance_calibration_error,
+    fit_temperature,
+)
 from dinado_jax.classifiers.labelled import Labelled
 
 
@@ -21,17 +26,49 @@ def test_the_temperature_that_labels_were_drawn_with_is_found(temperature):
         assert calibration_error(scipy.special.expit(log_odds), labels) > 0.1
 
 
-def test_few_texts_that_are_all_told_apart_make_nothing_certain():
-    labels = np.arange(20) % 2 == 0
-    temperature = fit_temperature(np.where(labels, 2.0, -2.0), labels)
-    # Of 10 texts with a label, 11 of 12.
-    assert scipy.special.expit(2 / temperature) == pytest.approx(11 / 12, abs=1e-3)
+@pytest.mark.parametrize("count", [2, 20, 200])
+def test_few_texts_that_are_all_told_apart_make_nothing_certain(count):
+    labels = np.arange(count) % 2 == 0
+    log_odds = np.where(labels, 2.0, -2.0)
+    temperature = fit_temperature(log_odds, labels)
+    assert 0.1 < temperature < 1
+    # Where the loss of the labels and that of the prior, (log T)^2 / 2, balance.
+    wrong = scipy.special.expit(-2 / temperature)
+    assert count * 2 / temperature * wrong == pytest.approx(-np.log(temperature), rel=1e-2)
+
+
+def test_few_texts_make_no_good_classifier_less_certain():
+    """Of 40 texts that log-odds are right about the temperature is near 1 on average."""
+    rng = np.random.default_rng(0)
+    fitted = []
+    for _ in range(200):
+        log_odds = 5 * rng.standard_normal(40)
+        labels = rng.random(40) < scipy.special.expit(log_odds)
+        fitted.append(np.log(fit_temperature(log_odds, labels)))
+    assert abs(np.mean(fitted)) < 0.1
 
 
 def test_calibration_error_by_hand():
     # Bins of .0-.1, .6-.7 and .9-1: |.05 - 0|, |.6 - .5| twice, |1 - 1|.
     probabilities, labels = np.array([0.05, 0.6, 0.6, 1.0]), np.array([False, True, False, True])
     assert calibration_error(probabilities, labels) == pytest.approx((0.05 + 0.2) / 4)
+
+
+@pytest.mark.parametrize("count", [50, 500])
+def test_chance_adds_what_right_probabilities_have_on_average(count):
+    rng = np.random.default_rng(1)
+    probabilities = scipy.special.expit(3 * rng.standard_normal(count))
+    found = chance_calibration_error(probabilities)
+    errors = [
+        calibration_error(probabilities, rng.random(count) < probabilities) for _ in range(300)
+    ]
+    assert found == pytest.approx(np.mean(errors), rel=0.1)
+    assert chance_calibration_error(np.array([0.0, 1.0])) == 0
+
+
+def test_brier_score_by_hand():
+    probabilities, labels = np.array([0.5, 0.9, 0.0]), np.array([True, True, False])
+    assert brier_score(probabilities, labels) == pytest.approx((0.25 + 0.01) / 3)
 
 
 def test_the_baseline_finds_a_word_and_no_more_than_there_is():

@@ -79,16 +79,40 @@ def test_what_is_malformed_is_refused_in_a_line(tmp_path, name, content, said):
     assert said in error_of(read_labelled, path)
 
 
-@pytest.mark.parametrize("halves", [1, 2])
-def test_no_text_is_in_two_parts_and_each_part_has_its_share(halves):
+def test_no_text_is_in_two_parts_and_each_part_has_its_share():
     labels = np.arange(400) % 4 == 0
     texts = Labelled([""] * 400, [f"text {i}" for i in range(400)], labels)
-    parts = [part for half in divide(texts, halves, 0) for part in half]
+    (parts,) = divide(texts, 1, 0)
     assert sorted(text for part in parts for text in part.texts) == sorted(texts.texts)
     known = dict(zip(texts.texts, labels))
-    for part, share in zip(parts, (0.8, 0.1, 0.1) * halves):
+    for part, share in zip(parts, (0.8, 0.1, 0.1)):
         assert [known[text] for text in part.texts] == part.labels.tolist()
-        assert part.labels.sum() == 100 * share / halves
-        assert len(part.texts) == 400 * share / halves
-    again, other = divide(texts, halves, 0), divide(texts, halves, 1)
-    assert again[0].train.texts == parts[0].texts != other[0].train.texts
+        assert part.labels.sum() == 100 * share
+        assert len(part.texts) == 400 * share
+    (again,), (other,) = divide(texts, 1, 0), divide(texts, 1, 1)
+    assert again.train.texts == parts.train.texts != other.train.texts
+
+
+def test_of_two_each_is_measured_by_the_texts_of_the_other():
+    labels = np.arange(400) % 4 == 0
+    texts = Labelled([""] * 400, [f"text {i}" for i in range(400)], labels)
+    some, other = divide(texts, 2, 0)
+    for one, its in ((some, other), (other, some)):
+        assert [len(part.texts) for part in one] == [160, 40, 200]
+        assert [part.labels.sum() for part in one] == [40, 10, 50]
+        assert sorted(one.test.texts) == sorted([*its.train.texts, *its.calibrate.texts])
+    assert not set(some.train.texts + some.calibrate.texts) & set(some.test.texts)
+
+
+@pytest.mark.parametrize("halves", [1, 2])
+def test_texts_of_one_prompt_stay_together(halves):
+    """One of each two has the label, as of a formal and an informal translation."""
+    prompts = [f"prompt {i // 2}" for i in range(600)]
+    texts = Labelled(prompts, [f"text {i}" for i in range(600)], np.arange(600) % 2 == 0)
+    for parts in divide(texts, halves, 0):
+        own = [set(part.prompts) for part in parts]
+        assert not own[0] & own[1] and not (own[0] | own[1]) & own[2]
+        assert all(len(part.texts) == 2 * part.labels.sum() for part in parts)
+    few = texts._replace(prompts=["ab"[i // 2 % 2] for i in range(600)])
+    for part in divide(few, halves, 0)[0]:
+        assert set(part.prompts) == {"a", "b"}

@@ -34,3 +34,4 @@ def test_without_a_success_of_the_base_variety_is_not_measured():
 def test_calibration_is_that_of_the_base():
     _, control = aggregate(samples(0.75), samples(0.25), [], [()] * 3, 0)
     assert control.calibration_error == 0.5
+    assert control.brier_score == 0.25  # samples of 0.75, predicted as 0.25

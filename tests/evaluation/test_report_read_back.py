@@ -138,6 +138,8 @@ def test_figures_of_each_model(run, summary, samples, name):
         ratio = [line["log_prob"] - line["log_prob_base"] for line in lines]
         wanted |= {"kl_to_base": np.mean(ratio), "kl_to_base_error": error_of(lines, ratio)}
         wanted["calibration_error"] = calibration(samples["base"])
+        squares = [(line["label"] - line["value"]) ** 2 for line in samples["base"]]
+        wanted["brier_score"] = np.mean(squares)
     assert found.keys() == wanted.keys()
     for key, value in wanted.items():
         assert same(found[key], value), (key, found[key], value)
@@ -223,6 +225,7 @@ SIDES = [
     ("ended by itself", "finished", PERCENT),
     ("KL to the base (nats per sequence)", "kl_to_base", FIXED_2),
     ("calibration error of V(prompt)", "calibration_error", FIXED_3),
+    ("Brier score of V(prompt)", "brier_score", FIXED_3),
 ]
 FLOORS = [
     ("no controller can have a lower KL than", "kl_floor"),

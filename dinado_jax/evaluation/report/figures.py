@@ -101,12 +101,13 @@ def of_norm(records: Records) -> list[Figure]:
             "Reliability of V(prompt)",
             "The success rate of the base that the control predicts for a prompt against the "
             "measured one, by tenths of the prompts; on the dashed line it is calibrated.",
-            partial(training_figures.reliability, bins=_calibration(records)),
+            partial(training_figures.reliability, bins=reliability(records)),
         )
     ]
 
 
-def _calibration(records: Records) -> list[CalibrationBin]:
+def reliability(records: Records) -> list[CalibrationBin]:
+    """Returns what is drawn of V(prompt), by tenths of the prompts."""
     rows = by_prompt(records.base, records.base)
     predicted, rates = (np.array(x) for x in zip(*((row.value, row.base) for row in rows)))
     return calibration_bins(predicted, rates, CALIBRATION_BINS)

@@ -38,6 +38,7 @@ def page(records: Records) -> str:
         end=finished(summary),
         step_figures=figures.of_steps(records),
         norm_figures=figures.of_norm(records),
+        reliability=figures.reliability(records),
         prompts=prompts[:_WORST],
         prompt_count=len(prompts),
         perfect=sum(row.control == 1 for row in prompts),

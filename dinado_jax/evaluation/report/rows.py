@@ -54,6 +54,13 @@ _ROWS = (
         "{:.3f}",
         "How far the predicted success rates of the base are off, beyond chance.",
     ),
+    (
+        "Brier score of V(prompt)",
+        "brier_score",
+        "{:.3f}",
+        "The mean square of label minus V(prompt) over the base's texts: r (1 - r) for V = r, the "
+        "success rate, everywhere; less if V tells the prompts apart.",
+    ),
 )
 _FLOORS = (
     (

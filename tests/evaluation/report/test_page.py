@@ -69,6 +69,13 @@ def test_no_two_elements_share_an_id(whole):
     assert len(found) == len(set(found))
 
 
+def test_the_reliability_is_there_in_numbers_too(whole):
+    head, first, _, third, *_ = Page(whole).rows["calibration"]
+    assert head == ["prompts", "predicted", "measured", "standard error"]
+    assert first == ["2", "20.4%", "25.0%", "0.4%"]
+    assert third == ["1", "23.3%", "25.0%", ""]
+
+
 def test_figures_take_their_colours_from_the_page(whole):
     drawn = "".join(re.findall(r"<svg.*?</svg>", whole, re.S))
     assert "var(--ink)" in drawn and "var(--control)" in drawn
