@@ -100,7 +100,7 @@ def load_control(
         dataclasses.replace(base, max_new_tokens=decode.max_new_tokens),
         control,
         params,
-        Tilt(decode.strength, decode.target_rate, decode.reject),
+        Tilt.of(decode),
         _automata_of(folder, record, oracle),
         record.origin,
     )
