@@ -176,7 +176,7 @@ def _keep_prompts(texts: list[str], run: RunFolder) -> None:
     file = run.stage_folder("") / _PROMPTS
     if not exists(file):
         write_prompts(file, texts)
-    elif read_prompts(file, "prompt") != texts:
+    elif read_prompts(file) != texts:
         raise InputError(
             f"{file} has other prompts than those given: give those, or another folder, or delete "
             f"the folder {run.path}"
