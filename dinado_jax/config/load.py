@@ -121,7 +121,7 @@ def _override(text: str, kinds: dict[str, Any]) -> tuple[str, Any]:
     key, equals, raw = text.partition("=")
     where = f"override {quote(text)} on the command line"
     if not equals:
-        raise InputError(f"{where}: write it as section.key=value")
+        raise InputError(f"{where}: write it as section.key=value, without spaces")
     if not text.isprintable() and any("\ud800" <= char <= "\udfff" for char in text):
         raise InputError(f"{where}, not UTF-8 text: write it in UTF-8")
     key = key.strip()

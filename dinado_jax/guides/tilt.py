@@ -1,7 +1,6 @@
 """How strongly a guide acts on the base's next-token distribution."""
 
 import dataclasses
-import math
 from typing import NamedTuple
 
 import chex
@@ -10,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dinado_jax.config import schema
-from dinado_jax.errors import InputError
 from dinado_jax.guides.protocol import NextValues
+from dinado_jax.utils.arguments import require_number_field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,12 +31,9 @@ class Tilt:
     reject: float = 0.0
 
     def __post_init__(self):
-        if not 0 <= self.strength < math.inf:
-            raise InputError(f"strength = {self.strength}: it must be 0 (the base) or more, finite")
-        if not 0 <= self.target_rate <= 1:
-            raise InputError(f"target_rate = {self.target_rate}: it must lie in [0, 1]")
-        if not 0 <= self.reject < 1:
-            raise InputError(f"reject = {self.reject}: it must lie in [0, 1), 0 is off")
+        require_number_field(self, "strength", "0 (the base) or more, finite", lambda x: x >= 0)
+        require_number_field(self, "target_rate", "in [0, 1]", lambda x: 0 <= x <= 1)
+        require_number_field(self, "reject", "in [0, 1), 0 is off", lambda x: 0 <= x < 1)
 
     @classmethod
     def of(cls, decode: schema.Decode) -> "Tilt":

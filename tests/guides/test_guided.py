@@ -300,6 +300,7 @@ def test_what_cannot_be_composed_or_be_a_base():
         {"strength": -0.1},
         {"strength": float("nan")},
         {"strength": float("inf")},
+        {"strength": "strong"},
         {"target_rate": 1.1},
         {"target_rate": -0.1},
         {"target_rate": float("nan")},
