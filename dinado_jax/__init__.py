@@ -8,6 +8,7 @@ The public names below are imported when first used, so that importing the packa
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -54,7 +55,10 @@ __all__ = list(_HOMES)
 
 def __getattr__(name: str):
     if name not in _HOMES:
-        raise AttributeError(f"module 'dinado_jax' has no attribute {name!r}")
+        module = sys.modules[__name__]  # with it Python suggests the nearest name
+        raise AttributeError(
+            f"module 'dinado_jax' has no attribute {name!r}", name=name, obj=module
+        )
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 

@@ -159,6 +159,7 @@ def generate(  # noqa: D418
     ...
 
 
+@arguments.known_keywords("how much control is set by model.tilted(strength=0.5)")
 def generate(
     model: Decodable,
     prompts: Sequence[str] | PromptSet,

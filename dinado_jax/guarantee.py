@@ -24,6 +24,7 @@ from dinado_jax.guides.protocol import Guide
 from dinado_jax.hmm.model import Hmm
 from dinado_jax.language_model import Base, Controlled
 from dinado_jax.tasks.keyword.oracle import LEXICAL
+from dinado_jax.utils.arguments import POSITIVE, require_integer
 
 Automata = tuple[Automaton, ...]  # of a prompt
 _Joined = TypeVar("_Joined")
@@ -67,6 +68,7 @@ def guarantee(
         tokens or constraints that are too large for it.
     """
     _check_options(ends, hmm, weight)
+    max_new_tokens = require_integer("max_new_tokens", max_new_tokens, *POSITIVE)
     given = prompts if isinstance(prompts, PromptSet) else PromptSet(prompts)
     automata = [tuple(oracle.automata(text)) for text in given.texts]
     where = _first_prompts(given, automata)

@@ -146,14 +146,19 @@ class Controlled(_Methods):
     tilt: Tilt = NEUTRAL  # how much of it is wanted
     automata_of: AutomataOf | None = None  # of a prompt, for a control that reads their states
     origin: Origin | None = None  # of a trained control
+    beside_base: bool = False  # see `Composed`
 
     @property
     def policy(self) -> Policy:
-        return Composed((self,)).policy
+        return self._alone.policy
 
     @functools.cached_property
     def variables(self) -> dict:
-        return Composed((self,)).variables
+        return self._alone.variables
+
+    @property
+    def _alone(self) -> "Composed":
+        return Composed((self,), self.beside_base)
 
     def __repr__(self) -> str:
         return f"Controlled({self._control}, {self.base!r})"
@@ -167,8 +172,13 @@ class Controlled(_Methods):
         return f"{name}: {_size(self.params)}; {self.tilt}"
 
     def tilted(self, **changes: float) -> "Controlled":
-        """The same control with another `Tilt`: strength, target_rate, reject. InputError for any
-        other name, and for a target rate of a guarantee, which is 1.
+        """The same control with another `Tilt`: strength, target_rate, reject.
+
+        It is decoded beside its base whatever the values, so that one program serves all strengths,
+        1 among them, for which the model itself may need one pass per token instead of two.
+
+        Raises:
+          InputError: for any other name, and for a target rate of a guarantee, which is 1.
         """
         known = [field.name for field in dataclasses.fields(Tilt)]
         for name in changes:
@@ -182,12 +192,12 @@ class Controlled(_Methods):
                 f"target_rate = {tilt.target_rate}: every text under a guarantee satisfies it, aim "
                 "at a rate with a trained control"
             )
-        return dataclasses.replace(self, tilt=tilt)
+        return dataclasses.replace(self, tilt=tilt, beside_base=True)
 
     @property
     def least_new_tokens(self) -> int:
         """See `Composed.least_new_tokens`."""
-        return Composed((self,)).least_new_tokens
+        return self._alone.least_new_tokens
 
     def for_prompts(self, prompts: PromptSet) -> tuple[Self, PromptSet]:
         """The model with the automata of these prompts, and the prompts with their numbers, for a
@@ -201,7 +211,7 @@ class Controlled(_Methods):
         """The same distribution, decoded so that beams are ranked by log p + log R of their
         prefixes (decoding/beam.py).
         """
-        return Composed((self,)).for_search()
+        return self._alone.for_search()
 
     sample_by_particles = sample_by_particles
 
@@ -210,7 +220,7 @@ class Controlled(_Methods):
         particles need it. InputError for a tilt with `reject`, under which their weights would be
         wrong.
         """
-        return Composed((self,)).for_particles()
+        return self._alone.for_particles()
 
     @property
     def _reads_state(self) -> bool:

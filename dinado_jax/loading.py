@@ -28,6 +28,7 @@ from dinado_jax.models.architectures import load_model, load_params
 from dinado_jax.models.hf_folder import HUB_FILES, fingerprint, locate, own_name
 from dinado_jax.models.tokenizer import load_codec
 from dinado_jax.oracles.expression import find_oracle, is_own
+from dinado_jax.utils.arguments import known_keywords
 from dinado_jax.utils.files import exists
 
 
@@ -42,6 +43,7 @@ class LoadSettings(TypedDict, total=False):
     place: Callable[[dict], dict]
 
 
+@known_keywords()
 def load(path_or_name: str | Path, **settings: Unpack[LoadSettings]) -> Base | Any:
     """Loads a base, or a saved control with its base.
 
@@ -57,6 +59,8 @@ def load(path_or_name: str | Path, **settings: Unpack[LoadSettings]) -> Base | A
     Raises:
       InputError: as `load_base` or `load_control`, and for settings of a base where a control is.
     """
+    if not isinstance(path_or_name, (str, Path)):
+        raise InputError(f"{quote(path_or_name)} is no path: give a folder or a name on the hub")
     folder = locate(str(path_or_name), (*HUB_FILES, CONTROL))
     if not exists(folder / CONTROL):
         return load_base(path_or_name, **settings)
@@ -100,7 +104,7 @@ def load_control(
         dataclasses.replace(base, max_new_tokens=decode.max_new_tokens),
         control,
         params,
-        Tilt(decode.strength, decode.target_rate, decode.reject),
+        Tilt.of(decode),
         _automata_of(folder, record, oracle),
         record.origin,
     )
@@ -213,6 +217,8 @@ def load_base(
       InputError: in one line for anything missing, unused, misshapen, damaged or pickled; for a
         tokenizer once it is asked for, or now if there is a prompt template.
     """
+    _require_float("dtype", dtype)
+    _require_float("param_dtype", param_dtype)
     folder = locate(str(path_or_name))
     model = load_model(folder).replace(dtype=dtype, param_dtype=param_dtype, remat=remat)
     params = load_params(folder, model)
@@ -229,3 +235,12 @@ def load_base(
         codec = codec.with_template(prompt_template)
         model = model.replace(excluded_ids=codec.excluded_ids(model.vocab_size))
     return Base(model, place(params), folder, codec, name=own_name(str(path_or_name)))
+
+
+def _require_float(name: str, dtype: str) -> None:
+    try:
+        known = isinstance(dtype, str) and jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+    except TypeError:
+        known = False
+    if not known:
+        raise InputError(f"{name} = {quote(dtype)}: give 'float32' or 'bfloat16'")

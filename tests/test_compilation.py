@@ -30,7 +30,7 @@ def compiled():
 
 
 TILTS = {
-    "strength": [{"strength": each} for each in (0.0, 0.3, 0.7, 1.3, 2.0, 5.0)],
+    "strength": [{"strength": each} for each in (0.3, 0.0, 0.7, 1.0, 2.0, 5.0)],
     "target_rate": [{"target_rate": each} for each in (0.0, 0.4, 0.9)],
     "reject": [{"reject": each} for each in (0.01, 0.3)],
     "all": [{"strength": x, "target_rate": x, "reject": x / 9} for x in (0.2, 0.6, 0.8)],
@@ -57,12 +57,13 @@ def test_parts_of_a_product_may_differ(model, compiled):
     generate(0.5, 2.0)
     before = compiled()
     generate(0.7, 1.5)
+    generate(1.0, 1.0)
     assert compiled() == before
 
 
-@pytest.mark.parametrize("strength", [1.0, 0.5], ids=["one pass", "base beside"])
-def test_another_seed_and_other_numbers_of_samples(model, compiled, strength):
-    tilted = model.tilted(strength=strength)
+@pytest.mark.parametrize("tilt", [None, 0.5], ids=["one pass", "base beside"])
+def test_another_seed_and_other_numbers_of_samples(model, compiled, tilt):
+    tilted = model.tilted(strength=tilt) if tilt else model
     one, *_ = dinado_jax.generate(tilted, PROMPTS)
     before, texts = compiled(), {one.text}
     for seed in range(1, 9):
@@ -84,4 +85,5 @@ def test_other_strengths_of_beams_and_scores(model, compiled):
     found(0.5)
     before = compiled()
     found(0.7)
+    found(1.0)
     assert compiled() == before

@@ -204,7 +204,8 @@ def exact(strength: float = 1.0) -> Case:
 
 
 def trained(kind: str, seed: int = 0, **tilt) -> Case:
-    model = Controlled(base(), world.control(kind), params_of(kind, seed)).tilted(**tilt)
+    model = Controlled(base(), world.control(kind), params_of(kind, seed))
+    model = model.tilted(**tilt) if tilt else model
     return Case(model, PromptSet(PROMPTS), log_p() + added_by(kind, seed, **tilt))
 
 

@@ -18,8 +18,9 @@ def test_version():
 def test_every_public_name_is_found_and_known_to_type_checkers():
     for name in dinado_jax.__all__:
         assert callable(getattr(dinado_jax, name)), name
-    with pytest.raises(AttributeError, match="no attribute 'git'"):
+    with pytest.raises(AttributeError, match="no attribute 'git'") as caught:
         _ = dinado_jax.git
+    assert (caught.value.name, caught.value.obj) == ("git", dinado_jax)  # what Python suggests from
     text = (support.ROOT / "dinado_jax" / "__init__.py").read_text()
     (block,) = [node for node in ast.parse(text).body if isinstance(node, ast.If)]
     typed = {alias.asname: node.module for node in block.body for alias in node.names}

@@ -35,6 +35,17 @@ def saved(base, tmp_path_factory):
     return folder
 
 
+@pytest.mark.parametrize("dtype", ["fp16", "int32", None, 16])
+def test_what_is_no_dtype_of_a_base(base, dtype):
+    for name in ("dtype", "param_dtype"):
+        said = error_of(lambda name=name: dinado_jax.load(base.folder, **{name: dtype}))
+        assert said == f"{name} = {dtype!r}: give 'float32' or 'bfloat16'"
+
+
+def test_what_is_no_path():
+    assert error_of(dinado_jax.load, None) == "None is no path: give a folder or a name on the hub"
+
+
 @pytest.fixture
 def copy(saved, tmp_path):
     return shutil.copytree(saved, tmp_path / "copy")

@@ -79,7 +79,7 @@ def _summaries(runs: Sequence[Path]) -> list["Summary"]:
     if unfinished := [str(run) for run in runs if not exists(run / "summary.json")]:
         raise InputError(
             f"not finished, no summary.json in {', '.join(unfinished)}: run the rest of the stages "
-            "with `dinado run`, or leave out"
+            "with `dinado run`, or leave it out"
         )
     again = "delete the folder evaluate beside it and run `dinado evaluate`"
     return [read_summary(run / "summary.json", again) for run in runs]

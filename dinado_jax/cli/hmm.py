@@ -103,7 +103,7 @@ def _of_base(args: argparse.Namespace) -> "tuple[Base, list[str], Plan]":
 def _read(args: argparse.Namespace) -> list[str]:
     from dinado_jax.tasks.prompts import read_prompts
 
-    return read_prompts(args.prompts, "prompt") if args.prompts else []
+    return read_prompts(args.prompts) if args.prompts else []
 
 
 def _figures(folder: Path, made: "Saved") -> str:

@@ -64,11 +64,12 @@ def continue_prompts(args: argparse.Namespace) -> None:
     if args.overrides or args.out or args.print_config or args.dry_run:
         raise InputError(
             f"{escape(args.config)} is a run, its settings are fixed: leave out section.key=value, "
-            "--out, --print-config and --dry-run, or give its CONFIG instead of its folder"
+            "--out, --print-config and --dry-run, or give its CONFIG instead of its folder; a "
+            "prompt is given as --prompt TEXT"
         )
     prompts = [
         *(args.prompt or []),
-        *(read_prompts(args.prompts, "prompt") if args.prompts else []),
+        *(read_prompts(args.prompts) if args.prompts else []),
     ]
     if not prompts:
         raise InputError("no prompts given: --prompt TEXT, or --prompts FILE with one per line")

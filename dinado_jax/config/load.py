@@ -121,7 +121,7 @@ def _override(text: str, kinds: dict[str, Any]) -> tuple[str, Any]:
     key, equals, raw = text.partition("=")
     where = f"override {quote(text)} on the command line"
     if not equals:
-        raise InputError(f"{where}: write it as section.key=value")
+        raise InputError(f"{where}: write it as section.key=value, without spaces")
     if not text.isprintable() and any("\ud800" <= char <= "\udfff" for char in text):
         raise InputError(f"{where}, not UTF-8 text: write it in UTF-8")
     key = key.strip()
@@ -215,7 +215,10 @@ def load(path: str | Path | None, overrides: Sequence[str] = ()) -> Loaded:
         if not exists(path) or path.is_dir():
             raise InputError(f"no config file {quote(str(path))}: {_other_file(path)}")
         name, text = escape(str(path)), read_text(path, "save it as UTF-8 text")
-        fix = "correct it, texts are in quotes, see configs/"
+        fix = (
+            "correct it, texts are in quotes, paths of Windows in 'single' ones, true and false in "
+            "lower case, and no [section] or key comes twice"
+        )
         file = leaves(parse_toml(text, f"config {name}", fix), name)
     given = file | parse_overrides(overrides)
     return Loaded(assign(Config(), given), file, given)

@@ -158,7 +158,7 @@ def _references(
 def _check_equally_many(texts: Sequence[_Line], file: Sequence[_Line], path: Path) -> None:
     both = min(len(texts), len(file))
     if len(texts) > both:
-        raise InputError(f"{texts[both].where} has no line of {path}: give one for every output")
+        raise InputError(f"{path} has no line for {texts[both].where}: give one for every output")
     if len(file) > both:
         raise InputError(f"{file[both].where} has no output: give one for every line")
 

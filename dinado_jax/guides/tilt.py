@@ -1,7 +1,6 @@
 """How strongly a guide acts on the base's next-token distribution."""
 
 import dataclasses
-import math
 from typing import NamedTuple
 
 import chex
@@ -9,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dinado_jax.errors import InputError
+from dinado_jax.config import schema
 from dinado_jax.guides.protocol import NextValues
+from dinado_jax.utils.arguments import require_number_field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,32 +31,33 @@ class Tilt:
     reject: float = 0.0
 
     def __post_init__(self):
-        if not 0 <= self.strength < math.inf:
-            raise InputError(f"strength = {self.strength}: it must be 0 (the base) or more, finite")
-        if not 0 <= self.target_rate <= 1:
-            raise InputError(f"target_rate = {self.target_rate}: it must lie in [0, 1]")
-        if not 0 <= self.reject < 1:
-            raise InputError(f"reject = {self.reject}: it must lie in [0, 1), 0 is off")
+        require_number_field(self, "strength", "0 (the base) or more, finite", lambda x: x >= 0)
+        require_number_field(self, "target_rate", "in [0, 1]", lambda x: 0 <= x <= 1)
+        require_number_field(self, "reject", "in [0, 1), 0 is off", lambda x: 0 <= x < 1)
+
+    @classmethod
+    def of(cls, decode: schema.Decode) -> "Tilt":
+        """That of a run's settings."""
+        return cls(decode.strength, decode.target_rate, decode.reject)
 
     @property
     def flags(self) -> "TiltFlags":
-        """Which fields are in use."""
-        return TiltFlags(self.strength != 1, self.target_rate < 1, self.reject > 0)
+        """Which of the fields that add operations are in use."""
+        return TiltFlags(self.target_rate < 1, self.reject > 0)
 
     @property
     def numbers(self) -> dict[str, np.float32]:
-        """The fields in use, as arrays: changing them compiles nothing new."""
-        used = zip(TiltFlags._fields, self.flags)
-        return {name: np.float32(getattr(self, name)) for name, on in used if on}
+        """The strength and the fields in use, as arrays: changing them compiles nothing new."""
+        used = (name for name, on in zip(TiltFlags._fields, self.flags) if on)
+        return {name: np.float32(getattr(self, name)) for name in ("strength", *used)}
 
 
 NEUTRAL = Tilt()
 
 
 class TiltFlags(NamedTuple):
-    """Which fields of a `Tilt` are not neutral; programs are compiled for nothing else of it."""
+    """What programs are compiled for of a `Tilt`."""
 
-    strength: bool = False
     target_rate: bool = False
     reject: bool = False
 
@@ -95,10 +96,9 @@ def apply_tilt(
         failure = jnp.log1p(-rate) - jax.nn.log_sigmoid(-start.logit)
         log_not = jax.nn.log_sigmoid(-values.after_logit)
         tilted = jnp.logaddexp(tilted + success[:, None], log_not + failure[:, None])
-    if flags.strength:
-        # A guide may forbid tokens: 0 times its log R of -inf would be nan.
-        strength = numbers["strength"]
-        tilted = jnp.where(strength == 0, 0.0, strength * tilted)
+    # A guide may forbid tokens: 0 times its log R of -inf would be nan.
+    strength = numbers["strength"]
+    tilted = jnp.where(strength == 0, 0.0, strength * tilted)
     if flags.reject:
         change = values.log_after - values.log_value[:, None]
         tilted = jnp.where(change < jnp.log(numbers["reject"]), -jnp.inf, tilted)

@@ -98,8 +98,8 @@ def load_saved(folder: str | Path) -> Saved:
 def _record_of(folder: Path) -> Path:
     if not is_saved(folder):
         raise InputError(
-            f"no {RECORD} in {folder}, where an HMM is looked for: correct the path, or train one "
-            "with `dinado hmm train`"
+            f"no {RECORD} in {folder}: give the folder of an HMM (of a run: decode.hmm), as a path "
+            "from where you are, or make one with `dinado hmm train`"
         )
     return folder / RECORD
 

@@ -99,11 +99,12 @@ def locate(name_or_path: str, patterns: Sequence[str] = HUB_FILES) -> Path:
         if exists(path / _OF_A_RUN / CONFIG):
             raise InputError(f"{path} is the folder of a run: give its base, {path / _OF_A_RUN}")
         return path
-    if name_or_path.startswith((".", "/", "~", os.sep)):
-        raise InputError(f"no such folder, {quote(name_or_path)}: check the path of the model")
     package, _, file = name_or_path.partition(":")
     if file and package.isidentifier():
         return locate(str(_in_package(package, file)), patterns)
+    # A name on the hub has at most one slash.
+    if name_or_path.startswith((".", "/", "~", os.sep)) or name_or_path.count("/") > 1:
+        raise InputError(f"no such folder, {quote(name_or_path)}: check the path of the model")
     try:
         from huggingface_hub import snapshot_download
 

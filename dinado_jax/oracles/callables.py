@@ -10,7 +10,15 @@ from dinado_jax.errors import InputError, quote
 from dinado_jax.oracles.code_digest import code_digest
 from dinado_jax.oracles.expression import find_oracle
 from dinado_jax.oracles.foreign import ForeignError, guarded
-from dinado_jax.oracles.judge import LABELS, TRIAL_TEXTS, Oracle, judge, name_of, require_labels
+from dinado_jax.oracles.judge import (
+    LABELS,
+    TRIAL_TEXTS,
+    Oracle,
+    judge,
+    name_of,
+    require_function,
+    require_labels,
+)
 from dinado_jax.oracles.table import GIVEN, NamedOracle
 
 _ANY_FORM = LABELS._replace(
@@ -40,7 +48,8 @@ def given_oracle(function: Callable[..., Any], prompts: Sequence[str]) -> NamedO
       prompts: at least one, to try it on.
 
     Raises:
-      InputError: if it takes other arguments, raises for both texts, or returns anything else.
+      InputError: if it is a class, takes other arguments, raises for both texts, or returns
+        anything else.
     """
     digest = code_digest(function)  # before it is called, which may change what it holds
     tried = [prompts[0], prompts[-1]], list(TRIAL_TEXTS)
@@ -66,6 +75,7 @@ def _arguments(function: Callable[..., Any]) -> int:
             f"oracle is {quote(function)}, not a function: {_ANY_FORM.form}; or give the name of "
             "one, as text"
         )
+    require_function(function)
     try:
         with guarded():
             signature = inspect.signature(function)

@@ -92,9 +92,10 @@ def check_oracle(
     """Calls the oracle on a few samples before a run begins.
 
     Raises:
-      InputError: if it does not accept two lists, does not return labels, or raises on every
-        sample.
+      InputError: if it is a class, does not accept two lists, does not return labels, or raises on
+        every sample.
     """
+    require_function(oracle, answers)
     with guarded():
         try:
             signature = inspect.signature(oracle)
@@ -111,6 +112,19 @@ def check_oracle(
     require_labels(oracle, judge(oracle, prompts, texts, answers), answers)
 
 
+def require_function(oracle: Callable[..., Any], answers: Answers = LABELS) -> None:
+    """Checks that it is no class: calling one makes an object, and judges nothing.
+
+    Raises:
+      InputError: for a class.
+    """
+    if inspect.isclass(oracle):
+        raise InputError(
+            f"{answers.noun} {name_of(oracle)} is a class: give an object of it, such "
+            f"as judge = {name_of(oracle)}()"
+        )
+
+
 def require_labels(oracle: Oracle, result: OracleResult, answers: Answers = LABELS) -> None:
     """Checks that the oracle labelled at least one sample, if there are any.
 
@@ -120,7 +134,7 @@ def require_labels(oracle: Oracle, result: OracleResult, answers: Answers = LABE
     if result.failures and result.failed.all():
         raise InputError(
             f"{answers.noun} {name_of(oracle)}, all {result.failures} samples raised, the first "
-            f"{result.message or result.errors[0]}: try it on one prompt and text"
+            f"{result.message or result.errors[0]}: correct it"
         )
 
 
@@ -149,6 +163,8 @@ def answer_of(
     count = len(texts)
     with guarded():
         answer = oracle(list(prompts), list(texts))
+        if inspect.iscoroutine(answer):
+            answer.close()  # else Python warns that it was never awaited
     try:
         with guarded():
             values, error = _numbers(answer, count, answers)
@@ -179,21 +195,26 @@ def _numbers(answer: Any, count: int, answers: Answers) -> tuple[np.ndarray | No
     except ValueError as error:
         if "inhomogeneous" not in str(error):
             raise
-        return None, "ragged answer"
+        return None, "returned lists of different lengths"
     if values.shape != (count,):
-        return None, f"answer of shape {values.shape}"
+        form = (
+            f"{values.size} value{'s' * (values.size != 1)}"
+            if values.ndim == 1
+            else f"an array of shape {values.shape}"
+        )
+        return None, f"returned {form}"
     if values.dtype.kind == "O" and all(type(x) in (bool, int, float) for x in values):
         values = values.astype(np.float64)
     if count and values.dtype.kind not in "biuf":
         odd = next((x for x in values.tolist() if type(x) not in (bool, int, float)), None)
-        return None, f"answer of type {values.dtype}, with {quote(odd)},"
+        return None, f"returned {quote(odd)} ({type(odd).__name__})"
     values = values.astype(np.float64)
     numbers = np.ma.getdata(values)
     # Written as a negation so that nan counts as outside.
     inside = (numbers >= answers.least - _ROUNDING) & (numbers <= answers.most + _ROUNDING)
     outside = ~inside & ~np.ma.getmaskarray(values)
     if outside.any():
-        return None, f"answer holds {numbers[outside][0]}"
+        return None, f"returned {numbers[outside][0]}"
     return np.clip(values, answers.least, answers.most), ""
 
 

@@ -156,6 +156,8 @@ def _imported(name: str, noun: str) -> Oracle:
         raise InputError(
             f"{what}, looking up {function} raised {error}: correct the module"
         ) from None
+    if not found and oracle is not None:
+        raise InputError(f"{what}, {function} is {quote(oracle)}: name a function")
     if not found:
         near = difflib.get_close_matches(function, others, 1)
         hint = f"did you mean {near[0]}?" if near else "correct the name"

@@ -20,6 +20,7 @@ from dinado_jax.generation import (
 )
 from dinado_jax.oracles.callables import named_oracle
 from dinado_jax.oracles.judge import Oracle, judge, require_labels
+from dinado_jax.utils.arguments import known_keywords
 
 
 class Searchable(Decodable, Protocol):
@@ -37,6 +38,7 @@ class BeamSettings(TypedDict, total=False):
     no_repeat_ngram: int
 
 
+@known_keywords()
 def beam_search(
     model: Searchable,
     prompts: Sequence[str] | PromptSet,

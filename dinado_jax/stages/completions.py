@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 from dinado_jax.data.prompts import PromptSet
 from dinado_jax.errors import InputError
 from dinado_jax.generation import Completion, Piece, generate
+from dinado_jax.guides.tilt import Tilt
 from dinado_jax.language_model import Composed, Controlled, compose
 from dinado_jax.search.beams import beam_search
 from dinado_jax.search.particles import Particle, sample_by_particles
@@ -15,7 +17,7 @@ from dinado_jax.stages.artifacts import guaranteed
 from dinado_jax.stages.context import Context
 from dinado_jax.stages.pipeline import load_run, run_config
 from dinado_jax.stages.settings import with_decoding
-from dinado_jax.utils.arguments import POSITIVE, require_integer
+from dinado_jax.utils.arguments import POSITIVE, require_integer, require_seed
 
 
 class _Sampling(TypedDict):
@@ -56,6 +58,7 @@ def completions(
         particles under settings of the run that they do not read; for both particles and beams, and
         more samples than beams.
     """
+    _check_numbers(samples, seed, max_new_tokens)
     if beams is not None:
         beams = _require_beams(beams, samples, particles)
     ready = _ready(run, prompts, strength, max_new_tokens, particles)
@@ -93,6 +96,7 @@ def stream_completions(
     Raises:
       InputError: as for `completions`, and for particles, of the run or given.
     """
+    _check_numbers(samples, seed, max_new_tokens)
     ready = _ready(run, prompts, strength, max_new_tokens, particles)
     if ready.context.config.decode.particles:
         raise InputError(
@@ -101,6 +105,14 @@ def stream_completions(
         )
     how = ready.sampling(samples, seed)
     return generate(ready.model, ready.prompts, **how, **ready.method, stream=True)
+
+
+def _check_numbers(samples: int, seed: int, max_new_tokens: int | None) -> None:
+    """Checks what decoding would refuse, before anything is loaded."""
+    require_integer("samples", samples, *POSITIVE)
+    require_seed(seed)
+    if max_new_tokens is not None:
+        require_integer("max_new_tokens", max_new_tokens, *POSITIVE)
 
 
 class _Ready(NamedTuple):
@@ -135,12 +147,10 @@ def _ready(
     config, controlled = run_config(run), load_run(run)
     if particles is not None:
         config = with_decoding(config, [f"decode.particles={particles}"])
-    decode = config.decode
-    tilted = controlled.tilted(
-        strength=decode.strength if strength is None else strength,
-        target_rate=decode.target_rate,
-        reject=decode.reject,
-    )
+    decode, tilt = config.decode, Tilt.of(config.decode)
+    if strength is not None:
+        tilt = replace(tilt, strength=strength)
+    tilted = replace(controlled, tilt=tilt)
     given, context = PromptSet(prompts), Context.of(config, Path(run))
     if not decode.guarantee:
         return _Ready(context, tilted, given, max_new_tokens)

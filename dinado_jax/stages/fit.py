@@ -20,7 +20,7 @@ from dinado_jax.stages.pipeline import controlled_model, run_stages
 from dinado_jax.stages.run_folder import RunFolder
 from dinado_jax.stages.settings import python_config
 from dinado_jax.tasks.prompts import read_prompts, write_prompts
-from dinado_jax.utils.arguments import POSITIVE, require_integer, require_texts
+from dinado_jax.utils.arguments import POSITIVE, known_keywords, require_integer, require_texts
 from dinado_jax.utils.files import exists
 
 _PROMPTS = "prompts.jsonl"
@@ -38,6 +38,7 @@ _ARGUMENTS = {
 _UNREAD = ("sft", "decode", "evaluate")
 
 
+@known_keywords('settings of the run are given as settings={"train.steps": 300}')
 def fit(
     base: Base | str | Path,
     oracle: str | Callable[..., Any],
@@ -176,7 +177,7 @@ def _keep_prompts(texts: list[str], run: RunFolder) -> None:
     file = run.stage_folder("") / _PROMPTS
     if not exists(file):
         write_prompts(file, texts)
-    elif read_prompts(file, "prompt") != texts:
+    elif read_prompts(file) != texts:
         raise InputError(
             f"{file} has other prompts than those given: give those, or another folder, or delete "
             f"the folder {run.path}"

@@ -1,5 +1,6 @@
 """Stage generate: held-out prompts continued by the base and by the controlled model."""
 
+import dataclasses
 from collections.abc import Iterator
 
 import jax
@@ -10,6 +11,7 @@ from dinado_jax.distributed.processes import is_main
 from dinado_jax.evaluation.samples import Sample, write_samples
 from dinado_jax.evaluation.stage_figures import GenerateFigures
 from dinado_jax.evaluation.token_values import write_token_values
+from dinado_jax.guides.tilt import Tilt
 from dinado_jax.language_model import Base, LanguageModel, compose
 from dinado_jax.rollouts.collect import Collected, Collector
 from dinado_jax.stages.artifacts import guaranteed, trained_model
@@ -39,9 +41,7 @@ def generate(context: Context) -> GenerateFigures:
     generate/values.jsonl, R after each token of some of them.
     """
     folder, decode = context.run.stage_folder("generate"), context.config.decode
-    controlled = trained_model(context).tilted(
-        strength=decode.strength, target_rate=decode.target_rate, reject=decode.reject
-    )
+    controlled = dataclasses.replace(trained_model(context), tilt=Tilt.of(decode))
     fingerprint = context.run.fingerprint("generate")
     collector = Collector(context.oracle_calls, decode, fingerprint, context.mesh)
     key = jax.random.key((context.config.seed + 1) % 2**32)  # another stream than that of rollouts

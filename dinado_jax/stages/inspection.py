@@ -21,6 +21,7 @@ from dinado_jax.scoring import Alternative
 from dinado_jax.stages.pipeline import load_run, run_config
 from dinado_jax.stages.run_folder import STAGES, StageRecord, read_stage_record
 from dinado_jax.training.cost_estimate import abstract_control
+from dinado_jax.utils.arguments import POSITIVE, require_integer
 from dinado_jax.utils.files import exists
 
 
@@ -59,7 +60,7 @@ def inspect_text(path: Path, prompt: str, text: str | None, count: int) -> dict[
       path: of the run.
       prompt: that the text continues.
       text: None: a sample of the control.
-      count: of the tokens that q would rather have drawn at each place.
+      count: of the tokens that q would rather have drawn at each place, at least 1.
 
     Returns:
       A JSON object: "prompt", "value" (V of the prompt) and "tokens", of each "token", "log_prob"
@@ -68,6 +69,7 @@ def inspect_text(path: Path, prompt: str, text: str | None, count: int) -> dict[
     Raises:
       InputError: as for `load_run`, and for a prompt or text that does not fit the context.
     """
+    count = require_integer("alternatives", count, *POSITIVE)
     model, finished = load_run(path), True
     if text is None:
         (sample,) = model.generate([prompt], samples=1)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dinado_jax.config import schema
 from dinado_jax.data.records import Record, is_table, read_records
+from dinado_jax.errors import InputError
 from dinado_jax.tasks.own_data import OwnData, settings_read
 from dinado_jax.tasks.protocol import Example, Task
 from dinado_jax.utils.files import read_lines, write_text
@@ -23,7 +24,8 @@ def prompts(settings: schema.Task) -> Task:
     def make(source: str, records: Iterator[Record]) -> list[Example]:
         return [Example(row[field], ()) for _, row in records]
 
-    data = OwnData({field: str}, _fix(field), lambda path: _lines(path, field), make)
+    fix = f"{_form(field)}, or name its field by task.field"
+    data = OwnData({field: str}, fix, lambda path: _lines(path, field), make)
     fault = "task.source is empty: give a file with a prompt per line, task.source=FILE"
     return Task(
         data.reader(settings),
@@ -34,28 +36,34 @@ def prompts(settings: schema.Task) -> Task:
     )
 
 
-def read_prompts(source: str | Path, field: str) -> list[str]:
+def read_prompts(source: str | Path) -> list[str]:
     """Reads a file of prompts: one per line, blank lines left out; or .jsonl, .csv or .tsv (or
-    .jsonl.gz, ..), whose column `field` holds prompts, empty ones too.
+    .jsonl.gz, ..), whose column "prompt" holds them, empty ones too.
 
     Raises:
-      InputError: with file and line, if the file cannot be read or a line is malformed.
+      InputError: with file and line, if the file cannot be read or a line is malformed, and if it
+        holds no prompt.
     """
-    path = Path(source)
+    path, field = Path(source), "prompt"
     named = is_table(path)
-    records = read_records(path, {field: str}, _fix(field)) if named else _lines(path, field)
-    return [row[field] for _, row in records]
+    records = read_records(path, {field: str}, _form(field)) if named else _lines(path, field)
+    found = [row[field] for _, row in records]
+    if not found:
+        raise InputError(f"{path} holds no prompt: write one per line")
+    return found
 
 
 def _lines(path: Path, field: str) -> Iterator[Record]:
+    if path.suffix == ".json":
+        raise InputError(f"{path}, a .json file: name it .jsonl, and {_form(field)}")
     lines = read_lines(path, "give a text file with one prompt per line")
     for number, line in enumerate(lines, start=1):
         if line.strip():
             yield f"{path}:{number}", {field: line}
 
 
-def _fix(field: str) -> str:
-    return f'give one {{"{field}": "..."}} per line, or name its field by task.field'
+def _form(field: str) -> str:
+    return f'give one {{"{field}": "..."}} per line'
 
 
 def write_prompts(path: Path, texts: Sequence[str]) -> None:

@@ -1,11 +1,17 @@
 """Checks of arguments passed in Python; each failure is an InputError of one line."""
 
+import difflib
+import functools
+import inspect
 import numbers
+import typing
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from dinado_jax.errors import InputError, quote
 
+_Given = ParamSpec("_Given")
+_Returned = TypeVar("_Returned")
 SEEDS = 2**32  # number of distinct random keys: jax.random.key uses 32 bits of its seed
 POSITIVE = "at least 1", lambda x: x >= 1
 
@@ -85,3 +91,45 @@ def require_texts(name: str, values: Any) -> list[str]:
     if not texts:
         raise InputError(f"there are no {name}s: give at least one")
     return texts
+
+
+def known_keywords(
+    elsewhere: str = "",
+) -> Callable[[Callable[_Given, _Returned]], Callable[_Given, _Returned]]:
+    """Decorates a function of the Python interface: an argument by a name that it does not have is
+    an InputError with the nearest one, also where it takes the keys of a TypedDict.
+
+    Args:
+      elsewhere: how to set what is not among its arguments, in words, for the message.
+    """
+
+    def decorate(function: Callable[_Given, _Returned]) -> Callable[_Given, _Returned]:
+        known = _keywords(function)
+
+        @functools.wraps(function)
+        def checked(*args: _Given.args, **given: _Given.kwargs) -> _Returned:
+            for name in given:
+                if name in known:
+                    continue
+                near = difflib.get_close_matches(name, known, 1, 0.7)
+                others = f"; {elsewhere}" if elsewhere else ""
+                hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}{others}"
+                what = f"{getattr(function, '__name__', '')} has no argument {quote(name)}"
+                raise InputError(f"{what}: {hint}")
+            return function(*args, **given)
+
+        return checked
+
+    return decorate
+
+
+def _keywords(function: Callable[..., Any]) -> list[str]:
+    """The names of the arguments that may be given by name."""
+    found: list[str] = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            (keys,) = typing.get_args(parameter.annotation)  # of Unpack
+            found += typing.get_type_hints(keys)
+        else:
+            found.append(name)
+    return found

@@ -10,6 +10,7 @@ import json
 import lzma
 import math
 import os
+import re
 import shutil
 import stat
 import tomllib
@@ -28,6 +29,7 @@ from dinado_jax.errors import (
 
 _OPENERS = {".gz": gzip.open, ".xz": lzma.open}
 _BOM = "\ufeff"
+_SHOWN = 80  # characters of a line
 _KINDS = {
     dict: "an object", list: "a list", str: "a text", int: "an integer", float: "a number",
     bool: "true or false", type(None): "null",
@@ -182,7 +184,17 @@ def parse_toml(text: str, where: str, fix: str) -> dict:
     except RecursionError:
         raise InputError(f"{where}, nested too deep: {fix}") from None
     except ValueError as error:  # not only TOMLDecodeError: integers of thousands of digits
-        raise InputError(f"{where} is not TOML ({one_line(error)}): {fix}") from error
+        raise InputError(f"{where} is not TOML ({_toml_fault(text, error)}): {fix}") from error
+
+
+def _toml_fault(text: str, error: ValueError) -> str:
+    """What the parser says, and the line that it says it of."""
+    said = one_line(error).partition(": ")[2] or one_line(error)
+    found = re.search(r"at line (\d+)", said)
+    if not found:
+        return said
+    line = text.split("\n")[int(found[1]) - 1].strip()
+    return f"{said}: {escape(line[:_SHOWN])}"
 
 
 def validate(content: Any, schema: Schema, where: str, fix: str) -> Any:

@@ -136,5 +136,5 @@ def test_what_a_run_would_refuse_is_not_written(capsys, here, finished_run, argv
 
 def test_an_oracle_that_fails_is_not_written(capsys, here):
     argv = ["init", "--oracle", "support.tiny_run:undefined"]
-    assert "answer holds nan for 2 texts" in refused(capsys, argv)
+    assert "returned nan for 2 texts" in refused(capsys, argv)
     assert tiny_run.undefined([], []) == [] and not (here / "run.toml").exists()

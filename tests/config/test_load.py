@@ -152,6 +152,9 @@ def test_files_that_are_refused(tmp_path):
     path = written(tmp_path, "[sft\nsteps = 3")
     assert str(path) in refused("is not TOML", load, path)
     refused("is not TOML", load, written(tmp_path, "[sft]\nsteps = 3\nsteps = 4"))
+    file = written(tmp_path, '[task]\r\n# \u2028\n  source = "C:\\mine"\n')
+    told = refused("is not TOML", load, file)
+    assert "(at line 3" in told and r'): source = "C:\mine"): correct it' in told
     path.write_bytes(b"name = '\xff'")
     refused("not UTF-8 text", load, path)
     path = written(tmp_path, "[sft]\nstepz = 3")

@@ -14,7 +14,7 @@ from support.world import MODEL, N, V, control
 from dinado_jax.controls.recursion import FLOOR
 from dinado_jax.data.batch import Batch
 from dinado_jax.guides.guided import Guided
-from dinado_jax.guides.tilt import TiltFlags
+from dinado_jax.guides.tilt import NEUTRAL
 from dinado_jax.ops.masks import target_mask
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -147,8 +147,10 @@ def test_q_is_a_distribution_and_the_same_in_parallel_and_token_by_token(kind):
     np.testing.assert_allclose(log_policy, decoded, rtol=0, atol=1e-4)
     assert which.single_pass == (kind in ("merge", "clamped-merge"))
     if which.single_pass:
-        beside = Guided(MODEL, (which,), (TiltFlags(),))
-        decoded = along(forced(beside, {"base": base, "guides": (params,), "tilts": ({},)}, EVERY))
+        beside = Guided(MODEL, (which,), (NEUTRAL.flags,))
+        decoded = along(
+            forced(beside, {"base": base, "guides": (params,), "tilts": (NEUTRAL.numbers,)}, EVERY)
+        )
         np.testing.assert_allclose(log_policy, decoded, rtol=0, atol=1e-4)
 
 

@@ -21,7 +21,7 @@ from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.sampler import Sampler
 from dinado_jax.guides.guided import Guided
 from dinado_jax.guides.prompt_values import prompt_values
-from dinado_jax.guides.tilt import TiltFlags
+from dinado_jax.guides.tilt import NEUTRAL
 from dinado_jax.models.cache import scan_steps
 from dinado_jax.ops.masks import target_mask
 
@@ -69,7 +69,7 @@ def log_policy(control, params, rows):
 
 @functools.partial(jax.jit, static_argnums=0)
 def forced(control, variables, rows):
-    policy = Guided(control.model, (control,), (TiltFlags(),))
+    policy = Guided(control.model, (control,), (NEUTRAL.flags,))
     return policy.log_probs(variables, rows)
 
 
@@ -104,7 +104,7 @@ def test_by_token_as_by_row(kind, which):
     rows, number = batch(which)
     together = np.asarray(log_policy(control, params, rows))[:, world.targets(world.PROMPTS[0])]
     arrays = {**control.decode_params(params), "automata": automata()}
-    variables = {"base": world.base_params(), "guides": (arrays,), "tilts": ({},)}
+    variables = {"base": world.base_params(), "guides": (arrays,), "tilts": (NEUTRAL.numbers,)}
     decoded = dataclasses.replace(rows, condition={AUTOMATA: number})
     apart = np.asarray(forced(control, variables, decoded))[:, world.targets(world.PROMPTS[0])]
     inside = until_the_end(rows)

@@ -157,7 +157,7 @@ def test_marked_references(capsys, write):
     assert "--formal and --informal belong together" in refused(capsys, *one)
     assert "--formal is for texts from anywhere" in refused(capsys, "x.toml", *marked)
     for lines, what in (
-        (formal[:2], "has no line of"),
+        (formal[:2], "has no line for"),
         ([*formal[:2], ""], "'': give a reference"),
         ([*formal[:2], "[F]Sie"], "'[F]Sie': give a reference"),
         (plain[0], "no phrase is marked"),
@@ -204,7 +204,7 @@ def test_lines_that_do_not_match(capsys, write, texts, outputs, references):
     short, long = write("short.txt", ["a"]), write("long.txt", ["a"] * 4)
     blank = write("blank.txt", ["a", "", "c"])
     for path, said in (
-        (short, f"{texts}:2 has no line of {short}"),
+        (short, f"{short} has no line for {texts}:2"),
         (long, f"{long}:4 has no output"),
         (blank, f"{blank}:2, no reference"),
     ):

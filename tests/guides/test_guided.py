@@ -31,7 +31,8 @@ BATCH = Prompts(pad(PROMPTS, EOS, 4), np.int32([len(prompt) for prompt in PROMPT
 def controlled(kind, seed=0, params=None, of=None, **tilt):
     of = of or base.Base(MODEL, world.base_params(), None)
     params = world.params(kind, seed=seed) if params is None else params
-    return base.Controlled(of, world.control(kind), params).tilted(**tilt)
+    model = base.Controlled(of, world.control(kind), params)
+    return model.tilted(**tilt) if tilt else model
 
 
 def factors(model):
@@ -234,10 +235,19 @@ def test_other_numbers_of_composed_tilts_compile_nothing():
     assert programs() == before
 
 
-def test_a_neutral_tilt_is_no_part_of_a_program():
+def test_a_neutral_tilt_adds_nothing_to_a_program_but_its_strength():
     model = controlled("nado")
     assert model.policy == model.tilted(strength=1, target_rate=1.0, reject=0).policy
-    assert model.variables["tilts"] == ({},)
+    assert model.variables["tilts"] == ({"strength": 1.0},)
+
+
+def test_tilted_models_of_a_single_pass_share_a_program_too():
+    model = controlled("merge", strength=0.5)
+    neutral = model.tilted(strength=1.0)
+    assert neutral.policy == model.policy
+    alone = dataclasses.replace(neutral, beside_base=False)
+    assert alone.policy != neutral.policy
+    np.testing.assert_allclose(scored(neutral), scored(alone), rtol=0, atol=1e-4)
 
 
 # Several controls
@@ -290,6 +300,7 @@ def test_what_cannot_be_composed_or_be_a_base():
         {"strength": -0.1},
         {"strength": float("nan")},
         {"strength": float("inf")},
+        {"strength": "strong"},
         {"target_rate": 1.1},
         {"target_rate": -0.1},
         {"target_rate": float("nan")},

@@ -56,7 +56,8 @@ def model(kind: str, fresh: bool = False, **tilt):
     control = make_control(schema.Config(control=settings, delta=tiny.EVERYTHING), MODEL)
     params = control.init(jax.random.key(1), base().params, 0.3)
     params = params if fresh else tiny.noisy(params, 0.1)
-    return Controlled(base(), control, params).tilted(**tilt)
+    made = Controlled(base(), control, params)
+    return made.tilted(**tilt) if tilt else made
 
 
 def test_the_raw_logits_would_draw_nothing_else():

@@ -323,7 +323,7 @@ def test_locate_folder(folder, monkeypatch):
     assert locate("model").resolve() == folder
 
 
-@pytest.mark.parametrize("name", ["./gone", "../gone", "/gone/away", "~/gone"])
+@pytest.mark.parametrize("name", ["./gone", "../gone", "/gone/away", "~/gone", "runs/gone/base"])
 def test_locate_missing_path_never_asks_the_hub(name, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: pytest.fail("asked"))
     refused("no such folder", locate, name)

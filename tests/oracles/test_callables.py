@@ -105,16 +105,15 @@ FAULTS = [
     (lambda: True, "takes neither a text nor a prompt and a text: write it as function(text)"),
     (lambda a, b, c: True, "<lambda>(a, b, c) takes neither"),
     (lambda text, *, limit: True, "takes neither"),
-    (nothing, "oracle nothing, answer of type object, with None, for 2 texts: write it as fun"),
-    (lambda prompt, text: None, "with None, for 2 texts"),
-    (lambda text: "yes", "with 'yes',"),
-    (lambda text: float("nan"), "answer holds nan for 2 texts"),
-    (lambda text: 50, "answer holds 50.0 for 2 texts"),
-    (lambda text: [True], "answer of shape (2, 1) for 2 texts"),
-    (lambda prompts, texts: [True], "answer of shape (1,) for 2 texts"),
-    (lambda prompts, texts: [2.0, 0.0], "answer holds 2.0 for 2 texts"),
+    (nothing, "oracle nothing, returned None (NoneType) for 2 texts: write it as function(tex"),
+    (lambda prompt, text: None, "returned None (NoneType) for 2 texts"),
+    (lambda text: "yes", "returned 'yes' (str) for 2 texts"),
+    (lambda text: float("nan"), "returned nan for 2 texts"),
+    (lambda text: 50, "returned 50.0 for 2 texts"),
+    (lambda text: [True], "returned an array of shape (2, 1) for 2 texts"),
+    (lambda prompts, texts: [True], "returned 1 value for 2 texts"),
+    (lambda prompts, texts: [2.0, 0.0], "returned 2.0 for 2 texts"),
     (broken, "raised KeyError: 'red =' for lists of prompts and texts, and KeyError: 'r' for a"),
-    (Judge, "oracle Judge"),
 ]
 
 
@@ -123,6 +122,11 @@ def test_what_is_no_oracle(function, fault):
     said = error_of(given_oracle, function, PROMPTS)
     said = re.sub(r" \(test_callables\.py, line \d+\)", "", said)
     assert fault in said and "return one bool or float in [0, 1] per text" in said
+
+
+def test_a_class_is_no_oracle_but_its_objects_are():
+    said = "oracle Judge is a class: give an object of it, such as judge = Judge()"
+    assert error_of(given_oracle, Judge, PROMPTS) == said
 
 
 def test_what_always_raises():

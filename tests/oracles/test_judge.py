@@ -1,5 +1,6 @@
 """Judging: failures stay with their samples, and answers that are no labels are refused."""
 
+import gc
 import io
 import os
 import signal
@@ -170,13 +171,23 @@ class Hostile:
         (Hostile(), "cannot become an array"),
         ([Hostile()] * 3, "cannot become an array"),
         ([10**400] * 3, "answer"),
-        ([1j] * 3, "complex"),
-        (["\x1b[31m" + "x" * 100_000] * 3, "answer of type"),
+        ([1j] * 3, "returned 1j (complex)"),
+        ([True] * 2, "returned 2 values for 3 texts"),
+        ([[1], [1, 0], []], "returned lists of different lengths"),
+        (["\x1b[31m" + "x" * 100_000] * 3, "returned '\\x1b"),
     ],
 )
 def test_answers_are_described_in_one_printable_line(answer, said):
     message = error_of(judge, lambda prompts, texts: answer, PROMPTS, TEXTS)
     assert said in message and message.isprintable() and len(message) < 600
+
+
+def test_a_coroutine_is_described_without_a_warning_of_python():
+    async def later(prompts, texts):
+        return [True for _ in texts]
+
+    assert "returned coroutine for 3 texts" in error_of(judge, later, PROMPTS, TEXTS)
+    gc.collect()
 
 
 class Unreadable(Exception):
@@ -255,6 +266,7 @@ def test_a_rehearsal_finds_what_would_fail_later():
         (lambda prompts, texts, reference: [True], "reference"),
         (lambda prompts, texts: 1 / 0, "all 3 samples raised, the first ZeroDivisionError"),
         (lambda prompts, texts: None, "returned None"),
+        (Hostile, "oracle Hostile is a class: give an object of it, such as judge = Hostile()"),
     ):
         assert said in error_of(check_oracle, oracle, PROMPTS, TEXTS)
     check_oracle(contains_good, PROMPTS, TEXTS)

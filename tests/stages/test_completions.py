@@ -75,6 +75,7 @@ def test_slips_are_one_line(finished_run, tmp_path, capsys):
     assert "--prompt is for a finished run" in told and "no folder" in told
     told = refused(capsys, finished_run, "decode.strength=2", "--prompt", "dog =")
     assert "its settings are fixed" in told
+    assert "a prompt is given as --prompt TEXT" in refused(capsys, finished_run, "dog =")
     for asked in ([], ["--prompt", "dog ="]):
         assert "too long" in refused(capsys, "a" * 5000, *asked)
     assert "no run folder" in refused(capsys, tmp_path, "--prompt", "dog =")
@@ -96,3 +97,16 @@ def test_the_guarantee_of_a_run_holds_for_other_prompts(tmp_path_factory, capsys
     made = [json.loads(line) for line in printed(capsys, run, *asked)]
     assert all(lexical([one["prompt"] for one in made], [one["text"] for one in made]))
     assert "max_new_tokens is 1" in refused(capsys, run, *asked, "--max-new-tokens", 1)
+
+
+@pytest.mark.parametrize("stream", [[], ["--stream"]])
+@pytest.mark.parametrize(
+    "option, fault",
+    [
+        (["--samples", 0], "samples = 0: it must be at least 1"),
+        (["--max-new-tokens", -5], "max_new_tokens = -5: it must be at least 1"),
+        (["--seed", -1], "seed = -1: it must be in"),
+    ],
+)
+def test_numbers_are_checked_before_the_run_is_read(tmp_path, capsys, option, fault, stream):
+    assert fault in refused(capsys, tmp_path, "--prompt", "dog =", *option, *stream)

@@ -182,6 +182,8 @@ def test_what_an_hmm_does_not_go_with(base, trained):
     assert "the HMM has 7 tokens, the base" in message
     message = error_of(lambda: guarantee(base, ["a"], 8, contains("dog"), weight=0.5))
     assert message == "weight is that of an HMM: give hmm, or leave it out"
+    for few in (0, -5):
+        refused("max_new_tokens = ", lambda few=few: guarantee(base, ["dog ="], few, hmm=hmm))
     refused("may need 3 tokens", lambda: guarantee(base, ["dog cat fox ="], 2, hmm=hmm))
     many = " ".join("abcdefghijklmn") + " ="
     refused("together they need more than .* states", lambda: guarantee(base, [many], 60, hmm=hmm))

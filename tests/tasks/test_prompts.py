@@ -38,7 +38,7 @@ def test_objects_may_hold_any_prompt(tmp_path):
 def test_what_is_written_is_read_again(tmp_path):
     texts = ["", " a ", "b\r\nc\u2028", "\ufeffd", "e\0", '"{prompt}"', "f"]
     write_prompts(tmp_path / "all.jsonl", texts)
-    assert read_prompts(tmp_path / "all.jsonl", "prompt") == texts
+    assert read_prompts(tmp_path / "all.jsonl") == texts
 
 
 @pytest.mark.parametrize("held_out, dev", [(0.2, [8, 18]), (0.5, [2, 6, 10, 14, 18]), (0.0, [])])
@@ -69,6 +69,21 @@ def test_what_is_refused(tmp_path):
         odd.write_text('{"prompt": "A"}\n' + line)
         assert fault in error_of(prompts, odd)
     assert "name its field by task.field" in error_of(prompts, odd)
+    said = error_of(read_prompts, odd)
+    assert 'give one {"prompt": "..."} per line' in said and "task.field" not in said
+
+
+@pytest.mark.parametrize("read", [prompts, read_prompts])
+def test_what_is_no_file_of_prompts(tmp_path, read):
+    whole = tmp_path / "whole.json"
+    whole.write_text('["The", "A"]\n')
+    assert "whole.json, a .json file: name it .jsonl, and give one" in error_of(read, whole)
+
+
+@pytest.mark.parametrize("name", ["blank.txt", "blank.jsonl", "blank.csv"])
+def test_a_file_without_prompts(tmp_path, name):
+    (tmp_path / name).write_text("\n \n")
+    assert f"{name} holds no prompt: write one per line" in error_of(read_prompts, tmp_path / name)
 
 
 def test_a_run_needs_a_file_and_an_oracle():

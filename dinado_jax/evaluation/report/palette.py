@@ -17,7 +17,7 @@ COLOURS = {
     "base": ("#a84300", "#ff9f66"),
     "control": ("#005f99", "#62b5f5"),
     "floor": ("#006b50", "#35c79a"),
-    "wanted": ("#cfe6f7", "#17476b"),
+    "wanted": ("#cfe6f7", "#164364"),
     "value0": ("#a94300", "#ff9f65"),  # from little R to much
     "value1": ("#95653a", "#dba47f"),
     "value2": ("#66707a", "#aab2ba"),

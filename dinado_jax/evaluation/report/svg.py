@@ -21,11 +21,11 @@ _STYLE = {
     "axes.spines.right": False,
     "axes.spines.top": False,
     "figure.facecolor": "none",
-    "font.size": 9,
+    "font.size": 9.5,  # 11 px on a page of 400 px
     "grid.color": light("rule"),
     "grid.linewidth": 0.6,
     "legend.frameon": False,
-    "legend.fontsize": 8.5,
+    "legend.fontsize": 9.5,
     "lines.linewidth": 1.6,
     "svg.fonttype": "none",  # text stays text
     "text.color": light("ink"),

@@ -6,6 +6,7 @@ import re
 
 import pytest
 from support import reports
+from support.contrast import contrast
 from support.html_page import Page
 
 from dinado_jax.config.schema import Config
@@ -80,6 +81,40 @@ def test_figures_take_their_colours_from_the_page(whole):
     drawn = "".join(re.findall(r"<svg.*?</svg>", whole, re.S))
     assert "var(--ink)" in drawn and "var(--control)" in drawn
     assert not re.search(r"#[0-9a-f]{6}\b|font-family|rgb", drawn)
+
+
+def declared(style):
+    """The colours of a style sheet by the variables that it declares."""
+    return dict(re.findall(r"--(\w+):(#[0-9a-f]{6})", style))
+
+
+def test_text_stands_out_on_every_ground_in_light_and_dark(whole):
+    style = whole[whole.index("<style>") : whole.index("</style>")]
+    light, dark = map(declared, re.findall(r":root\{([^}]*)\}", style))
+    texts = set(re.findall(r"(?<![-\w])color:var\(--(\w+)\)", style))
+    grounds = set(re.findall(r"background:var\(--(\w+)\)", style))
+    assert {"ink", "muted"} <= texts and {"paper", "wanted"} <= grounds
+    assert set(re.findall(r"var\(--(\w+)\)", whole)) <= light.keys() == dark.keys()
+    assert not re.search(r"(?<!-)(?:color|background):(?!var|inherit)", style)
+    for colours in (light, dark):
+        for text in texts:
+            for ground in grounds:
+                assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
+
+
+def test_figures_can_be_read_on_a_narrow_page(whole):
+    """400 px less the page's margins."""
+    for svg in re.findall(r"<svg.*?</svg>", whole, re.S):
+        width = float(re.search(r'viewBox="0 0 ([\d.]+)', svg)[1])
+        sizes = [float(size) for size in re.findall(r"font-size: ([\d.]+)px", svg)]
+        assert min(sizes) * (400 - 2 * 16) / width >= 11
+
+
+def test_paper_has_no_controls_and_keeps_figures_whole(whole):
+    (printed,) = re.findall(r"@media print\{(.*?\})\s*\}", whole, re.S)
+    assert ".filter" in printed and "display:none" in printed
+    assert re.search(r"figure[^}]*\{break-inside:avoid\}", printed)
+    assert "@media screen and (prefers-color-scheme:dark)" in whole  # paper is light
 
 
 HOSTILE = (

@@ -1,19 +1,9 @@
 """The colours of the report against WCAG 2.2, level AA."""
 
 import pytest
+from support.contrast import contrast
 
 from dinado_jax.evaluation.report.palette import COLOURS, LINES, VALUE_LIMITS
-
-
-def luminance(colour):
-    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def contrast(one, other):
-    low, high = sorted((luminance(one), luminance(other)))
-    return (high + 0.05) / (low + 0.05)
 
 
 @pytest.mark.parametrize("dark", [0, 1])
