@@ -112,10 +112,18 @@ def prefilled(hmm, constraints, prompts, samples, **how):
     return guide, arrays, base, prefill(arrays, None, base, batch, samples, L - 1)
 
 
-@pytest.mark.parametrize("reads_prompt", [False, True])
-def test_r_is_the_success_rate_over_all_continuations(reads_prompt):
+def without_samples(hmm, tokens):
+    """The HMM as if no sample had these tokens: the least likely in every state."""
+    emission = np.array(hmm.emission)
+    emission[tokens] = emission.min(0)
+    return hmm.replace(emission=emission / emission.sum(0))
+
+
+@pytest.mark.parametrize("reads_prompt, unseen", [(False, []), (True, [1, 2, 4])])
+def test_r_is_the_success_rate_over_all_continuations(reads_prompt, unseen):
     """Of every constraint, at every prefix, after every token; V likewise."""
     hmm = random_hmm(3, len(TEXTS), 0, 2.0).replace(reads_prompt=reads_prompt)
+    hmm = without_samples(hmm, unseen) if unseen else hmm
     prompts = [[2, 3], [0], [4, 1, 1]]
     rows = [row for row in itertools.product(range(len(TEXTS)), repeat=L - 1) if STOP not in row]
     for begin in range(0, len(CONSTRAINTS), len(prompts)):
