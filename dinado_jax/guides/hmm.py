@@ -10,6 +10,9 @@ automaton after v, and D the messages of hmm/messages.py for the tokens that are
 which the constraint is impossible within them has R = 0, and so has a stop token unless the text
 satisfies the constraint: every text does.
 
+A is what the HMM knows of its state from the tokens before (its filter), or what the head of
+hmm/head.py reads off the hidden state of the base, where the HMM has one: LTLA's form.
+
 B prompts, S samples of each, R = B S rows, P constraints, Q states of all their automata, C classes
 of tokens, G groups and X exceptions of hmm/groups.py, W columns of all groups, L tokens, H states
 of the HMM, V vocabulary.
@@ -30,6 +33,7 @@ from dinado_jax.decoding.policy import last_token_states
 from dinado_jax.errors import InputError
 from dinado_jax.guides.protocol import NextValues
 from dinado_jax.hmm.groups import columns, divide
+from dinado_jax.hmm.head import log_state_probs
 from dinado_jax.hmm.messages import messages
 from dinado_jax.hmm.model import EXACT, Hmm, emit, move, read
 from dinado_jax.models.output import Output, logits
@@ -56,6 +60,7 @@ class HmmArrays(NamedTuple):
     start: Array  # int32 [P]
     messages: Array  # float32 [L, Q, H], see `Messages`
     log_scale: Array  # float32 [L, Q] nats
+    head: Any  # parameters, or None: the state is known by the filter
 
 
 class HmmState(NamedTuple):
@@ -101,15 +106,13 @@ class HmmGuide:
     ) -> tuple[NextValues, HmmState]:
         """See `Guide`."""
         prompt = jnp.asarray(prompts.condition[KEY])
-        before = jnp.repeat(jnp.asarray(params.initial)[None], len(prompt), 0)
-        if self.reads_prompt:
-            tokens, lengths = jnp.asarray(prompts.tokens), jnp.asarray(prompts.lengths)
-            inside = jnp.arange(tokens.shape[1])[None] < lengths[:, None]
-            transition = jnp.asarray(params.transition)
-            before, _ = read(before, transition, _emission(params, tokens), inside)
+        last = last_token_states(base.hidden, prompts.lengths)
+        if params.head is None:
+            before = self._filtered_prompts(params, prompts)
+        else:
+            before = jnp.exp(log_state_probs(params.head, last))
         left = jnp.full(len(prompt), self.max_new_tokens, jnp.int32)
         state = HmmState(prompt, jnp.asarray(params.start)[prompt], before, left)
-        last = last_token_states(base.hidden, prompts.lengths)
         values = self._values(params, state, last, base.vocabulary)
         return values, jax.tree.map(lambda x: jnp.repeat(x, samples, 0), state)
 
@@ -123,14 +126,25 @@ class HmmGuide:
     ) -> tuple[NextValues, HmmState]:
         """See `Guide`."""
         own = jnp.asarray(params.class_of)[state.prompt, tokens].astype(jnp.int32)
-        given, _ = emit(state.next_state, _emission(params, tokens))
-        state = HmmState(
-            state.prompt,
-            jnp.asarray(params.table)[state.automaton, own],
-            move(jnp.asarray(params.transition), given),
-            state.left - 1,
-        )
-        return self._values(params, state, base.hidden[:, 0], base.vocabulary), state
+        hidden = base.hidden[:, 0]
+        if params.head is None:
+            given, _ = emit(state.next_state, _emission(params, tokens))
+            next_state = move(jnp.asarray(params.transition), given)
+        else:
+            next_state = jnp.exp(log_state_probs(params.head, hidden))
+        automaton = jnp.asarray(params.table)[state.automaton, own]
+        state = HmmState(state.prompt, automaton, next_state, state.left - 1)
+        return self._values(params, state, hidden, base.vocabulary), state
+
+    def _filtered_prompts(self, params: HmmArrays, prompts: Prompts) -> jax.Array:
+        """The probabilities of the state before a text as the HMM itself knows them: [B, H]."""
+        tokens, lengths = jnp.asarray(prompts.tokens), jnp.asarray(prompts.lengths)
+        before = jnp.repeat(jnp.asarray(params.initial)[None], len(lengths), 0)
+        if not self.reads_prompt:
+            return before
+        inside = jnp.arange(tokens.shape[1])[None] < lengths[:, None]
+        transition = jnp.asarray(params.transition)
+        return read(before, transition, _emission(params, tokens), inside)[0]
 
     def _values(
         self, params: HmmArrays, state: HmmState, hidden: jax.Array, vocabulary: jax.Array
@@ -210,7 +224,7 @@ def hmm_guide(
     """Makes a guide of an HMM and the constraints of P prompts, with its arrays.
 
     Args:
-      hmm: of the base.
+      hmm: of the base; with a head, that is what tells its state.
       automata: of P constraints over the base's tokens, one each: see `automata.joint.product`.
       stop_ids: of the base.
       length: L, the most new tokens of a text.
@@ -257,6 +271,7 @@ def hmm_guide(
         start=start.astype(np.int32),
         messages=np.concatenate([each.relative for each in found], 1),
         log_scale=np.concatenate([each.log_scale for each in found], 1),
+        head=hmm.head,
     )
     guide = HmmGuide(length, tuple(stop_ids), hmm.reads_prompt, weight)
     return guide, jax.device_put(arrays)

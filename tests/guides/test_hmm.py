@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import world
+from support import tiny, world
 from support.refusal import error_of
 
 from dinado_jax.automata.joint import product
@@ -32,6 +32,7 @@ from dinado_jax.decoding.sampler import Sampler
 from dinado_jax.guides.guided import guided_policy, guided_variables
 from dinado_jax.guides.hmm import KEY, hmm_guide
 from dinado_jax.guides.tilt import NEUTRAL
+from dinado_jax.hmm.head import init_head, log_state_probs
 from dinado_jax.hmm.model import random_hmm
 from dinado_jax.models.output import Output
 
@@ -228,6 +229,50 @@ def test_samples_follow_p_times_r_and_all_satisfy_the_constraint(composed):
         np.testing.assert_allclose(scores[: len(outcome)], by_hand, atol=2e-4)
     some = {text: p for text, p in world.sequence_probs(wanted).items() if p > 0}
     assert world.p_value(outcomes, some) > 1e-4
+
+
+def log_r_of_states(states):
+    """log R after every next token of every continuation, [rows, N, V], where something else than
+    the HMM's filter tells the state before each token, [rows, N, H].
+    """
+    texts = list(dict.fromkeys(_outcome(row) for row in world.CONTINUATIONS.tolist()))
+    found = np.full((len(world.CONTINUATIONS), world.N, world.V), -np.inf)
+    for i, row in enumerate(world.CONTINUATIONS.tolist()):
+        for t in range(world.N):
+            total, success = np.zeros(world.V), np.zeros(world.V)
+            for text in texts:
+                if len(text) > t and text[:t] == tuple(row[:t]) and world.EOS not in row[:t]:
+                    prob = np.exp(log_likelihood(WORLD_HMM, text[t:], np.float64(states[i, t]))[0])
+                    total[text[t]] += prob
+                    success[text[t]] += prob * succeeds(text)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                found[i, t] = np.where(success > 0, np.log(success / total), -np.inf)
+    return found
+
+
+def test_with_a_head_the_base_tells_the_state():
+    """Decoding with caches, against one pass without."""
+    head = tiny.noisy(init_head(world.MODEL.width, WORLD_HMM.states, 0), scale=1.0)
+    hmm, prompt = WORLD_HMM.replace(head=head), world.PROMPTS[2]
+    guide, arrays = hmm_guide(hmm, [WANTED], [world.EOS], world.N)
+    policy = guided_policy(world.MODEL, [guide], [NEUTRAL])
+    variables = guided_variables(world.base_params(), [guide], [arrays], [NEUTRAL])
+    whole = world.MODEL.apply({"params": world.base_params()}, world.batch(prompt).tokens)
+    states = np.exp(log_state_probs(head, whole.hidden[:, world.targets(prompt)]))
+    assert np.ptp(states, axis=0).max() > 0.3
+    given = (world.control(KIND), world.base_params(), world.params(KIND, 0.15), prompt)
+    with np.errstate(invalid="ignore"):
+        wanted = world.log_softmax(world.exact(*given)[0] + log_r_of_states(states))
+    sampler = Sampler(policy, Method(), (world.EOS,), world.N, 200, scores=True)
+    ids = np.arange(1, dtype=np.int32)
+    drawn = sampler(variables, rows_of(prompt, 1), ids, jax.random.key(0))
+    place = {tuple(row): i for i, row in enumerate(world.CONTINUATIONS.tolist())}
+    for row, length, scores in zip(drawn.tokens.tolist(), drawn.length, drawn.log_policy):
+        text = tuple(row[:length])
+        assert succeeds(text)
+        i = place[(*text, *[0] * (world.N - len(text)))]
+        by_hand = [wanted[i, t, token] for t, token in enumerate(text)]
+        np.testing.assert_allclose(scores[: len(text)], by_hand, atol=2e-4)
 
 
 def test_beams_find_the_likeliest_texts_that_satisfy_the_constraint():
