@@ -75,9 +75,9 @@ def generate(context: Context) -> GenerateFigures:
         for name, each in samples.items():
             write_samples(folder / f"{name}.jsonl", each)
         write_token_values(folder / "values.jsonl", shown)
-    bounds = TargetBounds()
-    if decode.particles:
-        bounds = target_bounds(context, *given["control"], rollouts["base"], samples["control"])
+    bounds, (guided, known) = TargetBounds(), given["control"]
+    if decode.particles and not isinstance(guided, Base):
+        bounds = target_bounds(context, guided, known, rollouts["base"], samples["control"])
     return GenerateFigures(
         prompts=len(prompts.texts),
         base_oracle_failures=collected["base"].failures,

@@ -37,7 +37,7 @@ def target_bounds(
       control: samples that were chosen among particles of the same prompts.
     """
     decode, seed = context.config.decode, context.config.seed
-    label = np.float64(base.label)
+    label = np.asarray(base.label, np.float64)
     rows = np.flatnonzero(np.random.default_rng(seed).random(len(label)) < label)
     owner, first = np.unique(base.prompt_id[rows], return_index=True)
     rows = rows[first]
