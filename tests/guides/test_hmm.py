@@ -12,7 +12,12 @@ from support import tiny, world
 from support.refusal import error_of
 
 from dinado_jax.automata.joint import product
-from dinado_jax.automata.tokens import Vocabulary, containing_token, token_automaton
+from dinado_jax.automata.tokens import (
+    Vocabulary,
+    containing_token,
+    token_automaton,
+    with_distances,
+)
 from dinado_jax.constraints import (
     any_of_words,
     at_least_words,
@@ -155,6 +160,51 @@ def check(values, row, table, prefix):
         np.testing.assert_allclose(found, wanted, atol=1e-5, rtol=1e-5)
         assert ((found == 0) == (wanted == 0)).all()
         np.testing.assert_allclose(np.exp(values.log_value[row]), table[prefix], atol=1e-5)
+
+
+def test_tokens_of_several_groups():
+    """Against the recursion over all tokens, which knows of no groups."""
+    V, stop, length = 320, 319, 3
+    hmm = without_samples(random_hmm(4, V, 5, 2.0), [3, 200, 201, 310])
+    e, t = np.float64(hmm.emission), np.float64(hmm.transition)
+    # A keyword, and it is settled once the next token is one of the first half.
+    table = np.array([[0, 0, 1], [2, 0, 1], [2, 2, 2]])
+    accepting, automata = np.array([False, True, True]), []
+    for keyword in (7, 250):
+        class_of = (np.arange(V) >= 160).astype(np.int16)
+        class_of[keyword] = 2
+        automata.append(with_distances(class_of, table, accepting, np.arange(3) == 2))
+    guide, arrays = hmm_guide(hmm, automata, [stop], length)
+    assert len(arrays.emission) == 2  # groups
+
+    def wanted(automaton, state, q, left):
+        after = table[:, automaton.class_of]  # [states, V]
+        value, ending = np.repeat(accepting[:, None], 4, 1), (np.arange(V) == stop)[:, None]
+        for _ in range(left - 1):
+            ahead = (value @ t.T)[after]
+            value = accepting[:, None] * e[stop] + (np.where(ending, 0, e) * ahead).sum(1)
+        joint = state * e
+        found = (joint * (value @ t.T)[after[q]]).sum(1) / joint.sum(1)
+        return np.where(ending[:, 0], accepting[q], found)
+
+    def compare(values, row, automaton, state, q, left):
+        found = np.exp(np.float64(values.log_after[row]))
+        np.testing.assert_allclose(found, wanted(automaton, state, q, left), rtol=1e-5)
+
+    prompts = TokenizedPrompts([[0], [0]], {KEY: np.arange(2, dtype=np.int32)})
+    base = Output(jnp.zeros((2, 1, 1)), jnp.zeros((V, 1)), None)
+    rows = prompts.batch(np.arange(2), 0, 1)
+    values, state = guide.prefill(arrays, None, base, rows, 3, length - 1)
+    drawn = np.array([7, 250, 201] * 2, np.int32)
+    base = base.replace(hidden=jnp.zeros((6, 1, 1)))
+    later, _ = jax.jit(guide.step)(arrays, None, base, drawn, state)
+    start = np.float64(hmm.initial)
+    for number, automaton in enumerate(automata):
+        compare(values, number, automaton, start, 0, length)
+        for row in range(3 * number, 3 * number + 3):
+            moved = log_likelihood(hmm, drawn[row : row + 1], start)[1]
+            q = table[0, automaton.class_of[drawn[row]]]
+            compare(later, row, automaton, moved, q, length - 1)
 
 
 # In a world that can be enumerated: decoding, alone and composed with a trained control

@@ -36,6 +36,8 @@ def test_each_token_has_a_column_in_its_group_and_those_that_are_alike_share_it(
     groups = divide(classes(1, 4), [STOP])
     alike = np.random.default_rng(2).random(V) < 0.3
     kept, place = columns(groups, alike)
+    for group, tokens in enumerate(kept):
+        assert (groups.of_token[tokens] == group).all()
     np.testing.assert_array_equal(groups.of_token[np.concatenate(kept)[place]], groups.of_token)
     own = np.flatnonzero(~alike)
     np.testing.assert_array_equal(np.concatenate(kept)[place[own]], own)

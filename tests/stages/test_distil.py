@@ -115,7 +115,7 @@ def test_a_head_is_added_and_continues_bit_for_bit(folder, base, trained, tmp_pa
     model, prompts = guarantee(base, ["dog =", "cat fox ="], 8, hmm=hmm)
     made = model.generate(prompts, samples=8, max_new_tokens=8)
     assert all(lexical([one.prompt for one in made], [one.text for one in made]))
-    message = error_of(dinado_jax.load_hmm, trained, base, head=True)
+    message = error_of(dinado_jax.load_hmm, trained, base, True)
     assert "has no head: train it by the same `dinado hmm train` with --head" in message
 
 
