@@ -2,11 +2,13 @@
 
     python benchmarks/hmm_cost.py em [--states 1024] [--sequences 100000] [--length 32]
     python benchmarks/hmm_cost.py guide [--size gpt2] [--rows 32] [--states 128] [--keywords 3]
+        [--unseen 0]
 
 `em` times some batches of random tokens and extrapolates. `guide` samples a base of the shape of a
 well-known model with the guide and without, in turns; each row has a prompt of its own that asks
-for other keywords, spelled by tokens of random words. Each prints a line of JSON; process seconds
-are those of all cores together, which other work on the machine hardly changes.
+for other keywords, spelled by tokens of random words. `--unseen` tokens of the HMM are as rare as
+those that no sample has. Each prints a line of JSON; process seconds are those of all cores
+together, which other work on the machine hardly changes.
 """
 
 import argparse
@@ -32,7 +34,7 @@ from dinado_jax.guides.guided import guided_policy, guided_variables
 from dinado_jax.guides.hmm import KEY, hmm_guide
 from dinado_jax.guides.tilt import NEUTRAL
 from dinado_jax.hmm import em
-from dinado_jax.hmm.model import Rows, random_hmm
+from dinado_jax.hmm.model import Hmm, Rows, random_hmm
 from dinado_jax.models.architectures import parse_model
 
 
@@ -63,13 +65,20 @@ def of_em(args: argparse.Namespace) -> dict:
     return {"epoch_s": round(wall * batches), "epoch_process_s": round(process * batches)}
 
 
+def without_samples(hmm: Hmm, count: int) -> Hmm:
+    """As if no sample had the last `count` tokens: they are the least likely in every state."""
+    emission = np.array(hmm.emission)
+    emission[len(emission) - count :] = emission.min(0)
+    return hmm.replace(emission=emission / emission.sum(0))
+
+
 def sampling(args: argparse.Namespace, guided: bool):
     """A call that draws all tokens, and XLA's FLOPs of a step."""
     model = parse_model(SIZES[args.size], args.size)
     base, number, condition = random_params(model), np.arange(args.rows, dtype=np.int32), None
     policy, variables = ModelPolicy(model), {"params": base}
     if guided:
-        hmm = random_hmm(args.states, model.vocab_size, 0)
+        hmm = without_samples(random_hmm(args.states, model.vocab_size, 0), args.unseen)
         own = keyword_automata(model.vocab_size, args.rows, args.keywords)
         guide, arrays = hmm_guide(hmm, [product(each) for each in own], [0], args.length)
         policy = guided_policy(model, [guide], [NEUTRAL])
@@ -121,6 +130,7 @@ def main() -> None:
     of.add_argument("--length", type=int, default=16)
     of.add_argument("--states", type=int, default=128)
     of.add_argument("--keywords", type=int, default=3)
+    of.add_argument("--unseen", type=int, default=0)
     for each in kinds.choices.values():
         each.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()

@@ -110,16 +110,17 @@ def load_control(
     )
 
 
-def load_hmm(folder: str | Path, base: Base) -> Hmm:
+def load_hmm(folder: str | Path, base: Base, head: bool = False) -> Hmm:
     """Loads a hidden Markov model that `dinado hmm train` has made of a base.
 
     Args:
       folder: of the HMM.
       base: that it is to guide, see `guarantee`.
+      head: whether the base tells the state of the HMM, by the head of `dinado hmm train --head`.
 
     Raises:
-      InputError: in one line for files that are missing, damaged or of a newer version, and for an
-        HMM of another base.
+      InputError: in one line for files that are missing, damaged or of a newer version, for an HMM
+        of another base, and for one without the head that is asked for.
     """
     saved, there = load_saved(folder), base.saved_folder()
     if (found := fingerprint(there)) != saved.base:
@@ -127,7 +128,12 @@ def load_hmm(folder: str | Path, base: Base) -> Hmm:
             f"{folder} is an HMM of the base {saved.base[:12]}, and {there} is another, "
             f"{found[:12]}: train one with `dinado hmm train {there}`"
         )
-    return saved.hmm
+    if head and saved.hmm.head is None:
+        raise InputError(
+            f"{folder} has no head: train it by the same `dinado hmm train` with --head, or use "
+            "the HMM without one"
+        )
+    return saved.hmm if head else dataclasses.replace(saved.hmm, head=None)
 
 
 def _base_of(folder: Path, record: Record, given: Base | str | Path | None) -> Base:

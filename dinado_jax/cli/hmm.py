@@ -43,6 +43,8 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--reads-prompt", action="store_true", help="a model of prompts and texts, not of texts"
     )
+    head = "train a head too, by which the base tells the model's state"
+    command.add_argument("--head", action="store_true", help=head)
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -59,6 +61,7 @@ def _train(args: argparse.Namespace) -> None:
         max_new_tokens=new_tokens,
         epochs=args.epochs,
         reads_prompt=args.reads_prompt,
+        head=args.head,
         batch=args.batch,
         seed=args.seed,
     )
@@ -110,12 +113,15 @@ def _figures(folder: Path, made: "Saved") -> str:
     """What is known of a model, and how it is used."""
     found, hmm = made.figures, made.hmm
     gap = found["held_out"] - found["held_out_of_base"]
-    return "\n".join(
-        [
-            f"{escape(str(folder))}: {hmm.states} states, {hmm.vocab_size:,} tokens, "
-            f"{made.epochs} epochs",
-            f"  nats per token of other samples  {found['held_out']:.3f}  (the base: "
-            f"{found['held_out_of_base']:.3f}, so {gap:.3f} are lost)",
-            f"use: decode.guarantee=true decode.hmm={escape(str(folder))}",
-        ]
-    )
+    lines = [
+        f"{escape(str(folder))}: {hmm.states} states, {hmm.vocab_size:,} tokens, "
+        f"{made.epochs} epochs",
+        f"  nats per token of other samples  {found['held_out']:.3f}  (the base: "
+        f"{found['held_out_of_base']:.3f}, so {gap:.3f} are lost)",
+    ]
+    use = f"use: decode.guarantee=true decode.hmm={escape(str(folder))}"
+    if hmm.head is not None:
+        of_head = found["held_out_of_head"]
+        lines.append(f"  where the head tells the state  {of_head:.3f}  (of each next token)")
+        use += " decode.hmm_head=true"
+    return "\n".join([*lines, use])

@@ -10,9 +10,12 @@ automaton after v, and D the messages of hmm/messages.py for the tokens that are
 which the constraint is impossible within them has R = 0, and so has a stop token unless the text
 satisfies the constraint: every text does.
 
+A is what the HMM knows of its state from the tokens before (its filter), or what the head of
+hmm/head.py reads off the hidden state of the base, where the HMM has one: LTLA's form.
+
 B prompts, S samples of each, R = B S rows, P constraints, Q states of all their automata, C classes
-of tokens, G groups and X exceptions of hmm/groups.py, N blocks, L tokens, H states of the HMM, V
-vocabulary.
+of tokens, G groups and X exceptions of hmm/groups.py, W columns of all groups, L tokens, H states
+of the HMM, V vocabulary.
 """
 
 import dataclasses
@@ -29,7 +32,8 @@ from dinado_jax.data.prompts import Prompts
 from dinado_jax.decoding.policy import last_token_states
 from dinado_jax.errors import InputError
 from dinado_jax.guides.protocol import NextValues
-from dinado_jax.hmm.groups import blocks, divide
+from dinado_jax.hmm.groups import columns, divide
+from dinado_jax.hmm.head import log_state_probs
 from dinado_jax.hmm.messages import messages
 from dinado_jax.hmm.model import EXACT, Hmm, emit, move, read
 from dinado_jax.models.output import Output, logits
@@ -45,9 +49,8 @@ class HmmArrays(NamedTuple):
 
     initial: Array  # float32 [H]
     transition: Array  # float32 [H, H]
-    emission: Array  # float32 [N, BLOCK, H], 0 where a block has no token
-    group_of_block: Array  # int32 [N]
-    place: Array  # int32 [V], of each token among the N BLOCK of all blocks
+    emission: tuple[Array, ...]  # float32 [columns of a group, H], of G groups
+    place: Array  # int32 [V], the column of each token among the W
     classes: Array  # int32 [P, G]
     exceptions: Array  # int32 [P, X]
     exception_classes: Array  # int32 [P, X]
@@ -57,6 +60,7 @@ class HmmArrays(NamedTuple):
     start: Array  # int32 [P]
     messages: Array  # float32 [L, Q, H], see `Messages`
     log_scale: Array  # float32 [L, Q] nats
+    head: Any  # parameters, or None: the state is known by the filter
 
 
 class HmmState(NamedTuple):
@@ -102,15 +106,13 @@ class HmmGuide:
     ) -> tuple[NextValues, HmmState]:
         """See `Guide`."""
         prompt = jnp.asarray(prompts.condition[KEY])
-        before = jnp.repeat(jnp.asarray(params.initial)[None], len(prompt), 0)
-        if self.reads_prompt:
-            tokens, lengths = jnp.asarray(prompts.tokens), jnp.asarray(prompts.lengths)
-            inside = jnp.arange(tokens.shape[1])[None] < lengths[:, None]
-            transition = jnp.asarray(params.transition)
-            before, _ = read(before, transition, _emission(params, tokens), inside)
+        last = last_token_states(base.hidden, prompts.lengths)
+        if params.head is None:
+            before = self._filtered_prompts(params, prompts)
+        else:
+            before = jnp.exp(log_state_probs(params.head, last))
         left = jnp.full(len(prompt), self.max_new_tokens, jnp.int32)
         state = HmmState(prompt, jnp.asarray(params.start)[prompt], before, left)
-        last = last_token_states(base.hidden, prompts.lengths)
         values = self._values(params, state, last, base.vocabulary)
         return values, jax.tree.map(lambda x: jnp.repeat(x, samples, 0), state)
 
@@ -124,14 +126,25 @@ class HmmGuide:
     ) -> tuple[NextValues, HmmState]:
         """See `Guide`."""
         own = jnp.asarray(params.class_of)[state.prompt, tokens].astype(jnp.int32)
-        given, _ = emit(state.next_state, _emission(params, tokens))
-        state = HmmState(
-            state.prompt,
-            jnp.asarray(params.table)[state.automaton, own],
-            move(jnp.asarray(params.transition), given),
-            state.left - 1,
-        )
-        return self._values(params, state, base.hidden[:, 0], base.vocabulary), state
+        hidden = base.hidden[:, 0]
+        if params.head is None:
+            given, _ = emit(state.next_state, _emission(params, tokens))
+            next_state = move(jnp.asarray(params.transition), given)
+        else:
+            next_state = jnp.exp(log_state_probs(params.head, hidden))
+        automaton = jnp.asarray(params.table)[state.automaton, own]
+        state = HmmState(state.prompt, automaton, next_state, state.left - 1)
+        return self._values(params, state, hidden, base.vocabulary), state
+
+    def _filtered_prompts(self, params: HmmArrays, prompts: Prompts) -> jax.Array:
+        """The probabilities of the state before a text as the HMM itself knows them: [B, H]."""
+        tokens, lengths = jnp.asarray(prompts.tokens), jnp.asarray(prompts.lengths)
+        before = jnp.repeat(jnp.asarray(params.initial)[None], len(lengths), 0)
+        if not self.reads_prompt:
+            return before
+        inside = jnp.arange(tokens.shape[1])[None] < lengths[:, None]
+        transition = jnp.asarray(params.transition)
+        return read(before, transition, _emission(params, tokens), inside)[0]
 
     def _values(
         self, params: HmmArrays, state: HmmState, hidden: jax.Array, vocabulary: jax.Array
@@ -161,22 +174,23 @@ def _next_tokens(params: HmmArrays, state: HmmState) -> tuple[jax.Array, jax.Arr
 
     groups = table[state.automaton[:, None], jnp.asarray(params.classes)[state.prompt]]  # [R, G]
     accept = messages[after, groups] * before[:, None]  # [R, G, H]
-    # Both sums of R in one product: the blocks' probabilities are read once.
-    of_block = jnp.asarray(params.group_of_block)
-    both = jnp.concatenate([accept.swapaxes(0, 1)[of_block], _each(before, of_block)], 1)
-    sums = jax.lax.dot_general(
-        jnp.asarray(params.emission), both, (((2,), (2,)), ((0,), (0,))), precision=EXACT
-    )  # [N, BLOCK, 2 R]
-    top, bottom = sums[..., :rows], sums[..., rows:]
-    ratio = jnp.where(bottom > 0, top / jnp.where(bottom > 0, bottom, 1.0), 0.0)
-    scale = log_scale[after, groups].T[of_block][:, None]  # [N, 1, R]
+    scale = log_scale[after, groups]  # [R, G]
+    log_probs, log_ratios = [], []
+    for group, emission in enumerate(params.emission):
+        # Both sums of R in one product: the probabilities are read once.
+        both = jnp.concatenate([accept[:, group], before])
+        sums = jnp.einsum("rh,vh->rv", both, jnp.asarray(emission), precision=EXACT)
+        top, bottom = sums[:rows], sums[rows:]
+        ratio = jnp.where(bottom > 0, top / jnp.where(bottom > 0, bottom, 1.0), 0.0)
+        log_probs.append(jnp.log(bottom))
+        log_ratios.append(jnp.log(ratio) + scale[:, group, None])
     place = jnp.asarray(params.place)
 
-    def of_tokens(in_blocks: jax.Array) -> jax.Array:
-        return in_blocks.reshape(-1, rows).at[place].get(mode="promise_in_bounds").T
+    def of_tokens(of_groups: list[jax.Array]) -> jax.Array:
+        return jnp.concatenate(of_groups, 1).at[:, place].get(mode="promise_in_bounds")
 
     # One by one: a compiler leaves out the first where nothing asks for V.
-    log_prob, log_after = of_tokens(jnp.log(bottom)), of_tokens(jnp.log(ratio) + scale)
+    log_prob, log_after = of_tokens(log_probs), of_tokens(log_ratios)
 
     exceptions = jnp.asarray(params.exceptions)[state.prompt]  # [R, X]
     to = table[state.automaton[:, None], jnp.asarray(params.exception_classes)[state.prompt]]
@@ -188,15 +202,16 @@ def _next_tokens(params: HmmArrays, state: HmmState) -> tuple[jax.Array, jax.Arr
     return log_prob, log_after
 
 
-def _each(before: jax.Array, of_block: jax.Array) -> jax.Array:
-    """The same for every block: [R, H] -> [N, R, H]."""
-    return jnp.broadcast_to(before[None], (len(of_block), *before.shape))
-
-
 def _emission(params: HmmArrays, tokens: jax.Array) -> jax.Array:
     """The probability of each token in each state: [..] -> [.., H]."""
-    flat = jnp.asarray(params.emission).reshape(-1, params.emission.shape[-1])
-    return flat[jnp.asarray(params.place)[tokens]]
+    column, begin = jnp.asarray(params.place)[tokens], 0
+    found = jnp.zeros((*tokens.shape, params.initial.shape[0]), jnp.float32)
+    for emission in params.emission:
+        own = column - begin
+        inside = (own >= 0) & (own < len(emission))
+        found = jnp.where(inside[..., None], jnp.asarray(emission).at[own].get(mode="clip"), found)
+        begin += len(emission)
+    return found
 
 
 def hmm_guide(
@@ -209,7 +224,7 @@ def hmm_guide(
     """Makes a guide of an HMM and the constraints of P prompts, with its arrays.
 
     Args:
-      hmm: of the base.
+      hmm: of the base; with a head, that is what tells its state.
       automata: of P constraints over the base's tokens, one each: see `automata.joint.product`.
       stop_ids: of the base.
       length: L, the most new tokens of a text.
@@ -230,8 +245,9 @@ def hmm_guide(
             "fit; give fewer different prompts at once, shorter texts, or a smaller HMM"
         )
     groups = divide([each.class_of for each in automata], stop_ids)
-    layout, of_block, place = blocks(groups)
-    emission = np.concatenate([hmm.emission, np.zeros((1, hmm.states), np.float32)])
+    emission = np.asarray(hmm.emission)
+    alike = (emission == emission.min(0)).all(1)  # those that no sample has, all at the least
+    kept, place = columns(groups, alike)
     start = np.cumsum(sizes) - sizes
     classes = max(each.table.shape[1] for each in automata)
     tables = [
@@ -242,8 +258,7 @@ def hmm_guide(
     arrays = HmmArrays(
         initial=hmm.initial,
         transition=hmm.transition,
-        emission=emission[layout],
-        group_of_block=of_block,
+        emission=tuple(emission[tokens] for tokens in kept),
         place=place,
         classes=groups.classes,
         exceptions=groups.exceptions,
@@ -256,6 +271,7 @@ def hmm_guide(
         start=start.astype(np.int32),
         messages=np.concatenate([each.relative for each in found], 1),
         log_scale=np.concatenate([each.log_scale for each in found], 1),
+        head=hmm.head,
     )
     guide = HmmGuide(length, tuple(stop_ids), hmm.reads_prompt, weight)
     return guide, jax.device_put(arrays)

@@ -6,7 +6,7 @@ tokens, H states, V vocabulary.
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,17 +18,17 @@ from dinado_jax.hmm.model import EXACT, Hmm, Rows, emit, move, read
 Step = Callable[[Hmm, Hmm, Any], tuple[Hmm, dict[str, jax.Array]]]
 
 
-def expected_counts(hmm: Hmm, tokens: jax.Array, inside: jax.Array) -> tuple[Hmm, jax.Array]:
-    """How often each state is the first, follows each, and emits each token, as the rows tell.
+class _Passes(NamedTuple):
+    """What both passes over rows find of each position, [T, N, H]."""
 
-    Args:
-      hmm: as it is now.
-      tokens: int32 [N, T].
-      inside: bool [N, T], the tokens of each row, without gaps.
+    of_state: jax.Array  # probabilities of the state given the whole row; 0 where it is not read
+    given: jax.Array  # those given what is read up to the position
+    ahead: jax.Array  # of the token and what follows it, by that before its state is known
+    prob: jax.Array  # [T, N], of the token given those before it
 
-    Returns:
-      The counts in the shapes of the probabilities; and float32 [N] nats, the log-likelihoods.
-    """
+
+def _passes(hmm: Hmm, tokens: jax.Array, inside: jax.Array) -> _Passes:
+    """Reads rows forwards and backwards; arguments as of `expected_counts`."""
     transition, read = jnp.asarray(hmm.transition), inside.T[..., None]
     emission = jnp.asarray(hmm.emission)[tokens.T]  # [T, N, H]
 
@@ -49,15 +49,36 @@ def expected_counts(hmm: Hmm, tokens: jax.Array, inside: jax.Array) -> tuple[Hmm
 
     ones = jnp.ones_like(start)
     _, (later, ahead) = jax.lax.scan(backward, ones, (emission, prob, read), reverse=True)
-    of_state = jnp.where(read, given * later, 0.0)
-    pairs = jnp.einsum("tnh,tnk->hk", given[:-1], ahead[1:], precision=EXACT)
+    return _Passes(jnp.where(read, given * later, 0.0), given, ahead, prob)
+
+
+def posteriors(hmm: Hmm, tokens: jax.Array, inside: jax.Array) -> jax.Array:
+    """The probabilities of the state that emits each token, given its whole row; 0 where nothing is
+    read. Arguments as of `expected_counts`; float32 [N, T, H].
+    """
+    return _passes(hmm, tokens, inside).of_state.swapaxes(0, 1)
+
+
+def expected_counts(hmm: Hmm, tokens: jax.Array, inside: jax.Array) -> tuple[Hmm, jax.Array]:
+    """How often each state is the first, follows each, and emits each token, as the rows tell.
+
+    Args:
+      hmm: as it is now.
+      tokens: int32 [N, T].
+      inside: bool [N, T], the tokens of each row, without gaps.
+
+    Returns:
+      The counts in the shapes of the probabilities; and float32 [N] nats, the log-likelihoods.
+    """
+    found = _passes(hmm, tokens, inside)
+    pairs = jnp.einsum("tnh,tnk->hk", found.given[:-1], found.ahead[1:], precision=EXACT)
     counts = dataclasses.replace(
         hmm,
-        initial=of_state[0].sum(0),
-        transition=pairs * transition,
-        emission=jnp.zeros_like(hmm.emission).at[tokens.T].add(of_state),
+        initial=found.of_state[0].sum(0),
+        transition=pairs * jnp.asarray(hmm.transition),
+        emission=jnp.zeros_like(hmm.emission).at[tokens.T].add(found.of_state),
     )
-    return counts, jnp.where(inside.T, jnp.log(prob), 0.0).sum(0)
+    return counts, jnp.where(inside.T, jnp.log(found.prob), 0.0).sum(0)
 
 
 def maximised(hmm: Hmm, counts: Hmm, pseudocount: float) -> Hmm:

@@ -1,7 +1,8 @@
-"""An HMM in a folder: `hmm.json`, which names the file of its probabilities, and that file.
+"""An HMM in a folder: `hmm.json`, which names the file of its arrays, and that file.
 
 hmm.json has the fingerprint of the base, the settings of the training, and how far it is. Each
-epoch has a file of its own, written before hmm.json names it: one of the two is always whole.
+epoch has a file of its own, and so has the last one with a head; it is written before hmm.json
+names it: one of the two is always whole.
 """
 
 import dataclasses
@@ -10,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dinado_jax import __version__
 from dinado_jax.errors import InputError
@@ -18,6 +20,7 @@ from dinado_jax.models.hf_folder import check_finite, check_tensors, read_safete
 from dinado_jax.utils.files import exists, file_digest, read_sealed_record, write_sealed
 
 RECORD = "hmm.json"
+_HEAD = "head/"  # of the names of its tensors
 # Version of the files. Bump it when an older version of the package would misread them.
 FORMAT = 1
 _FIX = "train it again, or copy it again"
@@ -41,7 +44,8 @@ class Saved:
 
 def save_hmm(folder: Path, saved: Saved) -> None:
     """Writes an HMM in place of an earlier epoch. InputError for a full disk."""
-    hmm, path = saved.hmm, folder / f"epoch_{saved.epochs:04d}.safetensors"
+    hmm, head = saved.hmm, "" if saved.hmm.head is None else "_head"
+    path = folder / f"epoch_{saved.epochs:04d}{head}.safetensors"
     write_tensors(path, _tensors(hmm))
     write_sealed(
         folder / RECORD,
@@ -88,10 +92,16 @@ def load_saved(folder: str | Path) -> Saved:
         raise InputError(f"{file} is not what {path} was written with: {_FIX}")
     tensors, H, V = read_safetensors(file), record["states"], record["vocab_size"]
     shapes = {"initial": (H,), "transition": (H, H), "emission": (V, H)}
-    check_tensors(tensors, shapes, folder, RECORD)
+    own = {name: x for name, x in tensors.items() if not name.startswith(_HEAD)}
+    check_tensors(own, shapes, folder, RECORD)
     check_finite(tensors, folder)
     arrays = (np.asarray(tensors[name], np.float32) for name in shapes)
-    hmm = Hmm(*arrays, reads_prompt=record["reads_prompt"])
+    head = {name[len(_HEAD) :]: x for name, x in tensors.items() if name not in own}
+    hmm = Hmm(
+        *arrays,
+        reads_prompt=record["reads_prompt"],
+        head=unflatten_dict(head, sep="/") if head else None,
+    )
     return Saved(hmm, record["base"], record["settings"], record["epochs"], record["figures"])
 
 
@@ -106,4 +116,6 @@ def _record_of(folder: Path) -> Path:
 
 def _tensors(hmm: Hmm) -> dict[str, np.ndarray]:
     named = {"initial": hmm.initial, "transition": hmm.transition, "emission": hmm.emission}
+    if hmm.head is not None:
+        named |= {_HEAD + name: x for name, x in flatten_dict(hmm.head, sep="/").items()}
     return jax.tree.map(np.asarray, named)

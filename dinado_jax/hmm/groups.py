@@ -3,7 +3,7 @@
 Most tokens have nothing to do with most constraints: what they do to any automaton only depends on
 a few things, such as whether they begin a word. So the vocabulary is divided once for all prompts,
 and for each prompt there is a list of the tokens that do something else to its own automaton. A
-decoding step is then one product with the whole vocabulary, and some more for the exceptions.
+decoding step is then one product with the tokens of each group, and some more for the exceptions.
 
 P prompts, G groups, X exceptions of a prompt, V vocabulary.
 """
@@ -15,7 +15,6 @@ import numpy as np
 
 _MOST = 8  # groups
 _FEWEST = 128  # tokens of a group: fewer are exceptions
-BLOCK = 512  # tokens of one group that are multiplied together
 
 
 class Groups(NamedTuple):
@@ -51,20 +50,22 @@ def divide(class_of: Sequence[np.ndarray], stop_ids: Sequence[int]) -> Groups:
     return Groups(*(x.astype(np.int32) for x in (of_token, classes, exceptions, of_each)))
 
 
-def blocks(groups: Groups) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lays the vocabulary out in blocks of tokens of one group.
+def columns(groups: Groups, alike: np.ndarray) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+    """Selects the tokens that a product of each group has a column for.
+
+    Args:
+      groups: of V tokens.
+      alike: bool [V], tokens of equal probabilities, of which each group needs one only.
 
     Returns:
-      int32 [N, BLOCK], the token of each place, V where there is none; int32 [N], the group of each
-      block; int32 [V], the place of each token among all N BLOCK.
+      Of each group, int64 [columns], their tokens; and int32 [V], the column of each token among
+      those of all groups, one group after the other.
     """
-    V, of_block, rows = len(groups.of_token), [], []
+    place, kept, begin = np.zeros(len(alike), np.int32), [], 0
     for group in range(groups.classes.shape[1]):
         tokens = np.flatnonzero(groups.of_token == group)
-        width = -(-len(tokens) // BLOCK) * BLOCK
-        rows.append(np.pad(tokens, (0, width - len(tokens)), constant_values=V))
-        of_block += [group] * (width // BLOCK)
-    layout = np.concatenate(rows)
-    place = np.zeros(V + 1, np.int32)
-    place[layout] = np.arange(len(layout))
-    return layout.reshape(-1, BLOCK).astype(np.int32), np.array(of_block, np.int32), place[:V]
+        own, shared = tokens[~alike[tokens]], tokens[alike[tokens]]
+        place[own], place[shared] = begin + np.arange(len(own)), begin + len(own)
+        kept.append(np.concatenate([own, shared[:1]]))
+        begin += len(kept[-1])
+    return tuple(kept), place

@@ -8,6 +8,7 @@ N rows, T tokens, H states, V vocabulary.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,7 @@ class Hmm:
     emission: Array  # [V, H], of each token in the state of each column
     # Whether its texts begin with their prompts, otherwise after them.
     reads_prompt: bool = struct.field(pytree_node=False, default=False)
+    head: Any = None  # parameters of hmm/head.py; None: the HMM's own filter tells its state
 
     @property
     def states(self) -> int:

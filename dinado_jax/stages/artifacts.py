@@ -90,7 +90,7 @@ def guaranteed(
     context: Context, base: Base, prompts: PromptSet, max_new_tokens: int
 ) -> tuple[Controlled, PromptSet]:
     """The base under the guarantee of decode.guarantee, and of decode.hmm, as `guarantee` does."""
-    folder = context.config.decode.hmm
-    hmm = loading.load_hmm(folder, base) if folder else None
+    decode = context.config.decode
+    hmm = loading.load_hmm(decode.hmm, base, decode.hmm_head) if decode.hmm else None
     oracle = cast(AutomataOracle, context.oracle.function)
     return guarantee(base, prompts, max_new_tokens, oracle, hmm=hmm)

@@ -1,10 +1,12 @@
-"""Distils a hidden Markov model from samples of a base: draws them, clusters, and runs EM.
+"""Distils a hidden Markov model from samples of a base: draws them, clusters, and runs EM. At the
+end a head by which the base tells the state of the model is trained, if it is wanted.
 
 Everything is kept in one folder, and a stopped distillation continues: samples from the last batch
-of them, EM from the last epoch, bit for bit on a CPU.
+of them, EM from the last epoch, the head from its last checkpoint, bit for bit on a CPU.
 """
 
 import dataclasses
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,8 @@ from dinado_jax.models.hf_folder import fingerprint
 from dinado_jax.oracles.moments import no_oracle
 from dinado_jax.rollouts.arrays import Rollouts, select
 from dinado_jax.rollouts.collect import Collector
+from dinado_jax.stages.distil_head import next_token_loss, train_head
+from dinado_jax.training.checkpoint import Checkpoints
 from dinado_jax.utils.arguments import POSITIVE, require_integer_field, require_seed
 from dinado_jax.utils.files import json_digest
 from dinado_jax.utils.progress import MetricsLog, Progress, print_once
@@ -47,6 +51,7 @@ class Distillation:
     max_new_tokens: int = 32
     epochs: int = 20  # of EM
     reads_prompt: bool = False  # the HMM is one of prompts and texts, not of texts alone
+    head: bool = False  # by which the base tells the state of the HMM
     batch: int = 256  # rows at once
     seed: int = 0
 
@@ -60,8 +65,9 @@ class Distillation:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a folder's content depends on: more epochs continue it."""
-        return {key: x for key, x in dataclasses.asdict(self).items() if key != "epochs"}
+        """What a folder's content depends on: more epochs continue it, and a head may be added."""
+        every = dataclasses.asdict(self).items()
+        return {key: x for key, x in every if key not in ("epochs", "head")}
 
 
 def distil(
@@ -87,7 +93,8 @@ def distil(
     mark = fingerprint(base.saved_folder())
     identity = {**settings.identity, "prompts": json_digest(list(prompts))}
     known = _earlier(folder, mark, identity)
-    if known and known.epochs >= settings.epochs:
+    complete = known is not None and known.epochs >= settings.epochs
+    if known and complete and (known.hmm.head is not None or not settings.head):
         return known
     drawn = _samples(base, prompts, settings, folder, json_digest([mark, identity]), plan)
     begin = np.zeros(len(drawn), np.int32) if settings.reads_prompt else drawn.prompt_length
@@ -98,22 +105,64 @@ def distil(
         first = _first(base, select(drawn, train), begin[train], settings, plan)
         known = Saved(first, mark, identity, 0, {})
     own, measured = _rows(select(drawn, train), begin[train]), _HeldOut.of(drawn, begin, other)
+    known = _learn(known, own, measured, settings, folder, plan)
+    if settings.head:
+        known = _add_head(known, base, select(drawn, train), measured, settings, folder, plan)
+    barrier("the HMM is written")
+    return known
+
+
+def _learn(
+    known: Saved, rows: Rows, measured: "_HeldOut", settings: Distillation, folder: Path, plan: Plan
+) -> Saved:
+    """The epochs of EM that are missing, each written. A head is one of its own epoch only."""
     log = MetricsLog(folder / "metrics.jsonl", known.epochs)
     step, left = em.make_step(plan), settings.epochs - known.epochs
-    with Progress("EM", left * len(own), "row") as progress:
+    with Progress("EM", left * len(rows), "row") as progress:
         while known.epochs < settings.epochs:
 
             def done(count: int) -> None:
                 signals.raise_if_stopped()
                 progress.advance(count)
 
-            hmm, total = em.epoch(step, plan, known.hmm, own, settings.batch, _PSEUDOCOUNT, done)
-            figures = {"loss": -total / own.count, **measured.figures(hmm, settings.batch)}
-            known = Saved(hmm, mark, identity, known.epochs + 1, figures)
+            hmm = dataclasses.replace(known.hmm, head=None)
+            hmm, total = em.epoch(step, plan, hmm, rows, settings.batch, _PSEUDOCOUNT, done)
+            figures = {"loss": -total / rows.count, **measured.figures(hmm, settings.batch)}
+            known = dataclasses.replace(known, hmm=hmm, epochs=known.epochs + 1, figures=figures)
             if is_main():
                 save_hmm(folder, known)
             log.write(known.epochs, **figures)
-    barrier("the HMM is written")
+    return known
+
+
+def _add_head(
+    known: Saved,
+    base: Base,
+    drawn: Rollouts,
+    measured: "_HeldOut",
+    settings: Distillation,
+    folder: Path,
+    plan: Plan,
+) -> Saved:
+    """Trains the head of the last epoch, and writes it with the HMM."""
+    params, name = plan.shard(base.params), f"head_{known.epochs:04d}"
+    with Checkpoints(folder / name, json_digest([known.base, known.settings])) as checkpoints:
+        head = train_head(
+            base.model,
+            params,
+            known.hmm,
+            drawn,
+            settings.seed,
+            checkpoints,
+            folder / f"{name}.jsonl",
+            plan,
+        )
+    hmm = dataclasses.replace(known.hmm, head=head)
+    loss = next_token_loss(base.model, base.params, hmm, measured.drawn, settings.batch)
+    known = dataclasses.replace(known, hmm=hmm, figures={**known.figures, "held_out_of_head": loss})
+    if is_main():
+        save_hmm(folder, known)
+        shutil.rmtree(folder / name)
     return known
 
 
@@ -201,8 +250,9 @@ def _rows(drawn: Rollouts, begin: np.ndarray) -> Rows:
 class _HeldOut:
     """Samples that measure the model."""
 
-    rows: Rows
-    first: np.ndarray  # int [N], the column of each in which the text begins
+    drawn: Rollouts
+    rows: Rows  # as the HMM reads them
+    first: np.ndarray  # int [N], the column of these in which the text begins
     log_base: float  # nats under the base, of all
 
     @classmethod
@@ -210,7 +260,7 @@ class _HeldOut:
         """Those numbered `index`."""
         own = select(drawn, index)
         first = own.prompt_length - begin[index]
-        return cls(_rows(own, begin[index]), first, float(own.log_base.sum()))
+        return cls(own, _rows(own, begin[index]), first, float(own.log_base.sum()))
 
     def figures(self, hmm: Hmm, batch: int) -> dict[str, float]:
         """Nats per token of texts by HMM and base: the difference estimates their KL."""

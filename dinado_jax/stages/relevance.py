@@ -279,6 +279,7 @@ RULES = (
     Rule("train.base_states", _reads_states, "the warm-up does not read them"),
     *_sampling("decode", _plain_samples, ", and decode.particles=0"),
     Rule("decode.hmm", lambda c: c.decode.guarantee, "only for decode.guarantee=true"),
+    Rule("decode.hmm_head", lambda c: bool(c.decode.hmm), "only for a decode.hmm"),
     Rule(
         "decode.target_rate",
         lambda c: c.decode.strength > 0 and not c.target.moments and _plain_samples(c),

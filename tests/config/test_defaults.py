@@ -111,6 +111,7 @@ DEFAULTS = {
     "decode.reject": 0.0,
     "decode.guarantee": False,
     "decode.hmm": "",
+    "decode.hmm_head": False,
     "evaluate.split": "test",
     "evaluate.prompts": 500,
     "evaluate.samples": 4,

@@ -8,11 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import world
+from support import tiny, world
 from support.refusal import error_of
 
 from dinado_jax.automata.joint import product
-from dinado_jax.automata.tokens import Vocabulary, containing_token, token_automaton
+from dinado_jax.automata.tokens import (
+    Vocabulary,
+    containing_token,
+    token_automaton,
+    with_distances,
+)
 from dinado_jax.constraints import (
     any_of_words,
     at_least_words,
@@ -32,6 +37,7 @@ from dinado_jax.decoding.sampler import Sampler
 from dinado_jax.guides.guided import guided_policy, guided_variables
 from dinado_jax.guides.hmm import KEY, hmm_guide
 from dinado_jax.guides.tilt import NEUTRAL
+from dinado_jax.hmm.head import init_head, log_state_probs
 from dinado_jax.hmm.model import random_hmm
 from dinado_jax.models.output import Output
 
@@ -112,10 +118,18 @@ def prefilled(hmm, constraints, prompts, samples, **how):
     return guide, arrays, base, prefill(arrays, None, base, batch, samples, L - 1)
 
 
-@pytest.mark.parametrize("reads_prompt", [False, True])
-def test_r_is_the_success_rate_over_all_continuations(reads_prompt):
+def without_samples(hmm, tokens):
+    """The HMM as if no sample had these tokens: the least likely in every state."""
+    emission = np.array(hmm.emission)
+    emission[tokens] = emission.min(0)
+    return hmm.replace(emission=emission / emission.sum(0))
+
+
+@pytest.mark.parametrize("reads_prompt, unseen", [(False, []), (True, [1, 2, 4])])
+def test_r_is_the_success_rate_over_all_continuations(reads_prompt, unseen):
     """Of every constraint, at every prefix, after every token; V likewise."""
     hmm = random_hmm(3, len(TEXTS), 0, 2.0).replace(reads_prompt=reads_prompt)
+    hmm = without_samples(hmm, unseen) if unseen else hmm
     prompts = [[2, 3], [0], [4, 1, 1]]
     rows = [row for row in itertools.product(range(len(TEXTS)), repeat=L - 1) if STOP not in row]
     for begin in range(0, len(CONSTRAINTS), len(prompts)):
@@ -146,6 +160,51 @@ def check(values, row, table, prefix):
         np.testing.assert_allclose(found, wanted, atol=1e-5, rtol=1e-5)
         assert ((found == 0) == (wanted == 0)).all()
         np.testing.assert_allclose(np.exp(values.log_value[row]), table[prefix], atol=1e-5)
+
+
+def test_tokens_of_several_groups():
+    """Against the recursion over all tokens, which knows of no groups."""
+    V, stop, length = 320, 319, 3
+    hmm = without_samples(random_hmm(4, V, 5, 2.0), [3, 200, 201, 310])
+    e, t = np.float64(hmm.emission), np.float64(hmm.transition)
+    # A keyword, and it is settled once the next token is one of the first half.
+    table = np.array([[0, 0, 1], [2, 0, 1], [2, 2, 2]])
+    accepting, automata = np.array([False, True, True]), []
+    for keyword in (7, 250):
+        class_of = (np.arange(V) >= 160).astype(np.int16)
+        class_of[keyword] = 2
+        automata.append(with_distances(class_of, table, accepting, np.arange(3) == 2))
+    guide, arrays = hmm_guide(hmm, automata, [stop], length)
+    assert len(arrays.emission) == 2  # groups
+
+    def wanted(automaton, state, q, left):
+        after = table[:, automaton.class_of]  # [states, V]
+        value, ending = np.repeat(accepting[:, None], 4, 1), (np.arange(V) == stop)[:, None]
+        for _ in range(left - 1):
+            ahead = (value @ t.T)[after]
+            value = accepting[:, None] * e[stop] + (np.where(ending, 0, e) * ahead).sum(1)
+        joint = state * e
+        found = (joint * (value @ t.T)[after[q]]).sum(1) / joint.sum(1)
+        return np.where(ending[:, 0], accepting[q], found)
+
+    def compare(values, row, automaton, state, q, left):
+        found = np.exp(np.float64(values.log_after[row]))
+        np.testing.assert_allclose(found, wanted(automaton, state, q, left), rtol=1e-5)
+
+    prompts = TokenizedPrompts([[0], [0]], {KEY: np.arange(2, dtype=np.int32)})
+    base = Output(jnp.zeros((2, 1, 1)), jnp.zeros((V, 1)), None)
+    rows = prompts.batch(np.arange(2), 0, 1)
+    values, state = guide.prefill(arrays, None, base, rows, 3, length - 1)
+    drawn = np.array([7, 250, 201] * 2, np.int32)
+    base = base.replace(hidden=jnp.zeros((6, 1, 1)))
+    later, _ = jax.jit(guide.step)(arrays, None, base, drawn, state)
+    start = np.float64(hmm.initial)
+    for number, automaton in enumerate(automata):
+        compare(values, number, automaton, start, 0, length)
+        for row in range(3 * number, 3 * number + 3):
+            moved = log_likelihood(hmm, drawn[row : row + 1], start)[1]
+            q = table[0, automaton.class_of[drawn[row]]]
+            compare(later, row, automaton, moved, q, length - 1)
 
 
 # In a world that can be enumerated: decoding, alone and composed with a trained control
@@ -220,6 +279,50 @@ def test_samples_follow_p_times_r_and_all_satisfy_the_constraint(composed):
         np.testing.assert_allclose(scores[: len(outcome)], by_hand, atol=2e-4)
     some = {text: p for text, p in world.sequence_probs(wanted).items() if p > 0}
     assert world.p_value(outcomes, some) > 1e-4
+
+
+def log_r_of_states(states):
+    """log R after every next token of every continuation, [rows, N, V], where something else than
+    the HMM's filter tells the state before each token, [rows, N, H].
+    """
+    texts = list(dict.fromkeys(_outcome(row) for row in world.CONTINUATIONS.tolist()))
+    found = np.full((len(world.CONTINUATIONS), world.N, world.V), -np.inf)
+    for i, row in enumerate(world.CONTINUATIONS.tolist()):
+        for t in range(world.N):
+            total, success = np.zeros(world.V), np.zeros(world.V)
+            for text in texts:
+                if len(text) > t and text[:t] == tuple(row[:t]) and world.EOS not in row[:t]:
+                    prob = np.exp(log_likelihood(WORLD_HMM, text[t:], np.float64(states[i, t]))[0])
+                    total[text[t]] += prob
+                    success[text[t]] += prob * succeeds(text)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                found[i, t] = np.where(success > 0, np.log(success / total), -np.inf)
+    return found
+
+
+def test_with_a_head_the_base_tells_the_state():
+    """Decoding with caches, against one pass without."""
+    head = tiny.noisy(init_head(world.MODEL.width, WORLD_HMM.states, 0), scale=1.0)
+    hmm, prompt = WORLD_HMM.replace(head=head), world.PROMPTS[2]
+    guide, arrays = hmm_guide(hmm, [WANTED], [world.EOS], world.N)
+    policy = guided_policy(world.MODEL, [guide], [NEUTRAL])
+    variables = guided_variables(world.base_params(), [guide], [arrays], [NEUTRAL])
+    whole = world.MODEL.apply({"params": world.base_params()}, world.batch(prompt).tokens)
+    states = np.exp(log_state_probs(head, whole.hidden[:, world.targets(prompt)]))
+    assert np.ptp(states, axis=0).max() > 0.3
+    given = (world.control(KIND), world.base_params(), world.params(KIND, 0.15), prompt)
+    with np.errstate(invalid="ignore"):
+        wanted = world.log_softmax(world.exact(*given)[0] + log_r_of_states(states))
+    sampler = Sampler(policy, Method(), (world.EOS,), world.N, 200, scores=True)
+    ids = np.arange(1, dtype=np.int32)
+    drawn = sampler(variables, rows_of(prompt, 1), ids, jax.random.key(0))
+    place = {tuple(row): i for i, row in enumerate(world.CONTINUATIONS.tolist())}
+    for row, length, scores in zip(drawn.tokens.tolist(), drawn.length, drawn.log_policy):
+        text = tuple(row[:length])
+        assert succeeds(text)
+        i = place[(*text, *[0] * (world.N - len(text)))]
+        by_hand = [wanted[i, t, token] for t, token in enumerate(text)]
+        np.testing.assert_allclose(scores[: len(text)], by_hand, atol=2e-4)
 
 
 def test_beams_find_the_likeliest_texts_that_satisfy_the_constraint():

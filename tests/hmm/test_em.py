@@ -47,6 +47,17 @@ def by_hand(hmm, rows):
     return counts, np.array(logs)
 
 
+def test_posteriors_are_the_expected_counts_of_each_token():
+    hmm = random_hmm(3, V, 1)
+    rows = sample(hmm, 7, 4, STOP)
+    inside = np.arange(4)[None] < rows.length[:, None]
+    found = np.asarray(em.posteriors(hmm, rows.tokens, inside))
+    np.testing.assert_allclose(found.sum(-1), inside, atol=1e-5)
+    emission = np.zeros((V, 3))
+    np.add.at(emission, rows.tokens, found)
+    np.testing.assert_allclose(emission, by_hand(hmm, rows)[0][2], atol=1e-4)
+
+
 def test_expected_counts_are_sums_over_all_paths():
     """Of rows of different lengths, the shortest with one token."""
     hmm = random_hmm(3, V, 0, 2.0)

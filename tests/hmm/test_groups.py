@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dinado_jax.hmm.groups import BLOCK, blocks, divide
+from dinado_jax.hmm.groups import columns, divide
 
 V, STOP = 3000, 7
 
@@ -32,11 +32,14 @@ def test_groups_and_exceptions_give_each_token_its_class(prompts):
     assert groups.exceptions.shape[1] <= 20 + prompts
 
 
-def test_blocks_hold_every_token_once():
+def test_each_token_has_a_column_in_its_group_and_those_that_are_alike_share_it():
     groups = divide(classes(1, 4), [STOP])
-    layout, of_block, place = blocks(groups)
-    assert layout.shape == (len(of_block), BLOCK)
-    np.testing.assert_array_equal(layout.reshape(-1)[place], np.arange(V))
-    assert (layout < V).sum() == V
-    for row, group in zip(layout, of_block):
-        assert (groups.of_token[row[row < V]] == group).all()
+    alike = np.random.default_rng(2).random(V) < 0.3
+    kept, place = columns(groups, alike)
+    for group, tokens in enumerate(kept):
+        assert (groups.of_token[tokens] == group).all()
+    np.testing.assert_array_equal(groups.of_token[np.concatenate(kept)[place]], groups.of_token)
+    own = np.flatnonzero(~alike)
+    np.testing.assert_array_equal(np.concatenate(kept)[place[own]], own)
+    assert alike[np.concatenate(kept)[place[alike]]].all()
+    assert [alike[tokens].sum() for tokens in kept] == [1] * len(kept)

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from support import word_base, word_run
@@ -86,6 +87,36 @@ def test_it_may_read_prompts(folder, base, tmp_path):
     assert hmm.reads_prompt
     (equals,) = {ids[-1] for ids in base.codec.prompts(["dog =", "cat fox ="])}
     assert hmm.emission[equals].max() > 0.05  # which no text has so often
+
+
+# With a head
+
+
+def test_a_head_is_added_and_continues_bit_for_bit(folder, base, trained, tmp_path, monkeypatch):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    for each in (whole, stopped):
+        shutil.copytree(trained, each)
+    head = ("--epochs", "3", "--head")
+    train(folder, whole, *head)
+    monkeypatch.setattr(signals, "_received", [15])
+    with pytest.raises(SystemExit) as caught:
+        train(folder, stopped, *head)
+    assert caught.value.code == 143 and load_saved(stopped).hmm.head is None
+    monkeypatch.setattr(signals, "_received", [])
+    train(folder, stopped, *head)
+    found, wanted = (load_saved(each) for each in (stopped, whole))
+    jax.tree.map(np.testing.assert_array_equal, found.hmm, wanted.hmm)
+    np.testing.assert_array_equal(found.hmm.emission, load_saved(trained).hmm.emission)
+    assert found.figures == wanted.figures
+    assert found.figures["held_out_of_base"] < found.figures["held_out_of_head"] < np.log(300)
+    assert sorted(path.name for path in whole.glob("*_head*")) == ["epoch_0003_head.safetensors"]
+    assert dinado_jax.load_hmm(whole, base).head is None
+    hmm = dinado_jax.load_hmm(whole, base, head=True)
+    model, prompts = guarantee(base, ["dog =", "cat fox ="], 8, hmm=hmm)
+    made = model.generate(prompts, samples=8, max_new_tokens=8)
+    assert all(lexical([one.prompt for one in made], [one.text for one in made]))
+    message = error_of(dinado_jax.load_hmm, trained, base, True)
+    assert "has no head: train it by the same `dinado hmm train` with --head" in message
 
 
 # As a guide

@@ -90,6 +90,7 @@ CASES = {
     "decode.top_k=5": (["decode.temperature=0"], [""]),
     "decode.top_p=0.5": (["decode.temperature=0", "decode.top_k=1"], [""]),
     "decode.hmm=some": ([""], ["decode.guarantee=true"]),
+    "decode.hmm_head=true": ([""], ["decode.guarantee=true decode.hmm=some"]),
     "decode.target_rate=0.5": (["decode.strength=0", MOMENT], ["", "decode.strength=2"]),
     "train.objective=matching": ([WARM], ["", COLD]),
     "train.refresh_prompts=9": (["train.rounds=1"], [""]),
