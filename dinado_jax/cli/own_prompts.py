@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from dinado_jax.errors import InputError, escape
+from dinado_jax.errors import InputError, escape, os_error
 from dinado_jax.utils import streams
-from dinado_jax.utils.files import exists
+from dinado_jax.utils.files import exists, write_text
 
 _NUMBERS = ("samples", "strength", "particles", "beams", "max_new_tokens", "seed")
 _OPTIONS = ("prompt", "prompts", *_NUMBERS, "stream")
@@ -14,7 +14,8 @@ _OPTIONS = ("prompt", "prompts", *_NUMBERS, "stream")
 def add_options(command: argparse.ArgumentParser) -> None:
     """Adds the options of the stage's command that are for this."""
     group = command.add_argument_group(
-        "your own prompts", "with the folder of a finished run in place of CONFIG"
+        "your own prompts",
+        "with the folder of a finished run in place of CONFIG; --out FILE writes the texts to a file",
     )
     group.add_argument("--prompt", action="append", metavar="TEXT", help="may be given repeatedly")
     group.add_argument("--prompts", type=Path, metavar="FILE", help="one per line, or .jsonl")
@@ -61,11 +62,16 @@ def continue_prompts(args: argparse.Namespace) -> None:
             f"{option} is for a finished run, and {escape(args.config)} is no folder: give the "
             f"run's folder, `dinado generate runs/demo {option} ..`"
         )
-    if args.overrides or args.out or args.print_config or args.dry_run:
+    if args.overrides or args.print_config or args.dry_run:
         raise InputError(
             f"{escape(args.config)} is a run, its settings are fixed: leave out section.key=value, "
-            "--out, --print-config and --dry-run, or give its CONFIG instead of its folder; a "
-            "prompt is given as --prompt TEXT"
+            "--print-config and --dry-run, or give its CONFIG instead of its folder; a prompt is "
+            "given as --prompt TEXT"
+        )
+    if args.out and (args.out.is_dir() or not args.out.absolute().parent.is_dir()):
+        raise InputError(
+            f"--out {escape(str(args.out))}: texts are written to a file, name one in a folder "
+            "that is there"
         )
     prompts = [
         *(args.prompt or []),
@@ -82,10 +88,9 @@ def continue_prompts(args: argparse.Namespace) -> None:
     }
     if not args.stream:
         made = completions.completions(args.config, prompts, **how, beams=args.beams)
-        return streams.print_result(
-            (completions.as_json if args.json else completions.as_text)(made)
-        )
-    for option, given in (("--json", args.json), ("--beams", args.beams is not None)):
+        return _give((completions.as_json if args.json else completions.as_text)(made), args.out)
+    given_options = ("--json", args.json), ("--beams", args.beams is not None), ("--out", args.out)
+    for option, given in given_options:
         if given:
             raise InputError(
                 f"--stream prints texts while they are drawn: leave out it, or {option}"
@@ -94,3 +99,14 @@ def continue_prompts(args: argparse.Namespace) -> None:
         completions.stream_completions(args.config, prompts, **how)
     ):
         streams.print_result(part, end="")
+
+
+def _give(text: str, file: Path | None) -> None:
+    """Prints a result, or writes it to a file."""
+    if not file:
+        return streams.print_result(text)
+    try:
+        write_text(file, text + "\n")
+    except OSError as error:
+        raise os_error(file, error) from error
+    streams.print_result(str(file))

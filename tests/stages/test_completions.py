@@ -68,6 +68,20 @@ def test_beams_are_those_of_python_ranked_by_the_runs_oracle(finished_run, capsy
         assert sum(labels) == min(3, sum(tiny_run.even([prompt] * 4, found)))
 
 
+def test_texts_are_written_to_a_file(finished_run, tmp_path, capsys):
+    asked, file = ("--prompt", "dog =", "--samples", 2, "--json"), tmp_path / "texts.jsonl"
+    wanted = printed(capsys, finished_run, *asked)
+    assert printed(capsys, finished_run, *asked, "--out", file) == [str(file)]
+    assert file.read_text().splitlines() == wanted
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+    for wrong in (tmp_path, tmp_path / "none" / "texts.jsonl"):
+        assert "name one in a folder that is there" in refused(
+            capsys, finished_run, *asked, "--out", wrong
+        )
+    told = refused(capsys, finished_run, "--prompt", "dog =", "--stream", "--out", file)
+    assert "leave out it, or --out" in told
+
+
 def test_slips_are_one_line(finished_run, tmp_path, capsys):
     told = refused(capsys, finished_run)
     assert "no prompts given" in told
