@@ -15,7 +15,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     """Adds the options of the stage's command that are for this."""
     group = command.add_argument_group(
         "your own prompts",
-        "with the folder of a finished run in place of CONFIG; --out FILE writes the texts to a file",
+        "with the folder of a finished run in place of CONFIG; --out FILE: write them to a file",
     )
     group.add_argument("--prompt", action="append", metavar="TEXT", help="may be given repeatedly")
     group.add_argument("--prompts", type=Path, metavar="FILE", help="one per line, or .jsonl")
