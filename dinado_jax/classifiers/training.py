@@ -29,7 +29,9 @@ _WEIGHT_DECAY = 0.1
 _HIDDEN_TOKENS = 0.2  # share of tokens that training hides from a model trained from scratch
 _PREFIXES = 8  # of each text, whose states under a base are kept
 _AVERAGED = 0.02  # share of the newest parameters in the average that is judged and kept
-_PATIENCE = 4  # epochs without improvement
+# Epochs, and steps, without improvement. Of few texts an epoch is so short that the average lags
+# behind by several, and that learning may begin after many.
+_PATIENCE, _PATIENT_STEPS = 4, 200
 
 Loss = Callable[[Any, Any, jax.Array], jax.Array]  # of parameters, a batch and a random key
 Judge = Callable[[Any], np.ndarray]  # of parameters: the log-odds of the other texts
@@ -174,7 +176,7 @@ def _descend(
         return (params, optax.incremental_update(params, mean, share), state), value
 
     now, number, signs = (params, params, optimizer.init(params)), 0, np.where(labels, 1.0, -1.0)
-    best, least, since = params, np.inf, 0
+    best, least, improved = params, np.inf, (0, 0)  # by which epoch and step
     for epoch in range(epochs):
         losses = []
         for batch in batches(epoch):
@@ -186,8 +188,8 @@ def _descend(
             f"epoch {epoch + 1}: loss {float(np.mean(losses)):.3f} over prefixes, {other:.3f} of "
             "other texts"
         )
-        best, since = (now[1], 0) if other < least else (best, since + 1)
-        least = min(other, least)
-        if since == _PATIENCE:
+        if other < least:
+            best, least, improved = now[1], other, (epoch, number)
+        if epoch - improved[0] >= _PATIENCE and number - improved[1] >= _PATIENT_STEPS:
             break
     return best
