@@ -110,12 +110,12 @@ def rate_bounds(
     exact = owner * tries + place
 
     sets, how = given.repeated(samples), Drawing(count, max_new_tokens, key, _BATCH)
-    free = log_rates(model, sets, judged, how)
+    free = _log_rates(model, sets, judged, how)
     around = np.zeros(0)
     if len(exact):
         how = how._replace(key=jax.random.fold_in(key, 1))
         kept = [base[i].tokens.tolist() for i in exact]
-        around = log_rates(model, given.select(owner), judged, how, kept)
+        around = _log_rates(model, given.select(owner), judged, how, kept)
     log_label = np.log(label[exact])
     return RateBounds(
         asked,
@@ -133,24 +133,14 @@ def _labels(oracle: Oracle, prompts: Sequence[str], texts: Sequence[str]) -> np.
     return np.where(result.failed, 0.0, np.float64(result.labels))
 
 
-def log_rates(
+def _log_rates(
     model: GuidedModel,
     sets: PromptSet,
     oracle: Oracle,
     how: Drawing,
     retained: Sequence[Sequence[int]] | None = None,
 ) -> np.ndarray:
-    """log((1 / N) sum_n w_n C(y_n)) of each set of particles: float64 [sets] nats.
-
-    Its mean is at most log R0, and at least that around a text that is a sample of q*.
-
-    Args:
-      model: that particles follow.
-      sets: prompts, one for each set.
-      oracle: a text on which it fails has label 0.
-      how: they are drawn.
-      retained: the tokens of a text for each set that is one of its particles; None: there is none.
-    """
+    """log((1 / N) sum_n w_n C(y_n)) of each set of particles: float64 [sets] nats."""
     texts, found = draw_particles(model.for_particles(), sets, how, retained)
     label = _labels(oracle, sets.repeated(how.particles).texts, texts)
     with np.errstate(divide="ignore"):

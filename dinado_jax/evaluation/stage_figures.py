@@ -62,19 +62,7 @@ class TrainFigures:
 
 
 @dataclasses.dataclass(frozen=True)
-class TargetBounds:
-    """What KL(q* || p) lies between on prompts for which the base has drawn a sample of q*, nats
-    per sequence.
-    """
-
-    bounded_prompts: int | None = None  # how many; None without decode.particles
-    kl_of_target_lower: float | None = None  # None without such prompts
-    # As `kl_of_target` of summary.json, on these prompts; nan if no particle of one succeeds.
-    kl_of_target_upper: float | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class GenerateFigures(TargetBounds):
+class GenerateFigures:
     """Figures of stage generate."""
 
     prompts: int

@@ -1,6 +1,5 @@
 """Stage generate: held-out prompts continued by the base and by the controlled model."""
 
-import dataclasses
 from collections.abc import Iterator
 
 import jax
@@ -9,7 +8,7 @@ import numpy as np
 from dinado_jax.data.prompts import PromptSet
 from dinado_jax.distributed.processes import is_main
 from dinado_jax.evaluation.samples import Sample, write_samples
-from dinado_jax.evaluation.stage_figures import GenerateFigures, TargetBounds
+from dinado_jax.evaluation.stage_figures import GenerateFigures
 from dinado_jax.evaluation.token_values import write_token_values
 from dinado_jax.guides.tilt import Tilt
 from dinado_jax.language_model import Base, LanguageModel, compose
@@ -17,7 +16,6 @@ from dinado_jax.rollouts.collect import Collected, Collector
 from dinado_jax.stages.artifacts import guaranteed, trained_model
 from dinado_jax.stages.context import Context
 from dinado_jax.stages.shown_values import shown_values
-from dinado_jax.stages.target_bounds import target_bounds
 
 
 def _samples(collected: Collected, values: np.ndarray) -> Iterator[Sample]:
@@ -74,12 +72,5 @@ def generate(context: Context) -> GenerateFigures:
         for name, each in samples.items():
             write_samples(folder / f"{name}.jsonl", each)
         write_token_values(folder / "values.jsonl", shown)
-    bounds, (guided, known) = TargetBounds(), given["control"]
-    if decode.particles and not isinstance(guided, Base):
-        bounds = target_bounds(context, guided, known, rollouts["base"], samples["control"])
-    return GenerateFigures(
-        prompts=len(prompts.texts),
-        base_oracle_failures=collected["base"].failures,
-        control_oracle_failures=collected["control"].failures,
-        **dataclasses.asdict(bounds),
-    )
+    failures = (collected[name].failures for name in ("base", "control"))
+    return GenerateFigures(len(prompts.texts), *failures)

@@ -49,7 +49,7 @@ SUMMARY = Summary(
         SftFigures(100, "fingerprint", sft_rows=5),
         RolloutFigures(8, 2, 0.25, 1.0, 1, "q* of the base"),
         TrainFigures(10, tuple(RoundFigures(i, 8, 0.0, 0.25, *ROUND) for i in range(12))),
-        GenerateFigures(prompts=4, base_oracle_failures=0, control_oracle_failures=1),
+        GenerateFigures(4, 0, 1),
     ),
     ("no gain: train longer",),
     {"name": "some", "seed": 0},

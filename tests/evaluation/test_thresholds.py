@@ -60,7 +60,7 @@ PARTS = {
     ),
     "floors": Floors(1.7, 0.85, 1.8, 0.9),
     "rollout": RolloutFigures(990, 99, 0.1, 1.0, 0, "q* of the base"),
-    "generate": GenerateFigures(prompts=400, base_oracle_failures=0, control_oracle_failures=0),
+    "generate": GenerateFigures(400, 0, 0),
     "round": ROUND,
 }
 

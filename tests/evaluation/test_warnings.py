@@ -44,7 +44,7 @@ STAGES = StageFigures(
     SftFigures(100, "fingerprint"),
     RolloutFigures(20_000, 2000, 0.1, 1.0, 0, "q* of the base"),
     TrainFigures(10, ()),
-    GenerateFigures(prompts=500, base_oracle_failures=0, control_oracle_failures=0),
+    GenerateFigures(500, 0, 0),
 )
 GOOD = {"base": BASE, "control": CONTROL, "floors": FLOORS, "stages": STAGES}
 

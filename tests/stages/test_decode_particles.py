@@ -48,9 +48,7 @@ def test_texts_succeed_more_often_and_the_kl_is_bounded(copy, capsys):
     assert summary["control"]["kl_to_base"] == pytest.approx(excess.mean())
     capsys.readouterr()
     show_report(word_run.config(data, *ON), path)
-    shown = capsys.readouterr().out
-    assert "KL to the base (nats per sequence), at most" in shown
-    assert "prompts where the base succeeds, at least" in shown
+    assert "KL to the base (nats per sequence), at most" in capsys.readouterr().out
     assert "KL to the base at most" in (path / "report.html").read_text()
     # The oracle's labels are 0 or 1, so that log R0 is estimated by what the successes exceed.
     rates = np.where(labels, np.exp(-excess), 0).reshape(len(set(x["prompt"] for x in base)), -1)
@@ -58,9 +56,6 @@ def test_texts_succeed_more_often_and_the_kl_is_bounded(copy, capsys):
         assert summary["kl_of_target"] == pytest.approx(-np.log(rates.mean(1)).mean())
     else:
         assert summary["kl_of_target"] is None
-    found = summary["stages"]["generate"]
-    succeeding = {one["prompt_id"] for one in base if one["label"]}
-    assert found["bounded_prompts"] == len(succeeding) > 0
 
 
 def test_the_runs_particles_continue_other_prompts(copy, capsys):
@@ -99,9 +94,6 @@ def test_under_the_guarantee_every_text_succeeds(copy):
     summary = json.loads((path / "summary.json").read_text())
     assert summary["control"]["success_rate"] == 1
     assert 0 < summary["kl_of_target"] < summary["control"]["kl_to_base"] + 1e-6
-    found = summary["stages"]["generate"]
-    lower, upper = (found[f"kl_of_target_{side}"] for side in ("lower", "upper"))
-    assert 0 < lower < upper + 0.5  # both are estimates, of few samples
 
 
 def test_what_it_does_not_go_with():

@@ -86,7 +86,7 @@ def records(
             SftFigures(10, "0f"),
             RolloutFigures(100, 25, 0.25, 1.0, 0, "q* of the base"),
             TrainFigures(5, tuple(map(a_round, range(3)))),
-            GenerateFigures(prompts=12, base_oracle_failures=0, control_oracle_failures=0),
+            GenerateFigures(12, 0, 0),
         ),
         warnings=("efficiency 0.20: lower train.learning_rate",),
         config=dataclasses.replace(Config(), name="wait").as_dict(),

@@ -5,7 +5,6 @@ import math
 from collections.abc import Sequence
 
 from dinado_jax.evaluation.bootstrap import Interval, Intervals
-from dinado_jax.evaluation.stage_figures import TargetBounds
 from dinado_jax.evaluation.summary import Summary
 from dinado_jax.tasks.protocol import Metric
 
@@ -129,7 +128,6 @@ def rows(
         )
         for label, key, meaning in _FLOORS
     ]
-    found += _bounds_of_target(summary.stages.generate)
     found += [
         Row(
             f"mean of {moment.feature} (wanted: {moment.wanted:.4g})",
@@ -140,20 +138,6 @@ def rows(
         for moment in summary.moments
     ]
     return [row for row in found if row.base or row.control]
-
-
-def _bounds_of_target(figures: TargetBounds) -> list[Row]:
-    """What KL(q* || p) lies between, where that is known."""
-    where = f"KL of q* on {figures.bounded_prompts} prompts where the base succeeds"
-    both = (
-        ("at least", figures.kl_of_target_lower, "By particles around a success of the base."),
-        ("at most", figures.kl_of_target_upper, "By the weights of the control's particles."),
-    )
-    return [
-        Row(f"{where}, {side}", "", cell(value, "{:.2f}"), meaning)
-        for side, value, meaning in both
-        if value is not None
-    ]
 
 
 def cell(value: float, form: str) -> str:
