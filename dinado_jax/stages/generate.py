@@ -1,5 +1,6 @@
 """Stage generate: held-out prompts continued by the base and by the controlled model."""
 
+import dataclasses
 from collections.abc import Iterator
 
 import jax
