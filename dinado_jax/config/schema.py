@@ -193,8 +193,8 @@ class Train(Optim):
     # rates by state; they find successes that plain samples hardly ever are. 0 is off.
     particles: int = 0
     mixture: float = 0.0  # share of a refresh round's samples that is drawn from the base
-    # Share of them that q begins and the base continues from a random token on: labels of the
-    # prefixes that q visits, with no weight for what follows.
+    # Share of a refresh round's samples that q begins and the base continues from a random token
+    # on: labels of prefixes that q visits, with weight 1 for what follows. 0 is off.
     roll_out: float = 0.0
     margin: float = 6.0  # nats; C <= e^-margin is a failure; reinforce, ppo: the reward of C = 1
     anchor: float = 0.3  # regression, consistency: coefficient of the likelihood of successes

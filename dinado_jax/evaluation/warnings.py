@@ -103,8 +103,9 @@ def _success_and_cost(base: BaseFigures, control: ControlFigures, floors: Floors
         yield (
             f"efficiency {floor / kl:.2f}: {kl:.2f} nats from the base where {floor:.2f} would do "
             "for this success: draw more rollouts per round (train.refresh_samples), lower "
-            "train.learning_rate, try control.kind=soft with train.objective=prefixes and "
-            "train.roll_out=0.75, or choose among particles (decode.particles=16)"
+            "train.learning_rate, with one oracle for all prompts try control.kind=soft, "
+            "train.objective=prefixes and train.roll_out=0.75, or choose among particles "
+            "(decode.particles=16)"
         )
     if error > _ERROR * kl and kl > _LEAST_KL:
         yield (

@@ -73,7 +73,7 @@ def plot(records: list[dict[str, Any]], path: Path) -> None:
 
 
 _UNUSED = ("train.accumulate", "train.refresh_prompts", "train.refresh_samples")
-_UNUSED += ("train.reference_weight", "train.base_states", "train.strict")
+_UNUSED += ("train.reference_weight", "train.roll_out", "train.base_states", "train.strict")
 
 
 def _check_settings(preset: schema.Config, config: schema.Config, variants: list[str]) -> None:

@@ -204,7 +204,7 @@ class Rounds:
     def _roll_outs(self, number: int, params: dict, folder: Path) -> Rollouts:
         """Samples that q begins, and the base continues from a token on that is uniform within the
         mean length of the base's own samples: prefixes that q visits, with labels that are draws
-        of R, so that what follows has weight 1.
+        of R. With plain sampling what follows has weight 1.
         """
         own, samples = _samples(self.initial), refresh(self.context.config.train).roll_outs
         length = round(float((own.length - own.prompt_length).mean()))

@@ -115,6 +115,7 @@ def test_a_figure_has_a_line_a_variant(tmp_path, monkeypatch):
     [
         (["train.accumulate=2"], "train.accumulate"),
         (["train.refresh_prompts=9"], "train.refresh_prompts"),
+        (["train.roll_out=0.25"], "train.roll_out"),
         (["train.margin=3"], "train.margin"),  # tables are trained by matching
         (["--variant", "nado", "train.detach=false"], "train.detach"),
         (["--variant", "hard", "--variant", "hard_clamped", "train.bellman=0"], "train.bellman"),
