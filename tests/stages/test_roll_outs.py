@@ -81,3 +81,24 @@ def test_training_that_is_done_again_finds_the_same(run, tmp_path):
     run_stages(run.config, ("train",), tmp_path / "run")
     assert [(train / name).read_bytes() for name in names] == before
     assert not list(train.glob("*_shards"))
+
+
+@pytest.mark.parametrize(
+    "objective, settings",
+    [
+        ("regression", ()),
+        ("matching", ("train.margin=6", "train.anchor=0.3", "train.bound=0.3")),
+    ],
+)
+def test_objectives_of_whole_rows_read_them_too(
+    run, tmp_path, tmp_path_factory, objective, settings
+):
+    for stage in ("sft", "rollout"):
+        shutil.copytree(run.path / stage, tmp_path / "run" / stage)
+    data = word_run.finished(tmp_path_factory) / "data"
+    given = ("train.roll_out=0.5", "train.rounds=2", f"train.objective={objective}", *settings)
+    run_stages(word_run.config(data, *given), ("train",), tmp_path / "run")
+    rows = Rollouts.load(tmp_path / "run" / "train" / "roll_outs_1.npz")
+    assert len(rows) == 4 * 2
+    losses = [line["loss"] for line in word_run.read_lines(tmp_path / "run/train/train.jsonl")]
+    assert len(losses) == 4 and np.isfinite(losses).all()
