@@ -196,6 +196,6 @@ def test_a_text_needs_a_prompt(option, capsys, finished_run):
 
 
 def test_slips(capsys, finished_run):
-    for given, said in (("0", "count = 0"), ("x", "invalid int")):
+    for given, said in (("0", "alternatives = 0"), ("x", "invalid int")):
         asked = ["inspect", finished_run, "--prompt", PROMPT, "--alternatives", given]
         assert said in refused(capsys, asked)
