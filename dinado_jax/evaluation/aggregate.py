@@ -127,7 +127,7 @@ def feature_mean(samples: Sequence[Sample], values: np.ndarray) -> tuple[float, 
     return _mean([s for s, has in zip(samples, known, strict=True) if has], values[known])
 
 
-def _calibration(base: Sequence[Sample]) -> dict:
+def _calibration(base: Sequence[Sample]) -> dict[str, float]:
     """How well V(prompt) predicts the labels of the base's samples."""
     value, label = np.array([s.value for s in base]), _labels(base)
     predicted, rates = (_per_prompt(base, each) for each in (value, label))
