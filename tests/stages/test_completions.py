@@ -1,6 +1,7 @@
 """`dinado generate RUN`: a finished run continues the user's own prompts."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +11,6 @@ import dinado_jax
 from dinado_jax import cli
 from dinado_jax.stages.pipeline import run_stages
 from dinado_jax.tasks.keyword.lexical import lexical
-from dinado_jax.utils.files import write_json
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 PROMPTS = ["dog chase kite =", "cat carry ball ="]
@@ -127,10 +127,12 @@ def test_a_stream_is_printed_alone(tmp_path, capsys, option):
         (["--particles", -1], "decode.particles = -1: it must be 0 or more"),
     ],
 )
-def test_settings_are_checked_before_the_model_is_loaded(tmp_path, capsys, option, fault, stream):
+def test_settings_are_checked_before_the_model_is_loaded(
+    finished_run, tmp_path, capsys, option, fault, stream
+):
     (tmp_path / "train").mkdir()  # not done: there is no model
-    for folder in (tmp_path, tmp_path / "train"):
-        write_json(folder / "config.json", tiny_run.config().as_dict())
+    for name in ("config.json", "train/config.json"):
+        shutil.copy(finished_run / name, tmp_path / name)
     asked = (tmp_path, "--prompt", "dog =", *stream)
     assert "is not done" in refused(capsys, *asked)
     assert fault in refused(capsys, *asked, *option)
