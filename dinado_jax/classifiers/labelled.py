@@ -128,7 +128,7 @@ def _require_both(divided: Sequence[Parts]) -> None:
                 if not found.any():
                     raise InputError(
                         f"no text {there} the label is among the {len(part.texts)} to {purpose}"
-                        f"{whose}: give more prompts with such texts, or leave the column of "
+                        f"{whose}: give more such texts, of more prompts, or leave the column of "
                         "prompts out"
                     )
 
