@@ -11,6 +11,7 @@ of labelled texts, beside what chance alone would make of them.
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,9 @@ def smoothed(log_odds: np.ndarray, labels: np.ndarray) -> float:
 WAYS = {"none": lambda *_: 1.0, "smoothed labels": smoothed, "prior": fit_temperature}
 
 
-def rows(texts: Labelled, test: Labelled, seed: int, penalty: float):
+def rows(
+    texts: Labelled, test: Labelled, seed: int, penalty: float
+) -> Iterator[tuple[tuple[str, int], dict[str, float]]]:
     """Yields (way, texts to calibrate, figures)."""
     parts = divide(texts, 2, seed)[0]
     log_odds_of = fit_baseline(parts.train, penalty)

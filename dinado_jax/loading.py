@@ -1,6 +1,7 @@
 """Models from files: a base of a checkpoint, a control that `Controlled.save` has written."""
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -11,6 +12,7 @@ import numpy as np
 
 from dinado_jax.adapters.peft import ADAPTER_FILES, merge_adapter
 from dinado_jax.automata.compiled import AutomataOf
+from dinado_jax.config.checks import DTYPES
 from dinado_jax.controls.control_file import (
     CONTROL,
     CONTROL_FILES,
@@ -44,7 +46,7 @@ class LoadSettings(TypedDict, total=False):
 
 
 @known_keywords()
-def load(path_or_name: str | Path, **settings: Unpack[LoadSettings]) -> Base | Any:
+def load(path_or_name: str | os.PathLike[str], **settings: Unpack[LoadSettings]) -> Base | Any:
     """Loads a base, or a saved control with its base.
 
     Args:
@@ -59,9 +61,10 @@ def load(path_or_name: str | Path, **settings: Unpack[LoadSettings]) -> Base | A
     Raises:
       InputError: as `load_base` or `load_control`, and for settings of a base where a control is.
     """
-    if not isinstance(path_or_name, (str, Path)):
+    if not isinstance(path_or_name, (str, os.PathLike)):
         raise InputError(f"{quote(path_or_name)} is no path: give a folder or a name on the hub")
-    folder = locate(str(path_or_name), (*HUB_FILES, CONTROL))
+    path_or_name = os.fsdecode(path_or_name)
+    folder = locate(path_or_name, (*HUB_FILES, CONTROL))
     if not exists(folder / CONTROL):
         return load_base(path_or_name, **settings)
     if settings:
@@ -223,8 +226,8 @@ def load_base(
       InputError: in one line for anything missing, unused, misshapen, damaged or pickled; for a
         tokenizer once it is asked for, or now if there is a prompt template.
     """
-    _require_float("dtype", dtype)
-    _require_float("param_dtype", param_dtype)
+    _require_dtype("dtype", dtype)
+    _require_dtype("param_dtype", param_dtype)
     folder = locate(str(path_or_name))
     model = load_model(folder).replace(dtype=dtype, param_dtype=param_dtype, remat=remat)
     params = load_params(folder, model)
@@ -243,10 +246,6 @@ def load_base(
     return Base(model, place(params), folder, codec, name=own_name(str(path_or_name)))
 
 
-def _require_float(name: str, dtype: str) -> None:
-    try:
-        known = isinstance(dtype, str) and jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
-    except TypeError:
-        known = False
-    if not known:
-        raise InputError(f"{name} = {quote(dtype)}: give 'float32' or 'bfloat16'")
+def _require_dtype(name: str, dtype: str) -> None:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise InputError(f"{name} = {quote(dtype)}: give {' or '.join(map(quote, DTYPES))}")

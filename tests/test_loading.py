@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 
 import jax
@@ -35,7 +36,7 @@ def saved(base, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("dtype", ["fp16", "int32", None, 16])
+@pytest.mark.parametrize("dtype", ["fp16", "float16", "float64", "int32", None, 16])
 def test_what_is_no_dtype_of_a_base(base, dtype):
     for name in ("dtype", "param_dtype"):
         said = error_of(lambda name=name: dinado_jax.load(base.folder, **{name: dtype}))
@@ -44,6 +45,14 @@ def test_what_is_no_dtype_of_a_base(base, dtype):
 
 def test_what_is_no_path():
     assert error_of(dinado_jax.load, None) == "None is no path: give a folder or a name on the hub"
+
+
+def test_any_path_like_object_is_a_path(base):
+    class Folder(os.PathLike):
+        def __fspath__(self):
+            return str(base.folder)
+
+    assert dinado_jax.load(Folder()).model == base.model
 
 
 @pytest.fixture

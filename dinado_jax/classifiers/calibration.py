@@ -15,9 +15,10 @@ def fit_temperature(log_odds: np.ndarray, labels: np.ndarray) -> float:
     """The temperature by which log-odds [N] are to be divided, so that labels bool [N] are most
     likely; in [0.01, 100].
 
-    Its logarithm has a standard normal prior: few texts that are all told apart would otherwise
-    make everything certain. (Smoothed labels, as Platt's, would do that too, but no probability
-    could be above (N + 2) / (N + 4), and good classifiers would come out less certain than right.)
+    Its logarithm has a standard normal prior: few texts that are all classified correctly would
+    otherwise make everything certain. (Smoothed labels, as Platt's, would prevent that too, but no
+    probability could be above (n + 1) / (n + 2) of n texts with a label, and good classifiers would
+    come out less certain than right.)
     """
     signed = np.where(labels, log_odds, -log_odds)
 

@@ -1,5 +1,6 @@
 """Texts with a label: reading them, and which of them train, calibrate and test a classifier."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,6 +97,10 @@ def divide(texts: Labelled, halves: int, seed: int) -> list[Parts]:
       texts: of `read_labelled`.
       halves: number of classifiers. Of two each is measured on texts of the other.
       seed: of the order.
+
+    Raises:
+      InputError: for a part without a text that has the label, or without one that lacks it, as
+        where few prompts have all the texts with the label.
     """
     rng = np.random.default_rng(seed)
     rank = _rank(texts, rng)
@@ -110,7 +115,22 @@ def divide(texts: Labelled, halves: int, seed: int) -> list[Parts]:
         other = half != number if halves > 1 else place == _PERIOD - 1
         calibrate = own & ~train & ~other
         divided.append(Parts(part(own & train), part(calibrate), part(other, _MOST)))
+    _require_both(divided)
     return divided
+
+
+def _require_both(divided: Sequence[Parts]) -> None:
+    """Raises InputError for a part whose texts all have the label, or all lack it."""
+    for name, parts in zip("ab", divided):
+        whose = f" classifier {name}" if len(divided) > 1 else ""
+        for purpose, part in parts._asdict().items():
+            for there, found in (("with", part.labels), ("without", ~part.labels)):
+                if not found.any():
+                    raise InputError(
+                        f"no text {there} the label is among the {len(part.texts)} to {purpose}"
+                        f"{whose}: give more such texts, of more prompts, or leave the column of "
+                        "prompts out"
+                    )
 
 
 def _rank(texts: Labelled, rng: np.random.Generator) -> np.ndarray:

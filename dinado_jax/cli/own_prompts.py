@@ -93,7 +93,7 @@ def continue_prompts(args: argparse.Namespace) -> None:
     for option, given in given_options:
         if given:
             raise InputError(
-                f"--stream prints texts while they are drawn: leave out it, or {option}"
+                f"--stream prints texts while they are drawn: leave out --stream or {option}"
             )
     for part in completions.as_streamed_text(
         completions.stream_completions(args.config, prompts, **how)

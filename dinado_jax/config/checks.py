@@ -10,6 +10,7 @@ from dinado_jax.config.schema import Moment
 from dinado_jax.errors import quote
 
 PROMPT, CHAT, HIDDEN = "{prompt}", "chat", "hidden"  # in a prompt template, and as one
+DTYPES = ("float32", "bfloat16")  # of a base
 
 _CHOICES = {
     "task.languages": ("en-de", "en-es"),
@@ -24,8 +25,8 @@ _CHOICES = {
     "evaluate.split": ("train", "dev", "test"),
     "run.report_to": ("none", "tensorboard"),
     "parallel.mode": ("jit", "shard_map", "pmap"),
-    "base.dtype": ("float32", "bfloat16"),
-    "base.param_dtype": ("float32", "bfloat16"),
+    "base.dtype": DTYPES,
+    "base.param_dtype": DTYPES,
 }
 _BOUNDS = (
     (

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import TypedDict
 
 import numpy as np
 
@@ -16,6 +17,13 @@ from dinado_jax.evaluation.summary import (
 )
 from dinado_jax.oracles.judge import is_success
 from dinado_jax.tasks.protocol import Metric
+
+
+class _Calibration(TypedDict):
+    """Those of `ControlFigures` about V(prompt)."""
+
+    calibration_error: float
+    brier_score: float
 
 
 def aggregate(
@@ -127,7 +135,7 @@ def feature_mean(samples: Sequence[Sample], values: np.ndarray) -> tuple[float, 
     return _mean([s for s, has in zip(samples, known, strict=True) if has], values[known])
 
 
-def _calibration(base: Sequence[Sample]) -> dict:
+def _calibration(base: Sequence[Sample]) -> _Calibration:
     """How well V(prompt) predicts the labels of the base's samples."""
     value, label = np.array([s.value for s in base]), _labels(base)
     predicted, rates = (_per_prompt(base, each) for each in (value, label))

@@ -108,7 +108,7 @@ def stream_completions(
 
 
 def _check_numbers(samples: int, seed: int, max_new_tokens: int | None) -> None:
-    """Checks what decoding would refuse, before anything is loaded."""
+    """Checks what decoding would refuse, before the run is read."""
     require_integer("samples", samples, *POSITIVE)
     require_seed(seed)
     if max_new_tokens is not None:
@@ -144,12 +144,13 @@ def _ready(
     max_new_tokens: int | None,
     particles: int | None = None,
 ) -> _Ready:
-    config, controlled = run_config(run), load_run(run)
+    config = run_config(run)
     if particles is not None:
         config = with_decoding(config, [f"decode.particles={particles}"])
     decode, tilt = config.decode, Tilt.of(config.decode)
     if strength is not None:
         tilt = replace(tilt, strength=strength)
+    controlled = load_run(run)  # only now: what is wrong with the settings is said at once
     tilted = replace(controlled, tilt=tilt)
     given, context = PromptSet(prompts), Context.of(config, Path(run))
     if not decode.guarantee:

@@ -116,3 +116,16 @@ def test_texts_of_one_prompt_stay_together(halves):
     few = texts._replace(prompts=["ab"[i // 2 % 2] for i in range(600)])
     for part in divide(few, halves, 0)[0]:
         assert set(part.prompts) == {"a", "b"}
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_a_part_without_one_of_the_labels_is_refused(has):
+    """One prompt has all texts with the label, which therefore stay together."""
+    prompts = [*(f"prompt {i // 4}" for i in range(1000)), *["the last"] * 60]
+    labels = (np.arange(1060) >= 1000) == has
+    texts = Labelled(prompts, [f"text {i}" for i in range(1060)], labels)
+    there = "with" if has else "without"
+    for halves, what in ((1, "to calibrate"), (2, "to calibrate classifier a")):
+        said = error_of(divide, texts, halves, 0)
+        assert said.startswith(f"no text {there} the label is among the ") and f" {what}: " in said
+    divide(texts._replace(prompts=[""] * 1060), 2, 0)

@@ -1,6 +1,7 @@
 """`dinado generate RUN`: a finished run continues the user's own prompts."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -78,8 +79,6 @@ def test_texts_are_written_to_a_file(finished_run, tmp_path, capsys):
         assert "name one in a folder that is there" in refused(
             capsys, finished_run, *asked, "--out", wrong
         )
-    told = refused(capsys, finished_run, "--prompt", "dog =", "--stream", "--out", file)
-    assert "leave out it, or --out" in told
 
 
 def test_slips_are_one_line(finished_run, tmp_path, capsys):
@@ -111,6 +110,32 @@ def test_the_guarantee_of_a_run_holds_for_other_prompts(tmp_path_factory, capsys
     made = [json.loads(line) for line in printed(capsys, run, *asked)]
     assert all(lexical([one["prompt"] for one in made], [one["text"] for one in made]))
     assert "max_new_tokens is 1" in refused(capsys, run, *asked, "--max-new-tokens", 1)
+
+
+@pytest.mark.parametrize("option", [["--json"], ["--beams", 2], ["--out", "texts.txt"]])
+def test_a_stream_is_printed_alone(tmp_path, capsys, option):
+    told = refused(capsys, tmp_path, "--prompt", "dog =", "--stream", *option)
+    assert told.endswith(f": leave out --stream or {option[0]}")
+
+
+@pytest.mark.parametrize("stream", [[], ["--stream"]])
+@pytest.mark.parametrize(
+    "option, fault",
+    [
+        (["--strength", "nan"], "strength = nan: it must be 0 (the base) or more, finite"),
+        (["--strength", -1], "strength = -1.0: it must be 0 (the base) or more, finite"),
+        (["--particles", -1], "decode.particles = -1: it must be 0 or more"),
+    ],
+)
+def test_settings_are_checked_before_the_model_is_loaded(
+    finished_run, tmp_path, capsys, option, fault, stream
+):
+    (tmp_path / "train").mkdir()  # not done: there is no model
+    for name in ("config.json", "train/config.json"):
+        shutil.copy(finished_run / name, tmp_path / name)
+    asked = (tmp_path, "--prompt", "dog =", *stream)
+    assert "is not done" in refused(capsys, *asked)
+    assert fault in refused(capsys, *asked, *option)
 
 
 @pytest.mark.parametrize("stream", [[], ["--stream"]])

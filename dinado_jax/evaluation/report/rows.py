@@ -58,8 +58,9 @@ _ROWS = (
         "Brier score of V(prompt)",
         "brier_score",
         "{:.3f}",
-        "The mean square of label minus V(prompt) over the base's texts: r (1 - r) for V = r, the "
-        "success rate, everywhere; less if V tells the prompts apart.",
+        "The mean square of label minus V(prompt) over the base's texts. If V is their mean label "
+        "r everywhere, it is the variance of the labels (for labels 0 or 1: r (1 - r)); less if V "
+        "tells the prompts apart.",
     ),
 )
 _FLOORS = (
