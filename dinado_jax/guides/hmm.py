@@ -224,7 +224,7 @@ def hmm_guide(
     """Makes a guide of an HMM and the constraints of P prompts, with its arrays.
 
     Args:
-      hmm: of the base; with a head, that is what tells its state.
+      hmm: of the base; with a head, that predicts its state.
       automata: of P constraints over the base's tokens, one each: see `automata.joint.product`.
       stop_ids: of the base.
       length: L, the most new tokens of a text.
@@ -246,8 +246,8 @@ def hmm_guide(
         )
     groups = divide([each.class_of for each in automata], stop_ids)
     emission = np.asarray(hmm.emission)
-    alike = (emission == emission.min(0)).all(1)  # those that no sample has, all at the least
-    kept, place = columns(groups, alike)
+    equal_rows = (emission == emission.min(0)).all(1)  # those that no sample has, all at the least
+    kept, place = columns(groups, equal_rows)
     start = np.cumsum(sizes) - sizes
     classes = max(each.table.shape[1] for each in automata)
     tables = [
