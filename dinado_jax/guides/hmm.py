@@ -231,8 +231,7 @@ def hmm_guide(
       weight: see `HmmGuide`; None for R.
 
     Raises:
-      InputError: for constraints with more states than `MOST_VALUES` allows, and for a weight
-        outside of (0, 1].
+      InputError: for more states than `MOST_VALUES` allows, and for a weight outside of (0, 1].
     """
     if weight is not None:
         require_number("weight", weight, "above 0 and at most 1", lambda x: 0 < x <= 1)
