@@ -119,7 +119,8 @@ def load_hmm(folder: str | Path, base: Base, head: bool = False) -> Hmm:
     Args:
       folder: of the HMM.
       base: that it is to guide, see `guarantee`.
-      head: whether the base tells the state of the HMM, by the head of `dinado hmm train --head`.
+      head: whether the head of `dinado hmm train --head` predicts the HMM's state from the base's
+        hidden state, in place of the HMM's own filter.
 
     Raises:
       InputError: in one line for files that are missing, damaged or of a newer version, for an HMM

@@ -43,7 +43,7 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--reads-prompt", action="store_true", help="a model of prompts and texts, not of texts"
     )
-    head = "train a head too, by which the base tells the model's state"
+    head = "also train a head that predicts the HMM's state from the base's hidden state"
     command.add_argument("--head", action="store_true", help=head)
 
 
@@ -122,6 +122,6 @@ def _figures(folder: Path, made: "Saved") -> str:
     use = f"use: decode.guarantee=true decode.hmm={escape(str(folder))}"
     if hmm.head is not None:
         of_head = found["held_out_of_head"]
-        lines.append(f"  where the head tells the state  {of_head:.3f}  (of each next token)")
+        lines.append(f"  by the states that the head predicts  {of_head:.3f}")
         use += " decode.hmm_head=true"
     return "\n".join([*lines, use])

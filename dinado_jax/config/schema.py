@@ -127,7 +127,8 @@ class Decode(Sampling):
     # With decode.guarantee: a folder of `dinado hmm train` of the run's base. The guarantee then
     # knows how likely the oracle is to be satisfied, not only whether it can be. Empty: a mask.
     hmm: str = ""
-    hmm_head: bool = False  # the base tells the state of the HMM: dinado hmm train --head
+    # The head of dinado hmm train --head predicts the HMM's state from the base's hidden state.
+    hmm_head: bool = False
     # Each text is chosen among so many of the control by weight and oracle: nearer to q* than the
     # control. 0 is off.
     particles: int = 0

@@ -224,15 +224,14 @@ def hmm_guide(
     """Makes a guide of an HMM and the constraints of P prompts, with its arrays.
 
     Args:
-      hmm: of the base; with a head, that is what tells its state.
+      hmm: of the base; with a head, that predicts its state.
       automata: of P constraints over the base's tokens, one each: see `automata.joint.product`.
       stop_ids: of the base.
       length: L, the most new tokens of a text.
       weight: see `HmmGuide`; None for R.
 
     Raises:
-      InputError: for constraints with more states than `MOST_VALUES` allows, and for a weight
-        outside of (0, 1].
+      InputError: for more states than `MOST_VALUES` allows, and for a weight outside of (0, 1].
     """
     if weight is not None:
         require_number("weight", weight, "above 0 and at most 1", lambda x: 0 < x <= 1)
@@ -246,8 +245,8 @@ def hmm_guide(
         )
     groups = divide([each.class_of for each in automata], stop_ids)
     emission = np.asarray(hmm.emission)
-    alike = (emission == emission.min(0)).all(1)  # those that no sample has, all at the least
-    kept, place = columns(groups, alike)
+    equal_rows = (emission == emission.min(0)).all(1)  # those that no sample has, all at the least
+    kept, place = columns(groups, equal_rows)
     start = np.cumsum(sizes) - sizes
     classes = max(each.table.shape[1] for each in automata)
     tables = [

@@ -6,6 +6,7 @@ names it: one of the two is always whole.
 """
 
 import dataclasses
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,13 @@ from dinado_jax import __version__
 from dinado_jax.errors import InputError
 from dinado_jax.hmm.model import Hmm
 from dinado_jax.models.hf_folder import check_finite, check_tensors, read_safetensors, write_tensors
-from dinado_jax.utils.files import exists, file_digest, read_sealed_record, write_sealed
+from dinado_jax.utils.files import (
+    exists,
+    file_digest,
+    json_digest,
+    read_sealed_record,
+    write_sealed,
+)
 
 RECORD = "hmm.json"
 _HEAD = "head/"  # of the names of its tensors
@@ -73,9 +80,14 @@ def is_saved(folder: Path) -> bool:
     return exists(folder / RECORD)
 
 
-def saved_digest(folder: str | Path) -> str:
-    """SHA-256 of an HMM with its record. InputError if there is none."""
-    return file_digest(_record_of(Path(folder).expanduser()))
+def saved_digest(folder: str | Path, head: bool) -> str:
+    """SHA-256 of an HMM, with its head or without: one that is added later does not change what
+    reads the HMM alone. InputError as for `load_saved`.
+    """
+    saved = load_saved(folder)
+    hmm = saved.hmm if head else dataclasses.replace(saved.hmm, head=None)
+    arrays = {name: hashlib.sha256(x.tobytes()).hexdigest() for name, x in _tensors(hmm).items()}
+    return json_digest([saved.base, hmm.reads_prompt, arrays])
 
 
 def load_saved(folder: str | Path) -> Saved:

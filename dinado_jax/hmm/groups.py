@@ -1,4 +1,4 @@
-"""Tokens in groups that the automata of all prompts take alike, with the exceptions of each prompt.
+"""Tokens in groups that all prompts' automata treat equally, with the exceptions of each prompt.
 
 Most tokens have nothing to do with most constraints: what they do to any automaton only depends on
 a few things, such as whether they begin a word. So the vocabulary is divided once for all prompts,
@@ -50,21 +50,21 @@ def divide(class_of: Sequence[np.ndarray], stop_ids: Sequence[int]) -> Groups:
     return Groups(*(x.astype(np.int32) for x in (of_token, classes, exceptions, of_each)))
 
 
-def columns(groups: Groups, alike: np.ndarray) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+def columns(groups: Groups, equal_rows: np.ndarray) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
     """Selects the tokens that a product of each group has a column for.
 
     Args:
       groups: of V tokens.
-      alike: bool [V], tokens of equal probabilities, of which each group needs one only.
+      equal_rows: bool [V], tokens of equal probabilities, of which each group needs one only.
 
     Returns:
       Of each group, int64 [columns], their tokens; and int32 [V], the column of each token among
       those of all groups, one group after the other.
     """
-    place, kept, begin = np.zeros(len(alike), np.int32), [], 0
+    place, kept, begin = np.zeros(len(equal_rows), np.int32), [], 0
     for group in range(groups.classes.shape[1]):
         tokens = np.flatnonzero(groups.of_token == group)
-        own, shared = tokens[~alike[tokens]], tokens[alike[tokens]]
+        own, shared = tokens[~equal_rows[tokens]], tokens[equal_rows[tokens]]
         place[own], place[shared] = begin + np.arange(len(own)), begin + len(own)
         kept.append(np.concatenate([own, shared[:1]]))
         begin += len(kept[-1])

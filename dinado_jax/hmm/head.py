@@ -1,10 +1,11 @@
-"""A head that reads the state of an HMM off the hidden states of its base: LTLA's form.
+"""A head that predicts the state of an HMM from the hidden states of its base: LTLA's form (arXiv
+2511.16054).
 
-(arXiv 2511.16054.) The HMM's own filter knows of a text what the HMM makes of its tokens. The base
-knows its prompt too, and more of what it is going to write. The head is trained on samples of the
-base to say what the HMM finds out about its state with a whole text before it (its smoothed
-posterior), from the hidden state of the base, which has read the beginning alone. What the state
-means for the tokens to come remains the HMM's.
+The HMM's own filter knows of a text what the HMM makes of its tokens. The base knows its prompt
+too, and more of what it is going to write. The head is trained on samples of the base to predict
+what the HMM finds out about its state with a whole text before it (its smoothed posterior), from
+the hidden state of the base, which has read the beginning alone. What the state means for the
+tokens to come remains the HMM's.
 
 N rows, T tokens, D width of the base, H states.
 """

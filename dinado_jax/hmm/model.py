@@ -29,7 +29,9 @@ class Hmm:
     emission: Array  # [V, H], of each token in the state of each column
     # Whether its texts begin with their prompts, otherwise after them.
     reads_prompt: bool = struct.field(pytree_node=False, default=False)
-    head: Any = None  # parameters of hmm/head.py; None: the HMM's own filter tells its state
+    # Parameters of hmm/head.py, which predicts the state from the base's hidden state. None: the
+    # HMM's own filter gives the state.
+    head: Any = None
 
     @property
     def states(self) -> int:

@@ -1,5 +1,5 @@
-"""Distils a hidden Markov model from samples of a base: draws them, clusters, and runs EM. At the
-end a head by which the base tells the state of the model is trained, if it is wanted.
+"""Distils a hidden Markov model from samples of a base: draws them, clusters, and runs EM.
+If asked for, a head that predicts its state from the base's hidden state is trained at the end.
 
 Everything is kept in one folder, and a stopped distillation continues: samples from the last batch
 of them, EM from the last epoch, the head from its last checkpoint, bit for bit on a CPU.
@@ -51,7 +51,7 @@ class Distillation:
     max_new_tokens: int = 32
     epochs: int = 20  # of EM
     reads_prompt: bool = False  # the HMM is one of prompts and texts, not of texts alone
-    head: bool = False  # by which the base tells the state of the HMM
+    head: bool = False  # that predicts the HMM's state from the base's hidden state
     batch: int = 256  # rows at once
     seed: int = 0
 
@@ -95,6 +95,7 @@ def distil(
     known = _earlier(folder, mark, identity)
     complete = known is not None and known.epochs >= settings.epochs
     if known and complete and (known.hmm.head is not None or not settings.head):
+        _delete_head_checkpoints(folder)
         return known
     drawn = _samples(base, prompts, settings, folder, json_digest([mark, identity]), plan)
     begin = np.zeros(len(drawn), np.int32) if settings.reads_prompt else drawn.prompt_length
@@ -109,6 +110,7 @@ def distil(
     if settings.head:
         known = _add_head(known, base, select(drawn, train), measured, settings, folder, plan)
     barrier("the HMM is written")
+    _delete_head_checkpoints(folder)
     return known
 
 
@@ -162,8 +164,17 @@ def _add_head(
     known = dataclasses.replace(known, hmm=hmm, figures={**known.figures, "held_out_of_head": loss})
     if is_main():
         save_hmm(folder, known)
-        shutil.rmtree(folder / name)
     return known
+
+
+def _delete_head_checkpoints(folder: Path) -> None:
+    """Process 0 deletes them, those of a training that was stopped and given up too."""
+    for each in sorted(folder.glob("head_*")):
+        if is_main() and each.is_dir():  # not its metrics
+            try:
+                shutil.rmtree(each)
+            except OSError as error:
+                raise os_error(each, error) from error
 
 
 def _earlier(folder: Path, mark: str, identity: dict[str, Any]) -> Saved | None:

@@ -1,4 +1,6 @@
-"""Trains the head by which a base tells the state of its HMM; a stopped training continues."""
+"""Trains the head that predicts an HMM's state from the base's hidden state; a stopped training
+continues.
+"""
 
 import functools
 from pathlib import Path
@@ -70,7 +72,7 @@ def train_head(
 
 
 def next_token_loss(model: Model, params: dict, hmm: Hmm, rows: Sequences, batch: int) -> float:
-    """Nats per token of texts, each given what the head says of the state before it.
+    """Nats per token of texts, each by the state that the head predicts before it.
 
     Args:
       model: the base.

@@ -47,7 +47,7 @@ def _from_outside(name: str, context: Context) -> dict[str, str]:
         rows = context.held_out if generating else context.train_examples
         found["task.source"] = json_digest([[row.prompt, *row.references] for row in rows])
     if name == "generate" and config.decode.hmm:
-        found["decode.hmm"] = saved_digest(config.decode.hmm)
+        found["decode.hmm"] = saved_digest(config.decode.hmm, config.decode.hmm_head)
     if name != "sft":
         what = f"rollout.oracle (the source of {context.oracle.name})"
         found[what] = _source(context.oracle)

@@ -283,7 +283,7 @@ def test_samples_follow_p_times_r_and_all_satisfy_the_constraint(composed):
 
 def log_r_of_states(states):
     """log R after every next token of every continuation, [rows, N, V], where something else than
-    the HMM's filter tells the state before each token, [rows, N, H].
+    the HMM's filter gives the state before each token, [rows, N, H].
     """
     texts = list(dict.fromkeys(_outcome(row) for row in world.CONTINUATIONS.tolist()))
     found = np.full((len(world.CONTINUATIONS), world.N, world.V), -np.inf)
@@ -300,7 +300,7 @@ def log_r_of_states(states):
     return found
 
 
-def test_with_a_head_the_base_tells_the_state():
+def test_a_head_predicts_the_state_from_the_hidden_state():
     """Decoding with caches, against one pass without."""
     head = tiny.noisy(init_head(world.MODEL.width, WORLD_HMM.states, 0), scale=1.0)
     hmm, prompt = WORLD_HMM.replace(head=head), world.PROMPTS[2]

@@ -32,14 +32,14 @@ def test_groups_and_exceptions_give_each_token_its_class(prompts):
     assert groups.exceptions.shape[1] <= 20 + prompts
 
 
-def test_each_token_has_a_column_in_its_group_and_those_that_are_alike_share_it():
+def test_each_token_has_a_column_in_its_group_and_those_that_are_equal_rows_share_it():
     groups = divide(classes(1, 4), [STOP])
-    alike = np.random.default_rng(2).random(V) < 0.3
-    kept, place = columns(groups, alike)
+    equal_rows = np.random.default_rng(2).random(V) < 0.3
+    kept, place = columns(groups, equal_rows)
     for group, tokens in enumerate(kept):
         assert (groups.of_token[tokens] == group).all()
     np.testing.assert_array_equal(groups.of_token[np.concatenate(kept)[place]], groups.of_token)
-    own = np.flatnonzero(~alike)
+    own = np.flatnonzero(~equal_rows)
     np.testing.assert_array_equal(np.concatenate(kept)[place[own]], own)
-    assert alike[np.concatenate(kept)[place[alike]]].all()
-    assert [alike[tokens].sum() for tokens in kept] == [1] * len(kept)
+    assert equal_rows[np.concatenate(kept)[place[equal_rows]]].all()
+    assert [equal_rows[tokens].sum() for tokens in kept] == [1] * len(kept)

@@ -1,4 +1,4 @@
-"""The head of an HMM, of a base that is itself an HMM: it tells what the filter knows."""
+"""The head of an HMM, of a base that is itself an HMM: it predicts what the filter knows."""
 
 import dataclasses
 

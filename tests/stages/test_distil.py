@@ -16,7 +16,7 @@ from dinado_jax import cli
 from dinado_jax.constraints import at_most_words, contains, ends_with, in_order, pattern, without
 from dinado_jax.distributed import signals
 from dinado_jax.guarantee import guarantee
-from dinado_jax.hmm.folder import load_saved
+from dinado_jax.hmm.folder import load_saved, saved_digest
 from dinado_jax.hmm.model import random_hmm
 from dinado_jax.stages.completions import completions
 from dinado_jax.stages.pipeline import run_stages
@@ -110,6 +110,8 @@ def test_a_head_is_added_and_continues_bit_for_bit(folder, base, trained, tmp_pa
     assert found.figures == wanted.figures
     assert found.figures["held_out_of_base"] < found.figures["held_out_of_head"] < np.log(300)
     assert sorted(path.name for path in whole.glob("*_head*")) == ["epoch_0003_head.safetensors"]
+    assert not list(whole.glob("head_*/")) and (whole / "head_0003.jsonl").is_file()
+    assert saved_digest(whole, False) == saved_digest(trained, False) != saved_digest(whole, True)
     assert dinado_jax.load_hmm(whole, base).head is None
     hmm = dinado_jax.load_hmm(whole, base, head=True)
     model, prompts = guarantee(base, ["dog =", "cat fox ="], 8, hmm=hmm)
@@ -117,6 +119,28 @@ def test_a_head_is_added_and_continues_bit_for_bit(folder, base, trained, tmp_pa
     assert all(lexical([one.prompt for one in made], [one.text for one in made]))
     message = error_of(dinado_jax.load_hmm, trained, base, True)
     assert "has no head: train it by the same `dinado hmm train` with --head" in message
+
+
+def test_checkpoints_of_a_head_that_is_given_up_are_deleted(
+    folder, trained, tmp_path, monkeypatch, capsys
+):
+    out = tmp_path / "hmm"
+    shutil.copytree(trained, out)
+    left = out / "head_0002" / "7"
+    left.mkdir(parents=True)
+
+    def fail(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as caught:
+        patch.setattr(shutil, "rmtree", fail)
+        train(folder, out, "--epochs", "3")
+    assert caught.value.code == 2 and "head_0002, permission denied" in capsys.readouterr().err
+    train(folder, out, "--epochs", "3")
+    assert not left.parent.exists()
+    left.mkdir(parents=True)
+    train(folder, out, "--epochs", "4")
+    assert not left.parent.exists() and load_saved(out).epochs == 4
 
 
 # As a guide
