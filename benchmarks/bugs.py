@@ -486,7 +486,7 @@ BUGS = [
     Bug("config/checks.py", '0 < x <= 1, "rollout.top_p', '0 <= x <= 1, "rollout.top_p', STAGES),
     Bug("stages/generate.py", "(context.config.seed + 1) % 2**32", "context.config.seed", REACH),
     Bug("stages/generate.py", "label=float(rows.label[i])", "label=float(rows.finished[i])", REACH),
-    Bug("stages/generate.py", "strength=decode.strength, ", "", REACH),
+    Bug("guides/tilt.py", "cls(decode.strength, ", "cls(1.0, ", REACH),
     Bug("stages/rollout.py", "is_success(samples.label).sum()", "samples.finished.sum()", REACH),
     Bug(
         "stages/sft.py",
@@ -506,7 +506,9 @@ BUGS = [
         "config.rollout.prompts",
         REACH,
     ),
-    Bug("stages/rounds.py", "as_mixture(read, q, train.mixture", "as_mixture(read, q, 0.4", REACH),
+    Bug("stages/rounds.py", "as_mixture(read, q, share", "as_mixture(read, q, 0.4", REACH),
+    Bug("decoding/sampler.py", "index >= switch", "index > switch", "decoding/test_roll_in.py"),
+    Bug("stages/rounds.py", "roll_in=max(1, length)", "roll_in=0", "stages/test_roll_outs.py"),
     Bug("stages/artifacts.py", "offset = start % len(distinct)", "offset = 0", REACH),
     Bug(
         "evaluation/aggregate.py",
