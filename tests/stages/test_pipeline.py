@@ -653,7 +653,8 @@ def test_soft_labels_that_leave_nothing_to_learn(copy, monkeypatch, oracle, matc
 
 
 @pytest.mark.parametrize(
-    "oracle, match", [("short", "shape"), ("undefined", "nan"), ("percent", "holds 50.0 for 2")]
+    "oracle, match",
+    [("short", "returned 1 value for 2"), ("undefined", "nan"), ("percent", "returned 50.0 for 2")],
 )
 def test_oracles_that_give_no_labels(copy, monkeypatch, oracle, match):
     path = copy(1)
