@@ -104,10 +104,10 @@ def values(
 ) -> list[PrefixValues]:
     """Computes R, the success rate of the base that a control predicts, after each token of texts.
 
-    R after a token is what decoding weighs it by: q(v | x) = p(v | x) R(x, v) / V(x). The kind
-    `hard` has V(x) = R(x), the value after the token before; the norm of the others estimates V of
-    every prefix anew, and only that of the prompt is among the values. Hard controls of form
-    clamped may have R above 1. The tilt has an effect on `log_probs` alone.
+    Decoding weights each next token by its R: q(v | x) = p(v | x) R(x, v) / V(x). For the kind
+    `hard` V(x) = R(x), the value after the previous token. For the other kinds the norm predicts V
+    of every prefix separately, and only that of the prompt is among the values. Hard controls of
+    form clamped may have R above 1. The tilt has an effect on `log_probs` alone.
 
     Args:
       model: a base under one control or guide.

@@ -1,6 +1,7 @@
 """The user's own prompts, continued with a finished run: `dinado generate RUN`."""
 
 import argparse
+import os
 from pathlib import Path
 
 from dinado_jax.errors import InputError, escape, os_error
@@ -47,7 +48,7 @@ def _options_given(args: argparse.Namespace) -> list[str]:
     return ["--" + name.replace("_", "-") for name in given]
 
 
-def _is_folder(path: str) -> bool:
+def _is_folder(path: str | Path) -> bool:
     return exists(Path(path)) and Path(path).is_dir()
 
 
@@ -68,11 +69,8 @@ def continue_prompts(args: argparse.Namespace) -> None:
             "--print-config and --dry-run, or give its CONFIG instead of its folder; a prompt is "
             "given as --prompt TEXT"
         )
-    if args.out and (args.out.is_dir() or not args.out.absolute().parent.is_dir()):
-        raise InputError(
-            f"--out {escape(str(args.out))}: texts are written to a file, name one in a folder "
-            "that is there"
-        )
+    if args.out:
+        _check_file(args.out)
     prompts = [
         *(args.prompt or []),
         *(read_prompts(args.prompts) if args.prompts else []),
@@ -99,6 +97,16 @@ def continue_prompts(args: argparse.Namespace) -> None:
         completions.stream_completions(args.config, prompts, **how)
     ):
         streams.print_result(part, end="")
+
+
+def _check_file(file: Path) -> None:
+    """Refuses a file that could not be written, before anything is generated."""
+    folder = file.absolute().parent
+    if _is_folder(file) or not _is_folder(folder) or not os.access(folder, os.W_OK):
+        raise InputError(
+            f"--out {escape(str(file))}: texts are written to a file, name one in a folder that is "
+            "there and writable"
+        )
 
 
 def _give(text: str, file: Path | None) -> None:

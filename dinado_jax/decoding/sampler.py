@@ -47,7 +47,7 @@ from dinado_jax.ops.masks import among
 from dinado_jax.utils.arguments import POSITIVE, require_integer, require_integer_field
 
 _GROUP = 8
-_SWITCH = 2**31 - 1  # folded into a row's key; steps have the numbers below
+_SWITCH = 2**31 - 1  # folded into a row's key for its switch to the base; no step has this number
 
 
 class LogProbs(NamedTuple):
@@ -93,8 +93,8 @@ class Sampler:
     samples: int = 1  # per prompt, from one prefill
     mesh: Mesh | None = None  # devices that share the prompts of a call, a multiple of them
     scores: bool = False  # whether samples carry log_policy and log_base
-    # Above 0: the policy draws only the first t tokens of a row, and the base, whose logits it has
-    # in hand, the rest, with t uniform in [0, roll_in) and random per row.
+    # Above 0: the first t tokens of a row are drawn from the policy and the others from the base,
+    # with t uniform in [0, roll_in) per row. Only for policies that return the base's logits.
     roll_in: int = 0
 
     def __post_init__(self):
@@ -224,7 +224,7 @@ class Sampler:
     def _drawn_from(
         self, logits: NextLogits, streams: jax.Array, index: jax.Array | int
     ) -> jax.Array:
-        """The logits that a token is drawn from, [R, V]; see `roll_in`."""
+        """The logits to draw a token from, those of policy or base per row (`roll_in`): [R, V]."""
         if not self.roll_in:
             return logits.policy
         assert logits.base is not None, "the policy does not know the base"

@@ -25,8 +25,8 @@ from dinado_jax.models.protocol import Model
 class BestTokens(NamedTuple):
     """The `count` most probable next tokens of each prefix under q, the best first.
 
-    Place i is what may follow the prompt and i target tokens; those after a row's last target
-    mean nothing.
+    Column i holds alternatives for the token after the prompt and i target tokens; columns after a
+    row's last target have no meaning.
     """
 
     token: Array  # int32 [N, T-1, count]

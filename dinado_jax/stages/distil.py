@@ -168,7 +168,7 @@ def _add_head(
 
 
 def _delete_head_checkpoints(folder: Path) -> None:
-    """Process 0 deletes them, those of a training that was stopped and given up too."""
+    """Process 0 deletes them, including those that a stopped training left behind."""
     for each in sorted(folder.glob("head_*")):
         if is_main() and each.is_dir():  # not its metrics
             try:

@@ -202,9 +202,9 @@ class Rounds:
         return Controlled(base, self.control, params, automata_of=self.context.automata_of)
 
     def _roll_outs(self, number: int, params: dict, folder: Path) -> Rollouts:
-        """Samples that q begins, and the base continues from a token on that is uniform within the
-        mean length of the base's own samples: prefixes that q visits, with labels that are draws
-        of R. With plain sampling what follows has weight 1.
+        """Samples that q begins and the base continues, from a token that is uniformly distributed
+        within the mean length of the base's samples: labels of prefixes that q visits. With plain
+        sampling the tokens after that one have weight 1.
         """
         own, samples = _samples(self.initial), refresh(self.context.config.train).roll_outs
         length = round(float((own.length - own.prompt_length).mean()))

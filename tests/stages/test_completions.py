@@ -75,10 +75,12 @@ def test_texts_are_written_to_a_file(finished_run, tmp_path, capsys):
     assert printed(capsys, finished_run, *asked, "--out", file) == [str(file)]
     assert file.read_text().splitlines() == wanted
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
-    for wrong in (tmp_path, tmp_path / "none" / "texts.jsonl"):
-        assert "name one in a folder that is there" in refused(
-            capsys, finished_run, *asked, "--out", wrong
-        )
+    for wrong, told in (
+        (tmp_path, "name one in a folder that is there"),
+        (tmp_path / "none" / "texts.jsonl", "name one in a folder that is there"),
+        ("a" * 5000, "too long"),
+    ):
+        assert told in refused(capsys, finished_run, *asked, "--out", wrong)
 
 
 def test_slips_are_one_line(finished_run, tmp_path, capsys):
