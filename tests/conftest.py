@@ -33,6 +33,16 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.slow)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def programs_are_unmapped():
+    """A process that has all mappings that Linux allows (65,530) crashes, and each compiled program
+    has about six: those of many modules are too many."""
+    yield
+    mappings = Path("/proc/self/maps")
+    if mappings.exists() and mappings.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
+
+
 @pytest.fixture(scope="module")
 def compiled_quickly(tmp_path_factory):
     """For modules whose programs are compiled more often than they are run."""

@@ -137,6 +137,16 @@ def moment_faults(key: str, moments: Sequence[Moment]) -> Iterator[str]:
         yield f"{key}, feature {quote(feature)} is given twice: leave one out"
 
 
+def strength_faults(key: str, strengths: Sequence[float]) -> Iterator[str]:
+    """Yields the faults of a list of strengths."""
+    for strength in strengths:
+        if not 0 <= strength <= LARGEST["decode.strength"]:
+            most = f"{LARGEST['decode.strength']:,}"
+            yield f"{key} = {quote(list(strengths))}: each must be 0 (the base) to {most}"
+    for strength in dict.fromkeys(one for one in strengths if strengths.count(one) > 1):
+        yield f"{key}: {strength} is given twice, leave one out"
+
+
 def out_of_range(values: dict[str, Any]) -> Iterator[str]:
     """Yields the faults of single values, given by "section.key".
 
@@ -150,6 +160,7 @@ def out_of_range(values: dict[str, Any]) -> Iterator[str]:
         if isinstance(value, str) and "\0" in value:
             yield f"{key} = {quote(value)}: remove the NUL character"
     yield from moment_faults("target.moments", values["target.moments"])
+    yield from strength_faults("evaluate.strengths", values["evaluate.strengths"])
     if template := values["base.prompt_template"]:
         yield from template_faults("base.prompt_template", template)
     for wanted, holds, keys in _BOUNDS:

@@ -30,13 +30,14 @@ Given = dict[str, tuple[Any, str]]  # "section.key": (value, where it was writte
 def _typed(key: str, value: Any, kind: Any, where: str) -> Any:
     if isinstance(kind, types.GenericAlias):
         element = typing.get_args(kind)[0]
-        if element is not str:
+        if dataclasses.is_dataclass(element):
             return _tables(key, value, element, where)
-        if isinstance(value, str):
-            value = [value]
-        if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
-            return tuple(value)
-        wanted = "a list of strings"
+        items = list(value) if isinstance(value, (list, tuple)) else [value]
+        if element is float:
+            items = [_float(item) if type(item) is int else item for item in items]
+        if all(type(item) is element for item in items):
+            return tuple(items)
+        wanted = f"a list of {'strings' if element is str else 'numbers'}"
     else:
         if kind is float and type(value) is int:
             return _float(value)
@@ -70,8 +71,8 @@ def _tables(key: str, value: Any, kind: Any, where: str) -> tuple[Any, ...]:
 def _example(kind: Any) -> str:
     """Shows how a list setting is written."""
     element = typing.get_args(kind)[0] if isinstance(kind, types.GenericAlias) else str
-    if element is str:
-        return "['..', '..']"
+    if not dataclasses.is_dataclass(element):
+        return "['..', '..']" if element is str else "[0.5, 2]"
     return "[{" + ", ".join(f"{name} = .." for name in typing.get_type_hints(element)) + "}]"
 
 

@@ -14,6 +14,7 @@ from dinado_jax.evaluation.summary import (
     BaseFigures,
     ControlFigures,
     Floors,
+    StrengthFigures,
 )
 from dinado_jax.oracles.judge import is_success
 from dinado_jax.tasks.protocol import Metric
@@ -101,6 +102,13 @@ def floors(base: Sequence[Sample], control: Sequence[Sample], figures: ControlFi
         efficiency=metrics.efficiency(floor, figures.kl_to_base),
         kl_floor_by_prompt=by_prompt,
         efficiency_by_prompt=metrics.efficiency(by_prompt, figures.kl_to_base),
+    )
+
+
+def of_strength(strength: float, samples: Sequence[Sample]) -> StrengthFigures:
+    """Computes the figures of the control at a strength from its samples."""
+    return StrengthFigures(
+        strength, *_mean(samples, _labels(samples)), *_mean(samples, _log_ratios(samples))
     )
 
 

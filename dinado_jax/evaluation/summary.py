@@ -61,6 +61,17 @@ class Floors:
 
 
 @dataclasses.dataclass(frozen=True)
+class StrengthFigures:
+    """Figures of the control at another strength than decode.strength."""
+
+    strength: float
+    success_rate: float
+    success_rate_error: float
+    kl_to_base: float  # nats per sequence
+    kl_to_base_error: float
+
+
+@dataclasses.dataclass(frozen=True)
 class MomentFigures:
     """The mean of a feature of `target.moments` over held-out prompts."""
 
@@ -96,6 +107,7 @@ class Summary:
     versions: dict[str, str]
     device: Device
     moments: tuple[MomentFigures, ...] = ()
+    strengths: tuple[StrengthFigures, ...] = ()  # of evaluate.strengths, ascending
 
     @property
     def kl_is_bound(self) -> bool:
@@ -109,6 +121,7 @@ class Summary:
             "control": _as_dict(self.control),
             **dataclasses.asdict(self.floors),
             "moments": [dataclasses.asdict(moment) for moment in self.moments],
+            "strengths": [dataclasses.asdict(each) for each in self.strengths],
             "seconds": self.seconds,
             "stages": {
                 field.name: stage_figures.as_dict(getattr(self.stages, field.name))
@@ -178,6 +191,10 @@ def read_summary(path: Path, fix: str) -> Summary:
         moments=tuple(
             read_record(MomentFigures, moment, f"{where}, moments", fix)
             for moment in tree["moments"]
+        ),
+        strengths=tuple(
+            read_record(StrengthFigures, each, f"{where}, strengths", fix)
+            for each in validate(tree.get("strengths", []), [dict], f"{where}, strengths", fix)
         ),
         seconds=tree["seconds"],
         stages=StageFigures(**stages),

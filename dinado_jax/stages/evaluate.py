@@ -8,7 +8,7 @@ import time
 import jax
 
 from dinado_jax.distributed.processes import is_main
-from dinado_jax.evaluation.aggregate import aggregate, floors, kl_of_target, of_target
+from dinado_jax.evaluation.aggregate import aggregate, floors, kl_of_target, of_strength, of_target
 from dinado_jax.evaluation.report.page import write_report
 from dinado_jax.evaluation.report.records import Records
 from dinado_jax.evaluation.samples import read_samples
@@ -37,6 +37,7 @@ def evaluate(context: Context) -> EvaluateFigures:
     metrics, seed = context.reported_metrics, context.config.seed
     base, control = aggregate(of_base, of_control, metrics, references, seed)
     least = floors(of_base, of_control, control)
+    curve = {float(path.stem): path for path in (generated / "strengths").glob("*.jsonl")}
     if context.config.decode.particles:
         least = dataclasses.replace(least, kl_of_target=kl_of_target(of_control))
     records = {name: run.record(name) for name in ("sft", "rollout", "train", "generate")}
@@ -67,6 +68,7 @@ def evaluate(context: Context) -> EvaluateFigures:
         versions=versions | {"python": platform.python_version()},
         device=Device(device.platform, device.device_kind, jax.device_count()),
         moments=moments,
+        strengths=tuple(of_strength(one, read_samples(curve[one])) for one in sorted(curve)),
     )
     write_summary(run.path / "summary.json", summary)
     records = Records(

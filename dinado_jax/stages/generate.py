@@ -12,11 +12,12 @@ from dinado_jax.evaluation.samples import Sample, write_samples
 from dinado_jax.evaluation.stage_figures import GenerateFigures
 from dinado_jax.evaluation.token_values import write_token_values
 from dinado_jax.guides.tilt import Tilt
-from dinado_jax.language_model import Base, LanguageModel, compose
+from dinado_jax.language_model import Base, Composed, Controlled, LanguageModel, compose
 from dinado_jax.rollouts.collect import Collected, Collector
 from dinado_jax.stages.artifacts import guaranteed, trained_model
 from dinado_jax.stages.context import Context
 from dinado_jax.stages.shown_values import shown_values
+from dinado_jax.stages.works import other_strengths
 
 
 def _samples(collected: Collected, values: np.ndarray) -> Iterator[Sample]:
@@ -37,34 +38,44 @@ def _samples(collected: Collected, values: np.ndarray) -> Iterator[Sample]:
 
 
 def generate(context: Context) -> GenerateFigures:
-    """Writes generate/base.jsonl and generate/control.jsonl, one judged sample per line, and
-    generate/values.jsonl, R after each token of some of them.
+    """Writes generate/base.jsonl and generate/control.jsonl, one judged sample per line,
+    generate/values.jsonl, R after each token of some of them, and for each of evaluate.strengths
+    generate/strengths/STRENGTH.jsonl.
     """
     folder, decode = context.run.stage_folder("generate"), context.config.decode
-    controlled = dataclasses.replace(trained_model(context), tilt=Tilt.of(decode))
+    tilt = Tilt.of(decode)
+    controlled = dataclasses.replace(trained_model(context), tilt=tilt)
     fingerprint = context.run.fingerprint("generate")
     collector = Collector(context.oracle_calls, decode, fingerprint, context.mesh)
     key = jax.random.key((context.config.seed + 1) % 2**32)  # another stream than that of rollouts
     prompts = PromptSet(
         [example.prompt for example in context.held_out], names=list(context.prompt_file) or None
     )
-    given: dict[str, tuple[LanguageModel, PromptSet]] = {
-        "base": (controlled.base, prompts),
-        "control": (controlled, prompts),
-    }
+    sure, known = None, prompts
     if decode.guarantee:
         sure, known = guaranteed(context, controlled.base, prompts, decode.max_new_tokens)
-        given["control"] = compose(controlled, sure), known
-    collected = {}
-    for name, (model, own) in given.items():
-        samples, shards = context.config.evaluate.samples, folder / f"{name}_shards"
-        what = f"generate {name}"
+
+    def at(strength: float) -> Controlled | Composed:
+        tilted = dataclasses.replace(controlled, tilt=dataclasses.replace(tilt, strength=strength))
+        return tilted if sure is None else compose(tilted, sure)
+
+    def sample(name: str, model: LanguageModel, own: PromptSet, samples: int) -> Collected:
+        what, shards = f"generate {name}", folder / f"{name.replace(' ', '_')}_shards"
         if decode.particles and not isinstance(model, Base):
-            collected[name] = collector.sample_by_particles(
+            return collector.sample_by_particles(
                 what, model, own, samples, decode.particles, key, shards
             )
-        else:
-            collected[name] = collector.sample(what, model, own, samples, key, shards)
+        return collector.sample(what, model, own, samples, key, shards)
+
+    each = context.config.evaluate.samples
+    collected = {
+        "base": sample("base", controlled.base, prompts, each),
+        "control": sample("control", at(decode.strength), known, each),
+    }
+    curve = {
+        strength: sample(f"strength {strength}", at(strength), known, 1)
+        for strength in other_strengths(context.config)
+    }
     values = controlled.prompt_values(prompts.texts, decode.batch)
     samples = {name: list(_samples(each, values)) for name, each in collected.items()}
     rollouts = {name: each.rollouts for name, each in collected.items()}
@@ -73,5 +84,8 @@ def generate(context: Context) -> GenerateFigures:
         for name, each in samples.items():
             write_samples(folder / f"{name}.jsonl", each)
         write_token_values(folder / "values.jsonl", shown)
+        for strength, each in curve.items():
+            (folder / "strengths").mkdir(exist_ok=True)
+            write_samples(folder / "strengths" / f"{strength}.jsonl", _samples(each, values))
     failures = (collected[name].failures for name in ("base", "control"))
     return GenerateFigures(len(prompts.texts), *failures)

@@ -287,6 +287,11 @@ RULES = (
         "decode.particles=0",
     ),
     Rule(
+        "evaluate.strengths",
+        lambda c: _plain_samples(c) and not c.target.moments,
+        "only for an oracle without target.moments, and decode.particles=0",
+    ),
+    Rule(
         "evaluate.split evaluate.prompts",
         lambda c: not c.evaluate.prompt_file,
         "evaluate.prompt_file replaces it",

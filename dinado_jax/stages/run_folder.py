@@ -47,14 +47,14 @@ _RESULTS = {
     "sft": ("base",),
     "rollout": ("rollouts.npz", "moments.json"),
     "train": ("control",),
-    "generate": ("base.jsonl", "control.jsonl", "values.jsonl"),
+    "generate": ("base.jsonl", "control.jsonl", "values.jsonl", "strengths"),
     "evaluate": ("../summary.json", "../report.html"),
 }
 # Folders of judged samples, a file per batch; removed once the stage is done.
 _SHARDS = {
     "rollout": r"(references_)?shards",
     "train": r"(round|roll_outs|particles)_\d+_shards",
-    "generate": r"(base|control)_shards",
+    "generate": r"(base|control|strength_.*)_shards",
 }
 # Settings that each stage's result depends on; a finished stage is reused if none has changed.
 _SECTIONS = {

@@ -31,6 +31,13 @@ def refresh(settings: Train) -> Refresh:
     return Refresh(samples - base - roll_outs, base, roll_outs)
 
 
+def other_strengths(config: Config) -> list[float]:
+    """Strengths that the control is sampled at besides its own, see `evaluate.strengths`."""
+    if config.decode.particles or config.target.moments:
+        return []
+    return [one for one in sorted(config.evaluate.strengths) if one != config.decode.strength]
+
+
 def works(config: Config, names: Sequence[str], prompts: int) -> list[Work]:
     """The work of these stages. Its names are those that `Progress` and the stages go by.
 
@@ -67,6 +74,10 @@ def _of_stage(name: str, label: str, config: Config, prompts: int) -> Iterator[W
         if config.decode.particles:
             tokens, kind = tokens * config.decode.particles, "particles under"
         yield Work("generate control", f"{label}, control", f"{kind} the control", tokens)
+        tokens = prompts * config.decode.max_new_tokens
+        for strength in other_strengths(config):
+            what = f"strength {strength}"
+            yield Work(f"generate {what}", f"{label}, {what}", f"{kind} the control", tokens)
 
 
 def _of_training(label: str, config: Config) -> Iterator[Work]:

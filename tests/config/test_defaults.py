@@ -115,6 +115,7 @@ DEFAULTS = {
     "evaluate.split": "test",
     "evaluate.prompts": 500,
     "evaluate.samples": 4,
+    "evaluate.strengths": (0.5, 1.5, 2.0),
     "evaluate.prompt_file": "",
     "evaluate.oracle": "",
     "parallel.mode": "jit",

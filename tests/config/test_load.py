@@ -67,6 +67,9 @@ def test_strings_and_lists_may_be_quoted():
         ("rollout.references=1", "must be true or false"),
         ("delta.full=[1]", "must be a list of strings"),
         ("train.detach=0", "must be true or false"),
+        ("evaluate.strengths=much", "'much' .* must be a list of numbers"),
+        ("evaluate.strengths=[1, true]", "must be a list of numbers"),
+        ("evaluate.strengths=[1", r"not a list .* write it as \[0.5, 2\]"),
     ],
 )
 def test_overrides_that_are_refused(override, match):
@@ -97,6 +100,14 @@ def test_overrides_that_are_refused(override, match):
 def test_a_hint_names_what_is_near_and_nothing_else(key, hint):
     said = refused("unknown config key", load, None, [f"{key}=1"])
     assert said.partition(" in the command line: ")[2].startswith(hint)
+
+
+def test_lists_of_numbers():
+    for text, strengths in (("[0, 0.5]", (0.0, 0.5)), ("3", (3.0,)), ("[]", ())):
+        config = load(None, [f"evaluate.strengths={text}"])
+        assert config.evaluate.strengths == strengths
+        assert all(type(one) is float for one in config.evaluate.strengths)
+        assert loading.assign(Config(), loading.leaves(config.as_dict(), "here")) == config
 
 
 def test_a_list_that_is_none_is_no_pattern():

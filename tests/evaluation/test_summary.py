@@ -21,6 +21,7 @@ from dinado_jax.evaluation.summary import (
     Device,
     Floors,
     MomentFigures,
+    StrengthFigures,
     Summary,
     read_summary,
     write_summary,
@@ -56,6 +57,7 @@ SUMMARY = Summary(
     {"jax": "0.10"},
     Device("cpu", "cpu", 8),
     (MomentFigures("my:feature", 0.5, 2.0, 0.1, 0.01, 0.49, 0.02),),
+    (StrengthFigures(0.5, 0.4, 0.1, 0.3, 0.05), StrengthFigures(2.0, 0.9, 0.1, 4.0, 0.2)),
 )
 
 
@@ -94,6 +96,8 @@ def test_a_figure_that_was_not_measured_is_null_and_read_as_nan(tmp_path):
         ("stages", "train", {}, "train, trainable_parameters is missing"),
         (None, "kl_floor", [], "kl_floor is"),
         (None, "moments", [{}], "moments, feature is missing"),
+        (None, "strengths", [{}], "strengths, strength is missing"),
+        (None, "strengths", {}, "strengths"),
         (None, "warnings", [3], "warnings"),
     ],
 )

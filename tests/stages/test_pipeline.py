@@ -471,6 +471,28 @@ def test_generation_stopped_and_continued_is_that_of_one_go(run, copy, monkeypat
         assert [line["text"] for line in one] == [line["text"] for line in other]
 
 
+def test_other_strengths_are_sampled_once_per_prompt_and_measured(copy):
+    path, config = copy(3), tiny_run.config("evaluate.strengths=[2, 0, 1]")
+    run_stages(config, ("generate", "evaluate"), path)
+    folder = path / "generate"
+    found = json.loads((path / "summary.json").read_text())["strengths"]
+    assert [each["strength"] for each in found] == [0, 2]  # 1 is decode.strength
+    for each in found:
+        lines = read_lines(folder / "strengths" / f"{each['strength']}.jsonl")
+        assert [line["prompt_id"] for line in lines] == list(range(8))
+        assert each["success_rate"] == np.mean([line["label"] for line in lines])
+        kl = np.mean([line["log_prob"] - line["log_prob_base"] for line in lines])
+        assert each["kl_to_base"] == pytest.approx(kl, abs=1e-9)
+    assert abs(found[0]["kl_to_base"]) < 1e-4 < abs(found[1]["kl_to_base"])
+    assert not list(folder.glob("*_shards"))
+    refused("other content|strengths/2.0.jsonl is missing", _without, folder / "strengths", path)
+
+
+def _without(folder, path):
+    (folder / "2.0.jsonl").unlink()
+    run_stages(tiny_run.config("evaluate.strengths=[2, 0, 1]"), ("evaluate",), path)
+
+
 def test_parts_are_forgotten_once_every_process_has_read_them(tmp_path, monkeypatch):
     """Another process may be late: all must meet between its work and what follows it."""
     parts, seen = tmp_path / "rollout" / "shards", []

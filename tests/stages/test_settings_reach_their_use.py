@@ -363,23 +363,26 @@ def test_the_delta_is_of_the_rank_and_of_the_parameters_asked_for(run):
 # Stage generate
 
 
-@pytest.mark.parametrize("name", ["base", "control"])
-def test_held_out_prompts_are_continued_as_decode_says(run, name):
-    """The first six of dev, four times each, tempered, truncated and tilted."""
+@pytest.mark.parametrize(
+    ("name", "samples", "strength"),
+    [("base", 4, 0), ("control", 4, 1.6), ("strengths/0.7", 1, 0.7)],
+)
+def test_held_out_prompts_are_continued_as_decode_says(run, name, samples, strength):
+    """The first six of dev, tempered, truncated and tilted."""
     lines = read_lines(run.path / "generate" / f"{name}.jsonl")
     prompts = [prompt for prompt, _ in read_examples(run.data / "dev.jsonl")[:6]]
-    asked = [prompt for prompt in prompts for _ in range(4)]
+    asked = [prompt for prompt in prompts for _ in range(samples)]
     assert [line["prompt"] for line in lines] == asked
-    assert [line["prompt_id"] for line in lines] == np.repeat(np.arange(6), 4).tolist()
+    assert [line["prompt_id"] for line in lines] == np.repeat(np.arange(6), samples).tolist()
     ids = run.codec.prompts(asked)
-    uniform = by_hand.uniforms(SEED + 1, range(6), 4, 5)
+    uniform = by_hand.uniforms(SEED + 1, range(6), samples, 5)
     if name == "base":
         policy = run.base.next
     else:
         lengths = {tuple(each): len(each) for each in ids}
         policy = by_hand.tilted(
             run.control(run.after["trainable"]),
-            strength=1.6,
+            strength=strength,
             target_rate=0.8,
             reject=0.3,
             prompt_length=lambda rows: [

@@ -81,6 +81,7 @@ decode.reject=0.3
 evaluate.split=dev
 evaluate.prompts=6
 evaluate.samples=4
+evaluate.strengths=[1.6,0.7]
 parallel.devices=1
 run.log_every=1
 run.save_every=17
@@ -157,6 +158,7 @@ run.save_every=1
 decode.temperature=0
 decode.max_new_tokens=4
 evaluate.samples=2
+evaluate.strengths=[]
 """
 
 

@@ -10,7 +10,7 @@ from dinado_jax.evaluation.metrics import CalibrationBin, calibration_bins
 from dinado_jax.evaluation.report import round_figures, training_figures
 from dinado_jax.evaluation.report.prompts import by_prompt
 from dinado_jax.evaluation.report.records import Records
-from dinado_jax.evaluation.report.rounds import finished, of_rounds
+from dinado_jax.evaluation.report.rounds import finished, of_rounds, of_strengths
 from dinado_jax.evaluation.report.svg import draw
 from dinado_jax.evaluation.summary import CALIBRATION_BINS
 
@@ -48,12 +48,16 @@ def of_rounds_of_training(records: Records) -> list[Figure]:
             )
         )
     if records.judged_by_label and 0 < base < 1:
+        strengths = of_strengths(records.summary)
+        curve = ", the curve from little strength of the control to much" if strengths else ""
         found.append(
             _figure(
                 "Success and KL",
                 "What success costs: nothing can be in the shaded area, and a perfect control is "
-                "on its edge; the thin line leads from the first rounds to the control.",
-                partial(round_figures.plane, base=base, rounds=rounds, end=end),
+                f"on its edge; the thin line leads from the first rounds to the control{curve}.",
+                partial(
+                    round_figures.plane, base=base, rounds=rounds, end=end, strengths=strengths
+                ),
             )
         )
     if rounds:

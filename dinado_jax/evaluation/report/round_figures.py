@@ -10,6 +10,7 @@ from dinado_jax.evaluation.metrics import kl_floor
 from dinado_jax.evaluation.report.palette import light
 from dinado_jax.evaluation.report.rounds import Point
 from dinado_jax.evaluation.report.svg import logarithmic
+from dinado_jax.evaluation.summary import StrengthFigures
 from dinado_jax.evaluation.warnings import FIRST_SUCCESSES
 
 if TYPE_CHECKING:
@@ -51,11 +52,18 @@ def effective_successes(axes: "Axes", rounds: Sequence[Point]) -> None:
     _by_round(axes)
 
 
-def plane(axes: "Axes", base: float, rounds: Sequence[Point], end: Point) -> None:
+def plane(
+    axes: "Axes",
+    base: float,
+    rounds: Sequence[Point],
+    end: Point,
+    strengths: Sequence[StrengthFigures],
+) -> None:
     """Draws success against KL with the floor, the least KL for each success rate.
 
     Args:
       base: success rate of the base, in (0, 1).
+      strengths: the finished control at other strengths and its own, ascending; may be empty.
     """
     success = np.linspace(base, 1, 200)
     floor = [kl_floor(rate, base) for rate in success]
@@ -77,6 +85,16 @@ def plane(axes: "Axes", base: float, rounds: Sequence[Point], end: Point) -> Non
         xytext=(-3, -12),
         textcoords="offset points",
     )
+    if strengths:
+        least, most = strengths[0].strength, strengths[-1].strength
+        axes.plot(
+            [each.kl_to_base for each in strengths],
+            [100 * each.success_rate for each in strengths],
+            color=light("line3"),
+            linestyle="-.",
+            marker="x",
+            label=f"strengths {least:g} to {most:g}",
+        )
     axes.plot([0], [100 * base], "D", color=light("base"), label="base", clip_on=False)
     axes.errorbar(
         [end.kl],

@@ -12,7 +12,7 @@ from support.html_page import Page
 from dinado_jax.config.schema import Config
 from dinado_jax.evaluation.report.page import page
 from dinado_jax.evaluation.stage_figures import TrainFigures
-from dinado_jax.evaluation.summary import Floors, MomentFigures
+from dinado_jax.evaluation.summary import Floors, MomentFigures, StrengthFigures
 from dinado_jax.evaluation.token_values import TokenValues
 
 SECTIONS = ["warnings", "figures", "rounds", "training", "calibration", "prompts", "samples", "run"]
@@ -188,6 +188,20 @@ def test_what_a_run_lacks_is_left_out(records, sections, plots):
     assert not re.search(r"\bnan\b|\binf\b|None", said)
     if PLOTS[6] in plots:  # the labels of the samples do not say what is needed
         assert "0.55 to 0.55" not in said
+
+
+STRENGTHS = (StrengthFigures(0.5, 0.5, 0.1, 0.4, 0.1), StrengthFigures(2.0, 0.9, 0.1, 3.0, 0.1))
+
+
+@pytest.mark.parametrize("reject, least", [(0.0, "0"), (0.1, "0.5")])
+def test_success_against_kl_is_a_curve_over_strengths(whole, reject, least):
+    """Strength 0 is the base unless tokens are rejected there too."""
+    config = Config().as_dict()
+    config["decode"]["reject"] = reject
+    drawn = page(reports.records(strengths=STRENGTHS, config=config))
+    told = "the curve from little strength of the control to much"
+    assert f">strengths {least} to 2<" in drawn and told in drawn
+    assert ">strengths" not in whole and told not in whole
 
 
 def test_two_thousand_samples_fit_into_two_megabytes():
