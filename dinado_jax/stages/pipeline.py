@@ -137,7 +137,11 @@ def _try_oracle(context: Context, names: set[str]) -> None:
     second = context.second_oracle if "evaluate" in names else None
     if second is not None and not second.built_in:
         judging.append((second.function, LABELS))
-    rows = context.train_examples[:2] if judging else []
+    if not judging:
+        return
+    # A built-in task makes as many examples as asked for: two at once, all of them in seconds.
+    source, seed = context.task.source, context.config.seed
+    rows = context.train_examples[:2] if source else context.task.examples("train", seed, 2)
     # References resemble the texts that the oracle will see.
     prompts = [row.prompt for row in rows]
     texts = [next(iter(row.references), text) for row, text in zip(rows, TRIAL_TEXTS)]

@@ -45,7 +45,7 @@ _ROWS = (
     (
         "KL to the base (nats per sequence)",
         "kl_to_base",
-        "{:.2f}",
+        "{:z.2f}",
         "How far control moved the distribution of texts away from the base.",
     ),
     (
