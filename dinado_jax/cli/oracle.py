@@ -3,6 +3,7 @@
 """
 
 import argparse
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,6 +88,11 @@ def _train(args: argparse.Namespace) -> None:
             (folder / name).mkdir(exist_ok=True)
             save_classifier(folder / name, made.classifier, made.figures, args.base)
             streams.print_result(_figures(args.out / name, made))
+            if _below_baseline(made.figures):
+                streams.print_status(
+                    f"warning: {escape(str(args.out / name))} is right less often than TF-IDF with "
+                    "logistic regression: give more texts, or --base BASE"
+                )
     first, *others = (escape(f"classifier:{args.out / name}") for name in names)
     use = [f"rollout.oracle={first}", *(f"evaluate.oracle={other}" for other in others)]
     streams.print_result(f"use: {' '.join(use)}")
@@ -108,6 +114,12 @@ def _figures(folder: Path, made: "Made") -> str:
             f"  Brier score        {found['brier_score']:.3f}",
         ]
     )
+
+
+def _below_baseline(figures: dict[str, float | int]) -> bool:
+    """Whether a classifier is worse than its baseline by more than chance, two standard errors."""
+    least = figures["baseline_accuracy"]
+    return figures["accuracy"] < least - 2 * math.sqrt(least * (1 - least) / figures["test"])
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -77,6 +77,14 @@ def test_it_learns_and_says_how_well(two):
         assert 0 < figures["chance_calibration_error"] < 0.1 and figures["brier_score"] < 0.1
 
 
+def test_less_than_the_baseline_learns_is_told(tmp_path, capsys):
+    """Words decide; one epoch of a model from scratch is too few for them."""
+    rows = [{"text": text, "label": label} for text, label in sentences(480, 0)]
+    train(tmp_path / "c", rows, "--single", "--epochs", "1")
+    told = capsys.readouterr().err
+    assert "c is right less often than TF-IDF with logistic regression: give more texts" in told
+
+
 def test_the_two_are_of_different_texts(two):
     a, b = (classifier_oracle(two / name) for name in "ab")
     assert a.classifiers.isdisjoint(b.classifiers)
