@@ -26,9 +26,11 @@ from dinado_jax.objectives.ppo import Ppo
 from dinado_jax.objectives.table import OBJECTIVES
 from dinado_jax.rollouts.arrays import Rollouts, concatenate
 
-# What differs from the settings of `dinado exact`: ppo learns from samples of q, in many rounds; a
-# row of failures that variance leaves alone has at most p e^-margin.
+# What differs from the settings of `dinado exact`: regression draws its rows uniformly, so that few
+# of a small batch are rare successes; a row of failures that variance leaves alone has at most
+# p e^-margin; ppo learns from samples of q, in many rounds.
 CHANGES = {
+    ("table", "regression"): {"batch": 512},
     ("table", "variance"): {"margin": 8.0},
     ("table", "ppo"): {"mixture": 0.0, "rounds": 60, "steps": 3000, "batch": 512},
     ("neural", "ppo"): {"mixture": 0.0, "rounds": 25},

@@ -43,10 +43,10 @@ class Setting:
     draw: Draw
     automata: Conjunction | None = None  # of the prompt [1, ..], for a control with state
 
-    def evaluated(self, params: Params) -> list[np.ndarray]:
+    def evaluated(self, params: Params, chosen: np.ndarray | None = None) -> list[np.ndarray]:
         """See `evaluate_sequences`."""
         given = self.world, self.control, self.base_params, params
-        return evaluate_sequences(*given, self.automata)
+        return evaluate_sequences(*given, self.automata, chosen)
 
     def measured(self, params: Params) -> dict[str, float]:
         """See `measure`."""
@@ -179,9 +179,10 @@ def draw_round(
     rows = concatenate(parts, 0)
     if len(parts) == 1:
         return rows
-    log_ratio = setting.evaluated(params)[1]
     index = setting.world.index(rows.tokens)
-    return judged(setting.world, setting.optimum, index, log_ratio[index], of_base / count, number)
+    distinct, place = np.unique(index, return_inverse=True)
+    log_ratio = setting.evaluated(params, distinct)[1][place]
+    return judged(setting.world, setting.optimum, index, log_ratio, of_base / count, number)
 
 
 def _log_rates(setting: Setting, rollouts: Rollouts) -> np.ndarray | None:

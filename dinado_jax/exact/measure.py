@@ -44,19 +44,22 @@ def evaluate_sequences(
     base_params: dict[str, Any],
     params: dict[str, Any],
     automata: Conjunction | None = None,
+    chosen: np.ndarray | None = None,
 ) -> list[np.ndarray]:
-    """Evaluates a control on all sequences of a world.
+    """Evaluates a control on sequences of a world.
 
     Args:
       automata: of the prompt, for a control with state.
+      chosen: int [N], their numbers; None for all S.
 
     Returns:
       Per token log p, log q / p, log V before it, log R after it, and the Bellman residual: float64
-      [S, T-1] each, nats.
+      [N, T-1] each, nats.
     """
-    parts, count = [], len(world.rows)
-    for start in range(0, count, _ROWS):
-        index = np.arange(start, start + min(_ROWS, count)) % count
+    chosen = np.arange(len(world.rows)) if chosen is None else chosen
+    parts, count, size = [], len(chosen), min(_ROWS, len(world.rows))
+    for start in range(0, count, size):
+        index = np.resize(chosen[start : start + size], size)  # one shape, compiled once
         batch = take(world.rows, index)
         if automata is not None:
             own = rows_of(automata, np.zeros(len(index), int))

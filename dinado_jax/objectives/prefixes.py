@@ -18,6 +18,9 @@ from dinado_jax.rollouts.arrays import Rollouts
 class Prefixes:
     """`train.objective = "prefixes"`: labels train direction and norm jointly, through R after
     each token.
+
+    Converges to R*, hence to q*: p / d of what follows a prefix makes the mean label of its rows
+    that of the base's continuations, whatever d is.
     """
 
     train: Train

@@ -35,6 +35,10 @@ class Published:
     soft, merge: BCE(R(x), C) at the end of the sequence + lambda x Bellman at every position (arXiv
     2306.11825). nado: BCE(R, C) after every token + lambda x Bellman (arXiv 2205.14219). hard: BCE
     after every token. Summed over a row, not averaged. All rollouts count equally.
+
+    Converges to R*, hence to q*: for nado and hard as `prefixes` does, for soft and merge if every
+    prefix is seen. There labels speak of the ends of rows alone, and what is known of them comes
+    back to a prefix token by token, through the Bellman residual, which takes many steps.
     """
 
     train: Train

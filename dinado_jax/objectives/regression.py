@@ -59,6 +59,10 @@ class RowRegression:
 
     With the state of the oracle q never draws a failure that the state shows. What teaches it then
     is at which prefixes the base would fail (`prefix_excess`, `lost_excess`).
+
+    Converges to q*. Rows are drawn uniformly, so that with a rare oracle few rows of a batch speak
+    of successes before q finds them, while the failures beside them lower what they share: what a
+    success loses then it regains only as often as it is drawn (docs/objectives.md).
     """
 
     margin: float  # nats

@@ -110,6 +110,17 @@ def test_the_tables_are_looked_up(kind):
 
 
 @kinds
+def test_chosen_sequences_are_evaluated_as_among_all(kind):
+    """Fewer than all of them, and more, with repetitions."""
+    one = case(kind)
+    params = tiny.noisy(fresh(one), 1.0)
+    every, count = one.evaluated(params), len(one.world.rows)
+    for chosen in (np.array([3, 1, 3]), np.resize(np.arange(count)[::-1], count + 5)):
+        for some, all_of_them in zip(one.evaluated(params, chosen), every, strict=True):
+            np.testing.assert_allclose(some, all_of_them[chosen], rtol=1e-5, atol=1e-6)
+
+
+@kinds
 def test_the_optimum(kind):
     """R* is the mean label of what may follow, a martingale; q* is at distance -log R0."""
     world, optimum = WORLDS[kind], case(kind).optimum
