@@ -23,7 +23,7 @@ from dinado_jax.controls.control_file import (
 from dinado_jax.controls.make import make_control
 from dinado_jax.errors import InputError, quote
 from dinado_jax.guides.tilt import Tilt
-from dinado_jax.hmm.folder import load_saved
+from dinado_jax.hmm.folder import load_of_base
 from dinado_jax.hmm.model import Hmm
 from dinado_jax.language_model import Base, Controlled
 from dinado_jax.models.architectures import load_model, load_params
@@ -126,18 +126,7 @@ def load_hmm(folder: str | Path, base: Base, head: bool = False) -> Hmm:
       InputError: in one line for files that are missing, damaged or of a newer version, for an HMM
         of another base, and for one without the head that is asked for.
     """
-    saved, there = load_saved(folder), base.saved_folder()
-    if (found := fingerprint(there)) != saved.base:
-        raise InputError(
-            f"{folder} is an HMM of the base {saved.base[:12]}, and {there} is another, "
-            f"{found[:12]}: train one with `dinado hmm train {there}`"
-        )
-    if head and saved.hmm.head is None:
-        raise InputError(
-            f"{folder} has no head: train it by the same `dinado hmm train` with --head, or use "
-            "the HMM without one"
-        )
-    return saved.hmm if head else dataclasses.replace(saved.hmm, head=None)
+    return load_of_base(folder, base.saved_folder(), head)
 
 
 def _base_of(folder: Path, record: Record, given: Base | str | Path | None) -> Base:

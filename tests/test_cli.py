@@ -155,13 +155,27 @@ def test_the_training_step_of_a_dry_run_has_room_for_new_tokens(tmp_path_factory
 
 
 def test_a_dry_run_of_a_control_with_state(tmp_path_factory):
-    """Its decoding reads the automata of every prompt as well."""
+    """Its decoding reads the automata of every prompt as well; particles have a cache each, and
+    those of a control one of the base beside it.
+    """
 
-    def call(*overrides):
-        return dry_run(tiny_run.config(*overrides, "rollout.oracle=lexical"))["decode_call"]
+    def costs(*overrides):
+        return dry_run(tiny_run.config(*overrides, "rollout.oracle=lexical"))
 
     with tiny_run.quick_compilation(tmp_path_factory):
-        assert call("control.state=true")["argument_bytes"] > call()["argument_bytes"]
+        plain = costs("decode.particles=4")
+        of_state = costs("control.state=true", "train.particles=4")
+    assert of_state["decode_call"]["argument_bytes"] > plain["decode_call"]["argument_bytes"]
+    assert "train_particles" not in plain and "decode_particles" not in of_state
+    config = tiny_run.config()
+    assert config.rollout.batch == config.decode.batch == 32
+    keys = values = 32 * (config.decode.max_new_tokens - 1) * config.base.n_embd * 4
+    # Caches are donated.
+    cached = [
+        found[name]["decode_call"]["aliased_bytes"]
+        for found, name in ((of_state, "train_particles"), (plain, "decode_particles"))
+    ]
+    assert keys + values < cached[0] < 2 * (keys + values) < cached[1]
 
 
 def test_the_demo_is_its_config(capsys):

@@ -17,7 +17,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from dinado_jax import __version__
 from dinado_jax.errors import InputError
 from dinado_jax.hmm.model import Hmm
-from dinado_jax.models.hf_folder import check_finite, check_tensors, read_safetensors, write_tensors
+from dinado_jax.models.hf_folder import (
+    check_finite,
+    check_tensors,
+    fingerprint,
+    read_safetensors,
+    write_tensors,
+)
 from dinado_jax.utils.files import (
     exists,
     file_digest,
@@ -30,7 +36,7 @@ RECORD = "hmm.json"
 _HEAD = "head/"  # of the names of its tensors
 # Version of the files. Bump it when an older version of the package would misread them.
 FORMAT = 1
-_FIX = "train it again, or copy it again"
+_FIX = "copy it again, or delete its folder and train it again"
 _SCHEMA = {
     "format": int, "version": str, "base": str, "states": int, "vocab_size": int,
     "reads_prompt": bool, "settings": dict, "epochs": int, "figures": dict, "file": str,
@@ -117,7 +123,34 @@ def load_saved(folder: str | Path) -> Saved:
     return Saved(hmm, record["base"], record["settings"], record["epochs"], record["figures"])
 
 
+def load_of_base(folder: str | Path, base: Path | None, head: bool) -> Hmm:
+    """Reads the HMM of a base.
+
+    Args:
+      folder: of the HMM.
+      base: the folder of the base that it is to guide; None: one that is not there yet.
+      head: whether it needs its head, which is left out otherwise.
+
+    Raises:
+      InputError: as `load_saved`, for an HMM of another base, and for one without a head.
+    """
+    saved = load_saved(folder)
+    if base is not None and (found := fingerprint(base)) != saved.base:
+        raise InputError(
+            f"{folder} is an HMM of the base {saved.base[:12]}, and {base} is another, "
+            f"{found[:12]}: train one with `dinado hmm train {base}`"
+        )
+    if head and saved.hmm.head is None:
+        raise InputError(
+            f"{folder} has no head: train it by the same `dinado hmm train` with --head, or use "
+            "the HMM without one"
+        )
+    return saved.hmm if head else dataclasses.replace(saved.hmm, head=None)
+
+
 def _record_of(folder: Path) -> Path:
+    if folder.is_file():
+        raise InputError(f"{folder} is a file: give the folder of an HMM, which holds its {RECORD}")
     if not is_saved(folder):
         raise InputError(
             f"no {RECORD} in {folder}: give the folder of an HMM (of a run: decode.hmm), as a path "

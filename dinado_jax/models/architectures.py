@@ -72,7 +72,11 @@ def load_model(folder: Path) -> BaseModel:
 
 def parse_model(hf: Mapping[str, Any], where: str) -> BaseModel:
     """The model of a config.json's contents, in float32; errors name `where`, see `load_model`."""
-    kind = hf.get("model_type")
+    if "model_type" not in hf:
+        raise InputError(
+            f"no model_type in {where}: give a model's folder, of a run its folder sft/base"
+        )
+    kind = hf["model_type"]
     if not isinstance(kind, str) or kind not in ARCHITECTURES:
         known = " or ".join(f'"{name}"' for name in ARCHITECTURES)
         raise InputError(f"model_type is {quote(kind)}, {where}: only {known} models are supported")

@@ -86,6 +86,7 @@ def distil(
       InputError: for too few samples for the states, for prompts that do not fit the base, and for
         a folder with an HMM of another base or of other settings.
     """
+    _check(base, settings)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -211,15 +212,33 @@ def _samples(
     return collector.sample("samples", base, asked, together, key, folder / "samples").rollouts
 
 
-def _check_enough(tokens: int, settings: Distillation) -> None:
-    """InputError for too few tokens; a warning for few."""
+def _check(base: Base, settings: Distillation) -> None:
+    """InputError for settings of which no sample needs to be drawn to see that they do not fit."""
+    if settings.max_new_tokens >= base.model.context_length:
+        raise InputError(
+            f"max_new_tokens = {settings.max_new_tokens} leaves no room for a prompt in the base's "
+            f"{base.model.context_length} positions: lower it, --max-new-tokens N"
+        )
+    if not settings.reads_prompt:
+        most = (settings.samples + _TOGETHER) * settings.max_new_tokens
+        _require_enough(most, "gives at most", settings)
+
+
+def _require_enough(tokens: int, gives: str, settings: Distillation) -> None:
+    """InputError for too few tokens; `gives` says whether they are there."""
     per_state = tokens / settings.states
     if per_state < _FEWEST:
         raise InputError(
-            f"--samples {settings.samples} gave {tokens:,} tokens, {per_state:.0f} for each of "
+            f"--samples {settings.samples} {gives} {tokens:,} tokens, {per_state:.0f} for each of "
             f"{settings.states} states: at least {_FEWEST} are needed, draw more samples or ask "
             "for fewer states"
         )
+
+
+def _check_enough(tokens: int, settings: Distillation) -> None:
+    """InputError for too few tokens; a warning for few."""
+    _require_enough(tokens, "gave", settings)
+    per_state = tokens / settings.states
     if per_state < _FEW:
         print_once(
             f"warning: {tokens:,} tokens are {per_state:.0f} for each of {settings.states} states, "

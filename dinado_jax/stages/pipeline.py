@@ -17,6 +17,7 @@ from dinado_jax.evaluation.report.terminal import plain
 from dinado_jax.evaluation.samples import read_samples
 from dinado_jax.evaluation.stage_figures import Figures
 from dinado_jax.evaluation.summary import read_summary
+from dinado_jax.hmm.folder import load_of_base
 from dinado_jax.language_model import Controlled
 from dinado_jax.models.architectures import configured_model, load_model
 from dinado_jax.models.hf_folder import CONFIG, locate, on_the_hub
@@ -86,6 +87,10 @@ def _check_inputs(context: Context, names: set[str], hub: bool) -> None:
         _ = context.train_examples
     if names & {"generate", "evaluate"} and (data or config.evaluate.prompt_file):
         _ = context.held_out
+    if "generate" in names and config.decode.hmm:
+        made = context.run.path / "sft" / "base"
+        there = made if "sft" not in names and exists(made / CONFIG) else None
+        load_of_base(config.decode.hmm, there, config.decode.hmm_head)
     _check_packages(context, names)
 
 

@@ -1,6 +1,8 @@
 """Estimates what a run needs by compiling from shapes: no data, weights or arrays."""
 
+import dataclasses
 import functools
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,18 +11,23 @@ import numpy as np
 import optax
 
 from dinado_jax.adapters.lora import sft_adapter
+from dinado_jax.automata import progress
 from dinado_jax.automata.conjunction import Conjunction, conjunction, stack
 from dinado_jax.automata.tokens import containing_token
 from dinado_jax.config import schema
 from dinado_jax.controls.control import Control
 from dinado_jax.controls.make import make_control
 from dinado_jax.controls.state import AUTOMATA
+from dinado_jax.controls.state_table import StateTable
 from dinado_jax.data.batching import take
 from dinado_jax.data.prompts import Prompts
 from dinado_jax.decoding.methods import Method
+from dinado_jax.decoding.particles import ParticleSampler
 from dinado_jax.decoding.refill import draw_queue, prefill_queue, start_rows
 from dinado_jax.decoding.sampler import Sampler
 from dinado_jax.errors import InputError
+from dinado_jax.guides.tilt import Tilt
+from dinado_jax.language_model import Base, Controlled
 from dinado_jax.models.architectures import configured_model
 from dinado_jax.models.params import abstract_params
 from dinado_jax.models.protocol import BaseModel
@@ -144,9 +151,91 @@ def _sft_step(settings: schema.Sft, model: BaseModel, params: Any, length: int) 
     return _cost(step, jax.eval_shape(init, params), frozen, _shapes(rows, settings.accumulate))
 
 
+def _prompts(sampling: schema.Sampling, rows: int, length: int, state: bool) -> Prompts:
+    """The shapes of the prompts of a call that decodes.
+
+    Args:
+      sampling: how.
+      rows: of each prompt.
+      length: tokens of a prompt with its new ones.
+      state: whether a guide reads the automata of each prompt.
+    """
+    count, tokens = max(1, sampling.batch // rows), max(1, length - sampling.max_new_tokens)
+    condition = {AUTOMATA: _shape(count)} if state else None
+    return Prompts(_shape(count, tokens), _shape(count), condition)
+
+
+def _with_automata(params: dict[str, Any], prompts: Prompts, vocab_size: int) -> dict[str, Any]:
+    """The shapes of a guide's parameters, with the automata of the prompts if it reads them."""
+    if prompts.condition is None:
+        return params
+    count, own = prompts.lengths.shape, _example_automata(vocab_size)
+    automata = jax.tree.map(lambda x: _shape(*count, *x.shape[1:], dtype=x.dtype), own)
+    return params | {AUTOMATA: automata}
+
+
+def _sample_calls(
+    model: Controlled, control: Control, settings: schema.Rollout, length: int
+) -> dict[str, dict[str, float]]:
+    """The calls that draw samples of a control, as in each round of training.
+
+    Args:
+      model: the control and its base, with shapes in place of arrays.
+      control: the same.
+      settings: how.
+      length: tokens of a prompt with its new ones.
+    """
+    prompts = _prompts(settings, settings.samples, length, control.state is not None)
+    own = _with_automata(model.params, prompts, control.model.vocab_size)
+    variables = jax.eval_shape(control.policy_variables, model.base.params, own)
+    sampler = Sampler(
+        control.policy,
+        Method(settings.temperature, settings.top_k, settings.top_p),
+        (0,),
+        settings.max_new_tokens,
+        settings.samples,
+    )
+    number = _shape(*prompts.lengths.shape)
+    arrays = prompts, number, number, _key()
+    queue = jax.eval_shape(functools.partial(prefill_queue, sampler), variables, *arrays)
+    busy = jax.eval_shape(functools.partial(start_rows, sampler), queue)
+    return {
+        "prefill_call": _cost(prefill_queue, sampler, variables, *arrays),
+        "decode_call": _cost(draw_queue, sampler, variables, busy, queue, _shape(dtype=jnp.bool_)),
+    }
+
+
+def _particle_calls(
+    model: Controlled, sampling: schema.Sampling, particles: int, length: int
+) -> dict[str, dict[str, float]]:
+    """The calls that draw particles of each prompt; arguments as for `_sample_calls`."""
+    guide = model.control
+    state = isinstance(guide, StateTable) or (isinstance(guide, Control) and bool(guide.state))
+    prompts = _prompts(sampling, particles, length, state)
+
+    def variables(base_params: Any, own: Any) -> dict[str, Any]:
+        base = dataclasses.replace(model.base, params=base_params)
+        return dataclasses.replace(model, base=base, params=own).for_particles().variables
+
+    own = _with_automata(model.params, prompts, model.base.model.vocab_size)
+    shapes = jax.eval_shape(variables, model.base.params, own)
+    policy = model.for_particles().policy
+    sampler = ParticleSampler(policy, (0,), sampling.max_new_tokens, particles)
+    arrays = prompts, _shape(*prompts.lengths.shape), _key()
+    begun = jax.eval_shape(functools.partial(ParticleSampler.prefill, sampler), shapes, *arrays)
+    return {
+        "prefill_call": _cost(ParticleSampler.prefill, sampler, shapes, *arrays),
+        "decode_call": _cost(ParticleSampler.decode, sampler, shapes, begun),
+    }
+
+
+def _key() -> Any:
+    return jax.eval_shape(lambda: jax.random.key(0))
+
+
 def dry_run(settings: schema.Config) -> dict[str, Any]:
     """Parameters, FLOPs and bytes of one sft step, unless the run has none, of one training step,
-    and of one call that decodes.
+    and of one call that decodes, also of one that draws particles, where the run does.
 
     All on one device, whatever `parallel` says. Bytes are XLA's own and exact. Its count of FLOPs
     takes the body of a loop once, hence flops_at_least; forward_flops_per_token counts the matrix
@@ -162,7 +251,7 @@ def dry_run(settings: schema.Config) -> dict[str, Any]:
         return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
     length = min(settings.sft.max_length, model.context_length)
-    decode = settings.rollout
+    rollout, decode, particles = settings.rollout, settings.decode, settings.train.particles
     out: dict[str, Any] = {
         "parameters": count(params),
         "trainable_parameters": count(control_params),
@@ -170,33 +259,16 @@ def dry_run(settings: schema.Config) -> dict[str, Any]:
     }
     if settings.sft.steps + settings.sft.pretrain_steps:
         out["sft_step"] = _sft_step(settings.sft, model, params, length)
-    prompt = max(1, length - decode.max_new_tokens)
-    longest = max(length, prompt + decode.max_new_tokens)
-    step, state, rows = training(settings, control, params, longest)
+    step, state, rows = training(settings, control, params, max(length, 1 + rollout.max_new_tokens))
     out["train_step"] = _cost(make_step(*step), state, params, rows)
-    per_call = max(1, decode.batch // decode.samples)
-    sampler = Sampler(
-        control.policy,
-        Method(decode.temperature, decode.top_k, decode.top_p),
-        (0,),
-        decode.max_new_tokens,
-        decode.samples,
-    )
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    condition = None
-    if control.state is not None:
-        own = _example_automata(model.vocab_size)
-        automata = jax.tree.map(lambda x: _shape(per_call, *x.shape[1:], dtype=x.dtype), own)
-        control_params, condition = (
-            control_params | {AUTOMATA: automata},
-            {AUTOMATA: _shape(per_call)},
-        )
-    prompts = Prompts(_shape(per_call, prompt), _shape(per_call), condition)
-    arrays = prompts, _shape(per_call), _shape(per_call), key
-    variables = jax.eval_shape(control.policy_variables, params, control_params)
-    out["prefill_call"] = _cost(prefill_queue, sampler, variables, *arrays)
-    queue = jax.eval_shape(functools.partial(prefill_queue, sampler), variables, *arrays)
-    busy = jax.eval_shape(functools.partial(start_rows, sampler), queue)
-    last = _shape(dtype=jnp.bool_)
-    out["decode_call"] = _cost(draw_queue, sampler, variables, busy, queue, last)
+    base = Base(model, params, Path())
+    controlled = Controlled(base, control, control_params, Tilt.of(decode))
+    out |= _sample_calls(controlled, control, rollout, length)
+    if particles and control.state is not None:
+        table = StateTable(model, control.state)
+        rates = jax.eval_shape(table.init, _shape(progress.COUNT, dtype=jnp.float32))
+        guided = Controlled(base, table, rates)
+        out["train_particles"] = _particle_calls(guided, rollout, particles, length)
+    if decode.particles:
+        out["decode_particles"] = _particle_calls(controlled, decode, decode.particles, length)
     return out

@@ -72,7 +72,7 @@ class Pod:
 
     def wait_for_steps(self, path, count):
         """Until the log of metrics at `path` has so many lines."""
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 600
         while not path.exists() or len(path.read_text().splitlines()) < count:
             assert time.monotonic() < deadline, self.lines()
             assert self.processes[0].poll() is None, self.lines()
@@ -138,11 +138,14 @@ def test_a_run_of_two_processes_is_that_of_one(pod, tmp_path):
     assert not any("done in" in line or "dinado" in line for line in other)
     one = tmp_path / "one"
     run_stages(tiny_run.config(*pod_program.RUN, "parallel.devices=1"), STAGES, one)
-    for name in ("rollout/rollouts.npz", "train/round_1.npz"):
+    of_training = ("round_1", "roll_outs_1", "particles_0", "particles_1")
+    for name in ("rollout/rollouts.npz", *(f"train/{name}.npz" for name in of_training)):
         wanted, found = (Rollouts.load(folder / name) for folder in (one, two))
         for field in ("tokens", "length", "label", "prompt_id", "finished"):
             np.testing.assert_array_equal(getattr(wanted, field), getattr(found, field))
-        np.testing.assert_allclose(wanted.log_base, found.log_base, rtol=0, atol=1e-4)
+        for field in ("log_base", "log_proposal", "log_prefix"):
+            values = getattr(wanted, field), getattr(found, field)
+            np.testing.assert_allclose(*values, rtol=0, atol=1e-4, err_msg=f"{name} {field}")
     for name in ("sft/sft.jsonl", "train/train.jsonl"):
         wanted, found = (read_lines(folder / name) for folder in (one, two))
         assert [line["step"] for line in wanted] == [line["step"] for line in found]
@@ -150,11 +153,15 @@ def test_a_run_of_two_processes_is_that_of_one(pod, tmp_path):
             [line.get("loss", line.get("held_out")) for line in lines] for lines in (wanted, found)
         ]
         np.testing.assert_allclose(*losses, rtol=1e-3)
-    for name in ("base", "control"):
+    ends = [line["step"] for line in found if "held_out" in line]
+    assert 8 not in ends and ends[-1] < 16  # both rounds
+    for name in ("base", "control", "strengths/0.5"):
         wanted, found = (read_lines(folder / "generate" / f"{name}.jsonl") for folder in (one, two))
         assert [line["text"] for line in wanted] == [line["text"] for line in found]
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in (one, two)]
     assert summaries[0]["control"]["success_rate"] == summaries[1]["control"]["success_rate"]
+    curves = [summary["strengths"][0] for summary in summaries]
+    assert curves[0] == pytest.approx(curves[1], abs=1e-3)
     assert not [*two.rglob("*.partial"), *two.rglob("*parts")]
 
 

@@ -214,10 +214,15 @@ def test_key_twice(folder):
 # config.json
 
 
-@pytest.mark.parametrize("config", [{}, {"model_type": "gpt_neo"}, {"model_type": None}])
+@pytest.mark.parametrize("config", [{"model_type": "gpt_neo"}, {"model_type": None}])
 def test_config_of_another_model(tmp_path, config):
     (tmp_path / "config.json").write_text(json.dumps(config))
     refused('model_type is .*config.json: only "gpt2" or .* models', load_model, tmp_path)
+
+
+def test_config_of_no_model(tmp_path):
+    (tmp_path / "config.json").write_text('{"settings": {}}')
+    refused("no model_type in .*config.json: give a model's folder", load_model, tmp_path)
 
 
 PLAIN = to_config(MODEL)

@@ -20,6 +20,7 @@ from dinado_jax.hmm.folder import load_saved, saved_digest
 from dinado_jax.hmm.model import random_hmm
 from dinado_jax.stages.completions import completions
 from dinado_jax.stages.pipeline import run_stages
+from dinado_jax.stages.run_folder import STAGES
 from dinado_jax.tasks.keyword.lexical import lexical
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -207,6 +208,24 @@ def test_a_run_decodes_with_the_hmm_of_its_base(tmp_path_factory, tmp_path):
     refused("no hmm.json in", run_stages, other, ("generate",), run)
 
 
+def test_an_hmm_is_looked_at_before_a_run_trains(folder, trained, tmp_path_factory, tmp_path):
+    """Also whether it is one of the run's base, if that is there already."""
+    data, run = word_run.trained(tmp_path_factory, tmp_path / "run")
+    on = ("decode.guarantee=true", "decode.reject=0", "decode.max_new_tokens=10")
+
+    def told(text, hmm, path, *more):
+        config = word_run.config(data, *on, f"decode.hmm={hmm}", *more)
+        refused(text, run_stages, config, STAGES, path)
+
+    new = tmp_path / "new"
+    told("no hmm.json in .*: give the folder of an HMM", tmp_path / "nothing", new)
+    told("hmm.json is a file: give the folder of an HMM", trained / "hmm.json", new)
+    told("has no head: ", trained, new, "decode.hmm_head=true")
+    assert not new.exists()
+    told(f"is an HMM of the base .*{run}/sft/base is another", trained, run)
+    assert not (run / "generate").exists()
+
+
 # Refusals
 
 
@@ -226,7 +245,11 @@ def test_other_settings_and_bases_are_refused(folder, trained, base, tmp_path, c
     assert "samples = 9: it must be at least 20" in line(folder, tmp_path / "a", "--samples", "9")
     (tmp_path / "file").write_text("")
     assert str(tmp_path / "file") in line(folder, tmp_path / "file")
+    assert "leaves no room" in line(folder, tmp_path / "a", "--max-new-tokens", "24")
     few = line(folder, tmp_path / "b", "--states", "1000")
+    assert "--samples 1600 gives at most" in few and "or ask for fewer states" in few
+    assert not (tmp_path / "b").exists()  # nothing has been drawn
+    few = line(folder, tmp_path / "b", "--states", "640")
     assert "--samples 1600 gave" in few and "draw more samples or ask for fewer states" in few
 
 

@@ -26,7 +26,9 @@ def test_every_sample_of_the_control_satisfies_the_oracle(copy):
     free = read_lines(data.parent / "run" / "generate" / "control.jsonl")
     assert not all(line["label"] for line in free)
     run_stages(word_run.config(data, *ON), ("generate", "evaluate"), path)
-    base, control = (read_lines(path / "generate" / f"{n}.jsonl") for n in ("base", "control"))
+    names = ("base", "control", "strengths/0.7")
+    base, control, weaker = (read_lines(path / "generate" / f"{name}.jsonl") for name in names)
+    assert weaker and all(line["label"] for line in weaker)
     assert [line["prompt"] for line in control] == [line["prompt"] for line in free]
     assert all(line["label"] for line in control)
     assert all(lexical([one["prompt"] for one in control], [one["text"] for one in control]))

@@ -25,7 +25,15 @@ RUN = (
     "rollout.references=true",
     "train.reference_weight=1.0",
     "train.base_states=float32",
+    "rollout.oracle=length <= 6",
+    "control.state=true",
+    "train.particles=4",
+    "train.roll_out=0.5",
+    # Rounds of eight steps that end early.
     "train.held_out=0.5",
+    "train.steps=16",
+    "train.learning_rate=0.1",
+    "evaluate.strengths=[0.5]",
 )
 
 
