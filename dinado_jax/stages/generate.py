@@ -67,10 +67,10 @@ def generate(context: Context) -> GenerateFigures:
             )
         return collector.sample(what, model, own, samples, key, shards)
 
-    each = context.config.evaluate.samples
+    count = context.config.evaluate.samples
     collected = {
-        "base": sample("base", controlled.base, prompts, each),
-        "control": sample("control", at(decode.strength), known, each),
+        "base": sample("base", controlled.base, prompts, count),
+        "control": sample("control", at(decode.strength), known, count),
     }
     curve = {
         strength: sample(f"strength {strength}", at(strength), known, 1)

@@ -288,7 +288,7 @@ RULES = (
     ),
     Rule(
         "evaluate.strengths",
-        lambda c: _plain_samples(c) and not c.target.moments,
+        lambda c: not c.evaluate.strengths or (_plain_samples(c) and not c.target.moments),
         "only for an oracle without target.moments, and decode.particles=0",
     ),
     Rule(

@@ -152,6 +152,7 @@ CASES = {
     ),
     "evaluate.split=dev": (["evaluate.prompt_file=file"], [""]),
     "evaluate.prompts=9": (["evaluate.prompt_file=file"], [""]),
+    "evaluate.strengths=[0.3]": ([MOMENT, "decode.particles=4"], ["", "decode.reject=0.1"]),
 }
 IDLE = [(given, run) for given, (idle, _) in CASES.items() for run in idle]
 PLAYS = [(given, run) for given, (_, plays) in CASES.items() for run in plays]

@@ -51,6 +51,7 @@ OTHERS = {
     "train.weights": "none",
     "train.base_states": "float32",
     "evaluate.split": "test",
+    "evaluate.strengths": (1.6, 0.3),
     "parallel.mode": "shard_map",
     "delta.low_rank": ("wte/embedding",),
     "delta.full": (".*/bias",),
