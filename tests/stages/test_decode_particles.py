@@ -25,6 +25,7 @@ ON = (
     "decode.top_k=0",
     "decode.top_p=1",
     "decode.max_new_tokens=10",
+    "evaluate.strengths=[]",
 )
 
 
