@@ -92,12 +92,8 @@ def fit(
     given = None if isinstance(oracle, str) else named
     known = _known(base)
     with _run_folder(folder) as path:
-        own = {
-            "control.kind": control,
-            "seed": seed,
-            "task.source": str(path / _PROMPTS),
-            "rollout.oracle": named.name,
-        }
+        own = {"control.kind": control, "rollout.oracle": named.name, "seed": seed}
+        own["task.source"] = str(path / _PROMPTS)
         config = python_config(_defaults(known, rollouts) | own, settings, given)
         config = _with_room(config, settings, known, texts)
         _keep_prompts(texts, RunFolder(path, config))
