@@ -486,6 +486,7 @@ BUGS = [
     Bug("config/checks.py", '0 < x <= 1, "rollout.top_p', '0 <= x <= 1, "rollout.top_p', STAGES),
     Bug("stages/generate.py", "(context.config.seed + 1) % 2**32", "context.config.seed", REACH),
     Bug("stages/generate.py", "label=float(rows.label[i])", "label=float(rows.finished[i])", REACH),
+    Bug("stages/generate.py", "at(strength), known, 1", "at(decode.strength), known, 1", REACH),
     Bug("guides/tilt.py", "cls(decode.strength, ", "cls(1.0, ", REACH),
     Bug("stages/rollout.py", "is_success(samples.label).sum()", "samples.finished.sum()", REACH),
     Bug(
@@ -598,8 +599,8 @@ BUGS = [
     ),
     Bug(
         "stages/generate.py",
-        "compose(controlled, sure), known",
-        "controlled, prompts",
+        "tilted if sure is None else compose(tilted, sure)",
+        "tilted",
         "stages/test_guarantee.py",
     ),
 ]
