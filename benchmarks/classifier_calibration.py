@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("train", type=Path)
     parser.add_argument("--test", type=Path, required=True)
     parser.add_argument("--label", default="")
-    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     args = parser.parse_args()
     texts, label = read_labelled(args.train, args.label)

@@ -46,14 +46,14 @@ class Kind:
     tokenizer: str = ""  # a small model with the tokens of this base, whose guide it can be
 
 
-def make_classifier(parts: Parts, label: str, kind: Kind, epochs: int | None, seed: int) -> Made:
+def make_classifier(parts: Parts, label: str, kind: Kind, epochs: int, seed: int) -> Made:
     """Trains a classifier, fits its temperature, and measures it.
 
     Args:
       parts: texts to train on; to choose the epoch and the temperature by; and to measure it on.
       label: of those that have one.
       kind: of classifier.
-      epochs: at most; None: as many as the number of texts needs.
+      epochs: at most.
       seed: of training.
 
     Raises:

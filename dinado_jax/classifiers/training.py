@@ -5,7 +5,6 @@ its hidden states. The parameters that are kept are those of the epoch whose los
 least.
 """
 
-import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -33,7 +32,6 @@ _AVERAGED = 0.02  # share of the newest parameters in the average that is judged
 # Epochs, and steps, without improvement. Of few texts an epoch is so short that the average lags
 # behind by several, and that learning may begin after many.
 _PATIENCE, _PATIENT_STEPS = 4, 200
-_MOST_EPOCHS, _MOST_STEPS = 30, 2000  # whichever is later, where nothing else is asked for
 
 Loss = Callable[[Any, Any, jax.Array], jax.Array]  # of parameters, a batch and a random key
 Judge = Callable[[Any], np.ndarray]  # of parameters: the log-odds of the other texts
@@ -44,7 +42,7 @@ def train_small(
     rows: tuple[Sequences, Sequences],
     labels: tuple[np.ndarray, np.ndarray],
     stop: int,
-    epochs: int | None,
+    epochs: int,
     seed: int,
 ) -> dict[str, Any]:
     """Trains a model and its head from scratch.
@@ -54,7 +52,7 @@ def train_small(
       rows: to train on, and others by which an epoch is chosen.
       labels: bool [N] of both.
       stop: the token that stands for hidden ones.
-      epochs: at most; None: 30, or more of few texts.
+      epochs: at most.
       seed: of the parameters, of batches and of hidden tokens.
 
     Returns:
@@ -85,7 +83,7 @@ def train_head(
     trunk: dict,
     rows: tuple[Sequences, Sequences],
     labels: tuple[np.ndarray, np.ndarray],
-    epochs: int | None,
+    epochs: int,
     seed: int,
 ) -> dict[str, Any]:
     """Trains a head on the states of a base, which stays as it is; `trunk` are its parameters, the
@@ -152,7 +150,7 @@ def _descend(
     batches: Callable[[int], Iterator[Any]],
     judge: Judge,
     labels: np.ndarray,
-    epochs: int | None,
+    epochs: int,
     seed: int,
 ) -> Any:
     """AdamW until the loss of the other texts, whose labels these are, falls no more; returns the
@@ -179,7 +177,7 @@ def _descend(
 
     now, number, signs = (params, params, optimizer.init(params)), 0, np.where(labels, 1.0, -1.0)
     best, least, improved = params, np.inf, (0, 0)  # by which epoch and step
-    for epoch in itertools.count():
+    for epoch in range(epochs):
         losses = []
         for batch in batches(epoch):
             now, value = step(now, batch, np.int32(number))
@@ -193,7 +191,5 @@ def _descend(
         if other < least:
             best, least, improved = now[1], other, (epoch, number)
         if epoch - improved[0] >= _PATIENCE and number - improved[1] >= _PATIENT_STEPS:
-            return best
-        enough = number >= _MOST_STEPS and epoch + 1 >= _MOST_EPOCHS
-        if epoch + 1 == epochs or (epochs is None and enough):
-            return best
+            break
+    return best

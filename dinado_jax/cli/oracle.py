@@ -65,9 +65,7 @@ def _add_train(kinds: Commands) -> None:
         "--tokenizer", default="", metavar="BASE", help="read the tokens of this base"
     )
     command.add_argument("--single", action="store_true", help="one of all texts, in DIR itself")
-    command.add_argument(
-        "--epochs", type=int, metavar="N", help="at most (default: 30, or more of few texts)"
-    )
+    command.add_argument("--epochs", type=int, default=30, metavar="N", help="at most (30)")
     command.add_argument("--seed", type=int, default=0, metavar="N", help="of everything (0)")
 
 
@@ -77,9 +75,7 @@ def _train(args: argparse.Namespace) -> None:
     from dinado_jax.classifiers.make import Kind, make_classifier
     from dinado_jax.utils.arguments import POSITIVE, require_integer, require_seed
 
-    epochs = args.epochs
-    if epochs is not None:
-        require_integer("--epochs", epochs, *POSITIVE)
+    epochs = require_integer("--epochs", args.epochs, *POSITIVE)
     texts, label = read_labelled(args.data, args.label)
     kind, names = Kind(args.base, args.tokenizer), ("",) if args.single else ("a", "b")
     with new_folder(args.out) as folder:

@@ -20,13 +20,3 @@ def test_few_texts_are_learned_for_200_steps_after_the_last_improvement(capsys):
     train_head(tiny.model(), tiny.base_params(), (rows, rows), (labels, ~labels), 100, 0)
     epochs = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch")]
     assert len(epochs) == 1 + 200 / steps
-
-
-@pytest.mark.parametrize("epochs, trained", [(5, 5), (None, 201)])
-def test_epochs_of_a_single_step_are_many(capsys, epochs, trained):
-    tokens = np.random.default_rng(0).integers(1, tiny.VOCABULARY, (32, 4)).astype(np.int32)
-    rows = Sequences(tokens, np.ones(32, np.int32), np.full(32, 4, np.int32))
-    labels = tokens[:, -1] % 2 == 0
-    train_head(tiny.model(), tiny.base_params(), (rows, rows), (labels, ~labels), epochs, 0)
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch")]
-    assert len(lines) == trained
