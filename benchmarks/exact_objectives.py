@@ -26,9 +26,9 @@ from dinado_jax.objectives.ppo import Ppo
 from dinado_jax.objectives.table import OBJECTIVES
 from dinado_jax.rollouts.arrays import Rollouts, concatenate
 
-# What differs from the settings of `dinado exact`: regression draws its rows uniformly, so that few
-# of a small batch are rare successes; a row of failures that variance leaves alone has at most
-# p e^-margin; ppo learns from samples of q, in many rounds.
+# What differs from the settings of `dinado exact`: regression draws its rows uniformly, and needs a
+# large batch for a few rare successes in each; variance lets q keep failures up to p e^-margin in
+# probability; ppo learns from samples of q, in many rounds.
 CHANGES = {
     ("table", "regression"): {"batch": 512},
     ("table", "variance"): {"margin": 8.0},

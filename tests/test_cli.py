@@ -414,11 +414,6 @@ def test_a_missing_sacrebleu_matters_to_evaluate_alone(monkeypatch, tmp_path):
     [
         (OSError(28, "No space left on device", "x"), 2, "cannot write x .*run.folder=DIR .*--out"),
         (PermissionError(13, "Permission denied", "x"), 2, "cannot open x "),
-        (
-            FileNotFoundError(2, "No such file or directory", "/gone/train/train.jsonl"),
-            2,
-            "the folder /gone/train was removed meanwhile: run the same command again",
-        ),
         (Diverged("train: the loss is nan"), 1, "error: train: the loss is nan$"),
     ],
 )

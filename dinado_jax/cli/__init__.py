@@ -6,7 +6,6 @@ What takes long to import is imported by the command that needs it.
 import errno
 import sys
 import traceback
-from pathlib import Path
 
 from dinado_jax import __version__
 from dinado_jax.cli import (
@@ -64,9 +63,5 @@ def main(argv: list[str] | None = None) -> None:
             where = error.filename or "the run folder"
             what = f"cannot {_DISK[error.errno]} {where} ({error.strerror})"
             fail(f"{what}: {ELSEWHERE}", 2)
-        if isinstance(error, FileNotFoundError) and error.filename:
-            folder = Path(error.filename).parent
-            if not folder.exists():
-                fail(f"the folder {folder} was removed meanwhile: run the same command again", 2)
         streams.print_status(traceback.format_exc().rstrip())
         leave(1, one_line(error))

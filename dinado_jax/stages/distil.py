@@ -225,7 +225,7 @@ def _check(base: Base, settings: Distillation) -> None:
 
 
 def _require_enough(tokens: int, gives: str, settings: Distillation) -> None:
-    """InputError for too few tokens; `gives` says whether they are there."""
+    """InputError for too few tokens; `gives` is the verb of the message, such as "gave"."""
     per_state = tokens / settings.states
     if per_state < _FEWEST:
         raise InputError(

@@ -274,7 +274,11 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Locks the run while stages run. InputError if another command holds the lock."""
+        """Locks the run while stages run.
+
+        Raises:
+          InputError: if another command holds the lock, or if the folder was removed meanwhile.
+        """
         with contextlib.ExitStack() as stack:
             free = True
             if is_main():
@@ -291,7 +295,14 @@ class RunFolder:
                     f"another command is running in {self.path}: wait for it, stop it, or give "
                     "this run a name or folder of its own"
                 )
-            yield
+            try:
+                yield
+            except FileNotFoundError:
+                if self.path.exists():
+                    raise
+                raise InputError(
+                    f"{self.path} was removed while stages ran: run the same command again"
+                ) from None
 
     def _open(self, name: str) -> str:
         """Returns the name of a stage that is not done; "" of one that is."""

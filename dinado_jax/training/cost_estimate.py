@@ -175,16 +175,17 @@ def _with_automata(params: dict[str, Any], prompts: Prompts, vocab_size: int) ->
 
 
 def _sample_calls(
-    model: Controlled, control: Control, settings: schema.Rollout, length: int
+    model: Controlled, settings: schema.Rollout, length: int
 ) -> dict[str, dict[str, float]]:
     """The calls that draw samples of a control, as in each round of training.
 
     Args:
       model: the control and its base, with shapes in place of arrays.
-      control: the same.
       settings: how.
       length: tokens of a prompt with its new ones.
     """
+    control = model.control
+    assert isinstance(control, Control)
     prompts = _prompts(settings, settings.samples, length, control.state is not None)
     own = _with_automata(model.params, prompts, control.model.vocab_size)
     variables = jax.eval_shape(control.policy_variables, model.base.params, own)
@@ -263,7 +264,7 @@ def dry_run(settings: schema.Config) -> dict[str, Any]:
     out["train_step"] = _cost(make_step(*step), state, params, rows)
     base = Base(model, params, Path())
     controlled = Controlled(base, control, control_params, Tilt.of(decode))
-    out |= _sample_calls(controlled, control, rollout, length)
+    out |= _sample_calls(controlled, rollout, length)
     if particles and control.state is not None:
         table = StateTable(model, control.state)
         rates = jax.eval_shape(table.init, _shape(progress.COUNT, dtype=jnp.float32))

@@ -517,6 +517,20 @@ def test_two_commands_in_one_folder(copy):
         refused("another command is running in", run_stages, tiny_run.config(), ("train",), path)
 
 
+def test_a_folder_removed_while_stages_run(tmp_path):
+    run = RunFolder(tmp_path / "run", tiny_run.config())
+
+    def write(remove):
+        with run.locked():
+            if remove:
+                shutil.rmtree(run.path)
+            (run.path / "train" / "train.jsonl").write_text("")
+
+    refused("run was removed while stages ran: run the same command again", write, True)
+    with pytest.raises(FileNotFoundError):  # of another file than the run's: not to be hidden
+        write(False)
+
+
 def test_sft_stopped_and_continued(tmp_path, monkeypatch):
     """Stopped in the second of its phases; the first trains on examples mined from text."""
     line = "the dog chased a ball"

@@ -13,7 +13,9 @@ from support import reports
 from dinado_jax.evaluation.report.page import page
 
 pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("PyQt6") is None, reason="needs PyQt6-WebEngine"
+    importlib.util.find_spec("PyQt6") is None
+    or importlib.util.find_spec("PyQt6.QtWebEngineCore") is None,
+    reason="needs PyQt6-WebEngine",
 )
 SCRIPT = Path(__file__).parents[2] / "support" / "browser.py"
 SCHEMES = {"light": 1, "dark": 0}  # as Chromium numbers them
