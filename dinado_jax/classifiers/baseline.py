@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import scipy.optimize
 import scipy.sparse
-import scipy.special
 
 from dinado_jax.classifiers.labelled import Labelled
+from dinado_jax.classifiers.logistic import fit_logistic
 
 
 def baseline_accuracy(train: Labelled, test: Labelled) -> float:
@@ -27,18 +26,8 @@ def fit_baseline(train: Labelled, penalty: float = 1.0) -> Callable[[Sequence[st
     bags = [Counter(_words(text)) for text in train.texts]
     documents = Counter(word for bag in bags for word in bag)
     scale = {word: np.log((1 + len(bags)) / (1 + n)) + 1 for word, n in documents.items()}
-    features, signs = _features(train.texts, scale), np.where(train.labels, 1.0, -1.0)
-
-    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
-        w = weights[:-1]
-        margin = signs * (features @ w + weights[-1])
-        slope = -signs * scipy.special.expit(-margin)
-        gradient = np.append(features.T @ slope + penalty * w, slope.sum())
-        return -scipy.special.log_expit(margin).sum() + penalty * (w @ w) / 2, gradient
-
-    start = np.zeros(len(scale) + 1)
-    weights = scipy.optimize.minimize(loss, start, jac=True, method="L-BFGS-B").x
-    return lambda texts: _features(texts, scale) @ weights[:-1] + weights[-1]
+    weights, bias = fit_logistic(_features(train.texts, scale), train.labels, penalty)
+    return lambda texts: _features(texts, scale) @ weights + bias
 
 
 def _words(text: str) -> list[str]:

@@ -26,7 +26,7 @@ class Classifier:
 
     model: BaseModel  # the trunk
     codec: Codec
-    params: dict[str, Any]  # "trunk" and "head"
+    params: dict[str, Any]  # "trunk", "head" and "bag"
     label: str
     reads_prompt: bool  # or the text alone
     context: int  # tokens that are read of prompt and text

@@ -1,17 +1,19 @@
-"""A classifier in a folder: its head, what it is the head of, and its figures.
+"""A classifier in a folder: its head and bag, what it is the head of, and its figures.
 
-`classifier.safetensors` has the head. `classifier.json` has the label, the temperature and the
-SHA-256 of head and trunk. `trunk/` is a folder of transformers with the small model and its
+`classifier.safetensors` has head and bag. `classifier.json` has the label, the temperature and the
+SHA-256 of these and of the trunk. `trunk/` is a folder of transformers with the small model and its
 tokenizer; of a head on a base it is not there, and classifier.json has the base's path.
 """
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from dinado_jax import __version__
+from dinado_jax.classifiers.bag import Bag, empty_bag
 from dinado_jax.classifiers.classifier import Classifier
 from dinado_jax.classifiers.prefixes import init_head
 from dinado_jax.errors import InputError
@@ -25,12 +27,13 @@ from dinado_jax.models.hf_folder import (
     write_tensors,
 )
 from dinado_jax.models.params import by_path, nested
+from dinado_jax.models.protocol import BaseModel
 from dinado_jax.models.tokenizer import load_codec
 from dinado_jax.utils.files import exists, file_digest, read_sealed_record, write_sealed
 
 RECORD, HEAD, TRUNK = "classifier.json", "classifier.safetensors", "trunk"
 # Version of the files. Bump it when an older version of the package would misread them.
-FORMAT = 1
+FORMAT = 2
 _FIX = "train it again, or copy it again"
 _SCHEMA = {
     "format": int, "version": str, "label": str, "reads_prompt": bool, "context": int,
@@ -66,8 +69,9 @@ def save_classifier(
         trunk = jax.tree.map(np.asarray, classifier.params["trunk"])
         save_model(source, classifier.model, trunk, classifier.codec.ends())
         classifier.codec.save(source)
-    head = {path: np.asarray(leaf) for path, leaf in by_path(classifier.params["head"]).items()}
-    write_tensors(folder / HEAD, head)
+    own = {"head": classifier.params["head"], "bag": classifier.params["bag"]._asdict()}
+    tensors = {path: np.asarray(leaf) for path, leaf in by_path(own).items()}
+    write_tensors(folder / HEAD, tensors)
     write_sealed(
         folder / RECORD,
         {
@@ -110,11 +114,11 @@ def load_classifier(folder: str | Path) -> Saved:
     trunk = load_params(source, model)
     params = {
         "trunk": jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf, np.float32)), trunk),
-        "head": jax.device_put(_read_head(folder, model.width)),
+        **jax.device_put(_read_head(folder, model)),
     }
     classifier = Classifier(
         model,
-        load_codec(source, model.vocab_size),
+        load_codec(source, model.vocab_size, spells=bool(record["base"])),
         params,
         record["label"],
         record["reads_prompt"],
@@ -124,9 +128,11 @@ def load_classifier(folder: str | Path) -> Saved:
     return Saved(classifier, f"{record['trunk']} {record['head']}")
 
 
-def _read_head(folder: Path, width: int) -> dict:
+def _read_head(folder: Path, model: BaseModel) -> dict[str, Any]:
     tensors = read_safetensors(folder / HEAD)
-    wanted = by_path(jax.eval_shape(lambda: init_head(width, 0)))
+    bag = empty_bag(model.vocab_size)._asdict()
+    wanted = by_path(jax.eval_shape(lambda: {"head": init_head(model.width, 0), "bag": bag}))
     check_tensors(tensors, {path: leaf.shape for path, leaf in wanted.items()}, folder, RECORD)
     check_finite(tensors, folder)
-    return nested(tensors)
+    found = nested(tensors)
+    return {**found, "bag": Bag(**found["bag"])}

@@ -119,6 +119,20 @@ def divide(texts: Labelled, halves: int, seed: int) -> list[Parts]:
     return divided
 
 
+def folds(texts: Labelled, count: int) -> np.ndarray:
+    """Divides texts into folds, each with its share of the texts with the label; texts of one
+    prompt are in one fold where there are prompts enough.
+
+    Args:
+      texts: N of them.
+      count: number of folds.
+
+    Returns:
+      int [N], the fold of each text.
+    """
+    return _rank(texts, np.random.default_rng(0), many=10 * count) % count
+
+
 def _require_both(divided: Sequence[Parts]) -> None:
     """Raises InputError for a part whose texts all have the label, or all lack it."""
     for name, parts in zip("ab", divided):
@@ -133,14 +147,14 @@ def _require_both(divided: Sequence[Parts]) -> None:
                     )
 
 
-def _rank(texts: Labelled, rng: np.random.Generator) -> np.ndarray:
-    """A number of each text, int [N], from 0: of its prompt where there are many. In any sequence
+def _rank(texts: Labelled, rng: np.random.Generator, many: int = _MANY) -> np.ndarray:
+    """A number of each text, int [N], from 0: of its prompt where there are `many`. In any sequence
     of ranks the share of texts with the label is nearly that of all.
     """
     number: dict[str, int] = {}
     keys = (prompt or text for prompt, text in zip(texts.prompts, texts.texts, strict=True))
     group = np.array([number.setdefault(key, len(number)) for key in keys])
-    if len(number) < _MANY:
+    if len(number) < many:
         group = np.arange(len(group))
     share = np.bincount(group, texts.labels) / np.bincount(group)
     rank = np.empty(len(share), np.int64)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import scipy.special
 
+from dinado_jax.classifiers.bag import fit_bag, forms, held_out_log_odds
 from dinado_jax.classifiers.baseline import baseline_accuracy
 from dinado_jax.classifiers.calibration import (
     brier_score,
@@ -16,7 +17,7 @@ from dinado_jax.classifiers.calibration import (
     fit_temperature,
 )
 from dinado_jax.classifiers.classifier import Classifier, log_odds_of, to_rows
-from dinado_jax.classifiers.labelled import Labelled, Parts
+from dinado_jax.classifiers.labelled import Labelled, Parts, folds
 from dinado_jax.classifiers.training import train_head, train_small
 from dinado_jax.config.schema import Base
 from dinado_jax.data.batching import bucket
@@ -24,11 +25,12 @@ from dinado_jax.data.sequences import Sequences
 from dinado_jax.models.architectures import load_model, load_params, new_model
 from dinado_jax.models.codec import Codec
 from dinado_jax.models.hf_folder import locate
-from dinado_jax.models.tokenizer import load_codec, train_codec
+from dinado_jax.models.tokenizer import load_codec, train_words
 
 _WIDTH, _LAYERS, _HEADS = 128, 2, 4
-_VOCABULARY = 4096
+_VOCABULARY = 16_384
 _LONGEST = 256  # tokens
+_FOLDS = 5
 
 
 class Made(NamedTuple):
@@ -40,7 +42,7 @@ class Made(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """What is trained: with neither folder, a small model with a tokenizer of its own."""
+    """What is trained: with neither folder, a small model of whole words."""
 
     base: str = ""  # a head on the hidden states of this base
     tokenizer: str = ""  # a small model with the tokens of this base, whose guide it can be
@@ -71,17 +73,21 @@ def make_classifier(parts: Parts, label: str, kind: Kind, epochs: int, seed: int
     train, calibrate, test = (
         to_rows(codec, prompts, part.texts, context) for prompts, part in zip(given, parts)
     )
-    rows, labels = (train, calibrate), (parts.train.labels, parts.calibrate.labels)
-    if kind.base:
-        trunk = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), load_params(folder, model))
-        params = train_head(model, jax.device_put(trunk), rows, labels, epochs, seed)
-    else:
+    if not kind.base:
         size = 1 + max(codec.tokenizer.get_vocab().values())
         shape = Base(
             vocab_size=size, n_positions=context, n_embd=_WIDTH, n_layer=_LAYERS, n_head=_HEADS
         )
         model = new_model(shape)
-        params = train_small(model, rows, labels, codec.eos_id, epochs, seed)
+    rows, labels = (train, calibrate), (parts.train.labels, parts.calibrate.labels)
+    form, stop = forms(codec, model.vocab_size), codec.eos_id
+    known = held_out_log_odds(train, labels[0], form, stop, folds(parts.train, _FOLDS))
+    bags = fit_bag(train, labels[0], form, stop), known
+    if kind.base:
+        trunk = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), load_params(folder, model))
+        params = train_head(model, jax.device_put(trunk), rows, labels, bags, epochs, seed)
+    else:
+        params = train_small(model, rows, labels, bags, stop, epochs, seed)
     fitted, unseen = (log_odds_of(model, params, each) for each in (calibrate, test))
     temperature = fit_temperature(fitted, parts.calibrate.labels)
     before, after = (scipy.special.expit(unseen / t) for t in (1.0, temperature))
@@ -104,7 +110,7 @@ def make_classifier(parts: Parts, label: str, kind: Kind, epochs: int, seed: int
 
 def _codec(train: Labelled, folder: str) -> Codec:
     if not folder:
-        return train_codec([*train.prompts, *train.texts], _VOCABULARY)
+        return train_words([*train.prompts, *train.texts], _VOCABULARY)
     source = locate(folder)
     return load_codec(source if source.is_dir() else Path(source))
 

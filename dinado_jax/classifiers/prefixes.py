@@ -1,8 +1,8 @@
 """The log-odds of an attribute after every prefix of a text, on the device.
 
 As FUDGE (Yang and Klein, NAACL 2021, arXiv 2104.05218) does, one causal classifier judges whole
-texts and their beginnings. It reads the states of a language model: the last one, and the mean of
-those of the text so far, which is what a bag of words would see.
+texts and their beginnings. Its log-odds are those of a bag of tokens (bag.py), corrected by a head
+on the states of a language model: the last one, and the mean of those of the text so far.
 
 Shapes: B rows, T tokens, D width of the trunk.
 """
@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dinado_jax.classifiers.bag import bag_log_odds_after
 from dinado_jax.models.protocol import BaseModel
 
 _HIDDEN = 64
@@ -68,11 +69,22 @@ def states_of(
     return states, running_mean(states, prompt_length)
 
 
-def log_odds_after(
+def correction_after(
     model: BaseModel, params: dict[str, Any], tokens: jax.Array, prompt_length: jax.Array
 ) -> jax.Array:
-    """The log-odds of the attribute after every token, float32 [B, T]; without meaning before a
-    prompt's last one. Arguments as of `states_of`; `params` has "trunk" and "head".
+    """What the head adds to the log-odds of the bag after every token, float32 [B, T]; without
+    meaning before a prompt's last one. Arguments as of `states_of`; `params` has "trunk" and
+    "head".
     """
     read = states_of(model, params["trunk"], tokens, prompt_length)
     return jnp.asarray(Head().apply({"params": params["head"]}, *read))
+
+
+def log_odds_after(
+    model: BaseModel, params: dict[str, Any], tokens: jax.Array, prompt_length: jax.Array
+) -> jax.Array:
+    """The log-odds of the attribute after every token, float32 [B, T]. As `correction_after`, with
+    a "bag" in `params` too.
+    """
+    correction = correction_after(model, params, tokens, prompt_length)
+    return correction + bag_log_odds_after(params["bag"], tokens, prompt_length)

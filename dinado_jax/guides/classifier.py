@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dinado_jax.classifiers.bag import bag_log_odds
 from dinado_jax.classifiers.classifier import Classifier
 from dinado_jax.classifiers.prefixes import Head
 from dinado_jax.data.prompts import Prompts
@@ -34,6 +35,8 @@ class ClassifierState(NamedTuple):
     read: jax.Array  # int32 [R], tokens
     total: jax.Array  # float32 [R, D], the sum of the states that its mean is of
     count: jax.Array  # float32 [R], of these states
+    weight: jax.Array  # float32 [R], the sum over the text's tokens that the bag is of
+    square: jax.Array  # float32 [R], and that of their squares
     logit: jax.Array  # float32 [R], log-odds of the label
 
 
@@ -71,12 +74,13 @@ class ClassifierGuide:
         output = self.model.apply({"params": params["trunk"]}, tokens)
         last = last_token_states(output.hidden, lengths).astype(jnp.float32)
         count = jnp.ones(len(lengths), jnp.float32)
-        logit = _log_odds(params, last, last)
+        nothing = jnp.zeros(len(lengths), jnp.float32)
+        logit = _log_odds(params, last, last, nothing, nothing)
 
         def state(samples: int, steps: int) -> ClassifierState:
             cache = allocate(output.cache, lengths, samples, steps, segment=steps)
-            of_rows = (jnp.repeat(x, samples, 0) for x in (lengths, last, count, logit))
-            return ClassifierState(cache, *of_rows)
+            before = lengths, last, count, nothing, nothing, logit
+            return ClassifierState(cache, *(jnp.repeat(x, samples, 0) for x in before))
 
         scores = logits(last_token_states(base.hidden, prompts.lengths), base.vocabulary)
         return self._values(params, open_for(state(1, 1), 0), scores), state(samples, steps + 1)
@@ -110,13 +114,17 @@ class ClassifierGuide:
         """
         output = self.model.apply({"params": params["trunk"]}, tokens[:, None], state.cache)
         last, room = output.hidden[:, 0].astype(jnp.float32), state.read < self.context
-        total, count = state.total + last, state.count + 1
+        total, count, bag = state.total + last, state.count + 1, params["bag"]
+        weight, square = state.weight + bag.weight[tokens], state.square + bag.square[tokens]
+        logit = _log_odds(params, last, total / count[:, None], weight, square)
         return ClassifierState(
             output.cache,
             state.read + 1,
             jnp.where(room[:, None], total, state.total),
             jnp.where(room, count, state.count),
-            jnp.where(room, _log_odds(params, last, total / count[:, None]), state.logit),
+            jnp.where(room, weight, state.weight),
+            jnp.where(room, square, state.square),
+            jnp.where(room, logit, state.logit),
         )
 
     def _values(self, params: Any, state: ClassifierState, scores: jax.Array) -> NextValues:
@@ -134,9 +142,11 @@ class ClassifierGuide:
         )
 
 
-def _log_odds(params: Any, last: jax.Array, mean: jax.Array) -> jax.Array:
-    head = jnp.asarray(Head().apply({"params": params["head"]}, last, mean))
-    return head / params["temperature"]
+def _log_odds(
+    params: Any, last: jax.Array, mean: jax.Array, weight: jax.Array, square: jax.Array
+) -> jax.Array:
+    correction = jnp.asarray(Head().apply({"params": params["head"]}, last, mean))
+    return (correction + bag_log_odds(params["bag"], weight, square)) / params["temperature"]
 
 
 def classifier_guide(

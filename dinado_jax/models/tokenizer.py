@@ -2,7 +2,9 @@
 
 import codecs
 import os
+import re
 import types
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from dinado_jax.models.gguf_file import read_gguf
 from dinado_jax.utils.files import exists, read_json, read_text
 
 EOS = "<|endoftext|>"
+_UNKNOWN = "<unknown>"
 _FILES = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
     "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
@@ -56,6 +59,26 @@ def train_codec(lines: Iterable[str], vocab_size: int) -> Codec:
     return Codec(tokenizer, (tokenizer.eos_token_id,), tokenizer.bos_token_id)
 
 
+def train_words(lines: Iterable[str], most: int) -> Codec:
+    """Makes a tokenizer of the words and signs of the lines, the most frequent `most`, for models
+    that do not write: any other word is one and the same token, so that it does not spell text.
+
+    Of few lines a BPE has every word as a token, and divides those of other texts into pieces that
+    are words of their own.
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    counts = Counter(word for line in lines for word in re.findall(r"\w+|[^\w\s]+", line))
+    known = sorted(counts, key=lambda word: (-counts[word], word))[:most]
+    tokens = dict.fromkeys([EOS, _UNKNOWN, *known])
+    words = Tokenizer(models.WordLevel({word: id for id, word in enumerate(tokens)}, _UNKNOWN))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = _transformers().PreTrainedTokenizerFast(
+        tokenizer_object=words, bos_token=EOS, eos_token=EOS, clean_up_tokenization_spaces=False
+    )
+    return Codec(tokenizer, (tokenizer.eos_token_id,), tokenizer.bos_token_id)
+
+
 def _check_plain(path: Path) -> None:
     """InputError for text that transformers misreads: it takes byte-order marks for content, and
     merges.txt with line ends of CR alone for one line.
@@ -68,7 +91,7 @@ def _check_plain(path: Path) -> None:
         raise InputError(f"{path}, lines that end in CR alone: save it with LF line ends")
 
 
-def load_codec(folder: Path, vocab_size: int | None = None) -> Codec:
+def load_codec(folder: Path, vocab_size: int | None = None, *, spells: bool = True) -> Codec:
     """Loads the tokenizer of a Hugging Face folder or of a GGUF file.
 
     Args:
@@ -76,6 +99,7 @@ def load_codec(folder: Path, vocab_size: int | None = None) -> Codec:
         read unless there is a tokenizer.json beside it. The tokens that begin and end a text are
         those that the file names, in both cases.
       vocab_size: of the model; None: any.
+      spells: whether its tokens have to spell any text.
 
     Raises:
       InputError: if there is none, and as `codec_from`.
@@ -83,15 +107,18 @@ def load_codec(folder: Path, vocab_size: int | None = None) -> Codec:
     if folder.is_file():
         declared = {str(folder): bos_and_eos(read_gguf(folder))}
         if beside := tokenizer_beside(folder):
-            return _folder_codec(beside, vocab_size, declared)
+            return _folder_codec(beside, vocab_size, declared, spells)
         from dinado_jax.models.gguf_tokenizer import load_tokenizer
 
-        return codec_from(load_tokenizer(folder), declared, folder, vocab_size)
-    return _folder_codec(folder, vocab_size, {})
+        return codec_from(load_tokenizer(folder), declared, folder, vocab_size, spells=spells)
+    return _folder_codec(folder, vocab_size, {}, spells)
 
 
 def _folder_codec(
-    folder: Path, vocab_size: int | None, declared: Mapping[str, Mapping[str, Any]]
+    folder: Path,
+    vocab_size: int | None,
+    declared: Mapping[str, Mapping[str, Any]],
+    spells: bool,
 ) -> Codec:
     """The codec of a folder; `declared` as for `codec_from`, besides what is in the folder."""
     transformers = _transformers()
@@ -118,4 +145,4 @@ def _folder_codec(
         for name in ("config.json", "generation_config.json")
         if name in files
     }
-    return codec_from(tokenizer, {**in_folder, **declared}, folder, vocab_size)
+    return codec_from(tokenizer, {**in_folder, **declared}, folder, vocab_size, spells=spells)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from support.refusal import error_of
 
-from dinado_jax.classifiers.labelled import Labelled, divide, read_labelled
+from dinado_jax.classifiers.labelled import Labelled, divide, folds, read_labelled
 
 NUMBERED = [(f"text {i}", i % 2) for i in range(80)]
 
@@ -129,3 +129,16 @@ def test_a_part_without_one_of_the_labels_is_refused(has):
         said = error_of(divide, texts, halves, 0)
         assert said.startswith(f"no text {there} the label is among the ") and f" {what}: " in said
     divide(texts._replace(prompts=[""] * 1060), 2, 0)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_a_fold_has_its_share_and_whole_prompts(paired):
+    prompts = [f"prompt {i // 2}" if paired else "" for i in range(300)]
+    labels = np.arange(300) % 2 == 0
+    fold = folds(Labelled(prompts, [f"text {i}" for i in range(300)], labels), 5)
+    for each in range(5):
+        assert (fold == each).sum() == 60 and labels[fold == each].sum() == 30
+    if paired:
+        assert (fold[::2] == fold[1::2]).all()
+    else:
+        assert (fold[::2] != fold[1::2]).any()

@@ -1,9 +1,9 @@
 """Log-odds of prefixes: of nothing later, of nothing before the prompt's end, as written out."""
 
-import jax
 import numpy as np
 from support import tiny
 
+from dinado_jax.classifiers.bag import empty_bag
 from dinado_jax.classifiers.prefixes import init_head, log_odds_after, running_mean
 
 
@@ -19,7 +19,9 @@ def test_the_running_mean_is_that_of_the_text_so_far():
 def test_no_later_token_counts():
     model = tiny.model()
     head = tiny.noisy(init_head(model.width, 0), 0.3)
-    params = {"trunk": tiny.base_params(), "head": head}
+    bag = tiny.noisy(empty_bag(model.vocab_size), 0.3)
+    bag = bag._replace(square=np.exp(bag.square))
+    params = {"trunk": tiny.base_params(), "head": head, "bag": bag}
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, model.vocab_size, (3, 8)).astype(np.int32)
     lengths = np.array([1, 2, 3], np.int32)
@@ -32,9 +34,10 @@ def test_no_later_token_counts():
     assert (np.abs(other[:, 5:] - found[:, 5:]) > 1e-6).all()
 
 
-def test_an_untrained_head_says_one_half():
+def test_an_untrained_head_corrects_nothing():
     model = tiny.model()
-    params = {"trunk": tiny.base_params(), "head": init_head(model.width, 3)}
+    bag = empty_bag(model.vocab_size)._replace(bias=np.float32(0.7))
+    params = {"trunk": tiny.base_params(), "head": init_head(model.width, 3), "bag": bag}
     tokens = np.zeros((1, 4), np.int32)
-    assert not np.asarray(log_odds_after(model, params, tokens, np.array([1]))).any()
-    assert jax.tree.leaves(params["head"])
+    found = np.asarray(log_odds_after(model, params, tokens, np.array([1])))
+    np.testing.assert_array_equal(found, np.full((1, 4), 0.7, np.float32))

@@ -78,9 +78,14 @@ def test_it_learns_and_says_how_well(two):
 
 
 def test_less_than_the_baseline_learns_is_told(tmp_path, capsys):
-    """Words decide; one epoch of a model from scratch is too few for them."""
-    rows = [{"text": text, "label": label} for text, label in sentences(480, 0)]
-    train(tmp_path / "c", rows, "--single", "--epochs", "1")
+    """The words that decide have the same letters, and the base has no other tokens for them."""
+    base = word_base.write(tmp_path / "base")
+    pairs = {"red": "wolf rush silk", "blue": "flow hurs skil"}
+    rows = [
+        {"text": f"{pairs['red' if label else 'blue'].split()[i % 3]} {i}", "label": label}
+        for i, (_, label) in enumerate(sentences(480, 0))
+    ]
+    train(tmp_path / "c", rows, "--single", "--epochs", "1", "--tokenizer", str(base))
     told = capsys.readouterr().err
     assert "c is right less often than TF-IDF with logistic regression: give more texts" in told
 

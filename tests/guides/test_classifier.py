@@ -8,6 +8,7 @@ import pytest
 from support import tiny, word_base
 from support.refusal import error_of
 
+from dinado_jax.classifiers.bag import empty_bag
 from dinado_jax.classifiers.classifier import Classifier
 from dinado_jax.classifiers.prefixes import init_head, log_odds_after
 from dinado_jax.data.prompts import TokenizedPrompts
@@ -37,9 +38,11 @@ def base(tmp_path_factory):
 
 def made(base, reads_prompt=True, context=24):
     model = GPT2(GPT2Config(base.model.vocab_size, context, 8, 1, 2))
+    bag = tiny.noisy(empty_bag(model.vocab_size), 0.7)
     params = {
         "trunk": tiny.noisy(init_params(model, 5), 0.5),
         "head": tiny.noisy(init_head(8, 0), 0.7),
+        "bag": bag._replace(square=np.exp(bag.square)),
     }
     return Classifier(model, base.codec, params, "1", reads_prompt, context, TEMPERATURE)
 
