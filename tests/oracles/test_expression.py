@@ -3,6 +3,7 @@
 import importlib.metadata
 import random
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -327,6 +328,8 @@ def test_a_package_registers_an_oracle(here, monkeypatch):
     point = importlib.metadata.EntryPoint("polite-one", "mine:share", GROUP)
     wrong = importlib.metadata.EntryPoint("broken", "mine:missing", GROUP)
     both = importlib.metadata.EntryPoints([point, wrong])
+    monkeypatch.syspath_prepend(here)  # before folders of other tests with such a file
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: both.select(group=group))
     assert find_oracle("polite-one").function([""], ["red"]) == [1]
     expected = [min(share(text), keywords(*each)) for *each, text in zip(PROMPTS, TEXTS, TEXTS)]
