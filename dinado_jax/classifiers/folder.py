@@ -32,7 +32,7 @@ from dinado_jax.models.tokenizer import load_codec
 from dinado_jax.utils.files import exists, file_digest, read_sealed_record, write_sealed
 
 RECORD, HEAD, TRUNK = "classifier.json", "classifier.safetensors", "trunk"
-# Version of the files. Bump it when an older version of the package would misread them.
+# Version of the files. Bump it when a version of the package would misread those of another.
 FORMAT = 2
 _FIX = "train it again, or copy it again"
 _SCHEMA = {
@@ -93,7 +93,7 @@ def load_classifier(folder: str | Path) -> Saved:
     """Reads a classifier that `save_classifier` has written.
 
     Raises:
-      InputError: in one line for what is missing, damaged or of a newer version, and for a base
+      InputError: in one line for what is missing, damaged or of another version, and for a base
         that is another one now.
     """
     folder = Path(folder).expanduser()
@@ -103,6 +103,10 @@ def load_classifier(folder: str | Path) -> Saved:
         fix = f"give one of {', '.join(map(str, inside))}" if inside else "correct the path"
         raise InputError(f"no {RECORD} in {folder}, where a classifier is looked for: {fix}")
     record = read_sealed_record(path, _SCHEMA, FORMAT, _FIX)
+    if record["format"] < FORMAT:
+        raise InputError(
+            f"{path} was written by an older version of dinado-jax: train the classifier again"
+        )
     source = locate(record["base"]) if record["base"] else folder / TRUNK
     for file, found, known in (
         (source, fingerprint(source), record["trunk"]),

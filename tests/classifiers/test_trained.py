@@ -150,6 +150,10 @@ def test_what_is_not_there_or_damaged_is_said_in_a_line(two, on_a_base, tmp_path
     shutil.copytree(two / "a", copy)
     write_sealed(copy / "classifier.json", {"format": 99})
     assert "install a newer one" in error_of(load_classifier, copy)
+    record = json.loads((two / "a" / "classifier.json").read_text())
+    del record["digest"]
+    write_sealed(copy / "classifier.json", {**record, "format": 1})
+    assert "an older version of dinado-jax: train" in error_of(load_classifier, copy)
     folder, base = on_a_base
     other = tmp_path / "base"
     shutil.copytree(base, other)
