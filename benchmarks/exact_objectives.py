@@ -26,9 +26,9 @@ from dinado_jax.objectives.ppo import Ppo
 from dinado_jax.objectives.table import OBJECTIVES
 from dinado_jax.rollouts.arrays import Rollouts, concatenate
 
-# What differs from the settings of `dinado exact`: regression draws its rows uniformly, and needs a
-# large batch for a few rare successes in each; variance lets q keep failures up to p e^-margin in
-# probability; ppo learns from samples of q, in many rounds.
+# What differs from the settings of `dinado exact`: regression needs more rows than the others to be
+# trained to its end; variance lets q keep failures up to p e^-margin in probability; ppo learns
+# from samples of q, in many rounds.
 CHANGES = {
     ("table", "regression"): {"batch": 512},
     ("table", "variance"): {"margin": 8.0},

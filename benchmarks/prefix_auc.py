@@ -37,7 +37,7 @@ def auc(scores: np.ndarray, success: np.ndarray) -> float:
 def mean_within(scores: np.ndarray, success: np.ndarray, prompts: Sequence[int]) -> float:
     """The mean over prompts of the AUC between their own samples."""
     groups = [np.equal(prompts, prompt) for prompt in sorted(set(prompts))]
-    return float(np.nanmean([auc(scores[own], success[own]) for own in groups if own.sum() > 1]))
+    return float(np.nanmean([auc(scores[own], success[own]) for own in groups]))
 
 
 def main() -> None:

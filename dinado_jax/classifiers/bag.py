@@ -1,7 +1,7 @@
 """A bag of tokens: log-odds that are a sum over the tokens of a text, whatever their order.
 
-Of few texts that is most of what can be learned. It is TF-IDF and logistic regression, written so
-that it can be continued token by token:
+Of few texts that is most of what can be learned. It is logistic regression on TF-IDF whose norm
+adds up token by token, as if no token were repeated:
 
     log-odds = bias + sum_t weight[t] / sqrt(sum_t square[t])
 
@@ -64,7 +64,10 @@ def bag_log_odds_after(
 def forms(codec: Codec, vocab_size: int) -> np.ndarray:
     """The number of each token's form, int64 [V], from 0; a token without text has its own."""
     texts = [text.lower() for text in codec.decode([[id] for id in range(vocab_size)])]
-    names = [text if text and "\ufffd" not in text else str(id) for id, text in enumerate(texts)]
+    no_text = "\ufffd"  # in place of a part of a character
+    names = [
+        text if text and no_text not in text else f"{no_text}{id}" for id, text in enumerate(texts)
+    ]
     return np.unique(names, return_inverse=True)[1]
 
 

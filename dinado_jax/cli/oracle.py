@@ -87,7 +87,7 @@ def _train(args: argparse.Namespace) -> None:
             if _below_baseline(made.figures):
                 streams.print_status(
                     f"warning: {escape(str(args.out / name))} is right less often than TF-IDF with "
-                    "logistic regression: give more texts, or --base BASE"
+                    f"logistic regression: give more texts{'' if args.base else ', or --base BASE'}"
                 )
     first, *others = (escape(f"classifier:{args.out / name}") for name in names)
     use = [f"rollout.oracle={first}", *(f"evaluate.oracle={other}" for other in others)]
@@ -114,8 +114,9 @@ def _figures(folder: Path, made: "Made") -> str:
 
 def _below_baseline(figures: dict[str, float | int]) -> bool:
     """Whether a classifier is worse than its baseline by more than chance, two standard errors."""
-    least = figures["baseline_accuracy"]
-    return figures["accuracy"] < least - 2 * math.sqrt(least * (1 - least) / figures["test"])
+    count = figures["test"]
+    least = (count * figures["baseline_accuracy"] + 1) / (count + 2)  # of 1 too it has an error
+    return figures["accuracy"] < least - 2 * math.sqrt(least * (1 - least) / count)
 
 
 def _check(args: argparse.Namespace) -> None:

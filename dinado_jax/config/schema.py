@@ -221,8 +221,8 @@ class Evaluate:
     split: str = "test"
     prompts: int = 500
     samples: int = 4
-    # Other strengths of the control than decode.strength that each prompt is continued at once, for
-    # the report's curve of success against KL.
+    # Each prompt is also continued once at each of these strengths of the control, beside
+    # decode.strength, for the report's curve of success against KL.
     strengths: tuple[float, ...] = (0.5, 1.5, 2.0)
     prompt_file: str = ""  # prompts to continue, one per line, instead of the split's
     # As rollout.oracle: another one, whose success rate is reported too. A classifier must not be

@@ -62,7 +62,7 @@ class Floors:
 
 @dataclasses.dataclass(frozen=True)
 class StrengthFigures:
-    """Figures of the control at another strength than decode.strength."""
+    """Figures of the control at one strength."""
 
     strength: float
     success_rate: float

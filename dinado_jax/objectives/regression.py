@@ -60,9 +60,9 @@ class RowRegression:
     With the state of the oracle q never draws a failure that the state shows. What teaches it then
     is at which prefixes the base would fail (`prefix_excess`, `lost_excess`).
 
-    Converges to q*. Rows are drawn uniformly, so that with a rare oracle few rows of a batch speak
-    of successes before q finds them, while the failures beside them lower what they share: what a
-    success loses then it regains only as often as it is drawn (docs/objectives.md).
+    Converges to q*. Rows are drawn uniformly, so that with a rare oracle few rows of a batch are
+    successes before q finds them, and more steps, rows or a larger learning rate are needed than
+    for objectives that draw successes (docs/objectives.md).
     """
 
     margin: float  # nats

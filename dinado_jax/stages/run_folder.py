@@ -298,7 +298,7 @@ class RunFolder:
             try:
                 yield
             except FileNotFoundError:
-                if self.path.exists():
+                if _exists(self.path / "lock"):  # the folder itself may have been made again
                     raise
                 raise InputError(
                     f"{self.path} was removed while stages ran: run the same command again"

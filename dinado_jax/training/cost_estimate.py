@@ -241,6 +241,7 @@ def dry_run(settings: schema.Config) -> dict[str, Any]:
     All on one device, whatever `parallel` says. Bytes are XLA's own and exact. Its count of FLOPs
     takes the body of a loop once, hence flops_at_least; forward_flops_per_token counts the matrix
     products of one pass by hand. With control.state every prompt has five automata of two states.
+    Particles are those of the control alone, without decode.guarantee and decode.hmm.
     """
     model = configured_model(settings.base)
     check_base(settings, model)

@@ -14,7 +14,7 @@ from dinado_jax.classifiers.baseline import fit_baseline
 from dinado_jax.classifiers.classifier import to_rows
 from dinado_jax.classifiers.labelled import Labelled
 from dinado_jax.data.sequences import Sequences
-from dinado_jax.models.tokenizer import train_words
+from dinado_jax.models.tokenizer import train_codec, train_words
 
 WORDS = ["the", "a", "dog", "cat", "runs", "sees", "house", "tree"]
 CONTEXT = 16
@@ -103,3 +103,17 @@ def test_held_out_rows_are_judged_by_the_bags_of_other_folds(fitted):
     expected = bag_log_odds_after(of_others, rows.tokens[own], rows.prompt_length[own])
     np.testing.assert_array_equal(found[own], expected)
     assert not np.allclose(found, bag_log_odds_after(bag, rows.tokens, rows.prompt_length))
+
+
+def test_a_token_without_text_has_no_form_of_another():
+    """Bytes of a byte-level BPE beside the numbers that name them."""
+    codec = train_codec([" ".join(map(str, range(120))), "\u00e9"] * 3, 400)
+    size = len(codec.tokenizer)
+    form, texts = forms(codec, size), codec.decode([[id] for id in range(size)])
+    shared = [
+        {texts[other].lower() for other in np.flatnonzero(form == form[id])} for id in range(size)
+    ]
+    assert all(len(each) == 1 for each in shared)
+    whole = [id for id, text in enumerate(texts) if not text or "\ufffd" in text]
+    assert whole and all((form == form[id]).sum() == 1 for id in whole)
+    assert form[codec.targets(["7"])[0][0]] == form[codec.tokenizer.convert_tokens_to_ids("7")]

@@ -153,7 +153,8 @@ def test_a_run_of_two_processes_is_that_of_one(pod, tmp_path):
             [line.get("loss", line.get("held_out")) for line in lines] for lines in (wanted, found)
         ]
         np.testing.assert_allclose(*losses, rtol=1e-3)
-    ends = [line["step"] for line in found if "held_out" in line]
+    trained = read_lines(two / "train" / "train.jsonl")
+    ends = [line["step"] for line in trained if "held_out" in line]
     assert 8 not in ends and ends[-1] < 16  # both rounds
     for name in ("base", "control", "strengths/0.5"):
         wanted, found = (read_lines(folder / "generate" / f"{name}.jsonl") for folder in (one, two))

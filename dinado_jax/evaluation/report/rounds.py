@@ -34,8 +34,8 @@ def of_rounds(summary: Summary) -> list[Point]:
 
 def of_strengths(summary: Summary) -> list[StrengthFigures]:
     """Returns the control at each strength it was sampled at, on held-out prompts, ascending; none
-    if it was sampled at its own alone. Strength 0 is the base, unless something else than the
-    control changes it.
+    if it was sampled at its own alone. Where nothing else than the control changes the base, that
+    is strength 0.
     """
     if not summary.strengths:
         return []
@@ -48,9 +48,11 @@ def of_strengths(summary: Summary) -> list[StrengthFigures]:
         control.kl_to_base_error,
     )
     found = {each.strength: each for each in (*summary.strengths, own)}
-    if not decode["guarantee"] and not decode["reject"]:
+    plain = {"temperature": 1, "top_k": 0, "top_p": 1, "guarantee": False, "reject": False}
+    if all(decode[name] == value for name, value in plain.items()):
         base = summary.base
-        found[0.0] = StrengthFigures(0.0, base.success_rate, base.success_rate_error, 0.0, 0.0)
+        zero = StrengthFigures(0.0, base.success_rate, base.success_rate_error, 0.0, 0.0)
+        found.setdefault(0.0, zero)
     return [found[strength] for strength in sorted(found)]
 
 

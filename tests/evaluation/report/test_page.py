@@ -193,11 +193,19 @@ def test_what_a_run_lacks_is_left_out(records, sections, plots):
 STRENGTHS = (StrengthFigures(0.5, 0.5, 0.1, 0.4, 0.1), StrengthFigures(2.0, 0.9, 0.1, 3.0, 0.1))
 
 
-@pytest.mark.parametrize("reject, least", [(0.0, "0"), (0.1, "0.5")])
-def test_success_against_kl_is_a_curve_over_strengths(whole, reject, least):
-    """Strength 0 is the base unless tokens are rejected there too."""
+@pytest.mark.parametrize(
+    "name, value, least",
+    [
+        ("reject", 0.0, "0"),
+        ("reject", 0.1, "0.5"),
+        ("temperature", 0.7, "0.5"),
+        ("top_k", 9, "0.5"),
+    ],
+)
+def test_success_against_kl_is_a_curve_over_strengths(whole, name, value, least):
+    """Strength 0 is the base unless something else changes what is drawn there."""
     config = Config().as_dict()
-    config["decode"]["reject"] = reject
+    config["decode"][name] = value
     drawn = page(reports.records(strengths=STRENGTHS, config=config))
     told = "the curve from little strength of the control to much"
     assert f">strengths {least} to 2<" in drawn and told in drawn
