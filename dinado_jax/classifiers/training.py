@@ -54,8 +54,8 @@ def train_small(
       model: the trunk.
       rows: to train on, and others by which an epoch is chosen.
       labels: bool [N] of both.
-      bags: the bag, and what bags that did not learn from a row say of it, float32 [N, T]: log-odds
-        after every token of the rows to train on.
+      bags: the bag fitted to all training rows, and for each training row the log-odds after every
+        token by a bag that was fitted without that row, float32 [N, T].
       stop: the token that stands for hidden ones.
       epochs: at most.
       seed: of the parameters, of batches and of hidden tokens.

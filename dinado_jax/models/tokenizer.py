@@ -63,8 +63,8 @@ def train_words(lines: Iterable[str], most: int) -> Codec:
     """Makes a tokenizer of the words and signs of the lines, the most frequent `most`, for models
     that do not write: any other word is one and the same token, so that it does not spell text.
 
-    Of few lines a BPE has every word as a token, and divides those of other texts into pieces that
-    are words of their own.
+    A BPE that is trained on few lines learns every word as a token, and splits unknown words into
+    pieces that are other words.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers
 
