@@ -68,6 +68,8 @@ class GenerateFigures:
     prompts: int
     base_oracle_failures: int  # samples left out
     control_oracle_failures: int
+    strength_oracle_failures: int = 0  # at the strengths of evaluate.strengths, together
+    strength_samples: int = 0  # that are left at these
 
 
 @dataclasses.dataclass(frozen=True)

@@ -154,6 +154,7 @@ def _failures(control: ControlFigures, stages: StageFigures) -> Iterator[str]:
         ("rollout", stages.rollout.oracle_failures, stages.rollout.samples),
         ("generate", generate.base_oracle_failures, control.samples),
         ("generate", generate.control_oracle_failures, control.samples),
+        ("generate", generate.strength_oracle_failures, generate.strength_samples),
     ):
         if failures > _FAILURES * (drawn + failures):
             yield (

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -59,8 +60,10 @@ def generate(context: Context) -> GenerateFigures:
         tilted = dataclasses.replace(controlled, tilt=dataclasses.replace(tilt, strength=strength))
         return tilted if sure is None else compose(tilted, sure)
 
-    def sample(name: str, model: LanguageModel, own: PromptSet, samples: int) -> Collected:
-        what, shards = f"generate {name}", folder / f"{name.replace(' ', '_')}_shards"
+    def sample(
+        name: str, model: LanguageModel, own: PromptSet, samples: int, shards: Path
+    ) -> Collected:
+        what = f"generate {name}"
         if decode.particles and not isinstance(model, Base):
             return collector.sample_by_particles(
                 what, model, own, samples, decode.particles, key, shards
@@ -69,11 +72,13 @@ def generate(context: Context) -> GenerateFigures:
 
     count = context.config.evaluate.samples
     collected = {
-        "base": sample("base", controlled.base, prompts, count),
-        "control": sample("control", at(decode.strength), known, count),
+        "base": sample("base", controlled.base, prompts, count, folder / "base_shards"),
+        "control": sample("control", at(decode.strength), known, count, folder / "control_shards"),
     }
     curve = {
-        strength: sample(f"strength {strength}", at(strength), known, 1)
+        strength: sample(
+            f"strength {strength}", at(strength), known, 1, folder / f"strength_{strength}_shards"
+        )
         for strength in other_strengths(context.config)
     }
     values = controlled.prompt_values(prompts.texts, decode.batch)
@@ -87,5 +92,10 @@ def generate(context: Context) -> GenerateFigures:
         for strength, each in curve.items():
             (folder / "strengths").mkdir(exist_ok=True)
             write_samples(folder / "strengths" / f"{strength}.jsonl", _samples(each, values))
-    failures = (collected[name].failures for name in ("base", "control"))
-    return GenerateFigures(len(prompts.texts), *failures)
+    return GenerateFigures(
+        len(prompts.texts),
+        collected["base"].failures,
+        collected["control"].failures,
+        sum(each.failures for each in curve.values()),
+        sum(len(each.rollouts) for each in curve.values()),
+    )

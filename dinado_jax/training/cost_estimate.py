@@ -207,11 +207,11 @@ def _sample_calls(
 
 
 def _particle_calls(
-    model: Controlled, sampling: schema.Sampling, particles: int, length: int
+    model: Controlled, sampling: schema.Sampling, particles: int, length: int, state: bool
 ) -> dict[str, dict[str, float]]:
-    """The calls that draw particles of each prompt; arguments as for `_sample_calls`."""
-    guide = model.control
-    state = isinstance(guide, StateTable) or (isinstance(guide, Control) and bool(guide.state))
+    """The calls that draw particles of each prompt under a guide that reads the state or does not;
+    the other arguments as for `_sample_calls`.
+    """
     prompts = _prompts(sampling, particles, length, state)
 
     def variables(base_params: Any, own: Any) -> dict[str, Any]:
@@ -270,7 +270,9 @@ def dry_run(settings: schema.Config) -> dict[str, Any]:
         table = StateTable(model, control.state)
         rates = jax.eval_shape(table.init, _shape(progress.COUNT, dtype=jnp.float32))
         guided = Controlled(base, table, rates)
-        out["train_particles"] = _particle_calls(guided, rollout, particles, length)
+        out["train_particles"] = _particle_calls(guided, rollout, particles, length, True)
     if decode.particles:
-        out["decode_particles"] = _particle_calls(controlled, decode, decode.particles, length)
+        out["decode_particles"] = _particle_calls(
+            controlled, decode, decode.particles, length, control.state is not None
+        )
     return out

@@ -77,6 +77,7 @@ def test_a_run_that_went_well_has_none():
         ("stages.rollout.oracle_failures", 400, "failed on 400 samples of stage rollout"),
         ("stages.generate.control_oracle_failures", 40, "40 samples of stage generate"),
         ("stages.generate.base_oracle_failures", 41, "41 samples of stage generate"),
+        ("stages.generate.strength_oracle_failures", 42, "42 samples of stage generate"),
     ],
 )
 def test_each_way_to_go_badly_has_its_line(path, value, said):

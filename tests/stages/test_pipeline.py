@@ -471,6 +471,25 @@ def test_generation_stopped_and_continued_is_that_of_one_go(run, copy, monkeypat
         assert [line["text"] for line in one] == [line["text"] for line in other]
 
 
+def test_strengths_stopped_and_continued_are_those_of_one_go(copy, tmp_path, monkeypatch):
+    stopped = copy(3)
+    whole = shutil.copytree(stopped, tmp_path / "whole")
+    config = tiny_run.config("decode.batch=4", "evaluate.strengths=[0.5, 2]")
+    with monkeypatch.context() as patch:
+        shards = stopped / "generate" / "strength_0.5_shards"
+        stops.stop_when(patch, stops.with_parts(shards, 1))
+        with pytest.raises(signals.Stopped):
+            run_stages(config, ("generate",), stopped)
+    for path in (stopped, whole):
+        run_stages(config, ("generate",), path)
+    for strength in ("0.5", "2.0"):
+        one, other = (
+            read_lines(path / "generate" / "strengths" / f"{strength}.jsonl")
+            for path in (whole, stopped)
+        )
+        assert one == other
+
+
 def test_other_strengths_are_sampled_once_per_prompt_and_measured(copy):
     path, config = copy(3), tiny_run.config("evaluate.strengths=[2, 0, 1]")
     run_stages(config, ("generate", "evaluate"), path)

@@ -408,4 +408,5 @@ def test_held_out_prompts_are_continued_as_decode_says(run, name, samples, stren
         value = by_hand.values(run.control(run.after["trainable"]), given).value
         assert line["value"] == pytest.approx(np.exp(value[0, len(prompt) - 1]), abs=1e-5)
     stored = run.figures("generate")
-    assert stored == {"prompts": 6, "base_oracle_failures": 0, "control_oracle_failures": 0}
+    failures = {f"{name}_oracle_failures": 0 for name in ("base", "control", "strength")}
+    assert stored == {"prompts": 6, **failures, "strength_samples": 0}

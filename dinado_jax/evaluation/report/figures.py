@@ -10,7 +10,8 @@ from dinado_jax.evaluation.metrics import CalibrationBin, calibration_bins
 from dinado_jax.evaluation.report import round_figures, training_figures
 from dinado_jax.evaluation.report.prompts import by_prompt
 from dinado_jax.evaluation.report.records import Records
-from dinado_jax.evaluation.report.rounds import finished, of_rounds, of_strengths
+from dinado_jax.evaluation.report.rounds import finished, of_rounds
+from dinado_jax.evaluation.report.strengths import of_strengths
 from dinado_jax.evaluation.report.svg import draw
 from dinado_jax.evaluation.summary import CALIBRATION_BINS
 

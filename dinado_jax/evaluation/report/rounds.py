@@ -1,10 +1,10 @@
-"""The control after each round of training and at each strength, as points of success and KL."""
+"""The control after each round of training, as points of success and KL."""
 
 import dataclasses
 import math
 
 from dinado_jax.evaluation.stage_figures import RoundFigures
-from dinado_jax.evaluation.summary import StrengthFigures, Summary
+from dinado_jax.evaluation.summary import Summary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,30 +30,6 @@ def of_rounds(summary: Summary) -> list[Point]:
     training prompts.
     """
     return [_begun(number, each) for number, each in enumerate(summary.stages.train.rounds)]
-
-
-def of_strengths(summary: Summary) -> list[StrengthFigures]:
-    """Returns the control at each strength it was sampled at, on held-out prompts, ascending; none
-    if it was sampled at its own alone. Where nothing else than the control changes the base, that
-    is strength 0.
-    """
-    if not summary.strengths:
-        return []
-    decode, control = summary.config["decode"], summary.control
-    own = StrengthFigures(
-        decode["strength"],
-        control.success_rate,
-        control.success_rate_error,
-        control.kl_to_base,
-        control.kl_to_base_error,
-    )
-    found = {each.strength: each for each in (*summary.strengths, own)}
-    plain = {"temperature": 1, "top_k": 0, "top_p": 1, "guarantee": False, "reject": False}
-    if all(decode[name] == value for name, value in plain.items()):
-        base = summary.base
-        zero = StrengthFigures(0.0, base.success_rate, base.success_rate_error, 0.0, 0.0)
-        found.setdefault(0.0, zero)
-    return [found[strength] for strength in sorted(found)]
 
 
 def finished(summary: Summary) -> Point:
