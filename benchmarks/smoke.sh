@@ -57,6 +57,7 @@ run demo_picture "$PYTHON" benchmarks/demo_picture.py "$out/study/seed3/default"
 run compare_runs "$PYTHON" benchmarks/compare_runs.py "$out/bound.svg" "default=$out/study/seed3/default"
 run decodings "$PYTHON" benchmarks/decodings.py "$out/study/seed3/default" --out "$out/decodings" --prompts 4 --samples 1 --ways base/sample control/particles2
 run prefix_auc "$PYTHON" benchmarks/prefix_auc.py "$out/study/seed3/default" --prompts 4
+run prefix_reader "$PYTHON" benchmarks/prefix_reader.py "$out/study/seed3/default" --prompts 4 --steps 2 --guided 2
 run length_beams "$PYTHON" benchmarks/length_beams.py "$out/study/seed3/default" --prompts 4 --beams 2 --lengths 3 5
 base=$out/study/seed3/default/sft/base
 run judges "$PYTHON" -m dinado_jax oracle train "$labelled" --tokenizer "$base" --epochs 1 --out "$out/judges"
