@@ -409,4 +409,4 @@ def test_held_out_prompts_are_continued_as_decode_says(run, name, samples, stren
         assert line["value"] == pytest.approx(np.exp(value[0, len(prompt) - 1]), abs=1e-5)
     stored = run.figures("generate")
     failures = {f"{name}_oracle_failures": 0 for name in ("base", "control", "strength")}
-    assert stored == {"prompts": 6, **failures, "strength_samples": 0}
+    assert stored == {"prompts": 6, **failures, "strength_samples": 6}
