@@ -13,7 +13,6 @@ p R^strength of the prefix. For N of the held-out prompts, evenly chosen, one ea
 """
 
 import argparse
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,12 @@ import numpy as np
 import optax
 from prefix_auc import SHARES, mean_within
 
-from dinado_jax.config.schema import Train
+from dinado_jax.config.schema import Optim
 from dinado_jax.data.batch import Batch
 from dinado_jax.data.batching import Epochs, bucket, by_length
 from dinado_jax.data.sequences import Sequences, pad, sequences
 from dinado_jax.evaluation.samples import Sample, read_samples
+from dinado_jax.models import output
 from dinado_jax.models.protocol import BaseModel
 from dinado_jax.oracles.judge import is_success
 from dinado_jax.rollouts.arrays import Rollouts
@@ -36,6 +36,7 @@ from dinado_jax.stages.pipeline import load_run
 from dinado_jax.tasks.keyword.lexical import coverage
 from dinado_jax.training.optimizer import optimizer
 
+BATCH = 128
 CANDIDATES = 24  # next tokens that the reader is asked about
 
 
@@ -95,8 +96,8 @@ def guided(
     @jax.jit
     def log_base(tokens, at):
         out = model.apply({"params": base_params}, tokens)
-        own = dataclasses.replace(out, hidden=jnp.take_along_axis(out.hidden, at[:, None, None], 1))
-        return jax.nn.log_softmax(own.logits[:, 0])
+        hidden = jnp.take_along_axis(out.hidden, at[:, None, None], 1)[:, 0]
+        return jax.nn.log_softmax(output.logits(hidden, out.vocabulary, model.excluded_ids))
 
     @jax.jit
     def log_value(tokens, at):
@@ -118,7 +119,7 @@ def guided(
         np.put_along_axis(tilt, likely, gain, 1)
         log_q = np.asarray(jax.nn.log_softmax(log_p + strength * tilt))
         new = np.argmax(log_q + rng.gumbel(size=log_q.shape), 1)
-        kl += np.where(ended, 0.0, (log_q - log_p)[each, new])
+        kl += np.where(ended, 0.0, log_q[each, new] - log_p[each, new])
         tokens[each, end] = np.where(ended, eos, new)
         ended |= new == eos
         end = np.where(ended, end, np.minimum(end + 1, tokens.shape[1] - 1))
@@ -132,8 +133,6 @@ def main() -> None:
     parser.add_argument("--rollouts", type=Path)
     parser.add_argument("--prompts", type=int, default=400)
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--every", type=int, default=250)
     parser.add_argument("--guided", type=int, default=0, metavar="N")
     parser.add_argument("--strength", type=float, default=1.0)
@@ -157,8 +156,7 @@ def main() -> None:
         "weight": jnp.zeros(model.width, jnp.float32),
         "bias": jnp.zeros((), jnp.float32),
     }
-    config = Train(learning_rate=args.learning_rate, warmup=50, decay="cosine")
-    update = optimizer(config, args.steps)
+    update = optimizer(Optim(learning_rate=1e-3, weight_decay=0.1), args.steps)
 
     @jax.jit
     def step(params, state, batch, label):
@@ -168,7 +166,7 @@ def main() -> None:
         change, state = update.update(gradient, state, params)
         return optax.apply_updates(params, change), state, value
 
-    state, epochs, losses = update.init(params), Epochs(rollouts, args.batch, 0), []
+    state, epochs, losses = update.init(params), Epochs(rollouts, BATCH, 0), []
     for number in range(args.steps):
         batch = epochs.at(number)
         params, state, value = step(params, state, batch, rollouts.label[batch.row])
@@ -176,7 +174,7 @@ def main() -> None:
         if (number + 1) % args.every == 0 or number + 1 == args.steps:
             figures = {
                 "steps": number + 1,
-                "rollouts": min((number + 1) * args.batch, len(rollouts)),
+                "rollouts": min((number + 1) * BATCH, len(rollouts)),
                 "loss": round(float(np.mean(losses)), 4),
                 "auc_within_prompts": ranking(model, params, rows, samples),
             }

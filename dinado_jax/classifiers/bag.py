@@ -62,7 +62,7 @@ def bag_log_odds_after(
 
 
 def forms(codec: Codec, vocab_size: int) -> np.ndarray:
-    """The id of each token's form, int64 [V], from 0; a token without text is a form of its own."""
+    """Maps tokens to their forms: ids from 0, int64 [V]. A token without text is its own form."""
     texts = [text.lower() for text in codec.decode([[id] for id in range(vocab_size)])]
     no_text = "\ufffd"  # in place of a part of a character
     names = [

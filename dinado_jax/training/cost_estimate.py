@@ -270,9 +270,9 @@ def dry_run(settings: schema.Config) -> dict[str, Any]:
         table = StateTable(model, control.state)
         rates = jax.eval_shape(table.init, _shape(progress.COUNT, dtype=jnp.float32))
         guided = Controlled(base, table, rates)
-        out["train_particles"] = _particle_calls(guided, rollout, particles, length, True)
+        out["train_particles"] = _particle_calls(guided, rollout, particles, length, state=True)
     if decode.particles:
         out["decode_particles"] = _particle_calls(
-            controlled, decode, decode.particles, length, control.state is not None
+            controlled, decode, decode.particles, length, state=control.state is not None
         )
     return out
