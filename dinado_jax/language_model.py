@@ -9,7 +9,7 @@ import difflib
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -328,7 +328,8 @@ class Controlled(_Methods):
         params = adapter.merge(self.base.params, delta)
         if params is None:
             raise InputError("this control's adapter cannot be merged into a base: train another")
-        return dataclasses.replace(self.base, params=params)
+        model = cast(Merge, cast(Control, self.control).direction).model
+        return dataclasses.replace(self.base, model=model, params=params)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -343,7 +344,8 @@ class Composed(_Methods):
 
     @property
     def base(self) -> Base:
-        return self.parts[0].base
+        """That with room for every part."""
+        return min((part.base for part in self.parts), key=lambda base: base.model.context_length)
 
     @property
     def policy(self) -> Policy:
@@ -471,7 +473,8 @@ def compose(*parts: Controlled) -> Composed:
 
 def _same_function(a: BaseModel, b: BaseModel) -> bool:
     """Whether two models compute the same from the same parameters."""
-    return a.replace(remat=False) == b.replace(remat=False)
+    a, b = (model.replace(remat=False, reserved=0) for model in (a, b))
+    return a == b
 
 
 def save_base(folder: Path, model: BaseModel, params: dict, codec: Codec) -> None:

@@ -125,14 +125,6 @@ def lora(settings: schema.Delta, defaults: DeltaRules) -> LoRA:
     return LoRA(settings.rank, settings.alpha, low_rank, rules(settings.full, defaults.full))
 
 
-def sft_adapter(settings: schema.Sft, defaults: DeltaRules) -> LoRA | None:
-    """The adapter with which a base is fine-tuned, of unit scale; None for the whole model."""
-    if not settings.rank:
-        return None
-    alpha = float(settings.rank)
-    return LoRA(settings.rank, alpha, defaults.low_rank, defaults.full, section="sft")
-
-
 def _shapes(params: dict) -> Shapes:
     return {path: leaf.shape for path, leaf in by_path(params).items()}
 

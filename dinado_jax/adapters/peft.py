@@ -1,47 +1,73 @@
-"""LoRA deltas in PEFT's folders: adapter_config.json and adapter_model.safetensors.
+"""Adapters in PEFT's folders: adapter_config.json and adapter_model.safetensors.
 
-A module of the base with the adapter has W + scale B A, where W [out, in] is its matrix, A [r, in]
-and B [out, r] are tensors of the file. Our kernels are (out, in) too, whatever those of a
-checkpoint are; our factors a [in, r] and b [r, out] are A and B transposed.
+Prefixes and prompts are arrays of positions, see `models.prefix_folder`. With a LoRA, a module of
+the base has W + scale B A, where W [out, in] is its matrix, A [r, in] and B [out, r] are tensors of
+the file. Our kernels are (out, in) too, whatever those of a checkpoint are; our factors a [in, r]
+and b [r, out] are A and B transposed.
 """
 
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dinado_jax.adapters.lora import Delta, LoRA
-from dinado_jax.adapters.peft_config import PeftConfig, read_peft_config
+from dinado_jax.adapters.peft_config import PeftConfig, peft_type, read_peft_config
+from dinado_jax.adapters.prefix import Prefix, Prompt, behind, keys_and_values, with_prefix
+from dinado_jax.adapters.protocol import Adapter
 from dinado_jax.errors import InputError
+from dinado_jax.models import prefix_folder
 from dinado_jax.models.architectures import ARCHITECTURES
 from dinado_jax.models.hf_folder import (
     ADAPTER,
+    ADAPTER_WEIGHTS,
     check_finite,
     check_tensors,
-    read_safetensors,
+    read_adapter_weights,
     write_tensors,
 )
 from dinado_jax.models.params import by_path, is_kernel, nested, param_shapes
+from dinado_jax.models.prefix_folder import read_prefix, read_prompt, write_prefix, write_prompt
 from dinado_jax.models.protocol import BaseModel
-from dinado_jax.utils.files import exists, write_json
+from dinado_jax.utils.files import write_json
 
-WEIGHTS = "adapter_model.safetensors"
 ADAPTER_FILES = (ADAPTER, "adapter_model.*")
 
 
-def save_adapter(folder: Path, model: BaseModel, lora: LoRA, delta: Delta, base: str) -> None:
-    """Writes a delta as a folder that PEFT and `merge_adapter` load.
+def save_adapter(
+    folder: Path, model: BaseModel, base_params: dict, adapter: Adapter, params: Any, base: str
+) -> None:
+    """Writes a trained adapter as a folder that PEFT and `merge_adapter` load.
 
     Args:
       folder: there already.
       model: of the base.
-      lora: the delta's adapter.
-      delta: low-rank changes of kernels.
+      base_params: of the base.
+      adapter: LoRA, Prefix or Prompt.
+      params: the adapter's.
       base: a folder or hub name of the base, for PEFT.
 
     Raises:
-      InputError: for changes that a LoRA of PEFT cannot hold, and for a full disk.
+      InputError: for changes that an adapter of PEFT cannot hold, for a base with a prefix, and for
+        a full disk.
     """
+    if model.prefix:
+        raise InputError("its base has a prefix, which peft would not load with it")
+    match adapter:
+        case LoRA():
+            _save_lora(folder, model, adapter, params, base)
+        case Prefix():
+            prefix = np.asarray(adapter.keys_and_values(base_params, params))
+            write_prefix(folder, model, prefix, base)
+        case Prompt():
+            write_prompt(folder, model, np.asarray(adapter.embeddings(base_params, params)), base)
+        case _:
+            raise InputError("its adapter is none of those that peft has")
+
+
+def _save_lora(folder: Path, model: BaseModel, lora: LoRA, delta: Delta, base: str) -> None:
     modules = _modules(model)
     _check_low_rank(delta, modules)
     tensors, targets = {}, sorted(modules[path] for path in delta)
@@ -60,12 +86,12 @@ def save_adapter(folder: Path, model: BaseModel, lora: LoRA, delta: Delta, base:
         "fan_in_fan_out": ARCHITECTURES[model.model_type].KERNELS_IN_OUT,
         "bias": "none",
     }
-    write_tensors(folder / WEIGHTS, tensors)
+    write_tensors(folder / ADAPTER_WEIGHTS, tensors)
     write_json(folder / ADAPTER, config)
 
 
-def merge_adapter(folder: Path, model: BaseModel, params: dict) -> dict:
-    """Merges a LoRA adapter of PEFT into a base, in float32.
+def merge_adapter(folder: Path, model: BaseModel, params: dict) -> tuple[BaseModel, dict]:
+    """Merges an adapter of PEFT into a base, in float32.
 
     Args:
       folder: with adapter_config.json and adapter_model.safetensors.
@@ -73,13 +99,28 @@ def merge_adapter(folder: Path, model: BaseModel, params: dict) -> dict:
       params: its parameters, on the host.
 
     Returns:
-      The parameters, the changed ones in float32.
+      The model, behind a prefix where the adapter is one or a prompt, and its parameters, the
+      changed ones in float32.
 
     Raises:
-      InputError: as `read_peft_config`; for missing, pickled or damaged weights, and for every
-        tensor that is missing, unused or misshapen.
+      InputError: as `read_peft_config`, `read_prefix` and `read_prompt`; for missing, pickled or
+        damaged weights, for every tensor that is missing, unused or misshapen, and for a prefix
+        that leaves no room for text.
     """
-    config, tensors, shapes = read_peft_config(folder), _read_weights(folder), param_shapes(model)
+    match peft_type(folder):
+        case prefix_folder.PREFIX:
+            prefix = read_prefix(folder, model)
+        case prefix_folder.PROMPT:
+            prompt = jnp.asarray(read_prompt(folder, model), jnp.float32)
+            prefix = keys_and_values(model, params, prompt)
+        case _:
+            return model, _merge_lora(folder, model, params)
+    return behind(model, len(prefix)), jax.device_get(with_prefix(model, params, prefix))
+
+
+def _merge_lora(folder: Path, model: BaseModel, params: dict) -> dict:
+    config, shapes = read_peft_config(folder), param_shapes(model)
+    tensors = read_adapter_weights(folder)
     modules = {path: name for path, name in _modules(model).items() if config.changes(name)}
     check_tensors(tensors, _expected(config, modules, shapes), folder, ADAPTER)
     if not modules:
@@ -127,14 +168,3 @@ def _check_low_rank(delta: Delta, modules: dict[str, str]) -> None:
             "of the layers' matrices alone; use --format hf, or train with delta.full=[] and the "
             "default delta.low_rank"
         )
-
-
-def _read_weights(folder: Path) -> dict[str, np.ndarray]:
-    if exists(folder / WEIGHTS):
-        return read_safetensors(folder / WEIGHTS)
-    if pickled := sorted(path.name for path in folder.glob("adapter_model.*")):
-        raise InputError(
-            f"no safetensors but {pickled[0]}, {folder}: such files can run code when opened; "
-            "convert in a trusted place: load with peft, then save_pretrained"
-        )
-    raise InputError(f"no {WEIGHTS}, {folder}: copy or download the adapter again")

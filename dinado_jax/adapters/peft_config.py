@@ -12,8 +12,10 @@ from typing import Any
 
 from dinado_jax.errors import InputError, quote
 from dinado_jax.models.hf_folder import ADAPTER, refuse_options
+from dinado_jax.models.prefix_folder import PREFIX, PROMPT
 from dinado_jax.utils.files import read_json, validate
 
+LORA = "LORA"  # a peft_type, as those of models.prefix_folder
 _AGAIN = "copy or download the adapter again"
 _FIX = "merge it into its base with peft's merge_and_unload and load that folder"
 # How it was trained, where it comes from, and what follows from the names of its tensors.
@@ -89,18 +91,29 @@ class PeftConfig:
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
 
+def peft_type(folder: Path) -> Any:
+    """The kind of a folder's adapter. InputError where adapter_config.json is missing or damaged,
+    or of a kind that is not supported.
+    """
+    path = folder / ADAPTER
+    found = read_json(path, _AGAIN).get("peft_type")
+    if found not in (LORA, PREFIX, PROMPT):
+        raise InputError(
+            f"{path} has peft_type = {quote(found)}: only {LORA}, {PREFIX} and {PROMPT} are "
+            f"supported, {_FIX}"
+        )
+    return found
+
+
 def read_peft_config(folder: Path) -> PeftConfig:
-    """Reads a folder's adapter_config.json.
+    """Reads the adapter_config.json of a LoRA.
 
     Raises:
-      InputError: it is missing or damaged, of another kind than LoRA, or has an option that is not
-        applied here, which the message names.
+      InputError: it is missing or damaged, or has an option that is not applied here, which the
+        message names.
     """
     path = folder / ADAPTER
     found = read_json(path, _AGAIN)
-    if found.get("peft_type") != "LORA":
-        kind = quote(found.get("peft_type"))
-        raise InputError(f'{path} has peft_type = {kind}: only "LORA" is supported, {_FIX}')
     others = found.keys() - {"peft_type", *_SCHEMA, *_WITHOUT_EFFECT}
     neutral = {name: _NEUTRAL.get(name, (False, {}, [])) for name in sorted(others)}
     refuse_options(found, neutral, str(path), _FIX)

@@ -12,7 +12,8 @@ class Adapter(Protocol):
     """A trainable change of a base's parameters. Static, hashable and pure."""
 
     def init(self, key: jax.Array, base_params: dict) -> Any:
-        """Initialises float32 parameters with which the base computes the same as without them.
+        """Initialises float32 parameters with which the base computes the same as without them,
+        or as behind a few tokens.
 
         Under `jax.eval_shape` this checks the adapter against the base's shapes alone.
 

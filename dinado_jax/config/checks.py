@@ -21,6 +21,8 @@ _CHOICES = {
     "train.weights": ("importance", "none"),
     "train.base_states": ("recompute", "float32", "bfloat16"),
     "sft.decay": ("cosine", "constant"),
+    "sft.adapter": ("none", "lora", "prefix", "prompt"),
+    "delta.kind": ("lora", "prefix", "prompt"),
     "train.decay": ("cosine", "constant"),
     "evaluate.split": ("train", "dev", "test"),
     "run.report_to": ("none", "tensorboard"),
@@ -34,7 +36,8 @@ _BOUNDS = (
         lambda x: x >= 1,
         """
         task.train_examples base.vocab_size base.n_positions base.n_embd base.n_layer base.n_head
-        sft.batch sft.accumulate sft.max_length delta.rank control.layers
+        sft.batch sft.accumulate sft.max_length sft.rank sft.positions delta.rank
+        delta.positions control.layers
         rollout.max_new_tokens rollout.batch rollout.prompts rollout.samples
         train.batch train.accumulate train.rounds train.steps train.average
         train.refresh_prompts train.refresh_samples decode.max_new_tokens decode.batch
@@ -45,7 +48,7 @@ _BOUNDS = (
         "0 or more",
         lambda x: x >= 0,
         """
-        sft.steps sft.pretrain_steps sft.rank sft.learning_rate sft.warmup sft.weight_decay sft.clip
+        sft.steps sft.pretrain_steps sft.learning_rate sft.warmup sft.weight_decay sft.clip
         train.learning_rate train.state_learning_rate train.warmup train.weight_decay train.clip
         train.warmup_direction
         train.reference_weight train.anchor train.bound train.prefix_bound train.bellman
@@ -84,7 +87,8 @@ LARGEST = {
             1_000_000,
             """
             base.n_positions base.n_inner sft.batch sft.accumulate sft.max_length train.batch
-            train.accumulate train.rounds train.average rollout.batch rollout.samples
+            train.accumulate train.rounds train.average rollout.batch rollout.samples sft.positions
+            delta.positions
             rollout.max_new_tokens rollout.oracle_seconds train.refresh_samples decode.batch
             decode.max_new_tokens
             evaluate.samples parallel.fsdp parallel.devices sft.learning_rate train.learning_rate

@@ -67,7 +67,11 @@ class Sft(Optim):
     steps: int = 1200
     batch: int = 64
     learning_rate: float = 5e-3
-    rank: int = 0  # of a delta that is trained and merged; 0: all parameters are trained
+    # none: all parameters are trained. lora: low-rank changes, merged afterwards. prefix, prompt:
+    # positions ahead of every row, by their keys and values or by their input embeddings.
+    adapter: str = "none"  # none | lora | prefix | prompt
+    rank: int = 16  # of a lora
+    positions: int = 10  # of a prefix or prompt; the context is shorter by them
     pretrain_path: str = ""  # plain text, one sentence per line: mined for pairs to train on first
     pretrain_steps: int = 0
     max_length: int = 32  # tokens; longer examples are left out
@@ -75,8 +79,10 @@ class Sft(Optim):
 
 @dataclasses.dataclass(frozen=True)
 class Delta:
-    """Which matrices a trained delta changes, and in how many ranks."""
+    """What a trained delta of the base changes, and in how many ranks or positions."""
 
+    kind: str = "lora"  # lora | prefix | prompt, as sft.adapter
+    positions: int = 10  # of a prefix or prompt; the context is shorter by them
     rank: int = 16
     alpha: float = 16.0  # scale = alpha / rank
     # Regular expressions of parameter paths; "default" stands for those of the base's architecture.

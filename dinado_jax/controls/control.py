@@ -116,9 +116,8 @@ class Control:
 
     @property
     def single_pass_policy(self) -> Policy:
-        if self.state is None:
-            return ModelPolicy(self.model)
-        return StatePolicy(self.model, self.state)
+        model = cast(PolicyDirection, self.direction).model
+        return ModelPolicy(model) if self.state is None else StatePolicy(model, self.state)
 
     def single_pass_variables(self, base_params: dict, params: dict) -> dict[str, Any]:
         direction = cast(PolicyDirection, self.direction)

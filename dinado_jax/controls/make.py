@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from dinado_jax.adapters.lora import FULL, lora
+from dinado_jax.adapters.lora import FULL
+from dinado_jax.adapters.make import control_adapter
 from dinado_jax.adapters.protocol import Adapter
 from dinado_jax.config import schema
 from dinado_jax.controls.control import Control
@@ -23,25 +24,27 @@ def _soft(settings: schema.Config, model: BaseModel) -> Direction:
         case "copy":
             return Soft(model, FULL)
         case _:
-            return Soft(model, *_delta(settings.delta, model))
+            return Soft(*_delta(settings.delta, model))
 
 
-def _delta(settings: schema.Delta, model: BaseModel) -> tuple[Adapter, int]:
-    """The adapter of a configuration, and the first layer that it may change."""
+def _delta(settings: schema.Delta, model: BaseModel) -> tuple[BaseModel, Adapter, int]:
+    """The adapted model, its adapter, and the first layer that it may change."""
     layers = model.num_layers
     if settings.from_layer >= layers:
         raise InputError(
             f"delta.from_layer = {settings.from_layer}: the base has {layers} layers, choose 0 to "
             f"{layers - 1}"
         )
-    return lora(settings, model.delta_rules), settings.from_layer
+    from_layer = settings.from_layer if settings.kind == "lora" else 0
+    adapted = control_adapter(settings, model)
+    return adapted.model, adapted.adapter, from_layer
 
 
 # The values of control.direction.
 DIRECTIONS: dict[str, Callable[[schema.Config, BaseModel], Direction]] = {
     "nado": lambda settings, model: Nado(model.head(settings.control.layers)),
     "soft": _soft,
-    "merge": lambda settings, model: Merge(model, *_delta(settings.delta, model)),
+    "merge": lambda settings, model: Merge(*_delta(settings.delta, model)),
 }
 # The values of control.kind: a direction with a norm per prefix, or `hard` with any direction.
 KINDS = (*DIRECTIONS, "hard")

@@ -19,7 +19,7 @@ from dinado_jax.models.protocol import BaseModel
 class Merge:
     """A `Direction` whose parameters are the adapter's."""
 
-    model: BaseModel
+    model: BaseModel  # pi's: the base's, or that behind the adapter's prefix
     adapter: Adapter
     from_layer: int = 0
     link = "policy"
@@ -43,7 +43,7 @@ class Merge:
         return apply_adapted(self.model, self.from_layer, variables, base, tokens, cache)
 
     def policy_variables(self, base_params: Any, params: Any) -> dict[str, Any]:
-        """pi as variables of the base's model, for decoding: merged where that is exact.
+        """pi as variables of its model, for decoding: merged where that is exact.
 
         In lower precision than float32 merging would round a small change away, so it is applied on
         the fly.

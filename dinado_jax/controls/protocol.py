@@ -9,6 +9,7 @@ import jax
 
 from dinado_jax.models.cache import Cache
 from dinado_jax.models.output import Output
+from dinado_jax.models.protocol import BaseModel
 
 
 class Direction(Protocol):
@@ -66,8 +67,13 @@ class Direction(Protocol):
 class PolicyDirection(Direction, Protocol):
     """A direction of link "policy": its logits are those of q itself."""
 
+    @property
+    def model(self) -> BaseModel:
+        """The model of q: the base's, or that behind a prefix."""
+        ...
+
     def policy_variables(self, base_params: Any, params: Any) -> Any:
-        """The variables with which the base's model is q."""
+        """The variables with which it is q."""
         ...
 
 

@@ -39,7 +39,7 @@ def apply_adapted(
     """Runs the adapted model, from layer `first` on where the base has been run.
 
     Args:
-      model: the base's.
+      model: the base's, or that behind the adapter's prefix.
       first: the lowest layer that the adapter changes, 0 if it changes embeddings.
       variables: the base's with the adapter.
       base: its output on the tokens; None to run all layers.

@@ -13,9 +13,19 @@ from dinado_jax.config import schema
 from dinado_jax.errors import InputError, quote
 from dinado_jax.models import gpt2_checkpoint, llama_checkpoint
 from dinado_jax.models.gpt2 import GPT2, GPT2Config
-from dinado_jax.models.hf_folder import CONFIG, check_tensors, locate, read_config, write_folder
-from dinado_jax.models.params import by_path, param_shapes
+from dinado_jax.models.hf_folder import (
+    CONFIG,
+    PREFIX,
+    PREFIX_CONFIG,
+    check_tensors,
+    locate,
+    read_config,
+    write_folder,
+)
+from dinado_jax.models.params import by_path, nested, param_shapes
+from dinado_jax.models.prefix_folder import read_positions, read_prefix, write_prefix
 from dinado_jax.models.protocol import BaseModel
+from dinado_jax.utils.files import exists
 
 
 class CheckpointFormat(Protocol):
@@ -61,13 +71,23 @@ ARCHITECTURES: dict[str, CheckpointFormat] = {
 
 
 def load_model(folder: Path) -> BaseModel:
-    """Reads the model of a folder, in float32, from its config.json alone.
+    """Reads the model of a folder, in float32, from its config.json, and that of its prefix if it
+    has one.
 
     Raises:
-      InputError: as `hf_folder.read_config` and `CheckpointFormat.parse_config`, and for an
-        architecture that is not in the table.
+      InputError: as `hf_folder.read_config`, `CheckpointFormat.parse_config` and
+        `prefix_folder.read_positions`, and for an architecture that is not in the table.
     """
-    return parse_model(read_config(folder), str(Path(folder) / CONFIG))
+    model = parse_model(read_config(folder), str(Path(folder) / CONFIG))
+    if not exists(Path(folder) / PREFIX_CONFIG):
+        return model
+    positions = read_positions(Path(folder) / PREFIX).count
+    if (room := model.context_length - 2) < positions:
+        raise InputError(
+            f"{Path(folder) / PREFIX_CONFIG} has num_virtual_tokens = {positions}: the model's "
+            f"{model.context_length} positions hold a prefix of at most {room}"
+        )
+    return model.replace(prefix=positions)
 
 
 def parse_model(hf: Mapping[str, Any], where: str) -> BaseModel:
@@ -84,14 +104,24 @@ def parse_model(hf: Mapping[str, Any], where: str) -> BaseModel:
 
 
 def load_params(folder: Path, model: BaseModel) -> dict:
-    """Reads the parameters of a folder to the host; see `CheckpointFormat.read_params`."""
-    return ARCHITECTURES[model.model_type].read_params(folder, model)
+    """Reads the parameters of a folder to the host; see `CheckpointFormat.read_params` and
+    `prefix_folder.read_prefix`.
+    """
+    plain = model.replace(prefix=0)
+    params = ARCHITECTURES[model.model_type].read_params(folder, plain)
+    if not model.prefix:
+        return params
+    prefix = read_prefix(folder / PREFIX, model)
+    parts = np.split(prefix, len(model.prefix_paths), axis=1)
+    return nested(by_path(params) | dict(zip(model.prefix_paths, parts, strict=True)))
 
 
 def save_model(
     folder: Path, model: BaseModel, params: Mapping, ends: Mapping[str, Any] | None = None
 ) -> None:
     """Writes a folder that `load_model`, `load_params` and transformers read; other files stay.
+
+    A prefix is a folder in it, `prefix`, which transformers does not read, but PEFT does.
 
     Args:
       folder: made if it is not there.
@@ -105,12 +135,16 @@ def save_model(
     """
     flat = {path: np.asarray(array) for path, array in by_path(params).items()}
     check_tensors(flat, param_shapes(model), folder)
-    checkpoint = ARCHITECTURES[model.model_type]
+    checkpoint, plain = ARCHITECTURES[model.model_type], model.replace(prefix=0)
+    prefix = [flat.pop(path) for path in model.prefix_paths if model.prefix]
     largest = max(flat.values(), key=lambda array: array.size)
-    config = checkpoint.to_config(model)
+    config = checkpoint.to_config(plain)
     config |= {"model_type": model.model_type, "dtype": largest.dtype.name}
     config |= ends or {}
-    write_folder(folder, config, checkpoint.to_tensors(params, model))
+    write_folder(folder, config, checkpoint.to_tensors(nested(flat), plain))
+    if prefix:
+        (folder / PREFIX).mkdir(exist_ok=True)
+        write_prefix(folder / PREFIX, model, np.concatenate(prefix, axis=1))
 
 
 def new_model(settings: schema.Base) -> BaseModel:
@@ -135,6 +169,6 @@ def configured_model(settings: schema.Base) -> BaseModel:
     """
     if not settings.path:
         return new_model(settings)
-    return load_model(locate(settings.path, [CONFIG])).replace(
+    return load_model(locate(settings.path, [CONFIG, PREFIX_CONFIG])).replace(
         dtype=settings.dtype, param_dtype=settings.param_dtype, remat=settings.remat
     )

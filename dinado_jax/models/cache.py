@@ -32,7 +32,7 @@ over them needs a copy first.
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -66,10 +66,12 @@ class Cache:
     """Of all layers; see the picture above."""
 
     prompt: Segment  # right-padded
-    lengths: jax.Array  # int32 [B], tokens of each prompt
+    lengths: jax.Array  # int32 [B], slots of each prompt that count: a prefix and its tokens
     generated: tuple[Segment, ...] = ()  # the open segments
     reserved: tuple[Segment, ...] = ()  # not yet open
     count: jax.Array | int = 0  # int32 [] or [R], tokens in `generated`
+    # Of the slots of every prompt, and of `lengths`: those of the model's prefix, which come first.
+    prefix: int = struct.field(pytree_node=False, default=0)
 
     @property
     def positions(self) -> jax.Array:
@@ -97,6 +99,12 @@ class Cache:
         return dataclasses.replace(self, generated=generated, reserved=tuple(rest))
 
 
+def prefilled(presents: Sequence[KV], batch: int, length: int, prefix: int) -> Cache:
+    """The cache of a prefill of B rows of so many tokens, behind a prefix."""
+    lengths = jnp.full(batch, prefix + length, jnp.int32)
+    return Cache(tuple(presents), lengths, prefix=prefix)
+
+
 def allocate(
     cache: Cache, lengths: jax.Array, samples: int, steps: int, segment: int = SEGMENT
 ) -> Cache:
@@ -118,7 +126,8 @@ def allocate(
     reserved = tuple(
         tuple(empty(layer, slots) for layer in cache.prompt) for slots in _sizes(steps, segment)
     )
-    return Cache(cache.prompt, lengths, (), reserved, jnp.zeros((), jnp.int32))
+    none, slots = jnp.zeros((), jnp.int32), lengths + cache.prefix
+    return Cache(cache.prompt, slots, (), reserved, none, cache.prefix)
 
 
 def _sizes(steps: int, segment: int) -> list[int]:

@@ -21,6 +21,7 @@ class ConfiguredModel:
 
     config: Any
     size_names: ClassVar[SizeNames]
+    attention_path: ClassVar[str]  # of a layer's attention in the parameters, {} for its number
 
     @property
     def width(self) -> int:
@@ -28,7 +29,21 @@ class ConfiguredModel:
 
     @property
     def context_length(self) -> int:
-        return getattr(self.config, self.size_names.context_length)
+        taken = self.config.prefix + self.config.reserved
+        return getattr(self.config, self.size_names.context_length) - taken
+
+    @property
+    def prefix(self) -> int:
+        return self.config.prefix
+
+    @property
+    def reserved(self) -> int:
+        return self.config.reserved
+
+    @property
+    def prefix_paths(self) -> tuple[str, ...]:
+        layers = (self.attention_path.format(layer) for layer in range(self.num_layers))
+        return tuple(f"{layer}/prefix/{part}" for layer in layers for part in ("keys", "values"))
 
     @property
     def num_layers(self) -> int:

@@ -61,6 +61,8 @@ def write_gguf(path: Path, model: BaseModel, params: Mapping, codec: Codec) -> N
     if model.model_type not in _NAMES:
         known = ", ".join(_NAMES)
         raise InputError(f"a {model.model_type} is not written as GGUF, only {known}: {_OTHER}")
+    if model.prefix:
+        raise InputError(f"GGUF has no place for the prefix of a model: {_OTHER}")
     checkpoint, name = ARCHITECTURES[model.model_type], _NAMES[model.model_type]
     config = checkpoint.to_config(model)
     tensors = {

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 
 from dinado_jax.distributed.constraints import all_gather_param
 from dinado_jax.errors import InputError
-from dinado_jax.models.cache import KV, Cache, LayerCache, attend, fold_heads
+from dinado_jax.models.cache import KV, Cache, LayerCache, attend, fold_heads, prefilled
 from dinado_jax.models.configured import ConfiguredModel, SizeNames
-from dinado_jax.models.layers import Dense, Embed, LayerNorm, attention_kernel
+from dinado_jax.models.layers import Dense, Embed, LayerNorm, Prefix, causal_attention
 from dinado_jax.models.output import Output
 from dinado_jax.models.params import cast_matrices
 from dinado_jax.models.protocol import DeltaRules
@@ -39,6 +39,8 @@ class GPT2Config:
     dtype: str = "float32"  # of activations
     remat: bool = False  # gradients compute each block's activations again: less memory
     excluded_ids: Ranges = ()  # the tokenizer's: no config.json has them
+    prefix: int = 0  # P, positions ahead of every row, see layers.Prefix
+    reserved: int = 0  # positions kept free for the prefix of an adapter
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"):
@@ -62,6 +64,7 @@ class GPT2(ConfiguredModel):
 
     config: GPT2Config
     size_names = SizeNames(width="n_embd", context_length="n_positions", num_layers="n_layer")
+    attention_path = "h_{}/attn"
     model_type = "gpt2"
     delta_rules = DeltaRules(
         low_rank=(r"h_\d+/(attn|mlp)/c_\w+/kernel",),
@@ -98,6 +101,22 @@ class GPT2(ConfiguredModel):
     def output_from_states(self, params: dict, states: jax.Array) -> Output:
         vocabulary = params["wte"]["embedding"].astype(self.dtype)
         return Output(states.astype(self.dtype), vocabulary, None)
+
+    @property
+    def kv_heads(self) -> int:
+        return self.config.n_head
+
+    @property
+    def prefix_width(self) -> int:
+        return self.config.n_embd
+
+    def embed(self, params: dict, tokens: jax.Array) -> jax.Array:
+        return all_gather_param(params["wte"]["embedding"])[tokens]
+
+    def embedded(self, params: dict, embeddings: jax.Array) -> jax.Array:
+        start, T = self.prefix, embeddings.shape[1]
+        positions = all_gather_param(params["wpe"]["embedding"])[start : start + T]
+        return (embeddings + positions[None]).astype(self.dtype)
 
     def upper_params(self, params: dict, first: int) -> dict:
         names = [f"h_{layer}" for layer in range(first, self.num_layers)]
@@ -139,7 +158,8 @@ class GPT2Head:
 
 def _new_config(config: GPT2Config, layers: int) -> GPT2Config:
     """Of blocks that are trained from scratch beside a base."""
-    return dataclasses.replace(config, n_layer=layers, n_inner=None, param_dtype="float32")
+    own = {"n_layer": layers, "n_inner": None, "param_dtype": "float32", "prefix": 0}
+    return dataclasses.replace(config, **own)
 
 
 class Transformer(nn.Module):
@@ -153,7 +173,7 @@ class Transformer(nn.Module):
         wte = _embed(config, config.vocab_size, "wte")
         with jax.named_scope("embed"):
             wpe = _embed(config, config.n_positions, "wpe")
-            x_BTD = wte(tokens_BT) + wpe(_positions(tokens_BT, cache))
+            x_BTD = wte(tokens_BT) + wpe(_positions(config, tokens_BT, cache))
         hidden_BTD, cache, inputs = _blocks(config, x_BTD, cache)
         return Output(hidden_BTD, wte.table(), cache, inputs)
 
@@ -184,18 +204,18 @@ class HeadTransformer(nn.Module):
         with jax.named_scope("embed"):
             c_in = Dense(config.n_embd, config.param_dtype, name="c_in")
             x_BTD = c_in(states_BTS.astype(config.dtype))
-            x_BTD += _embed(config, config.n_positions, "wpe")(_positions(x_BTD, cache))
+            x_BTD += _embed(config, config.n_positions, "wpe")(_positions(config, x_BTD, cache))
         hidden_BTD, cache, _ = _blocks(config, x_BTD, cache)
         shape = (config.vocab_size, config.n_embd)
         vocabulary = self.param("vocabulary", nn.initializers.zeros, shape, config.param_dtype)
         return Output(hidden_BTD, all_gather_param(vocabulary).astype(config.dtype), cache)
 
 
-def _positions(x_BT: jax.Array, cache: Cache | None) -> jax.Array:
+def _positions(config: GPT2Config, x_BT: jax.Array, cache: Cache | None) -> jax.Array:
     """Positions of x [B, T, ...]: int32 [B, T], with a cache [R, 1]."""
     if cache is not None:
         return cache.positions
-    return jax.lax.broadcasted_iota(jnp.int32, x_BT.shape[:2], 1)
+    return config.prefix + jax.lax.broadcasted_iota(jnp.int32, x_BT.shape[:2], 1)
 
 
 def _blocks(
@@ -214,7 +234,7 @@ def _blocks(
         presents.append(present)
     hidden_BTD = _layer_norm(config, "ln_f")(x_BTD)
     if cache is None:
-        cache = Cache(tuple(presents), jnp.full(len(x_BTD), x_BTD.shape[1], jnp.int32))
+        cache = prefilled(presents, len(x_BTD), x_BTD.shape[1], config.prefix)
     else:
         cache = cache.append(tuple(presents))
     return hidden_BTD, cache, inputs
@@ -253,12 +273,11 @@ class Attention(nn.Module):
         heads = (B, T, config.n_head, D // config.n_head)
         qkv = Dense(3 * D, config.param_dtype, name="c_attn")(x_BTD)
         q, k, v = (part.reshape(heads) for part in jnp.split(qkv, 3, axis=-1))
-        present = KV(fold_heads(k), fold_heads(v))
         if past is None:
-            kernel = attention_kernel(q.dtype, heads[-1], T)
-            out = jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation=kernel)
+            k, v = Prefix(config.prefix, config.param_dtype, name="prefix")(k, v)
+            out, present = causal_attention(q, k, v), KV(fold_heads(k), fold_heads(v))
         else:
-            out, present = attend(fold_heads(q), present, past)
+            out, present = attend(fold_heads(q), KV(fold_heads(k), fold_heads(v)), past)
         out_BTD = out.reshape(B, T, D)
         return _into_residual(config, "c_proj")(out_BTD), present
 

@@ -27,6 +27,9 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 GENERATION, ADAPTER = "generation_config.json", "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+PREFIX = "prefix"  # the folder of a base's own prefix, within its folder
+PREFIX_CONFIG = f"{PREFIX}/{ADAPTER}"
 _OF_A_RUN = "sft/base"  # where a run keeps its base
 _AGAIN = "copy or download it again"
 DTYPES = ("float32", "float16", "bfloat16")
@@ -36,6 +39,7 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 HUB_FILES = (
     CONFIG, GENERATION, ADAPTER, "*.safetensors", "*.safetensors.index.json", *TOKENIZER_FILES,
+    PREFIX_CONFIG, f"{PREFIX}/{ADAPTER_WEIGHTS}",
 )  # fmt: skip
 _FOREIGN = ("*.bin", "*.msgpack", "*.pt", "*.pth", "*.h5")
 
@@ -277,6 +281,18 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
         f"no {WEIGHTS} or {INDEX}, {folder}: give a folder with safetensors "
         f"weights{_or_gguf(folder)}"
     )
+
+
+def read_adapter_weights(folder: Path) -> dict[str, np.ndarray]:
+    """Reads the tensors of an adapter of PEFT. InputError for missing, pickled or damaged files."""
+    if exists(folder / ADAPTER_WEIGHTS):
+        return read_safetensors(folder / ADAPTER_WEIGHTS)
+    if pickled := sorted(path.name for path in folder.glob("adapter_model.*")):
+        raise InputError(
+            f"no safetensors but {pickled[0]}, {folder}: such files can run code when opened; "
+            "convert in a trusted place: load with peft, then save_pretrained"
+        )
+    raise InputError(f"no {ADAPTER_WEIGHTS}, {folder}: copy or download the adapter again")
 
 
 def check_tensors(found: Tensors, expected: Shapes, folder: Path, config: str = CONFIG) -> None:

@@ -12,6 +12,7 @@ parameter is fetched whole where it is used (`all_gather_param`), wherever it is
 Shapes: D width of the input, F features.
 """
 
+import math
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -115,6 +116,57 @@ class Embed(nn.Module):
     def table(self) -> jax.Array:
         """[rows, width], with its delta."""
         return all_gather_param(_adapted(self, "embedding", self.embedding)).astype(self.dtype)
+
+
+class Prefix(nn.Module):
+    """Learned keys and values ahead of every row's own (Li and Liang, arXiv 2101.00190).
+
+    k, v [B, T, H, K] -> the same behind P more, [B, P + T, H, K].
+    """
+
+    length: int  # P
+    param_dtype: str
+
+    @nn.compact
+    def __call__(self, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+        if not self.length:
+            return k, v
+        return self._ahead("keys", k), self._ahead("values", v)
+
+    def _ahead(self, name: str, x: jax.Array) -> jax.Array:
+        B, _, *heads = x.shape
+        shape = self.length, math.prod(heads)
+        value = self.param(name, nn.initializers.normal(1.0), shape, self.param_dtype)
+        own = all_gather_param(_adapted(self, name, value)).astype(x.dtype)
+        own = jnp.broadcast_to(own.reshape(1, self.length, *heads), (B, self.length, *heads))
+        return jnp.concatenate([own, x], 1)
+
+
+def causal_attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, window: int | None = None
+) -> jax.Array:
+    """Attention of T tokens, each of which sees itself and all before it.
+
+    Args:
+      q: queries [B, T, G H, K].
+      k, v: [B, P + T, H, K], those of P positions before the T tokens first.
+      window: how many positions are seen, the token's own included; None for all.
+
+    Returns:
+      [B, T, G H, K] in the dtype of q.
+    """
+    ahead = k.shape[1] - q.shape[1]
+    out = jax.nn.dot_product_attention(
+        # With queries of no meaning ahead the mask is that of equally many queries and keys, which
+        # every kernel has.
+        jnp.pad(q, ((0, 0), (ahead, 0), (0, 0), (0, 0))),
+        k,
+        v,
+        is_causal=True,
+        local_window_size=None if window is None else (window - 1, 0),
+        implementation=attention_kernel(q.dtype, q.shape[-1], k.shape[1]),
+    )
+    return out[:, ahead:]
 
 
 def attention_kernel(dtype: Any, width: int, length: int) -> Literal["cudnn", "xla"]:

@@ -21,9 +21,9 @@ import numpy as np
 
 from dinado_jax.distributed.constraints import all_gather_param
 from dinado_jax.errors import InputError
-from dinado_jax.models.cache import KV, Cache, LayerCache, attend, fold_heads
+from dinado_jax.models.cache import KV, Cache, LayerCache, attend, fold_heads, prefilled
 from dinado_jax.models.configured import ConfiguredModel, SizeNames
-from dinado_jax.models.layers import Dense, Embed, RMSNorm, attention_kernel
+from dinado_jax.models.layers import Dense, Embed, Prefix, RMSNorm, causal_attention
 from dinado_jax.models.output import Output
 from dinado_jax.models.params import cast_matrices
 from dinado_jax.models.protocol import DeltaRules
@@ -88,6 +88,8 @@ class LlamaConfig:
     dtype: str = "float32"  # of activations
     remat: bool = False  # gradients compute each block's activations again: less memory
     excluded_ids: Ranges = ()  # the tokenizer's: no config.json has them
+    prefix: int = 0  # P, positions ahead of every row, see layers.Prefix
+    reserved: int = 0  # positions kept free for the prefix of an adapter
 
     def __post_init__(self) -> None:
         for name in (
@@ -136,6 +138,7 @@ class Llama(ConfiguredModel):
         context_length="max_position_embeddings",
         num_layers="num_hidden_layers",
     )
+    attention_path = "layers_{}/self_attn"
 
     @property
     def delta_rules(self) -> DeltaRules:
@@ -178,6 +181,20 @@ class Llama(ConfiguredModel):
     def output_from_states(self, params: dict, states: jax.Array) -> Output:
         vocabulary = params[self.config.head]["embedding"].astype(self.dtype)
         return Output(states.astype(self.dtype), vocabulary, None)
+
+    @property
+    def kv_heads(self) -> int:
+        return self.config.num_key_value_heads
+
+    @property
+    def prefix_width(self) -> int:
+        return self.config.num_key_value_heads * self.config.head_dim
+
+    def embed(self, params: dict, tokens: jax.Array) -> jax.Array:
+        return all_gather_param(params["embed_tokens"]["embedding"])[tokens]
+
+    def embedded(self, params: dict, embeddings: jax.Array) -> jax.Array:
+        return embeddings.astype(self.dtype)  # positions are turned to by every layer
 
     def upper_params(self, params: dict, first: int) -> dict:
         names = [f"layers_{layer}" for layer in range(first, self.num_layers)]
@@ -225,6 +242,7 @@ def _new_config(config: LlamaConfig, layers: int) -> LlamaConfig:
     return dataclasses.replace(
         config,
         num_hidden_layers=layers,
+        prefix=0,
         sliding_window=None,
         full_layers=0,
         tie_word_embeddings=True,
@@ -297,7 +315,8 @@ def _blocks(
     """
     B, T, _ = x_BTD.shape
     with jax.named_scope("rotary"):
-        rotary = _rotary(config, jnp.arange(T)[None] if cache is None else cache.positions)
+        ahead = config.prefix + jnp.arange(T)[None]
+        rotary = _rotary(config, ahead if cache is None else cache.positions)
     presents, inputs, block = [], {}, nn.remat(Block) if config.remat else Block
     for layer in range(first, config.num_hidden_layers):
         past = None if cache is None else cache.layer(layer - first)
@@ -307,7 +326,7 @@ def _blocks(
         presents.append(present)
     hidden_BTD = _rms_norm(config, "norm")(x_BTD)
     if cache is None:
-        cache = Cache(tuple(presents), jnp.full(B, T, jnp.int32))
+        cache = prefilled(presents, B, T, config.prefix)
     else:
         cache = cache.append(tuple(presents))
     return hidden_BTD, cache, inputs
@@ -372,21 +391,15 @@ class Attention(nn.Module):
         if config.qk_norm:
             q, k = _rms_norm(config, "q_norm")(q), _rms_norm(config, "k_norm")(k)
         q, k = _rotate(q, rotary), _rotate(k, rotary)
-        present = KV(fold_heads(k), fold_heads(v))
         if past is None:
-            kernel = attention_kernel(q.dtype, K, T)
-            out = jax.nn.dot_product_attention(
-                q,
-                k,
-                v,
-                is_causal=True,
-                local_window_size=None if self.window is None else (self.window - 1, 0),
-                implementation=kernel,
-            )
+            k, v = Prefix(config.prefix, config.param_dtype, name="prefix")(k, v)
+            out = causal_attention(q, k, v, self.window)
+            present = KV(fold_heads(k), fold_heads(v))
         else:
             # The query heads of a group lie side by side: [R, 1, H G, K] -> [R H, G, K].
             groups = q.reshape(B * kv_heads, -1, K)
-            out, present = attend(groups, present, past, self.window)
+            newest = KV(fold_heads(k), fold_heads(v))
+            out, present = attend(groups, newest, past, self.window)
         out_BTN = out.reshape(B, T, config.num_attention_heads * K)
         return _into_residual(config, config.attention_bias, "o_proj")(out_BTN), present
 

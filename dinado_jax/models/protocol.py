@@ -26,7 +26,7 @@ class Model(Protocol):
 
     @property
     def context_length(self) -> int:
-        """Tokens of the longest row."""
+        """Tokens of the longest row, without those of a prefix."""
         ...
 
     @property
@@ -100,6 +100,41 @@ class BaseModel(Model, Protocol):
         ...
 
     @property
+    def prefix(self) -> int:
+        """P, positions ahead of every row whose keys and values are parameters; 0 for none."""
+        ...
+
+    @property
+    def prefix_paths(self) -> tuple[str, ...]:
+        """The paths of the keys and values of a prefix, each [P, F], by layer."""
+        ...
+
+    @property
+    def kv_heads(self) -> int:
+        """Heads of a layer's keys and values."""
+        ...
+
+    @property
+    def prefix_width(self) -> int:
+        """F, of a layer's keys and of its values."""
+        ...
+
+    @property
+    def reserved(self) -> int:
+        """Positions that `context_length` leaves out besides: room for an adapter's prefix."""
+        ...
+
+    def embed(self, params: dict, tokens: jax.Array) -> jax.Array:
+        """The input embeddings [..., D] of tokens [...], without what positions add to them."""
+        ...
+
+    def embedded(self, params: dict, embeddings: jax.Array) -> jax.Array:
+        """The states [B, T, D] that enter layer 0 for input embeddings [B, T, D] instead of tokens,
+        from the first position on.
+        """
+        ...
+
+    @property
     def flops_per_token(self) -> int:
         """Floating-point operations of one token's forward pass in products with parameters:
         attention's products of activations are left out.
@@ -136,7 +171,7 @@ class BaseModel(Model, Protocol):
 
         Args:
           variables: as `apply` takes them; of lower layers nothing is read.
-          first: in [1, num_layers).
+          first: in [0, num_layers).
           states: [B, T, D]; with a cache [R, 1, D].
           cache: of the layers from `first` on, as this method returns it.
         """
@@ -151,8 +186,8 @@ class BaseModel(Model, Protocol):
         ...
 
     def replace(self, **changes: Any) -> Self:
-        """This model with another dtype, param_dtype, excluded_ids or remat (True: gradients
-        compute each block's activations again instead of keeping them).
+        """This model with another dtype, param_dtype, excluded_ids, prefix, reserved or remat
+        (True: gradients compute each block's activations again instead of keeping them).
         """
         ...
 

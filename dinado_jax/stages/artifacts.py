@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from dinado_jax import loading
+from dinado_jax.adapters.make import reserve_positions
 from dinado_jax.automata.compiled import AutomataOracle
 from dinado_jax.config import schema
 from dinado_jax.controls.control_file import Origin
@@ -47,7 +48,8 @@ def trained_base(context: Context, place: Callable[[dict], dict]) -> Base:
       InputError: if the stage is not done, or its base has changed since.
     """
     _ = context.base_fingerprint  # refuses a base that has changed
-    return load_base(context.config.base, context.run.path / "sft" / "base", place)
+    base = load_base(context.config.base, context.run.path / "sft" / "base", place)
+    return dataclasses.replace(base, model=reserve_positions(base.model, context.config))
 
 
 def load_base(settings: schema.Base, path: str | Path, place: Callable[[dict], dict]) -> Base:

@@ -6,7 +6,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from dinado_jax.adapters.lora import LoRA
 from dinado_jax.adapters.peft import save_adapter
 from dinado_jax.errors import InputError
 from dinado_jax.language_model import Base, Controlled
@@ -58,10 +57,8 @@ def _merged(model: Controlled) -> Base:
 
 
 def _save_adapter(model: Controlled, folder: Path) -> None:
-    adapter, delta = model.delta()
-    if not isinstance(adapter, LoRA):
-        raise InputError("its adapter is not a LoRA: use --format hf")
-    save_adapter(folder, model.base.model, adapter, delta, str(model.base.folder.resolve()))
+    base, (adapter, delta) = model.base, model.delta()
+    save_adapter(folder, base.model, base.params, adapter, delta, str(base.folder.resolve()))
 
 
 def _in_float32(base: Base) -> Base:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dinado_jax.adapters.make import reserve_positions
 from dinado_jax.config.schema import Config
 from dinado_jax.controls.make import KINDS
 from dinado_jax.data.prompts import TokenizedPrompts
@@ -162,7 +163,8 @@ def _with_room(config: Config, settings: Mapping[str, Any], base: Base, texts: l
     check_prompts(base.policy, prompts, 1)
     rollout, decode = config.rollout, config.decode
     if "rollout.max_new_tokens" not in settings:
-        room = base.model.context_length - max(map(len, prompts.tokens))
+        model = reserve_positions(base.model, config)
+        room = model.context_length - max(map(len, prompts.tokens))
         rollout = replace(rollout, max_new_tokens=min(base.max_new_tokens, room))
     if "decode.max_new_tokens" not in settings:
         decode = replace(decode, max_new_tokens=rollout.max_new_tokens)

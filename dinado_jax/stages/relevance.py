@@ -8,6 +8,7 @@ import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from dinado_jax.adapters.make import has_adapter, has_positions
 from dinado_jax.config import schema
 from dinado_jax.config.schema import Config
 from dinado_jax.controls.make import KINDS
@@ -40,14 +41,21 @@ run.report_to
 """
 
 
+def _has_sft(config: Config) -> bool:
+    return config.sft.steps + config.sft.pretrain_steps > 0
+
+
 def _has_delta(config: Config) -> bool:
-    direction = config.control.direction_kind
-    return direction == "merge" or (direction == "soft" and config.control.trunk == "low_rank")
+    return has_adapter(config.control)
+
+
+def _has_lora(config: Config) -> bool:
+    return _has_delta(config) and config.delta.kind == "lora"
 
 
 def _has_low_rank(config: Config) -> bool:
     # delta.full wins where both match.
-    return _has_delta(config) and bool(config.delta.low_rank) and ".*" not in config.delta.full
+    return _has_lora(config) and bool(config.delta.low_rank) and ".*" not in config.delta.full
 
 
 def _has_new_blocks(config: Config) -> bool:
@@ -62,7 +70,7 @@ def _reads_states(config: Config) -> bool:
         control.kind == "hard" and control.direction == "merge" and control.form == "clamped"
     )
     # A delta on upper layers reads the states that enter the first of them.
-    shared = _has_delta(config) and config.delta.from_layer > 0
+    shared = _has_lora(config) and config.delta.from_layer > 0
     return _after_warmup(config) or not single_pass or shared
 
 
@@ -162,10 +170,20 @@ RULES = (
     Rule(
         """
         sft.batch sft.accumulate sft.learning_rate sft.warmup sft.decay sft.weight_decay sft.beta2
-        sft.clip sft.max_length sft.rank
+        sft.clip sft.max_length sft.adapter
         """,
-        lambda c: c.sft.steps + c.sft.pretrain_steps > 0,
+        _has_sft,
         "only for sft.steps or sft.pretrain_steps above 0",
+    ),
+    Rule(
+        "sft.rank",
+        lambda c: _has_sft(c) and c.sft.adapter == "lora",
+        "only for sft.adapter=lora, and sft.steps or sft.pretrain_steps above 0",
+    ),
+    Rule(
+        "sft.positions",
+        lambda c: _has_sft(c) and c.sft.adapter in ("prefix", "prompt"),
+        "only for sft.adapter=prefix or prompt, and sft.steps or sft.pretrain_steps above 0",
     ),
     Rule(
         "sft.pretrain_path",
@@ -178,9 +196,19 @@ RULES = (
         "only for low-rank changes; control.kind, control.trunk or delta.* exclude them",
     ),
     Rule(
-        "delta.low_rank delta.full delta.from_layer",
+        "delta.kind",
         _has_delta,
         "only for merge, and for soft with control.trunk=low_rank",
+    ),
+    Rule(
+        "delta.low_rank delta.full delta.from_layer",
+        _has_lora,
+        "only for delta.kind=lora, and merge or soft with control.trunk=low_rank",
+    ),
+    Rule(
+        "delta.positions",
+        has_positions,
+        "only for delta.kind=prefix or prompt, and merge or soft with control.trunk=low_rank",
     ),
     Rule(
         "control.direction control.form",

@@ -6,10 +6,12 @@ import zlib
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import jax
 
-from dinado_jax.adapters.lora import LoRA, sft_adapter
+from dinado_jax.adapters.make import sft_adapter
+from dinado_jax.adapters.protocol import Adapter
 from dinado_jax.config.schema import Sft
 from dinado_jax.data.batching import Epochs
 from dinado_jax.data.sequences import Sequences, sequences, windows
@@ -92,9 +94,14 @@ def sft(context: Context) -> SftFigures:
     examples, corpus = context.train_examples, context.read_corpus()
     mine = task.mine or (lambda *_: [])  # load_config refuses to pretrain for a task without
     model, params, codec = _initial(context, folder, corpus)
-    adapter = sft_adapter(settings, model.delta_rules)
-    length = min(settings.max_length, model.context_length)
     parameters, rows = sum(leaf.size for leaf in jax.tree.leaves(params)), {}
+    adapter, frozen, trainable = None, None, params
+    if adapted := sft_adapter(settings, model):
+        adapter, model = adapted
+        start = partial(adapter.init, jax.random.key(config.seed))
+        frozen, trainable = params, plan.init_sharded(start, params)
+    length = min(settings.max_length, model.context_length)
+    del params  # of the whole model the state has a copy
     for name, steps, pairs in (
         ("pretrain", settings.pretrain_steps, lambda: mine(corpus, examples, config.seed)),
         ("sft", settings.steps, lambda: examples),
@@ -104,37 +111,29 @@ def sft(context: Context) -> SftFigures:
         batches = Epochs(_rows(codec, pairs(), length, task), settings.batch, config.seed)
         assert_same(f"rows of {name}", str(zlib.crc32(batches.rows.tokens.tobytes())))
         with Checkpoints(folder / f"checkpoints_{name}") as checkpoints:
-            init = partial(_init, adapter, settings, steps, config.seed)
-            state = restore_or_init(checkpoints, plan, init, params)
-            frozen = None if adapter is None else params
-            del params  # of the whole model the state has a copy
+            state = restore_or_init(checkpoints, plan, partial(_init, settings, steps), trainable)
+            del trainable
             done = int(state.step)
             log = MetricsLog(folder / f"{name}.jsonl", done, context.board(name, done))
             loop = Loop(plan, settings.accumulate, config.run, checkpoints, log)
             step = _step(model, adapter, settings, steps, plan)
             phase = Phase(name, step, batches.at, 0, steps)
-            state = loop.fit(phase, state, frozen)
-        params = state.trainable
-        if adapter is not None:
-            params = plan.init_sharded(adapter.merge, frozen, params)
+            trainable = loop.fit(phase, state, frozen).trainable
         rows[f"{name}_rows"] = len(batches.rows)
-    params = plan.gather_to_host(params)
+    if adapter is not None:
+        trainable = plan.init_sharded(adapter.merge, frozen, trainable)
+    params = plan.gather_to_host(trainable)
     if is_main():
         save_base(folder / "base", model, params, codec)
     barrier("the base is saved")
     return SftFigures(parameters, fingerprint(folder / "base"), **rows)
 
 
-def _init(
-    adapter: LoRA | None, settings: Sft, steps: int, seed: int, base_params: dict
-) -> TrainState:
-    trainable = base_params
-    if adapter is not None:
-        trainable = adapter.init(jax.random.key(seed), base_params)
+def _init(settings: Sft, steps: int, trainable: Any) -> TrainState:
     return init_state(trainable, optimizer(settings, steps))
 
 
 @functools.lru_cache(8)
-def _step(model: BaseModel, adapter: LoRA | None, settings: Sft, steps: int, plan: Plan) -> Step:
+def _step(model: BaseModel, adapter: Adapter | None, settings: Sft, steps: int, plan: Plan) -> Step:
     """A compiled step. Training that continues in the same process does not compile it again."""
     return make_step(partial(likelihood, model, adapter), optimizer(settings, steps), plan)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dinado_jax.adapters.lora import sft_adapter
+from dinado_jax.adapters.make import reserve_positions, sft_adapter
 from dinado_jax.automata import progress
 from dinado_jax.automata.conjunction import Conjunction, conjunction, stack
 from dinado_jax.automata.tokens import containing_token
@@ -84,22 +84,36 @@ def _cost(function, *args) -> dict[str, float]:
     }
 
 
-def check_base(settings: schema.Config, model: BaseModel) -> None:
+def check_base(settings: schema.Config, model: BaseModel, tuned: bool) -> None:
     """Checks a configuration against the base's context length and parameters.
 
+    Args:
+      settings: of the run.
+      model: of the base.
+      tuned: whether that is the one which the sft stage has written.
+
     Raises:
-      InputError: no room for new tokens, or an adapter's rules do not fit the parameters.
+      InputError: no room for new tokens, or an adapter does not fit the base.
     """
+    if not tuned:
+        model = _tuned(settings, model)
+    params, model = abstract_params(model), reserve_positions(model, settings)
+    abstract_control(make_control(settings, model), params)
     for name, section in (("rollout", settings.rollout), ("decode", settings.decode)):
         if section.max_new_tokens >= model.context_length:
             raise InputError(
                 f"{name}.max_new_tokens = {section.max_new_tokens} leaves no room for a prompt in "
                 f"the base's {model.context_length} positions: lower it"
+                + (" or delta.positions" if model.reserved else "")
             )
-    params = abstract_params(model)
-    abstract_control(make_control(settings, model), params)
-    if adapter := sft_adapter(settings.sft, model.delta_rules):
-        jax.eval_shape(adapter.init, jax.random.key(0), params)
+
+
+def _tuned(settings: schema.Config, model: BaseModel) -> BaseModel:
+    """The model that the sft stage makes. InputError for an adapter that does not fit."""
+    if (adapted := sft_adapter(settings.sft, model)) is None:
+        return model
+    jax.eval_shape(adapted.adapter.init, jax.random.key(0), abstract_params(model))
+    return adapted.model
 
 
 def abstract_control(control: Control, base_params: Any) -> Any:
@@ -137,8 +151,9 @@ def _example_automata(vocab_size: int) -> Conjunction:
     return stack([conjunction(has, [0])])
 
 
-def _sft_step(settings: schema.Sft, model: BaseModel, params: Any, length: int) -> dict[str, float]:
-    adapter = sft_adapter(settings, model.delta_rules)
+def _sft_step(settings: schema.Sft, model: BaseModel, length: int) -> dict[str, float]:
+    params = abstract_params(model)
+    adapter, adapted = sft_adapter(settings, model) or (None, model)
     transform = optimizer(settings, settings.steps)
 
     def init(params):
@@ -146,7 +161,7 @@ def _sft_step(settings: schema.Sft, model: BaseModel, params: Any, length: int) 
         return init_state(trainable, transform)
 
     rows = take(_example_rollouts(length), np.zeros(settings.batch, int))
-    step = make_step(functools.partial(likelihood, model, adapter), transform)
+    step = make_step(functools.partial(likelihood, adapted, adapter), transform)
     frozen = None if adapter is None else params
     return _cost(step, jax.eval_shape(init, params), frozen, _shapes(rows, settings.accumulate))
 
@@ -243,8 +258,9 @@ def dry_run(settings: schema.Config) -> dict[str, Any]:
     products of one pass by hand. With control.state every prompt has five automata of two states.
     Particles are those of the control alone, without decode.guarantee and decode.hmm.
     """
-    model = configured_model(settings.base)
-    check_base(settings, model)
+    start = configured_model(settings.base)
+    check_base(settings, start, tuned=False)
+    model = reserve_positions(_tuned(settings, start), settings)
     params = abstract_params(model)
     control = make_control(settings, model)
     control_params = abstract_control(control, params)
@@ -260,7 +276,7 @@ def dry_run(settings: schema.Config) -> dict[str, Any]:
         "forward_flops_per_token": model.flops_per_token,
     }
     if settings.sft.steps + settings.sft.pretrain_steps:
-        out["sft_step"] = _sft_step(settings.sft, model, params, length)
+        out["sft_step"] = _sft_step(settings.sft, start, length)
     step, state, rows = training(settings, control, params, max(length, 1 + rollout.max_new_tokens))
     out["train_step"] = _cost(make_step(*step), state, params, rows)
     base = Base(model, params, Path())

