@@ -49,7 +49,7 @@ def test_twenty_steps_are_those_of_one_device(alone, settings, accumulate):
 
 @pytest.fixture(scope="module")
 def llama_alone(compiled_quickly):
-    return twenty_steps.run(Parallel(devices=1), parts=("llama sft",))
+    return twenty_steps.run(Parallel(devices=1), parts=("llama sft", "llama prefix"))
 
 
 @pytest.mark.parametrize(
@@ -58,10 +58,12 @@ def llama_alone(compiled_quickly):
     ids=str,
 )
 def test_twenty_steps_of_a_llama_are_those_of_one_device(llama_alone, settings):
-    found = twenty_steps.run(settings, parts=("llama sft",))
+    """Of the whole model, and of a prefix."""
+    found = twenty_steps.run(settings, parts=("llama sft", "llama prefix"))
     assert_same_steps(found, llama_alone)
-    loss = found["llama sft/loss"]
-    assert loss[-1] < loss[0] - 0.1
+    for part in ("sft", "prefix"):
+        loss = found[f"llama {part}/loss"]
+        assert loss[-1] < loss[0] - 0.01
 
 
 def assert_same_steps(found, alone):

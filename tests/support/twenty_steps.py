@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from dinado_jax.adapters.lora import lora
+from dinado_jax.adapters.prefix import Prefix
 from dinado_jax.config.schema import Delta, Optim, Parallel, Train
 from dinado_jax.controls.control import Control
 from dinado_jax.controls.merge import Merge
@@ -70,6 +71,15 @@ def _sft(model=MODEL):
 
 
 @functools.cache
+def _prefix():
+    adapter = Prefix(LLAMA, positions=2, hidden=16)
+    base = init_params(LLAMA, 1)
+    terms = functools.partial(likelihood, adapter.adapted, adapter)
+    params = adapter.init(jax.random.key(3), base)
+    return terms, optax.sgd(0.3, momentum=0.9), params, base, _rows
+
+
+@functools.cache
 def _control():
     base = init_params(MODEL, 0)
     params = CONTROL.init(jax.random.key(2), base, 0.3)
@@ -82,14 +92,19 @@ def _control():
     return terms, transform, params, base, batch
 
 
-_PARTS = {"sft": _sft, "q": _control, "llama sft": functools.partial(_sft, LLAMA)}
+_PARTS = {
+    "sft": _sft,
+    "q": _control,
+    "llama sft": functools.partial(_sft, LLAMA),
+    "llama prefix": _prefix,
+}
 
 
 def run(
     *halves: Parallel, accumulate: int = 1, parts: tuple[str, ...] = ("sft", "q")
 ) -> dict[str, np.ndarray]:
-    """Losses and parameters after STEPS steps of sft and of a control, or of sft of a Llama, by
-    name; an equal part of them under each of the settings."""
+    """Losses and parameters after STEPS steps of these parts, by name; an equal part of them under
+    each of the settings."""
     out = {}
     for name in parts:
         terms, transform, params, frozen, batch = _PARTS[name]()
