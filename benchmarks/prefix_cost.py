@@ -33,7 +33,7 @@ def sampling(args: argparse.Namespace, positions: int):
     model = parse_model(SIZES[args.size], args.size)
     params, number = random_params(model), np.arange(args.rows, dtype=np.int32)
     if positions:
-        prefix = Prefix(model, positions, hidden=1)
+        prefix = Prefix(model, positions, shift=False, hidden=1)
         params = prefix.merge(params, prefix.init(jax.random.key(0), params))
         model = prefix.adapted
     tokens = np.random.default_rng(0).integers(0, model.vocab_size, (args.rows, PROMPT), np.int32)

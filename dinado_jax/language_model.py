@@ -39,7 +39,7 @@ from dinado_jax.models.architectures import load_params, save_model
 from dinado_jax.models.codec import Codec
 from dinado_jax.models.hf_folder import fingerprint, locate
 from dinado_jax.models.hub import push
-from dinado_jax.models.protocol import BaseModel
+from dinado_jax.models.protocol import BaseModel, PrefixModel
 from dinado_jax.models.tokenizer import load_codec
 from dinado_jax.scoring import PrefixValues
 from dinado_jax.search.beams import beam_search
@@ -473,7 +473,9 @@ def compose(*parts: Controlled) -> Composed:
 
 def _same_function(a: BaseModel, b: BaseModel) -> bool:
     """Whether two models compute the same from the same parameters."""
-    a, b = (model.replace(remat=False, reserved=0) for model in (a, b))
+    a, b = (model.replace(remat=False) for model in (a, b))
+    if isinstance(a, PrefixModel) and isinstance(b, PrefixModel):
+        return a.replace(reserved=0) == b.replace(reserved=0)
     return a == b
 
 

@@ -6,7 +6,8 @@ from dinado_jax.adapters.lora import LoRA, lora
 from dinado_jax.adapters.prefix import Prefix, Prompt
 from dinado_jax.adapters.protocol import Adapter
 from dinado_jax.config import schema
-from dinado_jax.models.protocol import BaseModel
+from dinado_jax.errors import InputError
+from dinado_jax.models.protocol import BaseModel, PrefixModel
 
 
 class Adapted(NamedTuple):
@@ -20,7 +21,7 @@ def control_adapter(settings: schema.Delta, model: BaseModel) -> Adapted:
     """The adapter of a control. InputError for a prefix that leaves no room for text."""
     if settings.kind == "lora":
         return Adapted(lora(settings, model.delta_rules), model)
-    return _ahead(settings.kind, settings.positions, model)
+    return _ahead(settings.kind, settings, model)
 
 
 def sft_adapter(settings: schema.Sft, model: BaseModel) -> Adapted | None:
@@ -32,15 +33,15 @@ def sft_adapter(settings: schema.Sft, model: BaseModel) -> Adapted | None:
     if settings.adapter == "lora":
         rules, alpha = model.delta_rules, float(settings.rank)
         return Adapted(LoRA(settings.rank, alpha, rules.low_rank, rules.full, "sft"), model)
-    return _ahead(settings.adapter, settings.positions, model)
+    return _ahead(settings.adapter, settings, model)
 
 
 def reserve_positions(model: BaseModel, settings: schema.Config) -> BaseModel:
-    """The base's model with the positions reserved that the adapter of its control will take, so
-    that every row fits the control too.
+    """The base's model with the positions reserved by which the adapter of its control will shift
+    rows, so that every row fits the control too.
     """
-    taken = settings.delta.positions if has_positions(settings) else 0
-    return model.replace(reserved=taken)
+    shifts = has_positions(settings) and settings.delta.shift
+    return model.replace(reserved=settings.delta.positions) if shifts else model
 
 
 def has_positions(settings: schema.Config) -> bool:
@@ -54,6 +55,8 @@ def has_adapter(control: schema.Control) -> bool:
     return direction == "merge" or (direction == "soft" and control.trunk == "low_rank")
 
 
-def _ahead(kind: str, positions: int, model: BaseModel) -> Adapted:
-    adapter = {"prefix": Prefix, "prompt": Prompt}[kind](model, positions)
+def _ahead(kind: str, settings: schema.Delta | schema.Sft, model: BaseModel) -> Adapted:
+    if not isinstance(model, PrefixModel):
+        raise InputError(f"a {model.model_type} takes no {kind}, only a lora")
+    adapter = {"prefix": Prefix, "prompt": Prompt}[kind](model, settings.positions, settings.shift)
     return Adapted(adapter, adapter.adapted)

@@ -14,11 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from dinado_jax.adapters.lora import Delta, LoRA
-from dinado_jax.adapters.peft_config import PeftConfig, peft_type, read_peft_config
+from dinado_jax.adapters.peft_config import LORA, PeftConfig, peft_type, read_peft_config
 from dinado_jax.adapters.prefix import Prefix, Prompt, behind, keys_and_values, with_prefix
 from dinado_jax.adapters.protocol import Adapter
 from dinado_jax.errors import InputError
-from dinado_jax.models import prefix_folder
 from dinado_jax.models.architectures import ARCHITECTURES
 from dinado_jax.models.hf_folder import (
     ADAPTER,
@@ -28,9 +27,15 @@ from dinado_jax.models.hf_folder import (
     read_adapter_weights,
     write_tensors,
 )
-from dinado_jax.models.params import by_path, is_kernel, nested, param_shapes
-from dinado_jax.models.prefix_folder import read_prefix, read_prompt, write_prefix, write_prompt
-from dinado_jax.models.protocol import BaseModel
+from dinado_jax.models.params import by_path, has_prefix, is_kernel, nested, param_shapes
+from dinado_jax.models.prefix_folder import (
+    PREFIX,
+    read_prefix,
+    read_prompt,
+    write_prefix,
+    write_prompt,
+)
+from dinado_jax.models.protocol import BaseModel, PrefixModel
 from dinado_jax.utils.files import write_json
 
 ADAPTER_FILES = (ADAPTER, "adapter_model.*")
@@ -53,16 +58,19 @@ def save_adapter(
       InputError: for changes that an adapter of PEFT cannot hold, for a base with a prefix, and for
         a full disk.
     """
-    if model.prefix:
+    if has_prefix(base_params):
         raise InputError("its base has a prefix, which peft would not load with it")
+    if isinstance(adapter, (Prefix, Prompt)) and not adapter.shift:
+        raise InputError("peft has rows behind its positions: train with delta.shift=true")
     match adapter:
         case LoRA():
             _save_lora(folder, model, adapter, params, base)
         case Prefix():
             prefix = np.asarray(adapter.keys_and_values(base_params, params))
-            write_prefix(folder, model, prefix, base)
+            write_prefix(folder, adapter.model, prefix, base)
         case Prompt():
-            write_prompt(folder, model, np.asarray(adapter.embeddings(base_params, params)), base)
+            prompt = np.asarray(adapter.embeddings(base_params, params))
+            write_prompt(folder, adapter.model, prompt, base)
         case _:
             raise InputError("its adapter is none of those that peft has")
 
@@ -107,15 +115,20 @@ def merge_adapter(folder: Path, model: BaseModel, params: dict) -> tuple[BaseMod
         damaged weights, for every tensor that is missing, unused or misshapen, and for a prefix
         that leaves no room for text.
     """
-    match peft_type(folder):
-        case prefix_folder.PREFIX:
-            prefix = read_prefix(folder, model)
-        case prefix_folder.PROMPT:
-            prompt = jnp.asarray(read_prompt(folder, model), jnp.float32)
-            prefix = keys_and_values(model, params, prompt)
-        case _:
-            return model, _merge_lora(folder, model, params)
-    return behind(model, len(prefix)), jax.device_get(with_prefix(model, params, prefix))
+    kind = peft_type(folder)
+    if kind == LORA:
+        return model, _merge_lora(folder, model, params)
+    if not isinstance(model, PrefixModel):
+        raise InputError(
+            f"{folder / ADAPTER} has peft_type = {kind}, a {model.model_type} takes none"
+        )
+    if kind == PREFIX:
+        prefix = read_prefix(folder, model)
+    else:
+        prompt = jnp.asarray(read_prompt(folder, model), jnp.float32)
+        prefix = keys_and_values(model, params, prompt)
+    merged = jax.device_get(with_prefix(model, params, prefix))
+    return behind(model, len(prefix), shift=True), merged
 
 
 def _merge_lora(folder: Path, model: BaseModel, params: dict) -> dict:

@@ -3,8 +3,11 @@
 A prefix of P positions holds keys and values for each of L layers (Li and Liang, arXiv 2101.00190),
 a prompt P input embeddings (Lester et al., arXiv 2104.08691), of which the base makes the keys and
 values. Both begin as P tokens drawn from the vocabulary, with what the base makes of them, and what
-is learned is a change of that, zero at first. So q begins as p behind some tokens: near it, but
-unlike with a LoRA not equal. Tokens of a row stand at positions P and on, as in PEFT.
+is learned is a change of that, zero at first. So q begins near p, but unlike with a LoRA not at it.
+
+In PEFT a row's own tokens stand behind the P positions, which shortens the context, and which a
+small base of absolute positions does not stand: it has learned what stands where. Without such a
+shift they stay where they were, and the prefix is attended to beside them.
 
 F is the width of a layer's keys and of its values, D the width of the model.
 """
@@ -19,7 +22,7 @@ import numpy as np
 from dinado_jax.distributed.constraints import all_gather_param
 from dinado_jax.errors import InputError
 from dinado_jax.models.params import by_path, nested
-from dinado_jax.models.protocol import BaseModel
+from dinado_jax.models.protocol import PrefixModel
 
 PrefixParams = dict[str, jax.Array]
 
@@ -28,13 +31,14 @@ PrefixParams = dict[str, jax.Array]
 class _Ahead:
     """What prefixes and prompts share."""
 
-    model: BaseModel  # the base's
+    model: PrefixModel  # the base's
     positions: int  # P, >= 1
+    shift: bool  # whether a row's tokens stand behind them
 
     @property
-    def adapted(self) -> BaseModel:
+    def adapted(self) -> PrefixModel:
         """The model that `variables` and `merge` are for. InputError as `behind`."""
-        return behind(self.model, self.positions)
+        return behind(self.model, self.positions, self.shift)
 
     def variables(self, base_params: dict, params: PrefixParams) -> dict:
         prefix = self.keys_and_values(base_params, params)
@@ -101,14 +105,24 @@ class Prompt(_Ahead):
         return _embeddings(self.model, base_params, self.positions) + change
 
 
-def behind(model: BaseModel, positions: int) -> BaseModel:
-    """The model of a base behind so many positions. InputError if they leave no room for text."""
-    _check_room(model, positions)
+def behind(model: PrefixModel, positions: int, shift: bool) -> PrefixModel:
+    """The model of a base with so many positions ahead of every row.
+
+    InputError if the base has not so many, or a shift by them leaves no room for text.
+    """
+    room = model.context_length + model.reserved - 2 * shift
+    if positions > room:
+        left = "leaves no room for text" if shift else "is longer than the base's context"
+        raise InputError(f"a prefix of {positions} positions {left}: give it at most {room}")
+    prefix = model.prefix + positions
+    if not shift:
+        return model.replace(prefix=prefix)
     reserved = max(0, model.reserved - positions)
-    return model.replace(prefix=model.prefix + positions, reserved=reserved)
+    first = model.first_position + positions
+    return model.replace(prefix=prefix, first_position=first, reserved=reserved)
 
 
-def with_prefix(model: BaseModel, base_params: dict, prefix: jax.Array | np.ndarray) -> dict:
+def with_prefix(model: PrefixModel, base_params: dict, prefix: jax.Array | np.ndarray) -> dict:
     """The parameters of a base behind a prefix [P, L 2 F], which follows its own if it has one."""
     flat = by_path(base_params)
     parts = jnp.split(prefix, len(model.prefix_paths), axis=1)
@@ -118,7 +132,7 @@ def with_prefix(model: BaseModel, base_params: dict, prefix: jax.Array | np.ndar
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def keys_and_values(model: BaseModel, params: dict, embeddings: jax.Array) -> jax.Array:
+def keys_and_values(model: PrefixModel, params: dict, embeddings: jax.Array) -> jax.Array:
     """What a base makes of P input embeddings [P, D]: float32 [P, L 2 F], by layer."""
     states = model.embedded(params, embeddings[None])
     cache = model.apply_upper({"params": params}, 0, states).cache
@@ -126,21 +140,12 @@ def keys_and_values(model: BaseModel, params: dict, embeddings: jax.Array) -> ja
     return jnp.concatenate([x.reshape(len(embeddings), -1) for x in parts], 1).astype(jnp.float32)
 
 
-def _width(model: BaseModel) -> int:
+def _width(model: PrefixModel) -> int:
     """L 2 F."""
     return len(model.prefix_paths) * model.prefix_width
 
 
-def _check_room(model: BaseModel, positions: int) -> None:
-    room = model.context_length + model.reserved - 2
-    if positions > room:
-        raise InputError(
-            f"a prefix of {positions} positions leaves no room for text: of the base's context "
-            f"give it at most {room}"
-        )
-
-
-def _embeddings(model: BaseModel, params: dict, positions: int) -> jax.Array:
+def _embeddings(model: PrefixModel, params: dict, positions: int) -> jax.Array:
     """The input embeddings of P tokens that stand for text, always the same: float32 [P, D]."""
     ids = np.arange(model.vocab_size)
     for first, end in model.excluded_ids:

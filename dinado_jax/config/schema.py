@@ -71,7 +71,10 @@ class Sft(Optim):
     # positions ahead of every row, by their keys and values or by their input embeddings.
     adapter: str = "none"  # none | lora | prefix | prompt
     rank: int = 16  # of a lora
-    positions: int = 10  # of a prefix or prompt; the context is shorter by them
+    positions: int = 10  # of a prefix or prompt
+    # Rows stand behind these positions, as PEFT has it, and the context is shorter by them. Not:
+    # rows stay where they were, which a new base needs.
+    shift: bool = False
     pretrain_path: str = ""  # plain text, one sentence per line: mined for pairs to train on first
     pretrain_steps: int = 0
     max_length: int = 32  # tokens; longer examples are left out
@@ -82,7 +85,8 @@ class Delta:
     """What a trained delta of the base changes, and in how many ranks or positions."""
 
     kind: str = "lora"  # lora | prefix | prompt, as sft.adapter
-    positions: int = 10  # of a prefix or prompt; the context is shorter by them
+    positions: int = 10  # of a prefix or prompt
+    shift: bool = False  # as sft.shift
     rank: int = 16
     alpha: float = 16.0  # scale = alpha / rank
     # Regular expressions of parameter paths; "default" stands for those of the base's architecture.

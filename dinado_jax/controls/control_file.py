@@ -42,7 +42,7 @@ FORMAT = 1
 _SETTINGS = {
     "base": ("path", "dtype", "param_dtype", "prompt_template"),
     "control": ("kind", "direction", "form", "trunk", "layers", "state"),
-    "delta": ("kind", "positions", "rank", "alpha", "low_rank", "full", "from_layer"),
+    "delta": ("kind", "positions", "shift", "rank", "alpha", "low_rank", "full", "from_layer"),
     "rollout": ("oracle", "max_new_tokens"),
     "decode": ("max_new_tokens", "strength", "target_rate", "reject"),
 }

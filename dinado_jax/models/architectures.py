@@ -5,7 +5,7 @@ The only module that knows which architectures there are.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -22,9 +22,9 @@ from dinado_jax.models.hf_folder import (
     read_config,
     write_folder,
 )
-from dinado_jax.models.params import by_path, nested, param_shapes
+from dinado_jax.models.params import by_path, has_prefix, nested, param_shapes
 from dinado_jax.models.prefix_folder import read_positions, read_prefix, write_prefix
-from dinado_jax.models.protocol import BaseModel
+from dinado_jax.models.protocol import BaseModel, PrefixModel
 from dinado_jax.utils.files import exists
 
 
@@ -81,13 +81,13 @@ def load_model(folder: Path) -> BaseModel:
     model = parse_model(read_config(folder), str(Path(folder) / CONFIG))
     if not exists(Path(folder) / PREFIX_CONFIG):
         return model
-    positions = read_positions(Path(folder) / PREFIX).count
-    if (room := model.context_length - 2) < positions:
+    _, count, first = read_positions(Path(folder) / PREFIX)
+    if (room := model.context_length - 2) < first:
         raise InputError(
-            f"{Path(folder) / PREFIX_CONFIG} has num_virtual_tokens = {positions}: the model's "
-            f"{model.context_length} positions hold a prefix of at most {room}"
+            f"{Path(folder) / PREFIX_CONFIG} puts a row's first token at position {first}: the "
+            f"model has {model.context_length}, at most {room} of them may be before it"
         )
-    return model.replace(prefix=positions)
+    return model.replace(prefix=count, first_position=first)
 
 
 def parse_model(hf: Mapping[str, Any], where: str) -> BaseModel:
@@ -107,11 +107,12 @@ def load_params(folder: Path, model: BaseModel) -> dict:
     """Reads the parameters of a folder to the host; see `CheckpointFormat.read_params` and
     `prefix_folder.read_prefix`.
     """
-    plain = model.replace(prefix=0)
-    params = ARCHITECTURES[model.model_type].read_params(folder, plain)
-    if not model.prefix:
-        return params
-    prefix = read_prefix(folder / PREFIX, model)
+    read = ARCHITECTURES[model.model_type].read_params
+    if not exists(Path(folder) / PREFIX_CONFIG):
+        return read(folder, model)
+    params = read(folder, model.replace(prefix=0, first_position=0))
+    model = cast(PrefixModel, model)
+    prefix = read_prefix(Path(folder) / PREFIX, model)
     parts = np.split(prefix, len(model.prefix_paths), axis=1)
     return nested(by_path(params) | dict(zip(model.prefix_paths, parts, strict=True)))
 
@@ -135,16 +136,19 @@ def save_model(
     """
     flat = {path: np.asarray(array) for path, array in by_path(params).items()}
     check_tensors(flat, param_shapes(model), folder)
-    checkpoint, plain = ARCHITECTURES[model.model_type], model.replace(prefix=0)
-    prefix = [flat.pop(path) for path in model.prefix_paths if model.prefix]
+    checkpoint, prefix = ARCHITECTURES[model.model_type], None
+    if has_prefix(params):
+        behind = cast(PrefixModel, model)
+        prefix = np.concatenate([flat.pop(path) for path in behind.prefix_paths], axis=1)
+        model = model.replace(prefix=0, first_position=0)
     largest = max(flat.values(), key=lambda array: array.size)
-    config = checkpoint.to_config(plain)
+    config = checkpoint.to_config(model)
     config |= {"model_type": model.model_type, "dtype": largest.dtype.name}
     config |= ends or {}
-    write_folder(folder, config, checkpoint.to_tensors(nested(flat), plain))
-    if prefix:
+    write_folder(folder, config, checkpoint.to_tensors(nested(flat), model))
+    if prefix is not None:
         (folder / PREFIX).mkdir(exist_ok=True)
-        write_prefix(folder / PREFIX, model, np.concatenate(prefix, axis=1))
+        write_prefix(folder / PREFIX, behind, prefix, first_position=behind.first_position)
 
 
 def new_model(settings: schema.Base) -> BaseModel:

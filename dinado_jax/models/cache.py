@@ -72,12 +72,14 @@ class Cache:
     count: jax.Array | int = 0  # int32 [] or [R], tokens in `generated`
     # Of the slots of every prompt, and of `lengths`: those of the model's prefix, which come first.
     prefix: int = struct.field(pytree_node=False, default=0)
+    first: int = struct.field(pytree_node=False, default=0)  # position of a row's first token
 
     @property
     def positions(self) -> jax.Array:
         """[R, 1] int32: the position of each row's next token."""
         samples = self.generated[-1][0].k.shape[0] // self.prompt[0].k.shape[0]
-        return (jnp.repeat(self.lengths, samples) + self.count)[:, None]
+        slots = jnp.repeat(self.lengths, samples) + self.count
+        return (slots + (self.first - self.prefix))[:, None]
 
     def layer(self, index: int) -> LayerCache:
         """What one layer attends to and writes into."""
@@ -99,10 +101,18 @@ class Cache:
         return dataclasses.replace(self, generated=generated, reserved=tuple(rest))
 
 
-def prefilled(presents: Sequence[KV], batch: int, length: int, prefix: int) -> Cache:
-    """The cache of a prefill of B rows of so many tokens, behind a prefix."""
-    lengths = jnp.full(batch, prefix + length, jnp.int32)
-    return Cache(tuple(presents), lengths, prefix=prefix)
+def prefilled(presents: Sequence[KV], shape: tuple[int, int], prefix: int, first: int) -> Cache:
+    """The cache of a prefill.
+
+    Args:
+      presents: of each layer.
+      shape: rows, and tokens of each.
+      prefix: slots ahead of them.
+      first: position of the first token.
+    """
+    rows, length = shape
+    lengths = jnp.full(rows, prefix + length, jnp.int32)
+    return Cache(tuple(presents), lengths, prefix=prefix, first=first)
 
 
 def allocate(
@@ -127,7 +137,7 @@ def allocate(
         tuple(empty(layer, slots) for layer in cache.prompt) for slots in _sizes(steps, segment)
     )
     none, slots = jnp.zeros((), jnp.int32), lengths + cache.prefix
-    return Cache(cache.prompt, slots, (), reserved, none, cache.prefix)
+    return Cache(cache.prompt, slots, (), reserved, none, cache.prefix, cache.first)
 
 
 def _sizes(steps: int, segment: int) -> list[int]:

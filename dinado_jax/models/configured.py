@@ -29,12 +29,16 @@ class ConfiguredModel:
 
     @property
     def context_length(self) -> int:
-        taken = self.config.prefix + self.config.reserved
+        taken = self.config.first_position + self.config.reserved
         return getattr(self.config, self.size_names.context_length) - taken
 
     @property
     def prefix(self) -> int:
         return self.config.prefix
+
+    @property
+    def first_position(self) -> int:
+        return self.config.first_position
 
     @property
     def reserved(self) -> int:

@@ -30,6 +30,7 @@ from dinado_jax.models.gguf_tokenizer import (
     USER_DEFINED,
     byte_level,
 )
+from dinado_jax.models.params import has_prefix
 from dinado_jax.models.protocol import BaseModel
 
 # model_type: its name in GGUF. Mistral without a sliding window is a Llama.
@@ -61,7 +62,7 @@ def write_gguf(path: Path, model: BaseModel, params: Mapping, codec: Codec) -> N
     if model.model_type not in _NAMES:
         known = ", ".join(_NAMES)
         raise InputError(f"a {model.model_type} is not written as GGUF, only {known}: {_OTHER}")
-    if model.prefix:
+    if has_prefix(params):
         raise InputError(f"GGUF has no place for the prefix of a model: {_OTHER}")
     checkpoint, name = ARCHITECTURES[model.model_type], _NAMES[model.model_type]
     config = checkpoint.to_config(model)

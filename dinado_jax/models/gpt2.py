@@ -39,7 +39,8 @@ class GPT2Config:
     dtype: str = "float32"  # of activations
     remat: bool = False  # gradients compute each block's activations again: less memory
     excluded_ids: Ranges = ()  # the tokenizer's: no config.json has them
-    prefix: int = 0  # P, positions ahead of every row, see layers.Prefix
+    prefix: int = 0  # P, keys and values ahead of every row, see layers.Prefix
+    first_position: int = 0  # of a row's first token: 0, or behind the positions of a prefix
     reserved: int = 0  # positions kept free for the prefix of an adapter
 
     def __post_init__(self) -> None:
@@ -114,7 +115,7 @@ class GPT2(ConfiguredModel):
         return all_gather_param(params["wte"]["embedding"])[tokens]
 
     def embedded(self, params: dict, embeddings: jax.Array) -> jax.Array:
-        start, T = self.prefix, embeddings.shape[1]
+        start, T = self.first_position, embeddings.shape[1]
         positions = all_gather_param(params["wpe"]["embedding"])[start : start + T]
         return (embeddings + positions[None]).astype(self.dtype)
 
@@ -158,8 +159,9 @@ class GPT2Head:
 
 def _new_config(config: GPT2Config, layers: int) -> GPT2Config:
     """Of blocks that are trained from scratch beside a base."""
-    own = {"n_layer": layers, "n_inner": None, "param_dtype": "float32", "prefix": 0}
-    return dataclasses.replace(config, **own)
+    return dataclasses.replace(
+        config, n_layer=layers, n_inner=None, param_dtype="float32", prefix=0, first_position=0
+    )
 
 
 class Transformer(nn.Module):
@@ -215,7 +217,7 @@ def _positions(config: GPT2Config, x_BT: jax.Array, cache: Cache | None) -> jax.
     """Positions of x [B, T, ...]: int32 [B, T], with a cache [R, 1]."""
     if cache is not None:
         return cache.positions
-    return config.prefix + jax.lax.broadcasted_iota(jnp.int32, x_BT.shape[:2], 1)
+    return config.first_position + jax.lax.broadcasted_iota(jnp.int32, x_BT.shape[:2], 1)
 
 
 def _blocks(
@@ -234,7 +236,8 @@ def _blocks(
         presents.append(present)
     hidden_BTD = _layer_norm(config, "ln_f")(x_BTD)
     if cache is None:
-        cache = prefilled(presents, len(x_BTD), x_BTD.shape[1], config.prefix)
+        shape = len(x_BTD), x_BTD.shape[1]
+        cache = prefilled(presents, shape, config.prefix, config.first_position)
     else:
         cache = cache.append(tuple(presents))
     return hidden_BTD, cache, inputs

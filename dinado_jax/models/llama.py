@@ -88,7 +88,8 @@ class LlamaConfig:
     dtype: str = "float32"  # of activations
     remat: bool = False  # gradients compute each block's activations again: less memory
     excluded_ids: Ranges = ()  # the tokenizer's: no config.json has them
-    prefix: int = 0  # P, positions ahead of every row, see layers.Prefix
+    prefix: int = 0  # P, keys and values ahead of every row, see layers.Prefix
+    first_position: int = 0  # of a row's first token: 0, or behind the positions of a prefix
     reserved: int = 0  # positions kept free for the prefix of an adapter
 
     def __post_init__(self) -> None:
@@ -243,6 +244,7 @@ def _new_config(config: LlamaConfig, layers: int) -> LlamaConfig:
         config,
         num_hidden_layers=layers,
         prefix=0,
+        first_position=0,
         sliding_window=None,
         full_layers=0,
         tie_word_embeddings=True,
@@ -315,8 +317,8 @@ def _blocks(
     """
     B, T, _ = x_BTD.shape
     with jax.named_scope("rotary"):
-        ahead = config.prefix + jnp.arange(T)[None]
-        rotary = _rotary(config, ahead if cache is None else cache.positions)
+        positions = config.first_position + jnp.arange(T)[None]
+        rotary = _rotary(config, positions if cache is None else cache.positions)
     presents, inputs, block = [], {}, nn.remat(Block) if config.remat else Block
     for layer in range(first, config.num_hidden_layers):
         past = None if cache is None else cache.layer(layer - first)
@@ -326,7 +328,7 @@ def _blocks(
         presents.append(present)
     hidden_BTD = _rms_norm(config, "norm")(x_BTD)
     if cache is None:
-        cache = prefilled(presents, B, T, config.prefix)
+        cache = prefilled(presents, (B, T), config.prefix, config.first_position)
     else:
         cache = cache.append(tuple(presents))
     return hidden_BTD, cache, inputs

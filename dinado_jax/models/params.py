@@ -45,6 +45,11 @@ def in_out(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape[::-1] if is_kernel(path) else shape
 
 
+def has_prefix(params: Mapping[str, Any]) -> bool:
+    """Whether parameters have keys and values ahead of every row, see `layers.Prefix`."""
+    return any("/prefix/" in path for path in by_path(params))
+
+
 def by_path(params: Mapping[str, Any]) -> dict[str, Any]:
     """Nested dicts as one, from "/"-joined paths to leaves."""
     return dict(traverse_util.flatten_dict(params, sep="/"))

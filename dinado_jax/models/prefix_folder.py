@@ -2,6 +2,9 @@
 
 The file has one tensor, prompt_embeddings: of a prefix [P, L 2 F], of each layer its keys, then its
 values; of a prompt [P, D]. A base with a prefix has such a folder, `prefix`, beside its weights.
+
+In PEFT rows stand behind all of these positions. A prefix of a base whose rows do not is of a kind
+that PEFT refuses.
 """
 
 from pathlib import Path
@@ -19,10 +22,11 @@ from dinado_jax.models.hf_folder import (
     refuse_options,
     write_tensors,
 )
-from dinado_jax.models.protocol import BaseModel
+from dinado_jax.models.protocol import PrefixModel
 from dinado_jax.utils.files import read_json, validate, write_json
 
 PREFIX, PROMPT = "PREFIX_TUNING", "PROMPT_TUNING"
+BESIDE = "PREFIX_BESIDE_ROWS"  # with first_position
 _AGAIN = "copy or download the adapter again"
 _TENSOR = "prompt_embeddings"
 # How it was trained, where it comes from, and what the tensor's shape says again.
@@ -39,8 +43,9 @@ _NEUTRAL = {"task_type": ("CAUSAL_LM",), "num_transformer_submodules": (1,)}
 class Positions(NamedTuple):
     """What an adapter_config.json says of them."""
 
-    kind: str  # PREFIX | PROMPT
+    kind: str  # PREFIX | PROMPT | BESIDE
     count: int  # P
+    first_position: int  # of a row's first token
 
 
 def read_positions(folder: Path) -> Positions:
@@ -53,39 +58,45 @@ def read_positions(folder: Path) -> Positions:
     path = folder / ADAPTER
     found = read_json(path, _AGAIN)
     kind = found.get("peft_type")
-    if kind not in (PREFIX, PROMPT):
+    if kind not in (PREFIX, PROMPT, BESIDE):
         raise InputError(f"{path} has peft_type = {quote(kind)}: it must be {PREFIX} or {PROMPT}")
-    others = found.keys() - {"peft_type", "num_virtual_tokens", *_WITHOUT_EFFECT}
+    names = ("num_virtual_tokens", "first_position")[: 1 + (kind == BESIDE)]
+    others = found.keys() - {"peft_type", *names, *_WITHOUT_EFFECT}
     neutral = {name: _NEUTRAL.get(name, (False, {}, [])) for name in sorted(others)}
     refuse_options(found, neutral, str(path), "train one without it")
-    count = {"num_virtual_tokens": found.get("num_virtual_tokens")}
-    validate(count, {"num_virtual_tokens": int}, str(path), _AGAIN)
-    if (positions := found["num_virtual_tokens"]) < 1:
+    read = {name: found.get(name) for name in names}
+    validate(read, dict.fromkeys(names, int), str(path), _AGAIN)
+    if (count := found["num_virtual_tokens"]) < 1:
         raise InputError(
-            f"{path} has num_virtual_tokens = {positions}: it must be at least 1, {_AGAIN}"
+            f"{path} has num_virtual_tokens = {count}: it must be at least 1, {_AGAIN}"
         )
-    return Positions(kind, positions)
+    first = found.get("first_position", count)
+    if not 0 <= first <= count:
+        raise InputError(f"{path} has first_position = {first}: it must be 0 to {count}, {_AGAIN}")
+    return Positions(kind, count, first)
 
 
-def read_prefix(folder: Path, model: BaseModel) -> np.ndarray:
-    """Reads a prefix for a base: [P, L 2 F] in its stored dtype.
+def read_prefix(folder: Path, model: PrefixModel) -> np.ndarray:
+    """Reads a prefix for a base, PEFT's or its own: [P, L 2 F] in its stored dtype.
 
     Raises:
       InputError: as `read_positions`; for a prompt, for missing, pickled or damaged weights, and
         for a tensor that does not fit the base.
     """
-    return _read(folder, PREFIX, len(model.prefix_paths) * model.prefix_width)
+    return _read(folder, (PREFIX, BESIDE), len(model.prefix_paths) * model.prefix_width)
 
 
-def read_prompt(folder: Path, model: BaseModel) -> np.ndarray:
+def read_prompt(folder: Path, model: PrefixModel) -> np.ndarray:
     """Reads a prompt for a base: [P, D] in its stored dtype. InputError as `read_prefix`."""
-    return _read(folder, PROMPT, model.width)
+    return _read(folder, (PROMPT,), model.width)
 
 
-def _read(folder: Path, kind: str, width: int) -> np.ndarray:
+def _read(folder: Path, kinds: tuple[str, ...], width: int) -> np.ndarray:
     found = read_positions(folder)
-    if found.kind != kind:
-        raise InputError(f"{folder / ADAPTER} has peft_type = {found.kind}: {kind} is wanted here")
+    if found.kind not in kinds:
+        raise InputError(
+            f"{folder / ADAPTER} has peft_type = {found.kind}: {kinds[0]} is wanted here"
+        )
     tensors = read_adapter_weights(folder)
     check_tensors(tensors, {_TENSOR: (found.count, width)}, folder, ADAPTER)
     check_finite(tensors, folder)
@@ -93,15 +104,20 @@ def _read(folder: Path, kind: str, width: int) -> np.ndarray:
 
 
 def write_prefix(
-    folder: Path, model: BaseModel, prefix: np.ndarray, base: str | None = None
+    folder: Path,
+    model: PrefixModel,
+    prefix: np.ndarray,
+    base: str | None = None,
+    first_position: int | None = None,
 ) -> None:
-    """Writes a folder that PEFT and `read_prefix` load.
+    """Writes a folder that `read_prefix` loads, and PEFT where rows stand behind the prefix.
 
     Args:
       folder: there already.
       model: of the base.
       prefix: [P, L 2 F].
       base: a folder or hub name of the base, for PEFT; None: it is not named.
+      first_position: of a row's first token; None: behind the prefix.
     """
     of_layers = {
         "num_attention_heads": model.kv_heads,
@@ -109,10 +125,14 @@ def write_prefix(
         "encoder_hidden_size": model.prefix_width,
         "prefix_projection": False,
     }
-    _write(folder, PREFIX, prefix, base, {"num_layers": model.num_layers} | of_layers)
+    sizes = {"num_layers": model.num_layers} | of_layers
+    if first_position in (None, len(prefix)):
+        _write(folder, PREFIX, prefix, base, sizes)
+    else:
+        _write(folder, BESIDE, prefix, base, sizes | {"first_position": first_position})
 
 
-def write_prompt(folder: Path, model: BaseModel, prompt: np.ndarray, base: str) -> None:
+def write_prompt(folder: Path, model: PrefixModel, prompt: np.ndarray, base: str) -> None:
     """Writes a folder that PEFT and `read_prompt` load; `prompt` is [P, D]. See `write_prefix`."""
     sizes = {"num_attention_heads": 1, "num_layers": model.num_layers, "token_dim": model.width}
     _write(folder, PROMPT, prompt, base, sizes | {"prompt_tuning_init": "RANDOM"})

@@ -7,7 +7,7 @@ format, and a line in architectures.py.
 Shapes: B rows, T tokens, D width, V vocabulary.
 """
 
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import jax
 
@@ -26,7 +26,7 @@ class Model(Protocol):
 
     @property
     def context_length(self) -> int:
-        """Tokens of the longest row, without those of a prefix."""
+        """Tokens of the longest row."""
         ...
 
     @property
@@ -50,7 +50,7 @@ class Model(Protocol):
 
         Args:
           variables: {"params": p}, and {"delta": d} or what else an adapter adds.
-          tokens: [B, T] int32 from position 0 on; with a cache [R, 1], one more token of every row.
+          tokens: [B, T] int32 from a row's first on; with a cache [R, 1], one more of every row.
           cache: of the tokens before; None for none.
 
         Returns:
@@ -97,41 +97,6 @@ class BaseModel(Model, Protocol):
     @property
     def num_layers(self) -> int:
         """Layers, which count from 0."""
-        ...
-
-    @property
-    def prefix(self) -> int:
-        """P, positions ahead of every row whose keys and values are parameters; 0 for none."""
-        ...
-
-    @property
-    def prefix_paths(self) -> tuple[str, ...]:
-        """The paths of the keys and values of a prefix, each [P, F], by layer."""
-        ...
-
-    @property
-    def kv_heads(self) -> int:
-        """Heads of a layer's keys and values."""
-        ...
-
-    @property
-    def prefix_width(self) -> int:
-        """F, of a layer's keys and of its values."""
-        ...
-
-    @property
-    def reserved(self) -> int:
-        """Positions that `context_length` leaves out besides: room for an adapter's prefix."""
-        ...
-
-    def embed(self, params: dict, tokens: jax.Array) -> jax.Array:
-        """The input embeddings [..., D] of tokens [...], without what positions add to them."""
-        ...
-
-    def embedded(self, params: dict, embeddings: jax.Array) -> jax.Array:
-        """The states [B, T, D] that enter layer 0 for input embeddings [B, T, D] instead of tokens,
-        from the first position on.
-        """
         ...
 
     @property
@@ -186,8 +151,54 @@ class BaseModel(Model, Protocol):
         ...
 
     def replace(self, **changes: Any) -> Self:
-        """This model with another dtype, param_dtype, excluded_ids, prefix, reserved or remat
-        (True: gradients compute each block's activations again instead of keeping them).
+        """This model with another dtype, param_dtype, excluded_ids or remat (True: gradients
+        compute each block's activations again instead of keeping them); a `PrefixModel` with
+        another prefix, first_position or reserved.
+        """
+        ...
+
+
+@runtime_checkable
+class PrefixModel(BaseModel, Protocol):
+    """A base whose rows can have keys and values ahead of them that are parameters."""
+
+    @property
+    def prefix(self) -> int:
+        """P, how many keys and values ahead of every row are parameters; 0 for none."""
+        ...
+
+    @property
+    def first_position(self) -> int:
+        """Of a row's first token: 0, or behind a prefix that has positions of its own."""
+        ...
+
+    @property
+    def prefix_paths(self) -> tuple[str, ...]:
+        """The paths of the keys and values of a prefix, each [P, F], by layer."""
+        ...
+
+    @property
+    def kv_heads(self) -> int:
+        """Heads of a layer's keys and values."""
+        ...
+
+    @property
+    def prefix_width(self) -> int:
+        """F, of a layer's keys and of its values."""
+        ...
+
+    @property
+    def reserved(self) -> int:
+        """Positions that `context_length` leaves out besides: room for an adapter's prefix."""
+        ...
+
+    def embed(self, params: dict, tokens: jax.Array) -> jax.Array:
+        """The input embeddings [..., D] of tokens [...], without what positions add to them."""
+        ...
+
+    def embedded(self, params: dict, embeddings: jax.Array) -> jax.Array:
+        """The states [B, T, D] that enter layer 0 for input embeddings [B, T, D] instead of tokens,
+        from `first_position` on.
         """
         ...
 

@@ -44,7 +44,7 @@ def empty_rows(bank: Any, rows: int, steps: int) -> Any:
             for n in (0, leaf.prompt[0].k.shape[1] + steps)
         )
         none = jnp.zeros(rows, jnp.int32)
-        return Cache(nothing, none, generated=(region,), count=none)
+        return Cache(nothing, none, (region,), (), none, leaf.prefix, leaf.first)
 
     return jax.tree.map(empty, bank, is_leaf=_is_cache)
 

@@ -121,7 +121,7 @@ def _check(context: Context, names: set[str]) -> None:
         plan.check_batch("train", train.batch, train.accumulate * parts)
     made = context.run.path / "sft" / "base"
     if "sft" in names:
-        check_base(config, configured_model(config.base), tuned=False)
+        check_base(config, configured_model(config.base))
     elif names and exists(made / CONFIG):
         check_base(config, configured_model(replace(config.base, path=str(made))), tuned=True)
 

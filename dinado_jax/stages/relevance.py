@@ -181,7 +181,7 @@ RULES = (
         "only for sft.adapter=lora, and sft.steps or sft.pretrain_steps above 0",
     ),
     Rule(
-        "sft.positions",
+        "sft.positions sft.shift",
         lambda c: _has_sft(c) and c.sft.adapter in ("prefix", "prompt"),
         "only for sft.adapter=prefix or prompt, and sft.steps or sft.pretrain_steps above 0",
     ),
@@ -206,7 +206,7 @@ RULES = (
         "only for delta.kind=lora, and merge or soft with control.trunk=low_rank",
     ),
     Rule(
-        "delta.positions",
+        "delta.positions delta.shift",
         has_positions,
         "only for delta.kind=prefix or prompt, and merge or soft with control.trunk=low_rank",
     ),

@@ -84,7 +84,7 @@ def _cost(function, *args) -> dict[str, float]:
     }
 
 
-def check_base(settings: schema.Config, model: BaseModel, tuned: bool) -> None:
+def check_base(settings: schema.Config, model: BaseModel, tuned: bool = False) -> None:
     """Checks a configuration against the base's context length and parameters.
 
     Args:
@@ -97,14 +97,14 @@ def check_base(settings: schema.Config, model: BaseModel, tuned: bool) -> None:
     """
     if not tuned:
         model = _tuned(settings, model)
-    params, model = abstract_params(model), reserve_positions(model, settings)
-    abstract_control(make_control(settings, model), params)
+    params, room = abstract_params(model), reserve_positions(model, settings)
+    abstract_control(make_control(settings, room), params)
     for name, section in (("rollout", settings.rollout), ("decode", settings.decode)):
-        if section.max_new_tokens >= model.context_length:
+        if section.max_new_tokens >= room.context_length:
             raise InputError(
                 f"{name}.max_new_tokens = {section.max_new_tokens} leaves no room for a prompt in "
-                f"the base's {model.context_length} positions: lower it"
-                + (" or delta.positions" if model.reserved else "")
+                f"the base's {room.context_length} positions: lower it"
+                + (" or delta.positions" if room != model else "")
             )
 
 
@@ -259,7 +259,7 @@ def dry_run(settings: schema.Config) -> dict[str, Any]:
     Particles are those of the control alone, without decode.guarantee and decode.hmm.
     """
     start = configured_model(settings.base)
-    check_base(settings, start, tuned=False)
+    check_base(settings, start)
     model = reserve_positions(_tuned(settings, start), settings)
     params = abstract_params(model)
     control = make_control(settings, model)

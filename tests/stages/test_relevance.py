@@ -67,6 +67,14 @@ CASES = {
         ["", "sft.adapter=lora", f"{NO_SFT} sft.adapter=prompt"],
         ["sft.adapter=prefix", "sft.adapter=prompt"],
     ),
+    "sft.shift=true": (
+        ["", "sft.adapter=lora", f"{NO_SFT} sft.adapter=prompt"],
+        ["sft.adapter=prefix", "sft.adapter=prompt"],
+    ),
+    "delta.shift=true": (
+        ["", f"{NADO} delta.kind=prefix", f"{SOFT} delta.kind=prompt"],
+        ["delta.kind=prefix", f"{SOFT} control.trunk=low_rank delta.kind=prompt"],
+    ),
     "delta.kind=prefix": ([NADO, SOFT], ["", f"{SOFT} control.trunk=low_rank", HARD]),
     "delta.positions=3": (
         ["", f"{NADO} delta.kind=prefix", f"{SOFT} delta.kind=prompt"],

@@ -72,7 +72,7 @@ def _sft(model=MODEL):
 
 @functools.cache
 def _prefix():
-    adapter = Prefix(LLAMA, positions=2, hidden=16)
+    adapter = Prefix(LLAMA, positions=2, shift=False, hidden=16)
     base = init_params(LLAMA, 1)
     terms = functools.partial(likelihood, adapter.adapted, adapter)
     params = adapter.init(jax.random.key(3), base)
