@@ -44,6 +44,8 @@ DEFAULTS = {
     "sft.pretrain_path": "",
     "sft.pretrain_steps": 0,
     "sft.max_length": 32,
+    "sft.dropout": "none",
+    "sft.dropout_rate": 0.1,
     "delta.rank": 16,
     "delta.alpha": 16.0,
     "delta.low_rank": ("default",),
