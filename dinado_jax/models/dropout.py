@@ -25,7 +25,7 @@ class Noise:
     """
 
     keys: jax.Array  # [B] typed PRNG keys, one for each row: devices may hold any part of them
-    rate: float = struct.field(pytree_node=False)  # p in [0, 1)
+    rate: float | jax.Array  # p in [0, 1)
     gaussian: bool = struct.field(pytree_node=False)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -34,11 +34,10 @@ class Noise:
         def factors(key: jax.Array) -> jax.Array:
             kept = 1 - self.rate
             if self.gaussian:
-                deviation = (self.rate / kept) ** 0.5
-                return 1 + deviation * jax.random.normal(key, x.shape[1:])
-            return jax.random.bernoulli(key, kept, x.shape[1:]) / jnp.float32(kept)
+                return 1 + (self.rate / kept) ** 0.5 * jax.random.normal(key, x.shape[1:])
+            return jax.random.bernoulli(key, kept, x.shape[1:]) / kept
 
-        return x * jax.vmap(factors)(self.keys).astype(x.dtype)
+        return (x * jax.vmap(factors)(self.keys)).astype(x.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
