@@ -68,7 +68,7 @@ def rank_schedule(scores: Mapping[str, float], highest: float) -> dict[str, floa
     """
     steps = max(1, len(scores) - 1)
     ranked = {
-        site: highest * (steps - rank) / steps
+        site: highest * ((steps - rank) / steps)
         for rank, site in enumerate(sorted(scores, key=scores.__getitem__))
     }
     return {site: ranked[site] for site in scores}

@@ -106,6 +106,7 @@ def test_rates_fall_linearly_with_the_rank():
     scores = {"a": 5.0, "b": 1e-9, "c": 7.0, "d": 5.5}
     assert rank_schedule(scores, 0.3) == pytest.approx({"a": 0.2, "b": 0.3, "c": 0.0, "d": 0.1})
     assert list(rank_schedule(scores, 0.3)) == list(scores)
+    assert max(rank_schedule(dict(zip("abcdefg", range(7))), 0.1).values()) == 0.1
     assert rank_schedule({"a": 1.0, "b": 1.0}, 0.1) == {"a": 0.1, "b": 0.0}
 
 
