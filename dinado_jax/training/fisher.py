@@ -5,8 +5,9 @@ The empirical Fisher information of a parameter (equation 3 there) over rows of 
     F = 1/n sum_i (d loss_i / d theta)^2
 
 with loss_i the mean cross-entropy of the tokens of row i. It says how much the loss changes with
-the parameter: sites whose parameters matter least get the most noise. Dropout at rate p adds about
-p / (1 - p) F theta^2 / 2 to the loss, so that this spreads the penalty evenly.
+the parameter: sites whose parameters matter least get the most noise. To second order dropout at
+rate p adds about p / (1 - p) sum F theta^2 / 2 to the loss; rates that fall with F keep that
+penalty from piling up where F is large.
 """
 
 import dataclasses
