@@ -47,6 +47,16 @@ export -f run
     echo "profile_step $PYTHON benchmarks/profile_step.py --size tiny --batch 1 --length 18 --out $out/profile"
     echo "hmm_em $PYTHON benchmarks/hmm_cost.py em --states 8 --vocabulary 50 --batch 8 --length 4 --repeats 1"
     echo "hmm_guide $PYTHON benchmarks/hmm_cost.py guide --size tiny --rows 2 --length 4 --states 8 --keywords 1 --repeats 1"
+    pairs=$out/pairs
+    mkdir -p "$pairs"
+    for split in train dev; do
+        for i in $(seq 40); do
+            printf '{"concepts": ["dog", "run"], "scene": "a dog runs %s times"}\n' "$i"
+        done >"$pairs/$split.jsonl"
+    done
+    for i in $(seq 40); do echo "a dog likes to run in park $i"; done >"$out/captions.txt"
+    tiny="vocab_size=300 n_positions=64 n_embd=16 n_layer=1 n_head=2"
+    echo "guided_dropout $PYTHON benchmarks/guided_dropout.py $pairs $out/captions.txt --out $out/dropout --shares 1 --seeds 0 --dropouts guided --steps 2 --pretrain-steps 2 --size $tiny --settings sft.batch=8"
     labelled=$out/labelled.tsv
     for i in $(seq 60); do printf 'a red dog %s\t1\na blue dog %s\t0\n' "$i" "$i"; done >"$labelled"
     echo "temperature $PYTHON benchmarks/temperature.py $labelled --test $labelled --seeds 1"

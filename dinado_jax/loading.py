@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dinado_jax.adapters.make import reserve_positions
-from dinado_jax.adapters.peft import ADAPTER_FILES, merge_adapter
+from dinado_jax.adapters.peft_files import ADAPTER_FILES, apply_adapter
 from dinado_jax.automata.compiled import AutomataOf
 from dinado_jax.config.checks import DTYPES
 from dinado_jax.controls.control_file import (
@@ -205,7 +205,7 @@ def load_base(
       path_or_name: a folder with config.json and model.safetensors (single or sharded), or a hub
         name such as "gpt2". Its architecture is one of `ARCHITECTURES`.
       adapter: a folder or hub name of a LoRA, prefix or prompt that PEFT or `dinado export` has
-        written, merged into the base in float32; see `merge_adapter`.
+        written, merged into the base in float32; see `apply_adapter`.
       dtype: of activations; logits and control arithmetic are float32 whatever it is.
       param_dtype: of the parameters in memory.
       remat: gradients compute each block's activations again instead of keeping them.
@@ -224,7 +224,7 @@ def load_base(
     model = load_model(folder).replace(dtype=dtype, param_dtype=param_dtype, remat=remat)
     params = load_params(folder, model)
     if adapter:
-        model, params = merge_adapter(locate(str(adapter), ADAPTER_FILES), model, params)
+        model, params = apply_adapter(locate(str(adapter), ADAPTER_FILES), model, params)
     params = jax.tree.map(lambda leaf: np.asarray(leaf, jnp.dtype(param_dtype)), params)
     try:
         codec = load_codec(folder, model.vocab_size)

@@ -1,22 +1,17 @@
-"""Adapters in PEFT's folders: adapter_config.json and adapter_model.safetensors.
+"""LoRA deltas in PEFT's folders: adapter_config.json and adapter_model.safetensors.
 
-Prefixes and prompts are arrays of positions, see `models.prefix_folder`. With a LoRA, a module of
-the base has W + scale B A, where W [out, in] is its matrix, A [r, in] and B [out, r] are tensors of
-the file. Our kernels are (out, in) too, whatever those of a checkpoint are; our factors a [in, r]
-and b [r, out] are A and B transposed.
+A module of the base with the adapter has W + scale B A, where W [out, in] is its matrix, A [r, in]
+and B [out, r] are tensors of the file. Our kernels are (out, in) too, whatever those of a
+checkpoint are; our factors a [in, r] and b [r, out] are A and B transposed.
 """
 
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dinado_jax.adapters.lora import Delta, LoRA
-from dinado_jax.adapters.peft_config import LORA, PeftConfig, peft_type, read_peft_config
-from dinado_jax.adapters.prefix import Prefix, Prompt, behind, keys_and_values, with_prefix
-from dinado_jax.adapters.protocol import Adapter
+from dinado_jax.adapters.peft_config import PeftConfig, read_peft_config
 from dinado_jax.errors import InputError
 from dinado_jax.models.architectures import ARCHITECTURES
 from dinado_jax.models.hf_folder import (
@@ -27,55 +22,24 @@ from dinado_jax.models.hf_folder import (
     read_adapter_weights,
     write_tensors,
 )
-from dinado_jax.models.params import by_path, has_prefix, is_kernel, nested, param_shapes
-from dinado_jax.models.prefix_folder import (
-    PREFIX,
-    read_prefix,
-    read_prompt,
-    write_prefix,
-    write_prompt,
-)
-from dinado_jax.models.protocol import BaseModel, PrefixModel
+from dinado_jax.models.params import by_path, is_kernel, nested, param_shapes
+from dinado_jax.models.protocol import BaseModel
 from dinado_jax.utils.files import write_json
 
-ADAPTER_FILES = (ADAPTER, "adapter_model.*")
 
-
-def save_adapter(
-    folder: Path, model: BaseModel, base_params: dict, adapter: Adapter, params: Any, base: str
-) -> None:
-    """Writes a trained adapter as a folder that PEFT and `merge_adapter` load.
+def save_adapter(folder: Path, model: BaseModel, lora: LoRA, delta: Delta, base: str) -> None:
+    """Writes a delta as a folder that PEFT and `merge_adapter` load.
 
     Args:
       folder: there already.
       model: of the base.
-      base_params: of the base.
-      adapter: LoRA, Prefix or Prompt.
-      params: the adapter's.
+      lora: the delta's adapter.
+      delta: low-rank changes of kernels.
       base: a folder or hub name of the base, for PEFT.
 
     Raises:
-      InputError: for changes that an adapter of PEFT cannot hold, for a base with a prefix, and for
-        a full disk.
+      InputError: for changes that a LoRA of PEFT cannot hold, and for a full disk.
     """
-    if has_prefix(base_params):
-        raise InputError("its base has a prefix, which peft would not load with it")
-    if isinstance(adapter, (Prefix, Prompt)) and not adapter.shift:
-        raise InputError("peft has rows behind its positions: train with delta.shift=true")
-    match adapter:
-        case LoRA():
-            _save_lora(folder, model, adapter, params, base)
-        case Prefix():
-            prefix = np.asarray(adapter.keys_and_values(base_params, params))
-            write_prefix(folder, adapter.model, prefix, base)
-        case Prompt():
-            prompt = np.asarray(adapter.embeddings(base_params, params))
-            write_prompt(folder, adapter.model, prompt, base)
-        case _:
-            raise InputError("its adapter is none of those that peft has")
-
-
-def _save_lora(folder: Path, model: BaseModel, lora: LoRA, delta: Delta, base: str) -> None:
     modules = _modules(model)
     _check_low_rank(delta, modules)
     tensors, targets = {}, sorted(modules[path] for path in delta)
@@ -98,8 +62,8 @@ def _save_lora(folder: Path, model: BaseModel, lora: LoRA, delta: Delta, base: s
     write_json(folder / ADAPTER, config)
 
 
-def merge_adapter(folder: Path, model: BaseModel, params: dict) -> tuple[BaseModel, dict]:
-    """Merges an adapter of PEFT into a base, in float32.
+def merge_adapter(folder: Path, model: BaseModel, params: dict) -> dict:
+    """Merges a LoRA adapter of PEFT into a base, in float32.
 
     Args:
       folder: with adapter_config.json and adapter_model.safetensors.
@@ -107,33 +71,17 @@ def merge_adapter(folder: Path, model: BaseModel, params: dict) -> tuple[BaseMod
       params: its parameters, on the host.
 
     Returns:
-      The model, behind a prefix where the adapter is one or a prompt, and its parameters, the
-      changed ones in float32.
+      The parameters, the changed ones in float32.
 
     Raises:
-      InputError: as `read_peft_config`, `read_prefix` and `read_prompt`; for missing, pickled or
-        damaged weights, for every tensor that is missing, unused or misshapen, and for a prefix
-        that leaves no room for text.
+      InputError: as `read_peft_config`; for missing, pickled or damaged weights, and for every
+        tensor that is missing, unused or misshapen.
     """
-    kind = peft_type(folder)
-    if kind == LORA:
-        return model, _merge_lora(folder, model, params)
-    if not isinstance(model, PrefixModel):
-        raise InputError(
-            f"{folder / ADAPTER} has peft_type = {kind}, a {model.model_type} takes none"
-        )
-    if kind == PREFIX:
-        prefix = read_prefix(folder, model)
-    else:
-        prompt = jnp.asarray(read_prompt(folder, model), jnp.float32)
-        prefix = keys_and_values(model, params, prompt)
-    merged = jax.device_get(with_prefix(model, params, prefix))
-    return behind(model, len(prefix), shift=True), merged
-
-
-def _merge_lora(folder: Path, model: BaseModel, params: dict) -> dict:
-    config, shapes = read_peft_config(folder), param_shapes(model)
-    tensors = read_adapter_weights(folder)
+    config, tensors, shapes = (
+        read_peft_config(folder),
+        read_adapter_weights(folder),
+        param_shapes(model),
+    )
     modules = {path: name for path, name in _modules(model).items() if config.changes(name)}
     check_tensors(tensors, _expected(config, modules, shapes), folder, ADAPTER)
     if not modules:

@@ -63,9 +63,12 @@ class _Ahead:
 class Prefix(_Ahead):
     """An `Adapter`, documented there, that changes the keys and values of P positions by
 
-        tanh(embedding W + b) W'        embedding [P, D], W [D, hidden], W' [hidden, L 2 F]
+        tanh(embedding W + b) W' / hidden       embedding [P, D], W [D, hidden], W' [hidden, L 2 F]
 
-    The network makes training stable; only what it gives is stored with a base or in a file.
+    The network makes training stable; only what it gives is stored with a base or in a file. The
+    factor 1 / hidden, chosen here, lets a step of Adam move a key by about its learning rate, as it
+    moves a parameter: without it, by hidden times that, and the learning rates of other adapters
+    would be far too large.
     """
 
     hidden: int = 512
@@ -84,7 +87,8 @@ class Prefix(_Ahead):
         own = jax.tree.map(all_gather_param, params)
         inner = jnp.tanh(own["embedding"] @ own["in"] + own["bias"][None])
         start = _embeddings(self.model, base_params, self.positions)
-        return keys_and_values(self.model, base_params, start) + inner @ own["out"]
+        change = inner @ own["out"] / self.hidden
+        return keys_and_values(self.model, base_params, start) + change
 
 
 @dataclasses.dataclass(frozen=True)

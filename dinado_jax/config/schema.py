@@ -78,6 +78,10 @@ class Sft(Optim):
     pretrain_path: str = ""  # plain text, one sentence per line: mined for pairs to train on first
     pretrain_steps: int = 0
     max_length: int = 32  # tokens; longer examples are left out
+    # Of the steps on the task. uniform: at one rate everywhere; gaussian: by normal factors of the
+    # same variance; guided: the less, the more Fisher information lies behind a site.
+    dropout: str = "none"  # none | uniform | gaussian | guided
+    dropout_rate: float = 0.1  # guided: where there is least information; where most, 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,7 @@ class SftFigures:
     base: str  # fingerprint of the resulting base
     pretrain_rows: int | None = None  # None: no step of pretraining
     sft_rows: int | None = None  # None: no step on the task
+    dropout_rates: dict | None = None  # by site; None: no dropout
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ from dinado_jax.distributed.constraints import all_gather_param
 from dinado_jax.errors import InputError
 from dinado_jax.models.cache import KV, Cache, LayerCache, attend, fold_heads, prefilled
 from dinado_jax.models.configured import ConfiguredModel, SizeNames
+from dinado_jax.models.dropout import dropout, noise_at, noisy_attention
 from dinado_jax.models.layers import Dense, Embed, LayerNorm, Prefix, causal_attention
 from dinado_jax.models.output import Output
 from dinado_jax.models.params import cast_matrices
@@ -84,6 +85,15 @@ class GPT2(ConfiguredModel):
         D, F = self.config.n_embd, self.config.inner
         block = 3 * D * D + D * D + 2 * D * F
         return 2 * (self.config.n_layer * block + self.config.vocab_size * D)
+
+    @property
+    def dropout_sites(self) -> dict[str, str]:
+        sites = {"embed": r"w[tp]e/embedding"}
+        for layer in (f"h_{number}" for number in range(self.num_layers)):
+            sites[f"{layer}/attn/probs"] = rf"{layer}/attn/c_attn/\w+"
+            sites[f"{layer}/attn_out"] = rf"{layer}/attn/c_proj/\w+"
+            sites[f"{layer}/mlp_out"] = rf"{layer}/mlp/c_proj/\w+"
+        return sites
 
     def init(self, key: jax.Array) -> dict:
         """Kernels with variance 1 / in, or 1 / (2 L in) before a residual sum; 1 / D for tables.
@@ -176,6 +186,7 @@ class Transformer(nn.Module):
         with jax.named_scope("embed"):
             wpe = _embed(config, config.n_positions, "wpe")
             x_BTD = wte(tokens_BT) + wpe(_positions(config, tokens_BT, cache))
+            x_BTD = dropout(self, "embed", x_BTD)
         hidden_BTD, cache, inputs = _blocks(config, x_BTD, cache)
         return Output(hidden_BTD, wte.table(), cache, inputs)
 
@@ -258,9 +269,10 @@ class Block(nn.Module):
         with jax.named_scope("attention"):
             normed = _layer_norm(config, "ln_1")(x_BTD)
             attended, present = Attention(config, name="attn")(normed, past)
-            x_BTD = x_BTD + attended
+            x_BTD = x_BTD + dropout(self, "attn_out", attended)
         with jax.named_scope("mlp"):
-            x_BTD = x_BTD + MLP(config, name="mlp")(_layer_norm(config, "ln_2")(x_BTD))
+            added = MLP(config, name="mlp")(_layer_norm(config, "ln_2")(x_BTD))
+            x_BTD = x_BTD + dropout(self, "mlp_out", added)
         return x_BTD, present
 
 
@@ -278,7 +290,8 @@ class Attention(nn.Module):
         q, k, v = (part.reshape(heads) for part in jnp.split(qkv, 3, axis=-1))
         if past is None:
             k, v = Prefix(config.prefix, config.param_dtype, name="prefix")(k, v)
-            out, present = causal_attention(q, k, v), KV(fold_heads(k), fold_heads(v))
+            noise, present = noise_at(self, "probs"), KV(fold_heads(k), fold_heads(v))
+            out = noisy_attention(q, k, v, noise) if noise else causal_attention(q, k, v)
         else:
             out, present = attend(fold_heads(q), KV(fold_heads(k), fold_heads(v)), past)
         out_BTD = out.reshape(B, T, D)

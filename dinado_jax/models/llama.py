@@ -23,6 +23,7 @@ from dinado_jax.distributed.constraints import all_gather_param
 from dinado_jax.errors import InputError
 from dinado_jax.models.cache import KV, Cache, LayerCache, attend, fold_heads, prefilled
 from dinado_jax.models.configured import ConfiguredModel, SizeNames
+from dinado_jax.models.dropout import dropout, noise_at, noisy_attention
 from dinado_jax.models.layers import Dense, Embed, Prefix, RMSNorm, causal_attention
 from dinado_jax.models.output import Output
 from dinado_jax.models.params import cast_matrices
@@ -169,6 +170,15 @@ class Llama(ConfiguredModel):
         block = attention + 3 * D * sizes.intermediate_size
         return 2 * (sizes.num_hidden_layers * block + sizes.vocab_size * D)
 
+    @property
+    def dropout_sites(self) -> dict[str, str]:
+        sites = {"embed": "embed_tokens/embedding"}
+        for layer in (f"layers_{number}" for number in range(self.num_layers)):
+            sites[f"{layer}/self_attn/probs"] = rf"{layer}/self_attn/[qkv]_proj/\w+"
+            sites[f"{layer}/attn_out"] = rf"{layer}/self_attn/o_proj/\w+"
+            sites[f"{layer}/mlp_out"] = rf"{layer}/mlp/down_proj/\w+"
+        return sites
+
     def init(self, key: jax.Array) -> dict:
         """Kernels with variance 1 / in, or 1 / (2 L in) before a residual sum; 1 / D for tables."""
         tokens = jnp.zeros((1, 1), jnp.int32)
@@ -269,7 +279,7 @@ class Transformer(nn.Module):
         config = self.config
         embed_tokens = _table(config, "embed_tokens")
         with jax.named_scope("embed"):
-            x_BTD = embed_tokens(tokens_BT)
+            x_BTD = dropout(self, "embed", embed_tokens(tokens_BT))
         hidden_BTD, cache, inputs = _blocks(config, x_BTD, cache)
         tied = config.tie_word_embeddings
         vocabulary = embed_tokens if tied else _table(config, config.head)
@@ -367,10 +377,10 @@ class Block(nn.Module):
             normed = _rms_norm(config, "input_layernorm")(x_BTD)
             attention = Attention(config, self.window, name="self_attn")
             attended, present = attention(normed, rotary, past)
-            x_BTD = x_BTD + attended
+            x_BTD = x_BTD + dropout(self, "attn_out", attended)
         with jax.named_scope("mlp"):
             normed = _rms_norm(config, "post_attention_layernorm")(x_BTD)
-            x_BTD = x_BTD + MLP(config, name="mlp")(normed)
+            x_BTD = x_BTD + dropout(self, "mlp_out", MLP(config, name="mlp")(normed))
         return x_BTD, present
 
 
@@ -395,8 +405,11 @@ class Attention(nn.Module):
         q, k = _rotate(q, rotary), _rotate(k, rotary)
         if past is None:
             k, v = Prefix(config.prefix, config.param_dtype, name="prefix")(k, v)
-            out = causal_attention(q, k, v, self.window)
-            present = KV(fold_heads(k), fold_heads(v))
+            noise, present = noise_at(self, "probs"), KV(fold_heads(k), fold_heads(v))
+            if noise:
+                out = noisy_attention(q, k, v, noise, self.window)
+            else:
+                out = causal_attention(q, k, v, self.window)
         else:
             # The query heads of a group lie side by side: [R, 1, H G, K] -> [R H, G, K].
             groups = q.reshape(B * kv_heads, -1, K)

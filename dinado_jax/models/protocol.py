@@ -49,7 +49,8 @@ class Model(Protocol):
         Indices are not checked on the device, where JAX clamps them: see `sequences.check_tokens`.
 
         Args:
-          variables: {"params": p}, and {"delta": d} or what else an adapter adds.
+          variables: {"params": p}, and {"delta": d} or what else an adapter adds; in training
+            {"dropout": n}, see models/dropout.py.
           tokens: [B, T] int32 from a row's first on; with a cache [R, 1], one more of every row.
           cache: of the tokens before; None for none.
 
@@ -109,6 +110,14 @@ class BaseModel(Model, Protocol):
     @property
     def delta_rules(self) -> DeltaRules:
         """What "default" means in the settings `delta.low_rank` and `delta.full`."""
+        ...
+
+    @property
+    def dropout_sites(self) -> dict[str, str]:
+        """Where `apply` takes noise, by path: the embedding, and of each layer the probabilities of
+        attention and what attention and MLP add to the residual stream. Of each the regular
+        expression that matches whole paths of the parameters it is about, see training/fisher.py.
+        """
         ...
 
     def init(self, key: jax.Array) -> dict:

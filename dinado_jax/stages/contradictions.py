@@ -127,6 +127,11 @@ def _of_inputs(config: Config) -> Iterator[str]:
             "sft.pretrain_path is empty: give plain text, sft.pretrain_path=FILE, or leave it out "
             "with sft.pretrain_steps=0"
         )
+    if sft.dropout == "guided" and sft.steps and not (config.base.path or sft.pretrain_steps):
+        yield (
+            "sft.dropout = guided: a new base has learned nothing that Fisher scores could "
+            "measure, give base.path or sft.pretrain_steps, or choose another dropout"
+        )
     if sft.pretrain_steps and task.mine is None:
         yield (
             f"sft.pretrain_steps = {sft.pretrain_steps}: task {config.task.name} makes no examples "

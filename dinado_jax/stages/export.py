@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from dinado_jax.adapters.peft import save_adapter
+from dinado_jax.adapters.peft_files import write_adapter
 from dinado_jax.errors import InputError
 from dinado_jax.language_model import Base, Controlled
 from dinado_jax.models.gguf_export import write_gguf
@@ -21,7 +21,7 @@ def export(run: Path, folder: Path, form: str) -> None:
       run: its folder.
       folder: made, with its parents; whole or not at all.
       form: hf, the base with the delta merged, as `Base.save` writes it; gguf, the same as one
-        file, model.gguf, as `write_gguf` does; peft, the low-rank delta alone, as `save_adapter`
+        file, model.gguf, as `write_gguf` does; peft, the low-rank delta alone, as `write_adapter`
         does, of the base in the run's folder; or control, any control of that base, as
         `Controlled.save` does.
 
@@ -58,7 +58,7 @@ def _merged(model: Controlled) -> Base:
 
 def _save_adapter(model: Controlled, folder: Path) -> None:
     base, (adapter, delta) = model.base, model.delta()
-    save_adapter(folder, base.model, base.params, adapter, delta, str(base.folder.resolve()))
+    write_adapter(folder, base.model, base.params, adapter, delta, str(base.folder.resolve()))
 
 
 def _in_float32(base: Base) -> Base:

@@ -45,6 +45,10 @@ def _has_sft(config: Config) -> bool:
     return config.sft.steps + config.sft.pretrain_steps > 0
 
 
+def _guided(config: Config) -> bool:
+    return config.sft.steps > 0 and config.sft.dropout == "guided"
+
+
 def _has_delta(config: Config) -> bool:
     return has_adapter(config.control)
 
@@ -187,8 +191,14 @@ RULES = (
     ),
     Rule(
         "sft.pretrain_path",
-        lambda c: c.sft.pretrain_steps > 0 or not c.base.path,
-        "only for sft.pretrain_steps above 0 or the tokenizer of a new model",
+        lambda c: c.sft.pretrain_steps > 0 or not c.base.path or _guided(c),
+        "only for sft.pretrain_steps above 0, the tokenizer of a new model or sft.dropout=guided",
+    ),
+    Rule("sft.dropout", lambda c: c.sft.steps > 0, "only for sft.steps above 0"),
+    Rule(
+        "sft.dropout_rate",
+        lambda c: c.sft.steps > 0 and c.sft.dropout != "none",
+        "only for sft.steps above 0 and sft.dropout other than none",
     ),
     Rule(
         "delta.rank delta.alpha",

@@ -22,13 +22,15 @@ from dinado_jax.evaluation.stage_figures import SftFigures
 from dinado_jax.language_model import save_base
 from dinado_jax.models.architectures import new_model
 from dinado_jax.models.codec import Codec
+from dinado_jax.models.dropout import Dropout
 from dinado_jax.models.hf_folder import fingerprint
 from dinado_jax.models.params import init_params
 from dinado_jax.models.protocol import BaseModel
 from dinado_jax.models.tokenizer import load_codec, train_codec
-from dinado_jax.objectives.sft import likelihood
+from dinado_jax.objectives.sft import likelihood, with_noise
 from dinado_jax.stages.artifacts import load_base
 from dinado_jax.stages.context import Context
+from dinado_jax.stages.dropout import make_dropout, sample_text
 from dinado_jax.tasks.protocol import Example, Task
 from dinado_jax.training.checkpoint import Checkpoints
 from dinado_jax.training.loop import Loop, Phase, restore_or_init
@@ -101,6 +103,7 @@ def sft(context: Context) -> SftFigures:
         start = partial(adapter.init, jax.random.key(config.seed))
         frozen, trainable = params, plan.init_sharded(start, params)
     length = min(settings.max_length, model.context_length)
+    dropout = None
     del params  # of the whole model the state has a copy
     for name, steps, pairs in (
         ("pretrain", settings.pretrain_steps, lambda: mine(corpus, examples, config.seed)),
@@ -110,23 +113,34 @@ def sft(context: Context) -> SftFigures:
             continue
         batches = Epochs(_rows(codec, pairs(), length, task), settings.batch, config.seed)
         assert_same(f"rows of {name}", str(zlib.crc32(batches.rows.tokens.tobytes())))
+        batch_at = batches.at
+        if name == "sft" and settings.dropout != "none":
+            text = partial(sample_text, corpus, batches.rows, codec, length, config.seed)
+            whole = _whole(adapter, frozen, trainable, plan)
+            dropout = make_dropout(settings, model, whole, text, plan, folder)
+            del whole
+            batch_at = with_noise(batches.at, config.seed)
         with Checkpoints(folder / f"checkpoints_{name}") as checkpoints:
             state = restore_or_init(checkpoints, plan, partial(_init, settings, steps), trainable)
             del trainable
             done = int(state.step)
             log = MetricsLog(folder / f"{name}.jsonl", done, context.board(name, done))
             loop = Loop(plan, settings.accumulate, config.run, checkpoints, log)
-            step = _step(model, adapter, settings, steps, plan)
-            phase = Phase(name, step, batches.at, 0, steps)
+            step = _step(model, adapter, dropout, settings, steps, plan)
+            phase = Phase(name, step, batch_at, 0, steps)
             trainable = loop.fit(phase, state, frozen).trainable
         rows[f"{name}_rows"] = len(batches.rows)
-    if adapter is not None:
-        trainable = plan.init_sharded(adapter.merge, frozen, trainable)
-    params = plan.gather_to_host(trainable)
+    params = plan.gather_to_host(_whole(adapter, frozen, trainable, plan))
     if is_main():
         save_base(folder / "base", model, params, codec)
     barrier("the base is saved")
-    return SftFigures(parameters, fingerprint(folder / "base"), **rows)
+    rates = None if dropout is None else dict(dropout.rates)
+    return SftFigures(parameters, fingerprint(folder / "base"), **rows, dropout_rates=rates)
+
+
+def _whole(adapter: Adapter | None, frozen: Any, trainable: Any, plan: Plan) -> Any:
+    """The model's parameters, with those of an adapter merged."""
+    return trainable if adapter is None else plan.init_sharded(adapter.merge, frozen, trainable)
 
 
 def _init(settings: Sft, steps: int, trainable: Any) -> TrainState:
@@ -134,6 +148,14 @@ def _init(settings: Sft, steps: int, trainable: Any) -> TrainState:
 
 
 @functools.lru_cache(8)
-def _step(model: BaseModel, adapter: Adapter | None, settings: Sft, steps: int, plan: Plan) -> Step:
+def _step(
+    model: BaseModel,
+    adapter: Adapter | None,
+    dropout: Dropout | None,
+    settings: Sft,
+    steps: int,
+    plan: Plan,
+) -> Step:
     """A compiled step. Training that continues in the same process does not compile it again."""
-    return make_step(partial(likelihood, model, adapter), optimizer(settings, steps), plan)
+    terms = partial(likelihood, model, adapter, dropout=dropout)
+    return make_step(terms, optimizer(settings, steps), plan)

@@ -29,9 +29,10 @@ from dinado_jax.errors import InputError
 from dinado_jax.guides.tilt import Tilt
 from dinado_jax.language_model import Base, Controlled
 from dinado_jax.models.architectures import configured_model
+from dinado_jax.models.dropout import uniform
 from dinado_jax.models.params import abstract_params
 from dinado_jax.models.protocol import BaseModel
-from dinado_jax.objectives.sft import likelihood
+from dinado_jax.objectives.sft import likelihood, with_noise
 from dinado_jax.objectives.table import phases
 from dinado_jax.rollouts.arrays import Rollouts
 from dinado_jax.rollouts.automata import with_automata
@@ -160,8 +161,12 @@ def _sft_step(settings: schema.Sft, model: BaseModel, length: int) -> dict[str, 
         trainable = params if adapter is None else adapter.init(jax.random.key(0), params)
         return init_state(trainable, transform)
 
-    rows = take(_example_rollouts(length), np.zeros(settings.batch, int))
-    step = make_step(functools.partial(likelihood, adapted, adapter), transform)
+    rows, dropout = take(_example_rollouts(length), np.zeros(settings.batch, int)), None
+    if settings.dropout != "none":  # guided: at the most that a site can have
+        gaussian = settings.dropout == "gaussian"
+        dropout = uniform(model.dropout_sites, settings.dropout_rate, gaussian)
+        rows = with_noise(lambda _: rows, 0)(0)
+    step = make_step(functools.partial(likelihood, adapted, adapter, dropout=dropout), transform)
     frozen = None if adapter is None else params
     return _cost(step, jax.eval_shape(init, params), frozen, _shapes(rows, settings.accumulate))
 

@@ -102,10 +102,8 @@ def test_logits_are_those_of_peft(name):
 @pytest.mark.parametrize("name", BASES)
 def test_there_and_back(name, tmp_path):
     model, params, lora, delta = made(name)
-    save_adapter(tmp_path, model, params, lora, delta, "somewhere")
-    merged, found = merge_adapter(tmp_path, model, params)
-    assert merged == model
-    found = by_path(found)
+    save_adapter(tmp_path, model, lora, delta, "somewhere")
+    found = by_path(merge_adapter(tmp_path, model, params))
     for path, wanted in by_path(lora.merge(params, delta)).items():
         np.testing.assert_allclose(found[path], wanted, rtol=0, atol=1e-6, err_msg=path)
         assert (path in delta) == bool(np.any(found[path] != by_path(params)[path])), path
@@ -116,7 +114,7 @@ def test_tensors_are_those_of_the_formula(name, tmp_path):
     """W + alpha / r B A of one matrix, as transformers stores it."""
     model, params, lora, delta = made(name)
     in_out, _, (path, module) = BASES[name]
-    save_adapter(tmp_path, model, params, lora, delta, "somewhere")
+    save_adapter(tmp_path, model, lora, delta, "somewhere")
     stored = load_file(tmp_path / "adapter_model.safetensors")
     a, b = (stored[f"base_model.model.{module}.lora_{factor}.weight"] for factor in "AB")
     change = ALPHA / RANK * (b.astype(np.float64) @ a)
@@ -140,7 +138,7 @@ def test_tensors_are_those_of_the_formula(name, tmp_path):
 def test_peft_loads_what_is_written(name, tmp_path):
     torch, peft = pytest.importorskip("torch"), pytest.importorskip("peft")
     model, params, lora, delta = made(name)
-    save_adapter(tmp_path, model, params, lora, delta, str(support.GOLDEN / name))
+    save_adapter(tmp_path, model, lora, delta, str(support.GOLDEN / name))
     theirs = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64).eval()
     tokens = np.random.default_rng(0).integers(model.vocab_size, size=(2, 10))
     with torch.no_grad(), jax.default_matmul_precision("highest"):
@@ -180,7 +178,7 @@ def test_changes_that_are_no_lora_are_named(low_rank, full, named, tmp_path):
     lora = LoRA(RANK, ALPHA, low_rank, full)
     delta = lora.init(jax.random.key(0), params)
     said = f"the delta changes {named}: a LoRA .* use --format hf, or train with delta.full=\\[\\]"
-    refused(said, save_adapter, tmp_path, model, params, lora, delta, "somewhere")
+    refused(said, save_adapter, tmp_path, model, lora, delta, "somewhere")
     assert not list(tmp_path.iterdir())
 
 

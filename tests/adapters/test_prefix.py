@@ -14,7 +14,7 @@ from support.refusal import error_of
 
 import dinado_jax
 from dinado_jax.adapters.make import control_adapter, sft_adapter
-from dinado_jax.adapters.peft import merge_adapter, save_adapter
+from dinado_jax.adapters.peft_files import apply_adapter, write_adapter
 from dinado_jax.adapters.prefix import Prefix, Prompt, behind, keys_and_values, with_prefix
 from dinado_jax.config import schema
 from dinado_jax.controls.control import Control
@@ -26,7 +26,8 @@ from dinado_jax.decoding.policy import ModelPolicy
 from dinado_jax.decoding.refill import iter_refilled
 from dinado_jax.decoding.sampler import Sampler, sample_prompts
 from dinado_jax.models.architectures import load_model, load_params, save_model
-from dinado_jax.models.params import by_path
+from dinado_jax.models.dropout import uniform
+from dinado_jax.models.params import by_path, nested
 from dinado_jax.stages.export import export
 from dinado_jax.stages.pipeline import run_stages
 from dinado_jax.stages.run_folder import STAGES
@@ -153,6 +154,17 @@ def test_decoding_with_a_cache_is_scoring_without(base, shift):
     np.testing.assert_allclose(again.log_probs, drawn.log_probs[index], rtol=0, atol=1e-4)
 
 
+def test_attention_written_out_is_the_fused_one():
+    """Dropout writes it out; here at a rate of 0."""
+    adapter, _, _, whole = made("llama_groups_2", "prefix", shift=False)
+    model, rows = adapter.adapted, tokens_of(adapter.model)
+    sites = uniform(model.dropout_sites, 0.5).noise(np.zeros((len(rows), 2), np.uint32))
+    noise = {path: each.replace(rate=0.0) for path, each in by_path(sites).items()}
+    with jax.default_matmul_precision("highest"):
+        found = model.apply({"params": whole, "dropout": nested(noise)}, rows).logits
+    np.testing.assert_allclose(found, logits(model, whole, rows), rtol=0, atol=1e-5)
+
+
 def control(kind):
     model = tiny.model()
     adapter, adapted = control_adapter(delta(kind, shift=False), model)
@@ -181,8 +193,8 @@ def test_gradients_reach_every_parameter(kind):
 @kinds
 def test_there_and_back_as_an_adapter(base, kind, tmp_path):
     adapter, params, own, whole = made(base, kind)
-    save_adapter(tmp_path, adapter.model, params, adapter, own, "somewhere")
-    model, found = merge_adapter(tmp_path, adapter.model, params)
+    write_adapter(tmp_path, adapter.model, params, adapter, own, "somewhere")
+    model, found = apply_adapter(tmp_path, adapter.model, params)
     assert model == adapter.adapted
     for path, wanted in by_path(whole).items():
         np.testing.assert_allclose(by_path(found)[path], wanted, rtol=0, atol=1e-6, err_msg=path)
@@ -197,7 +209,7 @@ def test_there_and_back_as_an_adapter(base, kind, tmp_path):
 def test_peft_loads_what_is_written(base, kind, tmp_path):
     torch, peft = pytest.importorskip("torch"), pytest.importorskip("peft")
     adapter, params, own, whole = made(base, kind)
-    save_adapter(tmp_path, adapter.model, params, adapter, own, str(support.GOLDEN / base))
+    write_adapter(tmp_path, adapter.model, params, adapter, own, str(support.GOLDEN / base))
     theirs = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64).eval()
     rows = tokens_of(adapter.model)
     with torch.no_grad():
@@ -339,7 +351,9 @@ def test_a_run_whose_base_has_one_exports_none(runs, kind, tmp_path):
     said = error_of(export, runs[1][kind], tmp_path / "adapter", "peft")
     assert "its base has a prefix" in said and not (tmp_path / "adapter").exists()
     adapter, params, own, _ = made("gpt2_inner", kind, shift=False)
-    refused("delta.shift=true", save_adapter, tmp_path, adapter.model, params, adapter, own, "base")
+    refused(
+        "delta.shift=true", write_adapter, tmp_path, adapter.model, params, adapter, own, "base"
+    )
 
 
 def test_what_leaves_no_room_is_said_before_anything_runs(finished_run):

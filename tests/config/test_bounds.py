@@ -30,7 +30,7 @@ LEAST = [
         train.particles decode.particles
     """),
     (0.0, -TINY, """
-        sft.learning_rate sft.weight_decay sft.clip sft.beta2
+        sft.learning_rate sft.weight_decay sft.clip sft.beta2 sft.dropout_rate
         train.learning_rate train.state_learning_rate train.weight_decay train.clip train.beta2
         train.reference_weight train.anchor train.bound train.prefix_bound train.bellman
         train.mixture train.roll_out
@@ -47,7 +47,9 @@ MOST = [
         rollout.top_p decode.top_p train.weight_clip train.mixture decode.target_rate
     """),
     (0.5, 0.5 + TINY, "task.held_out train.held_out"),
-    (1 - TINY, 1.0, "sft.beta2 train.beta2 train.roll_out decode.reject"),
+    (1 - TINY, 1.0, """
+        sft.beta2 sft.dropout_rate train.beta2 train.roll_out decode.reject
+    """),
     (10**9, 10**9 + 1, """
         sft.steps sft.pretrain_steps sft.warmup train.steps train.warmup train.warmup_direction
         train.bellman_start run.log_every run.save_every
@@ -81,6 +83,7 @@ CHOICES = {
     "base.param_dtype": "float32 bfloat16",
     "base.dtype": "float32 bfloat16",
     "sft.decay": "cosine constant",
+    "sft.dropout": "none uniform gaussian guided",
     "control.kind": "nado soft merge hard",
     "control.direction": "nado soft merge",
     "control.form": "clamped projected",

@@ -47,6 +47,8 @@ DEFAULTS = {
     "sft.pretrain_path": "",
     "sft.pretrain_steps": 0,
     "sft.max_length": 32,
+    "sft.dropout": "none",
+    "sft.dropout_rate": 0.1,
     "delta.kind": "lora",
     "delta.positions": 10,
     "delta.shift": False,

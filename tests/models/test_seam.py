@@ -122,6 +122,10 @@ class Model:
         return Network(self.vocab_size, self.width, zeros=False, has_tokens=True)
 
     @property
+    def dropout_sites(self):
+        return {}  # it takes no noise
+
+    @property
     def flops_per_token(self):
         return 2 * (3 * self.width**2 + self.vocab_size * self.width)
 

@@ -81,7 +81,18 @@ CASES = {
         ["delta.kind=prefix", f"{SOFT} control.trunk=low_rank delta.kind=prompt"],
     ),
     # The tokenizer of a new model is trained on it even where the model is not.
-    "sft.pretrain_path=text": (["base.path=some"], ["", "base.path=some sft.pretrain_steps=2"]),
+    "sft.pretrain_path=text": (
+        ["base.path=some", f"{NO_SFT} sft.dropout=guided", "base.path=some sft.dropout=uniform"],
+        ["", "base.path=some sft.pretrain_steps=2", "base.path=some sft.dropout=guided"],
+    ),
+    "sft.dropout=uniform": (
+        [NO_SFT, f"{NO_SFT} sft.pretrain_steps=1 sft.pretrain_path=text"],
+        ["", "base.path=some"],
+    ),
+    "sft.dropout_rate=0.2": (
+        ["", f"{NO_SFT} sft.dropout=uniform"],
+        [f"base.path=some sft.dropout={kind}" for kind in ("uniform", "gaussian", "guided")],
+    ),
     "delta.rank=3": (
         [NADO, SOFT, f"{SOFT} control.trunk=copy", "delta.low_rank=[]", "delta.full=.*"],
         ["", f"{SOFT} control.trunk=low_rank", HARD],
