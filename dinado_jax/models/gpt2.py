@@ -15,9 +15,9 @@ import jax.numpy as jnp
 
 from dinado_jax.distributed.constraints import all_gather_param
 from dinado_jax.errors import InputError
-from dinado_jax.models.cache import KV, Cache, LayerCache, attend, fold_heads
+from dinado_jax.models.cache import KV, Cache, LayerCache, attend, attend_chunk, fold_heads
 from dinado_jax.models.configured import ConfiguredModel, SizeNames
-from dinado_jax.models.layers import Dense, Embed, LayerNorm, attention_kernel
+from dinado_jax.models.layers import Dense, Embed, LayerNorm, causal_attention
 from dinado_jax.models.output import Output
 from dinado_jax.models.params import cast_matrices
 from dinado_jax.models.protocol import DeltaRules
@@ -192,9 +192,9 @@ class HeadTransformer(nn.Module):
 
 
 def _positions(x_BT: jax.Array, cache: Cache | None) -> jax.Array:
-    """Positions of x [B, T, ...]: int32 [B, T], with a cache [R, 1]."""
+    """Positions of x [B, T, ...]: int32 [B, T]."""
     if cache is not None:
-        return cache.positions
+        return cache.positions(x_BT.shape[1])
     return jax.lax.broadcasted_iota(jnp.int32, x_BT.shape[:2], 1)
 
 
@@ -216,15 +216,15 @@ def _blocks(
     if cache is None:
         cache = Cache(tuple(presents), jnp.full(len(x_BTD), x_BTD.shape[1], jnp.int32))
     else:
-        cache = cache.append(tuple(presents))
+        cache = cache.append(tuple(presents), x_BTD.shape[1])
     return hidden_BTD, cache, inputs
 
 
 class Block(nn.Module):
     """Attention and MLP, each after a LayerNorm and added to the residual stream.
 
-    x [B, T, D], past -> (x, the keys and values of the T tokens, or the cache's newest segment with
-    the token written).
+    x [B, T, D], past -> (x, the keys and values of the T tokens, or the part of the cache to which
+    they were added).
     """
 
     config: GPT2Config
@@ -242,7 +242,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal self-attention over the T tokens, or of one token over the cache `past`."""
+    """Causal self-attention over the T tokens and those in the cache `past`."""
 
     config: GPT2Config
 
@@ -255,8 +255,9 @@ class Attention(nn.Module):
         q, k, v = (part.reshape(heads) for part in jnp.split(qkv, 3, axis=-1))
         present = KV(fold_heads(k), fold_heads(v))
         if past is None:
-            kernel = attention_kernel(q.dtype, heads[-1], T)
-            out = jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation=kernel)
+            out = causal_attention(q, k, v)
+        elif not past.generated:
+            out, present = attend_chunk(q, present, past)
         else:
             out, present = attend(fold_heads(q), present, past)
         out_BTD = out.reshape(B, T, D)

@@ -117,6 +117,41 @@ class Embed(nn.Module):
         return all_gather_param(_adapted(self, "embedding", self.embedding)).astype(self.dtype)
 
 
+def causal_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    window: int | None = None,
+    first: jax.Array | None = None,
+) -> jax.Array:
+    """Attention of T tokens per row over the keys and values of P earlier positions and their own.
+
+    Args:
+      q: [B, T, G H, K], queries; those of a head's group lie side by side.
+      k, v: [B, P + T, H, K], the earlier positions first.
+      window: how many positions are seen, the token's own included; None for all.
+      first: int32 [B], the position of each row's first query; None for P. Positions after a query
+        are not seen, so that what lies behind a row's own tokens is room.
+
+    Returns:
+      The attended values [B, T, G H, K] in q's dtype.
+    """
+    T, S = q.shape[1], k.shape[1]
+    if first is None and S == T:
+        return jax.nn.dot_product_attention(
+            q,
+            k,
+            v,
+            is_causal=True,
+            local_window_size=None if window is None else (window - 1, 0),
+            implementation=attention_kernel(q.dtype, q.shape[-1], T),
+        )
+    start = jnp.array([S - T]) if first is None else first
+    age = (start[:, None] + jnp.arange(T)[None])[..., None] - jnp.arange(S)[None, None]
+    seen = age >= 0 if window is None else (age >= 0) & (age < window)
+    return jax.nn.dot_product_attention(q, k, v, mask=seen[:, None], implementation="xla")
+
+
 def attention_kernel(dtype: Any, width: int, length: int) -> Literal["cudnn", "xla"]:
     """Chooses the kernel of prefills and training: "cudnn" where its fused attention applies, which
     is 16-bit heads whose width is a multiple of 8 up to 128 and, for gradients, an even number of

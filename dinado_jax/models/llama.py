@@ -21,9 +21,9 @@ import numpy as np
 
 from dinado_jax.distributed.constraints import all_gather_param
 from dinado_jax.errors import InputError
-from dinado_jax.models.cache import KV, Cache, LayerCache, attend, fold_heads
+from dinado_jax.models.cache import KV, Cache, LayerCache, attend, attend_chunk, fold_heads
 from dinado_jax.models.configured import ConfiguredModel, SizeNames
-from dinado_jax.models.layers import Dense, Embed, RMSNorm, attention_kernel
+from dinado_jax.models.layers import Dense, Embed, RMSNorm, causal_attention
 from dinado_jax.models.output import Output
 from dinado_jax.models.params import cast_matrices
 from dinado_jax.models.protocol import DeltaRules
@@ -297,7 +297,7 @@ def _blocks(
     """
     B, T, _ = x_BTD.shape
     with jax.named_scope("rotary"):
-        rotary = _rotary(config, jnp.arange(T)[None] if cache is None else cache.positions)
+        rotary = _rotary(config, jnp.arange(T)[None] if cache is None else cache.positions(T))
     presents, inputs, block = [], {}, nn.remat(Block) if config.remat else Block
     for layer in range(first, config.num_hidden_layers):
         past = None if cache is None else cache.layer(layer - first)
@@ -309,7 +309,7 @@ def _blocks(
     if cache is None:
         cache = Cache(tuple(presents), jnp.full(B, T, jnp.int32))
     else:
-        cache = cache.append(tuple(presents))
+        cache = cache.append(tuple(presents), T)
     return hidden_BTD, cache, inputs
 
 
@@ -330,8 +330,8 @@ def _rotate(x_BTHK: jax.Array, rotary: Rotary) -> jax.Array:
 class Block(nn.Module):
     """Attention and MLP, each after an RMSNorm and added to the residual stream.
 
-    x [B, T, D], past -> (x, the keys and values of the T tokens, or the cache's newest segment with
-    the token written).
+    x [B, T, D], past -> (x, the keys and values of the T tokens, or the part of the cache to which
+    they were added).
     """
 
     config: LlamaConfig
@@ -354,7 +354,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal self-attention over the T tokens, or of one token over the cache `past`."""
+    """Causal self-attention over the T tokens and those in the cache `past`."""
 
     config: LlamaConfig
     window: int | None
@@ -374,15 +374,9 @@ class Attention(nn.Module):
         q, k = _rotate(q, rotary), _rotate(k, rotary)
         present = KV(fold_heads(k), fold_heads(v))
         if past is None:
-            kernel = attention_kernel(q.dtype, K, T)
-            out = jax.nn.dot_product_attention(
-                q,
-                k,
-                v,
-                is_causal=True,
-                local_window_size=None if self.window is None else (self.window - 1, 0),
-                implementation=kernel,
-            )
+            out = causal_attention(q, k, v, self.window)
+        elif not past.generated:
+            out, present = attend_chunk(q, present, past, self.window)
         else:
             # The query heads of a group lie side by side: [R, 1, H G, K] -> [R H, G, K].
             groups = q.reshape(B * kv_heads, -1, K)

@@ -50,12 +50,13 @@ class Model(Protocol):
 
         Args:
           variables: {"params": p}, and {"delta": d} or what else an adapter adds.
-          tokens: [B, T] int32 from position 0 on; with a cache [R, 1], one more token of every row.
+          tokens: [B, T] int32 from position 0 on; with a cache [R, 1], one more token of every row,
+            or [B, T], the next ones of prompts that are read in chunks (see cache.py).
           cache: of the tokens before; None for none.
 
         Returns:
           States and vocabulary matrix. Without a cache given, its cache holds the T slots of this
-          call as prompts, which is what a prefill wants; else it is the one given with the token
+          call as prompts, which is what a prefill wants; else it is the one given with the tokens
           appended.
         """
         ...
