@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dinado_jax.cli.tables import table, without_nan
 from dinado_jax.errors import InputError, quote
-from dinado_jax.utils import streams
+from dinado_jax.utils import arguments, streams
 
 if TYPE_CHECKING:
     from dinado_jax.hidden_states.text import Reading
@@ -81,6 +81,8 @@ def is_given(args: argparse.Namespace) -> bool:
         if getattr(args, name) not in (None, False, []):
             flag = name.upper() if name == "config" else _flag(name)
             raise InputError(f"{flag} has no effect with {_flag(wanted[0])} FILE: leave it out")
+    if args.chunk is not None and not args.step_size:
+        raise InputError("--chunk has no effect without updates: give --step-size, or leave it out")
     if args.model is None:
         raise InputError(f"{_flag(wanted[0])} FILE needs a base that reads it: give --model BASE")
     return True
@@ -96,7 +98,7 @@ def evaluate_reading(args: argparse.Namespace) -> None:
     from dinado_jax.hidden_states.text import PLAIN, Reading
     from dinado_jax.loading import load_base
 
-    seed = 0 if args.seed is None else args.seed
+    seed = arguments.require_seed(0 if args.seed is None else args.seed)
     reading = Reading(
         PLAIN.step_size if args.step_size is None else args.step_size,
         PLAIN.chunk if args.chunk is None else args.chunk,
