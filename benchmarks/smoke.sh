@@ -24,6 +24,8 @@ run() { # name, command
 }
 export -f run
 
+labelled=$out/labelled.tsv
+for i in $(seq 60); do printf 'a red dog %s\t1\na blue dog %s\t0\n' "$i" "$i"; done >"$labelled"
 {
     for what in vocab train decode rollout beam; do
         prompt=()
@@ -57,8 +59,6 @@ export -f run
     for i in $(seq 40); do echo "a dog likes to run in park $i"; done >"$out/captions.txt"
     tiny="vocab_size=300 n_positions=64 n_embd=16 n_layer=1 n_head=2"
     echo "guided_dropout $PYTHON benchmarks/guided_dropout.py $pairs $out/captions.txt --out $out/dropout --shares 1 --seeds 0 --dropouts guided --steps 2 --pretrain-steps 2 --size $tiny --settings sft.batch=8"
-    labelled=$out/labelled.tsv
-    for i in $(seq 60); do printf 'a red dog %s\t1\na blue dog %s\t0\n' "$i" "$i"; done >"$labelled"
     echo "temperature $PYTHON benchmarks/temperature.py $labelled --test $labelled --seeds 1"
     echo "classifier_calibration $PYTHON benchmarks/classifier_calibration.py $labelled --test $labelled --epochs 1 --seeds 0"
     echo "planted_bugs $PYTHON benchmarks/planted_bugs.py --only 0 --out $out/planted.jsonl"
@@ -73,3 +73,8 @@ base=$out/study/seed3/default/sft/base
 run judges "$PYTHON" -m dinado_jax oracle train "$labelled" --tokenizer "$base" --epochs 1 --out "$out/judges"
 run judged "$PYTHON" -m dinado_jax run tests/support/tiny_run.toml base.path="$base" sft.steps=0 run.folder="$out" rollout.oracle="classifier:$out/judges/a"
 run formal_translation "$PYTHON" benchmarks/formal_translation.py "$out/tiny" --judge "$out/judges/b" --rule mentions_colour --strengths 1 --fudge 1 --prompts 4 --samples 1
+for i in $(seq 40); do printf 'a red dog saw a blue dog .\n'; done >"$out/long.txt"
+run reader "$PYTHON" -m dinado_jax sft tests/support/tiny_run.toml name=reader run.folder="$out" base.n_positions=160 sft.steps=2
+reading=(--step-sizes 0.01 --characters 200 --chunk 4 --shots 1 --texts 4 --draws 2 --tuning-draws 1)
+run reading_text "$PYTHON" benchmarks/hidden_state_optimisation.py text "$out/reader/sft/base" "$out/long.txt" --out "$out/text.jsonl" "${reading[@]}"
+run reading_few_shot "$PYTHON" benchmarks/hidden_state_optimisation.py few-shot "$out/reader/sft/base" "$labelled" --words 0=blue 1=red --out "$out/few_shot.jsonl" "${reading[@]}"

@@ -24,6 +24,7 @@ LAYERS = [
     "controls",
     "generation",
     "scoring",
+    "hidden_states",
     "metrics",
     "tasks",
     "constraints",

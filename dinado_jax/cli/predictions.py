@@ -30,7 +30,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     group.add_argument("--informal", type=Path, metavar="FILE", help="of the same lines")
     group.add_argument("--metrics", nargs="+", metavar="NAME", help="(all that can be computed)")
     group.add_argument("--baseline", type=Path, metavar="FILE", help="another system's predictions")
-    group.add_argument("--model", metavar="BASE", help="that judges the texts: perplexity")
+    group.add_argument("--model", metavar="BASE", help="that judges the texts, or reads")
     group.add_argument("--text-field", metavar="NAME", help="of .jsonl (text)")
     group.add_argument("--references-field", metavar="NAME", help="(references, scene or target)")
     group.add_argument("--prompt-field", metavar="NAME", help="(prompt or concepts)")

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dinado_jax.cli import own_prompts, predictions
+from dinado_jax.cli import own_prompts, predictions, reading
 from dinado_jax.cli.exits import diverging
 from dinado_jax.cli.parser import Commands, Parser, add_command
 from dinado_jax.distributed import signals
@@ -48,6 +48,7 @@ def add(commands: Commands) -> None:
             own_prompts.add_options(command)
         elif name == "evaluate":
             predictions.add_options(command)
+            reading.add_options(command)
 
 
 def _common_options() -> Parser:
@@ -83,6 +84,8 @@ def _generate(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
+    if reading.is_given(args):
+        return reading.evaluate_reading(args)
     if not predictions.are_given(args):
         return _run(args)
     from dinado_jax.cli.scores import evaluate_files

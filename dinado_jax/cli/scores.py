@@ -2,11 +2,11 @@
 
 import argparse
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dinado_jax.cli.tables import without_nan
 from dinado_jax.errors import InputError, quote
 from dinado_jax.evaluation.outputs import Fields, read_items
 from dinado_jax.evaluation.text_metrics import METRICS, Score, applicable, check, score
@@ -100,16 +100,7 @@ def _as_dict(each: Score) -> dict[str, Any]:
     if each.comparison:
         tree["difference_interval"] = list(each.comparison.interval)
         tree["p_value"] = each.comparison.p_value
-    return _without_nan(tree)
-
-
-def _without_nan(value: Any) -> Any:
-    """null for nan, which JSON lacks."""
-    if isinstance(value, dict):
-        return {key: _without_nan(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(inner) for inner in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return without_nan(tree)
 
 
 def _lines(found: dict[str, int], scores: dict[str, Score], left_out: dict[str, str]) -> list[str]:

@@ -1,6 +1,8 @@
-"""Tables of text."""
+"""Tables of text, and what JSON has of their numbers."""
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -16,3 +18,12 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 def number(value: float | None, form: str) -> str:
     """Formats a number; a dash where there is none."""
     return "-" if value is None or value != value else form.format(value)
+
+
+def without_nan(value: Any) -> Any:
+    """null for nan, which JSON lacks."""
+    if isinstance(value, dict):
+        return {key: without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

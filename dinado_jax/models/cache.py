@@ -22,6 +22,16 @@ Every row writes at the same slot, so that a step updates one slice of each arra
 over many tokens opens segments one after another, and attends to those alone: it pays for what is
 filled. Each size is a program of its own to compile, so later segments are as long as all before.
 
+A prompt may also be read in chunks. A cache without generated segments whose padding holds zeros
+(`empty_prompts`) takes T tokens at once, into the slots from `lengths` on:
+
+                 before               after a chunk of 4 tokens
+    row 0   | p p p . . . . . |     | p p p p p p p . |
+    row 1   | p p . . . . . . |     | p p p p p p . . |
+
+The new keys and values are added to what their slots hold. So the gradient of a loss by the arrays
+of the cache that was given has those of the chunk's own keys and values in it.
+
 Rows that start at different times (row_cache.py) have no shared slot: `count` is then one number
 per row, and each row writes at a slot of its own in the one open segment.
 
@@ -38,6 +48,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import struct
+
+from dinado_jax.models.layers import causal_attention
 
 SEGMENT = 64  # slots of the first segment
 
@@ -74,23 +86,29 @@ class Cache:
     prefix: int = struct.field(pytree_node=False, default=0)
     first: int = struct.field(pytree_node=False, default=0)  # position of a row's first token
 
-    @property
-    def positions(self) -> jax.Array:
-        """[R, 1] int32: the position of each row's next token."""
-        samples = self.generated[-1][0].k.shape[0] // self.prompt[0].k.shape[0]
-        slots = jnp.repeat(self.lengths, samples) + self.count
-        return (slots + (self.first - self.prefix))[:, None]
+    def positions(self, tokens: int) -> jax.Array:
+        """[R, tokens] int32: the positions of each row's next tokens."""
+        rows = self.lengths
+        if self.generated:
+            samples = self.generated[-1][0].k.shape[0] // self.prompt[0].k.shape[0]
+            rows = jnp.repeat(rows, samples) + self.count
+        rows += self.first - self.prefix
+        return rows[:, None] + jnp.arange(tokens, dtype=jnp.int32)[None]
 
     def layer(self, index: int) -> LayerCache:
         """What one layer attends to and writes into."""
+        if not self.generated:
+            return LayerCache(self.prompt[index], (), self.lengths, 0)
         generated = tuple(segment[index] for segment in self.generated)
         slot = self.count - sum(kv.k.shape[1] for kv in generated[:-1])
         return LayerCache(self.prompt[index], generated, self.lengths, slot)
 
-    def append(self, newest: Segment) -> "Cache":
-        """The cache after one more token of every row, with the last open segment as its layers
-        returned it.
+    def append(self, newest: Segment, tokens: int = 1) -> "Cache":
+        """The cache after `tokens` more of every row, with its last open segment, or its prompts if
+        there is none, as its layers returned them.
         """
+        if not self.generated:
+            return dataclasses.replace(self, prompt=newest, lengths=self.lengths + tokens)
         generated = (*self.generated[:-1], newest)
         return dataclasses.replace(self, generated=generated, count=self.count + 1)
 
@@ -113,6 +131,21 @@ def prefilled(presents: Sequence[KV], shape: tuple[int, int], prefix: int, first
     rows, length = shape
     lengths = jnp.full(rows, prefix + length, jnp.int32)
     return Cache(tuple(presents), lengths, prefix=prefix, first=first)
+
+
+def empty_prompts(cache: Cache, slots: int) -> Cache:
+    """Room for prompts that are read in chunks.
+
+    Args:
+      cache: of a prefill of B prompts, or its shapes.
+      slots: T, tokens of the longest prompt.
+    """
+
+    def empty(x: jax.Array) -> jax.Array:
+        return jnp.zeros((x.shape[0], slots, x.shape[2]), x.dtype)
+
+    lengths = jnp.zeros(cache.lengths.shape, jnp.int32)
+    return Cache(jax.tree.map(empty, cache.prompt), lengths)
 
 
 def allocate(
@@ -231,6 +264,38 @@ def fold_heads(x: jax.Array) -> jax.Array:
     """Heads beside their rows: [B, T, H, K] -> [B H, T, K]."""
     B, T, H, K = x.shape
     return x.swapaxes(1, 2).reshape(B * H, T, K)
+
+
+def unfold_heads(x: jax.Array, rows: int) -> jax.Array:
+    """The inverse: [B H, T, K] -> [B, T, H, K]."""
+    return x.reshape(rows, -1, *x.shape[1:]).swapaxes(1, 2)
+
+
+def attend_chunk(
+    q: jax.Array, new: KV, past: LayerCache, window: int | None = None
+) -> tuple[jax.Array, KV]:
+    """Attention of T new tokens per row, each of which sees its row's prompt, the tokens of the
+    chunk before it and itself.
+
+    Args:
+      q: [B, T, G H, K], queries; those of a head's group lie side by side.
+      new: [B H, T, K], the tokens' keys and values.
+      past: one layer of a cache without generated tokens, with room for T more.
+      window: how many tokens are seen, the token itself included; None for all.
+
+    Returns:
+      The attended values [B, T, G H, K], and the prompts with the tokens written.
+    """
+    B, starts = len(q), jnp.repeat(past.lengths, len(new.k) // len(q))
+    written = KV(*(jax.vmap(_add)(x, n, starts) for x, n in zip(past.prompt, new)))
+    k, v = (unfold_heads(x, B) for x in written)
+    return causal_attention(q, k, v, window, past.lengths), written
+
+
+def _add(x: jax.Array, new: jax.Array, start: jax.Array) -> jax.Array:
+    """Adds `new` [T, K] to the slots of x [S, K] from `start` on; what has no slot is dropped."""
+    slots = start + jnp.arange(len(new), dtype=jnp.int32)
+    return x.at[slots].add(new, mode="drop")
 
 
 def attend(

@@ -15,7 +15,15 @@ import jax.numpy as jnp
 
 from dinado_jax.distributed.constraints import all_gather_param
 from dinado_jax.errors import InputError
-from dinado_jax.models.cache import KV, Cache, LayerCache, attend, fold_heads, prefilled
+from dinado_jax.models.cache import (
+    KV,
+    Cache,
+    LayerCache,
+    attend,
+    attend_chunk,
+    fold_heads,
+    prefilled,
+)
 from dinado_jax.models.configured import ConfiguredModel, SizeNames
 from dinado_jax.models.dropout import dropout, noise_at, noisy_attention
 from dinado_jax.models.layers import Dense, Embed, LayerNorm, Prefix, causal_attention
@@ -225,9 +233,9 @@ class HeadTransformer(nn.Module):
 
 
 def _positions(config: GPT2Config, x_BT: jax.Array, cache: Cache | None) -> jax.Array:
-    """Positions of x [B, T, ...]: int32 [B, T], with a cache [R, 1]."""
+    """Positions of x [B, T, ...]: int32 [B, T]."""
     if cache is not None:
-        return cache.positions
+        return cache.positions(x_BT.shape[1])
     return config.first_position + jax.lax.broadcasted_iota(jnp.int32, x_BT.shape[:2], 1)
 
 
@@ -250,15 +258,15 @@ def _blocks(
         shape = len(x_BTD), x_BTD.shape[1]
         cache = prefilled(presents, shape, config.prefix, config.first_position)
     else:
-        cache = cache.append(tuple(presents))
+        cache = cache.append(tuple(presents), x_BTD.shape[1])
     return hidden_BTD, cache, inputs
 
 
 class Block(nn.Module):
     """Attention and MLP, each after a LayerNorm and added to the residual stream.
 
-    x [B, T, D], past -> (x, the keys and values of the T tokens, or the cache's newest segment with
-    the token written).
+    x [B, T, D], past -> (x, the keys and values of the T tokens, or the part of the cache to which
+    they were added).
     """
 
     config: GPT2Config
@@ -277,7 +285,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal self-attention over the T tokens, or of one token over the cache `past`."""
+    """Causal self-attention over the T tokens and those in the cache `past`."""
 
     config: GPT2Config
 
@@ -292,6 +300,8 @@ class Attention(nn.Module):
             k, v = Prefix(config.prefix, config.param_dtype, name="prefix")(k, v)
             noise, present = noise_at(self, "probs"), KV(fold_heads(k), fold_heads(v))
             out = noisy_attention(q, k, v, noise) if noise else causal_attention(q, k, v)
+        elif not past.generated:
+            out, present = attend_chunk(q, KV(fold_heads(k), fold_heads(v)), past)
         else:
             out, present = attend(fold_heads(q), KV(fold_heads(k), fold_heads(v)), past)
         out_BTD = out.reshape(B, T, D)

@@ -143,28 +143,40 @@ class Prefix(nn.Module):
 
 
 def causal_attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, window: int | None = None
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    window: int | None = None,
+    first: jax.Array | None = None,
 ) -> jax.Array:
-    """Attention of T tokens, each of which sees itself and all before it.
+    """Attention of T tokens per row over the keys and values of P earlier positions and their own.
 
     Args:
-      q: queries [B, T, G H, K].
-      k, v: [B, P + T, H, K], those of P positions before the T tokens first.
+      q: [B, T, G H, K], queries; those of a head's group lie side by side.
+      k, v: [B, P + T, H, K], the earlier positions first.
       window: how many positions are seen, the token's own included; None for all.
+      first: int32 [B], the position of each row's first query; None for P. Positions after a query
+        are not seen, so that what lies behind a row's own tokens is room.
 
     Returns:
-      [B, T, G H, K] in the dtype of q.
+      The attended values [B, T, G H, K] in q's dtype.
     """
-    ahead = k.shape[1] - q.shape[1]
-    out = jax.nn.dot_product_attention(
+    T, S = q.shape[1], k.shape[1]
+    if first is not None:
+        age = (first[:, None] + jnp.arange(T)[None])[..., None] - jnp.arange(S)[None, None]
+        seen = age >= 0 if window is None else (age >= 0) & (age < window)
+        return jax.nn.dot_product_attention(q, k, v, mask=seen[:, None], implementation="xla")
+    if ahead := S - T:
         # With queries of no meaning ahead the mask is that of equally many queries and keys, which
         # every kernel has.
-        jnp.pad(q, ((0, 0), (ahead, 0), (0, 0), (0, 0))),
+        q = jnp.pad(q, ((0, 0), (ahead, 0), (0, 0), (0, 0)))
+    out = jax.nn.dot_product_attention(
+        q,
         k,
         v,
         is_causal=True,
         local_window_size=None if window is None else (window - 1, 0),
-        implementation=attention_kernel(q.dtype, q.shape[-1], k.shape[1]),
+        implementation=attention_kernel(q.dtype, q.shape[-1], S),
     )
     return out[:, ahead:]
 

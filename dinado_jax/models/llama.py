@@ -21,7 +21,15 @@ import numpy as np
 
 from dinado_jax.distributed.constraints import all_gather_param
 from dinado_jax.errors import InputError
-from dinado_jax.models.cache import KV, Cache, LayerCache, attend, fold_heads, prefilled
+from dinado_jax.models.cache import (
+    KV,
+    Cache,
+    LayerCache,
+    attend,
+    attend_chunk,
+    fold_heads,
+    prefilled,
+)
 from dinado_jax.models.configured import ConfiguredModel, SizeNames
 from dinado_jax.models.dropout import dropout, noise_at, noisy_attention
 from dinado_jax.models.layers import Dense, Embed, Prefix, RMSNorm, causal_attention
@@ -328,7 +336,7 @@ def _blocks(
     B, T, _ = x_BTD.shape
     with jax.named_scope("rotary"):
         positions = config.first_position + jnp.arange(T)[None]
-        rotary = _rotary(config, positions if cache is None else cache.positions)
+        rotary = _rotary(config, positions if cache is None else cache.positions(T))
     presents, inputs, block = [], {}, nn.remat(Block) if config.remat else Block
     for layer in range(first, config.num_hidden_layers):
         past = None if cache is None else cache.layer(layer - first)
@@ -340,7 +348,7 @@ def _blocks(
     if cache is None:
         cache = prefilled(presents, (B, T), config.prefix, config.first_position)
     else:
-        cache = cache.append(tuple(presents))
+        cache = cache.append(tuple(presents), T)
     return hidden_BTD, cache, inputs
 
 
@@ -361,8 +369,8 @@ def _rotate(x_BTHK: jax.Array, rotary: Rotary) -> jax.Array:
 class Block(nn.Module):
     """Attention and MLP, each after an RMSNorm and added to the residual stream.
 
-    x [B, T, D], past -> (x, the keys and values of the T tokens, or the cache's newest segment with
-    the token written).
+    x [B, T, D], past -> (x, the keys and values of the T tokens, or the part of the cache to which
+    they were added).
     """
 
     config: LlamaConfig
@@ -385,7 +393,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal self-attention over the T tokens, or of one token over the cache `past`."""
+    """Causal self-attention over the T tokens and those in the cache `past`."""
 
     config: LlamaConfig
     window: int | None
@@ -410,6 +418,9 @@ class Attention(nn.Module):
                 out = noisy_attention(q, k, v, noise, self.window)
             else:
                 out = causal_attention(q, k, v, self.window)
+        elif not past.generated:
+            newest = KV(fold_heads(k), fold_heads(v))
+            out, present = attend_chunk(q, newest, past, self.window)
         else:
             # The query heads of a group lie side by side: [R, 1, H G, K] -> [R H, G, K].
             groups = q.reshape(B * kv_heads, -1, K)

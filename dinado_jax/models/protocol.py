@@ -51,12 +51,13 @@ class Model(Protocol):
         Args:
           variables: {"params": p}, and {"delta": d} or what else an adapter adds; in training
             {"dropout": n}, see models/dropout.py.
-          tokens: [B, T] int32 from a row's first on; with a cache [R, 1], one more of every row.
+          tokens: [B, T] int32 from a row's first on; with a cache [R, 1], one more of every row, or
+            [B, T], the next ones of prompts that are read in chunks (see cache.py).
           cache: of the tokens before; None for none.
 
         Returns:
           States and vocabulary matrix. Without a cache given, its cache holds the T slots of this
-          call as prompts, which is what a prefill wants; else it is the one given with the token
+          call as prompts, which is what a prefill wants; else it is the one given with the tokens
           appended.
         """
         ...

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import chex
 import jax
@@ -25,6 +26,9 @@ from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.policy import ModelPolicy
 from dinado_jax.decoding.refill import iter_refilled
 from dinado_jax.decoding.sampler import Sampler, sample_prompts
+from dinado_jax.evaluation.few_shot import classify
+from dinado_jax.hidden_states.text import score_text
+from dinado_jax.language_model import Base
 from dinado_jax.models.architectures import load_model, load_params, save_model
 from dinado_jax.models.dropout import uniform
 from dinado_jax.models.params import by_path, nested
@@ -278,6 +282,13 @@ def test_a_damaged_one_is_refused(saved, changes, said):
     path = saved / "prefix" / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     refused(said, dinado_jax.load, saved)
+
+
+def test_reading_in_chunks_has_no_place_for_one():
+    adapter, _, _, whole = made("gpt2_inner", "prefix")
+    base = Base(adapter.adapted, whole, Path())
+    refused("the base has a prefix", score_text, base, "a text")
+    refused("the base has a prefix", classify, base, [], ["a text"])
 
 
 def test_one_without_weights_is_refused(saved):

@@ -1,0 +1,111 @@
+"""Log-probabilities of a long text, with hidden-state optimisation or without."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from dinado_jax.errors import InputError
+from dinado_jax.generation import DecodableBase
+from dinado_jax.hidden_states.chunks import Windows, read_in_chunks
+from dinado_jax.models.params import has_prefix
+from dinado_jax.utils import arguments
+from dinado_jax.utils.arguments import POSITIVE
+
+CHUNK = 16  # tokens
+
+
+class Reading(NamedTuple):
+    """How a text is read."""
+
+    step_size: float = 0.0  # of Adam on the cache; 0: the cache is not updated
+    chunk: int = CHUNK  # tokens between updates
+
+    def check(self) -> "Reading":
+        """Returns it with numbers of Python. InputError for what is out of range."""
+        not_negative = "at least 0", lambda x: x >= 0
+        return Reading(
+            arguments.require_number("step_size", self.step_size, *not_negative),
+            arguments.require_integer("chunk", self.chunk, *POSITIVE),
+        )
+
+    @property
+    def updates(self) -> float | None:
+        """The step size; None for no updates."""
+        return self.step_size or None
+
+
+PLAIN = Reading()
+
+
+def check_base(base: DecodableBase) -> None:
+    """InputError for a base with a prefix, which no cache that is read in chunks begins with."""
+    if has_prefix(base.params):
+        raise InputError("the base has a prefix, which is not read in chunks: give one without")
+
+
+def score_text(
+    base: DecodableBase,
+    text: str,
+    reading: Reading = PLAIN,
+    *,
+    window: int | None = None,
+    batch: int = 8,
+) -> list[np.ndarray]:
+    """Scores every token of a text; outer white space and the end of the text are left out.
+
+    The text is cut into windows. Each is read as if it were the beginning of a text, with a cache
+    of its own; see `chunks.read_in_chunks`.
+
+    Args:
+      base: that predicts it.
+      text: of any length.
+      reading: whether and how the cache is updated.
+      window: tokens that are read with one cache, the token that begins a text among them; None for
+        the context of the base.
+      batch: windows read at once.
+
+    Returns:
+      Of each window the log-probabilities of its tokens, float32 [tokens] nats.
+
+    Raises:
+      InputError: for a text without tokens or that the tokenizer cannot spell, for settings out of
+        range, and for a base with a prefix.
+    """
+    check_base(base)
+    reading, batch = reading.check(), arguments.require_integer("batch", batch, *POSITIVE)
+    context, (begin,) = base.model.context_length, base.codec.prompts([""])
+    room = context if window is None else window
+    within = f"in [{len(begin)}, {context}]", lambda x: len(begin) <= x <= context
+    room = arguments.require_integer("window", room, *within)
+    ids = base.codec.targets([text])[0][:-1]
+    if not ids:
+        raise InputError("the text is empty: give one with at least a word")
+    most = room - len(begin) + 1  # tokens of a window: the last one is not read
+    rows = [ids[start : start + most] for start in range(0, len(ids), most)]
+    batch = min(batch, len(rows))
+    scores = []
+    for first in range(0, len(rows), batch):
+        part = rows[first : first + batch]
+        windows = _windows(begin, part, batch, rounded(room, reading.chunk), base.codec.eos_id)
+        found, _ = read_in_chunks(
+            base.model, base.params, windows, reading.updates, chunk=reading.chunk
+        )
+        start = len(begin) - 1
+        scores += [row[start : start + len(own)] for row, own in zip(np.asarray(found), part)]
+    return scores
+
+
+def rounded(tokens: int, chunk: int) -> int:
+    """The slots of as many whole chunks as `tokens` need."""
+    return -(-tokens // chunk) * chunk
+
+
+def _windows(begin: list[int], rows: list[list[int]], batch: int, slots: int, pad: int) -> Windows:
+    """Arrays [batch, slots] of rows, each after `begin`; missing rows count for nothing."""
+    tokens = np.full((batch, slots + 1), pad, np.int32)
+    counted = np.zeros((batch, slots), bool)
+    for index, row in enumerate(rows):
+        ids = [*begin, *row]
+        tokens[index, : len(ids)] = ids
+        counted[index, len(begin) - 1 : len(ids) - 1] = True
+    return Windows(tokens[:, :-1], tokens[:, 1:], counted)  # pyright: ignore[reportArgumentType]
