@@ -36,7 +36,11 @@ WAYS = {"none": "", "lora": "sft.rank", "prefix": "sft.positions", "prompt": "sf
 
 
 def nats_per_token(base: Base, pairs: Sequence[tuple[str, str]]) -> float:
-    scores = base.score(*zip(*pairs))
+    """Of the texts that fit the context with their prompts."""
+    prompts, texts = zip(*pairs)
+    lengths = zip(base.codec.prompts(prompts), base.codec.targets(texts))
+    fit = [len(x) + len(y) <= base.model.context_length for x, y in lengths]
+    scores = base.score(*(list(itertools.compress(each, fit)) for each in (prompts, texts)))
     return round(-float(np.concatenate(scores).mean()), 4)
 
 
@@ -50,7 +54,7 @@ def figures(base: Base, examples: Sequence[Example], lines: Sequence[str], new: 
         Item(example.prompt, (text.text,), example.references)
         for example, text in zip(examples, made, strict=True)
     ]
-    for name in ("bleu_4", "cider"):
+    for name in ("coco_bleu_4", "cider"):
         measured = METRICS[name].measure(items)
         found[name] = round(measured.value, 4)
         if measured.sums is not None:

@@ -45,6 +45,7 @@ for i in $(seq 60); do printf 'a red dog %s\t1\na blue dog %s\t0\n' "$i" "$i"; d
     echo "exact_objectives $PYTHON benchmarks/exact_objectives.py --out $out/objectives.jsonl --worlds table --objectives ratio"
     echo "gradient_noise $PYTHON benchmarks/gradient_noise.py --worlds table --rows 4 --repeats 3"
     echo "from_layer $PYTHON benchmarks/from_layer.py --size tiny --rows 4 --length 8 --repeats 1"
+    echo "prefix_cost $PYTHON benchmarks/prefix_cost.py --size tiny --rows 2 --length 4 --repeats 1"
     echo "scan_layers $PYTHON benchmarks/scan_layers.py --size tiny --rows 1 --length 4 --repeats 1"
     echo "profile_step $PYTHON benchmarks/profile_step.py --size tiny --batch 1 --length 18 --out $out/profile"
     echo "hmm_em $PYTHON benchmarks/hmm_cost.py em --states 8 --vocabulary 50 --batch 8 --length 4 --repeats 1"
@@ -70,6 +71,7 @@ run prefix_auc "$PYTHON" benchmarks/prefix_auc.py "$out/study/seed3/default" --p
 run prefix_reader "$PYTHON" benchmarks/prefix_reader.py "$out/study/seed3/default" --prompts 4 --steps 2 --guided 2
 run length_beams "$PYTHON" benchmarks/length_beams.py "$out/study/seed3/default" --prompts 4 --beams 2 --lengths 3 5
 base=$out/study/seed3/default/sft/base
+run adapters "$PYTHON" benchmarks/adapters.py tests/support/tiny_run.toml --base "$base" --out "$out/adapters" --prompts 4 --settings sft.rank=1 sft.positions=2
 run judges "$PYTHON" -m dinado_jax oracle train "$labelled" --tokenizer "$base" --epochs 1 --out "$out/judges"
 run judged "$PYTHON" -m dinado_jax run tests/support/tiny_run.toml base.path="$base" sft.steps=0 run.folder="$out" rollout.oracle="classifier:$out/judges/a"
 run formal_translation "$PYTHON" benchmarks/formal_translation.py "$out/tiny" --judge "$out/judges/b" --rule mentions_colour --strengths 1 --fudge 1 --prompts 4 --samples 1
