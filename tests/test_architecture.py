@@ -36,6 +36,7 @@ LAYERS = [
     "rollouts",
     "objectives",
     "training",
+    "recurrence",
     "stages",
     "exact",
     "bench",

@@ -17,7 +17,7 @@ from dinado_jax.distributed.constraints import all_gather_param
 from dinado_jax.errors import InputError
 from dinado_jax.models.cache import KV, Cache, LayerCache, attend, fold_heads, prefilled
 from dinado_jax.models.configured import ConfiguredModel, SizeNames
-from dinado_jax.models.layers import Dense, Embed, LayerNorm, Prefix, causal_attention
+from dinado_jax.models.layers import Dense, Embed, LayerNorm, Prefix, causal_attention, with_memory
 from dinado_jax.models.output import Output
 from dinado_jax.models.params import cast_matrices
 from dinado_jax.models.protocol import DeltaRules
@@ -278,7 +278,7 @@ class Attention(nn.Module):
             out, present = causal_attention(q, k, v), KV(fold_heads(k), fold_heads(v))
         else:
             out, present = attend(fold_heads(q), KV(fold_heads(k), fold_heads(v)), past)
-        out_BTD = out.reshape(B, T, D)
+        out_BTD = with_memory(self, q, out.reshape(B, T, D))
         return _into_residual(config, "c_proj")(out_BTD), present
 
 

@@ -119,6 +119,17 @@ class BaseModel(Model, Protocol):
         """F, of a layer's keys and of its values."""
         ...
 
+    def memory(self, layer: int, key: jax.Array, value: jax.Array) -> dict:
+        """The collection "memory" of `variables`, with which every token of a row attends, at one
+        layer, to one key and one value more, see `layers.with_memory`.
+
+        Args:
+          layer: in [0, num_layers).
+          key, value: [B, kv_heads, prefix_width / kv_heads], of each row; a value of zero is the
+            model without it.
+        """
+        ...
+
     @property
     def reserved(self) -> int:
         """Positions that `context_length` leaves out besides: room for an adapter's prefix."""

@@ -1,0 +1,373 @@
+"""Memories between windows: what they change, what they may not, and what they cost."""
+
+import dataclasses
+import functools
+import json
+import shutil
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import support
+from support import tiny, word_base
+from support.folders import refused
+
+import dinado_jax
+from dinado_jax.decoding.methods import Method
+from dinado_jax.models.architectures import load_model, load_params
+from dinado_jax.models.params import by_path
+from dinado_jax.recurrence.decoding import draw_windows
+from dinado_jax.recurrence.likelihood import likelihood
+from dinado_jax.recurrence.module import Recurrence
+from dinado_jax.recurrence.recurrent import Recurrent, fit_recurrence, load_recurrent
+from dinado_jax.recurrence.scoring import document_nats
+from dinado_jax.recurrence.training import Training
+from dinado_jax.recurrence.windows import Documents, Streams
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
+BASES = ("gpt2_inner", "llama_groups_2", "llama_qwen3")
+T = 6
+
+
+@functools.cache
+def made(base, scale=0.5):
+    """(recurrence, the base's variables, parameters of the network: as they begin, or any)"""
+    model = load_model(support.GOLDEN / base)
+    recurrence = Recurrence(model, model.num_layers, 0, T, hidden=12)
+    with jax.ensure_compile_time_eval():
+        params = recurrence.init(jax.random.key(1))
+        params = tiny.noisy(params, scale) if scale else params
+    return recurrence, {"params": load_params(support.GOLDEN / base, model)}, params
+
+
+def documents(recurrence, lengths, seed=0):
+    rng = np.random.default_rng(seed)
+    rows = [rng.integers(1, recurrence.model.vocab_size, n).tolist() for n in lengths]
+    return Documents.of([row[:1] for row in rows], [row[1:] for row in rows], T)
+
+
+def side_by_side(documents):
+    """All documents as rows, the shorter ones padded."""
+    index = np.full((len(documents), documents.counts.max()), -1)
+    for row, count in enumerate(documents.counts):
+        index[row, :count] = documents.windows_of(row)
+    return documents.at(index)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def window_by_hand(recurrence, variables, params, memory, tokens):
+    """Nats and memory of one window [T], written out: a state is averaged, goes through three
+    layers and is attended to by a sigmoid."""
+    out = recurrence.model.apply(recurrence.variables(variables, memory), tokens[None])
+    scores = jax.nn.log_softmax(out.logits[0], -1)
+    mean = out.hidden[0].mean(0)
+    x = mean / jnp.sqrt((mean**2).mean() + 1e-6)
+    x = jax.nn.gelu(x @ params["in"] + params["in_bias"])
+    x = jax.nn.gelu(x @ params["middle"] + params["middle_bias"])
+    nats = -sum(scores[t, tokens[t + 1]] for t in range(T - 1))
+    return nats, (x @ params["out"] + params["out_bias"])[None]
+
+
+@pytest.mark.parametrize("base", BASES[:2])
+def test_gradients_through_eight_windows_are_those_of_the_unrolled_graph(base):
+    recurrence, variables, params = made(base)
+    rows = documents(recurrence, [8 * (T - 1) + 1])
+    batch = side_by_side(rows)
+
+    @jax.jit
+    def scanned(given):
+        nats, _ = likelihood(recurrence, *given, recurrence.empty(1), batch)
+        return nats.sum(), nats[0]
+
+    def unrolled(given):
+        memory, nats = recurrence.empty(1), []
+        for tokens in rows.rows.tokens:
+            own, memory = window_by_hand(recurrence, *given, memory, tokens)
+            nats.append(own)
+        return jnp.stack(nats).sum(), jnp.stack(nats)
+
+    found, wanted = (
+        jax.grad(loss, has_aux=True)((variables, params)) for loss in (scanned, unrolled)
+    )
+    assert rows.counts == [8] and all(np.any(leaf) for leaf in found[0][1].values())
+    chex.assert_trees_all_close(found, wanted, rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("base", [BASES[0], BASES[2]])
+def test_a_fresh_one_is_the_plain_windows_exactly(base):
+    recurrence, variables, params = made(base, scale=0)
+    rows = documents(recurrence, [23, 9])
+    nats, memory = jax.jit(likelihood, static_argnums=0)(
+        recurrence, variables, params, recurrence.empty(2), side_by_side(rows)
+    )
+    assert not np.any(memory)
+    tokens = jnp.asarray(rows.rows.tokens)
+    out = recurrence.model.apply(variables, tokens)
+    again = recurrence.model.apply(
+        recurrence.variables(variables, recurrence.empty(len(tokens))), tokens
+    )
+    chex.assert_trees_all_equal(again, out)
+    scores = np.take_along_axis(jax.nn.log_softmax(out.logits[:, :-1]), tokens[:, 1:, None], 2)
+    counted = np.arange(1, T)[None] < rows.rows.length[:, None]
+    plain = -(scores[..., 0] * counted).sum(1)
+    found = np.concatenate([nats[0, : rows.counts[0]], nats[1, : rows.counts[1]]])
+    np.testing.assert_allclose(found, plain, rtol=1e-5)
+
+
+def test_it_is_causal():
+    """A token changes what follows it, windows later too, and nothing before."""
+    base = "llama_qwen3"
+    recurrence, variables, params = made(base)
+    rows = documents(recurrence, [4 * (T - 1) + 1])
+    batch = side_by_side(rows)
+
+    def of_windows(tokens):
+        """The nats of each window; each predicts T - 1 tokens."""
+        changed = dataclasses.replace(batch, tokens=tokens)
+        memory = recurrence.empty(1)
+        return np.asarray(read(recurrence, variables, params, memory, changed)[0][0])
+
+    read = jax.jit(likelihood, static_argnums=0)
+    before, tokens = of_windows(batch.tokens), batch.tokens.copy()
+    tokens[0, 1, 3] = 1 + tokens[0, 1, 3] % (recurrence.model.vocab_size - 1)
+    after = of_windows(tokens)
+    assert before[0] == after[0] and (np.abs(before - after)[1:] > 1e-6).all()
+    # Within a window: the token that is predicted last is seen by nothing of its window.
+    memory = jnp.asarray(
+        np.random.default_rng(0).standard_normal((1, recurrence.width)), jnp.float32
+    )
+    own = recurrence.variables(variables, memory)
+    one, other = (
+        recurrence.model.apply(own, row).hidden for row in (batch.tokens[:, 1], tokens[:, 1])
+    )
+    np.testing.assert_array_equal(one[:, :3], other[:, :3])
+    assert np.any(one[:, 3:] != other[:, 3:])
+
+
+def test_padding_windows_keep_the_memory_and_rows_are_apart():
+    recurrence, variables, params = made("gpt2_inner")
+    rows = documents(recurrence, [16, 4, 30])
+    read = functools.partial(jax.jit(likelihood, static_argnums=0), recurrence, variables, params)
+    nats, memory = read(recurrence.empty(3), side_by_side(rows))
+    assert not np.any(nats[0, 3:]) and not np.any(nats[1, 1:])
+    for row in range(3):
+        alone, own = read(recurrence.empty(1), rows.at(rows.windows_of(row)[None]))
+        np.testing.assert_allclose(nats[row, : rows.counts[row]], alone[0], rtol=1e-5)
+        np.testing.assert_allclose(memory[row], own[0], rtol=1e-4, atol=1e-5)
+    # The end of a short window is padding too.
+    short = rows.at(rows.windows_of(1)[None])
+    short.tokens[0, 0, 4:] = 7
+    chex.assert_trees_all_equal(
+        read(recurrence.empty(1), short),
+        read(recurrence.empty(1), rows.at(rows.windows_of(1)[None])),
+    )
+
+
+def test_scratch_memory_does_not_grow_with_the_windows():
+    recurrence, variables, params = made("gpt2_inner")
+
+    def scratch(count, function):
+        batch = side_by_side(documents(recurrence, [count * (T - 1) + 1]))
+        given = variables, params, recurrence.empty(1), batch
+        program = jax.jit(function).lower(*given).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    read = functools.partial(likelihood, recurrence)
+    assert scratch(64, read) == scratch(4, read)
+    gradient = jax.grad(lambda *given: read(*given)[0].sum())
+    grown = scratch(64, gradient) - scratch(4, gradient)
+    assert grown <= 60 * 4 * (recurrence.width + 8 * T)  # a memory and the tokens of each window
+
+
+def test_documents_are_scored_together_as_alone():
+    recurrence, variables, params = made("llama_groups_2")
+    rows = documents(recurrence, [120, 3, 61, 14])
+    found = document_nats(recurrence, variables, params, rows, batch=3)
+    np.testing.assert_array_equal(found[:, 1], [119, 2, 60, 13])
+    nats, _ = jax.jit(likelihood, static_argnums=0)(
+        recurrence, variables, params, recurrence.empty(4), side_by_side(rows)
+    )
+    np.testing.assert_allclose(found[:, 0], np.asarray(nats).sum(1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("base", BASES[:2])
+def test_what_is_drawn_has_the_likelihood_that_scoring_gives_it(base):
+    """After prompts of several windows, of one exactly, and of one token."""
+    recurrence, variables, params = made(base)
+    keys = jax.random.split(jax.random.key(0), 2)
+    for prompt in ([3], [3, 1, 2, 5, 4, 6], list(range(1, 18))):
+        own = recurrence, variables, params
+        parts = list(draw_windows(*own, prompt, Method(), keys, 60))
+        tokens, log_probs = (np.concatenate(each, 1) for each in zip(*parts))
+        assert tokens.shape == (2, 60) and np.any(tokens[0] != tokens[1])
+        rows = Documents.of([prompt[:1]] * 2, [[*prompt[1:], *row] for row in tokens.tolist()], T)
+        whole = document_nats(*own, rows)[:, 0]
+        if len(prompt) > 1:
+            head = Documents.of([prompt[:1]], [prompt[1:]], T)
+            whole = whole - document_nats(*own, head)[:, 0]
+        np.testing.assert_allclose(-log_probs.sum(1), whole, rtol=1e-4)
+
+
+# Streams
+
+
+def test_an_epoch_has_every_window_once_and_rows_go_on():
+    recurrence = made("gpt2_inner")[0]
+    rows = documents(recurrence, [23, 9, 40, 16, 31])
+    streams = Streams(rows, batch=2, windows=3, seed=0)
+    steps = [streams.at(step) for step in range(streams.per_epoch)]
+    tokens = np.concatenate([step.tokens for step in steps], 1)
+    begins = np.concatenate([step.begins for step in steps], 1)
+    assert begins[:, 0].all() and begins.sum() >= 5
+    for row, first in zip(tokens, begins):
+        follows = row[1:, 0] == row[:-1, -1]
+        assert (follows | first[1:]).all()
+    seen = {tuple(window) for window in tokens.reshape(-1, T)}
+    assert seen <= {tuple(window) for window in rows.rows.tokens}
+    assert len(seen) == tokens.shape[0] * tokens.shape[1] > len(rows.rows) - 2 - 2 * 3
+    again, later = Streams(rows, 2, 3, 0), streams.per_epoch
+    chex.assert_trees_all_equal(again.at(later + 1), streams.at(later + 1))
+    assert np.any(again.at(later).tokens != steps[0].tokens)  # another order
+    refused("have 24 windows, a step takes 9 rows of 3", Streams, rows, 9, 3, 0)
+
+
+# Training
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    return dinado_jax.load(word_base.write(tmp_path_factory.mktemp("base") / "base"))
+
+
+TEXTS = ["the dog saw a cat and the fox . " * 9, "a fox is in the caf\u00e9 . " * 12, "dog cat fox"]
+
+
+def of(base, **changes):
+    return Recurrence(base.model, **{"read": 1, "write": 0, "window": 8, "hidden": 9} | changes)
+
+
+@pytest.fixture(scope="module")
+def trained(words, tmp_path_factory):
+    """By rank of the LoRA: a trained model and its folder."""
+    made = {}
+    for rank in (0, 2):
+        folder = tmp_path_factory.mktemp("fits") / str(rank)
+        how = Training(steps=6, batch=2, windows=2, rank=rank, learning_rate=0.02, save_every=2)
+        made[rank] = fit_recurrence(words, TEXTS, of(words), how, folder=folder), folder, how
+    return made
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_training_makes_the_memory_matter(words, trained, rank):
+    model = trained[rank][0]
+    blank = jax.tree.map(jnp.zeros_like, model.params)
+    without = dataclasses.replace(model, params=blank)
+    own, plain = model.nats(TEXTS), without.nats(TEXTS)
+    assert own[2, 0] == plain[2, 0]  # of one window
+    assert (np.abs(own - plain)[:2, 0] > 1e-4).all()
+    fresh = Recurrent(words, of(words), of(words).init(jax.random.key(0)))
+    assert model.perplexity(TEXTS) < fresh.perplexity(TEXTS)
+    flat, before = by_path(model.base.params), by_path(words.params)
+    changed = {path for path in flat if np.any(flat[path] != before[path])}
+    assert ("wte/embedding" in changed) == (rank == 0)  # no LoRA is on tables
+    assert "h_0/attn/c_attn/kernel" in changed
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_stopped_training_continues_bit_for_bit(words, trained, rank, tmp_path):
+    model, folder, how = trained[rank]
+    shutil.copytree(folder, tmp_path / "again")
+    newest = max(
+        (tmp_path / "again" / "checkpoints").glob("[0-9]*"), key=lambda path: int(path.name)
+    )
+    shutil.rmtree(newest)
+    again = fit_recurrence(words, TEXTS, of(words), how, folder=tmp_path / "again")
+    chex.assert_trees_all_equal(
+        (again.params, again.base.params), (model.params, model.base.params)
+    )
+    # The memories of the rows are a part of it.
+    other = dataclasses.replace(how, seed=1)
+    refused("a training with another seed", fit, words, other, folder)
+
+
+def fit(base, how, folder):
+    return fit_recurrence(base, TEXTS, of(base), how, folder=folder)
+
+
+# Files and texts
+
+
+def test_there_and_back(trained, tmp_path):
+    model = trained[0][0]
+    model.save(tmp_path / "saved")
+    again = load_recurrent(tmp_path / "saved")
+    chex.assert_trees_all_equal(again.params, model.params)
+    np.testing.assert_allclose(again.nats(TEXTS), model.nats(TEXTS), rtol=1e-6)
+    one, other = (each.generate("the dog", samples=2, max_new_tokens=70) for each in (model, again))
+    assert [x.tokens for x in one] == [x.tokens for x in other]
+    assert all(len(x.log_probs) == len(x.tokens) for x in one)
+    assert dinado_jax.load(tmp_path / "saved").model == again.base.model
+
+
+@pytest.fixture(scope="module")
+def saved(trained, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved") / "it"
+    trained[0][0].save(folder)
+    return folder
+
+
+def test_files_that_do_not_fit_are_refused(saved, words, tmp_path):
+    refused("no recurrence/recurrence.json in", load_recurrent, words.folder)
+    moved = shutil.copytree(words.folder, tmp_path / "moved")
+    shutil.copytree(saved / "recurrence", moved / "recurrence")
+    refused("is of another base than", load_recurrent, moved)
+    cut = shutil.copytree(saved, tmp_path / "cut")
+    weights = cut / "recurrence" / "recurrence.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    refused("is not what .* was written with", load_recurrent, cut)
+    record = shutil.copytree(saved, tmp_path / "record") / "recurrence" / "recurrence.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"format": 2}))
+    refused("has format 2", load_recurrent, tmp_path / "record")
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"format": 1, "read": 0}))
+    refused("changed since it was written", load_recurrent, tmp_path / "record")
+
+
+def test_a_base_with_other_layers_is_refused(saved, tmp_path):
+    deep = shutil.copytree(support.GOLDEN / "gpt2_deep", tmp_path / "deep")
+    shutil.copytree(saved / "recurrence", deep / "recurrence")
+    layers = load_model(deep).num_layers
+    refused(f"of a base with 1 layers, .* has {layers}", load_recurrent, deep)
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"write": 1}, "write = 1: the base has layers 0 to 0"),
+        ({"write": -1}, "write = -1: it must be 0 or more"),
+        ({"read": 0}, "read = 0: .* enter the layers 1 to 1"),
+        ({"read": 2}, "read = 2: .* enter the layers 1 to 1"),
+        ({"window": 25}, "window = 25: the base has room for 24 tokens"),
+        ({"window": 1}, "window = 1: it must be at least 2"),
+        ({"hidden": 0}, "hidden = 0: it must be at least 1"),
+    ],
+)
+def test_sizes_that_do_not_fit_the_base_are_refused(words, changes, said):
+    refused(said, lambda: of(words, **changes))
+
+
+def test_bad_arguments_are_refused(words, trained):
+    model = trained[0][0]
+    refused("steps = 0", lambda: Training(steps=0))
+    refused("rank = -1", lambda: Training(rank=-1))
+    refused("documents is 'one'", model.nats, "one")
+    refused("there are no documents", model.perplexity, [])
+    refused(
+        "has no argument 'temprature': did you mean temperature",
+        lambda: model.generate("a", temprature=1.0),
+    )
+    refused("max_new_tokens = 0", lambda: model.generate("a", max_new_tokens=0))
+    other = Recurrence(tiny.model(), 1, 0, 8)
+    refused("of another model", fit_recurrence, words, TEXTS, other)
