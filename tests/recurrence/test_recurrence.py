@@ -9,13 +9,16 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import support
 from support import tiny, word_base
 from support.folders import refused
 
 import dinado_jax
+from dinado_jax.config.schema import Parallel
 from dinado_jax.decoding.methods import Method
+from dinado_jax.distributed.partitioning import make_plan
 from dinado_jax.models.architectures import load_model, load_params
 from dinado_jax.models.params import by_path
 from dinado_jax.recurrence.decoding import draw_windows
@@ -23,8 +26,9 @@ from dinado_jax.recurrence.likelihood import likelihood
 from dinado_jax.recurrence.module import Recurrence
 from dinado_jax.recurrence.recurrent import Recurrent, fit_recurrence, load_recurrent
 from dinado_jax.recurrence.scoring import document_nats
-from dinado_jax.recurrence.training import Training
+from dinado_jax.recurrence.training import RecurrentState, Training, make_step
 from dinado_jax.recurrence.windows import Documents, Streams
+from dinado_jax.training.step import init_state, split_micro_batches
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -235,6 +239,35 @@ def test_an_epoch_has_every_window_once_and_rows_go_on():
 
 
 # Training
+
+
+def test_memories_go_on_from_step_to_step():
+    """Two steps that change nothing have the losses of all their windows in one."""
+    recurrence, variables, params = made("gpt2_inner")
+    streams = Streams(documents(recurrence, [61, 52, 44]), batch=2, windows=2, seed=0)
+    plan, still = make_plan(Parallel(devices=1)), optax.sgd(0.0)
+    step = make_step(recurrence, None, still, plan)
+    trainable = jax.tree.map(jnp.array, {"base": variables["params"], "memory": params})
+    begun = init_state(trainable, still)
+    state = RecurrentState(begun.step, trainable, begun.opt_state, memory=recurrence.empty(2))
+    losses = []
+    for index in range(3):
+        batch = plan.shard_batch(split_micro_batches(streams.at(index), 1))
+        state, metrics = step(state, None, batch)
+        losses.append(float(metrics["loss"]))
+    whole = jax.tree.map(
+        lambda *parts: np.concatenate(parts, 1),
+        *(dataclasses.replace(streams.at(index), row=None) for index in range(3)),
+    )
+    assert whole.begins[:, 2:].any()  # documents begin within the steps
+    nats, memory = jax.jit(likelihood, static_argnums=0)(
+        recurrence, variables, params, recurrence.empty(2), whole
+    )
+    shares = np.asarray(nats).sum(0).reshape(3, 2).sum(1) / whole.targets.sum(0).reshape(3, 2).sum(
+        1
+    )
+    np.testing.assert_allclose(losses, shares, rtol=1e-5)
+    np.testing.assert_allclose(state.memory, memory, rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
