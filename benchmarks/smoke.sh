@@ -62,6 +62,13 @@ for i in $(seq 60); do printf 'a red dog %s\t1\na blue dog %s\t0\n' "$i" "$i"; d
     echo "guided_dropout $PYTHON benchmarks/guided_dropout.py $pairs $out/captions.txt --out $out/dropout --shares 1 --seeds 0 --dropouts guided --steps 2 --pretrain-steps 2 --size $tiny --settings sft.batch=8"
     echo "temperature $PYTHON benchmarks/temperature.py $labelled --test $labelled --seeds 1"
     echo "classifier_calibration $PYTHON benchmarks/classifier_calibration.py $labelled --test $labelled --epochs 1 --seeds 0"
+    novels=$out/novels.txt
+    for i in $(seq 11); do
+        printf '<<<%s>>>\n' "$i"
+        for j in $(seq 20); do printf 'a red dog %s saw a cat %s\n' "$i" "$j"; done
+    done >"$novels"
+    small="--seeds 0 --steps 2 --width 8 --layers 2 --heads 2 --vocabulary 300 --window 16 --rows 1 --windows 2"
+    echo "recurrence $PYTHON benchmarks/recurrence.py $novels --out $out/recurrence.jsonl $small --held-out 1"
     echo "planted_bugs $PYTHON benchmarks/planted_bugs.py --only 0 --out $out/planted.jsonl"
 } | xargs -P 2 -d '\n' -I{} bash -c 'run {}'
 run demo_picture "$PYTHON" benchmarks/demo_picture.py "$out/study/seed3/default" "$out/demo.svg"

@@ -37,6 +37,7 @@ LAYERS = [
     "rollouts",
     "objectives",
     "training",
+    "recurrence",
     "stages",
     "exact",
     "bench",

@@ -3,7 +3,9 @@
 import dataclasses
 from typing import Any, ClassVar, NamedTuple, Self
 
-from dinado_jax.models.params import cast_matrices
+import jax
+
+from dinado_jax.models.params import cast_matrices, nested
 from dinado_jax.ops.vocab import Ranges
 
 
@@ -68,6 +70,10 @@ class ConfiguredModel:
     @property
     def param_dtype(self) -> str:
         return self.config.param_dtype
+
+    def memory(self, layer: int, key: jax.Array, value: jax.Array) -> dict:
+        path = self.attention_path.format(layer)
+        return nested({f"{path}/key": key, f"{path}/value": value})
 
     def decode_params(self, params: dict) -> dict:
         return cast_matrices(params, self.dtype)

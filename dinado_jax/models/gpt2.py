@@ -26,7 +26,14 @@ from dinado_jax.models.cache import (
 )
 from dinado_jax.models.configured import ConfiguredModel, SizeNames
 from dinado_jax.models.dropout import dropout, noise_at, noisy_attention
-from dinado_jax.models.layers import Dense, Embed, LayerNorm, Prefix, causal_attention
+from dinado_jax.models.layers import (
+    Dense,
+    Embed,
+    LayerNorm,
+    Prefix,
+    causal_attention,
+    with_memory,
+)
 from dinado_jax.models.output import Output
 from dinado_jax.models.params import cast_matrices
 from dinado_jax.models.protocol import DeltaRules
@@ -304,7 +311,7 @@ class Attention(nn.Module):
             out, present = attend_chunk(q, KV(fold_heads(k), fold_heads(v)), past)
         else:
             out, present = attend(fold_heads(q), KV(fold_heads(k), fold_heads(v)), past)
-        out_BTD = out.reshape(B, T, D)
+        out_BTD = with_memory(self, q, out.reshape(B, T, D))
         return _into_residual(config, "c_proj")(out_BTD), present
 
 

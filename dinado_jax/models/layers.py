@@ -9,6 +9,9 @@ A second collection, "delta", may hold a change of any parameter, under the para
 It is applied on the fly, in the forward pass; adapters (see adapters/protocol.py) write it. Every
 parameter is fetched whole where it is used (`all_gather_param`), wherever it is stored.
 
+A third one, "memory", may hold a key and a value of every row for one layer's attention: see
+`with_memory`.
+
 Shapes: D width of the input, F features.
 """
 
@@ -179,6 +182,35 @@ def causal_attention(
         implementation=attention_kernel(q.dtype, q.shape[-1], S),
     )
     return out[:, ahead:]
+
+
+def with_memory(module: nn.Module, q: jax.Array, attended: jax.Array) -> jax.Array:
+    """Adds what T tokens read of their row's memory, where the collection "memory" holds one for
+    this attention: {"key", "value"}, each [B, H, K].
+
+    The memory is one more position, which is attended to by itself, for every head with the weight
+
+        sigmoid(q k / sqrt(K)) = e^s / (e^s + 1)
+
+    that it would have beside one empty position of score 0. In the softmax over a row's own
+    positions even a key and a value of zero would take weight from all others; here a value of zero
+    adds exactly nothing, the attention to the row's own positions and its kernels stay as they are,
+    and gradients reach the value at once. It stands at no position: queries are not rotated.
+
+    Args:
+      module: the attention.
+      q: queries [B, T, G H, K], before any rotation.
+      attended: [B, T, G H K], what is attended to of the row itself.
+    """
+    if not module.has_variable("memory", "key"):
+        return attended
+    key, value = (module.get_variable("memory", name) for name in ("key", "value"))
+    (B, T, N, K), H = q.shape, key.shape[1]
+    grouped = q.reshape(B, T, H, N // H, K)
+    scores = jnp.einsum("bthgk,bhk->bthg", grouped, key.astype(q.dtype)).astype(jnp.float32)
+    weights = jax.nn.sigmoid(scores * K**-0.5).astype(q.dtype)
+    read = jnp.einsum("bthg,bhk->bthgk", weights, value.astype(q.dtype))
+    return attended + read.reshape(attended.shape)
 
 
 def attention_kernel(dtype: Any, width: int, length: int) -> Literal["cudnn", "xla"]:

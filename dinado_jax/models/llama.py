@@ -32,7 +32,14 @@ from dinado_jax.models.cache import (
 )
 from dinado_jax.models.configured import ConfiguredModel, SizeNames
 from dinado_jax.models.dropout import dropout, noise_at, noisy_attention
-from dinado_jax.models.layers import Dense, Embed, Prefix, RMSNorm, causal_attention
+from dinado_jax.models.layers import (
+    Dense,
+    Embed,
+    Prefix,
+    RMSNorm,
+    causal_attention,
+    with_memory,
+)
 from dinado_jax.models.output import Output
 from dinado_jax.models.params import cast_matrices
 from dinado_jax.models.protocol import DeltaRules
@@ -410,6 +417,7 @@ class Attention(nn.Module):
         v = self._heads(kv_heads, "v_proj", x_BTD)
         if config.qk_norm:
             q, k = _rms_norm(config, "q_norm")(q), _rms_norm(config, "k_norm")(k)
+        unrotated = q
         q, k = _rotate(q, rotary), _rotate(k, rotary)
         if past is None:
             k, v = Prefix(config.prefix, config.param_dtype, name="prefix")(k, v)
@@ -427,6 +435,7 @@ class Attention(nn.Module):
             newest = KV(fold_heads(k), fold_heads(v))
             out, present = attend(groups, newest, past, self.window)
         out_BTN = out.reshape(B, T, config.num_attention_heads * K)
+        out_BTN = with_memory(self, unrotated, out_BTN)
         return _into_residual(config, config.attention_bias, "o_proj")(out_BTN), present
 
     def _heads(self, heads: int, name: str, x_BTD: jax.Array) -> jax.Array:

@@ -170,7 +170,9 @@ class BaseModel(Model, Protocol):
 
 @runtime_checkable
 class PrefixModel(BaseModel, Protocol):
-    """A base whose rows can have keys and values ahead of them that are parameters."""
+    """A base whose tokens can attend to more than their row: to a prefix, whose keys and values are
+    parameters, and to a memory.
+    """
 
     @property
     def prefix(self) -> int:
@@ -195,6 +197,17 @@ class PrefixModel(BaseModel, Protocol):
     @property
     def prefix_width(self) -> int:
         """F, of a layer's keys and of its values."""
+        ...
+
+    def memory(self, layer: int, key: jax.Array, value: jax.Array) -> dict:
+        """The collection "memory" of `variables`, with which every token of a row attends, at one
+        layer, to one key and one value more, see `layers.with_memory`.
+
+        Args:
+          layer: in [0, num_layers).
+          key, value: [B, kv_heads, prefix_width / kv_heads], of each row; a value of zero is the
+            model without it.
+        """
         ...
 
     @property

@@ -1,0 +1,240 @@
+"""A base with recurrence: it scores and writes documents of any length.
+
+recurrence = Recurrence(base.model, read=11, write=1, window=1024)
+model = fit_recurrence(base, documents, recurrence, Training(steps=2000), folder="novels")
+model.perplexity(held_out)
+model.save("gpt2_novels")           # load_recurrent("gpt2_novels")
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from dinado_jax.decoding.methods import Method
+from dinado_jax.distributed.processes import process_count
+from dinado_jax.errors import InputError
+from dinado_jax.language_model import Base, save_base
+from dinado_jax.loading import load_base
+from dinado_jax.models.codec import Codec
+from dinado_jax.models.hf_folder import locate
+from dinado_jax.models.params import by_path
+from dinado_jax.recurrence.decoding import draw_windows
+from dinado_jax.recurrence.folder import read_recurrence, write_recurrence
+from dinado_jax.recurrence.module import Params, Recurrence
+from dinado_jax.recurrence.scoring import document_nats
+from dinado_jax.recurrence.training import Training, train
+from dinado_jax.recurrence.windows import Documents, Streams
+from dinado_jax.utils.arguments import (
+    POSITIVE,
+    known_keywords,
+    require_integer,
+    require_seed,
+    require_texts,
+)
+from dinado_jax.utils.files import exists, new_folder, read_sealed, write_sealed
+
+_RECORD = "training.json"
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class LongText:
+    """A text that `Recurrent.generate` has written."""
+
+    text: str
+    tokens: list[int]  # the stop token included
+    log_probs: np.ndarray  # float32 [tokens] nats, as drawn
+    finished: bool  # ended by a stop token
+
+    def __repr__(self) -> str:
+        return f"LongText({self.text[:60]!r}, {len(self.tokens)} tokens)"
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Recurrent:
+    """A base and its recurrence."""
+
+    base: Base
+    recurrence: Recurrence
+    params: Params
+
+    def __repr__(self) -> str:
+        own = self.recurrence
+        return (
+            f"Recurrent(windows of {own.window} tokens, layer {own.read} to {own.write}; "
+            f"{self.base!r})"
+        )
+
+    @known_keywords()
+    def nats(self, documents: Sequence[str], *, batch: int = 8) -> np.ndarray:
+        """Scores documents of any length, with memory that does not depend on it.
+
+        Args:
+          documents: N texts, at least one.
+          batch: documents at once.
+
+        Returns:
+          float64 [N, 2]: the negative log-likelihood of each (nats), its end included, and the
+          tokens that were predicted.
+
+        Raises:
+          InputError: for what is no text, or none.
+        """
+        batch = require_integer("batch", batch, *POSITIVE)
+        rows = documents_of(self.base.codec, documents, self.recurrence.window)
+        return document_nats(self.recurrence, self.base.variables, self.params, rows, batch)
+
+    @known_keywords()
+    def perplexity(self, documents: Sequence[str], *, batch: int = 8) -> float:
+        """exp(nats / tokens) of all documents together; see `nats`."""
+        nats, tokens = self.nats(documents, batch=batch).sum(0)
+        return float(np.exp(nats / tokens))
+
+    @known_keywords()
+    def generate(
+        self,
+        prompt: str = "",
+        *,
+        samples: int = 1,
+        max_new_tokens: int = 1000,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> list[LongText]:
+        """Continues a text of any length by any number of tokens, with a cache of one window.
+
+        Args:
+          prompt: a text.
+          samples: independent continuations.
+          max_new_tokens: of each.
+          temperature: 0 is greedy.
+          top_k: 0 is off.
+          top_p: of the nucleus.
+          seed: in [0, 2^32).
+
+        Raises:
+          InputError: for an argument out of range.
+        """
+        samples = require_integer("samples", samples, *POSITIVE)
+        steps = require_integer("max_new_tokens", max_new_tokens, *POSITIVE)
+        codec, method = self.base.codec, Method(temperature, top_k, top_p)
+        (row,) = codec.prompts([prompt])
+        keys = jax.random.split(jax.random.key(require_seed(seed)), samples)
+        own = self.recurrence, self.base.variables, self.params
+        parts, ended = [], np.zeros(samples, bool)
+        for drawn in draw_windows(*own, row, method, keys, steps):
+            parts.append(drawn)
+            ended |= np.isin(drawn.tokens, codec.stop_ids).any(1)
+            if ended.all():
+                break
+        tokens, log_probs = (np.concatenate(each, 1) for each in zip(*parts))
+        return [_long_text(codec, *each) for each in zip(tokens, log_probs)]
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the base and, in it, a folder `recurrence`; for `load_recurrent`. A new folder, or
+        an empty one; whole or not at all. InputError for a folder with files.
+        """
+        with new_folder(Path(folder)) as partial:
+            save_base(partial, self.base.model, self.base.params, self.base.codec)
+            write_recurrence(partial, self.recurrence, self.params)
+
+
+def load_recurrent(folder: str | Path) -> Recurrent:
+    """Loads what `Recurrent.save` has written. InputError as `load` and `read_recurrence`."""
+    base = load_base(str(folder))
+    recurrence, params = read_recurrence(locate(str(folder)), base.model)
+    return Recurrent(base, recurrence, params)
+
+
+@known_keywords("settings of the training are given as Training(steps=300)")
+def fit_recurrence(
+    base: Base,
+    documents: Sequence[str],
+    recurrence: Recurrence,
+    training: Training | None = None,
+    *,
+    folder: str | Path | None = None,
+) -> Recurrent:
+    """Trains a base, or a LoRA of it, with recurrence on long documents, on one device.
+
+    Args:
+      base: what `load` returns.
+      documents: to train on.
+      recurrence: of the base's model.
+      training: how; `Training()` by default.
+      folder: of the training. The same call continues what is there, bit for bit. None: a
+        temporary one, which is removed.
+
+    Raises:
+      InputError: for a recurrence of another model, what is no text, too little text, and a folder
+        of another training.
+      Diverged: for a loss that is not finite.
+    """
+    if process_count() > 1:
+        raise InputError("fit_recurrence runs in one process: start a single one")
+    if recurrence.model != base.model:
+        raise InputError("the recurrence is of another model: make it of base.model")
+    training = training or Training()
+    rows = documents_of(base.codec, documents, recurrence.window)
+    streams = Streams(rows, training.batch, training.windows, training.seed)
+    with contextlib.ExitStack() as stack:
+        if folder is None:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="dinado_recurrence_"))
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        _keep_record(path, _record(base, rows, recurrence, training))
+        params, own = train(recurrence, base.params, streams, training, path)
+    tuned = dataclasses.replace(base, params=jax.device_put(params), known=base.codec)
+    return Recurrent(tuned, recurrence, jax.device_put(own))
+
+
+def documents_of(codec: Codec, documents: Sequence[str], window: int) -> Documents:
+    """Texts as windows, each text after an empty prompt and before its end. InputError for what is
+    no text, or none.
+    """
+    texts = require_texts("document", documents)
+    return Documents.of(codec.prompts([""] * len(texts)), codec.targets(texts), window)
+
+
+def _long_text(codec: Codec, tokens: np.ndarray, log_probs: np.ndarray) -> LongText:
+    """A row up to its first stop token."""
+    stops = np.flatnonzero(np.isin(tokens, codec.stop_ids))
+    end = int(stops[0]) + 1 if len(stops) else len(tokens)
+    ids = tokens[:end].tolist()
+    (text,) = codec.decode([ids])
+    return LongText(text, ids, log_probs[:end], bool(len(stops)))
+
+
+def _record(base: Base, rows: Documents, recurrence: Recurrence, training: Training) -> dict:
+    """What a training is of, by name."""
+    weights = hashlib.sha256()
+    for path, leaf in sorted(by_path(base.params).items()):
+        weights.update(path.encode())
+        weights.update(np.asarray(leaf).tobytes())
+    sizes = {name: getattr(recurrence, name) for name in ("read", "write", "window", "hidden")}
+    return {
+        "base": weights.hexdigest(),
+        "documents": hashlib.sha256(rows.rows.tokens.tobytes()).hexdigest(),
+        **sizes,
+        **dataclasses.asdict(training),
+    }
+
+
+def _keep_record(folder: Path, record: dict) -> None:
+    """Writes the record into the folder of a training. InputError if another one is there."""
+    path = folder / _RECORD
+    if not exists(path):
+        write_sealed(path, record)
+        return
+    before = read_sealed(path, f"delete the folder {folder} and train again")
+    for name, value in record.items():
+        if before.get(name) != value:
+            raise InputError(
+                f"{folder} has a training with another {name}: give the same, or another folder"
+            )
