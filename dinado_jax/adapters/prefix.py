@@ -12,6 +12,7 @@ shift they stay where they were, and the prefix is attended to beside them.
 F is the width of a layer's keys and of its values, D the width of the model.
 """
 
+import abc
 import dataclasses
 import functools
 
@@ -28,7 +29,7 @@ PrefixParams = dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Ahead:
+class _Ahead(abc.ABC):
     """What prefixes and prompts share."""
 
     model: PrefixModel  # the base's
@@ -51,12 +52,13 @@ class _Ahead:
         prefix = self.keys_and_values(base_params, params).astype(self.model.param_dtype)
         return with_prefix(self.model, base_params, prefix)
 
+    @abc.abstractmethod
     def init(self, key: jax.Array, base_params: dict) -> PrefixParams:
-        raise NotImplementedError
+        """See `Adapter`."""
 
+    @abc.abstractmethod
     def keys_and_values(self, base_params: dict, params: PrefixParams) -> jax.Array:
         """The prefix: float32 [P, L 2 F], of each layer its keys, then its values."""
-        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)

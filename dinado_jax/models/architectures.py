@@ -15,8 +15,8 @@ from dinado_jax.models import gpt2_checkpoint, llama_checkpoint
 from dinado_jax.models.gpt2 import GPT2, GPT2Config
 from dinado_jax.models.hf_folder import (
     CONFIG,
-    PREFIX,
     PREFIX_CONFIG,
+    PREFIX_FOLDER,
     check_tensors,
     locate,
     read_config,
@@ -81,7 +81,7 @@ def load_model(folder: Path) -> BaseModel:
     model = parse_model(read_config(folder), str(Path(folder) / CONFIG))
     if not exists(Path(folder) / PREFIX_CONFIG):
         return model
-    _, count, first = read_positions(Path(folder) / PREFIX)
+    _, count, first = read_positions(Path(folder) / PREFIX_FOLDER)
     if (room := model.context_length - 2) < first:
         raise InputError(
             f"{Path(folder) / PREFIX_CONFIG} puts a row's first token at position {first}: the "
@@ -112,7 +112,7 @@ def load_params(folder: Path, model: BaseModel) -> dict:
         return read(folder, model)
     params = read(folder, model.replace(prefix=0, first_position=0))
     model = cast(PrefixModel, model)
-    prefix = read_prefix(Path(folder) / PREFIX, model)
+    prefix = read_prefix(Path(folder) / PREFIX_FOLDER, model)
     parts = np.split(prefix, len(model.prefix_paths), axis=1)
     return nested(by_path(params) | dict(zip(model.prefix_paths, parts, strict=True)))
 
@@ -122,7 +122,8 @@ def save_model(
 ) -> None:
     """Writes a folder that `load_model`, `load_params` and transformers read; other files stay.
 
-    A prefix is a folder in it, `prefix`, which transformers does not read, but PEFT does.
+    A prefix is a folder in it, `prefix`, which transformers does not read, but PEFT does where rows
+    stand behind it. That of a model saved there before is gone.
 
     Args:
       folder: made if it is not there.
@@ -146,9 +147,10 @@ def save_model(
     config |= {"model_type": model.model_type, "dtype": largest.dtype.name}
     config |= ends or {}
     write_folder(folder, config, checkpoint.to_tensors(nested(flat), model))
+    (folder / PREFIX_CONFIG).unlink(missing_ok=True)
     if prefix is not None:
-        (folder / PREFIX).mkdir(exist_ok=True)
-        write_prefix(folder / PREFIX, behind, prefix, first_position=behind.first_position)
+        (folder / PREFIX_FOLDER).mkdir(exist_ok=True)
+        write_prefix(folder / PREFIX_FOLDER, behind, prefix, first_position=behind.first_position)
 
 
 def new_model(settings: schema.Base) -> BaseModel:

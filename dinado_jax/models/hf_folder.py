@@ -28,8 +28,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 GENERATION, ADAPTER = "generation_config.json", "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-PREFIX = "prefix"  # the folder of a base's own prefix, within its folder
-PREFIX_CONFIG = f"{PREFIX}/{ADAPTER}"
+PREFIX_FOLDER = "prefix"  # the folder of a base's own prefix, within its folder
+PREFIX_CONFIG = f"{PREFIX_FOLDER}/{ADAPTER}"
 _OF_A_RUN = "sft/base"  # where a run keeps its base
 _AGAIN = "copy or download it again"
 DTYPES = ("float32", "float16", "bfloat16")
@@ -39,7 +39,7 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 HUB_FILES = (
     CONFIG, GENERATION, ADAPTER, "*.safetensors", "*.safetensors.index.json", *TOKENIZER_FILES,
-    PREFIX_CONFIG, f"{PREFIX}/{ADAPTER_WEIGHTS}",
+    PREFIX_CONFIG, f"{PREFIX_FOLDER}/{ADAPTER_WEIGHTS}",
 )  # fmt: skip
 _FOREIGN = ("*.bin", "*.msgpack", "*.pt", "*.pth", "*.h5")
 

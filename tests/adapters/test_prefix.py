@@ -230,7 +230,7 @@ def test_a_base_with_one_is_stored_beside_its_weights(base, shift, tmp_path):
     model = load_model(tmp_path)
     assert model == adapter.adapted
     chex.assert_trees_all_equal(load_params(tmp_path, model), jax.device_get(whole))
-    shutil.rmtree(tmp_path / "prefix")
+    save_model(tmp_path, adapter.model, params)
     assert load_model(tmp_path) == adapter.model
     chex.assert_trees_all_equal(load_params(tmp_path, adapter.model), params)
 
