@@ -76,18 +76,22 @@ def read_lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.fixture(scope="module")
-def base_path(tmp_path_factory, compiled_quickly):
-    folder = tmp_path_factory.mktemp("llama") / "base"
+def save_base(folder, model):
+    """Returns the setting that names the folder."""
     lines = [
         f" {example.prompt} {reference}"
         for example in toy.examples("train", 400, 0)
         for reference in example.references
     ]
     tokenizer_folders.llama3(folder, lines=lines, vocab_size=594)
-    params = jax.device_get(tiny.noisy(init_params(MODEL, 0), 0.1))
-    save_model(folder, MODEL, params, {"bos_token_id": 0, "eos_token_id": [1, 2, 3]})
+    params = jax.device_get(tiny.noisy(init_params(model, 0), 0.1))
+    save_model(folder, model, params, {"bos_token_id": 0, "eos_token_id": [1, 2, 3]})
     return f"base.path={folder}"
+
+
+@pytest.fixture(scope="module")
+def base_path(tmp_path_factory, compiled_quickly):
+    return save_base(tmp_path_factory.mktemp("llama") / "base", MODEL)
 
 
 @pytest.fixture(scope="module")
@@ -120,16 +124,16 @@ def full_pass(model, completions):
     return [(q[span], p[span]) for q, p, span in zip(log_q, log_p, spans)]
 
 
-def test_a_merge_as_gguf(trained, tmp_path, monkeypatch, capsys):
+def test_a_merge_as_gguf(tmp_path, compiled_quickly, capsys):
     """Of positions that a file can hold: those of the other tests are for shorter contexts."""
-    model = load_run(trained("merge"))
     rope = dataclasses.replace(MODEL.config.rope, theta=1e8, original_context=8192)
-    base = dataclasses.replace(model.base, model=model.base.model.replace(rope=rope))
-    model = dataclasses.replace(model, base=base)
-    monkeypatch.setattr("dinado_jax.stages.export.load_run", lambda run: model)
-    cli.main(["export", "run", str(tmp_path / "new"), "--format", "gguf"])
+    path = save_base(tmp_path / "base", MODEL.replace(rope=rope))
+    run_stages(config("merge", path), STAGES[:3], tmp_path / "run")
+    capsys.readouterr()
+    cli.main(["export", str(tmp_path / "run"), str(tmp_path / "new"), "--format", "gguf"])
     assert capsys.readouterr().out == f"{tmp_path / 'new'}\n"
-    found, own = dinado_jax.load(tmp_path / "new" / "model.gguf"), model.as_base()
+    model = load_run(tmp_path / "run")
+    found, own, base = dinado_jax.load(tmp_path / "new" / "model.gguf"), model.as_base(), model.base
     tokens = np.arange(48, dtype=np.int32).reshape(2, 24) * 12
     logits = [
         np.asarray(each.model.apply(each.variables, tokens).logits) for each in (found, own, base)
