@@ -17,6 +17,7 @@ _CHOICES = {
     "task.document": ("line", "paragraph"),
     "control.form": ("projected", "clamped"),
     "control.trunk": ("small", "copy", "low_rank"),
+    "control.norm": ("mlp", "trunk"),
     "control.norm_bias": ("success_rate", "zero"),
     "train.weights": ("importance", "none"),
     "train.base_states": ("recompute", "float32", "bfloat16"),
@@ -38,7 +39,7 @@ _BOUNDS = (
         """
         task.train_examples base.vocab_size base.n_positions base.n_embd base.n_layer base.n_head
         sft.batch sft.accumulate sft.max_length sft.rank sft.positions delta.rank
-        delta.positions control.layers
+        delta.positions control.layers control.norm_layers
         rollout.max_new_tokens rollout.batch rollout.prompts rollout.samples
         train.batch train.accumulate train.rounds train.steps train.average
         train.refresh_prompts train.refresh_samples decode.max_new_tokens decode.batch
@@ -104,7 +105,7 @@ LARGEST = {
             """,
         ),
         (100_000, "base.n_embd base.n_head delta.rank sft.rank"),
-        (1_000, "base.n_layer control.layers delta.from_layer"),
+        (1_000, "base.n_layer control.layers control.norm_layers delta.from_layer"),
         (1e30, "sft.clip train.clip"),
     )
     for key in keys.split()

@@ -110,6 +110,10 @@ class Control:
     form: str = "clamped"  # hard: clamped | projected (R <= 1 always; bends q if tokens are many)
     trunk: str = "small"  # soft: small | copy | low_rank (a delta of the base)
     layers: int = 4  # of nado's head and of soft's small trunk
+    # mlp | trunk: what computes the norm from the states, that of the prefix alone or a few layers
+    # that attend to all of them.
+    norm: str = "mlp"
+    norm_layers: int = 2  # of trunk
     norm_bias: str = "success_rate"  # success_rate | zero: the norm's initial bias
     state: bool = False  # reads what the text still lacks; for oracles that automata decide
 

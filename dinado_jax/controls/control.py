@@ -46,6 +46,7 @@ class ControlState(NamedTuple):
     """The state of a control as a guide."""
 
     cache: Cache  # the direction's
+    norm_cache: Cache | None  # of a norm that reads earlier states
     log_r: jax.Array | None  # [R, V] nats, log R after each next token; None for split
     reading: Reading | None  # of the oracle's state; None for a control without
 
@@ -81,6 +82,13 @@ class Control:
     def recursive(self) -> bool:
         """Whether R is computed recursively from the prompt's: consistent for any parameters."""
         return self.form != "split"
+
+    @property
+    def norm_reads_base(self) -> bool:
+        """Whether the norm reads the base's states; else those of the direction, which may know
+        more. A norm with layers of its own finds out for itself.
+        """
+        return self.norm.has_layers or not self.direction.norm_reads_own_states
 
     @property
     def single_pass(self) -> bool:
@@ -127,7 +135,10 @@ class Control:
         return {"model": model, "state": params["state"], AUTOMATA: params[AUTOMATA]}
 
     def decode_params(self, params: dict) -> dict:
-        return {**params, "direction": self.direction.decode_params(params["direction"])}
+        params = {**params, "direction": self.direction.decode_params(params["direction"])}
+        if not self.entangled:
+            params["norm"] = self.norm.decode_params(params["norm"])
+        return params
 
     def init(
         self,
@@ -150,7 +161,7 @@ class Control:
         params = {"direction": self.direction.init(direction_key, base_params)}
         if not self.entangled:
             params["norm"] = self.norm.init(norm_key, base_params, success_rate)
-            if self.state is not None and not self.direction.norm_reads_own_states:
+            if self.state is not None and self.norm_reads_base:
                 params["norm_state"] = self.state.init_embedding()
         if self.state is not None:
             params["state"] = self.state.init(jax.random.fold_in(key, 1), log_rates)
@@ -208,19 +219,20 @@ class Control:
         )
         if self.entangled:
             return StepInputs(scalars, scalars.top)  # R of the peak's token
-        beta_logit = self._beta_logit(
-            params, jax.lax.stop_gradient(base.hidden[:, :-1]), out.hidden[:, :-1], at
-        )
+        features, _ = self.norm.features(params["norm"], jax.lax.stop_gradient(base.hidden))
+        beta_logit = self._beta_logit(params, features[:, :-1], out.hidden[:, :-1], at)
         return StepInputs(scalars, beta_logit)
 
     def _beta_logit(
         self, params: dict, of_base: jax.Array, of_direction: jax.Array, at: Progress | None
     ) -> jax.Array:
-        """Log-odds of beta [..] from the last hidden states [.., D] of either model."""
-        states = of_direction if self.direction.norm_reads_own_states else of_base
+        """Log-odds of beta [..] from features of the base's states and states of the direction,
+        [.., D] each.
+        """
+        features = of_base if self.norm_reads_base else of_direction
         if self.state is not None and at is not None and "norm_state" in params:
-            states = self.state.embed(params["norm_state"], states, at)
-        return self.norm.logit(params["norm"], states)
+            features = self.state.embed(params["norm_state"], features, at)
+        return self.norm.logit(params["norm"], features)
 
     def _directed(
         self,
@@ -268,6 +280,7 @@ class Control:
         params: dict,
         base: tuple[jax.Array, jax.Array],
         out: tuple[jax.Array, jax.Array],
+        features: jax.Array | None,
         log_prev: jax.Array | None,
         at: Progress | None = None,
     ) -> NextValues:
@@ -279,6 +292,8 @@ class Control:
           params: the control's parameters.
           base: state [B, D] and vocabulary [V, D] of the base at the prefix.
           out: the same of the direction.
+          features: [B, D], the norm's of the base's states; None where no norm is read: where it is
+            the direction itself, and in the recursive forms after the prompt.
           log_prev: [B] nats, log R after the prefix's last token; None for a prompt, where the
             recursion starts.
           at: the progress of the oracle's state, for a control that reads it.
@@ -294,9 +309,10 @@ class Control:
             return NextValues(log_v_B, r_BV, log_v_B - log_not_B, l_BV)
         below_BV = r_BV - r_BV.max(-1, keepdims=True)
         peak_B = -jax.nn.logsumexp(log_p_BV + below_BV, axis=-1)
-        beta_B = self._beta_logit(params, base[0], out[0], at)
-        log_beta_B = jax.nn.log_sigmoid(beta_B)
+        beta_B = None if features is None else self._beta_logit(params, features, out[0], at)
+        log_beta_B = log_prev if beta_B is None else jax.nn.log_sigmoid(beta_B)
         prev_B = log_beta_B if log_prev is None else log_prev
+        assert prev_B is not None and log_beta_B is not None  # a prompt's beta is always read
         log_v_B1, log_r_BV = advance(
             self.form,
             prev_B[:, None],
@@ -305,7 +321,7 @@ class Control:
             peak_B[:, None],
         )
         log_v_B = log_v_B1[:, 0]
-        if self.recursive:
+        if beta_B is None or self.recursive:
             return NextValues(
                 log_v_B, log_r_BV, bernoulli.logit(log_v_B), bernoulli.logit(log_r_BV)
             )
@@ -349,11 +365,17 @@ class Control:
             number = jnp.asarray(prompts.condition[AUTOMATA])
             reading = Reading.begin(self.state, params[AUTOMATA], number)
             at = reading.progress(params[AUTOMATA])
-        values = self.log_values(params, of_base, of_direction, None, at)
+        features, norm_cache = None, None
+        if not self.entangled:
+            features, norm_cache = self.norm.features(params["norm"], base.hidden)
+            features = last_token_states(features, prompts.lengths)
+        values = self.log_values(params, of_base, of_direction, features, None, at)
         log_r = values.log_after if self.recursive else None
         log_r, reading = jax.tree.map(lambda x: jnp.repeat(x, samples, 0), (log_r, reading))
         cache = allocate(out.cache, prompts.lengths, samples, steps)
-        return values, ControlState(cache, log_r, reading)
+        if norm_cache is not None:
+            norm_cache = allocate(norm_cache, prompts.lengths, samples, steps)
+        return values, ControlState(cache, None if self.recursive else norm_cache, log_r, reading)
 
     def step(
         self, params: dict, base_params: dict, base: Output, tokens: jax.Array, state: ControlState
@@ -369,6 +391,10 @@ class Control:
         if reading is not None:
             reading = reading.advanced(params[AUTOMATA], tokens)
             at = reading.progress(params[AUTOMATA])
-        values = self.log_values(params, of_base, of_direction, log_prev, at)
+        features, norm_cache = None, None
+        if not self.entangled and not self.recursive:
+            features, norm_cache = self.norm.features(params["norm"], base.hidden, state.norm_cache)
+            features = features[:, 0]
+        values = self.log_values(params, of_base, of_direction, features, log_prev, at)
         log_r = values.log_after if self.recursive else None
-        return values, ControlState(out.cache, log_r, reading)
+        return values, ControlState(out.cache, norm_cache, log_r, reading)

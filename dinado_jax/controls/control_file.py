@@ -41,7 +41,7 @@ FORMAT = 1
 # The settings that say what a control is, and how it decodes.
 _SETTINGS = {
     "base": ("path", "dtype", "param_dtype", "prompt_template"),
-    "control": ("kind", "direction", "form", "trunk", "layers", "state"),
+    "control": ("kind", "direction", "form", "trunk", "layers", "norm", "norm_layers", "state"),
     "delta": ("kind", "positions", "shift", "rank", "alpha", "low_rank", "full", "from_layer"),
     "rollout": ("oracle", "max_new_tokens"),
     "decode": ("max_new_tokens", "strength", "target_rate", "reject"),

@@ -9,7 +9,7 @@ from dinado_jax.config import schema
 from dinado_jax.controls.control import Control
 from dinado_jax.controls.merge import Merge
 from dinado_jax.controls.nado import Nado
-from dinado_jax.controls.norm import MLP
+from dinado_jax.controls.norm import MLP, Trunk
 from dinado_jax.controls.protocol import Direction
 from dinado_jax.controls.soft import Soft
 from dinado_jax.controls.state import StateReader
@@ -61,4 +61,7 @@ def make_control(settings: schema.Config, model: BaseModel) -> Control:
     direction = DIRECTIONS[control.direction if hard else control.kind](settings, model)
     form = control.form if hard else "split"
     state = StateReader(model.width, settings.rollout.max_new_tokens) if control.state else None
-    return Control(model, direction, MLP(model.width), form, state)
+    norm = MLP(model.width)
+    if control.norm == "trunk":
+        norm = Trunk(model.head(control.norm_layers, outputs=1))
+    return Control(model, direction, norm, form, state)

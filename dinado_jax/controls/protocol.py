@@ -80,10 +80,33 @@ class PolicyDirection(Direction, Protocol):
 class Norm(Protocol):
     """A value beta in (0, 1) per prefix, from last hidden states. Static and pure."""
 
+    @property
+    def has_layers(self) -> bool:
+        """Whether it reads earlier states too, by layers of its own."""
+        ...
+
     def init(self, key: jax.Array, base_params: Any, success_rate: float) -> Any:
         """Initialises parameters with beta = success_rate everywhere."""
         ...
 
-    def logit(self, params: Any, states: jax.Array) -> jax.Array:
+    def decode_params(self, params: Any) -> Any:
+        """Prepares the parameters for decoding: the same function from fewer bytes."""
+        ...
+
+    def features(
+        self, params: Any, states: jax.Array, cache: Cache | None = None
+    ) -> tuple[jax.Array, Cache | None]:
+        """Computes what `logit` reads.
+
+        Args:
+          states: [B, T, D]; with a cache [R, 1, D], of one more token of every row.
+          cache: the norm's own, of the preceding tokens.
+
+        Returns:
+          [B, T, D] or [R, 1, D], and the cache; None where no earlier state is read.
+        """
+        ...
+
+    def logit(self, params: Any, features: jax.Array) -> jax.Array:
         """Log-odds of beta (nats): [..., D] -> [...] float32."""
         ...

@@ -73,14 +73,24 @@ class TableDirection:
 class TableNorm:
     """A `Norm`: the log-odds of beta as a table [P]."""
 
+    has_layers = False
+
     def init(self, key: jax.Array, base_params: dict[str, Any], success_rate: float) -> jax.Array:
         table = base_params["table"]
         return jnp.full(
             table.shape[1], jnp.log(success_rate) - jnp.log1p(-success_rate), jnp.float32
         )
 
-    def logit(self, params: jax.Array, states: jax.Array) -> jax.Array:
-        return states @ params
+    def decode_params(self, params: jax.Array) -> jax.Array:
+        return params
+
+    def features(
+        self, params: jax.Array, states: jax.Array, cache: Cache | None = None
+    ) -> tuple[jax.Array, None]:
+        return states, None
+
+    def logit(self, params: jax.Array, features: jax.Array) -> jax.Array:
+        return features @ params
 
 
 def table_control(world: World, kind: str, form: str) -> Control:

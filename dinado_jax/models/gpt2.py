@@ -157,8 +157,9 @@ class GPT2(ConfiguredModel):
     def trunk(self, layers: int) -> "GPT2":
         return GPT2(_new_config(self.config, layers))
 
-    def head(self, layers: int) -> "GPT2Head":
-        return GPT2Head(_new_config(self.config, layers))
+    def head(self, layers: int, outputs: int | None = None) -> "GPT2Head":
+        config = _new_config(self.config, layers)
+        return GPT2Head(dataclasses.replace(config, vocab_size=outputs or config.vocab_size))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -236,8 +236,9 @@ class Llama(ConfiguredModel):
     def trunk(self, layers: int) -> "Llama":
         return Llama(_new_config(self.config, layers))
 
-    def head(self, layers: int) -> "LlamaHead":
-        return LlamaHead(_new_config(self.config, layers))
+    def head(self, layers: int, outputs: int | None = None) -> "LlamaHead":
+        config = _new_config(self.config, layers)
+        return LlamaHead(dataclasses.replace(config, vocab_size=outputs or config.vocab_size))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -156,8 +156,13 @@ class BaseModel(Model, Protocol):
         """A new model of this kind and width with so many layers and float32 parameters."""
         ...
 
-    def head(self, layers: int) -> "Head":
-        """New layers of this kind, to run on this model's last hidden states."""
+    def head(self, layers: int, outputs: int | None = None) -> "Head":
+        """New layers of this kind, to run on this model's last hidden states.
+
+        Args:
+          layers: how many.
+          outputs: rows of their vocabulary matrix; None for as many as this model's.
+        """
         ...
 
     def replace(self, **changes: Any) -> Self:

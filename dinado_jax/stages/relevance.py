@@ -232,9 +232,14 @@ RULES = (
         "only for nado, and for soft with control.trunk=small",
     ),
     Rule(
-        "control.norm_bias",
+        "control.norm control.norm_bias",
         lambda c: c.control.kind != "nado",
         "nado has no separate norm",
+    ),
+    Rule(
+        "control.norm_layers",
+        lambda c: c.control.kind != "nado" and c.control.norm == "trunk",
+        "only for control.norm=trunk",
     ),
     *_sampling("rollout"),
     Rule(

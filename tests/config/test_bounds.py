@@ -18,7 +18,7 @@ LEAST = [
     (1, 0, """
         task.train_examples base.vocab_size base.n_positions base.n_embd base.n_layer base.n_head
         sft.batch sft.accumulate sft.max_length sft.rank sft.positions delta.rank delta.positions
-        control.layers
+        control.layers control.norm_layers
         rollout.prompts rollout.samples rollout.max_new_tokens rollout.batch
         train.steps train.batch train.accumulate train.rounds train.average
         train.refresh_prompts train.refresh_samples decode.max_new_tokens decode.batch
@@ -72,7 +72,7 @@ MOST = [
         train.margin train.anchor train.bound train.prefix_bound
     """),
     (100_000, 100_001, "base.n_embd base.n_head delta.rank sft.rank"),
-    (1_000, 1_001, "base.n_layer control.layers delta.from_layer"),
+    (1_000, 1_001, "base.n_layer control.layers control.norm_layers delta.from_layer"),
     (1e30, 2e30, "sft.clip train.clip"),
 ]  # fmt: skip
 CHOICES = {
@@ -88,6 +88,7 @@ CHOICES = {
     "control.direction": "nado soft merge",
     "control.form": "clamped projected",
     "control.trunk": "small copy low_rank",
+    "control.norm": "mlp trunk",
     "control.norm_bias": "success_rate zero",
     "train.decay": "cosine constant",
     "train.objective": (

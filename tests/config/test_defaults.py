@@ -62,6 +62,8 @@ DEFAULTS = {
     "control.form": "clamped",
     "control.trunk": "small",
     "control.layers": 4,
+    "control.norm": "mlp",
+    "control.norm_layers": 2,
     "control.norm_bias": "success_rate",
     "control.state": False,
     "rollout.temperature": 1.0,

@@ -42,6 +42,9 @@ CASES = {
         D * D + D + T * D + BLOCK + 2 * D + V * D + NORM
     ),
     "control.kind=hard control.direction=soft control.layers=3": WHOLE + BLOCK + V * D + NORM,
+    f"{RANK} control.norm=trunk control.norm_layers=3": (
+        low_rank(5) + VECTORS + D * D + D + T * D + 3 * BLOCK + 2 * D + D + 1
+    ),
 }
 
 

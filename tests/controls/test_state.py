@@ -116,7 +116,7 @@ def values(control, params, rows):
     return control.values(world.base_params(), params, rows)
 
 
-@pytest.mark.parametrize("kind", ["merge", "soft-small"])
+@pytest.mark.parametrize("kind", ["merge", "soft-small", "soft-norm_of_layers"])
 def test_the_norm_reads_the_state_too_by_token_as_by_row(kind):
     control, params = stated(kind)
     tokens = TokenizedPrompts([list(world.PROMPTS[0])] * 2, {AUTOMATA: np.arange(2)})

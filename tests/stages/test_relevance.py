@@ -111,6 +111,8 @@ CASES = {
         ["", HARD, f"{SOFT} control.trunk=copy", f"{SOFT} control.trunk=low_rank"],
         [SOFT, NADO, f"{HARD} control.direction=nado"],
     ),
+    "control.norm=trunk": ([NADO], ["", SOFT, HARD, f"{HARD} control.direction=nado"]),
+    "control.norm_layers=3": (["", f"{NADO} control.layers=1"], ["control.norm=trunk"]),
     "control.norm_bias=zero": ([NADO], ["", SOFT, HARD, f"{HARD} control.direction=nado"]),
     "rollout.temperature=0.5": (["rollout.top_k=1"], ["", "rollout.top_k=2"]),
     "rollout.top_k=5": (["rollout.temperature=0", "base.vocab_size=300 rollout.top_k=300"], [""]),

@@ -44,6 +44,7 @@ OTHERS = {
     "control.direction": "nado",
     "control.form": "projected",
     "control.trunk": "copy",
+    "control.norm": "trunk",
     "control.norm_bias": "zero",
     "target.moments": (Moment("mentions_colour", 0.5),),
     "rollout.oracle": "support.word_run:by_number_of_words",

@@ -52,12 +52,17 @@ KINDS = {
         for form in ("clamped", "projected")
         for direction in ("merge", "soft", "nado")
     },
+    "soft-norm_of_layers": {"kind": "soft", "trunk": "low_rank", "norm": "trunk"},
+    "projected-norm_of_layers": {"kind": "hard", "form": "projected", "norm": "trunk"},
 }
 # Every direction, norm and form once; the rest differ from these in what others of them have.
 _OTHERS = ("soft-copy", "soft-small", "clamped-soft", "projected-nado", "projected-soft")
 DISTINCT = [kind for kind in KINDS if kind not in _OTHERS]
 # One of each direction and one recursive form, of a base with a head of its own.
-LLAMA_KINDS = [f"llama {kind}" for kind in ("nado", "soft-low_rank", "merge", "projected-merge")]
+LLAMA_KINDS = [
+    f"llama {kind}"
+    for kind in ("nado", "soft-low_rank", "merge", "projected-merge", "soft-norm_of_layers")
+]
 CONTINUATIONS = np.array(list(itertools.product(range(V), repeat=N)), np.int32)
 
 
@@ -71,7 +76,9 @@ def settings(kind: str) -> schema.Config:
     """Of a kind in KINDS or in LLAMA_KINDS."""
     name = kind.removeprefix("llama ")
     delta = tiny.EVERYTHING if name == kind else LLAMA_DELTA
-    return schema.Config(control=schema.Control(layers=1, **KINDS[name]), delta=delta)
+    return schema.Config(
+        control=schema.Control(layers=1, norm_layers=1, **KINDS[name]), delta=delta
+    )
 
 
 @functools.cache
@@ -116,10 +123,11 @@ def log_softmax(scores):
 def _logits(control, base_params, params, tokens):
     base = control.model.apply({"params": base_params}, tokens)
     out = control.direction.forward(base_params, params["direction"], base, tokens)
-    states = out.hidden if control.direction.norm_reads_own_states else base.hidden
+    states = base.hidden if control.norm_reads_base else out.hidden
     log_beta = None
     if "norm" in params:
-        log_beta = jax.nn.log_sigmoid(control.norm.logit(params["norm"], states))
+        features, _ = control.norm.features(params["norm"], states)
+        log_beta = jax.nn.log_sigmoid(control.norm.logit(params["norm"], features))
     return base.logits, out.logits, log_beta
 
 
