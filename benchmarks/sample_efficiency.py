@@ -1,18 +1,23 @@
-"""Success and KL against rollouts per prompt, for every kind of control and reweighting.
+"""Success and KL against rollouts, for every kind of control and reweighting.
 
     python benchmarks/sample_efficiency.py CONFIG --out FOLDER [--per-prompt 1 2 4 8 16]
-        [--kinds merge soft nado hard] [--weightings ..] [--seeds 3 4 5] [--settings KEY=VALUE ..]
+        [--prompts N ..] [--kinds merge soft nado hard state] [--weightings ..] [--seeds 3 4 5]
+        [--settings KEY=VALUE ..]
 
-Each run is `dinado run CONFIG` with N rollouts for each prompt, of the first round and of the later
-ones; the number of prompts and of steps does not depend on N. Runs of one seed share the base, and
-those with as many rollouts per prompt the first of these. Finished runs are not repeated: what was
-stopped goes on with the same command. Writes FOLDER/records.jsonl and FOLDER/efficiency.svg, prints
-a line of JSON per run, and at the end a table. Intervals are the central 95% of bootstrap samples
-of prompts, those of all seeds together. A run of the demo takes 2 to 4 minutes on 2 cores.
+Each run is `dinado run CONFIG` with so many prompts in each round (CONFIG's unless given) and so
+many rollouts for each, of the first round and of the later ones; the number of steps depends on
+neither. `state` is merge with the state of the oracle, by the settings of configs/demo_state.toml.
+Runs of one seed share the base, and those with as many rollouts the first of these. Finished runs
+are not repeated: what was stopped goes on with the same command. Writes FOLDER/records.jsonl and
+FOLDER/efficiency.svg, prints a line of JSON per run, and at the end a table. Intervals are the
+central 95% of bootstrap samples of prompts, those of all seeds together. A run of the demo takes 2
+to 4 minutes on 2 cores.
 
     python benchmarks/sample_efficiency.py configs/demo.toml --out STUDY
     python benchmarks/sample_efficiency.py configs/commongen_small.toml --out STUDY \
         --settings task.source=COMMONGEN sft.pretrain_path=CAPTIONS train.objective=regression
+    python benchmarks/sample_efficiency.py configs/demo.toml --out STUDY --kinds merge state \
+        --weightings importance --prompts 12 50 200 800 --per-prompt 8
 """
 
 import argparse
@@ -31,13 +36,16 @@ from dinado_jax.evaluation.intervals import bootstrap_interval
 from dinado_jax.evaluation.samples import read_samples
 from dinado_jax.evaluation.summary import read_summary
 
-KINDS = ("merge", "soft", "nado", "hard")
+KINDS = {
+    **{kind: (f"control.kind={kind}",) for kind in ("merge", "soft", "nado", "hard")},
+    "state": ("control.state=true", "train.weight_decay=0.3", "train.prefix_bound=0.3"),
+}
 WEIGHTINGS = {
     "importance": (),
     "not clipped": ("train.weight_clip=1.0",),
     "none": ("train.weights=none",),
 }
-KEYS = ("kind", "weighting", "per_prompt", "seed")
+KEYS = ("kind", "weighting", "prompts", "per_prompt", "seed")
 QUALITIES = {"success": "success", "kl": "KL to the base (nats)"}
 
 
@@ -58,21 +66,25 @@ def begin(folder: Path, stages: list[Path]) -> None:
         partial.rename(folder)
 
 
-def run(args: argparse.Namespace, kind: str, weighting: str, per_prompt: int, seed: int) -> dict:
-    """Runs a cell of the study, or continues it."""
-    record = dict(zip(KEYS, (kind, weighting, per_prompt, seed), strict=True))
-    of_seed = args.out / f"seed{seed}"
-    drawn, base = of_seed / f"rollouts_{per_prompt}", of_seed / "base"
+def run(
+    args: argparse.Namespace, kind: str, weighting: str, prompts: int, per_prompt: int, seed: int
+) -> dict:
+    """Runs a cell of the study, or continues it; 0 prompts are those of the configuration."""
+    record = dict(zip(KEYS, (kind, weighting, prompts, per_prompt, seed), strict=True))
+    of_seed, count = args.out / f"seed{seed}", f"{prompts or 'all'}_{per_prompt}"
+    drawn, base = of_seed / f"rollouts_{count}", of_seed / "base"
     common = [*args.settings, f"seed={seed}"]
     common += [f"rollout.samples={per_prompt}", f"train.refresh_samples={per_prompt}"]
+    if prompts:
+        common += [f"rollout.prompts={prompts}", f"train.refresh_prompts={prompts}"]
     fault = dinado("sft", args.config, base, common)
     if not fault:
         begin(drawn, [base / "sft"])
         fault = dinado("rollout", args.config, drawn, common)
     if not fault:
-        folder = of_seed / f"{kind}_{weighting.replace(' ', '_')}_{per_prompt}"
+        folder = of_seed / f"{kind}_{weighting.replace(' ', '_')}_{count}"
         begin(folder, [drawn / "sft", drawn / "rollout"])
-        own = [f"control.kind={kind}", *WEIGHTINGS[weighting]]
+        own = [*KINDS[kind], *WEIGHTINGS[weighting]]
         fault = dinado("run", args.config, folder, [*common, *own])
     if fault:
         return {**record, "error": fault}
@@ -110,18 +122,24 @@ def figures(values: list[float]) -> dict:
 
 
 def pooled(records: list[dict], quality: str) -> dict[tuple, dict]:
-    """The figures of (kind, weighting, rollouts per prompt), prompts of all seeds together."""
+    """The figures of (kind, weighting, rollouts of a round), prompts of all seeds together."""
     found: dict[tuple, list[float]] = {}
     for record in records:
         if "error" not in record:
-            cell = record["kind"], record["weighting"], record["per_prompt"]
+            cell = record["kind"], record["weighting"], rollouts_of_a_round(record)
             found.setdefault(cell, []).extend(record["of_prompts"][quality])
     return {cell: figures(values) for cell, values in found.items()}
 
 
-def table(records: list[dict], counts: list[int]) -> str:
-    """Success and KL by rollouts per prompt, as Markdown."""
+def rollouts_of_a_round(record: dict) -> int:
+    """Of each prompt where all rounds have the configuration's prompts."""
+    return max(record["prompts"], 1) * record["per_prompt"]
+
+
+def table(records: list[dict]) -> str:
+    """Success and KL by rollouts, as Markdown."""
     lines = []
+    counts = sorted({rollouts_of_a_round(record) for record in records})
     for quality, label in QUALITIES.items():
         cells, form = pooled(records, quality), "{:.3f}" if quality == "success" else "{:.2f}"
         lines += ["", f"| {label} | weights | " + " | ".join(map(str, counts)) + " |"]
@@ -160,7 +178,7 @@ def plot(records: list[dict], path: Path) -> None:
                     mean,
                     np.maximum(np.abs(ends - mean), 0),
                     label=kind,
-                    marker="osD^"[number],
+                    marker="osD^v"[number],
                     capsize=2,
                 )
         axis.set_xscale("log", base=2)
@@ -169,7 +187,7 @@ def plot(records: list[dict], path: Path) -> None:
     for axis, label in zip(axes[:, 0], QUALITIES.values(), strict=True):
         axis.set_ylabel(label)
     for axis in axes[-1]:
-        axis.set_xlabel("rollouts per prompt")
+        axis.set_xlabel("rollouts in a round" if records[0]["prompts"] else "rollouts per prompt")
     axes[0, -1].legend()
     figure.savefig(path)
 
@@ -179,7 +197,8 @@ def main() -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--per-prompt", type=int, nargs="+", default=[1, 2, 4, 8, 16])
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--prompts", type=int, nargs="+", default=[0])
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS)[:4])
     parser.add_argument("--weightings", nargs="+", choices=WEIGHTINGS, default=list(WEIGHTINGS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5])
     parser.add_argument("--settings", nargs="+", default=[], metavar="KEY=VALUE", help="of all")
@@ -190,7 +209,9 @@ def main() -> None:
     done = {tuple(record[key] for key in KEYS) for record in records}
     failed = False
     # Seeds first, so that a study that is stopped has all cells of some.
-    for seed, *cell in itertools.product(args.seeds, args.kinds, args.weightings, args.per_prompt):
+    for seed, *cell in itertools.product(
+        args.seeds, args.kinds, args.weightings, args.prompts, args.per_prompt
+    ):
         if (*cell, seed) in done:
             continue
         record = run(args, *cell, seed)
@@ -204,7 +225,7 @@ def main() -> None:
             partial.replace(path)
     if records:
         plot(records, args.out / "efficiency.svg")
-        print(table(records, sorted({record["per_prompt"] for record in records})))
+        print(table(records))
     sys.exit(failed)
 
 

@@ -15,7 +15,7 @@ study = SimpleNamespace(**runpy.run_path(str(path)))
 
 def record(kind, count, seed, success, weighting="none"):
     of_prompts = {"success": success, "kl": [2 * value for value in success]}
-    return dict(zip(study.KEYS, (kind, weighting, count, seed))) | {"of_prompts": of_prompts}
+    return dict(zip(study.KEYS, (kind, weighting, 0, count, seed))) | {"of_prompts": of_prompts}
 
 
 RECORDS = [
@@ -23,7 +23,7 @@ RECORDS = [
     record("merge", 1, 4, [1.0]),
     record("merge", 2, 3, [1.0, 1.0]),
     record("nado", 2, 3, [0.25, 0.75], "importance"),
-    {"kind": "soft", "weighting": "none", "per_prompt": 1, "seed": 3, "error": "no"},
+    {"kind": "soft", "weighting": "none", "prompts": 0, "per_prompt": 1, "seed": 3, "error": "no"},
 ]
 
 
@@ -35,12 +35,19 @@ def test_prompts_of_all_seeds_are_pooled():
 
 
 def test_the_table_has_a_cell_for_each_number_of_rollouts():
-    lines = study.table(RECORDS, [1, 2]).splitlines()
+    lines = study.table(RECORDS).splitlines()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if "---" not in line]
     assert rows[0] == ["success", "weights", "1", "2"]
     assert rows[1][:2] == ["merge", "none"] and rows[1][2].startswith("0.500 (")
     assert rows[1][3] == "1.000 (1.000 to 1.000)" and rows[2][2] == ""
     assert ["KL to the base (nats)", "weights", "1", "2"] in rows
+
+
+def test_prompts_may_differ_instead():
+    records = [
+        {**record("merge", 8, 3, [float(count > 50)]), "prompts": count} for count in (12, 100)
+    ]
+    assert study.table(records).splitlines()[0] == "| success | weights | 96 | 800 |"
 
 
 def test_the_figure_has_a_panel_for_each_reweighting(tmp_path):
