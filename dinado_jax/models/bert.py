@@ -18,6 +18,7 @@ Shapes: B rows, T tokens, S context positions, H heads, K head width, D model wi
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import flax.linen as nn
@@ -270,9 +271,13 @@ class Head(nn.Module):
 
 
 def _activation(config: BertConfig, x: jax.Array) -> jax.Array:
-    # Its gradient's intermediates are cheaper to compute again than to keep.
-    gelu = jax.checkpoint(lambda x: nn.gelu(x, approximate=ACTIVATIONS[config.hidden_act]))
-    return gelu(x)
+    return _gelu(x, ACTIVATIONS[config.hidden_act])
+
+
+# Its gradient's intermediates are cheaper to compute again than to keep.
+@functools.partial(jax.checkpoint, static_argnums=1)
+def _gelu(x: jax.Array, approximate: bool) -> jax.Array:
+    return nn.gelu(x, approximate)
 
 
 def _embed(config: BertConfig, rows: int) -> Embed:

@@ -40,13 +40,13 @@ STATES = RNG.normal(size=(*SEEN.shape, CONFIG.hidden_size)).astype(np.float32)
 @functools.cache
 def encoder_params():
     """No bias is 0, no LayerNorm scale is 1."""
-    return tiny.noisy(init_params(ENCODER, jax.random.key(0)), 0.2)
+    return tiny.noisy(jax.jit(functools.partial(init_params, ENCODER))(jax.random.key(0)), 0.2)
 
 
 @functools.cache
 def decoder_params():
     """Its cross-attention adds something."""
-    return tiny.noisy(init_params(DECODER, jax.random.key(0)), 0.2)
+    return tiny.noisy(jax.jit(functools.partial(init_params, DECODER))(jax.random.key(0)), 0.2)
 
 
 @jax.jit
@@ -106,6 +106,18 @@ def test_padding_is_not_seen():
         cut += [x[row : row + 1, :seen] for x in (STATES, SEEN)]
         alone = decode(params, *cut)
         np.testing.assert_allclose(alone[0], hidden[row, :length], rtol=0, atol=1e-5)
+
+
+def test_activations_of_16_bits():
+    model = Bert(BertConfig(**(vars(CONFIG) | {"dtype": "bfloat16"})), cross_attention=True)
+
+    def run(params):
+        hidden = model.apply({"params": params}, TOKENS, MASK, (STATES, SEEN))
+        return hidden, model.apply({"params": params}, hidden, method="vocabulary_logits")
+
+    hidden, logits = jax.eval_shape(run, decoder_params())
+    assert (hidden.shape, hidden.dtype) == ((2, 6, 12), jnp.bfloat16)
+    assert (logits.shape, logits.dtype) == ((2, 6, 23), jnp.float32)
 
 
 # Decoders
