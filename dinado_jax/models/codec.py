@@ -274,13 +274,8 @@ def codec_from(
       InputError: if the tokenizer is larger or much smaller than `vocab_size`, if it changes text,
         if nothing ends a text, or if the settings name tokens that are text or contradict it.
     """
-    size = 1 + max(tokenizer.get_vocab().values(), default=-1)
-    most = size if vocab_size is None else vocab_size
-    if not 0 <= most - size <= max(_SPARE, _SPARE_SHARE * most):
-        raise InputError(
-            f"the tokenizer in {where} has {size} tokens, the model {vocab_size}: "
-            "they belong to different models"
-        )
+    if vocab_size is not None:
+        check_size(tokenizer, vocab_size, where)
     bos, stops = tokenizer.bos_token_id, [tokenizer.eos_token_id]
     for file, settings in declared.items():
         for id in _declared_ids(tokenizer, settings, "bos_token_id", file):
@@ -298,6 +293,18 @@ def codec_from(
     if spells:
         _check_round_trip(codec, where)
     return codec
+
+
+def check_size(tokenizer: Any, vocab_size: int, where: Path) -> None:
+    """InputError for a tokenizer that is larger or much smaller than a model of `vocab_size`;
+    `where` it was found is for the message.
+    """
+    size = 1 + max(tokenizer.get_vocab().values(), default=-1)
+    if not 0 <= vocab_size - size <= max(_SPARE, _SPARE_SHARE * vocab_size):
+        raise InputError(
+            f"the tokenizer in {where} has {size} tokens, the model {vocab_size}: "
+            "they belong to different models"
+        )
 
 
 def _special_ids(tokenizer: Any) -> frozenset[int]:

@@ -114,13 +114,12 @@ def load_codec(folder: Path, vocab_size: int | None = None, *, spells: bool = Tr
     return _folder_codec(folder, vocab_size, {}, spells)
 
 
-def _folder_codec(
-    folder: Path,
-    vocab_size: int | None,
-    declared: Mapping[str, Mapping[str, Any]],
-    spells: bool,
-) -> Codec:
-    """The codec of a folder; `declared` as for `codec_from`, besides what is in the folder."""
+def read_tokenizer(folder: Path) -> Any:
+    """The transformers tokenizer of a Hugging Face folder.
+
+    Raises:
+      InputError: if there is none that can be read, or it is code of its own.
+    """
     transformers = _transformers()
     fix = "put tokenizer.json, or vocab.json and merges.txt, there"
     files = [name for name in _FILES if exists(folder / name)]
@@ -140,9 +139,20 @@ def _folder_codec(
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise  # a PanicException is how an error in Rust arrives
         raise InputError(f"no tokenizer in {folder} ({one_line(error)}): {fix}") from None
+    return tokenizer
+
+
+def _folder_codec(
+    folder: Path,
+    vocab_size: int | None,
+    declared: Mapping[str, Mapping[str, Any]],
+    spells: bool,
+) -> Codec:
+    """The codec of a folder; `declared` as for `codec_from`, besides what is in the folder."""
+    tokenizer = read_tokenizer(folder)
     in_folder = {
         str(folder / name): read_json(folder / name, "copy or download it again")
         for name in ("config.json", "generation_config.json")
-        if name in files
+        if exists(folder / name)
     }
     return codec_from(tokenizer, {**in_folder, **declared}, folder, vocab_size, spells=spells)
