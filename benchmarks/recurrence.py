@@ -23,6 +23,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from dinado_jax.config.schema import Parallel
 from dinado_jax.models.codec import Codec
 from dinado_jax.models.gpt2 import GPT2, GPT2Config
 from dinado_jax.models.params import init_params
@@ -122,7 +123,8 @@ def main() -> None:
         streams = {"plain": Plain, "recurrent": Streams}[way](rows, args.rows, args.windows, seed)
         folder = args.out.with_suffix("") / f"{way}_{seed}"
         folder.mkdir(parents=True, exist_ok=True)
-        params, own = train(recurrence, init_params(model, seed), streams, training, folder)
+        start, one = init_params(model, seed), training.plan(Parallel(devices=1))
+        params, own = train(recurrence, start, streams, training, folder, one)
         variables, blank = {"params": params}, jax.tree.map(np.zeros_like, own)
         found = document_nats(recurrence, variables, own, judged)
         line = {"way": way, "seed": seed, "perplexity": perplexity(found)}

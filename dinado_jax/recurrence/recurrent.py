@@ -16,6 +16,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from dinado_jax.config.schema import Parallel
 from dinado_jax.decoding.methods import Method
 from dinado_jax.distributed.processes import process_count
 from dinado_jax.errors import InputError
@@ -160,8 +161,9 @@ def fit_recurrence(
     training: Training | None = None,
     *,
     folder: str | Path | None = None,
+    parallel: Parallel | None = None,
 ) -> Recurrent:
-    """Trains a base, or a LoRA of it, with recurrence on long documents, on one device.
+    """Trains a base, or a LoRA of it, with recurrence on long documents.
 
     Args:
       base: what `load` returns.
@@ -170,6 +172,7 @@ def fit_recurrence(
       training: how; `Training()` by default.
       folder: of the training. The same call continues what is there, bit for bit. None: a
         temporary one, which is removed.
+      parallel: how it is spread over devices, with mode jit; all of this process by default.
 
     Raises:
       InputError: for a recurrence of another model, what is no text, too little text, and a folder
@@ -181,6 +184,7 @@ def fit_recurrence(
     if recurrence.model != base.model:
         raise InputError("the recurrence is of another model: make it of base.model")
     training = training or Training()
+    plan = training.plan(parallel or Parallel())
     rows = documents_of(base.codec, documents, recurrence.window)
     streams = Streams(rows, training.batch, training.windows, training.seed)
     with contextlib.ExitStack() as stack:
@@ -189,7 +193,7 @@ def fit_recurrence(
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
         _keep_record(path, _record(base, rows, recurrence, training))
-        params, own = train(recurrence, base.params, streams, training, path)
+        params, own = train(recurrence, base.params, streams, training, path, plan)
     tuned = dataclasses.replace(base, params=jax.device_put(params), known=base.codec)
     return Recurrent(tuned, recurrence, jax.device_put(own))
 

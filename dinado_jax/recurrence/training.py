@@ -20,6 +20,7 @@ from dinado_jax.adapters.protocol import Adapter
 from dinado_jax.config.schema import Optim, Parallel, Run
 from dinado_jax.distributed.constraints import reduce_scatter_grad
 from dinado_jax.distributed.partitioning import Plan, make_plan, psum
+from dinado_jax.errors import InputError
 from dinado_jax.recurrence.likelihood import likelihood
 from dinado_jax.recurrence.module import Params, Recurrence
 from dinado_jax.recurrence.windows import Streams
@@ -68,6 +69,22 @@ class Training:
         names = ("steps", "batch", "learning_rate", "warmup", "weight_decay", "clip")
         settings = Optim(**{name: getattr(self, name) for name in names})
         return optimizer(settings, self.steps)
+
+    def plan(self, parallel: Parallel) -> Plan:
+        """How rows and their memories are placed on devices.
+
+        Raises:
+          InputError: as `make_plan`, for rows that the devices cannot share, and for another mode
+            than jit.
+        """
+        if parallel.mode != "jit":
+            raise InputError(
+                f"parallel.mode = {parallel.mode}: the memories of rows go on from step to step, "
+                "which only jit does, choose that"
+            )
+        plan = make_plan(parallel)
+        plan.check_batch("training", self.batch, 1)
+        return plan
 
 
 @struct.dataclass
@@ -119,9 +136,14 @@ def make_step(
 
 
 def train(
-    recurrence: Recurrence, base_params: dict, streams: Streams, training: Training, folder: Path
+    recurrence: Recurrence,
+    base_params: dict,
+    streams: Streams,
+    training: Training,
+    folder: Path,
+    plan: Plan,
 ) -> tuple[dict, Params]:
-    """Trains the base, or a LoRA of it, and the network together, on one device.
+    """Trains the base, or a LoRA of it, and the network together.
 
     Args:
       recurrence: the model and its network.
@@ -130,6 +152,7 @@ def train(
       training: how.
       folder: there already; of the checkpoints, from which the same call goes on, and of the log
         recurrence.jsonl.
+      plan: of `training.plan`.
 
     Returns:
       The parameters of the base, changed, and those of the network.
@@ -139,7 +162,7 @@ def train(
         not fit.
       Diverged: for a loss that is not finite.
     """
-    plan, adapter = make_plan(Parallel(devices=1)), _adapter(recurrence, training)
+    adapter = _adapter(recurrence, training)
     tx, key = training.optimizer, jax.random.key(training.seed)
     start = adapter.init(key, base_params) if adapter else base_params
     trainable = {"base": start, "memory": recurrence.init(jax.random.fold_in(key, 1))}
@@ -152,8 +175,9 @@ def train(
         run = Run(save_every=training.save_every)
         phase = Phase(_NAME, _step(recurrence, training, plan), streams.at, 0, training.steps)
         trained = Loop(plan, 1, run, checkpoints, log).fit(phase, state, frozen).trainable
+    trained = plan.gather_to_host(trained)
     params = adapter.merge(base_params, trained["base"]) if adapter else trained["base"]
-    return jax.device_get(params), jax.device_get(trained["memory"])
+    return jax.device_get(params), trained["memory"]
 
 
 def _init(

@@ -14,6 +14,8 @@ from support import tiny, word_base
 from support.folders import refused
 
 import dinado_jax
+from dinado_jax.config.schema import Parallel
+from dinado_jax.errors import InputError
 from dinado_jax.models.architectures import load_model
 from dinado_jax.models.params import by_path, init_params
 from dinado_jax.recurrence.module import Recurrence
@@ -46,7 +48,7 @@ def trained(words, tmp_path_factory):
     for rank in (0, 2):
         folder = tmp_path_factory.mktemp("fits") / str(rank)
         how = Training(steps=6, batch=2, windows=2, rank=rank, learning_rate=0.02, save_every=2)
-        made[rank] = fit_recurrence(words, TEXTS, of(words), how, folder=folder), folder, how
+        made[rank] = fit(words, how, folder), folder, how
     return made
 
 
@@ -74,7 +76,7 @@ def test_a_stopped_training_continues_bit_for_bit(words, trained, rank, tmp_path
         (tmp_path / "again" / "checkpoints").glob("[0-9]*"), key=lambda path: int(path.name)
     )
     shutil.rmtree(newest)
-    again = fit_recurrence(words, TEXTS, of(words), how, folder=tmp_path / "again")
+    again = fit(words, how, tmp_path / "again")
     chex.assert_trees_all_equal(
         (again.params, again.base.params), (model.params, model.base.params)
     )
@@ -83,8 +85,22 @@ def test_a_stopped_training_continues_bit_for_bit(words, trained, rank, tmp_path
     refused("a training with another seed", fit, words, other, folder)
 
 
-def fit(base, how, folder):
-    return fit_recurrence(base, TEXTS, of(base), how, folder=folder)
+def fit(base, how, folder, devices=1):
+    where = Parallel(devices=devices)
+    return fit_recurrence(base, TEXTS, of(base), how, folder=folder, parallel=where)
+
+
+def test_two_devices_train_as_one(words, trained, tmp_path):
+    model, _, how = trained[0]
+    shared = fit(words, how, tmp_path / "two", devices=2)
+    # Not the parameters: those without a gradient, biases of keys, move by rounding alone.
+    np.testing.assert_allclose(shared.nats(TEXTS), model.nats(TEXTS), rtol=2e-5)
+    refused(
+        "training.batch = 2 cannot be shared by 8 devices", fit, words, how, tmp_path / "all", 8
+    )
+    plan = Parallel(mode="pmap", devices=1)
+    with pytest.raises(InputError, match=r"parallel\.mode = pmap"):
+        fit_recurrence(words, TEXTS, of(words), how, folder=tmp_path / "pmap", parallel=plan)
 
 
 def test_it_learns_what_only_earlier_windows_tell(tmp_path):
@@ -96,7 +112,7 @@ def test_it_learns_what_only_earlier_windows_tell(tmp_path):
     rows = Documents.of([[0]] * 64, texts, T)
     how = Training(steps=150, batch=8, windows=4, learning_rate=0.02, warmup=10)
     streams, start = Streams(rows, how.batch, how.windows, 0), init_params(model, 0)
-    params, own = train(recurrence, start, streams, how, tmp_path)
+    params, own = train(recurrence, start, streams, how, tmp_path, how.plan(Parallel(devices=1)))
     nats, tokens = document_nats(recurrence, {"params": params}, own, rows).sum(0)
     assert nats / tokens < 0.6 * np.log(8) / 5
 
