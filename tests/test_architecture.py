@@ -38,6 +38,7 @@ LAYERS = [
     "objectives",
     "training",
     "recurrence",
+    "denoising",
     "stages",
     "exact",
     "bench",

@@ -24,13 +24,13 @@ from dinado_jax.language_model import Base, save_base
 from dinado_jax.loading import load_base
 from dinado_jax.models.codec import Codec
 from dinado_jax.models.hf_folder import locate
-from dinado_jax.models.params import by_path
 from dinado_jax.recurrence.decoding import draw_windows
 from dinado_jax.recurrence.folder import read_recurrence, write_recurrence
 from dinado_jax.recurrence.module import Params, Recurrence
 from dinado_jax.recurrence.scoring import document_nats
 from dinado_jax.recurrence.training import Training, train
 from dinado_jax.recurrence.windows import Documents, Streams
+from dinado_jax.training.record import keep_record, params_digest
 from dinado_jax.utils.arguments import (
     POSITIVE,
     known_keywords,
@@ -38,9 +38,7 @@ from dinado_jax.utils.arguments import (
     require_seed,
     require_texts,
 )
-from dinado_jax.utils.files import exists, new_folder, read_sealed, write_sealed
-
-_RECORD = "training.json"
+from dinado_jax.utils.files import new_folder
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -192,7 +190,7 @@ def fit_recurrence(
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="dinado_recurrence_"))
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        _keep_record(path, _record(base, rows, recurrence, training))
+        keep_record(path, _record(base, rows, recurrence, training))
         params, own = train(recurrence, base.params, streams, training, path, plan)
     tuned = dataclasses.replace(base, params=jax.device_put(params), known=base.codec)
     return Recurrent(tuned, recurrence, jax.device_put(own))
@@ -217,28 +215,10 @@ def _long_text(codec: Codec, tokens: np.ndarray, log_probs: np.ndarray) -> LongT
 
 def _record(base: Base, rows: Documents, recurrence: Recurrence, training: Training) -> dict:
     """What a training is of, by name."""
-    weights = hashlib.sha256()
-    for path, leaf in sorted(by_path(base.params).items()):
-        weights.update(path.encode())
-        weights.update(np.asarray(leaf).tobytes())
     sizes = {name: getattr(recurrence, name) for name in ("read", "write", "window", "hidden")}
     return {
-        "base": weights.hexdigest(),
+        "base": params_digest(base.params),
         "documents": hashlib.sha256(rows.rows.tokens.tobytes()).hexdigest(),
         **sizes,
         **dataclasses.asdict(training),
     }
-
-
-def _keep_record(folder: Path, record: dict) -> None:
-    """Writes the record into the folder of a training. InputError if another one is there."""
-    path = folder / _RECORD
-    if not exists(path):
-        write_sealed(path, record)
-        return
-    before = read_sealed(path, f"delete the folder {folder} and train again")
-    for name, value in record.items():
-        if before.get(name) != value:
-            raise InputError(
-                f"{folder} has a training with another {name}: give the same, or another folder"
-            )

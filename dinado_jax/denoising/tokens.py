@@ -1,0 +1,63 @@
+"""The tokenizers of masked language models, on the host."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from dinado_jax.denoising.vocabulary import Vocabulary
+from dinado_jax.errors import InputError
+from dinado_jax.models.bert_checkpoint import MaskedModel
+from dinado_jax.models.codec import Codec
+
+SPECIAL = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+_LEAST = 256 + len(SPECIAL)
+
+
+def codec_of(masked: MaskedModel) -> Codec:
+    """The codec whose rows are a prompt behind [CLS], or a target before [SEP]."""
+    return Codec(masked.tokenizer, (masked.sep_id,), masked.cls_id)
+
+
+def vocabulary_of(masked: MaskedModel) -> Vocabulary:
+    """What a denoiser knows of the tokenizer: special tokens and ids that it lacks are no text."""
+    size, end = masked.model.config.vocab_size, masked.sep_id
+    others = codec_of(masked).excluded_ids(size)  # there the token that ends a text is one
+    return Vocabulary(
+        size=size,
+        pad_id=masked.pad_id,
+        begin_id=masked.cls_id,
+        end_id=end,
+        mask_id=masked.mask_id,
+        excluded_ids=tuple(sorted({*others, (end, end + 1)})),
+    )
+
+
+def train_tokenizer(lines: Iterable[str], vocab_size: int) -> Any:
+    """Trains a byte-level BPE of at most `vocab_size` tokens, with the special ones of a masked
+    language model; deterministic.
+
+    Returns:
+      transformers' PreTrainedTokenizerFast; a text stands between [CLS] and [SEP].
+
+    Raises:
+      InputError: for fewer tokens than there are bytes and special tokens.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    if vocab_size < _LEAST:
+        raise InputError(f"vocabulary = {vocab_size}: a byte-level BPE needs at least {_LEAST}")
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL.values()),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator((f" {line.strip()}" for line in lines), trainer)
+    ends = [(name, bpe.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    bpe.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, clean_up_tokenization_spaces=False, **SPECIAL
+    )

@@ -1,0 +1,208 @@
+"""Training, what is written, files, oracles, and bad input."""
+
+import dataclasses
+import json
+import shutil
+
+import chex
+import jax
+import numpy as np
+import pytest
+from support import denoising, word_base
+from support.folders import refused
+
+import dinado_jax
+from dinado_jax.config.schema import Parallel
+from dinado_jax.denoising.data import pair_rows
+from dinado_jax.denoising.pretraining import pretrain
+from dinado_jax.denoising.settings import Decoding, Parts, Training
+from dinado_jax.denoising.tokens import codec_of
+from dinado_jax.denoising.training import train_denoiser
+from dinado_jax.denoising.writer import fit_writer, load_writer
+from dinado_jax.distributed.partitioning import make_plan
+from dinado_jax.models.bert_checkpoint import load_masked
+from dinado_jax.models.params import by_path
+from dinado_jax.tasks.protocol import Example
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
+HOW = Training(steps=150, batch=8, learning_rate=5e-3, warmup=10, save_every=50)
+PARTS = Parts(max_length=10)
+PROMPTS, TEXTS = list(denoising.PAIRS), list(denoising.PAIRS.values())
+
+
+def fit(folder, how=HOW, parts=PARTS, examples=denoising.EXAMPLES, **more):
+    return fit_writer(denoising.masked(), examples, how, parts, folder=folder, **more)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("training")
+    return fit(folder), folder
+
+
+def test_it_writes_back_what_it_was_trained_on(trained):
+    written = trained[0].write(PROMPTS, Decoding(steps=4, lengths=1))
+    assert [one.text for one in written] == TEXTS
+    assert [one.prompt for one in written] == PROMPTS
+    for one in written:
+        (best,) = one.candidates
+        assert (
+            best.score == pytest.approx(best.log_probs[-1] / len(best.tokens)) and best.score > -1
+        )
+
+
+def test_a_stopped_training_continues_bit_for_bit(trained, tmp_path):
+    writer, folder = trained
+    shutil.copytree(folder, tmp_path / "again")
+    shutil.rmtree(tmp_path / "again" / "checkpoints" / "150")
+    chex.assert_trees_all_equal(fit(tmp_path / "again").params, writer.params)
+    other = dataclasses.replace(HOW, seed=1)
+    refused("a training with another seed", fit, folder, other)
+    refused("a training with another unrolls", lambda: fit(folder, unrolls=3))
+
+
+@pytest.mark.parametrize("settings", [Parallel(fsdp=4), Parallel(mode="shard_map")], ids=str)
+def test_eight_devices_train_as_one(settings, tmp_path):
+    denoiser, params = denoising.denoiser(10)
+    rows = pair_rows(codec_of(denoising.masked()), denoising.EXAMPLES, denoiser)
+    how = dataclasses.replace(HOW, steps=2, learning_rate=1e-3)
+    one, many = (
+        train_denoiser(denoiser, params, rows, how, tmp_path / name, plan=plan)
+        for name, plan in (("one", None), ("many", make_plan(settings)))
+    )
+    start = by_path(jax.device_get(params))
+    for path, own in by_path(one).items():
+        # The gradient of a key's bias is 0: Adam makes steps of its rounding.
+        if not path.endswith("key/bias"):
+            moved = np.abs(own - start[path]).max()
+            assert moved > 0 or "position" in path or "token_type" in path, path
+            np.testing.assert_allclose(by_path(many)[path], own, atol=0.05 * moved, err_msg=path)
+
+
+def test_there_and_back(trained, tmp_path):
+    writer, _ = trained
+    writer.save(tmp_path / "saved")
+    again = load_writer(tmp_path / "saved")
+    assert again.denoiser == writer.denoiser
+    chex.assert_trees_all_equal(again.params, writer.params)
+    how = Decoding(steps=3, lengths=2)
+    assert repr(again.write(PROMPTS, how)) == repr(writer.write(PROMPTS, how))
+    refused("is there already", writer.save, tmp_path / "saved")
+
+
+def test_files_that_do_not_belong_together_are_refused(trained, tmp_path):
+    writer, _ = trained
+    refused("no denoiser.json in", load_writer, tmp_path)
+    writer.save(tmp_path / "saved")
+
+    def damaged(name, change):
+        folder = shutil.copytree(tmp_path / "saved", tmp_path / "damaged", dirs_exist_ok=True)
+        file = folder / name
+        file.write_bytes(change(file.read_bytes()))
+        return folder
+
+    refused("is not what .* was written with", load_writer, damaged("denoiser.safetensors", _cut))
+    other = damaged("tokenizer.json", lambda x: x.replace(b'"[MASK]"', b'"[MASK2]"'))
+    refused("the tokenizer in .* is not what", load_writer, other)
+    newer = damaged("denoiser.json", lambda x: json.dumps(json.loads(x) | {"format": 2}).encode())
+    refused("has format 2", load_writer, newer)
+
+
+def _cut(data):
+    return data[:-4]
+
+
+# What chooses among candidates
+
+
+@pytest.fixture(scope="module")
+def several(trained):
+    return trained[0].write(PROMPTS, Decoding(steps=2, temperature=1.0, lengths=3, samples=2))
+
+
+def test_candidates_are_ranked_by_their_score(several):
+    for one in several:
+        scores = [each.score for each in one.candidates]
+        assert len(scores) == 6 and scores == sorted(scores, reverse=True)
+
+
+def test_an_oracle_rejects(trained, several):
+    """The best candidate that satisfies it, and the best of all where none does."""
+    how = Decoding(steps=2, temperature=1.0, lengths=3, samples=2)
+    judged = trained[0].write(PROMPTS, how, oracle=lambda text: len(text.split()) == 2)
+    some = 0
+    for before, one in zip(several, judged):
+        fits = [each.text for each in before.candidates if len(each.text.split()) == 2]
+        assert one.text == (fits or [before.text])[0]
+        assert {each.label for each in one.candidates} <= {0.0, 1.0}
+        some += one.text != before.text
+    assert some
+
+    def shares(text):
+        return 1 / (1 + len(text))
+
+    for one in trained[0].write(PROMPTS, how, oracle=shares):
+        totals = [each.score + np.log(shares(each.text)) for each in one.candidates]
+        assert totals == sorted(totals, reverse=True)
+
+
+def test_an_autoregressive_model_reranks(trained, tmp_path):
+    base = dinado_jax.load(word_base.write(tmp_path / "base"))
+    how = Decoding(steps=2, temperature=1.0, lengths=2)
+    plain, reranked = (trained[0].write(["go", "a fox"], how, rerank=by) for by in (None, base))
+    for before, one in zip(plain, reranked):
+        texts = [each.text for each in one.candidates]
+        assert set(texts) == {each.text for each in before.candidates}
+        nats = [float(own.sum()) for own in base.score([one.prompt] * 2, texts)]
+        assert [each.score for each in one.candidates] == pytest.approx(nats, rel=1e-5)
+        assert nats == sorted(nats, reverse=True)
+
+
+# Pretraining
+
+
+def test_pretraining_learns_continues_and_is_loaded(tmp_path):
+    made, how = denoising.masked(), Training(steps=40, batch=8, learning_rate=3e-3, save_every=20)
+    trained = pretrain(denoising.TEXTS, made, how, folder=tmp_path / "whole")
+    log = (tmp_path / "whole" / "pretrain.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["loss"] for line in log]
+    assert losses[-1] < losses[0]
+    shutil.copytree(tmp_path / "whole", tmp_path / "again")
+    shutil.rmtree(tmp_path / "again" / "checkpoints" / "40")
+    again = pretrain(denoising.TEXTS, made, how, folder=tmp_path / "again")
+    chex.assert_trees_all_equal(again.params, trained.params)
+    trained.save(tmp_path / "masked")
+    loaded = load_masked(tmp_path / "masked")
+    chex.assert_trees_all_equal(loaded.params, trained.params)
+    assert loaded.tokenizer("a dog")["input_ids"] == made.tokenizer("a dog")["input_ids"]
+    refused("mask_rate = 0.0", lambda: pretrain(["a"], made, how, mask_rate=0.0))
+
+
+# Bad input
+
+
+def test_what_does_not_fit_is_refused(trained, tmp_path, capsys):
+    writer, _ = trained
+    long = "a dog and " * 20
+    refused("prompt 1 has .* tokens, the encoder has positions for 14", writer.write, ["go", long])
+    refused("there are no prompts", writer.write, [])
+    refused("prompts is 'one'", writer.write, "one")
+    refused("has no argument 'temperature'", lambda: writer.write(["a"], temperature=1.0))
+    refused("batch = 0", lambda: writer.write(["a"], batch=0))
+    examples = [Example("a", (long,)), Example(long, ("a",))]
+    refused("none of 2 pairs fits: sources may have 14 tokens and targets 10", fit, tmp_path, HOW,
+            PARTS, examples)  # fmt: skip
+    refused("there is no text to train on", pretrain, [" "], denoising.masked())
+    plan = make_plan(Parallel())
+    refused("batch = 12 cannot be shared by 8 devices: choose a multiple of 8",
+            lambda: fit(tmp_path / "x", dataclasses.replace(HOW, batch=12), plan=plan))  # fmt: skip
+    refused("steps = 0", lambda: Training(steps=0))
+
+
+def test_pairs_that_are_too_long_are_counted(trained, tmp_path, capsys):
+    long = "a dog and " * 20
+    examples = [*denoising.EXAMPLES, Example("a", (long,))]
+    writer = fit(tmp_path, dataclasses.replace(HOW, steps=1), examples=examples)
+    assert "1 of 9 pairs have more than 14 tokens in the source or 10 in" in capsys.readouterr().err
+    assert "texts of up to 10 tokens" in repr(writer)
