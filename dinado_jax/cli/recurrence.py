@@ -36,7 +36,7 @@ _WRITING = (
     ("top-p", float, 1.0, "of the nucleus"),
     ("seed", int, 0, "of the draws"),
 )
-_DOCUMENTS = "a text, all of it one document; or .jsonl, .csv or .tsv with a document, text, a row"
+_DOCUMENTS = "a text, one document; or a table, .jsonl, .csv or .tsv, with a document per row: text"
 
 
 def add(commands: Commands) -> None:
