@@ -12,6 +12,7 @@ from dinado_jax.cli import (
     bench,
     compare,
     completion,
+    denoise,
     doctor,
     exact,
     export,
@@ -30,7 +31,9 @@ from dinado_jax.utils import streams
 
 _DISK = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EROFS), "write")
 _DISK |= dict.fromkeys((errno.EACCES, errno.EPERM), "open")
-_MODULES = (run, init, oracle, hmm, recurrence, inspect, compare, export, doctor, exact, bench)
+_MODULES = (
+    run, init, oracle, hmm, recurrence, denoise, inspect, compare, export, doctor, exact, bench
+)  # fmt: skip
 
 
 def make_parser() -> Parser:

@@ -70,7 +70,7 @@ def continue_prompts(args: argparse.Namespace) -> None:
             "given as --prompt TEXT"
         )
     if args.out:
-        _check_file(args.out)
+        check_file(args.out)
     prompts = [
         *(args.prompt or []),
         *(read_prompts(args.prompts) if args.prompts else []),
@@ -86,7 +86,7 @@ def continue_prompts(args: argparse.Namespace) -> None:
     }
     if not args.stream:
         made = completions.completions(args.config, prompts, **how, beams=args.beams)
-        return _give((completions.as_json if args.json else completions.as_text)(made), args.out)
+        return give((completions.as_json if args.json else completions.as_text)(made), args.out)
     given_options = ("--json", args.json), ("--beams", args.beams is not None), ("--out", args.out)
     for option, given in given_options:
         if given:
@@ -99,7 +99,7 @@ def continue_prompts(args: argparse.Namespace) -> None:
         streams.print_result(part, end="")
 
 
-def _check_file(file: Path) -> None:
+def check_file(file: Path) -> None:
     """Refuses a file that could not be written, before anything is generated."""
     folder = file.absolute().parent
     if _is_folder(file) or not _is_folder(folder) or not os.access(folder, os.W_OK):
@@ -109,7 +109,7 @@ def _check_file(file: Path) -> None:
         )
 
 
-def _give(text: str, file: Path | None) -> None:
+def give(text: str, file: Path | None) -> None:
     """Prints a result, or writes it to a file."""
     if not file:
         return streams.print_result(text)

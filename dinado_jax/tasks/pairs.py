@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dinado_jax.config import schema
-from dinado_jax.data.records import Record
+from dinado_jax.data.records import Record, is_table, read_records
 from dinado_jax.errors import InputError, quote
 from dinado_jax.tasks.bleu import BLEU
 from dinado_jax.tasks.own_data import OwnData, settings_read
 from dinado_jax.tasks.protocol import Example, Task
+from dinado_jax.utils.files import check_regular
 from dinado_jax.utils.progress import print_once
 
 _NULL = type(None)
@@ -46,6 +47,23 @@ def pairs(settings: schema.Task) -> Task:
     )
 
 
+def read_pairs(path: Path) -> list[Example]:
+    """Reads a file of pairs: .jsonl, .csv or .tsv (or .jsonl.gz, ..) with the columns "prompt" and
+    "target"; examples as of `pairs`.
+
+    Raises:
+      InputError: with file and line, if the file cannot be read or a line is malformed, and if it
+        holds no pair.
+    """
+    fix = 'give one {"prompt": "...", "target": "..."} per line'
+    columns = {"prompt": (str, _NULL), "target": (str, list, _NULL)}
+    records = read_records(path, columns, fix) if is_table(path) else _refuse(path)
+    rows = ((where, row["prompt"], row["target"]) for where, row in records)
+    if not (found := _examples(str(path), rows)):
+        raise InputError(f"{path} holds no pair: {fix}")
+    return found
+
+
 def _examples(
     source: str, rows: Iterator[tuple[str, str | None, str | list | None]]
 ) -> list[Example]:
@@ -68,4 +86,5 @@ def _examples(
 
 
 def _refuse(path: Path) -> Iterator[Record]:
+    check_regular(path)
     raise InputError(f"{path}, no file of pairs by its name: give .jsonl, .csv or .tsv")

@@ -1,0 +1,122 @@
+"""`dinado denoise` from texts to texts, and one line for every way to be wrong."""
+
+import json
+
+import pytest
+from support import denoising, word_base
+from support.commands import refused
+
+from dinado_jax import cli
+from dinado_jax.distributed import signals
+
+SMALL = ["--batch", "8", "--warmup", "2", "--save-every", "50", "--learning-rate", "0.005"]
+SIZES = [
+    *("--layers", "1", "--width", "16", "--heads", "2", "--positions", "16"),
+    *("--vocabulary", "320"),
+]
+
+
+@pytest.fixture(autouse=True)
+def deaf(monkeypatch):
+    """The command must not take over the signals of pytest."""
+    monkeypatch.setattr(signals, "install_handlers", lambda: None)
+
+
+def run(capsys, *argv):
+    cli.main(["denoise", *map(str, argv)])
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("denoise")
+    rows = [f"{prompt}\t{text}\n" for prompt, text in denoising.PAIRS.items()]
+    (folder / "pairs.tsv").write_text("".join(rows))
+    (folder / "texts.txt").write_text("\n".join(denoising.TEXTS))
+    return folder
+
+
+@pytest.mark.usefixtures("compiled_quickly")
+def test_from_texts_to_texts(capsys, here, tmp_path):
+    pairs, masked, writer = here / "pairs.tsv", tmp_path / "masked", tmp_path / "writer"
+    files = [here / "texts.txt", pairs]
+    argv = ["pretrain", *files, "--out", masked, "--steps", "3", "--mask-rate", "0.3", *SIZES]
+    used = run(capsys, *argv, *SMALL)
+    assert used == [f"use: dinado denoise train PAIRS --model {masked}"]
+    argv = ["train", pairs, "--model", masked, "--out", writer, "--steps", "3", *SMALL]
+    argv += ["--max-length", "8", "--encoder-layers", "1"]
+    shown, use = run(capsys, *argv)
+    assert shown == "Writer(1 + 1 layers of width 16, texts of up to 8 tokens)"
+    assert use == f"use: dinado denoise write {writer} --prompts FILE"
+    weights = (writer / "denoiser.safetensors").read_bytes()
+    run(capsys, *argv)  # continues what is done
+    assert (writer / "denoiser.safetensors").read_bytes() == weights
+
+    lines = run(capsys, "write", writer, "--prompt", "go", "--prompt", "a dog")
+    assert len(lines) == 2
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("go\na dog\n")
+    base = word_base.write(tmp_path / "base")
+    argv = ["write", writer, "--prompts", prompts, "--base", base, "--oracle", "length <= 6"]
+    argv += ["--steps", "2", "--lengths", "2", "--samples", "2", "--json"]
+    assert run(capsys, *argv, "--out", tmp_path / "out.jsonl") == [str(tmp_path / "out.jsonl")]
+    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [one["prompt"] for one in found] == ["go", "a dog"]
+    for one in found:
+        assert one["text"] == one["candidates"][0]["text"] and len(one["candidates"]) == 4
+        labels = [each["label"] for each in one["candidates"]]
+        assert set(labels) <= {0.0, 1.0}
+        assert labels == sorted(labels, reverse=True)
+    _refusals(capsys, here, masked, writer)
+
+
+def _refusals(capsys, here, masked, writer):
+    """Those that need models."""
+    train = ["denoise", "train", here / "pairs.tsv", "--out", here / "new", "--model", masked]
+    write = ["denoise", "write", writer, "--prompt", "go"]
+    for argv, said in (
+        ([*train, "--width", "32"], "--width is of a new model, and --model has its own"),
+        ([*train, "--decoder-layers", "2"], "decoder_layers = 2: the masked language model has 1"),
+        (
+            [*train, "--max-length", "15"],
+            "max_length = 15: the model has positions for texts",
+        ),
+        ([*train, "--batch", "9"], "batch = 9 cannot be shared by 8 devices"),
+        ([*write, "--oracle", "no_such"], "no_such"),
+        ([*write[:3], "--prompt", "a dog " * 20], "the encoder has positions for 14: shorten it"),
+    ):
+        assert said in refused(capsys, argv)
+
+
+@pytest.mark.parametrize(
+    "argv, said",
+    [
+        ("train none.jsonl --out x", "none.jsonl"),
+        (
+            "train {here}/texts.txt --out x",
+            "no file of pairs by its name: give .jsonl",
+        ),
+        ("train {here}/pairs.tsv", "--out is missing"),
+        ("train {here}/pairs.tsv --out x --max-length 0", "max_length = 0: it must be at least 1"),
+        ("train {here}/pairs.tsv --out x --steps 0", "steps = 0: it must be at least 1"),
+        ("train {here}/pairs.tsv --out x --vocabulary 9", "needs at least 260"),
+        ("train {here}/pairs.tsv --out x --width 30", "hidden_size 30 is not divisible by"),
+        ("train {here}/pairs.tsv --out x --model {here}", "config.json"),
+        ("pretrain {here}/none.txt --out x", "none.txt"),
+        (
+            "pretrain {here}/texts.txt --out x --mask-rate 2",
+            "mask_rate = 2.0: it must be in",
+        ),
+        ("write {here} --prompt a", "no denoiser.json in"),
+        ("write x", "no prompts given: --prompt TEXT, or --prompts FILE"),
+        ("write x --prompt a --order best", "order = 'best': give one of confidence, random"),
+        ("write x --prompt a --steps 1 --temperature 1", "--temperature has no effect in one step"),
+        ("write x --prompt a --steps 2 --share 0.5", "--share has no effect in two steps"),
+        ("write x --prompt a --order random", "--order has no effect where every step draws all"),
+        ("write x --prompt a --share 0", "share = 0.0: it must be in (0, 1]"),
+        ("write x --prompt a --out {here}", "texts are written to a file"),
+    ],
+)
+def test_bad_input(capsys, here, tmp_path, monkeypatch, argv, said):
+    monkeypatch.chdir(tmp_path)
+    assert said in refused(capsys, ["denoise", *argv.format(here=here).split()])
