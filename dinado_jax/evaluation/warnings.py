@@ -15,6 +15,7 @@ from dinado_jax.evaluation.summary import (
 )
 
 _EFFICIENCY = 0.5  # minimum of kl_floor_by_prompt / kl_to_base
+_SUCCESS = 0.95  # minimum where every text should succeed
 _LEAST_KL = 0.1  # nats per sequence: a lower KL is negligible
 _ENDED = 0.05  # allowed drop in the share of finished samples, relative to the base
 _FLUENCY = 0.2  # nats per token: allowed drop in log-probability relative to the base's successes
@@ -29,15 +30,26 @@ _ERROR = 0.25  # allowed relative standard error of the KL
 
 
 def summary_warnings(
-    base: BaseFigures, control: ControlFigures, floors: Floors, stages: StageFigures
+    base: BaseFigures,
+    control: ControlFigures,
+    floors: Floors,
+    stages: StageFigures,
+    always: bool,
 ) -> tuple[str, ...]:
     """Returns one line per problem: what it is, the figures, how to fix it.
 
     Figures that were not measured are nan, and cause no warning.
+
+    Args:
+      base: of its samples.
+      control: of its samples.
+      floors: of its KL.
+      stages: what they did.
+      always: whether every text should succeed: not where labels are graded, or a share is wanted.
     """
     return (
         *(line for first in stages.train.rounds[:1] for line in first_round_warnings(first)),
-        *_success_and_cost(base, control, floors),
+        *_success_and_cost(base, control, floors, always),
         *_texts(base, control),
         *_calibration(control),
         *_failures(control, stages),
@@ -90,13 +102,22 @@ def margin_warnings(label_range: float | None, margin: float) -> Iterator[str]:
         )
 
 
-def _success_and_cost(base: BaseFigures, control: ControlFigures, floors: Floors) -> Iterator[str]:
+def _success_and_cost(
+    base: BaseFigures, control: ControlFigures, floors: Floors, always: bool
+) -> Iterator[str]:
     success, before = control.success_rate, base.success_rate
     noise = 2 * math.hypot(base.success_rate_error, control.success_rate_error)
     if before < 1 and success <= before + noise:
         yield (
             f"no gain: success {success:.1%}, the base's is {before:.1%}: train longer "
             "(train.steps, train.rounds), draw more rollouts (rollout.samples), or check the oracle"
+        )
+    elif always and success + 2 * control.success_rate_error < _SUCCESS:
+        yield (
+            f"success {success:.1%}, where the optimum has 100%: train longer (train.rounds, "
+            "train.steps), draw more rollouts (train.refresh_samples), or choose among particles "
+            "(decode.particles=16); of an oracle that errs, no control satisfies more than its "
+            "errors allow"
         )
     kl, error, floor = control.kl_to_base, control.kl_to_base_error, floors.kl_floor_by_prompt
     if kl - 2 * error > _LEAST_KL and (kl - 2 * error) * _EFFICIENCY > floor:

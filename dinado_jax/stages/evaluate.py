@@ -51,7 +51,8 @@ def evaluate(context: Context) -> EvaluateFigures:
             *moment_warnings(moments, target.cut),
             *range_warnings(context, stages.rollout.label_range),
         )
-    warnings += summary_warnings(base, control, least, stages)
+    always = _always(context, [sample.label for sample in (*of_base, *of_control)])
+    warnings += summary_warnings(base, control, least, stages, always)
     for line in warnings:
         print_once(f"warning: {line}")
     seconds = {name: record.seconds for name, record in records.items()}
@@ -82,3 +83,10 @@ def evaluate(context: Context) -> EvaluateFigures:
     )
     write_report(run.path / "report.html", records)
     return EvaluateFigures(control.success_rate, least.efficiency)
+
+
+def _always(context: Context, labels: list[float]) -> bool:
+    """Whether every text of the control should succeed, by the settings and the oracle's labels."""
+    decode = context.config.decode
+    aimed = decode.strength >= 1 and decode.target_rate == 1 and not context.features
+    return aimed and set(labels) <= {0.0, 1.0}

@@ -65,7 +65,7 @@ PARTS = {
 }
 
 
-def warned(**changes):
+def warned(always=False, **changes):
     """The warnings of a run that went well except for some figures, given as part__field=value."""
     parts = dict(PARTS)
     for name, value in changes.items():
@@ -74,7 +74,7 @@ def warned(**changes):
     later = dataclasses.replace(ROUND, effective_successes=0.0)
     train = TrainFigures(1000, (parts["round"], later))
     stages = StageFigures(SftFigures(1, "x"), parts["rollout"], train, parts["generate"])
-    return list(summary_warnings(parts["base"], parts["control"], parts["floors"], stages))
+    return list(summary_warnings(parts["base"], parts["control"], parts["floors"], stages, always))
 
 
 def test_a_run_that_went_well_has_none():
@@ -90,6 +90,17 @@ CASES = {
         "no gain",
         {"control__success_rate": 1.0, "base__success_rate": 1.0},
         {"control__success_rate": 1.0, "base__success_rate": 0.999},
+    ),
+    # with its error of 0.04
+    "shortfall": (
+        "success 86.9%, where the optimum has 100%",
+        {"always": True, "control__success_rate": 0.871},
+        {"always": True, "control__success_rate": 0.869},
+    ),
+    "shortfall of a share": (
+        "success 86.9%, where the optimum has 100%",
+        {"always": False, "control__success_rate": 0.869},
+        {"always": True, "control__success_rate": 0.869},
     ),
     # (2 - 2 * 0.1) * 0.5 = 0.9
     "efficiency": (

@@ -46,7 +46,7 @@ STAGES = StageFigures(
     TrainFigures(10, ()),
     GenerateFigures(500, 0, 0),
 )
-GOOD = {"base": BASE, "control": CONTROL, "floors": FLOORS, "stages": STAGES}
+GOOD = {"base": BASE, "control": CONTROL, "floors": FLOORS, "stages": STAGES, "always": True}
 
 
 def changed(path, value):
@@ -67,6 +67,7 @@ def test_a_run_that_went_well_has_none():
     "path, value, said",
     [
         ("control.success_rate", 0.1, "no gain: success 10.0%, the base's is 9.6%"),
+        ("control.success_rate", 0.93, "success 93.0%, where the optimum has 100%"),
         ("control.kl_to_base", 4.9, "efficiency 0.44"),
         ("floors.kl_floor_by_prompt", 0.57, "efficiency 0.24: 2.37 nats"),
         ("control.kl_to_base_error", 0.7, "has an error of 0.70"),
