@@ -69,6 +69,13 @@ for i in $(seq 60); do printf 'a red dog %s\t1\na blue dog %s\t0\n' "$i" "$i"; d
     done >"$novels"
     small="--seeds 0 --steps 2 --width 8 --layers 2 --heads 2 --vocabulary 300 --window 16 --rows 1 --windows 2"
     echo "recurrence $PYTHON benchmarks/recurrence.py $novels --out $out/recurrence.jsonl $small --held-out 1"
+    {
+        printf '1\t2\n'
+        for i in $(seq 40); do printf 'a dog %s\tein Hund %s\n' "$i" "$i"; done
+    } >"$out/sentences.tsv"
+    small="--seeds 0 --held-out 4 --layers 1 --width 8 --heads 2 --vocabulary 300 --batch 4"
+    small+=" --pretrain-steps 2 --steps 2 --causal-steps 2 --lengths 1 --repeats 1"
+    echo "denoising $PYTHON benchmarks/denoising.py $out/sentences.tsv --out $out/denoising $small"
     echo "planted_bugs $PYTHON benchmarks/planted_bugs.py --only 0 --out $out/planted.jsonl"
 } | xargs -P 2 -d '\n' -I{} bash -c 'run {}'
 run demo_picture "$PYTHON" benchmarks/demo_picture.py "$out/study/seed3/default" "$out/demo.svg"
