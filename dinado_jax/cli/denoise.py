@@ -218,7 +218,8 @@ def _write(args: argparse.Namespace) -> None:
     base = None if args.base is None else load_base(args.base)
     how = {"rerank": base, "oracle": args.oracle, "batch": args.batch, "seed": args.seed}
     written = writer.write(prompts, decoding, **how)
-    lines = [_as_json(one) if args.json else one.text for one in written]
+    # A text may have line ends, and every prompt has one line.
+    lines = [_as_json(one) if args.json else " ".join(one.text.split()) for one in written]
     give("\n".join(lines), args.out)
 
 

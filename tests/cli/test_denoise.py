@@ -11,8 +11,8 @@ from dinado_jax.distributed import signals
 
 SMALL = ["--batch", "8", "--warmup", "2", "--save-every", "50", "--learning-rate", "0.005"]
 SIZES = [
-    *("--layers", "1", "--width", "16", "--heads", "2", "--positions", "16"),
-    *("--vocabulary", "320"),
+    *("--layers", "1", "--width", "16", "--heads", "2", "--positions", "8"),
+    *("--vocabulary", "420"),
 ]
 
 
@@ -44,9 +44,9 @@ def test_from_texts_to_texts(capsys, here, tmp_path):
     used = run(capsys, *argv, *SMALL)
     assert used == [f"use: dinado denoise train PAIRS --model {masked}"]
     argv = ["train", pairs, "--model", masked, "--out", writer, "--steps", "3", *SMALL]
-    argv += ["--max-length", "8", "--encoder-layers", "1"]
+    argv += ["--max-length", "6", "--encoder-layers", "1"]
     shown, use = run(capsys, *argv)
-    assert shown == "Writer(1 + 1 layers of width 16, texts of up to 8 tokens)"
+    assert shown == "Writer(1 + 1 layers of width 16, texts of up to 6 tokens)"
     assert use == f"use: dinado denoise write {writer} --prompts FILE"
     weights = (writer / "denoiser.safetensors").read_bytes()
     run(capsys, *argv)  # continues what is done
@@ -83,7 +83,7 @@ def _refusals(capsys, here, masked, writer):
         ),
         ([*train, "--batch", "9"], "batch = 9 cannot be shared by 8 devices"),
         ([*write, "--oracle", "no_such"], "no_such"),
-        ([*write[:3], "--prompt", "a dog " * 20], "the encoder has positions for 14: shorten it"),
+        ([*write[:3], "--prompt", "a dog " * 20], "the encoder has positions for 6: shorten it"),
     ):
         assert said in refused(capsys, argv)
 

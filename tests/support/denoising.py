@@ -13,12 +13,12 @@ from support import tiny
 
 PAIRS = {
     "a dog": "ein Hund", "the cat": "die Katze", "a fox": "ein Fuchs", "go": "geh",
-    "the dog sees a fox": "der Hund sieht einen Fuchs", "one two three": "eins zwei drei",
-    "a cat and a dog": "eine Katze und ein Hund", "run to the fox": "lauf zum Fuchs",
+    "the dog sees it": "der Hund sieht es", "one two three": "eins zwei drei",
+    "a cat and dog": "Katze und Hund", "run to the fox": "lauf zum Fuchs",
 }  # fmt: skip
 EXAMPLES = [Example(prompt, (text,)) for prompt, text in PAIRS.items()]
 TEXTS = [text for pair in PAIRS.items() for text in pair]
-SIZES = Sizes(layers=1, width=32, heads=2, positions=16, vocabulary=320)
+SIZES = Sizes(layers=1, width=32, heads=2, positions=16, vocabulary=420)
 
 
 @functools.cache
