@@ -4,8 +4,9 @@ autoregressive model of as many parameters, on pairs of short sentences.
     python benchmarks/denoising.py PAIRS --out FOLDER [--seeds 0 1 2] [--steps 800] ..
 
 PAIRS has lines "source\ttarget", of which the first, a header, is left out. Pairs in which a side
-has more than --longest words are left out, too; sources are unique, and --held-out of them are not
-trained on. In FOLDER, where a stopped run goes on, are
+has more than --longest words are left out, too; sources are unique. Twice --held-out of them are
+not trained on: one half is measured, the other with --dev, to choose settings. In FOLDER, where a
+stopped run goes on, are
 
     masked/          a masked language model, pretrained on both sides of the training pairs
     masked_SEED/     denoisers that begin as it; random_SEED/ with its tokenizer, at random
@@ -49,8 +50,8 @@ KINDS = ("masked", "random")
 STEPS = (1, 2, 4, 8, 10)
 
 
-def read(path: Path, longest: int, held_out: int) -> tuple[list[Example], list[Example]]:
-    """Pairs to train on and held-out ones, whose sources are disjoint."""
+def read(path: Path, longest: int, held_out: int) -> tuple[list[Example], ...]:
+    """Pairs to train on, to choose settings by and to measure, whose sources are disjoint."""
     pairs: dict[str, list[str]] = {}
     for line in read_lines(path)[1:]:
         source, target = line.split("\t")[:2]
@@ -59,7 +60,7 @@ def read(path: Path, longest: int, held_out: int) -> tuple[list[Example], list[E
     examples = [Example(prompt, tuple(dict.fromkeys(texts))) for prompt, texts in pairs.items()]
     order = np.random.default_rng(0).permutation(len(examples))
     chosen = [examples[index] for index in order]
-    return chosen[held_out:], chosen[:held_out]
+    return chosen[2 * held_out :], chosen[:held_out], chosen[held_out : 2 * held_out]
 
 
 def size(params: dict) -> int:
@@ -214,7 +215,8 @@ def speeds(
 def main() -> None:
     args = arguments()
     args.out.mkdir(parents=True, exist_ok=True)
-    train, held_out = read(args.pairs, args.longest, args.held_out)
+    train, dev, test = read(args.pairs, args.longest, args.held_out)
+    held_out = dev if args.dev else test
     lines = [{"prompt": one.prompt, "target": list(one.references)} for one in train]
     whole = "".join(json.dumps(line) + "\n" for line in lines)
     (args.out / "pairs.jsonl").write_text(whole)
@@ -242,6 +244,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--order", default="confidence")
+    parser.add_argument("--dev", action="store_true", help="measure on the other held-out pairs")
     for name, default in (
         ("longest", 8), ("held-out", 500), ("layers", 3), ("width", 192), ("heads", 4),
         ("positions", 24), ("vocabulary", 4096), ("max-length", 16), ("batch", 128),

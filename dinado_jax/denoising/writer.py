@@ -7,7 +7,6 @@ writer.save("translator")             # load_writer("translator")
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -116,7 +115,6 @@ class Writer:
                     f"prompt {index} has {len(row) - 2} tokens, the encoder has positions for "
                     f"{most - 2}: shorten it"
                 )
-        keys = jax.vmap(functools.partial(jax.random.fold_in, key))(np.arange(len(rows)))
         lengths, batch = np.array([len(row) for row in rows], np.int32), min(batch, len(rows))
         order, fill = np.argsort(lengths, kind="stable"), self.denoiser.vocabulary.pad_id
         for start in range(0, len(rows), batch):
@@ -127,7 +125,7 @@ class Writer:
             chosen = choose_lengths(self.denoiser, decoding, self.params, source, lengths[own])
             longest = int(chosen.lengths.max())
             width = bucket(longest + 2, self.denoiser.max_length + 2)
-            given = decoding, width, self.params, chosen, keys[own]
+            given = decoding, width, self.params, chosen, _keys(key, own)
             drawn = jax.device_get(denoise(self.denoiser, *given))
             K, counts = decoding.candidates, np.asarray(chosen.lengths).reshape(-1)
             tokens = [row[1 : 1 + count].tolist() for row, count in zip(drawn.tokens, counts)]
@@ -146,6 +144,12 @@ class Writer:
         """
         with new_folder(Path(folder)) as partial:
             write_denoiser(partial, self.denoiser, jax.device_get(self.params), self.codec)
+
+
+@jax.jit
+def _keys(key: jax.Array, index: jax.Array) -> jax.Array:
+    """The keys of prompts by their number."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
 
 
 def load_writer(folder: str | Path) -> Writer:
