@@ -15,12 +15,17 @@ from dinado_jax.denoising.data import digest, text_rows
 from dinado_jax.denoising.model import MaskedLM
 from dinado_jax.denoising.settings import Sizes, Training
 from dinado_jax.denoising.tokens import codec_of, train_tokenizer, vocabulary_of
-from dinado_jax.denoising.training import train_masked, training_folder
+from dinado_jax.denoising.training import plan_of, train_masked, training_folder
 from dinado_jax.distributed.partitioning import Plan
 from dinado_jax.models.bert import Bert, BertConfig, init_params
 from dinado_jax.models.bert_checkpoint import MaskedModel
 from dinado_jax.training.record import keep_record, params_digest
-from dinado_jax.utils.arguments import known_keywords, require_seed, require_texts
+from dinado_jax.utils.arguments import (
+    known_keywords,
+    require_number,
+    require_seed,
+    require_texts,
+)
 
 
 def new_masked(texts: Sequence[str], sizes: Sizes, seed: int = 0) -> MaskedModel:
@@ -66,16 +71,18 @@ def pretrain(
       texts: at least one; those longer than the model's positions are cut into several rows.
       masked: to begin with.
       training: how; `Training()` by default.
-      mask_rate: share of tokens that are masked, in (0, 1].
+      mask_rate: share of tokens that are masked, in (0, 1]; BERT's by default.
       folder: of the training. The same call continues what is there, bit for bit. None: a
         temporary one, which is removed.
       plan: of the devices; None for one.
 
     Raises:
-      InputError: as `text_rows` and `train_masked`; for a folder of another training.
+      InputError: as `text_rows`, `plan_of` and `train_masked`; for a folder of another training.
       Diverged: for a loss that is not finite.
     """
     training, config = training or Training(), masked.model.config
+    mask_rate = require_number("mask_rate", mask_rate, "in (0, 1]", lambda x: 0 < x <= 1)
+    plan = plan_of(training, plan)
     lines = require_texts("text", texts)
     rows = text_rows(codec_of(masked), lines, config.context_length, masked.pad_id)
     with training_folder(folder) as path:

@@ -27,7 +27,6 @@ from dinado_jax.training.checkpoint import Checkpoints
 from dinado_jax.training.loop import Loop, Phase, restore_or_init
 from dinado_jax.training.optimizer import optimizer
 from dinado_jax.training.step import Step, TrainState, init_state, make_step
-from dinado_jax.utils.arguments import require_number
 from dinado_jax.utils.progress import MetricsLog
 
 
@@ -42,9 +41,19 @@ def training_folder(folder: str | Path | None) -> Iterator[Path]:
         yield path
 
 
-def one_device() -> Plan:
-    """The plan of a training on one device."""
-    return make_plan(Parallel(devices=1))
+def plan_of(training: Training, plan: Plan | None) -> Plan:
+    """The plan of a training, by default that of one device.
+
+    Raises:
+      InputError: for a batch that the devices cannot share.
+    """
+    plan = plan or make_plan(Parallel(devices=1))
+    if training.batch % plan.mesh.size:
+        raise InputError(
+            f"batch = {training.batch} cannot be shared by {plan.mesh.size} devices: choose a "
+            f"multiple of {plan.mesh.size}"
+        )
+    return plan
 
 
 def train_denoiser(
@@ -53,8 +62,8 @@ def train_denoiser(
     rows: Sequences,
     training: Training,
     folder: Path,
-    unrolls: int = 2,
-    plan: Plan | None = None,
+    unrolls: int,
+    plan: Plan,
 ) -> dict:
     """Trains all parameters of a denoiser on pairs, by SUNDAE's loss.
 
@@ -65,19 +74,19 @@ def train_denoiser(
       training: how.
       folder: there already; of the checkpoints, from which the same call goes on, and of the log
         denoise.jsonl.
-      unrolls: passes from each corrupted text, the paper's 2 by default.
-      plan: of the devices; None for one.
+      unrolls: passes from each corrupted text.
+      plan: of `plan_of`.
 
     Returns:
       The trained parameters, on the host.
 
     Raises:
-      InputError: for a batch that the devices cannot share, and for a checkpoint that does not fit.
+      InputError: for a checkpoint that does not fit.
       Diverged: for a loss that is not finite.
     """
     batch_at = pair_batches(rows, training.batch, training.seed)
     terms = denoising_terms, denoiser, unrolls
-    return _fit("denoise", terms, params, batch_at, training, folder, plan or one_device())
+    return _fit("denoise", terms, params, batch_at, training, folder, plan)
 
 
 def train_masked(
@@ -86,8 +95,8 @@ def train_masked(
     rows: Sequences,
     training: Training,
     folder: Path,
-    mask_rate: float = 0.15,
-    plan: Plan | None = None,
+    mask_rate: float,
+    plan: Plan,
 ) -> dict:
     """Trains a masked language model on texts; as `train_denoiser`, with the log pretrain.jsonl.
 
@@ -97,13 +106,12 @@ def train_masked(
       rows: as `text_rows` makes them.
       training: how.
       folder: as of `train_denoiser`.
-      mask_rate: share of tokens that are masked, in (0, 1]; BERT's by default.
+      mask_rate: share of tokens that are masked, in (0, 1].
       plan: as of `train_denoiser`.
     """
-    rate = require_number("mask_rate", mask_rate, "in (0, 1]", lambda x: 0 < x <= 1)
     batch_at = text_batches(rows, training.batch, training.seed)
-    terms = masked_terms, model, rate
-    return _fit("pretrain", terms, params, batch_at, training, folder, plan or one_device())
+    terms = masked_terms, model, mask_rate
+    return _fit("pretrain", terms, params, batch_at, training, folder, plan)
 
 
 def _fit(
@@ -118,11 +126,6 @@ def _fit(
     """Trains by `terms`: a function of a model, a setting and what `make_step` gives it; and these
     two.
     """
-    if training.batch % plan.mesh.size:
-        raise InputError(
-            f"batch = {training.batch} cannot be shared by {plan.mesh.size} devices: choose a "
-            f"multiple of {plan.mesh.size}"
-        )
     with Checkpoints(folder / "checkpoints") as checkpoints:
         trainable = plan.shard(params)
         state = restore_or_init(checkpoints, plan, partial(_init, _optimizer(training)), trainable)

@@ -23,7 +23,7 @@ from dinado_jax.denoising.model import Denoiser, from_masked
 from dinado_jax.denoising.ranking import Candidate, Written, labelled_by, ranked, scored_by
 from dinado_jax.denoising.settings import Decoding, Parts, Training
 from dinado_jax.denoising.tokens import codec_of
-from dinado_jax.denoising.training import train_denoiser, training_folder
+from dinado_jax.denoising.training import plan_of, train_denoiser, training_folder
 from dinado_jax.distributed.partitioning import Plan
 from dinado_jax.errors import InputError
 from dinado_jax.generation import Decodable
@@ -177,17 +177,18 @@ def fit_writer(
       examples: prompts with references, of any task.
       training: how; `Training()` by default.
       parts: what of the model is taken; all of it by default.
-      unrolls: of the loss, see `objective`.
+      unrolls: of the loss, see `objective`; the paper's 2 by default.
       folder: of the training. The same call continues what is there, bit for bit. None: a
         temporary one, which is removed.
       plan: of the devices; None for one.
 
     Raises:
-      InputError: as `from_masked`, `pair_rows` and `train_denoiser`; for a folder of another
-        training.
+      InputError: as `from_masked`, `pair_rows`, `plan_of` and `train_denoiser`; for a folder of
+        another training.
       Diverged: for a loss that is not finite.
     """
     training, codec = training or Training(), codec_of(masked)
+    plan = plan_of(training, plan)
     unrolls = require_integer("unrolls", unrolls, *POSITIVE)
     denoiser, params = from_masked(masked, parts)
     rows = pair_rows(codec, examples, denoiser)

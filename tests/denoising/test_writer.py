@@ -17,7 +17,7 @@ from dinado_jax.denoising.data import pair_rows
 from dinado_jax.denoising.pretraining import pretrain
 from dinado_jax.denoising.settings import Decoding, Parts, Training
 from dinado_jax.denoising.tokens import codec_of
-from dinado_jax.denoising.training import train_denoiser
+from dinado_jax.denoising.training import plan_of, train_denoiser
 from dinado_jax.denoising.writer import fit_writer, load_writer
 from dinado_jax.distributed.partitioning import make_plan
 from dinado_jax.models.bert_checkpoint import load_masked
@@ -68,7 +68,7 @@ def test_eight_devices_train_as_one(settings, tmp_path):
     rows = pair_rows(codec_of(denoising.masked()), denoising.EXAMPLES, denoiser)
     how = dataclasses.replace(HOW, steps=2, learning_rate=1e-3)
     one, many = (
-        train_denoiser(denoiser, params, rows, how, tmp_path / name, plan=plan)
+        train_denoiser(denoiser, params, rows, how, tmp_path / name, 2, plan_of(how, plan))
         for name, plan in (("one", None), ("many", make_plan(settings)))
     )
     start = by_path(jax.device_get(params))
@@ -197,6 +197,10 @@ def test_what_does_not_fit_is_refused(trained, tmp_path):
     plan = make_plan(Parallel())
     refused("batch = 12 cannot be shared by 8 devices: choose a multiple of 8",
             lambda: fit(tmp_path / "x", dataclasses.replace(HOW, batch=12), plan=plan))  # fmt: skip
+    refused("mask_rate = 0", lambda: pretrain(
+        ["a"], denoising.masked(), mask_rate=0, folder=tmp_path / "x"
+    ))  # fmt: skip
+    assert not (tmp_path / "x").exists(), "a training with other settings can begin there"
     refused("steps = 0", lambda: Training(steps=0))
 
 
