@@ -23,7 +23,6 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dinado_jax.config.schema import Parallel
 from dinado_jax.models.codec import Codec
 from dinado_jax.models.gpt2 import GPT2, GPT2Config
 from dinado_jax.models.params import init_params
@@ -34,6 +33,7 @@ from dinado_jax.recurrence.recurrent import documents_of
 from dinado_jax.recurrence.scoring import document_nats
 from dinado_jax.recurrence.training import Training, train
 from dinado_jax.recurrence.windows import Documents, Streams, Windows
+from dinado_jax.training.standalone import plan_of
 from dinado_jax.utils.files import read_text
 
 WAYS = ("plain", "recurrent")
@@ -123,7 +123,7 @@ def main() -> None:
         streams = {"plain": Plain, "recurrent": Streams}[way](rows, args.rows, args.windows, seed)
         folder = args.out.with_suffix("") / f"{way}_{seed}"
         folder.mkdir(parents=True, exist_ok=True)
-        start, one = init_params(model, seed), training.plan(Parallel(devices=1))
+        start, one = init_params(model, seed), plan_of(training.batch, None)
         params, own = train(recurrence, start, streams, training, folder, one)
         variables, blank = {"params": params}, jax.tree.map(np.zeros_like, own)
         found = document_nats(recurrence, variables, own, judged)

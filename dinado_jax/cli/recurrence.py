@@ -81,6 +81,7 @@ def _add_numbers(command: argparse.ArgumentParser, options: tuple) -> None:
 
 def _train(args: argparse.Namespace) -> None:
     from dinado_jax.config.schema import Parallel
+    from dinado_jax.distributed.partitioning import make_plan
     from dinado_jax.loading import load_base
     from dinado_jax.recurrence.recurrent import fit_recurrence
     from dinado_jax.recurrence.training import Training
@@ -95,7 +96,7 @@ def _train(args: argparse.Namespace) -> None:
         _recurrence(base, args),
         training,
         folder=args.out,
-        parallel=Parallel(devices=args.devices or 0),
+        plan=make_plan(Parallel(devices=args.devices or 0)),
     )
     folder = args.out / "model"
     if not exists(folder):

@@ -28,12 +28,12 @@ def text_rows(codec: Codec, texts: Sequence[str], longest: int, fill: int) -> Se
 
     Args:
       codec: of the model.
-      texts: at least one with a token; blank ones are left out.
-      longest: tokens of a row, at least 3.
-      fill: the token behind a row's end.
+      texts: at least one that is not blank; blank ones are left out.
+      longest: maximum length of a row in tokens, at least 3.
+      fill: id of the padding token.
 
     Raises:
-      InputError: if no text has a token; as `Codec.prompts`.
+      InputError: if all texts are blank; as `Codec.prompts`.
     """
     begin, end, room = codec.begin_ids, codec.eos_id, longest - len(codec.begin_ids) - 1
     bodies = [ids[:-1] for ids in codec.targets([text for text in texts if text.strip()])]

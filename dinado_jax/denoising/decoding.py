@@ -75,7 +75,7 @@ def denoise(
 ) -> Drawn:
     """Writes the candidates of B prompts, row by row: R = B K of them.
 
-    What a row is does not depend on the others nor on the width, up to the rounding of sums.
+    A row depends neither on the other rows nor on the width, up to rounding.
 
     Args:
       denoiser: the model.

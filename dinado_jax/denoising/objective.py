@@ -6,7 +6,7 @@ unrolls of the cross-entropy of the whole text,
 
     L = 1/n sum_{k < n} -log f(y | x_k),    x_{k+1} ~ f(x_k)
 
-so that the model learns to mend what it writes itself. A masked language model is the special case
+so that the model learns to correct its own output. A masked language model is the special case
 of a single unroll (n = 1) whose x0 has the mask token, scored where it has.
 
 Shapes: B rows, T tokens of a target, S of a source, V vocabulary, M lengths.
@@ -27,7 +27,7 @@ from dinado_jax.denoising.noise import fold_in, row_keys, uniforms
 from dinado_jax.objectives.sft import NoisyBatch
 from dinado_jax.objectives.terms import Term
 
-_LENGTH_WEIGHT = 0.1  # of a length's nats beside those of a token
+_LENGTH_WEIGHT = 0.1  # of the loss of lengths (nats per row) relative to that of tokens
 
 LogitsOf = Callable[[jax.Array], jax.Array]  # tokens [B, T] -> float32 [B, T, V]
 

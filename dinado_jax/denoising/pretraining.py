@@ -15,11 +15,16 @@ from dinado_jax.denoising.data import digest, text_rows
 from dinado_jax.denoising.model import MaskedLM
 from dinado_jax.denoising.settings import Sizes, Training
 from dinado_jax.denoising.tokens import codec_of, train_tokenizer, vocabulary_of
-from dinado_jax.denoising.training import plan_of, train_masked, training_folder
+from dinado_jax.denoising.training import train_masked
 from dinado_jax.distributed.partitioning import Plan
 from dinado_jax.models.bert import Bert, BertConfig, init_params
 from dinado_jax.models.bert_checkpoint import MaskedModel
-from dinado_jax.training.record import keep_record, params_digest
+from dinado_jax.training.standalone import (
+    keep_record,
+    params_digest,
+    plan_of,
+    training_folder,
+)
 from dinado_jax.utils.arguments import (
     known_keywords,
     require_number,
@@ -82,7 +87,7 @@ def pretrain(
     """
     training, config = training or Training(), masked.model.config
     mask_rate = require_number("mask_rate", mask_rate, "in (0, 1]", lambda x: 0 < x <= 1)
-    plan = plan_of(training, plan)
+    plan = plan_of(training.batch, plan)
     lines = require_texts("text", texts)
     rows = text_rows(codec_of(masked), lines, config.context_length, masked.pad_id)
     with training_folder(folder) as path:

@@ -7,6 +7,7 @@ from dinado_jax.denoising.vocabulary import Vocabulary
 from dinado_jax.errors import InputError
 from dinado_jax.models.bert_checkpoint import MaskedModel
 from dinado_jax.models.codec import Codec
+from dinado_jax.models.tokenizer import train_bpe
 
 SPECIAL = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
 _LEAST = 256 + len(SPECIAL)
@@ -41,21 +42,12 @@ def train_tokenizer(lines: Iterable[str], vocab_size: int) -> Any:
     Raises:
       InputError: for fewer tokens than there are bytes and special tokens.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from tokenizers import processors
     from transformers import PreTrainedTokenizerFast
 
     if vocab_size < _LEAST:
         raise InputError(f"vocabulary = {vocab_size}: a byte-level BPE needs at least {_LEAST}")
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=list(SPECIAL.values()),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train_from_iterator((f" {line.strip()}" for line in lines), trainer)
+    bpe = train_bpe(lines, vocab_size, list(SPECIAL.values()))
     ends = [(name, bpe.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
     bpe.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
     return PreTrainedTokenizerFast(

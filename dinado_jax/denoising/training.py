@@ -4,56 +4,26 @@ Batches and their random numbers are pure functions of the step: a stopped train
 for bit.
 """
 
-import contextlib
 import functools
-import tempfile
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optax
 
-from dinado_jax.config.schema import Optim, Parallel, Run
+from dinado_jax.config.schema import Optim, Run
 from dinado_jax.data.sequences import Sequences
 from dinado_jax.denoising.data import pair_batches, text_batches
 from dinado_jax.denoising.model import Denoiser, MaskedLM
 from dinado_jax.denoising.objective import denoising_terms, masked_terms
 from dinado_jax.denoising.settings import Training
-from dinado_jax.distributed.partitioning import Plan, make_plan
-from dinado_jax.errors import InputError
+from dinado_jax.distributed.partitioning import Plan
 from dinado_jax.objectives.terms import BatchAt
 from dinado_jax.training.checkpoint import Checkpoints
 from dinado_jax.training.loop import Loop, Phase, restore_or_init
 from dinado_jax.training.optimizer import optimizer
 from dinado_jax.training.step import Step, TrainState, init_state, make_step
 from dinado_jax.utils.progress import MetricsLog
-
-
-@contextlib.contextmanager
-def training_folder(folder: str | Path | None) -> Iterator[Path]:
-    """A context with the folder of a training, made if it is missing; a temporary one for None."""
-    with contextlib.ExitStack() as stack:
-        if folder is None:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="dinado_denoising_"))
-        path = Path(folder)
-        path.mkdir(parents=True, exist_ok=True)
-        yield path
-
-
-def plan_of(training: Training, plan: Plan | None) -> Plan:
-    """The plan of a training, by default that of one device.
-
-    Raises:
-      InputError: for a batch that the devices cannot share.
-    """
-    plan = plan or make_plan(Parallel(devices=1))
-    if training.batch % plan.mesh.size:
-        raise InputError(
-            f"batch = {training.batch} cannot be shared by {plan.mesh.size} devices: choose a "
-            f"multiple of {plan.mesh.size}"
-        )
-    return plan
 
 
 def train_denoiser(
@@ -75,7 +45,7 @@ def train_denoiser(
       folder: there already; of the checkpoints, from which the same call goes on, and of the log
         denoise.jsonl.
       unrolls: passes from each corrupted text.
-      plan: of `plan_of`.
+      plan: of the devices, see `plan_of`.
 
     Returns:
       The trained parameters, on the host.

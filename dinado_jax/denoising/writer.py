@@ -23,7 +23,7 @@ from dinado_jax.denoising.model import Denoiser, from_masked
 from dinado_jax.denoising.ranking import Candidate, Written, labelled_by, ranked, scored_by
 from dinado_jax.denoising.settings import Decoding, Parts, Training
 from dinado_jax.denoising.tokens import codec_of
-from dinado_jax.denoising.training import plan_of, train_denoiser, training_folder
+from dinado_jax.denoising.training import train_denoiser
 from dinado_jax.distributed.partitioning import Plan
 from dinado_jax.errors import InputError
 from dinado_jax.generation import Decodable
@@ -31,7 +31,12 @@ from dinado_jax.models.bert_checkpoint import MaskedModel
 from dinado_jax.models.codec import Codec
 from dinado_jax.oracles.callables import named_oracle
 from dinado_jax.tasks.protocol import Example
-from dinado_jax.training.record import keep_record, params_digest
+from dinado_jax.training.standalone import (
+    keep_record,
+    params_digest,
+    plan_of,
+    training_folder,
+)
 from dinado_jax.utils.arguments import (
     POSITIVE,
     known_keywords,
@@ -188,7 +193,7 @@ def fit_writer(
       Diverged: for a loss that is not finite.
     """
     training, codec = training or Training(), codec_of(masked)
-    plan = plan_of(training, plan)
+    plan = plan_of(training.batch, plan)
     unrolls = require_integer("unrolls", unrolls, *POSITIVE)
     denoiser, params = from_masked(masked, parts)
     rows = pair_rows(codec, examples, denoiser)

@@ -37,26 +37,38 @@ def train_codec(lines: Iterable[str], vocab_size: int) -> Codec:
 
     InputError for fewer tokens than there are bytes.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
     transformers = _transformers()
 
     if vocab_size < 257:
         raise InputError(f"base.vocab_size = {vocab_size}: a byte-level BPE needs at least 257")
+    bpe = train_bpe(lines, vocab_size, [EOS])
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token=EOS, eos_token=EOS, clean_up_tokenization_spaces=False
+    )
+    return Codec(tokenizer, (tokenizer.eos_token_id,), tokenizer.bos_token_id)
+
+
+def train_bpe(lines: Iterable[str], vocab_size: int, special_tokens: list[str]) -> Any:
+    """Trains a byte-level BPE, a `tokenizers.Tokenizer`; deterministic.
+
+    Args:
+      lines: to train on, each as if it followed a space.
+      vocab_size: the most tokens, at least 256 and the special ones.
+      special_tokens: that have the first ids.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[EOS],
+        special_tokens=special_tokens,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     bpe.train_from_iterator((f" {line.strip()}" for line in lines), trainer)
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=bpe, bos_token=EOS, eos_token=EOS, clean_up_tokenization_spaces=False
-    )
-    return Codec(tokenizer, (tokenizer.eos_token_id,), tokenizer.bos_token_id)
+    return bpe
 
 
 def train_words(lines: Iterable[str], most: int) -> Codec:

@@ -6,18 +6,16 @@ model.perplexity(held_out)
 model.save("gpt2_novels")           # load_recurrent("gpt2_novels")
 """
 
-import contextlib
 import dataclasses
 import hashlib
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from dinado_jax.config.schema import Parallel
 from dinado_jax.decoding.methods import Method
+from dinado_jax.distributed.partitioning import Plan
 from dinado_jax.distributed.processes import process_count
 from dinado_jax.errors import InputError
 from dinado_jax.language_model import Base, save_base
@@ -30,7 +28,12 @@ from dinado_jax.recurrence.module import Params, Recurrence
 from dinado_jax.recurrence.scoring import document_nats
 from dinado_jax.recurrence.training import Training, train
 from dinado_jax.recurrence.windows import Documents, Streams
-from dinado_jax.training.record import keep_record, params_digest
+from dinado_jax.training.standalone import (
+    keep_record,
+    params_digest,
+    plan_of,
+    training_folder,
+)
 from dinado_jax.utils.arguments import (
     POSITIVE,
     known_keywords,
@@ -159,7 +162,7 @@ def fit_recurrence(
     training: Training | None = None,
     *,
     folder: str | Path | None = None,
-    parallel: Parallel | None = None,
+    plan: Plan | None = None,
 ) -> Recurrent:
     """Trains a base, or a LoRA of it, with recurrence on long documents.
 
@@ -170,11 +173,11 @@ def fit_recurrence(
       training: how; `Training()` by default.
       folder: of the training. The same call continues what is there, bit for bit. None: a
         temporary one, which is removed.
-      parallel: how it is spread over devices, with mode jit; all of this process by default.
+      plan: of the devices, with mode jit; None for one.
 
     Raises:
-      InputError: for a recurrence of another model, what is no text, too little text, and a folder
-        of another training.
+      InputError: for a recurrence of another model, what is no text, too little text, another mode,
+        and a folder of another training; as `plan_of`.
       Diverged: for a loss that is not finite.
     """
     if process_count() > 1:
@@ -182,14 +185,15 @@ def fit_recurrence(
     if recurrence.model != base.model:
         raise InputError("the recurrence is of another model: make it of base.model")
     training = training or Training()
-    plan = training.plan(parallel or Parallel())
+    plan = plan_of(training.batch, plan)
+    if plan.mode != "jit":
+        raise InputError(
+            f"parallel.mode = {plan.mode}: the memories of rows go on from step to step, which "
+            "only jit does, choose that"
+        )
     rows = documents_of(base.codec, documents, recurrence.window)
     streams = Streams(rows, training.batch, training.windows, training.seed)
-    with contextlib.ExitStack() as stack:
-        if folder is None:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="dinado_recurrence_"))
-        path = Path(folder)
-        path.mkdir(parents=True, exist_ok=True)
+    with training_folder(folder) as path:
         keep_record(path, _record(base, rows, recurrence, training))
         params, own = train(recurrence, base.params, streams, training, path, plan)
     tuned = dataclasses.replace(base, params=jax.device_put(params), known=base.codec)

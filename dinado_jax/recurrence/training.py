@@ -17,10 +17,9 @@ from flax import struct
 
 from dinado_jax.adapters.lora import LoRA
 from dinado_jax.adapters.protocol import Adapter
-from dinado_jax.config.schema import Optim, Parallel, Run
+from dinado_jax.config.schema import Optim, Run
 from dinado_jax.distributed.constraints import reduce_scatter_grad
-from dinado_jax.distributed.partitioning import Plan, make_plan, psum
-from dinado_jax.errors import InputError
+from dinado_jax.distributed.partitioning import Plan, psum
 from dinado_jax.recurrence.likelihood import likelihood
 from dinado_jax.recurrence.module import Params, Recurrence
 from dinado_jax.recurrence.windows import Streams
@@ -69,22 +68,6 @@ class Training:
         names = ("steps", "batch", "learning_rate", "warmup", "weight_decay", "clip")
         settings = Optim(**{name: getattr(self, name) for name in names})
         return optimizer(settings, self.steps)
-
-    def plan(self, parallel: Parallel) -> Plan:
-        """How rows and their memories are placed on devices.
-
-        Raises:
-          InputError: as `make_plan`, for rows that the devices cannot share, and for another mode
-            than jit.
-        """
-        if parallel.mode != "jit":
-            raise InputError(
-                f"parallel.mode = {parallel.mode}: the memories of rows go on from step to step, "
-                "which only jit does, choose that"
-            )
-        plan = make_plan(parallel)
-        plan.check_batch("training", self.batch, 1)
-        return plan
 
 
 @struct.dataclass
@@ -152,7 +135,7 @@ def train(
       training: how.
       folder: there already; of the checkpoints, from which the same call goes on, and of the log
         recurrence.jsonl.
-      plan: of `training.plan`.
+      plan: of the devices, with mode jit.
 
     Returns:
       The parameters of the base, changed, and those of the network.

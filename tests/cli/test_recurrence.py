@@ -72,7 +72,7 @@ def test_texts_are_those_of_python(folder, capsys):
         ("--steps 0", "steps"),
         ("--seed 1", "a training with another seed"),
         ("--devices 99", "parallel.devices = 99"),
-        ("--batch 3 --devices 2", "training.batch = 3 cannot be shared by 2 devices"),
+        ("--batch 3 --devices 2", "batch = 3 cannot be shared by 2 devices"),
     ],
 )
 def test_bad_settings_are_one_line(folder, base, files, options, said, capsys):

@@ -17,12 +17,13 @@ from dinado_jax.denoising.data import pair_rows
 from dinado_jax.denoising.pretraining import pretrain
 from dinado_jax.denoising.settings import Decoding, Parts, Training
 from dinado_jax.denoising.tokens import codec_of
-from dinado_jax.denoising.training import plan_of, train_denoiser
+from dinado_jax.denoising.training import train_denoiser
 from dinado_jax.denoising.writer import fit_writer, load_writer
 from dinado_jax.distributed.partitioning import make_plan
 from dinado_jax.models.bert_checkpoint import load_masked
 from dinado_jax.models.params import by_path
 from dinado_jax.tasks.protocol import Example
+from dinado_jax.training.standalone import plan_of
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -68,7 +69,7 @@ def test_eight_devices_train_as_one(settings, tmp_path):
     rows = pair_rows(codec_of(denoising.masked()), denoising.EXAMPLES, denoiser)
     how = dataclasses.replace(HOW, steps=2, learning_rate=1e-3)
     one, many = (
-        train_denoiser(denoiser, params, rows, how, tmp_path / name, 2, plan_of(how, plan))
+        train_denoiser(denoiser, params, rows, how, tmp_path / name, 2, plan_of(how.batch, plan))
         for name, plan in (("one", None), ("many", make_plan(settings)))
     )
     start = by_path(jax.device_get(params))

@@ -15,6 +15,7 @@ from support.folders import refused
 
 import dinado_jax
 from dinado_jax.config.schema import Parallel
+from dinado_jax.distributed.partitioning import make_plan
 from dinado_jax.errors import InputError
 from dinado_jax.models.architectures import load_model
 from dinado_jax.models.params import by_path, init_params
@@ -23,6 +24,7 @@ from dinado_jax.recurrence.recurrent import Recurrent, fit_recurrence, load_recu
 from dinado_jax.recurrence.scoring import document_nats
 from dinado_jax.recurrence.training import Training, train
 from dinado_jax.recurrence.windows import Documents, Streams
+from dinado_jax.training.standalone import plan_of
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -86,8 +88,8 @@ def test_a_stopped_training_continues_bit_for_bit(words, trained, rank, tmp_path
 
 
 def fit(base, how, folder, devices=1):
-    where = Parallel(devices=devices)
-    return fit_recurrence(base, TEXTS, of(base), how, folder=folder, parallel=where)
+    plan = make_plan(Parallel(devices=devices))
+    return fit_recurrence(base, TEXTS, of(base), how, folder=folder, plan=plan)
 
 
 def test_two_devices_train_as_one(words, trained, tmp_path):
@@ -95,12 +97,10 @@ def test_two_devices_train_as_one(words, trained, tmp_path):
     shared = fit(words, how, tmp_path / "two", devices=2)
     # Not the parameters: those without a gradient, biases of keys, move by rounding alone.
     np.testing.assert_allclose(shared.nats(TEXTS), model.nats(TEXTS), rtol=2e-5)
-    refused(
-        "training.batch = 2 cannot be shared by 8 devices", fit, words, how, tmp_path / "all", 8
-    )
-    plan = Parallel(mode="pmap", devices=1)
+    refused("batch = 2 cannot be shared by 8 devices", fit, words, how, tmp_path / "all", 8)
+    plan = make_plan(Parallel(mode="pmap", devices=1))
     with pytest.raises(InputError, match=r"parallel\.mode = pmap"):
-        fit_recurrence(words, TEXTS, of(words), how, folder=tmp_path / "pmap", parallel=plan)
+        fit_recurrence(words, TEXTS, of(words), how, folder=tmp_path / "pmap", plan=plan)
 
 
 def test_it_learns_what_only_earlier_windows_tell(tmp_path):
@@ -112,7 +112,7 @@ def test_it_learns_what_only_earlier_windows_tell(tmp_path):
     rows = Documents.of([[0]] * 64, texts, T)
     how = Training(steps=150, batch=8, windows=4, learning_rate=0.02, warmup=10)
     streams, start = Streams(rows, how.batch, how.windows, 0), init_params(model, 0)
-    params, own = train(recurrence, start, streams, how, tmp_path, how.plan(Parallel(devices=1)))
+    params, own = train(recurrence, start, streams, how, tmp_path, plan_of(how.batch, None))
     nats, tokens = document_nats(recurrence, {"params": params}, own, rows).sum(0)
     assert nats / tokens < 0.6 * np.log(8) / 5
 

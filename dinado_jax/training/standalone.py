@@ -1,16 +1,47 @@
-"""What a training is of, kept in its folder: another one does not continue it."""
+"""Trainings that are no stage of a run: their folder, what it is of, and their devices."""
 
+import contextlib
 import hashlib
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from dinado_jax.config.schema import Parallel
+from dinado_jax.distributed.partitioning import Plan, make_plan
 from dinado_jax.distributed.processes import barrier, is_main
 from dinado_jax.errors import InputError
 from dinado_jax.models.params import by_path
 from dinado_jax.utils.files import exists, read_sealed, write_sealed
 
 _RECORD = "training.json"
+
+
+@contextlib.contextmanager
+def training_folder(folder: str | Path | None) -> Iterator[Path]:
+    """A context with the folder of a training, made if it is missing; a temporary one for None."""
+    with contextlib.ExitStack() as stack:
+        if folder is None:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="dinado_training_"))
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        yield path
+
+
+def plan_of(batch: int, plan: Plan | None) -> Plan:
+    """The plan of a training, by default that of one device.
+
+    Raises:
+      InputError: for a batch that the devices cannot share.
+    """
+    plan = plan or make_plan(Parallel(devices=1))
+    if batch % plan.mesh.size:
+        raise InputError(
+            f"batch = {batch} cannot be shared by {plan.mesh.size} devices: choose a multiple of "
+            f"{plan.mesh.size}"
+        )
+    return plan
 
 
 def params_digest(params: dict) -> str:
