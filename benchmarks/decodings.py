@@ -1,17 +1,18 @@
 """A finished run decoded in many ways on the same held-out prompts: one table.
 
     python benchmarks/decodings.py RUN --out FOLDER [--prompts 100] [--samples 2]
-        [--ways base/sample masks/sample control/particles16 ..]
+        [--ways base/sample masks/sample control/particles16 ..] [--hmm FOLDER ..]
 
 A way is MODEL/METHOD. The models are `base`, `masks` (the base under the guarantee of the run's
-oracle, which must have automata), `control`, and `control+masks`. The methods are `sample`,
-`greedy`, `beam16` (a beam search with 16 beams, the best one) and `particles16` (one of 16
-particles, chosen by the oracle), with any number. Each way writes FOLDER/WAY.jsonl, and is not
-decoded again if that is there. Prints a line of JSON per way, and a table: success, KL to the base
-(nats per text; of particles an upper bound; of greedy texts and beams there is none), the share of
-texts that ended, nats per token under the base, seconds of decoding with its compilation, and
-metrics of captions with 95% intervals over prompts. Of particles also KL(q* || p), estimated from
-above.
+oracle, which must have automata), `control`, `control+masks`, and of each HMM, by the name of its
+FOLDER (`dinado hmm train`): `NAME` (the guarantee knows what is likely, too), `NAME.head` (with its
+head) and `control+NAME` (each at half strength). The methods are `sample`, `greedy`, `beam16` (a
+beam search with 16 beams, the best one) and `particles16` (one of 16 particles, chosen by the
+oracle), with any number. Each way writes FOLDER/WAY.jsonl, and is not decoded again if that is
+there. Prints a line of JSON per way, and a table: success, KL to the base (nats per text; of
+particles an upper bound; of greedy texts and beams there is none), the share of texts that ended,
+nats per token under the base, seconds of decoding with its compilation, and metrics of captions
+with 95% intervals over prompts. Of particles also KL(q* || p), estimated from above.
 """
 
 import argparse
@@ -35,6 +36,7 @@ from dinado_jax.evaluation.text_metrics import score
 from dinado_jax.generation import generate
 from dinado_jax.guarantee import guarantee
 from dinado_jax.language_model import Controlled, LanguageModel, compose
+from dinado_jax.loading import load_hmm
 from dinado_jax.metrics.protocol import items_of
 from dinado_jax.oracles.judge import judge
 from dinado_jax.search.beams import beam_search
@@ -57,6 +59,7 @@ class Decoder:
     context: Context
     prompts: list[str]
     samples: int  # of each, where they are drawn
+    hmms: dict[str, Path]  # folders, by name
 
     def decode(self, way: str) -> list[Sample]:
         """Continues the prompts, and judges the texts."""
@@ -100,11 +103,19 @@ class Decoder:
         control = self._control
         if name in ("base", "control"):
             return (control.base if name == "base" else control), prompts
-        if name not in ("masks", "control+masks"):
+        guide = name.removeprefix("control+")
+        folder = self.hmms.get(guide.removesuffix(".head"))
+        if folder is None and guide != "masks":
             raise SystemExit(f"no such model, {name}")
+        hmm = folder and load_hmm(folder, control.base, head=guide.endswith(".head"))
         limit, oracle = config.decode.max_new_tokens, self.context.oracle.function
-        mask, prompts = guarantee(control.base, prompts, limit, oracle)
-        return (mask if name == "masks" else compose(control, mask)), prompts
+        guided, prompts = guarantee(control.base, prompts, limit, oracle, hmm=hmm)
+        if guide == name:
+            return guided, prompts
+        if hmm is None:
+            return compose(control, guided), prompts
+        # Both pull towards the constraint.
+        return compose(control.tilted(strength=0.5), guided.tilted(strength=0.5)), prompts
 
 
 def figures(
@@ -156,11 +167,13 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=100)
     parser.add_argument("--samples", type=int, default=2, help="of each prompt")
     parser.add_argument("--ways", nargs="+", default=WAYS, metavar="MODEL/METHOD")
+    parser.add_argument("--hmm", nargs="*", type=Path, default=[], metavar="FOLDER")
     args = parser.parse_args()
     context = Context.of(run_config(args.run), args.run)
     examples = context.held_out[: args.prompts]
     references = {example.prompt: example.references for example in examples}
-    decoder = Decoder(context, list(references), args.samples)
+    hmms = {folder.name: folder for folder in args.hmm}
+    decoder = Decoder(context, list(references), args.samples, hmms)
     args.out.mkdir(parents=True, exist_ok=True)
     rows = []
     for way in args.ways:

@@ -75,12 +75,16 @@ for i in $(seq 60); do printf 'a red dog %s\t1\na blue dog %s\t0\n' "$i" "$i"; d
     } >"$out/sentences.tsv"
     small="--seeds 0 --held-out 4 --layers 1 --width 8 --heads 2 --vocabulary 300 --batch 4"
     small+=" --pretrain-steps 2 --steps 2 --causal-steps 2 --lengths 1 --repeats 1"
+    echo "formality_pairs $PYTHON benchmarks/formality_pairs.py $out/sentences.tsv --out $out/formality"
     echo "denoising $PYTHON benchmarks/denoising.py $out/sentences.tsv --out $out/denoising $small"
     echo "planted_bugs $PYTHON benchmarks/planted_bugs.py --only 0 --out $out/planted.jsonl"
 } | xargs -P 2 -d '\n' -I{} bash -c 'run {}'
 run demo_picture "$PYTHON" benchmarks/demo_picture.py "$out/study/seed3/default" "$out/demo.svg"
 run compare_runs "$PYTHON" benchmarks/compare_runs.py "$out/bound.svg" "default=$out/study/seed3/default"
 run decodings "$PYTHON" benchmarks/decodings.py "$out/study/seed3/default" --out "$out/decodings" --prompts 4 --samples 1 --ways base/sample control/particles2
+run with_automata "$PYTHON" -m dinado_jax run tests/support/tiny_run.toml name=with_automata rollout.oracle="not contains('red')" run.folder="$out"
+run hmm "$PYTHON" -m dinado_jax hmm train "$out/with_automata" --out "$out/hmm" --states 4 --samples 200 --epochs 1
+run decodings_hmm "$PYTHON" benchmarks/decodings.py "$out/with_automata" --out "$out/decodings_hmm" --hmm "$out/hmm" --prompts 4 --samples 1 --ways masks/sample hmm/sample control+hmm/particles2
 run prefix_auc "$PYTHON" benchmarks/prefix_auc.py "$out/study/seed3/default" --prompts 4
 run prefix_reader "$PYTHON" benchmarks/prefix_reader.py "$out/study/seed3/default" --prompts 4 --steps 2 --guided 2
 run length_beams "$PYTHON" benchmarks/length_beams.py "$out/study/seed3/default" --prompts 4 --beams 2 --lengths 3 5
