@@ -32,7 +32,7 @@ import numpy as np
 
 from dinado_jax.denoising.model import from_masked
 from dinado_jax.denoising.pretraining import new_masked, pretrain
-from dinado_jax.denoising.settings import Decoding, Parts, Sizes, Training
+from dinado_jax.denoising.settings import Decoding, Parts, Sizes
 from dinado_jax.denoising.writer import Writer, fit_writer, load_writer
 from dinado_jax.language_model import Base
 from dinado_jax.loading import load_base
@@ -44,6 +44,7 @@ from dinado_jax.stages.pipeline import run_stages
 from dinado_jax.stages.settings import load_config
 from dinado_jax.tasks.protocol import Example
 from dinado_jax.tasks.translation import translation_prompt
+from dinado_jax.training.settings import Training
 from dinado_jax.utils.files import read_lines
 
 KINDS = ("masked", "random")

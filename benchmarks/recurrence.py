@@ -31,7 +31,8 @@ from dinado_jax.recurrence.likelihood import likelihood
 from dinado_jax.recurrence.module import Recurrence
 from dinado_jax.recurrence.recurrent import documents_of
 from dinado_jax.recurrence.scoring import document_nats
-from dinado_jax.recurrence.training import Training, train
+from dinado_jax.recurrence.settings import Training
+from dinado_jax.recurrence.training import train
 from dinado_jax.recurrence.windows import Documents, Streams, Windows
 from dinado_jax.training.standalone import plan_of
 from dinado_jax.utils.files import read_text

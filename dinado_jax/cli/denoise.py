@@ -2,15 +2,16 @@
 
 import argparse
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from dinado_jax.cli.fields import add_fields, given
 from dinado_jax.cli.own_prompts import check_file, give
 from dinado_jax.cli.parser import Commands, add_command
-from dinado_jax.denoising.settings import Decoding, Parts, Sizes, Training
+from dinado_jax.denoising.settings import Decoding, Parts, Sizes
 from dinado_jax.distributed import signals
 from dinado_jax.errors import InputError, escape
+from dinado_jax.training.settings import Training
 from dinado_jax.utils import streams
 
 if TYPE_CHECKING:
@@ -79,9 +80,9 @@ def _add_model(command: argparse.ArgumentParser, model: str) -> None:
     """Adds what both trainings read."""
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the model")
     command.add_argument("--model", metavar="MODEL", help=f"{model}, a folder or hub name")
-    _add_fields(command.add_argument_group("training"), Training(), _TRAINING)
+    add_fields(command.add_argument_group("training"), Training(), _TRAINING)
     group = command.add_argument_group("a new model, without --model")
-    _add_fields(group, Sizes(), _SIZES)
+    add_fields(group, Sizes(), _SIZES)
 
 
 def _add_write(kinds: Commands) -> None:
@@ -90,7 +91,7 @@ def _add_write(kinds: Commands) -> None:
     command.add_argument("model", type=Path, metavar="DIR", help="of `dinado denoise train`")
     command.add_argument("--prompt", action="append", metavar="TEXT", help="may be repeated")
     command.add_argument("--prompts", type=Path, metavar="FILE", help="one per line, or .jsonl")
-    _add_fields(command.add_argument_group("decoding"), Decoding(), _DECODING)
+    add_fields(command.add_argument_group("decoding"), Decoding(), _DECODING)
     command.add_argument(
         "--base", metavar="BASE", help="an autoregressive model that ranks the candidates"
     )
@@ -103,26 +104,11 @@ def _add_write(kinds: Commands) -> None:
     command.add_argument("--out", type=Path, metavar="FILE", help="write the texts to a file")
 
 
-def _add_fields(group: Any, defaults: Any, what: Mapping[str, str]) -> None:
-    """Adds an option for each field, its default in the help; None where it is not given."""
-    for flag, meaning in what.items():
-        default = getattr(defaults, flag.replace("-", "_"))
-        help = f"{meaning} ({default})".strip()
-        metavar = {int: "N", float: "X", str: "WORD"}[type(default)]
-        group.add_argument(f"--{flag}", type=type(default), metavar=metavar, help=help)
-
-
-def _given(args: argparse.Namespace, flags: Mapping[str, str]) -> dict[str, Any]:
-    """The options that are given, by field."""
-    names = [flag.replace("-", "_") for flag in flags]
-    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-
-
 def _pretrain(args: argparse.Namespace) -> None:
     from dinado_jax.denoising.pretraining import pretrain
     from dinado_jax.distributed.processes import barrier, is_main
 
-    plan, training = _begin(), Training(**_given(args, _TRAINING))
+    plan, training = _begin(), Training(**given(args, _TRAINING))
     texts = [text for file in args.texts for text in _texts(file)]
     masked = _masked(args, texts)
     rate = {} if args.mask_rate is None else {"mask_rate": args.mask_rate}
@@ -138,7 +124,7 @@ def _train(args: argparse.Namespace) -> None:
     from dinado_jax.denoising.writer import fit_writer
     from dinado_jax.distributed.processes import barrier, is_main
 
-    plan, training = _begin(), Training(**_given(args, _TRAINING))
+    plan, training = _begin(), Training(**given(args, _TRAINING))
     examples = _examples(args.pairs)
     texts = [text for one in examples for text in (one.prompt, *one.references)]
     masked = _masked(args, texts)
@@ -168,7 +154,7 @@ def _masked(args: argparse.Namespace, texts: list[str]) -> "MaskedModel":
     from dinado_jax.denoising.pretraining import new_masked
     from dinado_jax.models.bert_checkpoint import load_masked
 
-    sizes = _given(args, _SIZES)
+    sizes = given(args, _SIZES)
     if args.model is None:
         return new_masked(texts, Sizes(**sizes), 0 if args.seed is None else args.seed)
     if sizes:
@@ -204,7 +190,7 @@ def _write(args: argparse.Namespace) -> None:
     from dinado_jax.loading import load_base
     from dinado_jax.tasks.prompts import read_prompts
 
-    settings = _given(args, _DECODING)
+    settings = given(args, _DECODING)
     decoding = Decoding(**settings)
     for name, idle in decoding.idle.items():
         if name in settings:

@@ -4,12 +4,14 @@ import argparse
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from dinado_jax.cli.fields import add_fields, given
 from dinado_jax.cli.parser import Commands, add_command
 from dinado_jax.cli.tables import table
 from dinado_jax.distributed import signals
 from dinado_jax.errors import InputError, escape
+from dinado_jax.recurrence.settings import Training
 from dinado_jax.utils import streams
 from dinado_jax.utils.files import exists
 
@@ -18,24 +20,21 @@ if TYPE_CHECKING:
     from dinado_jax.recurrence.module import Recurrence
     from dinado_jax.recurrence.recurrent import Recurrent
 
-_TRAINING = (
-    ("steps", int, 1000, "of training"),
-    ("batch", int, 8, "documents side by side"),
-    ("windows", int, 4, "of a step, through which gradients pass"),
-    ("rank", int, 0, "of a LoRA of the base; 0: all its parameters"),
-    ("learning-rate", float, 1e-3, "at most"),
-    ("warmup", int, 50, "steps"),
-    ("save-every", int, 200, "steps"),
-    ("seed", int, 0, "of everything"),
-)
-_WRITING = (
-    ("samples", int, 1, "independent texts"),
-    ("max-new-tokens", int, 1000, "of each"),
-    ("temperature", float, 1.0, "0 is greedy"),
-    ("top-k", int, 0, "0 is off"),
-    ("top-p", float, 1.0, "of the nucleus"),
-    ("seed", int, 0, "of the draws"),
-)
+_TRAINING = {
+    "steps": "of training", "batch": "documents side by side",
+    "windows": "of a step, through which gradients pass",
+    "rank": "of a LoRA of the base; 0: all its parameters", "learning-rate": "peak",
+    "warmup": "steps of linear increase", "save-every": "steps between checkpoints",
+    "seed": "of everything",
+}  # fmt: skip
+_WRITING = {
+    "samples": (int, "independent texts (1)"),
+    "max-new-tokens": (int, "of each (1000)"),
+    "temperature": (float, "0 is greedy (1.0)"),
+    "top-k": (int, "0 is off (0)"),
+    "top-p": (float, "of the nucleus (1.0)"),
+    "seed": (int, "of the draws (0)"),
+}
 _DOCUMENTS = "a text, one document; or a table, .jsonl, .csv or .tsv, with a document per row: text"
 
 
@@ -60,7 +59,7 @@ def add(commands: Commands) -> None:
         ("devices", "of this machine (all)"),
     ):
         command.add_argument(f"--{name}", type=int, metavar="N", help=what)
-    _add_numbers(command, _TRAINING)
+    add_fields(command, Training(), _TRAINING)
 
     command = add_command(kinds, "score", _score, "the likelihood of documents under a model")
     command.add_argument("model", metavar="MODEL", help="DIR/model of `dinado recurrence train`")
@@ -70,13 +69,9 @@ def add(commands: Commands) -> None:
     command = add_command(kinds, "write", _write, "texts of any length by a model")
     command.add_argument("model", metavar="MODEL", help="DIR/model of `dinado recurrence train`")
     command.add_argument("--prompt", default="", metavar="TEXT", help="that they continue")
-    _add_numbers(command, _WRITING)
-
-
-def _add_numbers(command: argparse.ArgumentParser, options: tuple) -> None:
-    for name, kind, default, what in options:
-        help = f"{what} ({default})"
-        command.add_argument(f"--{name}", type=kind, default=default, metavar="N", help=help)
+    for flag, (kind, help) in _WRITING.items():
+        metavar = "X" if kind is float else "N"
+        command.add_argument(f"--{flag}", type=kind, metavar=metavar, help=help)
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -84,10 +79,9 @@ def _train(args: argparse.Namespace) -> None:
     from dinado_jax.distributed.partitioning import make_plan
     from dinado_jax.loading import load_base
     from dinado_jax.recurrence.recurrent import fit_recurrence
-    from dinado_jax.recurrence.training import Training
 
     signals.install_handlers()
-    training = Training(**_values(args, _TRAINING))
+    training = Training(**given(args, _TRAINING))
     documents = _read(args.documents)
     base = load_base(args.base)
     model = fit_recurrence(
@@ -147,7 +141,7 @@ def _score(args: argparse.Namespace) -> None:
 
 def _write(args: argparse.Namespace) -> None:
     model = _load(args)
-    for made in model.generate(args.prompt, **_values(args, _WRITING)):
+    for made in model.generate(args.prompt, **given(args, _WRITING)):
         streams.print_result(json.dumps({"text": made.text, "finished": made.finished}))
 
 
@@ -155,11 +149,6 @@ def _load(args: argparse.Namespace) -> "Recurrent":
     from dinado_jax.recurrence.recurrent import load_recurrent
 
     return load_recurrent(args.model)
-
-
-def _values(args: argparse.Namespace, options: tuple) -> dict[str, Any]:
-    names = [name.replace("-", "_") for name, *_ in options]
-    return {name: getattr(args, name) for name in names}
 
 
 def _read(files: list[Path]) -> list[tuple[str, str]]:

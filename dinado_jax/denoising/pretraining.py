@@ -13,12 +13,13 @@ import jax
 
 from dinado_jax.denoising.data import digest, text_rows
 from dinado_jax.denoising.model import MaskedLM
-from dinado_jax.denoising.settings import Sizes, Training
+from dinado_jax.denoising.settings import Sizes
 from dinado_jax.denoising.tokens import codec_of, train_tokenizer, vocabulary_of
 from dinado_jax.denoising.training import train_masked
 from dinado_jax.distributed.partitioning import Plan
 from dinado_jax.models.bert import Bert, BertConfig, init_params
 from dinado_jax.models.bert_checkpoint import MaskedModel
+from dinado_jax.training.settings import Training
 from dinado_jax.training.standalone import (
     keep_record,
     params_digest,

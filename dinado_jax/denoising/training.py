@@ -11,17 +11,17 @@ from typing import Any
 
 import optax
 
-from dinado_jax.config.schema import Optim, Run
+from dinado_jax.config.schema import Run
 from dinado_jax.data.sequences import Sequences
 from dinado_jax.denoising.data import pair_batches, text_batches
 from dinado_jax.denoising.model import Denoiser, MaskedLM
 from dinado_jax.denoising.objective import denoising_terms, masked_terms
-from dinado_jax.denoising.settings import Training
 from dinado_jax.distributed.partitioning import Plan
 from dinado_jax.objectives.terms import BatchAt
 from dinado_jax.training.checkpoint import Checkpoints
 from dinado_jax.training.loop import Loop, Phase, restore_or_init
 from dinado_jax.training.optimizer import optimizer
+from dinado_jax.training.settings import Training
 from dinado_jax.training.step import Step, TrainState, init_state, make_step
 from dinado_jax.utils.progress import MetricsLog
 
@@ -108,10 +108,7 @@ def _fit(
 
 
 def _optimizer(training: Training) -> optax.GradientTransformation:
-    """AdamW, see `training.optimizer`."""
-    names = ("steps", "batch", "learning_rate", "warmup", "weight_decay", "clip")
-    settings = Optim(**{name: getattr(training, name) for name in names})
-    return optimizer(settings, training.steps)
+    return optimizer(training.optim, training.steps)
 
 
 def _init(tx: optax.GradientTransformation, trainable: Any) -> TrainState:

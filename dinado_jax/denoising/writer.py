@@ -21,7 +21,7 @@ from dinado_jax.denoising.decoding import choose_lengths, denoise
 from dinado_jax.denoising.folder import read_denoiser, write_denoiser
 from dinado_jax.denoising.model import Denoiser, from_masked
 from dinado_jax.denoising.ranking import Candidate, Written, labelled_by, ranked, scored_by
-from dinado_jax.denoising.settings import Decoding, Parts, Training
+from dinado_jax.denoising.settings import Decoding, Parts
 from dinado_jax.denoising.tokens import codec_of
 from dinado_jax.denoising.training import train_denoiser
 from dinado_jax.distributed.partitioning import Plan
@@ -31,6 +31,7 @@ from dinado_jax.models.bert_checkpoint import MaskedModel
 from dinado_jax.models.codec import Codec
 from dinado_jax.oracles.callables import named_oracle
 from dinado_jax.tasks.protocol import Example
+from dinado_jax.training.settings import Training
 from dinado_jax.training.standalone import (
     keep_record,
     params_digest,

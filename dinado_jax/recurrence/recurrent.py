@@ -26,7 +26,8 @@ from dinado_jax.recurrence.decoding import draw_windows
 from dinado_jax.recurrence.folder import read_recurrence, write_recurrence
 from dinado_jax.recurrence.module import Params, Recurrence
 from dinado_jax.recurrence.scoring import document_nats
-from dinado_jax.recurrence.training import Training, train
+from dinado_jax.recurrence.settings import Training
+from dinado_jax.recurrence.training import train
 from dinado_jax.recurrence.windows import Documents, Streams
 from dinado_jax.training.standalone import (
     keep_record,

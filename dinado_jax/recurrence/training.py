@@ -4,7 +4,6 @@ gradients through the W windows of a step (truncated back-propagation).
 The memories are a part of the training state: a resumed training continues bit for bit.
 """
 
-import dataclasses
 import functools
 from functools import partial
 from pathlib import Path
@@ -17,57 +16,20 @@ from flax import struct
 
 from dinado_jax.adapters.lora import LoRA
 from dinado_jax.adapters.protocol import Adapter
-from dinado_jax.config.schema import Optim, Run
+from dinado_jax.config.schema import Run
 from dinado_jax.distributed.constraints import reduce_scatter_grad
 from dinado_jax.distributed.partitioning import Plan, psum
 from dinado_jax.recurrence.likelihood import likelihood
 from dinado_jax.recurrence.module import Params, Recurrence
+from dinado_jax.recurrence.settings import Training
 from dinado_jax.recurrence.windows import Streams
 from dinado_jax.training.checkpoint import Checkpoints
 from dinado_jax.training.loop import Loop, Phase, restore_or_init
 from dinado_jax.training.optimizer import optimizer
 from dinado_jax.training.step import Step, TrainState, init_state
-from dinado_jax.utils.arguments import (
-    POSITIVE,
-    require_integer_field,
-    require_number_field,
-    require_seed,
-)
 from dinado_jax.utils.progress import MetricsLog
 
 _NAME = "recurrence"
-
-
-@dataclasses.dataclass(frozen=True)
-class Training:
-    """How a recurrence is trained. InputError for a value out of range."""
-
-    steps: int = 1000
-    batch: int = 8  # B, rows side by side, each a stream of documents
-    windows: int = 4  # W of a step, through which gradients pass
-    rank: int = 0  # of a LoRA of the base; 0: all its parameters are trained
-    learning_rate: float = 1e-3  # peak; a cosine to a tenth of it
-    warmup: int = 50  # steps of linear increase
-    weight_decay: float = 0.0
-    clip: float = 1.0  # global gradient norm; 0 is off
-    save_every: int = 200  # steps
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch", "windows", "save_every"):
-            require_integer_field(self, name, *POSITIVE)
-        for name in ("rank", "warmup"):
-            require_integer_field(self, name, "0 or more", lambda x: x >= 0)
-        for name in ("learning_rate", "weight_decay", "clip"):
-            require_number_field(self, name, "0 or more", lambda x: x >= 0)
-        require_seed(self.seed)
-
-    @property
-    def optimizer(self) -> optax.GradientTransformation:
-        """AdamW, see `training.optimizer`."""
-        names = ("steps", "batch", "learning_rate", "warmup", "weight_decay", "clip")
-        settings = Optim(**{name: getattr(self, name) for name in names})
-        return optimizer(settings, self.steps)
 
 
 @struct.dataclass
@@ -146,7 +108,7 @@ def train(
       Diverged: for a loss that is not finite.
     """
     adapter = _adapter(recurrence, training)
-    tx, key = training.optimizer, jax.random.key(training.seed)
+    tx, key = _optimizer(training), jax.random.key(training.seed)
     start = adapter.init(key, base_params) if adapter else base_params
     trainable = {"base": start, "memory": recurrence.init(jax.random.fold_in(key, 1))}
     trainable = plan.shard(jax.device_get(trainable))
@@ -163,6 +125,10 @@ def train(
     return jax.device_get(params), trained["memory"]
 
 
+def _optimizer(training: Training) -> optax.GradientTransformation:
+    return optimizer(training.optim, training.steps)
+
+
 def _init(
     tx: optax.GradientTransformation, recurrence: Recurrence, rows: int, trainable: Any
 ) -> RecurrentState:
@@ -175,7 +141,7 @@ def _init(
 @functools.lru_cache(8)
 def _step(recurrence: Recurrence, training: Training, plan: Plan) -> Step:
     """A compiled step. Training that continues in the same process does not compile it again."""
-    return make_step(recurrence, _adapter(recurrence, training), training.optimizer, plan)
+    return make_step(recurrence, _adapter(recurrence, training), _optimizer(training), plan)
 
 
 def _adapter(recurrence: Recurrence, training: Training) -> LoRA | None:

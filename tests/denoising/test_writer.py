@@ -15,7 +15,7 @@ import dinado_jax
 from dinado_jax.config.schema import Parallel
 from dinado_jax.denoising.data import pair_rows
 from dinado_jax.denoising.pretraining import pretrain
-from dinado_jax.denoising.settings import Decoding, Parts, Training
+from dinado_jax.denoising.settings import Decoding, Parts
 from dinado_jax.denoising.tokens import codec_of
 from dinado_jax.denoising.training import train_denoiser
 from dinado_jax.denoising.writer import fit_writer, load_writer
@@ -23,6 +23,7 @@ from dinado_jax.distributed.partitioning import make_plan
 from dinado_jax.models.bert_checkpoint import load_masked
 from dinado_jax.models.params import by_path
 from dinado_jax.tasks.protocol import Example
+from dinado_jax.training.settings import Training
 from dinado_jax.training.standalone import plan_of
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")

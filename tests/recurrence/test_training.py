@@ -22,7 +22,8 @@ from dinado_jax.models.params import by_path, init_params
 from dinado_jax.recurrence.module import Recurrence
 from dinado_jax.recurrence.recurrent import Recurrent, fit_recurrence, load_recurrent
 from dinado_jax.recurrence.scoring import document_nats
-from dinado_jax.recurrence.training import Training, train
+from dinado_jax.recurrence.settings import Training
+from dinado_jax.recurrence.training import train
 from dinado_jax.recurrence.windows import Documents, Streams
 from dinado_jax.training.standalone import plan_of
 
