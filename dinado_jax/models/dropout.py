@@ -8,6 +8,7 @@ Shapes: B rows, T tokens, H key/value heads, G query heads for each, K head widt
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable
 
 import flax.linen as nn
@@ -17,11 +18,15 @@ from flax import struct
 
 from dinado_jax.models.params import nested
 
+_LEVELS = 256  # of a rate: a mask's value takes a byte
+LEAST_RATE = 1 / _LEVELS
+
 
 @struct.dataclass
 class Noise:
     """The factors of one site: Bernoulli, 0 at the rate p and 1 / (1 - p) else (Srivastava et al.,
-    JMLR 2014), or normal with the same mean 1 and variance p / (1 - p) (section 10 there).
+    JMLR 2014), with p a multiple of 1/256; or normal with the same mean 1 and variance p / (1 - p)
+    (section 10 there).
     """
 
     keys: jax.Array  # [B] typed PRNG keys, one for each row: devices may hold any part of them
@@ -32,12 +37,24 @@ class Noise:
         """x [B, ...] times independent factors, in the dtype of x."""
 
         def factors(key: jax.Array) -> jax.Array:
-            kept = 1 - self.rate
             if self.gaussian:
-                return 1 + (self.rate / kept) ** 0.5 * jax.random.normal(key, x.shape[1:])
-            return jax.random.bernoulli(key, kept, x.shape[1:]) / kept
+                deviation = (self.rate / (1 - self.rate)) ** 0.5
+                return 1 + deviation * jax.random.normal(key, x.shape[1:])
+            return _kept(key, self.rate, x.shape[1:])
 
         return (x * jax.vmap(factors)(self.keys)).astype(x.dtype)
+
+
+def _kept(key: jax.Array, rate: float | jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Bernoulli factors of mean 1, float32 of a shape."""
+    dropped = jnp.clip(jnp.round(rate * _LEVELS), 0, _LEVELS - 1).astype(jnp.uint32)
+    # Four values of each word, by shifts: random words are most of the work, and XLA is slow to
+    # split them into uint8.
+    size = math.prod(shape)
+    words = jax.random.bits(key, (-(-size // 4), 1))
+    levels = (words >> jnp.arange(0, 32, 8, dtype=jnp.uint32)[None]) & (_LEVELS - 1)
+    kept = (levels >= dropped).reshape(-1)[:size].reshape(shape)
+    return kept * (_LEVELS / (_LEVELS - dropped.astype(jnp.float32)))
 
 
 @dataclasses.dataclass(frozen=True)

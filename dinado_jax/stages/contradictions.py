@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from dinado_jax.config.checks import CHAT, HIDDEN, PROMPT
 from dinado_jax.config.schema import Base, Config
+from dinado_jax.models.dropout import LEAST_RATE
 from dinado_jax.objectives.table import phases
 from dinado_jax.oracles.expression import find_oracle
 from dinado_jax.oracles.table import ORACLES, NamedOracle
@@ -131,6 +132,11 @@ def _of_inputs(config: Config) -> Iterator[str]:
         yield (
             "sft.dropout = guided: a new base has learned nothing that Fisher scores could "
             "measure, give base.path or sft.pretrain_steps, or choose another dropout"
+        )
+    if sft.dropout in ("uniform", "guided") and 0 < sft.dropout_rate < LEAST_RATE:
+        yield (
+            f"sft.dropout_rate = {sft.dropout_rate:g}: rates are multiples of 1/256, set "
+            f"{LEAST_RATE:g} or more, or sft.dropout=none"
         )
     if sft.pretrain_steps and task.mine is None:
         yield (

@@ -139,7 +139,7 @@ def test_noise_of_a_row_does_not_depend_on_the_rows_beside_it():
 
 @pytest.mark.parametrize("gaussian", [False, True])
 def test_factors_have_mean_one_and_the_same_variance(gaussian):
-    rate, rows = 0.2, 400
+    rate, rows = 0.25, 400
     drawn = np.random.default_rng(0).integers(2**32, size=(rows, 2), dtype=np.uint32)
     factors = uniform(["site"], rate, gaussian).noise(drawn)["site"](jnp.full((rows, 500), 3.0))
     factors = np.float64(factors) / 3
@@ -148,7 +148,26 @@ def test_factors_have_mean_one_and_the_same_variance(gaussian):
     # The fourth moment of either kind is below 4 variance^2.
     assert abs(factors.var() - variance) < 4 * variance * (4 / count) ** 0.5
     values = np.unique(np.round(factors, 5))
-    assert len(values) > 1000 if gaussian else values.tolist() == [0, 1.25]
+    assert len(values) > 1000 if gaussian else values.tolist() == [0, 1.33333]
+
+
+def test_factors_are_independent():
+    """Several of them are read from one random word; the last word of a row is cut here."""
+    rows, width = 40_000, 7
+    drawn = np.random.default_rng(0).integers(2**32, size=(rows, 2), dtype=np.uint32)
+    factors = np.float64(uniform(["site"], 0.5).noise(drawn)["site"](jnp.ones((rows, width))))
+    correlations = np.corrcoef(factors.T) - np.eye(width)
+    assert np.abs(correlations).max() < 4.5 * rows**-0.5
+
+
+@pytest.mark.parametrize("rate", [1 / 256, 0.3, 255 / 256, 0.9999])
+def test_rates_are_multiples_of_one_in_256(rate):
+    drawn = np.random.default_rng(0).integers(2**32, size=(400, 2), dtype=np.uint32)
+    factors = np.float64(uniform(["site"], rate).noise(drawn)["site"](jnp.ones((400, 500))))
+    levels = min(round(256 * rate), 255)
+    assert np.unique(factors).tolist() == [0, pytest.approx(256 / (256 - levels))]
+    kept = 1 - levels / 256
+    assert abs((factors > 0).mean() - kept) < 4 * (kept * (1 - kept) / factors.size) ** 0.5
 
 
 def test_explicit_attention_is_the_fused_one(name):

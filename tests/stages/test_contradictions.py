@@ -90,6 +90,8 @@ from dinado_jax.stages.settings import stored_config
         ("sft.pretrain_steps=1 sft.pretrain_path=x", ""),
         ("sft.dropout=guided", "a new base has learned nothing that Fisher scores"),
         ("sft.dropout=guided base.path=some", ""),
+        ("sft.dropout=uniform sft.dropout_rate=0.001", "rates are multiples of 1/256"),
+        ("sft.dropout=gaussian sft.dropout_rate=0.001", ""),
         ("sft.dropout=guided sft.pretrain_steps=1 sft.pretrain_path=x", ""),
         ("sft.dropout=uniform", ""),
         ("task.name=commongen", "task.source is empty"),
