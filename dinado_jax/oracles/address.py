@@ -3,7 +3,7 @@
 A text is formal if it has a formal mark and no informal one, and informal the other way around; one
 that addresses nobody is neither. Some words are marks only where the source, which the prompt is,
 speaks to somebody and of nobody else: "Sie" at the beginning of a sentence is also they and she,
-"su" is also his, "puede" also he can.
+"ihr" is also her and their, "su" is also his, "puede" also he can.
 """
 
 import re
@@ -29,6 +29,9 @@ _DE_INFORMAL = frozenset(
         "gibst", "brauchst", "suchst", "meinst", "wohnst", "arbeitest", "spielst",
     )
 )  # fmt: skip
+# Behind "Ihr" at the beginning of a sentence: verbs of ihr, and what else stands there with the
+# pronoun. Behind the possessive stands a noun, or an adjective in -er, -es or -e.
+_DE_OF_IHR = re.compile(r"(?:[a-zäöüß]+t|seid|beiden?|alle|zwei|drei)\b")
 _DE_NOBODY = re.compile(r"\b[Dd]u (?:meine Güte|lieber Himmel|liebe Zeit)\b")
 
 _ES_FORMAL = frozenset(
@@ -95,13 +98,17 @@ class Marks(NamedTuple):
 
 def german_address(prompt: str, text: str) -> Marks:
     """Marks of Sie and du in a German text, whose English source `prompt` is."""
-    found = list(_WORD.finditer(_DE_NOBODY.sub("", text)))
-    alone = _of_you_alone(prompt)
-    formal = any(
-        word[0] in _DE_FORMAL and (alone or not _begins_sentence(word.string, word.start()))
-        for word in found
-    )
-    return Marks(formal, any(word[0].lower() in _DE_INFORMAL for word in found))
+    text = _DE_NOBODY.sub("", text)
+    alone, formal, informal = _of_you_alone(prompt), False, False
+    for word in _WORD.finditer(text):
+        begins = _begins_sentence(text, word.start())
+        if word[0] == "Ihr" and begins and _DE_OF_IHR.match(text[word.end() :].lstrip()):
+            informal = True
+        elif word[0] in _DE_FORMAL:
+            formal |= alone or not begins
+        else:
+            informal |= word[0].lower() in _DE_INFORMAL or (alone and word[0] == "ihr")
+    return Marks(formal, informal)
 
 
 def spanish_address(prompt: str, text: str) -> Marks:
