@@ -277,6 +277,40 @@ evaluate.samples = 2
 run.save_every = 50
 """,
     ),
+    "formalmt_pairs_small": (
+        [SOURCE],
+        """
+name = "formalmt_pairs_small"
+task.name = "pairs"
+task.source = "some"
+base.vocab_size = 4096
+base.n_positions = 64
+base.n_embd = 192
+base.n_layer = 4
+base.n_head = 6
+sft.steps = 3200
+sft.batch = 96
+sft.learning_rate = 0.002
+sft.warmup = 200
+sft.weight_decay = 0.05
+sft.max_length = 36
+sft.dropout = "uniform"
+sft.dropout_rate = 0.05
+rollout.max_new_tokens = 24
+rollout.oracle = "formal_de"
+rollout.prompts = 4000
+rollout.samples = 4
+train.steps = 300
+train.learning_rate = 0.002
+train.objective = "ratio"
+train.warmup_direction = 0
+train.rounds = 3
+train.refresh_prompts = 4000
+train.refresh_samples = 4
+decode.max_new_tokens = 24
+evaluate.prompts = 300
+""",
+    ),
     "formalmt_cocoa_small": (
         [SOURCE, TEXT],
         """

@@ -24,6 +24,7 @@ LEFT = {
     "commongen_smollm2": [SOURCE],
     "formalmt_cocoa_small": [SOURCE, TEXT],
     "formalmt_cocoa": [SOURCE, TEXT],
+    "formalmt_pairs_small": [SOURCE],
     "formalmt_fisher_small": [SOURCE, ORACLE],
     "formalmt_fisher": [SOURCE, ORACLE],
     "demo_smollm2": [],
