@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,9 +50,9 @@ def add(commands: Commands) -> None:
 
 
 def _add_pretrain(kinds: Commands) -> None:
-    text = "train a masked language model on plain text; the same command continues"
+    text = "train a masked language model on texts or pairs; the same command continues"
     command = add_command(kinds, "pretrain", _pretrain, text)
-    files = "a text per line, or pairs, whose both sides are read"
+    files = "a text per line, or pairs, whose sides then see each other"
     command.add_argument("texts", type=Path, nargs="+", metavar="FILE", help=files)
     command.add_argument(
         "--mask-rate", type=float, metavar="X", help="share of tokens that are masked (0.15)"
@@ -109,10 +110,10 @@ def _pretrain(args: argparse.Namespace) -> None:
     from dinado_jax.distributed.processes import barrier, is_main
 
     plan, training = _begin(), Training(**given(args, _TRAINING))
-    texts = [text for file in args.texts for text in _texts(file)]
-    masked = _masked(args, texts)
+    lines = [line for file in args.texts for line in _lines(file)]
+    masked = _masked(args, _texts(lines))
     rate = {} if args.mask_rate is None else {"mask_rate": args.mask_rate}
-    made = pretrain(texts, masked, training, folder=args.out / "training", plan=plan, **rate)
+    made = pretrain(lines, masked, training, folder=args.out / "training", plan=plan, **rate)
     if is_main():
         made.save(args.out)
         streams.print_result(f"use: dinado denoise train PAIRS --model {escape(str(args.out))}")
@@ -126,8 +127,7 @@ def _train(args: argparse.Namespace) -> None:
 
     plan, training = _begin(), Training(**given(args, _TRAINING))
     examples = _examples(args.pairs)
-    texts = [text for one in examples for text in (one.prompt, *one.references)]
-    masked = _masked(args, texts)
+    masked = _masked(args, _texts(examples))
     parts = Parts(args.max_length, args.encoder_layers, args.decoder_layers)
     unrolls = {} if args.unrolls is None else {"unrolls": args.unrolls}
     folder = args.out / "training"
@@ -163,13 +163,22 @@ def _masked(args: argparse.Namespace, texts: list[str]) -> "MaskedModel":
     return load_masked(args.model)
 
 
-def _texts(file: Path) -> list[str]:
+def _lines(file: Path) -> "Sequence[str | Example]":
+    """The texts of a file, or its pairs."""
     from dinado_jax.data.records import is_table
     from dinado_jax.utils.files import read_lines
 
-    if is_table(file):
-        return [text for one in _examples(file) for text in (one.prompt, *one.references)]
+    if is_table(file) or file.suffix == ".toml":
+        return _examples(file)
     return read_lines(file, "give a text per line")
+
+
+def _texts(lines: "Sequence[str | Example]") -> list[str]:
+    """The texts of lines, those of both sides of pairs."""
+    found: list[str] = []
+    for line in lines:
+        found += [line] if isinstance(line, str) else [line.prompt, *line.references]
+    return found
 
 
 def _examples(file: Path) -> "list[Example]":

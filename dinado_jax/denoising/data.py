@@ -8,7 +8,6 @@ import numpy as np
 
 from dinado_jax.data.batching import Epochs, bucket
 from dinado_jax.data.sequences import Sequences, pad
-from dinado_jax.denoising.model import Denoiser
 from dinado_jax.denoising.objective import Pairs
 from dinado_jax.errors import InputError
 from dinado_jax.models.codec import Codec
@@ -48,10 +47,17 @@ def text_rows(codec: Codec, texts: Sequence[str], longest: int, fill: int) -> Se
     return Sequences(pad(rows, fill), np.ones(len(rows), np.int32), lengths)
 
 
-def pair_rows(codec: Codec, examples: Sequence[Example], denoiser: Denoiser) -> Sequences:
+def pair_rows(
+    codec: Codec, examples: Sequence[Example], longest: tuple[int, int], fill: int
+) -> Sequences:
     """Rows of targets, each with its source in `condition`; an example has one per reference.
 
-    Pairs that are too long for the denoiser are counted and left out.
+    Args:
+      codec: of the model.
+      examples: pairs.
+      longest: the most tokens of a source's text and of a target's; longer pairs are counted and
+        left out.
+      fill: id of the padding token.
 
     Raises:
       InputError: if none is left; as `Codec.prompts`.
@@ -59,7 +65,7 @@ def pair_rows(codec: Codec, examples: Sequence[Example], denoiser: Denoiser) -> 
     pairs = [(one.prompt, text) for one in examples for text in one.references if text.strip()]
     sources = source_rows(codec, [prompt for prompt, _ in pairs])
     targets = source_rows(codec, [text for _, text in pairs])
-    most = denoiser.max_source_length + 2, denoiser.max_length + 2
+    most = longest[0] + 2, longest[1] + 2
     kept = [
         (source, target)
         for source, target in zip(sources, targets)
@@ -75,7 +81,6 @@ def pair_rows(codec: Codec, examples: Sequence[Example], denoiser: Denoiser) -> 
             f"{left_out} of {len(pairs)} pairs have more than {most[0] - 2} tokens in the source "
             f"or {most[1] - 2} in the target, left out"
         )
-    fill = denoiser.vocabulary.pad_id
     lengths = [np.array([len(pair[side]) for pair in kept], np.int32) for side in (0, 1)]
     padded = [pad([pair[side] for pair in kept], fill) for side in (0, 1)]
     condition = {"source": padded[0], "source_length": lengths[0]}

@@ -30,7 +30,14 @@ from dinado_jax.models.bert import Bert, BertConfig, init_params, with_cross_att
 from dinado_jax.models.bert_checkpoint import MaskedModel
 from dinado_jax.utils.arguments import POSITIVE, require_integer_field
 
-_ENDS = 2  # tokens that begin and end a text
+ENDS = 2  # tokens that begin and end a text
+
+
+class Text(NamedTuple):
+    """Texts with the tokens that begin and end them, right-padded."""
+
+    tokens: jax.Array  # int32 [B, T]
+    length: jax.Array  # int32 [B], tokens of each
 
 
 class Context(NamedTuple):
@@ -47,9 +54,17 @@ class MaskedLM:
     config: BertConfig
     vocabulary: Vocabulary
 
-    def logits(self, params: Any, tokens: jax.Array, length: jax.Array) -> jax.Array:
-        """Logits of text, float32 [B, T, V], of tokens int32 [B, T] and their numbers [B]."""
-        return _logits(Bert(self.config), self.vocabulary, params, tokens, length, None)
+    def logits(self, params: Any, *texts: Text) -> jax.Array:
+        """Predicts the tokens of texts, float32 [B, T, V], those of several one after another.
+
+        The texts of a row see each other, and the positions of each begin at 0, as in the
+        translation language modelling of XLM (Conneau and Lample, arXiv 1901.07291).
+        """
+        tokens = jnp.concatenate([text.tokens for text in texts], 1)
+        mask = jnp.concatenate([_inside(*text) for text in texts], 1)
+        positions = [jax.lax.broadcasted_iota(jnp.int32, text.tokens.shape, 1) for text in texts]
+        model, place = Bert(self.config), jnp.concatenate(positions, 1)
+        return _logits(model, self.vocabulary, params, tokens, mask, None, place)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +83,7 @@ class Denoiser:
 
     def __post_init__(self) -> None:
         require_integer_field(self, "max_length", *POSITIVE)
-        room = self.decoder.context_length - _ENDS
+        room = self.decoder.context_length - ENDS
         if self.max_length > room:
             raise InputError(
                 f"max_length = {self.max_length}: the model has positions for texts of {room} "
@@ -83,7 +98,7 @@ class Denoiser:
     @property
     def max_source_length(self) -> int:
         """The most tokens of a source's text."""
-        return self.encoder.context_length - _ENDS
+        return self.encoder.context_length - ENDS
 
     def init(self, key: jax.Array) -> dict:
         """Random parameters of all parts; the cross-attentions and the length's add nothing yet."""
@@ -121,7 +136,8 @@ class Denoiser:
           float32 [B, T, V]; ids that are no text have -1e30.
         """
         model = Bert(self.decoder, cross_attention=True)
-        return _logits(model, self.vocabulary, params["decoder"], tokens, length, context)
+        mask = _inside(tokens, length)
+        return _logits(model, self.vocabulary, params["decoder"], tokens, mask, context)
 
     def length_log_probs(self, params: Any, context: Context) -> jax.Array:
         """Log-probabilities of the lengths 1 to M of a target's text, float32 [B, M] nats."""
@@ -131,7 +147,7 @@ class Denoiser:
         states = jnp.where(seen, context.states, 0).astype(jnp.float32)
         mean = states.sum(1) / count[:, None]
         scores = mean @ own["kernel"].astype(jnp.float32) + own["bias"].astype(jnp.float32)[None]
-        source = jnp.maximum(count - _ENDS, 1)
+        source = jnp.maximum(count - ENDS, 1)
         lengths = 1 + jnp.arange(self.max_length)[None]
         place = lengths - source[:, None] + self.max_source_length - 1
         return jax.nn.log_softmax(jnp.take_along_axis(scores, place, 1))
@@ -153,7 +169,7 @@ def from_masked(masked: MaskedModel, parts: Parts | None = None) -> tuple[Denois
     parts, config = parts or Parts(), masked.model.config
     encoder, of_encoder = _first_layers(masked, "encoder_layers", parts.encoder_layers)
     decoder, of_decoder = _first_layers(masked, "decoder_layers", parts.decoder_layers)
-    length = config.context_length - _ENDS if parts.max_length is None else parts.max_length
+    length = config.context_length - ENDS if parts.max_length is None else parts.max_length
     denoiser = Denoiser(encoder, decoder, vocabulary_of(masked), length)
     return denoiser, denoiser.joined(of_encoder, with_cross_attention(of_decoder, decoder))
 
@@ -181,10 +197,11 @@ def _logits(
     vocabulary: Vocabulary,
     params: Any,
     tokens: jax.Array,
-    length: jax.Array,
+    mask: jax.Array,
     context: Context | None,
+    positions: jax.Array | None = None,
 ) -> jax.Array:
     variables = {"params": params}
-    hidden = model.apply(variables, tokens, _inside(tokens, length), context)
+    hidden = model.apply(variables, tokens, mask, context, positions)
     logits = model.apply(variables, hidden, method="vocabulary_logits")
     return vocabulary.text_logits(jnp.asarray(logits))

@@ -17,12 +17,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from dinado_jax.data.batch import Array
 from dinado_jax.decoding.methods import Method
 from dinado_jax.denoising.corruption import corrupt_at_random, masked_positions
-from dinado_jax.denoising.model import Denoiser, MaskedLM
+from dinado_jax.denoising.model import Denoiser, MaskedLM, Text
 from dinado_jax.denoising.noise import fold_in, row_keys, uniforms
 from dinado_jax.objectives.sft import NoisyBatch
 from dinado_jax.objectives.terms import Term
@@ -40,10 +41,10 @@ class Pairs(NoisyBatch):
     source_length: Array  # int32 [B], tokens, those at the ends included
 
 
-def text_positions(batch: Any) -> jax.Array:
-    """Marks the tokens of a batch's texts, without those at the ends: bool [B, T]."""
-    column = jax.lax.broadcasted_iota(jnp.int32, batch.tokens.shape, 1)
-    return (column > 0) & (column < batch.length[:, None] - 1)
+def text_positions(text: Text) -> jax.Array:
+    """Marks the tokens of texts, without those at the ends: bool [B, T]."""
+    column = jax.lax.broadcasted_iota(jnp.int32, text.tokens.shape, 1)
+    return (column > 0) & (column < text.length[:, None] - 1)
 
 
 def unrolled_nats(
@@ -103,7 +104,7 @@ def denoising_terms(
       frozen: not read.
       batch: pairs.
     """
-    keys_B, text_BT = row_keys(batch.noise), text_positions(batch)
+    keys_B, text_BT = row_keys(batch.noise), text_positions(Text(batch.tokens, batch.length))
     context = denoiser.encode(params, batch.source, batch.source_length)
 
     def logits_of(tokens_BT: jax.Array) -> jax.Array:
@@ -127,22 +128,32 @@ def masked_terms(
 ) -> dict[str, Term]:
     """Computes the loss of a masked language model: one unroll from masked tokens, scored where
     they are. Every chosen token is masked, as a denoiser's are all random; BERT leaves a tenth as
-    they are and makes a tenth random.
+    they are and makes a tenth random. Pairs are one row each, and tokens of both sides are masked.
 
     Args:
       model: the masked language model.
       rate: share of tokens that are masked.
       params: of the model.
       frozen: not read.
-      batch: texts between the begin and the end token.
+      batch: texts between the begin and the end token, or `Pairs`.
     """
-    keys_B, text_BT = row_keys(batch.noise), text_positions(batch)
-    chosen_BT = masked_positions(rate, text_BT, fold_in(keys_B, 0))
-    start_BT = jnp.where(chosen_BT, model.vocabulary.mask_id, batch.tokens)
+    keys_B, texts = row_keys(batch.noise), [Text(batch.tokens, batch.length)]
+    if isinstance(batch, Pairs):
+        texts.append(Text(batch.source, batch.source_length))
+    target_BT = jnp.concatenate([text.tokens for text in texts], 1)
+    chosen = [
+        masked_positions(rate, text_positions(text), fold_in(keys_B, number))
+        for number, text in enumerate(texts)
+    ]
+    chosen_BT = jnp.concatenate(chosen, 1)
+    start_BT = jnp.where(chosen_BT, model.vocabulary.mask_id, target_BT)
+    ends = np.cumsum([text.tokens.shape[1] for text in texts])[:-1]
 
     def logits_of(tokens_BT: jax.Array) -> jax.Array:
-        return model.logits(params, tokens_BT, batch.length)
+        parts = jnp.split(tokens_BT, ends, 1)
+        shown = [Text(part, text.length) for part, text in zip(parts, texts, strict=True)]
+        return model.logits(params, *shown)
 
-    nats_BT = unrolled_nats(logits_of, start_BT, batch.tokens, text_BT, keys_B, unrolls=1)
+    nats_BT = unrolled_nats(logits_of, start_BT, target_BT, chosen_BT, keys_B, unrolls=1)
     nats = jnp.where(chosen_BT, nats_BT, 0).sum()
     return {"nll": Term(nats, chosen_BT.sum().astype(jnp.float32))}

@@ -68,18 +68,19 @@ def train_masked(
     mask_rate: float,
     plan: Plan,
 ) -> dict:
-    """Trains a masked language model on texts; as `train_denoiser`, with the log pretrain.jsonl.
+    """Trains a masked language model; as `train_denoiser`, with the log pretrain.jsonl.
 
     Args:
       model: the model.
       params: to begin with.
-      rows: as `text_rows` makes them.
+      rows: as `text_rows` or `pair_rows` makes them.
       training: how.
       folder: as of `train_denoiser`.
       mask_rate: share of tokens that are masked, in (0, 1].
       plan: as of `train_denoiser`.
     """
-    batch_at = text_batches(rows, training.batch, training.seed)
+    batches = pair_batches if rows.condition else text_batches
+    batch_at = batches(rows, training.batch, training.seed)
     terms = masked_terms, model, mask_rate
     return _fit("pretrain", terms, params, batch_at, training, folder, plan)
 

@@ -197,7 +197,8 @@ def fit_writer(
     plan = plan_of(training.batch, plan)
     unrolls = require_integer("unrolls", unrolls, *POSITIVE)
     denoiser, params = from_masked(masked, parts)
-    rows = pair_rows(codec, examples, denoiser)
+    longest = denoiser.max_source_length, denoiser.max_length
+    rows = pair_rows(codec, examples, longest, denoiser.vocabulary.pad_id)
     with training_folder(folder) as path:
         record = {"params": params_digest(params), "rows": digest(rows), "unrolls": unrolls}
         sizes = {"max_length": denoiser.max_length}

@@ -100,15 +100,20 @@ class Bert(nn.Module):
         self.head = Head(config)
 
     def __call__(
-        self, tokens_BT: jax.Array, mask_BT: jax.Array, context: Context | None = None
+        self,
+        tokens_BT: jax.Array,
+        mask_BT: jax.Array,
+        context: Context | None = None,
+        positions_BT: jax.Array | None = None,
     ) -> jax.Array:
         """Runs all layers.
 
         Args:
           tokens_BT: int32.
-          mask_BT: bool, True for a row's real tokens, which come first.
+          mask_BT: bool, True for a row's real tokens.
           context: states [B, S, D] and their mask, bool [B, S], True for what is seen, at least one
             of each row; None: the layers of a decoder attend to nothing.
+          positions_BT: int32, below the context length; None: 0, 1, .. of every row.
 
         Returns:
           The last hidden states [B, T, D] in the activation dtype; those of padding mean nothing.
@@ -117,14 +122,16 @@ class Bert(nn.Module):
           InputError: for longer rows than there are positions, and for a context of a model that is
             not a decoder.
         """
-        if tokens_BT.shape[1] > self.config.context_length:
+        if positions_BT is None and tokens_BT.shape[1] > self.config.context_length:
             raise InputError(
                 f"a row of {tokens_BT.shape[1]} tokens: the model has positions for "
                 f"{self.config.context_length}"
             )
         if context is not None and not self.cross_attention:
             raise InputError("a context for a model without cross-attention: build it with one")
-        x_BTD = self.embeddings(tokens_BT)
+        if positions_BT is None:
+            positions_BT = jax.lax.broadcasted_iota(jnp.int32, tokens_BT.shape, 1)
+        x_BTD = self.embeddings(tokens_BT, positions_BT)
         for layer in self.layer:
             x_BTD = layer(x_BTD, mask_BT, context)
         return x_BTD
@@ -188,9 +195,8 @@ class Embeddings(nn.Module):
         self.token_type_embeddings = _embed(config, config.type_vocab_size)
         self.norm = LayerNorm(config.layer_norm_eps, config.param_dtype)
 
-    def __call__(self, tokens_BT: jax.Array) -> jax.Array:
+    def __call__(self, tokens_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
         with jax.named_scope("embed"):
-            positions_BT = jax.lax.broadcasted_iota(jnp.int32, tokens_BT.shape, 1)
             x_BTD = self.word_embeddings(tokens_BT)
             x_BTD += self.token_type_embeddings(jnp.zeros_like(tokens_BT))  # all of type 0
             x_BTD += self.position_embeddings(self.config.position_offset + positions_BT)

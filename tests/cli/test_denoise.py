@@ -39,7 +39,7 @@ def here(tmp_path_factory):
 @pytest.mark.usefixtures("compiled_quickly")
 def test_from_texts_to_texts(capsys, here, tmp_path):
     pairs, masked, writer = here / "pairs.tsv", tmp_path / "masked", tmp_path / "writer"
-    files = [here / "texts.txt", pairs]
+    files = [here / "texts.txt"]
     argv = ["pretrain", *files, "--out", masked, "--steps", "3", "--mask-rate", "0.3", *SIZES]
     used = run(capsys, *argv, *SMALL)
     assert used == [f"use: dinado denoise train PAIRS --model {masked}"]
@@ -103,6 +103,7 @@ def _refusals(capsys, here, masked, writer):
         ("train {here}/pairs.tsv --out x --width 30", "hidden_size 30 is not divisible by"),
         ("train {here}/pairs.tsv --out x --model {here}", "config.json"),
         ("pretrain {here}/none.txt --out x", "none.txt"),
+        ("pretrain {here}/texts.txt {here}/pairs.tsv --out x", "texts and pairs at once"),
         (
             "pretrain {here}/texts.txt --out x --mask-rate 2",
             "mask_rate = 2.0: it must be in",

@@ -14,7 +14,7 @@ from support.folders import refused
 from dinado_jax.data.sequences import pad
 from dinado_jax.denoising.data import source_rows
 from dinado_jax.denoising.decoding import choose_lengths, denoise
-from dinado_jax.denoising.model import MaskedLM, from_masked
+from dinado_jax.denoising.model import MaskedLM, Text, from_masked
 from dinado_jax.denoising.settings import Decoding, Parts
 from dinado_jax.denoising.tokens import codec_of, vocabulary_of
 
@@ -135,7 +135,7 @@ def test_at_first_it_is_the_masked_language_model():
     vocabulary = vocabulary_of(made)
     source, length = sources()
     model = MaskedLM(made.model.config, vocabulary)
-    wanted = model.logits(made.params, source, length)
+    wanted = model.logits(made.params, Text(source, length))
     for layers in (None, 2):
         denoiser, params = from_masked(made, Parts(decoder_layers=layers, encoder_layers=1))
         for shown in (source, source[::-1]):

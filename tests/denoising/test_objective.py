@@ -7,8 +7,8 @@ import pytest
 from support import denoising
 
 from dinado_jax.denoising.corruption import corrupt_at_random, masked_positions
-from dinado_jax.denoising.data import pair_batches, pair_rows, text_batches, text_rows
-from dinado_jax.denoising.model import MaskedLM
+from dinado_jax.denoising.data import pair_batches, text_batches, text_rows
+from dinado_jax.denoising.model import MaskedLM, Text
 from dinado_jax.denoising.noise import fold_in, row_keys, uniforms
 from dinado_jax.denoising.objective import (
     denoising_terms,
@@ -47,14 +47,14 @@ def at(log_probs, tokens):
 @pytest.fixture(scope="module")
 def batch():
     denoiser, _ = denoising.denoiser()
-    rows = pair_rows(codec_of(denoising.masked()), denoising.EXAMPLES, denoiser)
+    rows = denoising.pairs(denoiser)
     return pair_batches(rows, 8, seed=5)(0)
 
 
 def test_the_loss_is_that_of_float64(batch):
     denoiser, params = denoising.denoiser()
     terms = jax.jit(lambda params: denoising_terms(denoiser, 2, params, None, batch))(params)
-    text, own = np.asarray(text_positions(batch)), row_keys(batch.noise)
+    text, own = np.asarray(text_positions(Text(batch.tokens, batch.length))), row_keys(batch.noise)
     context = denoiser.encode(params, batch.source, batch.source_length)
     tokens = corrupt_at_random(denoiser.vocabulary, batch.tokens, text, fold_in(own, 0))
     assert (tokens != batch.tokens).any()
@@ -107,7 +107,7 @@ def test_a_masked_language_model_is_the_special_case():
     batch = text_batches(rows, 16, seed=3)(0)
     model = MaskedLM(config, vocabulary)
     terms = jax.jit(lambda params: masked_terms(model, 0.4, params, None, batch))(made.params)
-    text = text_positions(batch)
+    text = text_positions(Text(batch.tokens, batch.length))
     chosen = np.asarray(masked_positions(0.4, text, fold_in(row_keys(batch.noise), 0)))
     assert 0 < chosen.sum() < text.sum()
     start = np.where(chosen, made.mask_id, batch.tokens)
@@ -119,6 +119,41 @@ def test_a_masked_language_model_is_the_special_case():
     wanted = -at(log_softmax(logits), batch.tokens)[chosen].sum()
     assert float(terms["nll"].sum) == pytest.approx(wanted, rel=1e-5)
     assert float(terms["nll"].weight) == chosen.sum()
+
+
+def test_both_sides_of_a_pair_are_masked_and_see_each_other(batch):
+    made = denoising.masked()
+    model = MaskedLM(made.model.config, vocabulary_of(made))
+    terms = masked_terms(model, 0.4, made.params, None, batch)
+    texts = Text(batch.tokens, batch.length), Text(batch.source, batch.source_length)
+    own = row_keys(batch.noise)
+    shown, chosen = [], []
+    for number, text in enumerate(texts):
+        positions = masked_positions(0.4, text_positions(text), fold_in(own, number))
+        chosen.append(np.asarray(positions))
+        shown.append(Text(np.where(positions, made.mask_id, text.tokens), text.length))
+    assert all(each.sum() > 0 for each in chosen)
+    logits = np.asarray(model.logits(made.params, *shown))
+    split = np.split(logits, [batch.tokens.shape[1]], 1)
+    nats = [-at(log_softmax(part), text.tokens)[each].sum()
+            for part, text, each in zip(split, texts, chosen)]  # fmt: skip
+    assert float(terms["nll"].sum) == pytest.approx(sum(nats), rel=1e-5)
+    assert float(terms["nll"].weight) == sum(each.sum() for each in chosen)
+
+    # Neither side is the first one, and padding between them is not there.
+    swapped = model.logits(made.params, *shown[::-1])
+    wider = Text(np.pad(shown[0].tokens, ((0, 0), (0, 2))), shown[0].length)
+    T, S = (text.tokens.shape[1] for text in texts)
+    for name, found in (
+        ("swapped", swapped[:, S:]),
+        ("wider", model.logits(made.params, wider, shown[1])[:, :T]),
+    ):
+        inside = np.arange(T)[None] < batch.length[:, None]
+        np.testing.assert_allclose(
+            np.asarray(found)[inside], split[0][inside], atol=1e-4, err_msg=name
+        )
+    alone = np.asarray(model.logits(made.params, shown[0]))
+    assert np.abs(alone - split[0])[inside].max() > 0.01
 
 
 def test_each_row_has_a_rate_of_its_own():

@@ -13,10 +13,8 @@ from support.folders import refused
 
 import dinado_jax
 from dinado_jax.config.schema import Parallel
-from dinado_jax.denoising.data import pair_rows
 from dinado_jax.denoising.pretraining import pretrain
 from dinado_jax.denoising.settings import Decoding, Parts
-from dinado_jax.denoising.tokens import codec_of
 from dinado_jax.denoising.training import train_denoiser
 from dinado_jax.denoising.writer import fit_writer, load_writer
 from dinado_jax.distributed.partitioning import make_plan
@@ -67,7 +65,7 @@ def test_a_stopped_training_continues_bit_for_bit(trained, tmp_path):
 @pytest.mark.parametrize("settings", [Parallel(fsdp=4), Parallel(mode="shard_map")], ids=str)
 def test_eight_devices_train_as_one(settings, tmp_path):
     denoiser, params = denoising.denoiser(6)
-    rows = pair_rows(codec_of(denoising.masked()), denoising.EXAMPLES, denoiser)
+    rows = denoising.pairs(denoiser)
     how = dataclasses.replace(HOW, steps=2, learning_rate=1e-3)
     one, many = (
         train_denoiser(denoiser, params, rows, how, tmp_path / name, 2, plan_of(how.batch, plan))
@@ -181,6 +179,18 @@ def test_pretraining_learns_continues_and_is_loaded(tmp_path):
     refused("mask_rate = 0.0", lambda: pretrain(["a"], made, how, mask_rate=0.0))
 
 
+def test_pretraining_on_pairs_learns_and_continues(tmp_path):
+    made, how = denoising.masked(), Training(steps=20, batch=8, learning_rate=3e-3, save_every=10)
+    trained = pretrain(denoising.EXAMPLES, made, how, mask_rate=0.5, folder=tmp_path / "whole")
+    log = (tmp_path / "whole" / "pretrain.jsonl").read_text().splitlines()
+    assert json.loads(log[-1])["loss"] < json.loads(log[0])["loss"]
+    shutil.rmtree(tmp_path / "whole" / "checkpoints" / "20")
+    again = pretrain(denoising.EXAMPLES, made, how, mask_rate=0.5, folder=tmp_path / "whole")
+    chex.assert_trees_all_equal(again.params, trained.params)
+    mixed = [*denoising.EXAMPLES, "a dog"]
+    refused("texts and pairs at once: give texts, or pairs", pretrain, mixed, made, how)
+
+
 # Bad input
 
 
@@ -208,6 +218,6 @@ def test_what_does_not_fit_is_refused(trained, tmp_path):
 
 def test_pairs_that_are_too_long_are_counted(capsys):
     examples = [*denoising.EXAMPLES, Example("a", ("a dog and " * 20,))]
-    rows = pair_rows(codec_of(denoising.masked()), examples, denoising.denoiser(6)[0])
+    rows = denoising.pairs(denoising.denoiser(6)[0], examples)
     assert len(rows) == 8
     assert "1 of 9 pairs have more than 14 tokens in the source or 6 in" in capsys.readouterr().err

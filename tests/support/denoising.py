@@ -5,9 +5,11 @@ import functools
 
 import jax
 
+from dinado_jax.denoising.data import pair_rows
 from dinado_jax.denoising.model import from_masked
 from dinado_jax.denoising.pretraining import new_masked
 from dinado_jax.denoising.settings import Parts, Sizes
+from dinado_jax.denoising.tokens import codec_of
 from dinado_jax.tasks.protocol import Example
 from support import tiny
 
@@ -34,3 +36,9 @@ def denoiser(max_length=12):
     """A denoiser and parameters far from those of its masked language model."""
     model, params = from_masked(masked(), Parts(max_length))
     return model, tiny.noisy(params, 0.2, seed=1)
+
+
+def pairs(denoiser, examples=EXAMPLES):
+    """The rows of pairs that fit a denoiser of `masked`."""
+    longest = denoiser.max_source_length, denoiser.max_length
+    return pair_rows(codec_of(masked()), examples, longest, denoiser.vocabulary.pad_id)
