@@ -43,7 +43,7 @@ from dinado_jax.models.params import abstract_params
 from dinado_jax.stages.pipeline import run_stages
 from dinado_jax.stages.settings import load_config
 from dinado_jax.tasks.protocol import Example
-from dinado_jax.tasks.translation import translation_prompt
+from dinado_jax.tasks.translation import grouped
 from dinado_jax.training.settings import Training
 from dinado_jax.utils.files import read_lines
 
@@ -53,12 +53,9 @@ STEPS = (1, 2, 4, 8, 10)
 
 def read(path: Path, longest: int, held_out: int) -> tuple[list[Example], ...]:
     """Pairs to train on, to choose settings by and to measure, whose sources are disjoint."""
-    pairs: dict[str, list[str]] = {}
-    for line in read_lines(path)[1:]:
-        source, target = line.split("\t")[:2]
-        if max(len(source.split()), len(target.split())) <= longest:
-            pairs.setdefault(translation_prompt(source), []).append(target.strip())
-    examples = [Example(prompt, tuple(dict.fromkeys(texts))) for prompt, texts in pairs.items()]
+    pairs = [line.split("\t")[:2] for line in read_lines(path)[1:]]
+    short = [pair for pair in pairs if max(len(side.split()) for side in pair) <= longest]
+    examples = grouped([(source, [target.strip()]) for source, target in short])
     order = np.random.default_rng(0).permutation(len(examples))
     chosen = [examples[index] for index in order]
     return chosen[2 * held_out :], chosen[:held_out], chosen[held_out : 2 * held_out]

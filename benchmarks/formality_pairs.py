@@ -20,20 +20,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dinado_jax.oracles.address import Marks, german_address
-from dinado_jax.tasks.translation import translation_prompt
+from dinado_jax.tasks.translation import grouped
 from dinado_jax.utils.files import read_lines
 
 FORMAL, INFORMAL = Marks(True, False), Marks(False, True)
 LABELS = {FORMAL: "formal", INFORMAL: "informal"}
 
 
-def read(path: Path) -> dict[str, list[str]]:
+def read(path: Path) -> dict[str, tuple[str, ...]]:
     """The targets of each prompt, in order of first appearance."""
-    pairs: dict[str, dict[str, None]] = {}
-    for line in read_lines(path)[1:]:
-        source, target = line.split("\t")[:2]
-        pairs.setdefault(translation_prompt(source), {})[target.strip()] = None
-    return {prompt: list(targets) for prompt, targets in pairs.items()}
+    pairs = [line.split("\t")[:2] for line in read_lines(path)[1:]]
+    examples = grouped([(source, [target.strip()]) for source, target in pairs])
+    return {example.prompt: example.references for example in examples}
 
 
 def write(path: Path, rows: Iterable[dict[str, str]]) -> None:

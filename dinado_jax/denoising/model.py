@@ -16,6 +16,7 @@ Shapes: B rows, T tokens of a target, S of a source, D width, V vocabulary, M lo
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -62,9 +63,8 @@ class MaskedLM:
         """
         tokens = jnp.concatenate([text.tokens for text in texts], 1)
         mask = jnp.concatenate([_inside(*text) for text in texts], 1)
-        positions = [jax.lax.broadcasted_iota(jnp.int32, text.tokens.shape, 1) for text in texts]
-        model, place = Bert(self.config), jnp.concatenate(positions, 1)
-        return _logits(model, self.vocabulary, params, tokens, mask, None, place)
+        widths = [text.tokens.shape[1] for text in texts]
+        return _logits(Bert(self.config), self.vocabulary, params, tokens, mask, None, widths)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,9 +199,9 @@ def _logits(
     tokens: jax.Array,
     mask: jax.Array,
     context: Context | None,
-    positions: jax.Array | None = None,
+    widths: Sequence[int] | None = None,
 ) -> jax.Array:
     variables = {"params": params}
-    hidden = model.apply(variables, tokens, mask, context, positions)
+    hidden = model.apply(variables, tokens, mask, context, widths)
     logits = model.apply(variables, hidden, method="vocabulary_logits")
     return vocabulary.text_logits(jnp.asarray(logits))

@@ -17,7 +17,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 
 from dinado_jax.data.batch import Array
@@ -71,12 +70,16 @@ def unrolled_nats(
     tokens_BT, nats_BT = start_BT, jnp.zeros(start_BT.shape, jnp.float32)
     for number in range(unrolls):
         logits_BTV = logits_of(tokens_BT)
-        log_probs_BTV = jax.nn.log_softmax(logits_BTV)
-        nats_BT -= jnp.take_along_axis(log_probs_BTV, target_BT[..., None], 2)[..., 0]
+        nats_BT += _nats(logits_BTV, target_BT)
         if number + 1 < unrolls:
             drawn_BT, _ = draw(Method(), logits_BTV, fold_in(keys_B, number))
             tokens_BT = jnp.where(text_BT, drawn_BT, tokens_BT)
     return nats_BT / unrolls
+
+
+def _nats(logits_BTV: jax.Array, target_BT: jax.Array) -> jax.Array:
+    log_probs_BTV = jax.nn.log_softmax(logits_BTV)
+    return -jnp.take_along_axis(log_probs_BTV, target_BT[..., None], 2)[..., 0]
 
 
 def draw(method: Method, logits_BTV: jax.Array, keys_B: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -140,20 +143,14 @@ def masked_terms(
     keys_B, texts = row_keys(batch.noise), [Text(batch.tokens, batch.length)]
     if isinstance(batch, Pairs):
         texts.append(Text(batch.source, batch.source_length))
-    target_BT = jnp.concatenate([text.tokens for text in texts], 1)
-    chosen = [
-        masked_positions(rate, text_positions(text), fold_in(keys_B, number))
-        for number, text in enumerate(texts)
-    ]
+    shown, chosen = [], []
+    for number, text in enumerate(texts):
+        masked_BT = masked_positions(rate, text_positions(text), fold_in(keys_B, number))
+        tokens_BT = jnp.where(masked_BT, model.vocabulary.mask_id, text.tokens)
+        shown.append(Text(tokens_BT, text.length))
+        chosen.append(masked_BT)
     chosen_BT = jnp.concatenate(chosen, 1)
-    start_BT = jnp.where(chosen_BT, model.vocabulary.mask_id, target_BT)
-    ends = np.cumsum([text.tokens.shape[1] for text in texts])[:-1]
-
-    def logits_of(tokens_BT: jax.Array) -> jax.Array:
-        parts = jnp.split(tokens_BT, ends, 1)
-        shown = [Text(part, text.length) for part, text in zip(parts, texts, strict=True)]
-        return model.logits(params, *shown)
-
-    nats_BT = unrolled_nats(logits_of, start_BT, target_BT, chosen_BT, keys_B, unrolls=1)
+    target_BT = jnp.concatenate([text.tokens for text in texts], 1)
+    nats_BT = _nats(model.logits(params, *shown), target_BT)
     nats = jnp.where(chosen_BT, nats_BT, 0).sum()
     return {"nll": Term(nats, chosen_BT.sum().astype(jnp.float32))}

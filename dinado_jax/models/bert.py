@@ -19,7 +19,7 @@ Shapes: B rows, T tokens, S context positions, H heads, K head width, D model wi
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import jax
@@ -104,7 +104,7 @@ class Bert(nn.Module):
         tokens_BT: jax.Array,
         mask_BT: jax.Array,
         context: Context | None = None,
-        positions_BT: jax.Array | None = None,
+        widths: Sequence[int] | None = None,
     ) -> jax.Array:
         """Runs all layers.
 
@@ -113,7 +113,8 @@ class Bert(nn.Module):
           mask_BT: bool, True for a row's real tokens.
           context: states [B, S, D] and their mask, bool [B, S], True for what is seen, at least one
             of each row; None: the layers of a decoder attend to nothing.
-          positions_BT: int32, below the context length; None: 0, 1, .. of every row.
+          widths: of the texts that a row consists of, padding included, T in all; positions begin
+            at 0 in each. None: a single text.
 
         Returns:
           The last hidden states [B, T, D] in the activation dtype; those of padding mean nothing.
@@ -122,16 +123,16 @@ class Bert(nn.Module):
           InputError: for longer rows than there are positions, and for a context of a model that is
             not a decoder.
         """
-        if positions_BT is None and tokens_BT.shape[1] > self.config.context_length:
+        widths = tokens_BT.shape[1:] if widths is None else widths
+        if max(widths) > self.config.context_length:
             raise InputError(
-                f"a row of {tokens_BT.shape[1]} tokens: the model has positions for "
+                f"a row of {max(widths)} tokens: the model has positions for "
                 f"{self.config.context_length}"
             )
         if context is not None and not self.cross_attention:
             raise InputError("a context for a model without cross-attention: build it with one")
-        if positions_BT is None:
-            positions_BT = jax.lax.broadcasted_iota(jnp.int32, tokens_BT.shape, 1)
-        x_BTD = self.embeddings(tokens_BT, positions_BT)
+        positions_T = jnp.concatenate([jnp.arange(width) for width in widths])
+        x_BTD = self.embeddings(tokens_BT, positions_T)
         for layer in self.layer:
             x_BTD = layer(x_BTD, mask_BT, context)
         return x_BTD
@@ -195,11 +196,11 @@ class Embeddings(nn.Module):
         self.token_type_embeddings = _embed(config, config.type_vocab_size)
         self.norm = LayerNorm(config.layer_norm_eps, config.param_dtype)
 
-    def __call__(self, tokens_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
+    def __call__(self, tokens_BT: jax.Array, positions_T: jax.Array) -> jax.Array:
         with jax.named_scope("embed"):
             x_BTD = self.word_embeddings(tokens_BT)
             x_BTD += self.token_type_embeddings(jnp.zeros_like(tokens_BT))  # all of type 0
-            x_BTD += self.position_embeddings(self.config.position_offset + positions_BT)
+            x_BTD += self.position_embeddings(self.config.position_offset + positions_T)[None]
             return self.norm(x_BTD)
 
 

@@ -18,6 +18,7 @@ from dinado_jax.denoising.objective import (
 )
 from dinado_jax.denoising.tokens import codec_of, vocabulary_of
 from dinado_jax.denoising.vocabulary import Vocabulary
+from dinado_jax.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -154,6 +155,9 @@ def test_both_sides_of_a_pair_are_masked_and_see_each_other(batch):
         )
     alone = np.asarray(model.logits(made.params, shown[0]))
     assert np.abs(alone - split[0])[inside].max() > 0.01
+    long = Text(np.pad(shown[1].tokens, ((0, 0), (0, 17 - S))), shown[1].length)
+    with pytest.raises(InputError, match="a row of 17 tokens: the model has positions for 16"):
+        model.logits(made.params, shown[0], long)
 
 
 def test_each_row_has_a_rate_of_its_own():

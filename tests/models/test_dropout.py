@@ -152,7 +152,7 @@ def test_factors_have_mean_one_and_the_same_variance(gaussian):
 
 
 def test_factors_are_independent():
-    """Several of them are read from one random word; the last word of a row is cut here."""
+    """Several of them are read from one random word, of which a row may use a part."""
     rows, width = 40_000, 7
     drawn = np.random.default_rng(0).integers(2**32, size=(rows, 2), dtype=np.uint32)
     factors = np.float64(uniform(["site"], 0.5).noise(drawn)["site"](jnp.ones((rows, width))))
