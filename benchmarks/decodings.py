@@ -1,7 +1,8 @@
 """A finished run decoded in many ways on the same held-out prompts: one table.
 
     python benchmarks/decodings.py RUN --out FOLDER [--prompts 100] [--samples 2]
-        [--ways base/sample masks/sample control/particles16 ..] [--hmm FOLDER ..]
+        [--ways base/sample masks/sample control/particles16 ..] [--hmm FOLDER ..] [--rates]
+        [--prompt-file FILE] [--worst N]
 
 A way is MODEL/METHOD. The models are `base`, `masks` (the base under the guarantee of the run's
 oracle, which must have automata), `control`, `control+masks`, and of each HMM, by the name of its
@@ -12,7 +13,11 @@ oracle), with any number. Each way writes FOLDER/WAY.jsonl, and is not decoded a
 there. Prints a line of JSON per way, and a table: success, KL to the base (nats per text; of
 particles an upper bound; of greedy texts and beams there is none), the share of texts that ended,
 nats per token under the base, seconds of decoding with its compilation, and metrics of captions
-with 95% intervals over prompts. Of particles also KL(q* || p), estimated from above.
+with 95% intervals over prompts. Of particles also KL(q* || p), estimated from above. With --rates
+every way is decoded once more, which compiles nothing: tokens per second of the texts that are
+returned, with the constraints' preparation. FILE has a prompt a line, instead of the held-out
+ones; without references some metrics are left out. With --worst of each way those N texts are
+printed besides whose log q - log p is largest.
 """
 
 import argparse
@@ -22,7 +27,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +48,10 @@ from dinado_jax.search.beams import beam_search
 from dinado_jax.search.particles import sample_by_particles
 from dinado_jax.stages.context import Context
 from dinado_jax.stages.pipeline import load_run, run_config
+from dinado_jax.utils.files import read_lines
 
 METRICS = ("coverage", "coco_bleu_4", "rouge_l", "cider_d", "distinct_2")
+WITHOUT_REFERENCES = ("coverage", "distinct_2")
 WAYS = (
     *("base/sample", "masks/sample", "control/sample", "control+masks/sample"),
     *("masks/particles16", "control/particles4", "control/particles16"),
@@ -119,7 +126,7 @@ class Decoder:
 
 
 def figures(
-    way: str, samples: Sequence[Sample], references: dict[str, Sequence[str]]
+    way: str, samples: Sequence[Sample], references: Mapping[str, Sequence[str]]
 ) -> dict[str, float | list[float]]:
     """The figures of a way, each with its standard error or interval where it has one."""
     group = np.unique([s.prompt_id for s in samples], return_inverse=True)[1]
@@ -133,12 +140,13 @@ def figures(
         "nats_per_token": sum(s.log_prob_base for s in samples) / sum(s.tokens for s in samples),
     }
     if not way.startswith("base") and "/beam" not in way and "/greedy" not in way:
-        found["kl"] = of_prompts([s.log_prob - s.log_prob_base for s in samples])
+        found["kl"] = of_prompts([excess(s) for s in samples])
     if "/particles" in way:
         found["kl_of_target"] = kl_of_target(samples)
     prompts, texts = [s.prompt for s in samples], [s.text for s in samples]
     items = items_of(prompts, texts, [references[prompt] for prompt in prompts])
-    for name, each in score(METRICS, items).items():
+    metrics = METRICS if all(references.values()) else WITHOUT_REFERENCES
+    for name, each in score(metrics, items).items():
         found[name] = [each.value, *each.interval] if each.interval else each.value
     return found
 
@@ -156,8 +164,20 @@ def line(record: dict) -> str:
 
     shown = ("success", "{:.1%}"), ("kl", "{:.2f}"), ("kl_of_target", "{:.2f}"), ("ended", "{:.1%}")
     shown += ("nats_per_token", "{:.2f}"), *((name, "{:.3f}") for name in METRICS)
-    shown += (("seconds", "{:.0f}"),)
+    shown += ("seconds", "{:.0f}"), ("tokens_per_s", "{:.0f}")
     return f"| {record['way']} | " + " | ".join(cell(*each) for each in shown) + " |"
+
+
+def excess(sample: Sample) -> float:
+    """How much likelier a text is than under the base, nats."""
+    return sample.log_prob - sample.log_prob_base
+
+
+def timed(decoder: Decoder, way: str) -> tuple[list[Sample], float]:
+    """The texts of a way, and the seconds that they took."""
+    began = time.monotonic()
+    made = decoder.decode(way)
+    return made, time.monotonic() - began
 
 
 def main() -> None:
@@ -168,10 +188,17 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=2, help="of each prompt")
     parser.add_argument("--ways", nargs="+", default=WAYS, metavar="MODEL/METHOD")
     parser.add_argument("--hmm", nargs="*", type=Path, default=[], metavar="FOLDER")
+    parser.add_argument("--rates", action="store_true", help="tokens per second, too")
+    parser.add_argument("--prompt-file", type=Path, metavar="FILE")
+    parser.add_argument("--worst", type=int, default=0, metavar="N", help="texts to print")
     args = parser.parse_args()
     context = Context.of(run_config(args.run), args.run)
-    examples = context.held_out[: args.prompts]
-    references = {example.prompt: example.references for example in examples}
+    references: dict[str, Sequence[str]]
+    if args.prompt_file:
+        references = dict.fromkeys(read_lines(args.prompt_file), ())
+    else:
+        examples = context.held_out[: args.prompts]
+        references = {example.prompt: example.references for example in examples}
     hmms = {folder.name: folder for folder in args.hmm}
     decoder = Decoder(context, list(references), args.samples, hmms)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -179,17 +206,25 @@ def main() -> None:
     for way in args.ways:
         path, seconds = args.out / f"{way.replace('/', '_')}.jsonl", math.nan
         if not path.exists():
-            began = time.monotonic()
-            made = decoder.decode(way)
-            seconds = time.monotonic() - began
+            made, seconds = timed(decoder, way)
             write_samples(path, made)
-        record = {"way": way} | figures(way, read_samples(path), references)
-        rows.append(record | {"seconds": seconds})
+        samples = read_samples(path)
+        record = {"way": way} | figures(way, samples, references)
+        record["seconds"] = seconds
+        if args.rates:
+            if math.isnan(seconds):
+                timed(decoder, way)  # compiles
+            made, seconds = timed(decoder, way)
+            record["tokens_per_s"] = sum(sample.tokens for sample in made) / seconds
+        rows.append(record)
         print(json.dumps(rows[-1]), flush=True)
-    print(
-        f"\n| way | success | KL | KL of q* | ended | nats per token | {' | '.join(METRICS)} | s |"
-    )
-    print("| --- | " + " | ".join(["---"] * (len(METRICS) + 6)) + " |")
+        for sample in sorted(samples, key=excess, reverse=True)[: args.worst]:
+            end = "" if sample.finished else ", cut"
+            print(f"    {sample.prompt} {sample.text} ({excess(sample):.1f} nats{end})", flush=True)
+    columns = ["way", "success", "KL", "KL of q*", "ended", "nats per token", *METRICS]
+    columns += ["s", "tokens/s"]
+    print(f"\n| {' | '.join(columns)} |")
+    print("|" + " --- |" * len(columns))
     print("\n".join(map(line, rows)))
 
 
