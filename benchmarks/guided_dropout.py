@@ -3,12 +3,14 @@
     python benchmarks/guided_dropout.py COMMONGEN CAPTIONS --out FOLDER [--shares 0.1 0.5 1]
         [--seeds 0 1 2] [--dropouts none uniform gaussian guided] [--rate 0.1] [--steps 500]
         [--pretrain-steps 1200] [--size KEY=VALUE ..] [--settings KEY=VALUE ..] [--time REPEATS]
+        [--unrelated TEXT]
 
 A small base is pretrained once, on keyword examples mined from CAPTIONS, plain text, of which
 guided dropout takes its scores too. A cell is `dinado sft` of that base, with the same number of
 steps whatever the share of the pairs; a seed chooses the pairs, their order and the noise. Its
 figures are of the dev split of COMMONGEN: nats per token of the references that fit in the context,
-and BLEU-4 of greedy texts.
+and BLEU-4 of greedy texts. Of TEXT, one line each, it is nats per token after a line's first word,
+which tell what was forgotten; the base's are printed first.
 
 Cells that are done are not repeated: what was stopped goes on with the same command. Writes
 FOLDER/records.jsonl, prints a line of JSON per cell, and at the end a table: means over seeds, and
@@ -54,7 +56,11 @@ KEYS = ("share", "seed", "dropout")
 CONFIG = Path(__file__).parents[1] / "configs" / "commongen_small.toml"
 SIZE = ("vocab_size=2048", "n_positions=64", "n_embd=64", "n_layer=2", "n_head=4")
 COMMON = ("sft.max_length=44", "sft.warmup=50", "run.save_every=500")
-FIGURES = {"dev_nats_per_token": "{:.4f}", "bleu_4": "{:.2f}"}
+FIGURES = {
+    "dev_nats_per_token": "{:.4f}",
+    "bleu_4": "{:.2f}",
+    "unrelated_nats_per_token": "{:.4f}",
+}
 
 
 def sft(folder: Path, settings: list[str]) -> str:
@@ -118,27 +124,42 @@ def run(args: argparse.Namespace, base: Path, share: float, seed: int, dropout: 
 def measured(args: argparse.Namespace, base: dinado_jax.Base) -> dict[str, np.ndarray]:
     """What each figure is a function of, a row per dev prompt."""
     dev = examples(args.commongen, "dev")[: args.prompts]
-    prompts = base.codec.prompts([each.prompt for each in dev])
-    pairs = [
-        (number, reference)
-        for number, each in enumerate(dev)
-        for reference, ids in zip(each.references, base.codec.targets(each.references))
-        if len(prompts[number]) + len(ids) <= base.model.context_length
-    ]
-    found = score(base, [dev[number].prompt for number, _ in pairs], [ref for _, ref in pairs])
+    pairs = [(each.prompt, reference) for each in dev for reference in each.references]
+    number = [number for number, each in enumerate(dev) for _ in each.references]
     loss = np.zeros((len(dev), 2))
-    for (number, _), each in zip(pairs, found, strict=True):
-        loss[number] += -each.sum(dtype=np.float64), len(each)
+    np.add.at(loss, number, losses(base, pairs))
     made = generate(base, [each.prompt for each in dev], max_new_tokens=24, temperature=0.0)
     items = [Item(e.prompt, (one.text,), e.references) for e, one in zip(dev, made, strict=True)]
     sums = coco_bleu(4)(items).sums
     assert sums is not None
-    return {"dev_nats_per_token": loss, "bleu_4": sums.rows}
+    return {"dev_nats_per_token": loss, "bleu_4": sums.rows, **unrelated(args, base)}
+
+
+def unrelated(args: argparse.Namespace, base: dinado_jax.Base) -> dict[str, np.ndarray]:
+    """The figure of another text as a function of sums over its lines; none without a text."""
+    if not args.unrelated:
+        return {}
+    lines = (line.partition(" ") for line in args.unrelated.read_text().splitlines())
+    return {"unrelated_nats_per_token": losses(base, [(a, f" {b}") for a, _, b in lines])}
+
+
+def losses(base: dinado_jax.Base, pairs: list[tuple[str, str]]) -> np.ndarray:
+    """Nats and tokens of each text after its prompt, float64 [N, 2]; 0 where both together are too
+    long for the context.
+    """
+    prompts, texts = (list(each) for each in zip(*pairs, strict=True))
+    lengths = zip(base.codec.prompts(prompts), base.codec.targets(texts), strict=True)
+    fit = np.array([len(a) + len(b) <= base.model.context_length for a, b in lengths])
+    kept = np.flatnonzero(fit)
+    found = score(base, [prompts[n] for n in kept], [texts[n] for n in kept])
+    out = np.zeros((len(pairs), 2))
+    out[kept] = [(-each.sum(dtype=np.float64), len(each)) for each in found]
+    return out
 
 
 def of(name: str, rows: np.ndarray) -> Sums:
     """The figure of that name as a function of sums over prompts."""
-    if name == "dev_nats_per_token":
+    if name.endswith("nats_per_token"):
         return Sums(rows, lambda sums: sums[:, 0] / sums[:, 1])
     some = coco_bleu(4)([Item("", ("a",), ("a",))]).sums
     assert some is not None
@@ -157,7 +178,10 @@ def table(records: list[dict]) -> str:
         if "error" not in record:
             found[record["share"], record["dropout"]][record["seed"]] = record
     lines = []
+    measured = {name for own in found.values() for record in own.values() for name in record}
     for name, form in FIGURES.items():
+        if name not in measured:
+            continue
         lines += ["", f"| pairs | dropout | {name} | minus none | each seed minus none |"]
         lines.append("| --- | --- | --- | --- | --- |")
         for (share, kind), own in sorted(
@@ -233,11 +257,16 @@ def main() -> None:
     )
     parser.add_argument("--settings", nargs="+", default=[], metavar="KEY=VALUE", help="of all")
     parser.add_argument("--time", type=int, default=0, metavar="REPEATS")
+    parser.add_argument("--unrelated", type=Path, metavar="TEXT")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     base = pretrained(args)
     if args.time:
         return timed(args, base)
+    for name, rows in unrelated(args, dinado_jax.load(base)).items():
+        print(
+            json.dumps({"dropout": "the base", name: round(value(of(name, rows)), 5)}), flush=True
+        )
     path = args.out / "records.jsonl"
     records = list(map(json.loads, path.read_text().splitlines())) if path.exists() else []
     done = {tuple(record[key] for key in KEYS) for record in records}
