@@ -192,8 +192,8 @@ class Train(Optim):
     steps: int = 900
     batch: int = 256
     learning_rate: float = 1e-2
-    # With control.state: of the few parameters that read the oracle's state, which can be learned
-    # from far fewer successes than the delta.
+    # With control.state: of the few parameters that read the oracle's state and of the norm, which
+    # can be learned from far fewer successes than the delta.
     state_learning_rate: float = 1e-2
     weight_decay: float = 0.1
     objective: str = "regression"  # a name in objectives/table.py
@@ -216,9 +216,10 @@ class Train(Optim):
     # on: labels of prefixes that q visits, with weight 1 for what follows. 0 is off.
     roll_out: float = 0.0
     margin: float = 6.0  # nats; C <= e^-margin is a failure; reinforce, ppo: the reward of C = 1
-    anchor: float = 0.3  # regression, consistency: coefficient of the likelihood of successes
-    bound: float = 0.3  # regression, consistency: coefficient of values R above 1
-    # The same, with control.state: of values of prefixes above what can still succeed after them.
+    # Of regression, consistency and policy_iteration, the coefficients
+    anchor: float = 0.3  # of the likelihood of successes
+    bound: float = 0.3  # of values R above 1
+    # With control.state: of values of prefixes above what can still succeed after them.
     prefix_bound: float = 1.0
     bellman: float = 1.0  # lambda
     bellman_start: int = 0  # steps with lambda = 0 first

@@ -8,6 +8,7 @@ from dinado_jax.objectives.contrastive import GROUP as CONTRAST
 from dinado_jax.objectives.contrastive import Contrastive
 from dinado_jax.objectives.direction_and_norm import DirectionAndNorm
 from dinado_jax.objectives.matching import Likelihood
+from dinado_jax.objectives.policy_iteration import PolicyIteration
 from dinado_jax.objectives.ppo import Ppo
 from dinado_jax.objectives.prefixes import Prefixes
 from dinado_jax.objectives.published import Published
@@ -23,6 +24,7 @@ OBJECTIVES: dict[str, Callable[[Train], Objective]] = {
     "regression": lambda train: DirectionAndNorm(train, RowRegression.of(train), reads_base=True),
     "variance": lambda train: DirectionAndNorm(train, Variance(train.margin), parts=2 * GROUP),
     "consistency": Consistency,
+    "policy_iteration": PolicyIteration,
     "ratio": lambda train: DirectionAndNorm(train, Divergence()),
     "contrastive": lambda train: DirectionAndNorm(
         train, Contrastive(), parts=2 * CONTRAST, reads_base=True, trains_hard=False

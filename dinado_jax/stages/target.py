@@ -21,7 +21,7 @@ from dinado_jax.utils.files import read_sealed, validate, write_sealed
 from dinado_jax.utils.progress import print_once, print_progress
 
 _FILE = "moments.json"
-_FAILURES_BY_MARGIN = ("regression", "variance", "consistency")
+_FAILURES_BY_MARGIN = ("regression", "variance", "consistency", "policy_iteration")
 _AGAIN = "delete the folders rollout, train, generate and evaluate, if any, and run again"
 
 

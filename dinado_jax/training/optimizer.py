@@ -56,8 +56,10 @@ def _state_factor(config: Train) -> float:
 
 
 def _of_state(params: Any) -> Any:
-    """Marks the parts of a control that read the oracle's state."""
-    return {name: name == "state" for name in params}
+    """Marks the parts of a control that read the oracle's state: what the direction makes of it,
+    and the norm.
+    """
+    return {name: "state" in params and name != "direction" for name in params}
 
 
 def control_optimizer(config: Train) -> optax.GradientTransformation:

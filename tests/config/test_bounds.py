@@ -92,8 +92,8 @@ CHOICES = {
     "control.norm_bias": "success_rate zero",
     "train.decay": "cosine constant",
     "train.objective": (
-        "matching regression variance consistency ratio contrastive reinforce ppo prefixes "
-        "published"
+        "matching regression variance consistency policy_iteration ratio contrastive reinforce ppo "
+        "prefixes published"
     ),
     "train.weights": "importance none",
     "train.base_states": "recompute float32 bfloat16",

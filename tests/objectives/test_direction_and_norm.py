@@ -38,5 +38,6 @@ def test_only_a_loss_of_r_needs_the_base_of_a_policy_that_scores_alone(name):
     read = {
         **dict.fromkeys(("regression", "contrastive", "ppo"), ("direction", "norm")),
         **dict.fromkeys(("consistency", "prefixes", "published"), ("",)),
+        "policy_iteration": ("rows", "newest"),
     }
     assert objective.reads_states(control) == read.get(name, ("norm",))

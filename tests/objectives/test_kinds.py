@@ -13,6 +13,7 @@ from dinado_jax.objectives.consistency import ConsistencyBatch
 from dinado_jax.objectives.contrastive import ContrastBatch
 from dinado_jax.objectives.direction_and_norm import TwoPartBatch
 from dinado_jax.objectives.draws import LabeledBatch, NormBatch
+from dinado_jax.objectives.policy_iteration import NewestBatch, PolicyIterationBatch
 from dinado_jax.objectives.ppo import PolicyBatch
 from dinado_jax.objectives.published import PublishedBatch
 from dinado_jax.objectives.ratio import RatioBatch
@@ -47,13 +48,16 @@ CASES = {  # objective, kind of control, train.detach
     "ppo projected": ("ppo", "projected-merge", False),
     "consistency soft": ("consistency", "soft-small", False),
     "consistency clamped": ("consistency", "clamped-merge", False),
+    "policy_iteration soft": ("policy_iteration", "soft-small", False),
+    "policy_iteration merge": ("policy_iteration", "merge", False),
     "prefixes nado": ("prefixes", "nado", False),
     "prefixes projected": ("prefixes", "projected-merge", False),
     "warm-up projected": ("warmup", "projected-merge", False),
 }
 cases = pytest.mark.parametrize("case", CASES)
 # A gradient that is stopped within a term is no slope: see the tests of the objective itself.
-SLOPES = [case for case, (name, *_) in CASES.items() if name not in ("consistency", "reinforce")]
+STOPPED = ("consistency", "policy_iteration", "reinforce")
+SLOPES = [case for case, (name, *_) in CASES.items() if name not in STOPPED]
 # Targets of many tokens, of one, an eos alone after the prompt, no target, and a row of one token.
 TARGET = np.float32([-14, -3, -4, -1, -2, 0])
 RATIO = np.float32([1, 0, 2, 0.5, 1, 0])
@@ -105,8 +109,13 @@ def batch(case, label):
             log_proposal=PROPOSAL,
             bellman=given["bellman"],
         )
+    if name == "policy_iteration":
+        to_go = np.random.default_rng(4).normal(-3, 3, (B, WIDTH - 1)).astype(np.float32)
+        newest = NewestBatch(
+            **vars(part), to_go=to_go, of_base=np.float32([0, 1] * 3), bellman=given["bellman"]
+        )
     part = rows(np.maximum(label, 0.2), seed=2)
-    if name == "regression":
+    if name in ("regression", "policy_iteration"):
         part = TargetBatch(
             **vars(part),
             target=TARGET,
@@ -114,6 +123,8 @@ def batch(case, label):
             optimal_ratio=RATIO,
             log_proposal=PROPOSAL,
         )
+    if name == "policy_iteration":
+        return PolicyIterationBatch(rows=part, newest=newest)
     if name == "reinforce":
         given = {field: value for field, value in vars(part).items() if field != "label"}
         part = RewardBatch(

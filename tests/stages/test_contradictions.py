@@ -37,6 +37,12 @@ from dinado_jax.stages.settings import stored_config
         ("train.objective=consistency control.kind=hard", ""),
         ("train.objective=consistency control.kind=hard control.direction=nado",
          "set control.direction to soft or merge"),
+        # policy_iteration: samples of q alone, and values that are not derived from q
+        ("train.objective=policy_iteration train.mixture=0 control.kind=soft", ""),
+        ("train.objective=policy_iteration train.mixture=0.5", "set train.mixture=0"),
+        ("train.objective=policy_iteration train.roll_out=0.5", "set train.roll_out=0"),
+        ("train.objective=policy_iteration control.kind=hard", "choose another kind, or another"),
+        ("train.objective=policy_iteration control.kind=nado", "set control.kind to soft or merge"),
         # contrastive: groups of eight, and an R that is not derived from q
         ("train.objective=contrastive train.batch=16", ""),
         ("train.objective=contrastive train.batch=24", "multiple of 16"),

@@ -61,9 +61,10 @@ def test_what_reads_the_state_has_its_own_learning_rate(rates):
     rate, of_state = rates
     train = Train(learning_rate=rate, state_learning_rate=of_state, warmup=0, average=1)
     transform = control_optimizer(train)
-    params = {name: jnp.ones((2, 2)) for name in ("direction", "state")}
+    params = {name: jnp.ones((2, 2)) for name in ("direction", "state", "norm")}
     updates, _ = transform.update(params, transform.init(params), params)
     first = {name: float(-leaf[0, 0]) for name, leaf in updates.items()}
     assert first["direction"] == pytest.approx(1.1 * rate, rel=1e-3)  # with weight decay
     expected = 1.1 * of_state if rate else 0
     assert first["state"] == pytest.approx(expected, rel=1e-3)
+    assert first["norm"] == pytest.approx(expected, rel=1e-3)
