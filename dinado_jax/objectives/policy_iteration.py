@@ -55,8 +55,7 @@ class PolicyIteration:
         G(s_t) = log C - sum_{i >= t} log (d / p)(y_i | s_i)
 
     The norm learns its mean, with Huber's loss: V(s) = E_d[G(s)] = log R(s) - KL(d || q* | s), the
-    value of d as a policy whose reward is log C less its KL. Of the base's own samples, in the
-    first round, it learns R itself, from the labels. The direction learns, times lambda
+    value of d as a policy whose reward is log C less its KL. The direction learns, times lambda
     (`train.bellman`),
 
         log (q / p)(y_t | s_t) = V(s_t, y_t) - V(s_t)
@@ -65,7 +64,9 @@ class PolicyIteration:
     drift otherwise. This is the improvement of soft policy iteration (Haarnoja et
     al., arXiv 1801.01290), q proportional to p e^V: no policy is worse than the one before, and q*,
     with V = log R, is its only fixed point. Direction and norm do not move what the other learns.
-    The third loss is that of whole rows, of any round (`regression.py`), times .3.
+    The third loss is that of whole rows, of any round (`regression.py`), times .3. In the first
+    round, whose samples are the base's, the direction has no other, and the norm learns R from the
+    labels: log R of prefixes that mostly fail is noise, for lack of successes.
 
     A row of which one token was wrong is at fault there, not in all its tokens, which the loss of
     whole rows lowers alike; nor is a small R lost in the noise of labels, as for `prefixes`, since
@@ -138,9 +139,10 @@ class PolicyIteration:
         return jnp.where(batch.of_base[:, None] > 0, of_label, of_log)
 
     def _advantages(self, log_value: jax.Array, batch: NewestBatch) -> tuple[jax.Array, jax.Array]:
-        """What each target but the last adds to log V, [B, T-1] nats, and a mask of those."""
+        """What each target of q but the last adds to log V, [B, T-1] nats; a mask of those."""
         column = jax.lax.broadcasted_iota(jnp.int32, log_value.shape, 1)
         moved = target_mask(batch) * (column < batch.length[:, None] - 2)
+        moved *= 1 - batch.of_base[:, None]
         return jnp.roll(log_value, -1, axis=1) - log_value, moved
 
     def reads_states(self, control: Control) -> tuple[str, ...]:

@@ -81,7 +81,7 @@ def test_the_terms_by_hand(number):
             value += huber(before - to_go).sum()
         else:
             value -= (label[i] * before + (1 - label[i]) * np.log1p(-np.exp(before))).sum()
-        advantage += huber(ratio[i, : end - 1] - np.diff(before)).sum()
+        advantage += number * huber(ratio[i, : end - 1] - np.diff(before)).sum()
     found = terms(TRAIN, params, batch)
     assert set(found) == {"direction", "value", "advantage"}
     assert float(found["value"].sum) == pytest.approx(value, rel=1e-4)
