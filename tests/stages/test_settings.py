@@ -185,12 +185,12 @@ def test_the_table_of_objectives_is_all_that_checks_know_of_them(monkeypatch):
         "train.detach=false",
     )
     told(
-        "for train.objective=regression, variance, consistency, reinforce, ppo and other, ",
+        "for train.objective=regression, variance, consistency, policy_iteration, reinforce, ",
         "train.objective=ratio",
         "train.margin=3",
     )
     told(
-        "objectives other than consistency and published, ",
+        "objectives other than consistency, policy_iteration and published, ",
         "train.objective=published",
         "train.balance=false",
     )
