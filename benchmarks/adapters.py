@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from losses import losses, pairs_of_lines
 
 import dinado_jax
 from dinado_jax.evaluation.intervals import bootstrap_interval_of_sums
@@ -35,16 +36,15 @@ from dinado_jax.tasks.protocol import Example
 WAYS = {"none": "", "lora": "sft.rank", "prefix": "sft.positions", "prompt": "sft.positions"}
 
 
-def nats_per_token(base: Base, pairs: Sequence[tuple[str, str]]) -> float:
+def nats_per_token(base: Base, pairs: list[tuple[str, str]]) -> float:
     """Of the texts that fit the context with their prompts."""
-    prompts, texts = zip(*pairs)
-    lengths = zip(base.codec.prompts(prompts), base.codec.targets(texts))
-    fit = [len(x) + len(y) <= base.model.context_length for x, y in lengths]
-    scores = base.score(*(list(itertools.compress(each, fit)) for each in (prompts, texts)))
-    return round(-float(np.concatenate(scores).mean()), 4)
+    nats, tokens = losses(base, pairs).sum(0)
+    return round(float(nats / tokens), 4)
 
 
-def figures(base: Base, examples: Sequence[Example], lines: Sequence[str], new: int) -> dict:
+def figures(
+    base: Base, examples: Sequence[Example], unrelated: list[tuple[str, str]], new: int
+) -> dict:
     """What is measured of a base."""
     prompts = [example.prompt for example in examples]
     pairs = [(example.prompt, text) for example in examples for text in example.references]
@@ -60,8 +60,7 @@ def figures(base: Base, examples: Sequence[Example], lines: Sequence[str], new: 
         if measured.sums is not None:
             interval = bootstrap_interval_of_sums(measured.sums, seed=0)
             found[f"{name}_interval"] = [round(end, 4) for end in interval]
-    if lines:
-        unrelated = [(first, f" {rest}") for first, _, rest in (x.partition(" ") for x in lines)]
+    if unrelated:
         found["unrelated_nats_per_token"] = nats_per_token(base, unrelated)
     return found
 
@@ -87,7 +86,7 @@ def main() -> None:
     parser.add_argument("--unrelated", type=Path, help="a text file, one line each")
     parser.add_argument("--prompts", type=int, default=992)
     args = parser.parse_args()
-    lines = args.unrelated.read_text().splitlines() if args.unrelated else []
+    unrelated = pairs_of_lines(args.unrelated) if args.unrelated else []
     given = [f"base.path={args.base}", f"evaluate.prompts={args.prompts}", "sft.pretrain_steps=0"]
     start = dinado_jax.load(args.base)
     for seed, way in [(0, None), *itertools.product(args.seeds, args.ways)]:
@@ -104,7 +103,7 @@ def main() -> None:
             base = dinado_jax.load(folder / "sft" / "base")
             line["stored_parameters"] = stored(start, base)
         examples = Context.of(config, folder).held_out
-        print(json.dumps(line | figures(base, examples, lines, config.decode.max_new_tokens)))
+        print(json.dumps(line | figures(base, examples, unrelated, config.decode.max_new_tokens)))
 
 
 if __name__ == "__main__":

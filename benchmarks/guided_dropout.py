@@ -34,6 +34,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from losses import losses, pairs_of_lines
 
 import dinado_jax
 from dinado_jax.data.batching import Epochs
@@ -44,7 +45,6 @@ from dinado_jax.metrics.bleu import coco_bleu
 from dinado_jax.metrics.protocol import Item, Sums
 from dinado_jax.models.dropout import Dropout, uniform
 from dinado_jax.objectives.sft import likelihood, with_noise
-from dinado_jax.scoring import score
 from dinado_jax.stages.settings import load_config
 from dinado_jax.tasks.commongen import examples
 from dinado_jax.training.fisher import rank_schedule
@@ -139,22 +139,7 @@ def unrelated(args: argparse.Namespace, base: dinado_jax.Base) -> dict[str, np.n
     """The figure of another text as a function of sums over its lines; none without a text."""
     if not args.unrelated:
         return {}
-    lines = (line.partition(" ") for line in args.unrelated.read_text().splitlines())
-    return {"unrelated_nats_per_token": losses(base, [(a, f" {b}") for a, _, b in lines])}
-
-
-def losses(base: dinado_jax.Base, pairs: list[tuple[str, str]]) -> np.ndarray:
-    """Nats and tokens of each text after its prompt, float64 [N, 2]; 0 where both together are too
-    long for the context.
-    """
-    prompts, texts = (list(each) for each in zip(*pairs, strict=True))
-    lengths = zip(base.codec.prompts(prompts), base.codec.targets(texts), strict=True)
-    fit = np.array([len(a) + len(b) <= base.model.context_length for a, b in lengths])
-    kept = np.flatnonzero(fit)
-    found = score(base, [prompts[n] for n in kept], [texts[n] for n in kept])
-    out = np.zeros((len(pairs), 2))
-    out[kept] = [(-each.sum(dtype=np.float64), len(each)) for each in found]
-    return out
+    return {"unrelated_nats_per_token": losses(base, pairs_of_lines(args.unrelated))}
 
 
 def of(name: str, rows: np.ndarray) -> Sums:
@@ -178,9 +163,9 @@ def table(records: list[dict]) -> str:
         if "error" not in record:
             found[record["share"], record["dropout"]][record["seed"]] = record
     lines = []
-    measured = {name for own in found.values() for record in own.values() for name in record}
+    present = {name for own in found.values() for record in own.values() for name in record}
     for name, form in FIGURES.items():
-        if name not in measured:
+        if name not in present:
             continue
         lines += ["", f"| pairs | dropout | {name} | minus none | each seed minus none |"]
         lines.append("| --- | --- | --- | --- | --- |")

@@ -25,6 +25,7 @@ from dinado_jax.ops.masks import target_mask
 from dinado_jax.rollouts.arrays import Rollouts
 
 _ROWS = 0.3  # coefficient of the regression of whole rows
+_CAP = 50.0  # nats, of a log-weight: larger ones would overflow
 
 
 @struct.dataclass(kw_only=True)
@@ -32,7 +33,8 @@ class NewestBatch(Batch):
     """Samples of d, q as it was when the newest round began: in the first round the base."""
 
     label: Array  # float32 [B] in [0, 1]
-    to_go: Array  # float32 [B, T-1], log C - log (d / p) of what follows each prefix, nats
+    log_label: Array  # float32 [B], log C, at least -margin, nats
+    log_weight: Array  # float32 [B, T-1], log p / d of what follows each prefix, nats
     of_base: Array  # float32 [B], 1 for the base's own samples
     bellman: Array  # float32 [B], lambda of this step
 
@@ -49,29 +51,32 @@ class PolicyIterationBatch:
 class PolicyIteration:
     """`train.objective = "policy_iteration"`: three losses (nats).
 
-    Of q as it was when the round began, d, every sample tells what it achieves after each of its
-    prefixes, C being cut at e^-margin:
+    Let d be q as it was when the newest round began. A sample of d shows how well d does after each
+    of its prefixes:
 
-        G(s_t) = log C - sum_{i >= t} log (d / p)(y_i | s_i)
+        G(s_t) = log max(C, e^-margin) - sum_{i >= t} log (d / p)(y_i | s_i)
 
-    The norm learns its mean, with Huber's loss: V(s) = E_d[G(s)] = log R(s) - KL(d || q* | s), the
-    value of d as a policy whose reward is log C less its KL. The direction learns, times lambda
-    (`train.bellman`),
+    The norm learns the mean of G by Huber's loss, log V(s) = log R(s) - KL(d || q* | s): the value
+    of the policy d whose reward is log C and whose cost is its KL to the base. The direction
+    learns, times lambda (`train.bellman`),
 
-        log (q / p)(y_t | s_t) = V(s_t, y_t) - V(s_t)
+        log (q / p)(y_t | s_t) = log V(s_t, y_t) - log V(s_t)
 
-    at every token of d but the last: the ends of texts are learned from whole rows alone, as they
-    drift otherwise. This is the improvement of soft policy iteration (Haarnoja et
-    al., arXiv 1801.01290), q proportional to p e^V: no policy is worse than the one before, and q*,
-    with V = log R, is its only fixed point. Direction and norm do not move what the other learns.
-    The third loss is that of whole rows, of any round (`regression.py`), times .3. In the first
-    round, whose samples are the base's, the direction has no other, and the norm learns R from the
-    labels: log R of prefixes that mostly fail is noise, for lack of successes.
+    at every token of d except the last: prefix losses that train the end of a text drift, so ends
+    are left to the loss of whole rows. This is soft policy iteration (Haarnoja et al., arXiv
+    1801.01290): the next policy, proportional to p V, is nowhere worse than d, and q*, with V = R,
+    is the only fixed point. Neither loss moves what the other one trains, except that a norm which
+    reads the direction's own states trains those too. The third loss is the regression of whole
+    rows of all rounds (`regression.py`), times 0.3.
 
-    A row of which one token was wrong is at fault there, not in all its tokens, which the loss of
-    whole rows lowers alike; nor is a small R lost in the noise of labels, as for `prefixes`, since
-    V is learned as a logarithm. Where the constraint is known not to be violated, as with the state
-    of the oracle, what q does after a mistake is all that costs.
+    In the first round the samples are the base's. The norm then learns R from their labels, and the
+    direction learns from whole rows alone: estimates of log R are mostly noise where few samples
+    succeed.
+
+    The regression of whole rows lowers all tokens of a row that is too likely; here only those
+    after which V falls are lowered. V is learned as a logarithm, which tells a small R from a very
+    small one; cross entropy with labels, as in `prefixes`, hardly does. It is meant for controls
+    that read the state of the oracle: their texts all succeed and differ only in what that costs.
     """
 
     train: Train
@@ -95,8 +100,8 @@ class PolicyIteration:
         newest = sampled & (rollouts.round == rollouts.round[sampled].max())
         draws = Draws(newest.astype(np.float64), seed + 1)
         log_label = np.log(np.maximum(rollouts.label, np.exp(-self.train.margin)))
-        whole = log_label + rollouts.log_base - rollouts.log_proposal
-        to_go = (whole[:, None] - rollouts.log_prefix).astype(np.float32)
+        whole = rollouts.log_base - rollouts.log_proposal
+        log_weight = (whole[:, None] - rollouts.log_prefix).astype(np.float32)
 
         def at(step: int) -> PolicyIterationBatch:
             index = draws.at(step, half)
@@ -104,7 +109,8 @@ class PolicyIteration:
             newest = NewestBatch(
                 **vars(batch),
                 label=rollouts.label[index],
-                to_go=to_go[index, : batch.tokens.shape[1] - 1],
+                log_label=log_label[index].astype(np.float32),
+                log_weight=log_weight[index, : batch.tokens.shape[1] - 1],
                 of_base=(rollouts.round[index] == 0).astype(np.float32),
                 bellman=bellman_at(self.train, step, half),
             )
@@ -134,8 +140,9 @@ class PolicyIteration:
 
     def _value_penalties(self, values: Values, batch: NewestBatch) -> jax.Array:
         """The loss of V before each target: [B, T-1] nats."""
-        of_label = bernoulli.cross_entropy(values.value_logit, batch.label[:, None])
-        of_log = huber(values.log_value - batch.to_go)
+        entropy = bernoulli.cross_entropy(values.value_logit, batch.label[:, None])
+        of_label = jnp.exp(jnp.minimum(batch.log_weight, _CAP)) * entropy
+        of_log = huber(values.log_value - (batch.log_label[:, None] + batch.log_weight))
         return jnp.where(batch.of_base[:, None] > 0, of_label, of_log)
 
     def _advantages(self, log_value: jax.Array, batch: NewestBatch) -> tuple[jax.Array, jax.Array]:

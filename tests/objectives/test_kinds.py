@@ -110,9 +110,12 @@ def batch(case, label):
             bellman=given["bellman"],
         )
     if name == "policy_iteration":
-        to_go = np.random.default_rng(4).normal(-3, 3, (B, WIDTH - 1)).astype(np.float32)
         newest = NewestBatch(
-            **vars(part), to_go=to_go, of_base=np.float32([0, 1] * 3), bellman=given["bellman"]
+            **vars(part),
+            log_label=np.log(np.maximum(part.label, np.float32(1e-3))),
+            log_weight=np.random.default_rng(4).normal(-3, 3, (B, WIDTH - 1)).astype(np.float32),
+            of_base=np.float32([0, 1] * 3),
+            bellman=given["bellman"],
         )
     part = rows(np.maximum(label, 0.2), seed=2)
     if name in ("regression", "policy_iteration"):

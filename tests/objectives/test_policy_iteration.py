@@ -33,14 +33,14 @@ def log_ratio(params):
 
 
 def samples(params, number: int = 1):
-    """Every sequence once, as samples of q in a round: of the base in round 0."""
-    index, ratio = np.arange(COUNT), log_ratio(params) * (number > 0)
-    return judged(WORLD, enumerated.case().optimum, index, ratio, 0.0, number)
+    """Every sequence once, as samples of q in a round: in round 0, of a truncated base."""
+    one, index = enumerated.case(), np.arange(COUNT)
+    return judged(WORLD, one.optimum, index, log_ratio(params), 0.0, number)
 
 
-def every_row(rollouts, train=TRAIN):
+def every_row(rollouts):
     """Each sequence once, among the newest samples and among rows of any proposal."""
-    at = PolicyIteration(train).batches(rollouts, np.ones(len(rollouts)), 0)
+    at = PolicyIteration(TRAIN).batches(rollouts, np.ones(len(rollouts)), 0)
     newest = enumerated.every_row(lambda step: at(step).newest)
     rows = enumerated.every_row(lambda step: at(step).rows)
     return dataclasses.replace(at(0), newest=newest, rows=rows)
@@ -71,16 +71,17 @@ def log_values(params):
 def test_the_terms_by_hand(number):
     behind, params = enumerated.noisy(1.0, seed=3), enumerated.noisy(1.0, seed=4)
     batch = every_row(samples(behind, number))
-    log_v, ratio, back = log_values(params), log_ratio(params), log_ratio(behind) * number
+    log_v, ratio, back = log_values(params), log_ratio(params), log_ratio(behind)
     label = np.asarray(batch.newest.label)
     value = advantage = 0.0
     for i, end in enumerate(ENDS):
         before = log_v[WORLD.prefix[i, :end]]
-        to_go = np.log(max(label[i], np.exp(-MARGIN))) - np.cumsum(back[i, :end][::-1])[::-1]
+        following = -np.cumsum(back[i, :end][::-1])[::-1]
         if number:
-            value += huber(before - to_go).sum()
+            value += huber(before - np.log(max(label[i], np.exp(-MARGIN))) - following).sum()
         else:
-            value -= (label[i] * before + (1 - label[i]) * np.log1p(-np.exp(before))).sum()
+            entropy = -label[i] * before - (1 - label[i]) * np.log1p(-np.exp(before))
+            value += (np.exp(following) * entropy).sum()
         advantage += number * huber(ratio[i, : end - 1] - np.diff(before)).sum()
     found = terms(TRAIN, params, batch)
     assert set(found) == {"direction", "value", "advantage"}
@@ -93,13 +94,12 @@ def test_the_terms_by_hand(number):
 
 def test_it_rests_at_the_optimum():
     """At that of the cut oracle, p max(C, e^-margin), whose samples all have G = log R."""
-    train = dataclasses.replace(TRAIN, prefix_bound=0.0)
 
     def gradient(params):
-        batch = every_row(samples(params), train)
+        batch = every_row(samples(params))
 
         def total(params):
-            found = terms(train, params, batch)
+            found = terms(TRAIN, params, batch)
             return found["value"].sum + found["advantage"].sum
 
         return jax.grad(total)(params)
