@@ -13,6 +13,7 @@ import pytest
 from support import by_hand, uneven, world
 
 from dinado_jax.config.schema import Train
+from dinado_jax.data.batch import batches_in
 from dinado_jax.objectives.table import OBJECTIVES, phases
 
 BLOCK = 10  # steps that share their draws: every row comes its due number of times
@@ -231,14 +232,14 @@ def test_unbalanced_the_norm_sees_samples_as_they_are(seed, name, which):
 def test_rows_carry_their_own_tokens(seed, name):
     rows = uneven.rollouts(seed)
     for batch in block(name, rows, weights_of(rows)):
-        halves = [batch] if hasattr(batch, "tokens") else [*vars(batch).values()]
-        assert sum(len(half.row) for half in halves) == 48
-        for half in halves:
-            width = half.tokens.shape[1]
-            assert half.length.max() <= width
-            np.testing.assert_array_equal(half.tokens, rows.tokens[half.row, :width])
-            np.testing.assert_array_equal(half.length, rows.length[half.row])
-            np.testing.assert_array_equal(half.prompt_length, rows.prompt_length[half.row])
+        parts = batches_in(batch)
+        assert sum(len(part.row) for part in parts) == 48
+        for part in parts:
+            width = part.tokens.shape[1]
+            assert part.length.max() <= width
+            np.testing.assert_array_equal(part.tokens, rows.tokens[part.row, :width])
+            np.testing.assert_array_equal(part.length, rows.length[part.row])
+            np.testing.assert_array_equal(part.prompt_length, rows.prompt_length[part.row])
 
 
 def offset(parts, count):

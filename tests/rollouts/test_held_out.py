@@ -7,6 +7,7 @@ import pytest
 from support import rows
 
 from dinado_jax.config.schema import Train
+from dinado_jax.data.batch import batches_in
 from dinado_jax.objectives.table import OBJECTIVES
 from dinado_jax.rollouts.arrays import concatenate, select
 from dinado_jax.rollouts.held_out import held_out_rows, of_rows
@@ -59,8 +60,7 @@ def test_batches_of_some_rows_have_no_other_and_keep_their_numbers(name):
     objective = OBJECTIVES[name](Train(batch=64))
     batch_at, seen = of_rows(objective.batches, both, weight, 0, chosen), set()
     for step in range(6):
-        batch = batch_at(step)
-        for part in (batch.direction, batch.norm) if hasattr(batch, "norm") else (batch,):
+        for part in batches_in(batch_at(step)):
             width = part.tokens.shape[1]
             np.testing.assert_array_equal(part.tokens, both.tokens[part.row, :width])
             assert part.row.dtype == np.int32
