@@ -58,6 +58,7 @@ for i in $(seq 60); do printf 'a red dog %s\t1\na blue dog %s\t0\n' "$i" "$i"; d
         done >"$pairs/$split.jsonl"
     done
     for i in $(seq 40); do echo "a dog likes to run in park $i"; done >"$out/captions.txt"
+    echo "automata $PYTHON benchmarks/automata.py $out/captions.txt --count 100"
     tiny="vocab_size=300 n_positions=64 n_embd=16 n_layer=1 n_head=2"
     echo "guided_dropout $PYTHON benchmarks/guided_dropout.py $pairs $out/captions.txt --out $out/dropout --shares 1 --seeds 0 --dropouts guided --steps 2 --pretrain-steps 2 --size $tiny --settings sft.batch=8"
     echo "temperature $PYTHON benchmarks/temperature.py $labelled --test $labelled --seeds 1"
