@@ -8,6 +8,8 @@ import optax
 
 from dinado_jax.config.schema import Optim, Train
 
+_WIDTH = 192  # of the widest states with which the norm's learning rate was chosen
+
 
 def schedule(config: Optim, steps: int) -> optax.Schedule:
     """Learning rate by step: linear over `warmup` steps, then constant or a cosine to a tenth.
@@ -45,21 +47,34 @@ def optimizer(config: Optim, steps: int) -> optax.GradientTransformation:
     )
     parts = [optax.clip_by_global_norm(config.clip)] if config.clip else []
     parts.append(adamw)
-    if isinstance(config, Train) and config.state_learning_rate != config.learning_rate:
-        parts.append(optax.masked(optax.scale(_state_factor(config)), _of_state))
+    if isinstance(config, Train):
+        parts.append(optax.stateless(lambda updates, _: _of_state_scaled(config, updates)))
     return optax.chain(*parts)
 
 
-def _state_factor(config: Train) -> float:
-    """How much further the parameters that read the oracle's state move than the others."""
-    return config.state_learning_rate / config.learning_rate if config.learning_rate else 1.0
+def _of_state_scaled(config: Train, updates: Any) -> Any:
+    """The updates of what reads the oracle's state, and of the norm beside it, brought to a
+    learning rate of their own.
 
-
-def _of_state(params: Any) -> Any:
-    """Marks the parts of a control that read the oracle's state: what the direction makes of it,
-    and the norm.
+    That of the norm falls with the width of the states beyond `_WIDTH`: a step of Adam moves an
+    output in proportion to the number of its inputs (Yang et al., arXiv 2203.03466).
     """
-    return {name: "state" in params and name != "direction" for name in params}
+    if "state" not in updates or not config.learning_rate:
+        return updates
+    factor = config.state_learning_rate / config.learning_rate
+
+    def scaled(name: str, tree: Any) -> Any:
+        if name == "direction":
+            return tree
+        share = min(1.0, _WIDTH / _width(tree)) if name == "norm" else 1.0
+        return jax.tree.map(lambda leaf: factor * share * leaf, tree)
+
+    return {name: scaled(name, tree) for name, tree in updates.items()}
+
+
+def _width(norm: Any) -> int:
+    """The width of the states that a norm reads."""
+    return min(leaf.shape[0] for leaf in jax.tree.leaves(norm) if leaf.ndim > 1)
 
 
 def control_optimizer(config: Train) -> optax.GradientTransformation:

@@ -68,3 +68,16 @@ def test_what_reads_the_state_has_its_own_learning_rate(rates):
     expected = 1.1 * of_state if rate else 0
     assert first["state"] == pytest.approx(expected, rel=1e-3)
     assert first["norm"] == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("width, share", [(64, 1), (192, 1), (576, 1 / 3)])
+def test_the_norm_of_a_wide_base_learns_in_smaller_steps(width, share):
+    train = Train(learning_rate=1e-2, state_learning_rate=1e-2, warmup=0, weight_decay=0, average=1)
+    transform = control_optimizer(train)
+    norm = {"hidden": jnp.ones((width, 4 * width)), "out": jnp.ones(4 * width)}
+    params = {"direction": jnp.ones((width, 4)), "state": jnp.ones((width, 2)), "norm": norm}
+    updates, _ = transform.update(params, transform.init(params), params)
+    first = jax.tree.map(lambda leaf: float(-leaf.ravel()[0]), updates)
+    assert first["direction"] == first["state"] == pytest.approx(1e-2, rel=1e-3)
+    assert first["norm"]["hidden"] == pytest.approx(share * 1e-2, rel=1e-3)
+    assert first["norm"]["out"] == pytest.approx(share * 1e-2, rel=1e-3)
