@@ -15,9 +15,10 @@ particles an upper bound; of greedy texts and beams there is none), the share of
 nats per token under the base, seconds of decoding with its compilation, and metrics of captions
 with 95% intervals over prompts. Of particles also KL(q* || p), estimated from above. With --rates
 every way is decoded once more, which compiles nothing: tokens per second of the texts that are
-returned, with the constraints' preparation. FILE has a prompt a line, instead of the held-out
-ones; without references some metrics are left out. With --worst of each way those N texts are
-printed besides whose log q - log p is largest.
+returned, with the constraints' preparation, and the megabytes of arrays that decoding needs besides
+those of the base and of its cache: tables, automata, messages. FILE has a prompt a line, instead of
+the held-out ones; without references some metrics are left out. With --worst of each way those N
+texts are printed besides whose log q - log p is largest.
 """
 
 import argparse
@@ -30,6 +31,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from dinado_jax.data.prompts import PromptSet
@@ -101,6 +103,13 @@ class Decoder:
             for one, label in zip(made, labels, strict=True)
         ]
 
+    def megabytes(self, way: str) -> float:
+        """Of the arrays of a way's model, less those of the base."""
+        model, _ = self._model(way.split("/")[0])
+        leaves = jax.tree.leaves(model.variables), jax.tree.leaves(self._control.base.variables)
+        of_model, of_base = (sum(leaf.nbytes for leaf in each) for each in leaves)
+        return (of_model - of_base) / 1e6
+
     @functools.cached_property
     def _control(self) -> Controlled:
         return load_run(self.context.run.path)
@@ -164,7 +173,7 @@ def line(record: dict) -> str:
 
     shown = ("success", "{:.1%}"), ("kl", "{:.2f}"), ("kl_of_target", "{:.2f}"), ("ended", "{:.1%}")
     shown += ("nats_per_token", "{:.2f}"), *((name, "{:.3f}") for name in METRICS)
-    shown += ("seconds", "{:.0f}"), ("tokens_per_s", "{:.0f}")
+    shown += ("seconds", "{:.0f}"), ("tokens_per_s", "{:.0f}"), ("megabytes", "{:.1f}")
     return f"| {record['way']} | " + " | ".join(cell(*each) for each in shown) + " |"
 
 
@@ -216,13 +225,14 @@ def main() -> None:
                 timed(decoder, way)  # compiles
             made, seconds = timed(decoder, way)
             record["tokens_per_s"] = sum(sample.tokens for sample in made) / seconds
+            record["megabytes"] = decoder.megabytes(way)
         rows.append(record)
         print(json.dumps(rows[-1]), flush=True)
         for sample in sorted(samples, key=excess, reverse=True)[: args.worst]:
             end = "" if sample.finished else ", cut"
             print(f"    {sample.prompt} {sample.text} ({excess(sample):.1f} nats{end})", flush=True)
     columns = ["way", "success", "KL", "KL of q*", "ended", "nats per token", *METRICS]
-    columns += ["s", "tokens/s"]
+    columns += ["s", "tokens/s", "MB"]
     print(f"\n| {' | '.join(columns)} |")
     print("|" + " --- |" * len(columns))
     print("\n".join(map(line, rows)))
