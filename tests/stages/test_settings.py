@@ -22,6 +22,7 @@ LEFT = {
     "commongen_small": [SOURCE, TEXT],
     "commongen_gpt2": [SOURCE, TEXT],
     "commongen_smollm2": [SOURCE],
+    "commongen_smollm2_state": [SOURCE],
     "formalmt_cocoa_small": [SOURCE, TEXT],
     "formalmt_cocoa": [SOURCE, TEXT],
     "formalmt_pairs_small": [SOURCE],
