@@ -105,7 +105,8 @@ class Decoder:
 
     def megabytes(self, way: str) -> float:
         """Of the arrays of a way's model, less those of the base."""
-        model, _ = self._model(way.split("/")[0])
+        model, given = self._model(way.split("/")[0])
+        model, _ = model.for_prompts(given)
         leaves = jax.tree.leaves(model.variables), jax.tree.leaves(self._control.base.variables)
         of_model, of_base = (sum(leaf.nbytes for leaf in each) for each in leaves)
         return (of_model - of_base) / 1e6
