@@ -8,7 +8,7 @@ import optax
 
 from dinado_jax.config.schema import Optim, Train
 
-_WIDTH = 192  # of the widest states with which the norm's learning rate was chosen
+_WIDTH = 192  # of the widest states with which the learning rate of the norm was chosen
 
 
 def schedule(config: Optim, steps: int) -> optax.Schedule:
@@ -46,30 +46,39 @@ def optimizer(config: Optim, steps: int) -> optax.GradientTransformation:
         mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
     )
     parts = [optax.clip_by_global_norm(config.clip)] if config.clip else []
-    parts.append(adamw)
-    if isinstance(config, Train):
-        parts.append(optax.stateless(lambda updates, _: _of_state_scaled(config, updates)))
+    parts.append(_with_norm_of_width(adamw))
+    if isinstance(config, Train) and config.state_learning_rate != config.learning_rate:
+        parts.append(optax.masked(optax.scale(_state_factor(config)), _of_state))
     return optax.chain(*parts)
 
 
-def _of_state_scaled(config: Train, updates: Any) -> Any:
-    """The updates of what reads the oracle's state, and of the norm beside it, brought to a
-    learning rate of their own.
+def _state_factor(config: Train) -> float:
+    """How much further the parameters that read the oracle's state move than the others."""
+    return config.state_learning_rate / config.learning_rate if config.learning_rate else 1.0
 
-    That of the norm falls with the width of the states beyond `_WIDTH`: a step of Adam moves an
-    output in proportion to the number of its inputs (Yang et al., arXiv 2203.03466).
+
+def _of_state(params: Any) -> Any:
+    """Marks the parts of a control that read the oracle's state: what the direction makes of it,
+    and the norm.
     """
-    if "state" not in updates or not config.learning_rate:
-        return updates
-    factor = config.state_learning_rate / config.learning_rate
+    return {name: "state" in params and name != "direction" for name in params}
 
-    def scaled(name: str, tree: Any) -> Any:
-        if name == "direction":
-            return tree
-        share = min(1.0, _WIDTH / _width(tree)) if name == "norm" else 1.0
-        return jax.tree.map(lambda leaf: factor * share * leaf, tree)
 
-    return {name: scaled(name, tree) for name, tree in updates.items()}
+def _with_norm_of_width(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The same, but the norm beside a state moves less the wider the states are that it reads.
+
+    A step of Adam moves an output in proportion to the number of its inputs (Yang et al., arXiv
+    2203.03466).
+    """
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        updates, state = inner.update(updates, state, params)
+        if isinstance(updates, dict) and {"state", "norm"} <= updates.keys():
+            share = min(1.0, _WIDTH / _width(updates["norm"]))
+            updates = {**updates, "norm": jax.tree.map(lambda leaf: share * leaf, updates["norm"])}
+        return updates, state
+
+    return optax.GradientTransformation(inner.init, update)
 
 
 def _width(norm: Any) -> int:
