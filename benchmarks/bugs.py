@@ -491,8 +491,8 @@ BUGS = [
     Bug("stages/rollout.py", "is_success(samples.label).sum()", "samples.finished.sum()", REACH),
     Bug(
         "stages/sft.py",
-        "_step(model, adapter, settings, steps, plan)",
-        "_step(model, adapter, settings, 1, plan)",
+        "_step(model, adapter, dropout, settings, steps, plan)",
+        "_step(model, adapter, dropout, settings, 1, plan)",
         "stages/test_low_rank_sft.py",
     ),
     Bug(
@@ -590,11 +590,12 @@ BUGS = [
     Bug("objectives/bound.py", "> 0.5)", "> 0.0)", OBJECTIVES),
     Bug("objectives/bound.py", "before, limit)", "before, jnp.inf)", OBJECTIVES),
     Bug("ops/vocab.py", "own.of_token == 0", "own.of_token == 1", "ops/test_vocab.py"),
-    Bug("training/optimizer.py", 'name == "state"', 'name == "norm"', "training"),
+    Bug("training/optimizer.py", 'name != "direction"', 'name == "norm"', "training"),
+    Bug("training/optimizer.py", "min(1.0, _WIDTH", "max(1.0, _WIDTH", "training"),
     Bug(
         "controls/control.py",
-        'params["norm_state"], states, at)',
-        'params["norm_state"], states, at) * 1.01',
+        'params["norm_state"], features, at)',
+        'params["norm_state"], features, at) * 1.01',
         STATE,
     ),
     Bug(
