@@ -4,10 +4,10 @@
 
 TEXTS has one text per line (.txt, .gz, .xz). Of --count texts half are such lines and half are
 lines that were changed: case, accents, punctuation, apostrophes, hyphens, emoji, digits, cut and
-joined words. The words of each constraint are frequent ones, and those of a prompt are from its own
-text. Prints a line of JSON per kind: how many texts satisfy it, how many the automaton alone
-accepts (there must be none) and the function alone, with examples. What the automata of words do
-not find on purpose is listed in `dinado_jax/tasks/keyword/automaton.py`.
+joined words. The words of each constraint are frequent ones; a prompt has two words of its text,
+and half of the prompts another one. Prints a line of JSON per kind: how many texts satisfy it, how
+many the automaton alone accepts and the function alone, with examples. What the automata of words
+do not find on purpose is listed in `dinado_jax/tasks/keyword/automaton.py`.
 
 Of each tokenizer, a line with how often automata over its tokens disagree with those over
 characters, on those texts, and with the milliseconds to build those of a prompt of five keywords:
@@ -86,41 +86,48 @@ def kinds(frequent: Sequence[str]) -> dict[str, tuple[Verdict, Verdict]]:
     """Of each kind of constraint its automata and a function, both of prompts and texts."""
     one, two, three = frequent[:3]
 
-    def of_text(test: Callable[[str], bool]) -> Verdict:
-        return lambda prompts, texts: [test(text) for text in texts]
-
     expression = rf"(?i)[^.]*\b(?:{one}|{two})\b.*[.!?]"
-    by_automata = {
-        "contains": constraints.contains(one, two),
-        "any_of_words": constraints.any_of_words(one, two, three),
-        "without": constraints.without(one),
-        "in_order": constraints.in_order(one, two),
-        "at_least_words": constraints.at_least_words(10),
-        "at_most_words": constraints.at_most_words(10),
-        "starts_with": constraints.starts_with("A ", "The "),
-        "ends_with": constraints.ends_with(".", "!"),
-        "pattern": constraints.pattern(expression),
-        "and, or, not": (constraints.contains(one) | ~constraints.contains(two))
-        & constraints.at_most_words(12),
-    }
-    by_function = {
-        "contains": lambda text: has(one, text) and has(two, text),
-        "any_of_words": lambda text: any(has(each, text) for each in (one, two, three)),
-        "without": lambda text: not has(one, text),
-        "in_order": functools.partial(in_sequence, (one, two)),
-        "at_least_words": lambda text: len(words(text)) >= 10,
-        "at_most_words": lambda text: len(words(text)) <= 10,
-        "starts_with": lambda text: text.strip().startswith(("A ", "The ")),
-        "ends_with": lambda text: text.strip().endswith((".", "!")),
-        "pattern": lambda text: re.fullmatch(expression, text.strip()) is not None,
-        "and, or, not": lambda text: (
-            (has(one, text) or not has(two, text)) and len(words(text)) <= 12
+    of_texts: dict[str, tuple[Verdict, Callable[[str], bool]]] = {
+        "contains": (
+            constraints.contains(one, two),
+            lambda text: has(one, text) and has(two, text),
+        ),
+        "any_of_words": (
+            constraints.any_of_words(one, two, three),
+            lambda text: any(has(each, text) for each in (one, two, three)),
+        ),
+        "without": (constraints.without(one), lambda text: not has(one, text)),
+        "in_order": (constraints.in_order(one, two), functools.partial(in_sequence, (one, two))),
+        "at_least_words": (constraints.at_least_words(10), lambda text: len(words(text)) >= 10),
+        "at_most_words": (constraints.at_most_words(10), lambda text: len(words(text)) <= 10),
+        "starts_with": (
+            constraints.starts_with("A ", "The "),
+            lambda text: text.strip().startswith(("A ", "The ")),
+        ),
+        "ends_with": (
+            constraints.ends_with(".", "!"),
+            lambda text: text.strip().endswith((".", "!")),
+        ),
+        "pattern": (
+            constraints.pattern(expression),
+            lambda text: re.fullmatch(expression, text.strip()) is not None,
+        ),
+        "and, or, not": (
+            (constraints.contains(one) | ~constraints.contains(two))
+            & constraints.at_most_words(12),
+            lambda text: (has(one, text) or not has(two, text)) and len(words(text)) <= 12,
         ),
     }
-    return {
-        "keywords of a prompt": (by_keywords, lexical),
-        **{kind: (by_automata[kind], of_text(test)) for kind, test in by_function.items()},
-    }
+    found: dict[str, tuple[Verdict, Verdict]] = {"keywords of a prompt": (by_keywords, lexical)}
+    for kind, (automata, test) in of_texts.items():
+        found[kind] = automata, functools.partial(verdicts_of, test)
+    return found
+
+
+def verdicts_of(
+    test: Callable[[str], bool], prompts: Sequence[str], texts: Sequence[str]
+) -> list[bool]:
+    return [test(text) for text in texts]
 
 
 def by_keywords(prompts: Sequence[str], texts: Sequence[str]) -> list[bool]:
