@@ -208,7 +208,7 @@ def test_how_the_run_came_about(run, summary):
     assert summary["device"] == {**kind, "count": jax.device_count()}
 
 
-PERCENT, FIXED_1, FIXED_2, FIXED_3 = "{:.1%}", "{:.1f}", "{:.2f}", "{:.3f}"
+PERCENT, FIXED_1, FIXED_2, FIXED_3 = "{:.1%}", "{:.1f}", "{:z.2f}", "{:.3f}"
 VALUES = "</?mark>|</?u[^>]*>| <small>.*?</small>"  # marks, and R under tokens
 SIDES = [
     ("success rate", "success_rate", PERCENT),
@@ -280,12 +280,12 @@ def test_the_rounds_of_the_page(run, summary):
         kl, efficiency = each["newest_kl"], each["newest_efficiency"]
         floor = ["", ""] if efficiency is None else [f"{kl * efficiency:.2f}", f"{efficiency:.2f}"]
         success, size = f"{each['newest_success_rate']:.1%}", f"{each['effective_successes']:,.0f}"
-        wanted.append([str(number), success, f"{kl:.2f}", *floor, size])
+        wanted.append([str(number), success, FIXED_2.format(kl), *floor, size])
     assert head[0] == "after rounds" and f"round_{len(wanted)}" not in stored
     assert len(wanted) >= 1 and rounds[:-1] == wanted
     control = summary["control"]
     least = [f"{summary[key]:.2f}" for key in ("kl_floor", "efficiency")]
-    figures = [f"{control['success_rate']:.1%}", f"{control['kl_to_base']:.2f}", *least, ""]
+    figures = [f"{control['success_rate']:.1%}", FIXED_2.format(control["kl_to_base"]), *least, ""]
     assert rounds[-1] == [f"{len(wanted)} (held out)", *figures]
 
 

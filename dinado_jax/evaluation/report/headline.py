@@ -20,7 +20,7 @@ def headline(summary: Summary) -> str:
             f"{base.success_rate:.1%} did before"
         )
     most = "at most " if summary.kl_is_bound else ""
-    cost = f"KL to the base {most}{control.kl_to_base:.2f} nats"
+    cost = f"KL to the base {most}{control.kl_to_base:z.2f} nats"
     floor, efficiency = summary.floors.kl_floor, summary.floors.efficiency
     if math.isfinite(floor):
         cost += f", {floor:.2f} are needed"

@@ -25,19 +25,19 @@ _ROWS = (
     (
         "log-probability under the base (nats)",
         "log_prob_under_base",
-        "{:.2f}",
+        "{:z.2f}",
         "How probable the base finds a text: higher is more fluent, and shorter.",
     ),
     (
         "the same per token",
         "log_prob_per_token",
-        "{:.2f}",
+        "{:z.2f}",
         "The same for texts of different lengths: higher is more fluent.",
     ),
     (
         "per token of the base's successes",
         "log_prob_per_token_of_successes",
-        "{:.2f}",
+        "{:z.2f}",
         "What the line above is to be compared with: the base's own texts that satisfy the oracle.",
     ),
     ("length (tokens)", "tokens", "{:.1f}", "New tokens of a text, the end of text included."),
@@ -122,10 +122,10 @@ def rows(
         Row(
             label,
             "",
-            cell(floors[key], "{:.2f}"),
+            cell(floors[key], "{:z.2f}"),
             meaning,
             "",
-            _range(intervals.floors.get(key), "{:.2f}"),
+            _range(intervals.floors.get(key), "{:z.2f}"),
         )
         for label, key, meaning in _FLOORS
     ]
