@@ -5,7 +5,8 @@
         [--prompt-file FILE] [--worst N]
 
 A way is MODEL/METHOD. The models are `base`, `masks` (the base under the guarantee of the run's
-oracle, which must have automata), `control`, `control+masks`, and of each HMM, by the name of its
+oracle, which must have automata), `table` (of a run with control.state: the base under the table of
+rates that the control begins with), `control`, `control+masks`, and of each HMM, by the name of its
 FOLDER (`dinado hmm train`): `NAME` (the guarantee knows what is likely, too), `NAME.head` (with its
 head) and `control+NAME` (each at half strength). The methods are `sample`, `greedy`, `beam16` (a
 beam search with 16 beams, the best one) and `particles16` (one of 16 particles, chosen by the
@@ -34,6 +35,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from dinado_jax.controls.control import Control
+from dinado_jax.controls.state_table import StateTable
 from dinado_jax.data.prompts import PromptSet
 from dinado_jax.evaluation.aggregate import kl_of_target
 from dinado_jax.evaluation.metrics import mean_and_error
@@ -46,10 +49,12 @@ from dinado_jax.language_model import Controlled, LanguageModel, compose
 from dinado_jax.loading import load_hmm
 from dinado_jax.metrics.protocol import items_of
 from dinado_jax.oracles.judge import judge
+from dinado_jax.rollouts.arrays import Rollouts
 from dinado_jax.search.beams import beam_search
 from dinado_jax.search.particles import sample_by_particles
 from dinado_jax.stages.context import Context
 from dinado_jax.stages.pipeline import load_run, run_config
+from dinado_jax.stages.rounds import Rounds
 from dinado_jax.utils.files import read_lines
 
 METRICS = ("coverage", "coco_bleu_4", "rouge_l", "cider_d", "distinct_2")
@@ -115,11 +120,24 @@ class Decoder:
     def _control(self) -> Controlled:
         return load_run(self.context.run.path)
 
+    @property
+    def _table(self) -> Controlled:
+        context, base, control = self.context, self._control.base, self._control.control
+        if not isinstance(control, Control) or control.state is None:
+            raise SystemExit("table: the run has no control with state")
+        drawn = context.run.path / "rollout" / "rollouts.npz"
+        initial = Rollouts.load(drawn, vocab_size=base.model.vocab_size)
+        rates = Rounds(context, base, control, initial).log_rates
+        guide = StateTable(base.model, control.state)
+        return Controlled(base, guide, guide.init(rates), automata_of=context.automata_of)
+
     def _model(self, name: str) -> tuple[LanguageModel, PromptSet]:
         config, prompts = self.context.config, PromptSet(self.prompts)
         control = self._control
         if name in ("base", "control"):
             return (control.base if name == "base" else control), prompts
+        if name == "table":
+            return self._table, prompts
         guide = name.removeprefix("control+")
         folder = self.hmms.get(guide.removesuffix(".head"))
         if folder is None and guide != "masks":

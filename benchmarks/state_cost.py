@@ -17,7 +17,8 @@ import time
 import jax
 import numpy as np
 
-from dinado_jax.automata.conjunction import conjunction, stack
+from dinado_jax.automata.conjunction import Conjunction, conjunction, stack
+from dinado_jax.automata.sentence_end import SENTENCE_END
 from dinado_jax.automata.tokens import Vocabulary, token_automaton
 from dinado_jax.bench.compiled import compiled, random_params
 from dinado_jax.bench.decode import NEVER
@@ -34,21 +35,25 @@ from dinado_jax.tasks.keyword.automaton import words_automaton
 PROMPT = 8  # tokens
 
 
-def keyword_automata(vocab_size: int, rows: int, keywords: int):
-    """Those of each row: its own keywords, five forms of each, over tokens of random words."""
+def keyword_automata(vocab_size: int, rows: int, keywords: int) -> Conjunction:
+    """Those of each row: its own keywords, five forms of each, over tokens of random words and a
+    full stop.
+    """
     draw = random.Random(0)
     stems = [
         "".join(draw.choices("aeioustrlnmdk", k=draw.randint(3, 8))) for _ in range(vocab_size)
     ]
-    vocabulary = Vocabulary.of([" " + stem for stem in stems])
+    vocabulary = Vocabulary.of([" " + stem for stem in stems[:-1]] + ["."])
+    sentence_end = token_automaton(SENTENCE_END, vocabulary)
     own = []
     for _ in range(rows):
         forms = [
             frozenset((stem + ending,) for ending in ("", "s", "ed", "ing", "er"))
             for stem in draw.sample(stems, keywords)
         ]
-        own.append([token_automaton(words_automaton(each), vocabulary) for each in forms])
-    return own
+        wanted = [token_automaton(words_automaton(each), vocabulary) for each in forms]
+        own.append(conjunction(wanted, [0], sentence_end))
+    return stack(own)
 
 
 def sampling(size: str, rows: int, length: int, keywords: int):
@@ -62,8 +67,7 @@ def sampling(size: str, rows: int, length: int, keywords: int):
     number = np.arange(rows, dtype=np.int32)
     condition = None
     if keywords:
-        own = keyword_automata(model.vocab_size, rows, keywords)
-        params[AUTOMATA] = jax.device_put(stack([conjunction(each, [0]) for each in own]))
+        params[AUTOMATA] = jax.device_put(keyword_automata(model.vocab_size, rows, keywords))
         condition = {AUTOMATA: number}
     variables = jax.jit(control.policy_variables, donate_argnums=0)(base, params)
     tokens = np.random.default_rng(0).integers(0, model.vocab_size, (rows, PROMPT), np.int32)

@@ -21,6 +21,7 @@ from support.world import CONTINUATIONS, EOS, MODEL, N, V
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from dinado_jax.automata import progress
 from dinado_jax.automata.compiled import conjunctions
 from dinado_jax.automata.conjunction import stack
 from dinado_jax.constraints import contains
@@ -47,7 +48,7 @@ WANTED = [ids[-1] for ids in IDS]
 DRAWS, SETS, PARTICLES = 2000, 400, 8
 # Of the noise in parameters: so large that q is not p, so small that few draws see every text.
 SCALE = {"nado": 0.6, "soft-low_rank": 0.15, "merge": 0.1, "clamped-merge": 0.15}
-RATE = 0.2  # of the table of the state
+RATES = [1.0, 0.1, 0.2, 0.4]  # of the table of the state, by tokens left
 Text = tuple[int, ...]
 
 
@@ -110,10 +111,10 @@ def r_star(number: int, text: Text) -> float:
 
 
 def rate_of_state(number: int, text: Text) -> float:
-    """What a table says that knows whether the word is there, and if not, whether it can be."""
+    """What a table says that knows whether the word is there, and if not, in how many tokens."""
     if WANTED[number] in text:
         return 1.0
-    return np.exp(-100.0) if EOS in text or len(text) == N else RATE
+    return np.exp(-100.0) if EOS in text or len(text) == N else RATES[N - len(text)]
 
 
 def log_table(after: Callable[[int, Text], float]) -> np.ndarray:
@@ -225,8 +226,9 @@ def with_state() -> Case:
 
 def state_table() -> Case:
     guide = StateTable(MODEL, StateReader(MODEL.width, N))
-    # By class: impossible, ended, there and on, then 2 + 2 m of m missing words.
-    arrays = guide.init(np.log(np.float32([1, 1, 1, 1, RATE] + [1] * 13)))
+    rates = np.ones((N + 1, progress.COUNT), np.float32)
+    rates[:, 6] = RATES[: N + 1]  # where one word is missing
+    arrays = guide.init(np.log(rates))
     model = Controlled(base(), guide, arrays, automata_of=LastWord().automata)
     return Case(model, PromptSet(PROMPTS), log_p() + log_table(rate_of_state))
 

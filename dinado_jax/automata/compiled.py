@@ -6,6 +6,7 @@ from typing import Protocol
 
 from dinado_jax.automata.automaton import Automaton
 from dinado_jax.automata.conjunction import Conjunction, conjunction
+from dinado_jax.automata.sentence_end import SENTENCE_END
 from dinado_jax.automata.token_texts import token_texts
 from dinado_jax.automata.tokens import TokenAutomaton, Vocabulary, token_automaton
 from dinado_jax.models.codec import Codec
@@ -32,15 +33,19 @@ class AutomataOracle(Protocol):
 def conjunctions(
     automata: Iterable[Sequence[Automaton]], codec: Codec, vocab_size: int
 ) -> list[Conjunction]:
-    """Compiles the automata of several prompts, the same object once.
+    """Compiles the automata of several prompts, the same object once, and with each prompt's what
+    sees the ends of sentences.
 
     Args:
       automata: of each prompt, at least one.
       codec: of a transformers tokenizer.
       vocab_size: V, of the model.
     """
+    sentence_end = compiled(SENTENCE_END, codec, vocab_size)
     return [
-        conjunction([compiled(each, codec, vocab_size) for each in own], codec.stop_ids)
+        conjunction(
+            [compiled(each, codec, vocab_size) for each in own], codec.stop_ids, sentence_end
+        )
         for own in automata
     ]
 

@@ -39,19 +39,29 @@ class Conjunction(NamedTuple):
     # int16 [K], the number of automata, this one included, that a token can bring nearer to
     # accepting at the same time as this one.
     together: Array
+    closed: Array  # bool [K, S], whether a sentence has just ended (sentence_end.py)
 
 
-def conjunction(automata: Sequence[TokenAutomaton], stop_ids: Sequence[int]) -> Conjunction:
+def conjunction(
+    automata: Sequence[TokenAutomaton],
+    stop_ids: Sequence[int],
+    sentence_end: TokenAutomaton | None = None,
+) -> Conjunction:
     """Joins the automata of one prompt.
 
     Args:
       automata: at least one, over the same vocabulary.
       stop_ids: the tokens that end a text.
+      sentence_end: `SENTENCE_END`, whose states are then known, too.
     """
+    asking = len(automata)
+    automata = [*automata, *([sentence_end] if sentence_end else [])]
     joint = 1 + joint_classes(automata)
     joint[list(stop_ids)] = 0
     J = 1 + int(joint.max())
     class_of = classes_of_joint(automata, joint)
+    closed = np.zeros((len(automata), max(len(each.table) for each in automata)), bool)
+    closed[asking:, 1] = True
     return Conjunction(
         joint_of=joint.astype(np.uint8 if J <= 2**8 else np.int32),
         class_of=class_of.astype(np.int16),
@@ -62,6 +72,7 @@ def conjunction(automata: Sequence[TokenAutomaton], stop_ids: Sequence[int]) -> 
         worst_settled=np.array([each.worst_settled for each in automata], np.int16),
         worst_accepting=np.array([each.worst_accepting for each in automata], np.int16),
         together=_together(automata, class_of[:, 1:]).astype(np.int16),
+        closed=closed,
     )
 
 
@@ -98,7 +109,7 @@ def _with_automata(own: Conjunction, count: int) -> Conjunction:
     missing = count - len(own.table)
 
     def extended(array: Array) -> np.ndarray:
-        fill = array.dtype == bool  # an array of zeros besides is such an automaton
+        fill = array is own.accepting  # arrays of zeros besides are such an automaton
         added = np.full((missing, *array.shape[1:]), fill, array.dtype)
         return np.concatenate([array, added])
 

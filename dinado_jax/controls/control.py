@@ -149,13 +149,14 @@ class Control:
     ) -> dict:
         """Initialises parameters with q = p, and R = success_rate everywhere (entangled: 1/2).
 
-        With state, q is p times R of the class after each token.
+        With state, q is p times R of what is left and of the class after each token.
 
         Args:
           key: typed PRNG key.
           base_params: of the base.
           success_rate: of the base, in (0, 1).
-          log_rates: [Z] nats, with state: log R by class; None: the same for all possible ones.
+          log_rates: [N + 1, Z] nats, with state: log R by tokens left and class; None: the same
+            for all that is possible.
         """
         direction_key, norm_key = jax.random.split(key)
         params = {"direction": self.direction.init(direction_key, base_params)}

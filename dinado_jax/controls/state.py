@@ -5,7 +5,8 @@ that the token leads to (automata/progress.py). A direction with state adds to i
 
     T[z] + T_left[z] + U[z] . relu(W h)      z the class after the token, h the direction's state
 
-a table, one by the number of tokens left, and a dependence of low rank on the text. Into h goes an
+a table, one by the number of tokens left, which begins with the base's rates, and a dependence of
+low rank on the text. Into h goes an
 embedding of the present class and of the tokens left, so that any token, such as a full stop, may
 depend on what is missing; a norm that reads the base's states has an embedding of its own. R is 0,
 up to e^-100, where the constraint can no longer be satisfied.
@@ -49,14 +50,22 @@ class StateReader:
     max_new_tokens: int  # the most tokens of a text; the state includes how many are left
 
     def init(self, key: jax.Array, log_rates: np.ndarray | None = None) -> dict:
-        """Initialises parameters with R = e^log_rates [Z] by class; None: the same for all."""
+        """Initialises parameters.
+
+        Args:
+          key: typed PRNG key.
+          log_rates: float32 [max_new_tokens + 1, Z] nats, log R by tokens left and class; None:
+            the same everywhere.
+        """
         bound, steps = self.width**-0.5, self.max_new_tokens + 1
+        before = np.maximum(np.arange(steps) - 1, 0)  # tokens left after a token, from those before
+        rates = np.zeros((steps, progress.COUNT), np.float32) if log_rates is None else log_rates
         read = jax.random.uniform(key, (self.width, _RANK), jnp.float32, -bound, bound)
         return {
             **self.init_embedding(),
             "read": read,
-            "table": jnp.zeros(progress.COUNT) if log_rates is None else jnp.asarray(log_rates),
-            "table_left": jnp.zeros((steps, progress.COUNT), jnp.float32),
+            "table": jnp.zeros(progress.COUNT, jnp.float32),
+            "table_left": jnp.asarray(rates[before]),
             "value": jnp.zeros((_RANK, progress.COUNT), jnp.float32),
         }
 

@@ -1,10 +1,11 @@
-"""The table of the state: a guide that knows R by class of the oracle's state, and nothing else.
+"""The table of the state: a guide that knows R by class of the oracle's state and by the number of
+tokens left, and nothing else.
 
-It needs no training beyond counting (`rollouts.automata.log_rates_by_class`), and no delta. Alone
-it lets a sentence come to its end with something missing as readily as the base does. As the guide
-of particles (decoding/particles.py), which die there, it finds what satisfies the oracle.
+It needs no training beyond counting (`rollouts.automata.log_rates`), and no delta. Alone it knows
+nothing of the text: it waits for words where the base has no place for them. As the guide of
+particles (decoding/particles.py), which die there, it finds what satisfies the oracle.
 
-B prompts, S samples of each, R = B S rows, V vocabulary, Z classes.
+B prompts, S samples of each, R = B S rows, V vocabulary, N most tokens of a text, Z classes.
 """
 
 import dataclasses
@@ -22,12 +23,13 @@ from dinado_jax.guides.protocol import NextValues
 from dinado_jax.models.output import Output, logits
 from dinado_jax.models.protocol import Model
 from dinado_jax.ops import bernoulli
+from dinado_jax.ops.vocab import Classes
 
 
 @dataclasses.dataclass(frozen=True)
 class StateTable:
-    """The guide. Its arrays are {"log_rates": [Z] nats, log R by class, "automata": of P prompts};
-    the condition of the prompts numbers their automata.
+    """The guide. Its arrays are {"log_rates": [N + 1, Z] nats, log R by tokens left and class,
+    "automata": of P prompts}; the condition of the prompts numbers their automata.
     """
 
     model: Model  # the base
@@ -39,7 +41,7 @@ class StateTable:
         return False
 
     def init(self, log_rates: Array) -> dict[str, Any]:
-        """The arrays of the guide, without automata, from log R by class: float32 [Z] nats."""
+        """The arrays of the guide, without automata, from log R: float32 [N + 1, Z] nats."""
         return {"log_rates": jnp.asarray(log_rates)}
 
     def decode_params(self, params: dict[str, Any]) -> dict[str, Any]:
@@ -78,8 +80,9 @@ class StateTable:
         self, params: dict[str, Any], hidden: jax.Array, vocabulary: jax.Array, reading: Reading
     ) -> NextValues:
         log_p_BV = jax.nn.log_softmax(logits(hidden, vocabulary, self.model.excluded_ids))
-        log_rates = jnp.minimum(params["log_rates"], 0.0).at[progress.IMPOSSIBLE].set(LOW)
-        log_after_BV = log_rates[reading.progress(params[AUTOMATA]).after]
+        log_rates = jnp.minimum(params["log_rates"], 0.0).at[:, progress.IMPOSSIBLE].set(LOW)
+        scores = log_rates[jnp.maximum(reading.left - 1, 0)]
+        log_after_BV = Classes(scores, reading.progress(params[AUTOMATA]).after).of_vocabulary
         log_value_B = jax.nn.logsumexp(log_p_BV + log_after_BV, axis=-1)
         return NextValues(
             log_value_B,

@@ -22,7 +22,7 @@ from dinado_jax.exact.world import Optimum, World
 from dinado_jax.objectives.table import phases
 from dinado_jax.objectives.terms import Objective
 from dinado_jax.rollouts.arrays import Rollouts, concatenate
-from dinado_jax.rollouts.automata import log_rates_by_class, with_automata
+from dinado_jax.rollouts.automata import log_rates_by_state, with_automata
 from dinado_jax.rollouts.weighting import exclusive_cumsum, importance_weights, log_mixture_weight
 from dinado_jax.training.loop import Diverged
 from dinado_jax.training.optimizer import optimizer
@@ -190,7 +190,7 @@ def _log_rates(setting: Setting, rollouts: Rollouts) -> np.ndarray | None:
     if setting.automata is None or setting.control.state is None:
         return None
     weight, number = np.ones(len(rollouts)), _number(rollouts)
-    return log_rates_by_class(setting.control.state, rollouts, weight, setting.automata, number)
+    return log_rates_by_state(setting.control.state, rollouts, weight, setting.automata, number)
 
 
 def _number(rollouts: Rollouts) -> np.ndarray:

@@ -17,6 +17,8 @@ from dinado_jax.ops.masks import target_mask
 from dinado_jax.rollouts.arrays import Rollouts
 
 _ROWS = 256  # at a time
+_REACH = 3  # tokens, within which prefixes count in part
+_PRIOR = 10.0  # prefixes, which the rate of a class is worth
 
 
 def with_automata(
@@ -37,16 +39,18 @@ def with_automata(
     return lambda step: map_batches(filled, batch_at(step))
 
 
-def log_rates_by_class(
+def log_rates_by_state(
     reader: StateReader,
     rollouts: Rollouts,
     weight: np.ndarray,
     automata: Conjunction,
     number: np.ndarray,
 ) -> np.ndarray:
-    """Counts how often texts succeed whose prefix is in a class: float32 [Z] nats, log R of it.
+    """Counts how often texts succeed from each number of tokens left and class: float32
+    [max_new_tokens + 1, Z] nats, log R.
 
-    Classes that few prefixes reach are drawn towards the rate of all rows.
+    Prefixes with nearly as many tokens left count in part, and where there are few of them the rate
+    is drawn towards that of the class, which is drawn towards that of all rows.
 
     Args:
       reader: of the control.
@@ -55,23 +59,31 @@ def log_rates_by_class(
       automata: of P prompts.
       number: int [N], which of them are each row's.
     """
-    rate = np.average(rollouts.label, weights=weight)
-    seen, succeeded = np.ones(progress.COUNT), np.full(progress.COUNT, rate)
+    shape = reader.max_new_tokens + 1, progress.COUNT
+    seen, succeeded = np.zeros(shape), np.zeros(shape)
     for start in range(0, len(rollouts), _ROWS):
         rows = np.resize(np.arange(start, min(start + _ROWS, len(rollouts))), _ROWS)
         condition = {AUTOMATA: rows_of(automata, number[rows])}
         batch = dataclasses.replace(take(rollouts, rows), condition=condition)
-        classes, inside = map(np.asarray, _classes_of_prefixes(reader, batch))
+        left, classes, inside = map(np.asarray, _prefixes(reader, batch))
         once = np.arange(_ROWS) < len(rollouts) - start
         mass = inside * (weight[rows] * once)[:, None]
-        np.add.at(seen, classes, mass)
-        np.add.at(succeeded, classes, mass * rollouts.label[rows][:, None])
-    log_rates = np.log(succeeded / seen)
-    log_rates[progress.ENDS] = 0.0
-    return log_rates.astype(np.float32)
+        np.add.at(seen, (left, classes), mass)
+        np.add.at(succeeded, (left, classes), mass * rollouts.label[rows][:, None])
+    overall = np.average(rollouts.label, weights=weight)
+    of_class = (succeeded.sum(0) + overall) / (seen.sum(0) + 1)
+    left = np.arange(len(seen))
+    around = np.maximum(1 - np.abs(left[:, None] - left) / _REACH, 0)
+    rates = (around @ succeeded + _PRIOR * of_class) / (around @ seen + _PRIOR)
+    rates[:, progress.ENDS] = 1.0
+    rates[0, progress.SATISFIED] = 1.0  # cut there
+    return np.log(rates).astype(np.float32)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _classes_of_prefixes(reader: StateReader, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """[N, T-1]: the class of each prefix, and 1 where it has a new token that did not end it."""
-    return reader.along(batch).now, target_mask(batch)
+def _prefixes(reader: StateReader, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """[N, T-1]: tokens left and class of each prefix, and 1 where it has a new token that did not
+    end it.
+    """
+    at = reader.along(batch)
+    return at.left, at.now, target_mask(batch)

@@ -24,7 +24,7 @@ from dinado_jax.evaluation.stage_figures import RoundFigures
 from dinado_jax.language_model import Base, Composed, Controlled, LanguageModel
 from dinado_jax.oracles.judge import is_success
 from dinado_jax.rollouts.arrays import Rollouts, concatenate, select
-from dinado_jax.rollouts.automata import log_rates_by_class
+from dinado_jax.rollouts.automata import log_rates_by_state
 from dinado_jax.rollouts.collect import Collector
 from dinado_jax.rollouts.hidden_states import HiddenStates, base_states
 from dinado_jax.rollouts.mixture import as_mixture
@@ -117,13 +117,15 @@ class Rounds:
 
     @functools.cached_property
     def log_rates(self) -> np.ndarray | None:
-        """Log R of the base by class of the oracle's state, float32 [Z] nats, if that is read."""
+        """Log R of the base by tokens left and class of the oracle's state, if that is read:
+        float32 [N + 1, Z] nats.
+        """
         reader = self.control.state
         if reader is None:
             return None
         samples = _samples(self.initial)
         weight = importance_weights(samples, "importance", clip=1.0, reference_weight=0.0)
-        return log_rates_by_class(reader, samples, weight, *self.automata(samples))
+        return log_rates_by_state(reader, samples, weight, *self.automata(samples))
 
     def figures(
         self, number: int, parts: Mapping[str, Rollouts], rollouts: Rollouts, weight: np.ndarray

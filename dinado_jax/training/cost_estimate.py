@@ -289,7 +289,8 @@ def dry_run(settings: schema.Config) -> dict[str, Any]:
     out |= _sample_calls(controlled, rollout, length)
     if particles and control.state is not None:
         table = StateTable(model, control.state)
-        rates = jax.eval_shape(table.init, _shape(progress.COUNT, dtype=jnp.float32))
+        shape = control.state.max_new_tokens + 1, progress.COUNT
+        rates = jax.eval_shape(table.init, _shape(*shape, dtype=jnp.float32))
         guided = Controlled(base, table, rates)
         out["train_particles"] = _particle_calls(guided, rollout, particles, length, state=True)
     if decode.particles:

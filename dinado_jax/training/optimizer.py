@@ -31,8 +31,9 @@ def schedule(config: Optim, steps: int) -> optax.Schedule:
 
 
 def optimizer(config: Optim, steps: int) -> optax.GradientTransformation:
-    """AdamW with an optional clip of the global gradient norm; vectors have no weight decay. What
-    reads the state of the oracle in a control has its own learning rate.
+    """AdamW with an optional clip of the global gradient norm. Vectors have no weight decay, nor
+    has the table of rates that a control with state begins with. What reads the state of the oracle
+    in a control has its own learning rate.
 
     Args:
       config: of the sft or train stage.
@@ -43,13 +44,22 @@ def optimizer(config: Optim, steps: int) -> optax.GradientTransformation:
         b1=0.9,
         b2=config.beta2,
         weight_decay=config.weight_decay,
-        mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
+        mask=_decays,
     )
     parts = [optax.clip_by_global_norm(config.clip)] if config.clip else []
     parts.append(_with_norm_of_width(adamw))
     if isinstance(config, Train) and config.state_learning_rate != config.learning_rate:
         parts.append(optax.masked(optax.scale(_state_factor(config)), _of_state))
     return optax.chain(*parts)
+
+
+def _decays(params: Any) -> Any:
+    """Marks the matrices whose weights decay to 0."""
+
+    def of_leaf(path: Any, leaf: jax.Array) -> bool:
+        return leaf.ndim > 1 and path[-1:] != (jax.tree_util.DictKey("table_left"),)
+
+    return jax.tree_util.tree_map_with_path(of_leaf, params)
 
 
 def _state_factor(config: Train) -> float:

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from dinado_jax.automata import progress
 from dinado_jax.automata.automaton import explore
 from dinado_jax.automata.conjunction import conjunction, stack
+from dinado_jax.automata.sentence_end import SENTENCE_END
 from dinado_jax.automata.tokens import Vocabulary, token_automaton
 
-TEXTS = ["", "a", "b", "ab", "c", "ba"]  # the first one ends a text
+TEXTS = ["", "a", "b", "ab", "c", "ba", ".", 'b."', '"']  # the first one ends a text
 
 
 def containing(word: str):
@@ -19,7 +20,7 @@ def containing(word: str):
     def step(state: str, symbol: str) -> str:
         return state if word in state else (state + symbol)[-max(1, len(word)) :]
 
-    return explore("", step, lambda state: word in state, "abc")
+    return explore("", step, lambda state: word in state, "abcd")
 
 
 # No token brings both words of the second one nearer.
@@ -27,8 +28,12 @@ PROMPTS = [("ab",), ("aa", "c"), ("ca", "b", "aba")]
 EXACT = [True, True, False]
 AUTOMATA = [[containing(word) for word in words] for words in PROMPTS]
 VOCABULARY = Vocabulary.of(TEXTS)
+ENDS = token_automaton(SENTENCE_END, VOCABULARY)
 ROWS = stack(
-    [conjunction([token_automaton(each, VOCABULARY) for each in own], [0]) for own in AUTOMATA]
+    [
+        conjunction([token_automaton(each, VOCABULARY) for each in own], [0], ENDS)
+        for own in AUTOMATA
+    ]
 )
 
 
@@ -49,7 +54,8 @@ def check(found: int, words: tuple[str, ...], text: str, left: int, exact: bool)
     distances = [least((word,), text) for word in words]
     assert max(distances) <= left
     begun = any(0 < now < least((word,), "") for word, now in zip(words, distances))
-    assert found == 2 + 2 * sum(now > 0 for now in distances) + begun
+    closed = text.rstrip('"').endswith(".")
+    assert found == 2 + 4 * sum(now > 0 for now in distances) + 2 * begun + closed
 
 
 def test_classes_of_prefixes_and_of_next_tokens():
@@ -76,6 +82,12 @@ def test_classes_of_prefixes_and_of_next_tokens():
 def test_classes_are_as_many_as_said():
     """However many automata a prompt has."""
     many = [token_automaton(containing(word), VOCABULARY) for word in ("a", "b", "c")] * 5
-    rows = stack([conjunction(many, [0])])
+    rows = stack([conjunction(many, [0], ENDS)])
     after = progress.of_next_tokens(rows, progress.start_states(rows)[:, None], jnp.full((1, 1), 9))
     assert after.max() < progress.COUNT
+
+
+def test_without_a_look_at_sentences_none_ends():
+    rows = stack([conjunction([token_automaton(containing("a"), VOCABULARY)], [0])])
+    after = progress.of_next_tokens(rows, progress.start_states(rows)[:, None], jnp.full((1, 1), 9))
+    assert set(after[0, 0, 1:].tolist()) == {2, 6}

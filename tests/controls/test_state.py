@@ -13,6 +13,7 @@ from support import tiny, world
 from dinado_jax.automata import progress
 from dinado_jax.automata.automaton import explore
 from dinado_jax.automata.conjunction import conjunction, stack
+from dinado_jax.automata.sentence_end import SENTENCE_END
 from dinado_jax.automata.tokens import Vocabulary, token_automaton
 from dinado_jax.controls.state import AUTOMATA, StateReader
 from dinado_jax.data.batch import rows_of
@@ -27,7 +28,7 @@ from dinado_jax.ops.masks import target_mask
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
-TEXTS = ["", "a", "b", "c", "ab"]  # token 0 ends a text
+TEXTS = ["", "a", "b", "c", "b."]  # token 0 ends a text
 BUDGET = world.N
 KINDS = [kind for kind in world.DISTINCT if kind not in world.LLAMA_KINDS]
 
@@ -37,7 +38,7 @@ def containing(word: str):
         "",
         lambda state, symbol: state if word in state else (state + symbol)[-len(word) :],
         lambda state: word in state,
-        "abc",
+        "abcd",
     )
 
 
@@ -45,13 +46,14 @@ def containing(word: str):
 def automata():
     vocabulary = Vocabulary.of(TEXTS)
     own = [[token_automaton(containing(w), vocabulary) for w in ws] for ws in (("a", "c"), ("bb",))]
-    return stack([conjunction(each, [world.EOS]) for each in own])
+    ends = token_automaton(SENTENCE_END, vocabulary)
+    return stack([conjunction(each, [world.EOS], ends) for each in own])
 
 
 def stated(kind: str):
     control = world.control(kind)
     control = dataclasses.replace(control, state=StateReader(control.model.width, BUDGET))
-    log_rates = np.linspace(-3, 0, progress.COUNT).astype(np.float32)
+    log_rates = -3 * np.random.default_rng(0).random((BUDGET + 1, progress.COUNT), np.float32)
     fresh = control.init(jax.random.key(1), world.base_params(), tiny.SUCCESS_RATE, log_rates)
     return control, tiny.noisy(fresh, 0.3)
 

@@ -73,7 +73,7 @@ def stated(base, kind):
         model = controlled(base, *STATED[kind])
     else:
         guide = StateTable(base.model, StateReader(base.model.width, NEW))
-        rates = np.linspace(-3, -0.1, progress.COUNT).astype(np.float32)
+        rates = -3 * np.random.default_rng(0).random((NEW + 1, progress.COUNT), np.float32)
         model = Controlled(base, guide, guide.init(rates))
     return dataclasses.replace(model, automata_of=LEXICAL.automata)
 

@@ -1,4 +1,4 @@
-"""Success rates by class of the oracle's state, counted by hand."""
+"""Success rates by tokens left and class of the oracle's state, counted by hand."""
 
 import math
 
@@ -10,7 +10,7 @@ from dinado_jax.automata.conjunction import conjunction, stack
 from dinado_jax.automata.tokens import Vocabulary, token_automaton
 from dinado_jax.controls.state import StateReader
 from dinado_jax.rollouts.arrays import Rollouts
-from dinado_jax.rollouts.automata import log_rates_by_class
+from dinado_jax.rollouts.automata import log_rates_by_state
 
 TEXTS = ["", "a", "b"]  # token 0 ends a text
 WANTED = [("a",), ("a", "b")]
@@ -30,7 +30,7 @@ def satisfied(prompt: int, text: str) -> bool:
 def class_of(prompt: int, text: str, left: int) -> int:
     """None of these words can be begun without being there."""
     missing = sum(letter not in text for letter in WANTED[prompt])
-    return progress.IMPOSSIBLE if missing > left else 2 + 2 * missing
+    return progress.IMPOSSIBLE if missing > left else 2 + 4 * missing
 
 
 def test_rates_of_prefixes_by_hand():
@@ -60,14 +60,23 @@ def test_rates_of_prefixes_by_hand():
         round=np.zeros(N, np.int32),
     )
     weight = np.array([row[2] for row in ROWS])
-    found = log_rates_by_class(StateReader(4, MOST), rollouts, weight, automata, rollouts.prompt_id)
-    rate = (weight * label).sum() / weight.sum()
+    found = log_rates_by_state(StateReader(4, MOST), rollouts, weight, automata, rollouts.prompt_id)
+    assert found.shape == (MOST + 1, progress.COUNT)
+    prefixes = []  # tokens left, class, weight and label of those that are followed by a token
+    for (prompt, new, mass), good in zip(ROWS, label):
+        for count in range(len(new)):
+            text, left = "".join(TEXTS[token] for token in new[:count]), MOST - count
+            prefixes.append((left, class_of(prompt, text, left), mass, good))
+    overall = (weight * label).sum() / weight.sum()
     for which in range(progress.COUNT):
-        seen, succeeded = 1.0, rate
-        for (prompt, new, mass), good in zip(ROWS, label):
-            for count in range(len(new)):  # prefixes that are followed by a token
-                text = "".join(TEXTS[token] for token in new[:count])
-                if class_of(prompt, text, MOST - count) == which:
-                    seen, succeeded = seen + mass, succeeded + mass * good
-        wanted = 0.0 if which == progress.ENDS else math.log(succeeded / seen)
-        np.testing.assert_allclose(found[which], wanted, rtol=1e-5)
+        own = [(left, mass, good) for left, its, mass, good in prefixes if its == which]
+        rate = (overall + sum(mass * good for _, mass, good in own)) / (
+            1 + sum(mass for _, mass, _ in own)
+        )
+        for most in range(MOST + 1):
+            near = [(mass * max(0, 1 - abs(left - most) / 3), good) for left, mass, good in own]
+            seen = 10 + sum(mass for mass, _ in near)
+            wanted = math.log((10 * rate + sum(mass * good for mass, good in near)) / seen)
+            if which == progress.ENDS or (most == 0 and which in progress.SATISFIED):
+                wanted = 0.0
+            np.testing.assert_allclose(found[most, which], wanted, rtol=1e-4, atol=1e-6)
