@@ -73,7 +73,7 @@ def run(
     record = dict(zip(KEYS, (kind, weighting, prompts, per_prompt, seed), strict=True))
     of_seed, count = args.out / f"seed{seed}", f"{prompts or 'all'}_{per_prompt}"
     drawn, base = of_seed / f"rollouts_{count}", of_seed / "base"
-    common = [*args.settings, f"seed={seed}"]
+    common = [*args.settings, *KINDS[kind], *WEIGHTINGS[weighting], f"seed={seed}"]
     common += [f"rollout.samples={per_prompt}", f"train.refresh_samples={per_prompt}"]
     if prompts:
         common += [f"rollout.prompts={prompts}", f"train.refresh_prompts={prompts}"]
@@ -84,8 +84,7 @@ def run(
     if not fault:
         folder = of_seed / f"{kind}_{weighting.replace(' ', '_')}_{count}"
         begin(folder, [drawn / "sft", drawn / "rollout"])
-        own = [*KINDS[kind], *WEIGHTINGS[weighting]]
-        fault = dinado("run", args.config, folder, [*common, *own])
+        fault = dinado("run", args.config, folder, common)
     if fault:
         return {**record, "error": fault}
     summary = read_summary(folder / "summary.json", f"delete {folder} and run again")

@@ -83,9 +83,10 @@ for i in $(seq 60); do printf 'a red dog %s\t1\na blue dog %s\t0\n' "$i" "$i"; d
 run demo_picture "$PYTHON" benchmarks/demo_picture.py "$out/study/seed3/default" "$out/demo.svg"
 run compare_runs "$PYTHON" benchmarks/compare_runs.py "$out/bound.svg" "default=$out/study/seed3/default"
 run decodings "$PYTHON" benchmarks/decodings.py "$out/study/seed3/default" --out "$out/decodings" --prompts 4 --samples 1 --ways base/sample control/particles2
-run with_automata "$PYTHON" -m dinado_jax run tests/support/tiny_run.toml name=with_automata rollout.oracle="not contains('red')" run.folder="$out"
+run with_automata "$PYTHON" -m dinado_jax run tests/support/tiny_run.toml name=with_automata rollout.oracle="not contains('red')" control.state=true run.folder="$out"
+run label_cost "$PYTHON" benchmarks/label_cost.py "$out/with_automata" --repeats 1
 run hmm "$PYTHON" -m dinado_jax hmm train "$out/with_automata" --out "$out/hmm" --states 4 --samples 200 --epochs 1
-run decodings_hmm "$PYTHON" benchmarks/decodings.py "$out/with_automata" --out "$out/decodings_hmm" --hmm "$out/hmm" --prompts 4 --samples 1 --ways masks/sample hmm/sample control+hmm/particles2
+run decodings_hmm "$PYTHON" benchmarks/decodings.py "$out/with_automata" --out "$out/decodings_hmm" --hmm "$out/hmm" --prompts 4 --samples 1 --ways masks/sample table/sample hmm/sample control+hmm/particles2
 run prefix_auc "$PYTHON" benchmarks/prefix_auc.py "$out/study/seed3/default" --prompts 4
 run prefix_reader "$PYTHON" benchmarks/prefix_reader.py "$out/study/seed3/default" --prompts 4 --steps 2 --guided 2
 run length_beams "$PYTHON" benchmarks/length_beams.py "$out/study/seed3/default" --prompts 4 --beams 2 --lengths 3 5

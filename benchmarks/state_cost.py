@@ -17,9 +17,9 @@ import time
 import jax
 import numpy as np
 
-from dinado_jax.automata.conjunction import Conjunction, conjunction, stack
+from dinado_jax.automata.conjunction import conjunction, stack
 from dinado_jax.automata.sentence_end import SENTENCE_END
-from dinado_jax.automata.tokens import Vocabulary, token_automaton
+from dinado_jax.automata.tokens import TokenAutomaton, Vocabulary, token_automaton
 from dinado_jax.bench.compiled import compiled, random_params
 from dinado_jax.bench.decode import NEVER
 from dinado_jax.bench.sizes import SIZES
@@ -35,25 +35,24 @@ from dinado_jax.tasks.keyword.automaton import words_automaton
 PROMPT = 8  # tokens
 
 
-def keyword_automata(vocab_size: int, rows: int, keywords: int) -> Conjunction:
-    """Those of each row: its own keywords, five forms of each, over tokens of random words and a
-    full stop.
-    """
+def random_vocabulary(size: int) -> tuple[list[str], Vocabulary]:
+    """Random words, and tokens that are these after a space; the last token is a full stop."""
     draw = random.Random(0)
-    stems = [
-        "".join(draw.choices("aeioustrlnmdk", k=draw.randint(3, 8))) for _ in range(vocab_size)
-    ]
-    vocabulary = Vocabulary.of([" " + stem for stem in stems[:-1]] + ["."])
-    sentence_end = token_automaton(SENTENCE_END, vocabulary)
-    own = []
+    words = ["".join(draw.choices("aeioustrlnmdk", k=draw.randint(3, 8))) for _ in range(size - 1)]
+    return words, Vocabulary.of([*(" " + word for word in words), "."])
+
+
+def keyword_automata(vocab_size: int, rows: int, keywords: int) -> list[list[TokenAutomaton]]:
+    """Those of each row: its own keywords, five forms of each."""
+    words, vocabulary = random_vocabulary(vocab_size)
+    draw, own = random.Random(1), []
     for _ in range(rows):
         forms = [
-            frozenset((stem + ending,) for ending in ("", "s", "ed", "ing", "er"))
-            for stem in draw.sample(stems, keywords)
+            frozenset((word + ending,) for ending in ("", "s", "ed", "ing", "er"))
+            for word in draw.sample(words, keywords)
         ]
-        wanted = [token_automaton(words_automaton(each), vocabulary) for each in forms]
-        own.append(conjunction(wanted, [0], sentence_end))
-    return stack(own)
+        own.append([token_automaton(words_automaton(each), vocabulary) for each in forms])
+    return own
 
 
 def sampling(size: str, rows: int, length: int, keywords: int):
@@ -67,7 +66,9 @@ def sampling(size: str, rows: int, length: int, keywords: int):
     number = np.arange(rows, dtype=np.int32)
     condition = None
     if keywords:
-        params[AUTOMATA] = jax.device_put(keyword_automata(model.vocab_size, rows, keywords))
+        ends = token_automaton(SENTENCE_END, random_vocabulary(model.vocab_size)[1])
+        own = keyword_automata(model.vocab_size, rows, keywords)
+        params[AUTOMATA] = jax.device_put(stack([conjunction(each, [0], ends) for each in own]))
         condition = {AUTOMATA: number}
     variables = jax.jit(control.policy_variables, donate_argnums=0)(base, params)
     tokens = np.random.default_rng(0).integers(0, model.vocab_size, (rows, PROMPT), np.int32)
