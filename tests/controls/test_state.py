@@ -16,6 +16,7 @@ from dinado_jax.automata.conjunction import conjunction, stack
 from dinado_jax.automata.sentence_end import SENTENCE_END
 from dinado_jax.automata.tokens import Vocabulary, token_automaton
 from dinado_jax.controls.state import AUTOMATA, StateReader
+from dinado_jax.controls.state_table import StateTable
 from dinado_jax.data.batch import rows_of
 from dinado_jax.data.prompts import Prompts, TokenizedPrompts
 from dinado_jax.decoding.methods import Method
@@ -50,11 +51,19 @@ def automata():
     return stack([conjunction(each, [world.EOS], ends) for each in own])
 
 
-def stated(kind: str):
+def log_rates() -> np.ndarray:
+    return -3 * np.random.default_rng(0).random((BUDGET + 1, progress.COUNT), np.float32)
+
+
+def untrained(kind: str):
     control = world.control(kind)
     control = dataclasses.replace(control, state=StateReader(control.model.width, BUDGET))
-    log_rates = -3 * np.random.default_rng(0).random((BUDGET + 1, progress.COUNT), np.float32)
-    fresh = control.init(jax.random.key(1), world.base_params(), tiny.SUCCESS_RATE, log_rates)
+    key, rate = jax.random.key(1), tiny.SUCCESS_RATE
+    return control, control.init(key, world.base_params(), rate, log_rates())
+
+
+def stated(kind: str):
+    control, fresh = untrained(kind)
     return control, tiny.noisy(fresh, 0.3)
 
 
@@ -111,6 +120,21 @@ def test_by_token_as_by_row(kind, which):
     apart = np.asarray(forced(control, variables, decoded))[:, world.targets(world.PROMPTS[0])]
     inside = until_the_end(rows)
     np.testing.assert_allclose(together[inside], apart[inside], atol=2e-4)
+
+
+@pytest.mark.parametrize("kind", ["merge", "soft-small"])
+def test_untrained_it_is_the_table_of_rates(kind):
+    control, params = untrained(kind)
+    rows, number = batch(0)
+    columns = world.targets(world.PROMPTS[0])
+    found = np.asarray(log_policy(control, params, rows))[:, columns]
+    table = StateTable(control.model, control.state)
+    arrays = {**table.init(log_rates()), AUTOMATA: automata()}
+    variables = {"base": world.base_params(), "guides": (arrays,), "tilts": (NEUTRAL.numbers,)}
+    decoded = dataclasses.replace(rows, condition={AUTOMATA: number})
+    wanted = np.asarray(forced(table, variables, decoded))[:, columns]
+    inside = until_the_end(rows)
+    np.testing.assert_allclose(found[inside], wanted[inside], atol=2e-4)
 
 
 @functools.partial(jax.jit, static_argnums=0)
