@@ -292,10 +292,11 @@ BUGS = [
     Bug("training/optimizer.py", "weight_decay=config.weight_decay", "weight_decay=0.0", LOOP),
     Bug(
         "training/optimizer.py",
-        "mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)",
+        "mask=_decays",
         "mask=None",
         LOOP,
     ),
+    Bug("training/optimizer.py", 'DictKey("table_left")', 'DictKey("table")', "training"),
     Bug("training/optimizer.py", "config.learning_rate / 10", "0.0", LOOP),
     Bug(
         "training/optimizer.py",
@@ -548,6 +549,13 @@ BUGS = [
     ),
     # What a control with state reads.
     Bug("automata/progress.py", "start, left[..., None] - 1", "start, left[..., None]", STATE),
+    Bug("automata/progress.py", "2 * begun + closed", "2 * begun", STATE),
+    Bug("automata/conjunction.py", "array is own.accepting", "array.dtype == bool", STATE),
+    Bug("automata/sentence_end.py", "[1] * len(_FOLLOW)", "[0] * len(_FOLLOW)", STATE),
+    Bug("controls/state.py", "np.arange(steps) - 1", "np.arange(steps)", STATE),
+    Bug("controls/state_table.py", "reading.left - 1", "reading.left", "test_every_mode.py"),
+    Bug("rollouts/automata.py", "rates[0, progress.SATISFIED] = 1.0", "", "rollouts"),
+    Bug("rollouts/automata.py", "around @ seen", "around @ seen * 2", "rollouts"),
     Bug(
         "automata/progress.py",
         "where(satisfied, ENDS, IMPOSSIBLE)",

@@ -4,7 +4,9 @@ import numpy as np
 import optax
 import pytest
 
+from dinado_jax.automata.progress import COUNT
 from dinado_jax.config.schema import Train
+from dinado_jax.controls.state import StateReader
 from dinado_jax.training.optimizer import averaged, control_optimizer
 from dinado_jax.training.step import TrainState, at_average, init_state
 
@@ -68,6 +70,15 @@ def test_what_reads_the_state_has_its_own_learning_rate(rates):
     expected = 1.1 * of_state if rate else 0
     assert first["state"] == pytest.approx(expected, rel=1e-3)
     assert first["norm"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_table_of_rates_does_not_decay():
+    transform = control_optimizer(Train(learning_rate=1e-2, state_learning_rate=1e-2, warmup=0))
+    params = {"state": StateReader(4, 3).init(jax.random.key(0), np.ones((4, COUNT), np.float32))}
+    still = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = transform.update(still, transform.init(params), params)
+    moved = {name: bool(leaf.any()) for name, leaf in updates["state"].items()}
+    assert moved.pop("read") and not any(moved.values())
 
 
 @pytest.mark.parametrize("width, share", [(64, 1), (192, 1), (576, 1 / 3)])
