@@ -127,7 +127,7 @@ class Decoder:
             raise SystemExit("table: the run has no control with state")
         drawn = context.run.path / "rollout" / "rollouts.npz"
         initial = Rollouts.load(drawn, vocab_size=base.model.vocab_size)
-        rates = Rounds(context, base, control, initial).log_rates
+        rates = Rounds(context, base, control, initial).table
         guide = StateTable(base.model, control.state)
         return Controlled(base, guide, guide.init(rates), automata_of=context.automata_of)
 

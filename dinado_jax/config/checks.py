@@ -54,7 +54,7 @@ _BOUNDS = (
         train.learning_rate train.state_learning_rate train.warmup train.weight_decay train.clip
         train.warmup_direction
         train.reference_weight train.anchor train.bound train.prefix_bound train.bellman
-        train.bellman_start train.particles
+        train.bellman_start train.table_rounds train.particles
         delta.from_layer
         rollout.temperature rollout.top_k rollout.oracle_seconds decode.temperature decode.top_k
         decode.strength decode.particles parallel.devices
@@ -102,6 +102,7 @@ LARGEST = {
             sft.weight_decay train.weight_decay train.bellman train.reference_weight
             rollout.temperature decode.temperature decode.strength delta.alpha train.margin
             train.anchor train.bound train.prefix_bound train.particles decode.particles
+            train.table_rounds
             """,
         ),
         (100_000, "base.n_embd base.n_head delta.rank sft.rank"),

@@ -248,9 +248,19 @@ RULES = (
         "only for steps after train.warmup_direction",
     ),
     Rule(
-        "train.refresh_prompts train.refresh_samples train.mixture train.roll_out",
+        "train.refresh_prompts train.refresh_samples",
+        lambda c: c.train.rounds > 1 or (c.control.state and c.train.table_rounds > 0),
+        "only for train.rounds of 2 or more and train.table_rounds of 1 or more",
+    ),
+    Rule(
+        "train.mixture train.roll_out",
         lambda c: c.train.rounds > 1,
         "only for train.rounds of 2 or more",
+    ),
+    Rule(
+        "train.table_rounds",
+        lambda c: c.control.state,
+        "only for control.state=true",
     ),
     Rule(
         "train.particles",

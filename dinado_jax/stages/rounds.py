@@ -24,7 +24,7 @@ from dinado_jax.evaluation.stage_figures import RoundFigures
 from dinado_jax.language_model import Base, Composed, Controlled, LanguageModel
 from dinado_jax.oracles.judge import is_success
 from dinado_jax.rollouts.arrays import Rollouts, concatenate, select
-from dinado_jax.rollouts.automata import log_rates_by_state
+from dinado_jax.rollouts.automata import log_rates_by_state, log_values_by_state
 from dinado_jax.rollouts.collect import Collector
 from dinado_jax.rollouts.hidden_states import HiddenStates, base_states
 from dinado_jax.rollouts.mixture import as_mixture
@@ -40,6 +40,8 @@ from dinado_jax.stages.artifacts import training_prompts
 from dinado_jax.stages.context import Context
 from dinado_jax.stages.target import target_oracle
 from dinado_jax.stages.works import refresh
+from dinado_jax.utils.outlook import reach
+from dinado_jax.utils.progress import print_progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,16 +118,29 @@ class Rounds:
         return stack([self._compiled[text] for text in distinct.tolist()]), number
 
     @functools.cached_property
-    def log_rates(self) -> np.ndarray | None:
-        """Log R of the base by tokens left and class of the oracle's state, if that is read:
-        float32 [N + 1, Z] nats.
+    def table(self) -> np.ndarray | None:
+        """The table that a control with state begins with, by tokens left and class of the oracle's
+        state: float32 [N + 1, Z] nats. It is log R of the base, or after `train.table_rounds` what
+        texts drawn by the table before achieve.
         """
         reader = self.control.state
         if reader is None:
             return None
         samples = _samples(self.initial)
         weight = importance_weights(samples, "importance", clip=1.0, reference_weight=0.0)
-        return log_rates_by_state(reader, samples, weight, *self.automata(samples))
+        table = log_rates_by_state(reader, samples, weight, *self.automata(samples))
+        train = self.context.config.train
+        for number in range(1, train.table_rounds + 1):
+            drawn = self._once(f"table_{number}", partial(self._of_table, number, table))
+            kl = float((drawn.log_proposal - drawn.log_base).mean(dtype=np.float64))
+            print_progress(
+                f"{reach(f'table round {number}')}: success {drawn.label.mean():.1%}, KL {kl:.2f} "
+                f"nats, ended by itself {drawn.finished.mean():.1%}"
+            )
+            log_label = np.log(np.maximum(drawn.label, np.exp(-train.margin)))
+            own = self.automata(drawn)
+            table = log_values_by_state(reader, drawn, log_label, table, *own)
+        return table
 
     def figures(
         self, number: int, parts: Mapping[str, Rollouts], rollouts: Rollouts, weight: np.ndarray
@@ -183,18 +198,31 @@ class Rounds:
             target_oracle(self.context), settings, fingerprint, self.context.mesh, number
         )
 
-    def _particles(self, number: int, folder: Path) -> Rollouts:
-        """Samples the base by particles, guided by its success rates by class of the state."""
-        context, reader, log_rates = self.context, self.control.state, self.log_rates
-        assert reader is not None and log_rates is not None
+    def _guided(self, table: np.ndarray) -> Controlled:
+        """The base under a table of the state, gathered."""
+        context, reader = self.context, self.control.state
+        assert reader is not None
         base = dataclasses.replace(self.base, params=context.plan.gather(self.base.params))
         guide = StateTable(base.model, reader)
-        table = Controlled(base, guide, guide.init(log_rates), automata_of=context.automata_of)
-        key = jax.random.fold_in(jax.random.key(context.config.seed), 2)
-        count = context.config.train.particles
-        name = f"round {number} particles"
-        collector = self._collector(number)
-        return collector.particles(name, table, self._prompts(number), count, key, folder)
+        return Controlled(base, guide, guide.init(table), automata_of=context.automata_of)
+
+    def _of_table(self, number: int, table: np.ndarray, folder: Path) -> Rollouts:
+        """Samples the base under a table, on the prompts that training begins with."""
+        config = self.context.config
+        train, key = config.train, jax.random.key(config.seed)
+        key = jax.random.fold_in(jax.random.fold_in(key, 4), number)
+        prompts = PromptSet(training_prompts(self.context, 0, train.refresh_prompts))
+        name, collector = f"table round {number}", self._collector(0)
+        model, samples = self._guided(table), train.refresh_samples
+        return collector.sample(name, model, prompts, samples, key, folder).rollouts
+
+    def _particles(self, number: int, folder: Path) -> Rollouts:
+        """Samples the base by particles, guided by the table of the state."""
+        assert self.table is not None
+        model, count = self._guided(self.table), self.context.config.train.particles
+        key = jax.random.fold_in(jax.random.key(self.context.config.seed), 2)
+        name, collector = f"round {number} particles", self._collector(number)
+        return collector.particles(name, model, self._prompts(number), count, key, folder)
 
     def _q(self, params: dict) -> Controlled:
         """The controlled model, gathered."""

@@ -53,7 +53,7 @@ _RESULTS = {
 # Folders of judged samples, a file per batch; removed once the stage is done.
 _SHARDS = {
     "rollout": r"(references_)?shards",
-    "train": r"(round|roll_outs|particles)_\d+_shards",
+    "train": r"(table|round|roll_outs|particles)_\d+_shards",
     "generate": r"(base|control|strength_.*)_shards",
 }
 # Settings that each stage's result depends on; a finished stage is reused if none has changed.

@@ -62,7 +62,7 @@ def train(context: Context) -> TrainFigures:
     ]
     prior = rate if config.control.norm_bias == "success_rate" else 0.5
     rounds, figures = Rounds(context, base, control, initial), []
-    init = partial(_init, control, settings, config.seed, prior, rounds.log_rates)
+    init = partial(_init, control, settings, config.seed, prior, rounds.table)
     with Checkpoints(folder / "checkpoints", context.base_fingerprint) as checkpoints:
         state = restore_or_init(checkpoints, plan, init, base.params)
         board = context.board("train", int(state.step))

@@ -82,6 +82,10 @@ def _of_stage(name: str, label: str, config: Config, prompts: int) -> Iterator[W
 
 def _of_training(label: str, config: Config) -> Iterator[Work]:
     settings, begin = config.train, 0
+    for number in range(1, settings.table_rounds + 1):
+        tokens = settings.refresh_prompts * settings.refresh_samples * config.rollout.max_new_tokens
+        named = f"{label}, table round {number} of {settings.table_rounds}"
+        yield Work(f"table round {number}", named, "tokens of the base", tokens)
     for number, end in enumerate(round_ends(settings)):
         named = f"{label}, round {number + 1} of {settings.rounds}"
         yield Work(f"round {number}", named)

@@ -27,7 +27,7 @@ LEAST = [
     (0, -1, """
         seed sft.steps sft.pretrain_steps sft.warmup train.warmup train.warmup_direction
         train.bellman_start rollout.top_k decode.top_k parallel.devices delta.from_layer
-        train.particles decode.particles
+        train.particles train.table_rounds decode.particles
     """),
     (0.0, -TINY, """
         sft.learning_rate sft.weight_decay sft.clip sft.beta2 sft.dropout_rate
@@ -62,7 +62,8 @@ MOST = [
         base.n_positions sft.batch sft.accumulate sft.max_length sft.positions delta.positions
         train.batch train.accumulate train.rounds train.average rollout.batch rollout.samples
         rollout.max_new_tokens train.refresh_samples decode.batch decode.max_new_tokens
-        evaluate.samples parallel.fsdp parallel.devices train.particles decode.particles
+        evaluate.samples parallel.fsdp parallel.devices train.particles train.table_rounds
+        decode.particles
     """),
     (1e6, 1e6 + 1, """
         sft.learning_rate train.learning_rate train.state_learning_rate sft.weight_decay

@@ -94,6 +94,7 @@ DEFAULTS = {
     "train.average": 33,
     "train.refresh_prompts": 1000,
     "train.refresh_samples": 8,
+    "train.table_rounds": 0,
     "train.particles": 0,
     "decode.particles": 0,
     "train.mixture": 0.0,

@@ -124,7 +124,10 @@ CASES = {
     "decode.hmm_head=true": ([""], ["decode.guarantee=true decode.hmm=some"]),
     "decode.target_rate=0.5": (["decode.strength=0", MOMENT], ["", "decode.strength=2"]),
     "train.objective=matching": ([WARM], ["", COLD]),
-    "train.refresh_prompts=9": (["train.rounds=1"], [""]),
+    "train.refresh_prompts=9": (
+        ["train.rounds=1"],
+        ["", "train.rounds=1 control.state=true train.table_rounds=1"],
+    ),
     "train.refresh_samples=9": (["train.rounds=1"], [""]),
     "train.mixture=0.5": (["train.rounds=1"], [""]),
     "train.roll_out=0.5": (["train.rounds=1"], [""]),
@@ -138,6 +141,7 @@ CASES = {
     ),
     "train.anchor=0.1": ([WARM, PUBLISHED, *UNANCHORED], ["", HARD, CONSISTENCY]),
     "train.prefix_bound=0.1": (["", f"control.state=true {WARM}"], ["control.state=true"]),
+    "train.table_rounds=2": ([""], ["control.state=true"]),
     "train.particles=8": (
         ["", f"control.state=true {WARM}", f"control.state=true {PUBLISHED}"],
         ["control.state=true", "control.state=true train.objective=matching"],

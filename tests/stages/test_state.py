@@ -55,11 +55,36 @@ def test_a_loaded_control_reads_the_prompts_it_is_given(run):
     assert values.shape == (3,) and values[0] == values[2] != values[1]
 
 
+def begun(run, path):
+    """A run with the base and the rollouts of another."""
+    for stage in ("sft", "rollout"):
+        shutil.copytree(run / stage, path / stage)
+    return path
+
+
+def test_the_table_follows_what_it_achieves(run, tmp_path, tmp_path_factory):
+    data, path = word_run.finished(tmp_path_factory) / "data", begun(run, tmp_path / "run")
+    config = word_run.config(data, *ON, "train.table_rounds=2")
+    run_stages(config, ("train",), path)
+    plain = Rollouts.load(path / "rollout" / "rollouts.npz")
+    rounds = [Rollouts.load(path / "train" / f"table_{number}.npz") for number in (1, 2)]
+    for rows in rounds:
+        assert rows.label.mean() > plain.label.mean() + 0.3
+        assert len(rows) == config.train.refresh_prompts * config.train.refresh_samples
+    assert not np.array_equal(rounds[0].tokens, rounds[1].tokens)
+    assert not list(path.glob("train/*_shards"))
+
+    before = (path / "train" / "table_2.npz").read_bytes()
+    (path / "train" / "table_2.npz").unlink()
+    shutil.rmtree(path / "train" / "control")
+    (path / "train" / "done.json").unlink()
+    run_stages(config, ("train",), path)
+    assert (path / "train" / "table_2.npz").read_bytes() == before
+
+
 def test_particles_join_every_round(run, tmp_path, tmp_path_factory):
     """They satisfy the oracle far more often than the base's samples."""
-    shutil.copytree(run / "rollout", tmp_path / "run" / "rollout")
-    shutil.copytree(run / "sft", tmp_path / "run" / "sft")
-    data, path = word_run.finished(tmp_path_factory) / "data", tmp_path / "run"
+    data, path = word_run.finished(tmp_path_factory) / "data", begun(run, tmp_path / "run")
     config = word_run.config(data, *ON, "train.objective=regression", "train.particles=32")
     run_stages(config, ("train",), path)
     plain = Rollouts.load(path / "rollout" / "rollouts.npz")

@@ -27,6 +27,7 @@ RUN = (
     "train.base_states=float32",
     "rollout.oracle=length <= 6",
     "control.state=true",
+    "train.table_rounds=1",
     "train.particles=4",
     "train.roll_out=0.5",
     # Rounds of eight steps that end early.
