@@ -554,7 +554,7 @@ BUGS = [
     Bug("automata/sentence_end.py", "[1] * len(_FOLLOW)", "[0] * len(_FOLLOW)", STATE),
     Bug("controls/state.py", "np.arange(steps) - 1", "np.arange(steps)", STATE),
     Bug("controls/state_table.py", "reading.left - 1", "reading.left", "test_every_mode.py"),
-    Bug("rollouts/automata.py", "rates[0, progress.SATISFIED] = 1.0", "", "rollouts"),
+    Bug("rollouts/automata.py", "log_rates[0, progress.SATISFIED] = 0.0", "", "rollouts"),
     Bug("rollouts/automata.py", "around @ seen", "around @ seen * 2", "rollouts"),
     Bug(
         "automata/progress.py",
@@ -572,10 +572,11 @@ BUGS = [
     Bug("controls/state.py", "hidden + known", "hidden", STATE),
     Bug(
         "rollouts/automata.py",
-        "mass * rollouts.label[rows][:, None]",
-        "rollouts.label[rows][:, None]",
+        "mass * values[rows, : left.shape[1]]",
+        "values[rows, : left.shape[1]]",
         "rollouts/test_automata.py",
     ),
+    Bug("rollouts/automata.py", "log_label[:, None] - cost", "-cost", "rollouts/test_automata.py"),
     Bug("rollouts/automata.py", "[rows] * once)", "[rows])", "rollouts/test_automata.py"),
     Bug("objectives/bound.py", "== 1)", ">= 1)", OBJECTIVES),
     Bug(
