@@ -58,14 +58,14 @@ class StateReader:
             the same everywhere.
         """
         bound, steps = self.width**-0.5, self.max_new_tokens + 1
-        before = np.maximum(np.arange(steps) - 1, 0)  # tokens left after a token, from those before
+        after = np.maximum(np.arange(steps) - 1, 0)  # the next token leaves one fewer
         rates = np.zeros((steps, progress.COUNT), np.float32) if log_rates is None else log_rates
         read = jax.random.uniform(key, (self.width, _RANK), jnp.float32, -bound, bound)
         return {
             **self.init_embedding(),
             "read": read,
             "table": jnp.zeros(progress.COUNT, jnp.float32),
-            "table_left": jnp.asarray(rates[before]),
+            "table_left": jnp.asarray(rates[after]),
             "value": jnp.zeros((_RANK, progress.COUNT), jnp.float32),
         }
 

@@ -64,7 +64,7 @@ def log_rates_by_state(
     seen, succeeded = _sums(reader, rollouts, label, weight, automata, number)
     overall = np.average(rollouts.label, weights=weight)
     of_class = (succeeded.sum(0) + overall) / (seen.sum(0) + 1)
-    log_rates = np.log(_means(seen, succeeded, np.broadcast_to(of_class, seen.shape)))
+    log_rates = np.log(_means(seen, succeeded, of_class))
     return _with_ends(log_rates)
 
 

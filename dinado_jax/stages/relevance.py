@@ -250,7 +250,7 @@ RULES = (
     Rule(
         "train.refresh_prompts train.refresh_samples",
         lambda c: c.train.rounds > 1 or (c.control.state and c.train.table_rounds > 0),
-        "only for train.rounds of 2 or more and train.table_rounds of 1 or more",
+        "only for train.rounds of 2 or more, or train.table_rounds of 1 or more",
     ),
     Rule(
         "train.mixture train.roll_out",
