@@ -60,6 +60,7 @@ class TrainFigures:
 
     trainable_parameters: int
     rounds: tuple[RoundFigures, ...]
+    table_kl: float | None = None  # nats per sequence, of the last table round
 
 
 @dataclasses.dataclass(frozen=True)

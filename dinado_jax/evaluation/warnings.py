@@ -22,6 +22,7 @@ _FLUENCY = 0.2  # nats per token: allowed drop in log-probability relative to th
 _VARIETY = 0.7  # minimum Distinct-2, as a share of that of equally many successes of the base
 _SUCCESSES = 30  # of the base: with fewer, its successes are not compared with
 FIRST_SUCCESSES = 100  # effective ones: a control is not learned from fewer
+_ABOVE_TABLE = 1.2  # allowed KL of a trained control, relative to the table it began with
 _CALIBRATION = 0.05  # allowed calibration error of V(prompt)
 _FAILURES = 0.01  # allowed share of samples on which the oracle fails
 _MOMENT = 0.1  # allowed distance from a wanted mean, as a share of the base's
@@ -48,7 +49,11 @@ def summary_warnings(
       always: whether every text should succeed: not where labels are graded, or a share is wanted.
     """
     return (
-        *(line for first in stages.train.rounds[:1] for line in first_round_warnings(first)),
+        *(
+            line
+            for number, figures in enumerate(stages.train.rounds)
+            for line in round_warnings(number, figures, stages.train.table_kl)
+        ),
         *_success_and_cost(base, control, floors, always),
         *_texts(base, control),
         *_calibration(control),
@@ -56,13 +61,26 @@ def summary_warnings(
     )
 
 
-def first_round_warnings(figures: RoundFigures) -> Iterator[str]:
-    """Yields what is known to be wrong before a control is trained."""
-    if figures.effective_successes < FIRST_SUCCESSES:
+def round_warnings(number: int, figures: RoundFigures, table_kl: float | None) -> Iterator[str]:
+    """Yields what is known to be wrong when a round of training begins.
+
+    Args:
+      number: of the round; before the first, 0, nothing is trained.
+      figures: of the round.
+      table_kl: of the texts of the last table round, nats; None without any.
+    """
+    if not number and figures.effective_successes < FIRST_SUCCESSES:
         yield (
             f"few successes, about {figures.effective_successes:.0f} in the first "
             f"{figures.rollouts} rollouts: draw more (rollout.prompts, rollout.samples), "
             "train the base on the task (sft.steps), or begin with an easier oracle"
+        )
+    if number and table_kl is not None and figures.newest_kl > _ABOVE_TABLE * table_kl:
+        yield (
+            f"training leads away from the base: KL {figures.newest_kl:.1f} nats in round "
+            f"{number + 1}, {table_kl:.1f} in the last table round: draw more "
+            "(train.refresh_prompts), or keep the table (train.rounds=1 train.steps=1 "
+            "train.learning_rate=0 train.state_learning_rate=0 train.warmup=0)"
         )
 
 

@@ -132,15 +132,22 @@ class Rounds:
         train = self.context.config.train
         for number in range(1, train.table_rounds + 1):
             drawn = self._once(f"table_{number}", partial(self._of_table, number, table))
-            kl = float((drawn.log_proposal - drawn.log_base).mean(dtype=np.float64))
             print_progress(
-                f"{reach(f'table round {number}')}: success {drawn.label.mean():.1%}, KL {kl:.2f} "
-                f"nats, ended by itself {drawn.finished.mean():.1%}"
+                f"{reach(f'table round {number}')}: success {drawn.label.mean():.1%}, KL "
+                f"{_kl(drawn):.2f} nats, ended by itself {drawn.finished.mean():.1%}"
             )
             log_label = np.log(np.maximum(drawn.label, np.exp(-train.margin)))
             own = self.automata(drawn)
             table = log_values_by_state(reader, drawn, log_label, table, *own)
         return table
+
+    @functools.cached_property
+    def table_kl(self) -> float | None:
+        """KL to the base of the texts of the last table round, nats; None without any."""
+        if not self.context.config.train.table_rounds or self.table is None:
+            return None
+        last = self._folder / f"table_{self.context.config.train.table_rounds}.npz"
+        return _kl(Rollouts.load(last, vocab_size=self.base.model.vocab_size))
 
     def figures(
         self, number: int, parts: Mapping[str, Rollouts], rollouts: Rollouts, weight: np.ndarray
@@ -156,7 +163,7 @@ class Rounds:
         newest = _samples(parts[f"round_{number}"])
         judged = len(newest) + len(parts.get(f"roll_outs_{number}", ()))
         rate = float(newest.label.mean())
-        kl = float((newest.log_proposal - newest.log_base).mean(dtype=np.float64))
+        kl = _kl(newest)
         # Truncated samples are not the base's own until they are weighted.
         of_base = importance_weights(self.initial, "importance", clip=1.0, reference_weight=0.0)
         floor = kl_floor_of_samples(newest.label, self.initial.label, of_base)
@@ -271,6 +278,11 @@ class Rounds:
         share = shares.base / (shares.base + shares.control)
         mixed = as_mixture(read, q, share, rollout.batch, context.mesh)
         return dataclasses.replace(mixed, condition=rows.condition)
+
+
+def _kl(samples: Rollouts) -> float:
+    """From what they were sampled from to the base, nats per sequence."""
+    return float((samples.log_proposal - samples.log_base).mean(dtype=np.float64))
 
 
 def _samples(rollouts: Rollouts) -> Rollouts:

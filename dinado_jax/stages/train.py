@@ -15,7 +15,7 @@ from dinado_jax.distributed.partitioning import Plan
 from dinado_jax.distributed.processes import barrier, is_main
 from dinado_jax.errors import InputError
 from dinado_jax.evaluation.stage_figures import TrainFigures, as_dict, round_line
-from dinado_jax.evaluation.warnings import first_round_warnings
+from dinado_jax.evaluation.warnings import round_warnings
 from dinado_jax.objectives.table import phases
 from dinado_jax.objectives.terms import Objective
 from dinado_jax.objectives.warmup import Warmup
@@ -79,7 +79,7 @@ def train(context: Context) -> TrainFigures:
             print_progress(f"{label}: {round_line(number, figures[-1])}")
             if board:
                 board.write(number, as_dict(figures[-1]), "round/")
-            for line in () if number else first_round_warnings(figures[0]):
+            for line in round_warnings(number, figures[-1], rounds.table_kl):
                 print_once(f"warning: {line}")
             states = rounds.states(list(parts.values()))
             automata = rounds.automata(rollouts) if control.state else None
@@ -102,7 +102,8 @@ def train(context: Context) -> TrainFigures:
     barrier("the control is saved")
     if is_main():
         delete_files(folder)
-    return TrainFigures(sum(leaf.size for leaf in jax.tree.leaves(state.trainable)), tuple(figures))
+    count = sum(leaf.size for leaf in jax.tree.leaves(state.trainable))
+    return TrainFigures(count, tuple(figures), rounds.table_kl)
 
 
 def _check_labels(initial: Rollouts) -> float:

@@ -62,6 +62,7 @@ PARTS = {
     "rollout": RolloutFigures(990, 99, 0.1, 1.0, 0, "q* of the base"),
     "generate": GenerateFigures(400, 0, 0),
     "round": ROUND,
+    "train": TrainFigures(1000, ()),
 }
 
 
@@ -71,8 +72,8 @@ def warned(always=False, **changes):
     for name, value in changes.items():
         part, _, field = name.partition("__")
         parts[part] = dataclasses.replace(parts[part], **{field: value})
-    later = dataclasses.replace(ROUND, effective_successes=0.0)
-    train = TrainFigures(1000, (parts["round"], later))
+    later = dataclasses.replace(ROUND, effective_successes=0.0, newest_kl=2.4)
+    train = dataclasses.replace(parts["train"], rounds=(parts["round"], later))
     stages = StageFigures(SftFigures(1, "x"), parts["rollout"], train, parts["generate"])
     return list(summary_warnings(parts["base"], parts["control"], parts["floors"], stages, always))
 
@@ -149,6 +150,11 @@ CASES = {
         {"round__effective_successes": 100.0},
         {"round__effective_successes": 99.9},
     ),
+    "table": (
+        "training leads away from the base",
+        {"train__table_kl": 2.01},
+        {"train__table_kl": 1.99},
+    ),
     "calibration": (
         "not calibrated",
         {"control__calibration_error": 0.05},
@@ -190,6 +196,7 @@ SAID = [
     ({"control__log_prob_per_token": -2.25}, ["-2.25 nats", "-1.50"]),
     ({"control__distinct_2": 0.21}, ["0.210", "0.500"]),
     ({"round__effective_successes": 7.2}, ["about 7 ", "first 20000 rollouts:"]),
+    ({"train__table_kl": 1.5}, ["KL 2.4 nats in round 2", "1.5 in the last table round"]),
     ({"control__calibration_error": 0.31}, ["off by 0.31 on average"]),
     ({"rollout__oracle_failures": 40}, ["failed on 40 samples of stage rollout"]),
     ({"generate__control_oracle_failures": 70}, ["failed on 70 samples of stage generate"]),
