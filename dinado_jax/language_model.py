@@ -353,6 +353,14 @@ class Composed(_Methods):
 
     @functools.cached_property
     def variables(self) -> dict:
+        """What `policy` reads. InputError for a control that reads the state of its oracle, unless
+        it comes from `for_prompts`.
+        """
+        if any(part._reads_state and AUTOMATA not in part.params for part in self.parts):
+            raise InputError(
+                "a control with state reads automata of its prompts: take the variables of the "
+                "model that for_prompts returns"
+            )
         params = [part.params for part in self.parts]
         return guided_variables(
             self.base.params, self._guides, params, self._tilts, self.beside_base

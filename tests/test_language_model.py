@@ -126,6 +126,13 @@ def test_a_control_with_state_knows_what_cannot_be(base):
     np.testing.assert_allclose(bad.values[0], model.prompt_values(["dog ="])[0], rtol=1e-5)
 
 
+def test_variables_of_a_control_with_state_are_those_of_its_prompts(base):
+    model = word_base.controlled(base, "state")
+    assert "for_prompts" in error_of(lambda: model.variables)
+    ready, _ = model.for_prompts(PromptSet(["dog ="]))
+    assert ready.variables
+
+
 def test_a_guide_has_values_too(base):
     mask, prompts = guarantee(base, ["dog ="], max_new_tokens=12)
     good, bad = (mask.values_of(prompts, [text])[0] for text in ("a dog .", "a fox ."))
