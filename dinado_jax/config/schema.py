@@ -210,8 +210,8 @@ class Train(Optim):
     refresh_prompts: int = 1000
     refresh_samples: int = 8
     # With control.state: rounds before training, each of refresh_prompts and refresh_samples, in
-    # which the table that the control begins with follows what texts drawn by it achieve. Steps of
-    # training may undo what that gains (docs/results.md): compare KL at the start of round 1.
+    # which the table that the control begins with follows what texts drawn by it achieve. Matching
+    # of particles gains more, policy_iteration undoes what that gained (docs/results.md).
     table_rounds: int = 0
     # With control.state: particles of the base on each of a round's prompts, guided by its success
     # rates by state; they find successes that plain samples hardly ever are. 0 is off.

@@ -78,9 +78,9 @@ def round_warnings(number: int, figures: RoundFigures, table_kl: float | None) -
     if number and table_kl is not None and figures.newest_kl > _ABOVE_TABLE * table_kl:
         yield (
             f"training leads away from the base: KL {figures.newest_kl:.1f} nats in round "
-            f"{number + 1}, {table_kl:.1f} in the last table round: draw more "
-            "(train.refresh_prompts), or keep the table (train.rounds=1 train.steps=1 "
-            "train.learning_rate=0 train.state_learning_rate=0 train.warmup=0)"
+            f"{number + 1}, {table_kl:.1f} in the last table round: learn from particles "
+            "(train.objective=matching train.particles=16 train.rounds=1), or keep the table "
+            "(train.rounds=1 train.steps=1 train.learning_rate=0 train.state_learning_rate=0)"
         )
 
 
