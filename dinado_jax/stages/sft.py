@@ -41,6 +41,7 @@ from dinado_jax.utils.progress import MetricsLog, print_once
 
 _SEAL = "seal.json"
 _BPE_LINES = 100_000  # lines a new tokenizer is trained on
+_PASSES = 30  # over the rows of a phase: with more a base learns them by heart
 
 
 def _initial(context: Context, folder: Path, corpus: list[str]) -> tuple[BaseModel, dict, Codec]:
@@ -113,6 +114,7 @@ def sft(context: Context) -> SftFigures:
             continue
         batches = Epochs(_rows(codec, pairs(), length, task), settings.batch, config.seed)
         assert_same(f"rows of {name}", str(zlib.crc32(batches.rows.tokens.tobytes())))
+        _warn_of_passes(name, steps * settings.batch, len(batches.rows))
         batch_at = batches.at
         if name == "sft" and settings.dropout != "none":
             text = partial(sample_text, corpus, batches.rows, codec, length, config.seed)
@@ -136,6 +138,15 @@ def sft(context: Context) -> SftFigures:
     barrier("the base is saved")
     rates = None if dropout is None else dict(dropout.rates)
     return SftFigures(parameters, fingerprint(folder / "base"), **rows, dropout_rates=rates)
+
+
+def _warn_of_passes(name: str, read: int, rows: int) -> None:
+    if read > _PASSES * rows:
+        key = "sft.pretrain_steps" if name == "pretrain" else "sft.steps"
+        print_once(
+            f"warning: {name} reads its {rows:,} rows {read / rows:.0f} times, which a base learns "
+            f"by heart: lower {key}, or give more examples"
+        )
 
 
 def _whole(adapter: Adapter | None, frozen: Any, trainable: Any, plan: Plan) -> Any:

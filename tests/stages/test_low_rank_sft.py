@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from support import tiny_run
+from support import tiny_run, word_run
 from support.refusal import error_of
 
 from dinado_jax.stages.pipeline import run_stages
@@ -78,3 +78,12 @@ def test_a_dry_run_counts_the_delta_alone(start):
 def test_a_rank_too_large_is_refused_before_anything_runs(start):
     settings = tiny_run.config(f"base.path={start}", "sft.adapter=lora", "sft.rank=5000")
     assert error_of(dry_run, settings).startswith("sft.rank = 5000 is more than")
+
+
+@pytest.mark.parametrize("batch, warned", [(28, False), (36, True)])
+def test_rows_that_are_read_too_often(tmp_path_factory, tmp_path, capsys, batch, warned):
+    """Eighteen steps of so many of 21 rows."""
+    config = word_run.config(word_run.finished(tmp_path_factory) / "data", f"sft.batch={batch}")
+    run_stages(config, ("sft",), tmp_path / "run")
+    said = capsys.readouterr().err
+    assert ("warning: sft reads its 21 rows 31 times" in said) == warned and "18/18 steps" in said
