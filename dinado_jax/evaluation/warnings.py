@@ -6,7 +6,7 @@ Thresholds are generous: a run that is merely not perfect has no warning.
 import math
 from collections.abc import Iterator, Sequence
 
-from dinado_jax.evaluation.stage_figures import RoundFigures, StageFigures
+from dinado_jax.evaluation.stage_figures import RoundFigures, StageFigures, TrainFigures
 from dinado_jax.evaluation.summary import (
     BaseFigures,
     ControlFigures,
@@ -49,16 +49,18 @@ def summary_warnings(
       always: whether every text should succeed: not where labels are graded, or a share is wanted.
     """
     return (
-        *(
-            line
-            for number, figures in enumerate(stages.train.rounds)
-            for line in round_warnings(number, figures, stages.train.table_kl)
-        ),
+        *training_warnings(stages.train),
         *_success_and_cost(base, control, floors, always),
         *_texts(base, control),
         *_calibration(control),
         *_failures(control, stages),
     )
+
+
+def training_warnings(figures: TrainFigures) -> Iterator[str]:
+    """Yields the warnings of all rounds."""
+    for number, each in enumerate(figures.rounds):
+        yield from round_warnings(number, each, figures.table_kl)
 
 
 def round_warnings(number: int, figures: RoundFigures, table_kl: float | None) -> Iterator[str]:

@@ -14,7 +14,7 @@ from dinado_jax.config.schema import Config
 from dinado_jax.controls.make import make_control
 from dinado_jax.evaluation.stage_figures import TrainFigures, as_dict
 from dinado_jax.evaluation.summary import read_summary
-from dinado_jax.evaluation.warnings import first_round_warnings
+from dinado_jax.evaluation.warnings import training_warnings
 from dinado_jax.models.architectures import load_model
 from dinado_jax.models.params import abstract_params, by_path
 from dinado_jax.scoring import Alternative
@@ -39,8 +39,7 @@ def inspect_run(path: Path) -> dict[str, Any]:
     config = run_config(path)
     records = {name: read_stage_record(path, name) for name in STAGES}
     train = records["train"]
-    rounds = train.figures.rounds if train else ()
-    warnings = [line for first in rounds[:1] for line in first_round_warnings(first)]
+    warnings = list(training_warnings(train.figures)) if train else []
     if exists(path / "summary.json"):
         again = "delete the folder evaluate and run `dinado evaluate`"
         warnings = list(read_summary(path / "summary.json", again).warnings)
