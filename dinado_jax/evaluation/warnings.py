@@ -58,8 +58,11 @@ def summary_warnings(
 
 
 def training_warnings(figures: TrainFigures) -> Iterator[str]:
-    """Yields the warnings of all rounds."""
-    for number, each in enumerate(figures.rounds):
+    """Yields the warnings of the first round and of the last: what a round between lost may be won
+    back.
+    """
+    rounds = list(enumerate(figures.rounds))
+    for number, each in rounds[:1] + rounds[1:][-1:]:
         yield from round_warnings(number, each, figures.table_kl)
 
 

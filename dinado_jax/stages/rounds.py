@@ -117,37 +117,39 @@ class Rounds:
         self._compiled.update(zip(new, found))
         return stack([self._compiled[text] for text in distinct.tolist()]), number
 
-    @functools.cached_property
+    @property
     def table(self) -> np.ndarray | None:
         """The table that a control with state begins with, by tokens left and class of the oracle's
         state: float32 [N + 1, Z] nats. It is log R of the base, or after `train.table_rounds` what
         texts drawn by the table before achieve.
         """
-        reader = self.control.state
+        return self._table[0]
+
+    @property
+    def table_kl(self) -> float | None:
+        """KL to the base of the texts of the last table round, nats; None without any."""
+        return self._table[1]
+
+    @functools.cached_property
+    def _table(self) -> tuple[np.ndarray | None, float | None]:
+        reader, kl = self.control.state, None
         if reader is None:
-            return None
+            return None, None
         samples = _samples(self.initial)
         weight = importance_weights(samples, "importance", clip=1.0, reference_weight=0.0)
         table = log_rates_by_state(reader, samples, weight, *self.automata(samples))
         train = self.context.config.train
         for number in range(1, train.table_rounds + 1):
             drawn = self._once(f"table_{number}", partial(self._of_table, number, table))
+            kl = _kl(drawn)
             print_progress(
-                f"{reach(f'table round {number}')}: success {drawn.label.mean():.1%}, KL "
-                f"{_kl(drawn):.2f} nats, ended by itself {drawn.finished.mean():.1%}"
+                f"{reach(f'table round {number}')}: success {drawn.label.mean():.1%}, KL {kl:.2f} "
+                f"nats, ended by itself {drawn.finished.mean():.1%}"
             )
             log_label = np.log(np.maximum(drawn.label, np.exp(-train.margin)))
             own = self.automata(drawn)
             table = log_values_by_state(reader, drawn, log_label, table, *own)
-        return table
-
-    @functools.cached_property
-    def table_kl(self) -> float | None:
-        """KL to the base of the texts of the last table round, nats; None without any."""
-        if not self.context.config.train.table_rounds or self.table is None:
-            return None
-        last = self._folder / f"table_{self.context.config.train.table_rounds}.npz"
-        return _kl(Rollouts.load(last, vocab_size=self.base.model.vocab_size))
+        return table, kl
 
     def figures(
         self, number: int, parts: Mapping[str, Rollouts], rollouts: Rollouts, weight: np.ndarray

@@ -67,7 +67,7 @@ def rollouts(log_ratio: np.ndarray) -> Rollouts:
 
 
 def prefixes():
-    """Yields row, new tokens, tokens left and class of every prefix that a token follows."""
+    """Yields (row, new tokens, tokens left, class) for each prefix that a token follows."""
     for row, (prompt, new, _) in enumerate(ROWS):
         for count in range(len(new)):
             text, left = "".join(TEXTS[token] for token in new[:count]), MOST - count
