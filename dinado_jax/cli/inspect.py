@@ -15,7 +15,7 @@ from dinado_jax.utils.files import write_text
 
 _ROUNDS = (
     ("success", "newest_success_rate", "{:.1%}"),
-    ("KL (nats)", "newest_kl", "{:.2f}"),
+    ("KL (nats)", "newest_kl", "{:z.2f}"),
     ("efficiency", "newest_efficiency", "{:.2f}"),
     ("ended by itself", "newest_finished", "{:.1%}"),
     ("log p per token", "newest_log_prob_per_token", "{:.2f}"),
