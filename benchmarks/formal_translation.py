@@ -3,9 +3,9 @@
     python benchmarks/formal_translation.py RUN --judge CLASSIFIER [--rule formal_de]
         [--strengths 0.5 1 2] [--fudge 1 2 4] [--prompts 300] [--samples 2] [--show 10]
 
-RUN is a finished run of task `cocoa` or `fisher` whose rollout.oracle is a classifier with the
-base's tokens (`dinado oracle train DATA --out DIR --tokenizer BASE`); CLASSIFIER is another one,
-which judges. FUDGE is p times the classifier's probability after each token
+RUN is a finished run of a task of translation whose rollout.oracle is, or is made of, a classifier
+with the base's tokens (`dinado oracle train DATA --out DIR --tokenizer BASE`); CLASSIFIER is
+another one, which judges. FUDGE is p times the classifier's probability after each token
 (`guides.classifier`), raised to a strength. Prints a line of JSON for the base and for each
 strength of both: the share of texts that CLASSIFIER, the run's own one and the rule call formal
 with standard errors, the metrics of the task (BLEU against all references), the KL to the base and
@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dinado_jax.classifiers.folder import load_classifier
+from dinado_jax.classifiers.classifier import Classifier
 from dinado_jax.data.prompts import PromptSet
 from dinado_jax.evaluation.aggregate import aggregate, floors
 from dinado_jax.evaluation.metrics import mean_and_error
@@ -32,8 +32,10 @@ from dinado_jax.evaluation.samples import Sample
 from dinado_jax.generation import generate
 from dinado_jax.guides.classifier import classifier_guide
 from dinado_jax.language_model import Controlled, LanguageModel
+from dinado_jax.oracles.classifier import ClassifierOracle
 from dinado_jax.oracles.expression import find_oracle
 from dinado_jax.oracles.judge import Oracle, is_success, judge
+from dinado_jax.oracles.table import NamedOracle
 from dinado_jax.stages.context import Context
 from dinado_jax.stages.pipeline import load_run, run_config
 
@@ -83,6 +85,12 @@ class Test:
         return judge(oracle, [one.prompt for one in made], [one.text for one in made]).labels
 
 
+def classifiers_in(oracle: NamedOracle) -> list[Classifier]:
+    """The classifiers that an oracle is made of."""
+    own = [oracle.function.classifier] if isinstance(oracle.function, ClassifierOracle) else []
+    return own + [each for part in oracle.parts for each in classifiers_in(part)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
@@ -95,7 +103,6 @@ def main() -> None:
     parser.add_argument("--show", type=int, default=0)
     args = parser.parse_args()
     context = Context.of(run_config(args.run), args.run)
-    own = context.oracle.name
     judges = {
         "judge": find_oracle(f"classifier:{args.judge}").function,
         "own": context.oracle.function,
@@ -107,7 +114,7 @@ def main() -> None:
     models: dict[str, LanguageModel] = {"base": control.base}
     models |= {f"control {one:g}": control.tilted(strength=one) for one in args.strengths}
     if args.fudge:
-        classifier = load_classifier(own.removeprefix("classifier:")).classifier
+        classifier, *_ = classifiers_in(context.oracle)
         fudge = Controlled(control.base, *classifier_guide(classifier, control.base.codec))
         models |= {f"fudge {one:g}": fudge.tilted(strength=one) for one in args.fudge}
     made: dict[str, list[Sample]] = {}

@@ -16,7 +16,7 @@ from dinado_jax.oracles.calls import Limited, Once
 from dinado_jax.oracles.expression import find_oracle
 from dinado_jax.oracles.judge import Oracle, is_success, judge, require_labels
 from dinado_jax.oracles.moments import no_oracle
-from dinado_jax.oracles.table import NamedOracle
+from dinado_jax.oracles.table import ORACLES, NamedOracle
 from dinado_jax.stages.run_folder import RunFolder
 from dinado_jax.tasks.protocol import Example, Metric, Task
 from dinado_jax.tasks.table import make_task
@@ -59,11 +59,20 @@ class Context:
     @functools.cached_property
     def oracle(self) -> NamedOracle:
         """The oracle that the configuration names; otherwise the task's own, or none with
-        target.moments. InputError if there is no such oracle.
+        target.moments.
+
+        Raises:
+          InputError: if it names none, or there is no such oracle.
         """
         if self.given is not None:
             return self.given
         name = self.oracle_name
+        if not name:
+            raise InputError(
+                f"rollout.oracle is empty, and task {self.config.task.name} has no oracle of its "
+                f'own: give {", ".join(ORACLES)}, "package.module:function" or an expression of '
+                "them"
+            )
         return NamedOracle(name, no_oracle) if name == _NO_ORACLE else find_oracle(name)
 
     @functools.cached_property
@@ -76,7 +85,7 @@ class Context:
 
     @property
     def oracle_name(self) -> str:
-        """The name of `oracle`, which need not be installed."""
+        """The name of `oracle`, which need not be installed; "" if there is none."""
         if self.given is not None:
             return self.given.name
         if self.config.target.moments and not self.config.rollout.oracle:

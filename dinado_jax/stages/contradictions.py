@@ -8,7 +8,7 @@ from dinado_jax.config.schema import Base, Config
 from dinado_jax.models.dropout import LEAST_RATE
 from dinado_jax.objectives.table import phases
 from dinado_jax.oracles.expression import find_oracle
-from dinado_jax.oracles.table import ORACLES, NamedOracle
+from dinado_jax.oracles.table import NamedOracle
 from dinado_jax.tasks.table import make_task
 
 _MOST_PARAMETERS = 10**11  # 400 GB in float32
@@ -145,11 +145,6 @@ def _of_inputs(config: Config) -> Iterator[str]:
         )
     if task.fault:
         yield task.fault
-    if not (config.rollout.oracle or task.oracle or config.target.moments):
-        yield (
-            f"rollout.oracle is empty, and task {config.task.name} has no oracle of its own: give "
-            f'{", ".join(ORACLES)}, "package.module:function" or an expression of them'
-        )
 
 
 def _of_automata(config: Config, given: NamedOracle | None) -> Iterator[str]:

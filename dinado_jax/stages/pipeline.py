@@ -72,7 +72,9 @@ def _check_inputs(context: Context, names: set[str], hub: bool) -> None:
       hub: whether to load inputs from the hub too.
     """
     config, task = context.config, context.task
-    _ = context.oracle, context.features
+    if context.oracle_name or names - {"sft"}:  # that stage reads none
+        _ = context.oracle
+    _ = context.features
     if "evaluate" in names:
         _ = context.second_oracle
     if "sft" in names and config.sft.pretrain_path:

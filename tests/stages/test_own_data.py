@@ -126,3 +126,14 @@ def test_a_finished_run_continues_the_empty_prompt(text_run, capsys):
     (best,) = dinado_jax.beam_search(model, [""], beams=2, max_new_tokens=4)
     (again,) = dinado_jax.score(model, [""], [best.text]) if best.finished else (best.log_probs,)
     np.testing.assert_allclose(again, best.log_probs, atol=1e-4)
+
+
+def test_only_the_first_stage_needs_no_oracle(tmp_path):
+    """A classifier with the tokens of the base can be trained only after it."""
+    (tmp_path / "mine.tsv").write_text("prompt\ttarget\n" + "dog?\tcat.\nfox?\tcow.\n" * 9)
+    given = ["task.name=pairs", f"task.source={tmp_path / 'mine.tsv'}", "rollout.oracle="]
+    run_stages(tiny_run.config(*given), ("sft",), tmp_path / "run")
+    said = error_of(run_stages, tiny_run.config(*given), STAGES[:2], tmp_path / "run")
+    assert "rollout.oracle is empty, and task pairs has no oracle of its own" in said
+    run_stages(tiny_run.config(*given[:2]), STAGES[:2], tmp_path / "run")
+    assert figures(tmp_path / "run", "rollout")["samples"] > 0

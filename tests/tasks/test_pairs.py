@@ -109,9 +109,8 @@ def test_what_is_refused(tmp_path):
     assert "a.jsonl:1, targets ['b', 3]: give a text or a list" in error_of(pairs, odd)
 
 
-def test_a_run_needs_data_two_columns_and_an_oracle():
+def test_a_run_needs_data_and_two_columns():
     given = ("task.name=pairs", "task.source=mine.tsv")
     assert "task.source is empty" in error_of(tiny_run.config, given[0])
-    assert "task pairs has no oracle" in error_of(tiny_run.config, *given, "rollout.oracle=")
     said = error_of(tiny_run.config, *given, "task.field=target")
     assert "task.field and task.target_field are both 'target': name two columns" in said

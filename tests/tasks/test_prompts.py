@@ -89,7 +89,7 @@ def test_a_file_without_prompts(tmp_path, name):
 def test_a_run_needs_a_file_and_an_oracle():
     given = ("task.name=prompts", "task.source=mine.txt")
     assert "task.source is empty" in error_of(tiny_run.config, given[0])
-    said = error_of(tiny_run.config, *given, "rollout.oracle=")
+    said = error_of(check, tiny_run.config(*given, "rollout.oracle="), STAGES)
     assert "rollout.oracle is empty, and task prompts has no oracle of its own: give lex" in said
 
 
