@@ -45,7 +45,8 @@ def read_labelled(path: Path, label: str = "") -> tuple[Labelled, str]:
     """Reads texts and whether they have a label.
 
     The columns are text and label, and prompt or source where the texts follow one. Rows without
-    text or label are left out, and so are texts that were there before; both are counted.
+    text or label are left out, and so are texts that were there before, and all rows of a text of
+    which some have the label and others do not; they are counted.
 
     Args:
       path: .jsonl, .csv or .tsv, compressed or not.
@@ -60,32 +61,42 @@ def read_labelled(path: Path, label: str = "") -> tuple[Labelled, str]:
     """
     if not is_table(path):
         raise InputError(f"{path}, no labelled texts by its name: {_FIX}")
-    rows: dict[tuple[str, str], str] = {}
+    rows: dict[tuple[str, str], set[str]] = {}
     count = 0
     for where, row in read_records(path, _COLUMNS, _FIX):
         count += 1
         prompt, text, own = _prompt_of(row, where), row["text"].strip(), str(row["label"]).strip()
         if text and own:
-            rows.setdefault((prompt, text), _NUMBERS.get(own, own))
+            rows.setdefault((prompt, text), set()).add(_NUMBERS.get(own, own))
     if left_out := count - len(rows):
         print_once(
             f"{path}: {left_out} of {count} rows repeat a text, or have no text or no label, "
             "left out"
         )
-    known = sorted(set(rows.values()))
+    if not rows:
+        raise InputError(f"{path} holds no text with a label: {_FIX}")
+    known = sorted(set().union(*rows.values()))
     wanted = label or ("1" if known == ["0", "1"] else "")
     if wanted not in known:
         fault = f"no text has the label {quote(label)}" if label else "no label is named"
-        some = ", ".join(map(quote, known[:8])) or "none"
+        some = ", ".join(map(quote, known[:8]))
         raise InputError(f"{path}, {fault}: give one of its labels by --label, {some}")
-    labels = np.array([own == wanted for own in rows.values()], bool)
+    certain = {
+        key: wanted in own for key, own in rows.items() if wanted not in own or len(own) == 1
+    }
+    if left_out := len(rows) - len(certain):
+        print_once(
+            f"{path}: {left_out} of {len(rows)} texts have the label {quote(wanted)} in one row "
+            "and another in the next, left out"
+        )
+    labels = np.array(list(certain.values()), bool)
     for there, number in (("with", labels.sum()), ("without", (~labels).sum())):
         if number < LEAST:
             raise InputError(
                 f"{path} has {number} texts {there} the label {quote(wanted)}: give at least "
                 f"{LEAST}"
             )
-    return Labelled([p for p, _ in rows], [t for _, t in rows], labels), wanted
+    return Labelled([p for p, _ in certain], [t for _, t in certain], labels), wanted
 
 
 def divide(texts: Labelled, halves: int, seed: int) -> list[Parts]:

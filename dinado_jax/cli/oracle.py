@@ -4,6 +4,7 @@
 
 import argparse
 import math
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,13 @@ from typing import TYPE_CHECKING
 from dinado_jax.cli.parser import Commands, add_command
 from dinado_jax.errors import InputError, escape
 from dinado_jax.utils import streams
-from dinado_jax.utils.files import new_folder, parse_json, read_lines, validate
+from dinado_jax.utils.files import (
+    new_folder,
+    parse_json,
+    read_lines,
+    suffix_of_content,
+    validate,
+)
 
 if TYPE_CHECKING:
     from dinado_jax.classifiers.make import Made
@@ -89,9 +96,9 @@ def _train(args: argparse.Namespace) -> None:
                     f"warning: {escape(str(args.out / name))} is right less often than TF-IDF with "
                     f"logistic regression: give more texts{'' if args.base else ', or --base BASE'}"
                 )
-    first, *others = (escape(f"classifier:{args.out / name}") for name in names)
+    first, *others = (f"classifier:{args.out / name}" for name in names)
     use = [f"rollout.oracle={first}", *(f"evaluate.oracle={other}" for other in others)]
-    streams.print_result(f"use: {' '.join(use)}")
+    streams.print_result(f"use: {escape(shlex.join(use))}")
 
 
 def _figures(folder: Path, made: "Made") -> str:
@@ -143,7 +150,7 @@ def _list(args: argparse.Namespace) -> None:
 
     rows = {
         "oracles": [KEYWORDS, *ORACLES],
-        "of packages": [f"{name} ({where})" for name, where in registered().items()],
+        "of packages": [f"{name} ({', '.join(each)})" for name, each in registered().items()],
         "elements": [*(f"{name}('..')" for name in ELEMENTS), f"{LENGTH} <= 20"],
         "combined": ["a & b", "a | b", "!a", *(f"{name}(a, b)" for name in COMBINATIONS)],
     }
@@ -176,7 +183,7 @@ def _read(path: Path) -> tuple[list[str], list[str]]:
     rows = [(n, line) for n, line in enumerate(read_lines(path), start=1) if line.strip()]
     if not rows:
         raise InputError(f"{path} holds no text: write one per line")
-    if ".jsonl" not in path.suffixes:
+    if suffix_of_content(path) != ".jsonl":
         return [line for _, line in rows], []
     fix = 'give one {"prompt": "..", "text": ".."} per line'
     objects = []

@@ -2,12 +2,14 @@
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dinado_jax.cli.tables import without_nan
 from dinado_jax.errors import InputError, quote
+from dinado_jax.evaluation.intervals import Interval
 from dinado_jax.evaluation.outputs import Fields, read_items
 from dinado_jax.evaluation.text_metrics import METRICS, Score, applicable, check, score
 from dinado_jax.metrics.protocol import Item, TextMetric
@@ -126,13 +128,19 @@ def _label(name: str) -> str:
 
 
 def _row(name: str, each: Score) -> tuple[str, ...]:
-    interval = f"{each.interval.low:.4g} to {each.interval.high:.4g}" if each.interval else ""
-    row = (name, f"{each.value:.4g}", interval)
+    row = (name, f"{each.value:.4g}", _interval(each.interval, ".4g"))
     if each.baseline is None:
         return row
-    difference = f"{each.value - each.baseline:+.4g}"
-    if not each.comparison:
-        return (*row, f"{each.baseline:.4g}", difference, "")
-    low, high = each.comparison.interval
-    difference += f" ({low:+.4g} to {high:+.4g})"
-    return (*row, f"{each.baseline:.4g}", difference, f"{each.comparison.p_value:.3g}")
+    difference, p = f"{each.value - each.baseline:+.4g}", ""
+    if each.comparison:
+        interval = _interval(each.comparison.interval, "+.4g")
+        difference += f" ({interval})" if interval else ""
+        p = "" if math.isnan(each.comparison.p_value) else f"{each.comparison.p_value:.3g}"
+    return (*row, f"{each.baseline:.4g}", difference, p)
+
+
+def _interval(interval: Interval | None, form: str) -> str:
+    """Its ends; nothing where it has none."""
+    if interval is None or math.isnan(interval.low):
+        return ""
+    return f"{interval.low:{form}} to {interval.high:{form}}"

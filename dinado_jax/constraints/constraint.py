@@ -4,7 +4,9 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from dinado_jax.automata.automaton import Automaton, TooLarge
 from dinado_jax.automata.compiled import AutomataOracle
@@ -12,6 +14,10 @@ from dinado_jax.automata.logic import complement, disjoint, union
 from dinado_jax.errors import InputError
 from dinado_jax.tasks.protocol import WantedIn
 from dinado_jax.tasks.wanted import all_wanted, any_wanted, wanted_by
+
+Part = TypeVar("Part")
+
+MOST_CLAUSES = 64  # of which every two are compared
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -23,8 +29,8 @@ class Constraint:
     any to be possible: a text satisfies neither a constraint nor its negation where it matters.
 
     Raises:
-      InputError: where it is certain that no text satisfies it, and where an automaton is larger
-        than its limit.
+      InputError: where it is certain that no text satisfies it, where an automaton is larger than
+        its limit, and where `|` or `~` makes more clauses than `MOST_CLAUSES`.
     """
 
     name: str  # as it is written in Python
@@ -64,15 +70,16 @@ class Constraint:
 
     def __or__(self, other: "Constraint") -> "Constraint":
         """Satisfied where one is, or both are."""
-        pairs = itertools.product(self.clauses, other.clauses)
+        name = f"({self} | {other})"
+        with limits(name):
+            pairs = _choices([self.clauses, other.clauses])
         clauses = (tuple(dict.fromkeys(one + another)) for one, another in pairs)
-        wanted = any_wanted([self.wanted, other.wanted])
-        return Constraint(f"({self} | {other})", _distinct(clauses), wanted)
+        return Constraint(name, _distinct(clauses), any_wanted([self.wanted, other.wanted]))
 
     def __invert__(self) -> "Constraint":
         """Satisfied where it is not."""
         with limits(f"~{self}"):
-            choices = itertools.product(*self.clauses)
+            choices = _choices(self.clauses)
             clauses = (tuple(dict.fromkeys(map(complement, choice))) for choice in choices)
             return Constraint(f"~{self}", _distinct(clauses))
 
@@ -114,10 +121,10 @@ class AnyOf:
         """Of one automaton of each oracle what any of them accepts, for all such choices.
 
         Raises:
-          InputError: where one is larger than its limit.
+          InputError: where one is larger than its limit, or they are too many.
         """
-        choices = itertools.product(*(oracle.automata(prompt) for oracle in self._oracles))
         with limits("any of several oracles"):
+            choices = _choices([oracle.automata(prompt) for oracle in self._oracles])
             return tuple(union(tuple(dict.fromkeys(each))) for each in choices)
 
 
@@ -128,6 +135,14 @@ def limits(name: str) -> Iterator[None]:
         yield
     except TooLarge as error:
         raise InputError(f"{name}, {error}: write a simpler constraint") from None
+
+
+def _choices(of: Sequence[Sequence[Part]]) -> Iterator[tuple[Part, ...]]:
+    """One part of each, in every way. TooLarge for more than `MOST_CLAUSES`."""
+    count = math.prod(map(len, of))
+    if count > MOST_CLAUSES:
+        raise TooLarge(f"it has {count:,} clauses, and {MOST_CLAUSES} are the most")
+    return itertools.product(*of)
 
 
 def _distinct(clauses: Iterable[tuple[Automaton, ...]]) -> tuple[tuple[Automaton, ...], ...]:

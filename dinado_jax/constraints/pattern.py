@@ -19,6 +19,7 @@ from dinado_jax.constraints.constraint import Constraint, limits
 from dinado_jax.errors import InputError, quote
 
 MOST_STEPS = 2**14  # of an expression with its repetitions written out
+MOST_SEEN = 2**22  # of an automaton's states, once for each symbol: some seconds of work
 _UNSUPPORTED = {
     "ASSERT": "lookaround",
     "ASSERT_NOT": "lookaround",
@@ -141,8 +142,9 @@ class _Steps:
             self._steps[loop] = _Step((self.sequence(item, loop, flags), then))
             then = loop
         else:
+            end = then  # to which every repetition may go at once
             for _ in range(most - least):
-                then = self._added(_Step((self.sequence(item, then, flags), then)))
+                then = self._added(_Step((self.sequence(item, then, flags), end)))
         for _ in range(least):
             then = self.sequence(item, then, flags)
         return then
@@ -186,10 +188,20 @@ def _explored(steps: _Steps, start: int, symbols: str) -> Automaton:
         test: frozenset(symbol for symbol in symbols if test.match(symbol)) for test in steps.tests
     }
 
+    seen = 0
+
+    def without_reading(at: frozenset[int], before: str, after: str) -> set[int]:
+        nonlocal seen
+        found = _without_reading(steps, at, before, after)
+        seen += len(found)
+        if seen > MOST_SEEN:
+            raise TooLarge(f"its states hold more than {MOST_SEEN:,} steps together")
+        return found
+
     def advanced(state: tuple[str, frozenset[int]], symbol: str) -> tuple[str, frozenset[int]]:
         before, at = state
         following = set()
-        for number in _without_reading(steps, at, before, symbol):
+        for number in without_reading(at, before, symbol):
             test = steps[number].test
             if test and symbol in matches[test]:
                 following.update(steps[number].following)
@@ -197,7 +209,7 @@ def _explored(steps: _Steps, start: int, symbols: str) -> Automaton:
 
     def accepts(state: tuple[str, frozenset[int]]) -> bool:
         before, at = state
-        return steps.end in _without_reading(steps, at, before, "")
+        return steps.end in without_reading(at, before, "")
 
     return explore(("", frozenset([start])), advanced, accepts, symbols)
 

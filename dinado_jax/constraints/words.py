@@ -101,8 +101,8 @@ def _patterns(text: str, inflected: bool) -> set[Pattern]:
 
 def _written(function: str, texts: Sequence[str], inflected: bool) -> str:
     """How a constraint is written, of words that can be."""
-    given = ", ".join(map(repr, texts)) + (", inflected=True" if inflected else "")
-    name = f"{function}({given})"
+    given = [*map(repr, texts), *(["inflected=True"] if inflected else [])]
+    name = f"{function}({', '.join(given)})"
     if not texts:
         raise InputError(f"{name}, no words: give at least one")
     for text in texts:

@@ -7,17 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from dinado_jax.errors import InputError, one_line, quote
-from dinado_jax.utils.files import Schema, parse_json, read_lines, read_text, validate
+from dinado_jax.utils.files import (
+    Schema,
+    parse_json,
+    read_lines,
+    read_text,
+    suffix_of_content,
+    validate,
+)
 
 Record = tuple[str, dict[str, Any]]  # where it was read ("FILE:LINE"), values by column
 Columns = Mapping[str, Schema]  # the type of each column's values, see `validate`
 
+_LONGEST = 2**31 - 1  # characters of a value; csv's own limit is 131,072
 _TABLES = {".jsonl": "", ".csv": ",", ".tsv": "\t"}  # what divides columns
 
 
 def is_table(path: Path) -> bool:
     """Whether a file has named columns, by its name: .jsonl, .csv or .tsv, compressed or not."""
-    return not _TABLES.keys().isdisjoint(path.suffixes)
+    return suffix_of_content(path) in _TABLES
 
 
 def read_records(path: Path, columns: Columns, fix: str) -> Iterator[Record]:
@@ -36,7 +44,7 @@ def read_records(path: Path, columns: Columns, fix: str) -> Iterator[Record]:
       InputError: with file and line, for a file that cannot be read, and for a record that is
         malformed, lacks a column or has a value of another type.
     """
-    delimiter = next(_TABLES[suffix] for suffix in path.suffixes if suffix in _TABLES)
+    delimiter = _TABLES[suffix_of_content(path)]
     if delimiter:
         yield from _rows(path, columns, delimiter)
         return
@@ -54,6 +62,10 @@ def _rows(path: Path, columns: Columns, delimiter: str) -> Iterator[Record]:
         if header is None:
             missing = [name for name in wanted if name not in row]
             header = wanted if missing else row
+            if twice := [name for name in wanted if row.count(name) > 1]:
+                raise InputError(
+                    f"{where}, the header has two columns {quote(twice[0])}: rename one of them"
+                )
             if not missing:
                 continue
             if len(missing) < len(wanted):
@@ -71,6 +83,7 @@ def _rows(path: Path, columns: Columns, delimiter: str) -> Iterator[Record]:
 
 def _cells(path: Path, delimiter: str) -> Iterator[tuple[str, list[str]]]:
     """Yields where each row begins, and its values."""
+    csv.field_size_limit(_LONGEST)
     reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
     before = 0
     while True:

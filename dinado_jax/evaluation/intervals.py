@@ -18,7 +18,9 @@ _ROUNDING = 1e-12  # of differences that are equal
 
 
 class Interval(NamedTuple):
-    """The central 95% of a bootstrap distribution; nan for less than two prompts."""
+    """The central 95% of a bootstrap distribution, of the draws for which the metric is defined;
+    nan for less than two prompts, and where it is defined for none.
+    """
 
     low: float
     high: float
@@ -29,7 +31,8 @@ class Comparison(NamedTuple):
 
     difference: float  # second minus first
     interval: Interval  # of the difference
-    p_value: float  # two-sided, of no difference; nan for less than two prompts
+    # Two-sided, of no difference; nan for less than two prompts, and for an undefined difference.
+    p_value: float
 
 
 def bootstrap_interval(
@@ -64,7 +67,8 @@ def compare(first: Sums, second: Sums, seed: int, draws: int = _DRAWS) -> Compar
     randomisation for the p-value (Riezler and Maxwell, 2005).
 
     The p-value is that of exchanging the two systems' texts on random prompts:
-    (1 + draws that differ at least as much) / (1 + draws).
+    (1 + draws that differ at least as much) / (1 + draws). A draw for which the metric is undefined
+    counts as one that differs as much, so that it makes no difference significant.
 
     Args:
       first, second: of the same metric on the same P prompts.
@@ -89,8 +93,9 @@ def compare(first: Sums, second: Sums, seed: int, draws: int = _DRAWS) -> Compar
     rng = np.random.default_rng(seed)
     exchanged = np.stack([(rng.random(prompts) < 0.5) @ gap for _ in range(draws)])
     null = second.value(totals[1] - exchanged) - first.value(totals[0] + exchanged)
-    extreme = int((np.abs(null) >= abs(difference) - _ROUNDING).sum())
-    return Comparison(difference, central(drawn[1] - drawn[0]), (1 + extreme) / (1 + draws))
+    less = int((np.abs(null) < abs(difference) - _ROUNDING).sum())
+    p_value = math.nan if math.isnan(difference) else (1 + draws - less) / (1 + draws)
+    return Comparison(difference, central(drawn[1] - drawn[0]), p_value)
 
 
 def _drawn(rows: np.ndarray, seed: int, draws: int) -> np.ndarray:
@@ -105,6 +110,8 @@ def _drawn(rows: np.ndarray, seed: int, draws: int) -> np.ndarray:
 
 
 def central(values: np.ndarray) -> Interval:
-    """The central 95% of draws [N]."""
-    tail = (1 - _LEVEL) / 2
-    return Interval(*map(float, np.quantile(values, (tail, 1 - tail))))
+    """The central 95% of draws [N], those that are nan left out; nan for no others."""
+    defined, tail = values[~np.isnan(values)], (1 - _LEVEL) / 2
+    if not defined.size:
+        return Interval(math.nan, math.nan)
+    return Interval(*map(float, np.quantile(defined, (tail, 1 - tail))))

@@ -3,12 +3,13 @@
 Outputs are a .txt file with a text per line, or .jsonl with an object per line, such as a run's
 generate/*.jsonl. References are such files too: .jsonl with a text or a list of texts per object,
 or one or more text files, of which each line holds references of the same line of the outputs,
-with a tab between two of them. Where both sides have prompts they are matched by these, otherwise
-line by line. References whose formal and informal phrases are marked, as those of CoCoA-MT, are two
-text files that belong to the outputs line by line.
+with a tab between two of them. Where every line has a prompt they are matched by these, otherwise
+line by line. Where some prompts are given as lists of concepts their order does not matter.
+References whose formal and informal phrases are marked, as those of CoCoA-MT, are two text files
+that belong to the outputs line by line.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from dinado_jax.errors import InputError, quote
 from dinado_jax.metrics.matched_accuracy import marked_phrases, without_marks
 from dinado_jax.metrics.protocol import Item, Phrases, items_of
 from dinado_jax.tasks.keyword.format import concepts_of, format_prompt
-from dinado_jax.utils.files import parse_json, read_lines
+from dinado_jax.utils.files import parse_json, read_lf_lines, suffix_of_content
 
 
 class Fields(NamedTuple):
@@ -34,6 +35,7 @@ class _Line(NamedTuple):
     where: str  # FILE:LINE
     prompt: str  # "" if unknown
     texts: tuple[str, ...]
+    listed: bool = False  # whether the prompt was given as a list of concepts
 
 
 def read_items(
@@ -78,7 +80,9 @@ def read_items(
 
 def _annotated(texts: Sequence[_Line], path: Path) -> list[str]:
     """The reference of each text, with its marks."""
-    lines = [_Line(f"{path}:{i}", "", (line,)) for i, line in enumerate(read_lines(path), start=1)]
+    lines = [
+        _Line(f"{path}:{i}", "", (line,)) for i, line in enumerate(read_lf_lines(path), start=1)
+    ]
     _check_equally_many(texts, lines, path)
     for line in lines:
         (text,) = line.texts
@@ -93,13 +97,24 @@ def _annotated(texts: Sequence[_Line], path: Path) -> list[str]:
 
 def _read(path: Path, names: tuple[str, ...], fields: Fields) -> Iterator[_Line]:
     """The lines of a file; the texts of a text file's line are whole."""
-    as_json = ".jsonl" in path.suffixes
-    for number, line in enumerate(read_lines(path), start=1):
+    for number, line in enumerate(read_lf_lines(path), start=1):
         where = f"{path}:{number}"
-        if not as_json:
+        if not _is_json(path):
             yield _Line(where, "", (line,))
         elif line.strip():
             yield _parsed(line, where, names, fields)
+
+
+def _is_json(path: Path) -> bool:
+    return suffix_of_content(path) == ".jsonl"
+
+
+def _references_of(path: Path, fields: Fields) -> list[_Line]:
+    """The lines of a file of references; a tab divides those of a text file's line."""
+    lines = list(_read(path, fields.references, fields))
+    if _is_json(path):
+        return lines
+    return [line._replace(texts=tuple(line.texts[0].split("\t"))) for line in lines]
 
 
 def _parsed(line: str, where: str, names: tuple[str, ...], fields: Fields) -> _Line:
@@ -113,7 +128,8 @@ def _parsed(line: str, where: str, names: tuple[str, ...], fields: Fields) -> _L
             "--text-field of outputs, --references-field of references"
         )
     prompt = next((row[name] for name in fields.prompt if name in row), "")
-    return _Line(where, _prompt(prompt, where), _texts(row[name], name, where))
+    texts = _texts(row[name], name, where)
+    return _Line(where, _prompt(prompt, where), texts, isinstance(prompt, list))
 
 
 def _texts(value: Any, name: str, where: str) -> tuple[str, ...]:
@@ -140,17 +156,25 @@ def _references(
     """The prompt and the references of each text, and the number of prompts not used."""
     if not paths:
         return [("", ())] * len(texts), 0
-    files = [list(_read(path, fields.references, fields)) for path in paths]
-    if all(line.prompt for file in (texts, *files) for line in file):
-        return _by_prompt(texts, [line for file in files for line in file], paths)
+    files = [_references_of(path, fields) for path in paths]
+    lines = [line for file in (texts, *files) for line in file]
+    key_of = _concepts if any(line.listed for line in lines) else _prompt_of
+    if all(line.prompt for line in lines):
+        return _by_prompt(texts, lines[len(texts) :], paths, key_of)
     for path, file in zip(paths, files):
         _check_equally_many(texts, file, path)
     groups = []
-    for rows in zip(*files):
-        parts = [part.strip() for row in rows for text in row.texts for part in text.split("\t")]
-        own = tuple(part for part in parts if part)
+    for text, *rows in zip(texts, *files):
+        own = tuple(part.strip() for row in rows for part in row.texts if part.strip())
         if not own:
             raise InputError(f"{rows[0].where}, no reference: give one for every output")
+        known = [line for line in (text, *rows) if line.prompt]
+        if other := next((line for line in known if key_of(line) != key_of(known[0])), None):
+            raise InputError(
+                f"{known[0].where} has the prompt {quote(known[0].prompt)}, {other.where} "
+                f"{quote(other.prompt)}: give a prompt in every line of all files, or files that "
+                "belong together line by line"
+            )
         groups.append((next((row.prompt for row in rows if row.prompt), ""), own))
     return groups, 0
 
@@ -164,25 +188,32 @@ def _check_equally_many(texts: Sequence[_Line], file: Sequence[_Line], path: Pat
 
 
 def _by_prompt(
-    texts: Sequence[_Line], rows: Sequence[_Line], paths: Sequence[Path]
+    texts: Sequence[_Line],
+    rows: Sequence[_Line],
+    paths: Sequence[Path],
+    key_of: Callable[[_Line], Hashable],
 ) -> tuple[list[tuple[str, tuple[str, ...]]], int]:
-    known: dict[tuple[str, ...], dict[str, None]] = {}
+    known: dict[Hashable, dict[str, None]] = {}
     for row in rows:
         own = {text: None for text in row.texts if text.strip()}
-        known.setdefault(_key(row.prompt), {}).update(own)
+        known.setdefault(key_of(row), {}).update(own)
     for line in texts:
-        if not known.get(_key(line.prompt)):
+        if not known.get(key_of(line)):
             names = ", ".join(map(str, paths))
             raise InputError(
                 f"{line.where}, prompt {quote(line.prompt)} has no reference in {names}: give one"
             )
-    unused = len(known.keys() - {_key(line.prompt) for line in texts})
-    return [(line.prompt, tuple(known[_key(line.prompt)])) for line in texts], unused
+    unused = len(known.keys() - {key_of(line) for line in texts})
+    return [(line.prompt, tuple(known[key_of(line)])) for line in texts], unused
 
 
-def _key(prompt: str) -> tuple[str, ...]:
+def _prompt_of(line: _Line) -> Hashable:
+    return line.prompt
+
+
+def _concepts(line: _Line) -> Hashable:
     """The same for the same concepts in another order."""
     try:
-        return tuple(sorted(concepts_of(prompt)))
+        return tuple(sorted(concepts_of(line.prompt)))
     except InputError:
-        return ("", prompt)
+        return line.prompt

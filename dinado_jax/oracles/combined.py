@@ -56,7 +56,8 @@ class Mean:
         """The label of each text, float64 [N], masked where a part masks it."""
         labels = np.ma.array([answer_of(part, prompts, texts) for part in self._parts])
         mask = np.ma.getmaskarray(labels).any(axis=0)
-        return np.ma.array(self._weights @ np.ma.getdata(labels), mask=mask)
+        # Rounded, so that sums of weights compare with limits as in decimals.
+        return np.ma.array(np.round(self._weights @ np.ma.getdata(labels), 12), mask=mask)
 
 
 class Mapped:

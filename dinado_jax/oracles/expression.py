@@ -48,7 +48,7 @@ COMBINATIONS = ("product", "mean")
 KEYWORDS, LENGTH = "keywords", "length"
 _ALIASES = {KEYWORDS: "lexical"}
 _NAME = re.compile(r"""[^\s&|!()<>=*,'"]*""")
-_FILE = re.compile(rf"""[^&|!()<>=*,'"]+\.py:\w+|{CLASSIFIER}[^&|!()<>=*,'"]+""")
+_FILE = re.compile(r"""[^&|!()<>=*,'"]+\.py:\w+""")
 _FLAGS = {"true": True, "True": True, "false": False, "False": False}
 
 
@@ -64,6 +64,8 @@ def find_oracle(text: str, noun: str = "oracle") -> NamedOracle:
         unknown, or that certainly no text or every text satisfies.
     """
     if _is_name(text):
+        if re.fullmatch(r"\w+", text) and text not in ORACLES and text not in registered():
+            raise InputError(f"{noun} {quote(text)}, no such {noun}: {_hint(text)}")
         return resolve(text, noun)
     source = Source(text, noun)
     found = _Maker(source).made(source.parse())
@@ -91,10 +93,11 @@ def is_own(text: str) -> bool:
 def _is_name(text: str) -> bool:
     """Whether it is a name, and no expression."""
     own = text in (*_ALIASES, *ELEMENTS, *COMBINATIONS, LENGTH)
-    in_file = _FILE.fullmatch(text) and os.path.isfile(
-        text.rpartition(":")[0]
-    )  # a path with spaces
-    return not own and bool(_NAME.fullmatch(text) or in_file or text.startswith(f"{GIVEN} "))
+    # Of paths with spaces or parentheses what is there decides.
+    in_file = _FILE.fullmatch(text) and os.path.isfile(text.rpartition(":")[0])
+    a_folder = text.startswith(CLASSIFIER) and os.path.isdir(text.removeprefix(CLASSIFIER))
+    given = text.startswith(f"{GIVEN} ")
+    return not own and bool(_NAME.fullmatch(text) or in_file or a_folder or given)
 
 
 def _certain(constraint: Constraint) -> bool:
@@ -202,6 +205,8 @@ class _Maker:
                 texts.append(str(each)[1:-1])
                 continue
             key, value = map(str, each.children)
+            if key in options:
+                raise self._error(each, f"{key} is there twice: leave out one")
             if value not in _FLAGS:
                 raise self._error(each, f"{key} = {value}: it must be true or false")
             options[key] = _FLAGS[value]

@@ -1,6 +1,7 @@
 """The grammar of expressions of oracles, and its errors in one line."""
 
 import functools
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -102,7 +103,10 @@ class Source:
         parser = _parser().parse_interactive(self.text[:position])
         parser.exhaust_lexer()
         found = quote(found) if found else "the end"
-        return self.error(position, f"expected {_listed(parser.accepts())}, not {found}")
+        hint = ""
+        if re.search(r"classifier:[^\s&|()]*$", self.text[:position]):
+            hint = ": within an expression write classifier('FOLDER')"
+        return self.error(position, f"expected {_listed(parser.accepts())}, not {found}{hint}")
 
     def _check_depth(self, tree: "Tree") -> None:
         depth = {}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import importlib.metadata
 import importlib.util
 import os
@@ -113,31 +114,42 @@ def resolve(name: str, noun: str = "oracle") -> NamedOracle:
         return NamedOracle(name, oracle, oracle.digest)
     there = registered().get(name)
     if there is None:
-        return NamedOracle(name, _imported(name, noun))
-    part = NamedOracle(there, _imported(there, noun))
+        return NamedOracle(name, _imported(name, noun, f"{noun} {quote(name)}"))
+    if len(there) > 1:
+        raise InputError(
+            f"{noun} {quote(name)} is registered as {' and as '.join(there)}: write the one "
+            "that is meant"
+        )
+    what = f"{noun} {quote(name)}, registered as {quote(there[0])}"
+    part = NamedOracle(there[0], _imported(there[0], noun, what))
     return NamedOracle(name, part.function, parts=(part,))
 
 
-def registered() -> dict[str, str]:
-    """The oracles that installed packages have registered: "package.module:function" by name."""
-    return {each.name: each.value for each in importlib.metadata.entry_points(group=GROUP)}
+def registered() -> dict[str, list[str]]:
+    """The oracles that installed packages have registered: every "package.module:function" of a
+    name.
+    """
+    found: dict[str, list[str]] = {}
+    for each in importlib.metadata.entry_points(group=GROUP):
+        where = each.value.partition("[")[0].strip()  # behind it are extras of the package
+        if where not in found.setdefault(each.name, []):
+            found[each.name].append(where)
+    return found
 
 
-def _imported(name: str, noun: str) -> Oracle:
+def _imported(name: str, noun: str, what: str) -> Oracle:
+    """Imports an oracle; messages begin with `what` it is."""
     if name.startswith(f"{GIVEN} "):
         raise InputError(
-            f"{noun} {quote(name)} was given to dinado_jax.fit and has no name to import it by: "
+            f"{what} was given to dinado_jax.fit and has no name to import it by: "
             "call fit again, with the folder of this run"
         )
     module_name, _, function = name.partition(":")
     if not module_name or not function:
-        known = ", ".join(f'"{one}"' for one in ORACLES)
-        near = difflib.get_close_matches(name, [*ORACLES, *registered()], 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"give {known}, {FORMS}"
+        hint = f"give {FORMS}"
         if _is_file(module_name):
             hint = f"add the name of its function, {module_name}:FUNCTION"
-        raise InputError(f"{noun} {quote(name)}, no such {noun}: {hint}")
-    what = f"{noun} {quote(name)}"
+        raise InputError(f"{what}, no such {noun}: {hint}")
     if _is_file(module_name):
         check_regular(Path(module_name))
     try:
@@ -149,7 +161,7 @@ def _imported(name: str, noun: str) -> Oracle:
         raise InputError(f"{what}, importing {module_name} raised {error}: {fix}") from None
     try:
         with guarded():
-            oracle = getattr(module, function, None)
+            oracle = functools.reduce(_attribute, function.split("."), module)
             found = callable(oracle)
             others = [one for one, value in vars(module).items() if callable(value)]
     except ForeignError as error:
@@ -163,6 +175,10 @@ def _imported(name: str, noun: str) -> Oracle:
         hint = f"did you mean {near[0]}?" if near else "correct the name"
         raise InputError(f"{what}, {module_name} has no function {function}: {hint}")
     return cast(Oracle, oracle)
+
+
+def _attribute(owner: object, name: str) -> object:
+    return getattr(owner, name, None)
 
 
 def _is_file(name: str) -> bool:

@@ -70,8 +70,8 @@ class Context:
         if not name:
             raise InputError(
                 f"rollout.oracle is empty, and task {self.config.task.name} has no oracle of its "
-                f'own: give {", ".join(ORACLES)}, "package.module:function" or an expression of '
-                "them"
+                f'own: give {", ".join(ORACLES)}, "package.module:function" or an expression such '
+                "as contains('dog') & length <= 12 (`dinado oracle list`)"
             )
         return NamedOracle(name, no_oracle) if name == _NO_ORACLE else find_oracle(name)
 

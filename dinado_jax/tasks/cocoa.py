@@ -1,6 +1,7 @@
 """CoCoA-MT (Nadejde et al., Findings of NAACL 2022): translations that are formal or informal."""
 
 import functools
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ from dinado_jax.tasks.translation import (
 )
 
 _KINDS = ("", ".formal.annotated", ".informal.annotated")
-_PERIOD = 10  # of each ten training segments one is of the dev split
+_PERIOD = 10  # of each ten sources to train on one is of the dev split
 
 
 class _Segment(NamedTuple):
@@ -43,7 +44,7 @@ def cocoa(settings: schema.Task) -> Task:
     pair `task.languages` is read.
 
     Every source has two references, so that a base that is tuned on them writes either. Of the
-    training segments every tenth is of the dev split.
+    sources to train on every tenth is of the dev split.
     """
     segments = functools.cache(
         lambda split: _read(folder_of(settings.source), split, settings.languages)
@@ -55,12 +56,13 @@ def cocoa(settings: schema.Task) -> Task:
                 f"split {quote(split)}, no such split: give one of {', '.join(SPLITS)}"
             )
         rows = segments("test" if split == "test" else "train")
+        found = grouped(
+            [(row.source, (without_marks(row.formal), without_marks(row.informal))) for row in rows]
+        )
         if split != "test":
             dev = split == "dev"
-            rows = [row for i, row in enumerate(rows) if (i % _PERIOD == _PERIOD - 1) == dev]
-        return grouped(
-            [(row.source, (without_marks(row.formal), without_marks(row.informal))) for row in rows]
-        )[:count]
+            found = [one for i, one in enumerate(found) if (i % _PERIOD == _PERIOD - 1) == dev]
+        return found[:count]
 
     fault = "task.source is empty: give the folder CoCoA-MT, task.source=FOLDER"
     return Task(
@@ -79,12 +81,14 @@ def _matched(segments: Callable[[], list[_Segment]]) -> tuple[Metric, Metric]:
 
     @functools.cache
     def phrases() -> dict[str, Phrases]:
-        return {
-            translation_prompt(row.source): Phrases(
-                marked_phrases(row.formal), marked_phrases(row.informal)
+        found: dict[str, Phrases] = {}
+        for row in segments():
+            prompt = translation_prompt(row.source)
+            formal, informal = found.get(prompt, Phrases((), ()))
+            found[prompt] = Phrases(
+                formal + marked_phrases(row.formal), informal + marked_phrases(row.informal)
             )
-            for row in segments()
-        }
+        return found
 
     def of(prompts: Sequence[str], texts: Sequence[str]) -> Matched:
         nothing = Phrases((), ())
@@ -109,15 +113,19 @@ def _matched(segments: Callable[[], list[_Segment]]) -> tuple[Metric, Metric]:
 
 def _read(folder: Path, split: str, languages: str) -> list[_Segment]:
     """Reads all domains of a split: `*.SPLIT.DOMAIN.en-de` and beside it `.formal.annotated` and
-    `.informal.annotated`, each with or without the language at the end, as `.en`, anywhere in the
+    `.informal.annotated`, each with or without its language at the end, as `.en`, anywhere in the
     folder.
     """
-    ends = "|".join(map(re.escape, _KINDS))
-    name = re.compile(rf"(.+\.{split}\.[\w-]+\.{languages})({ends})(\.[a-z]{{2}})?(\.gz)?")
+    stem = rf"(.+\.{split}\.[\w-]+\.{languages})"
+    source, _, target = languages.partition("-")
     found: dict[Path, dict[str, Path]] = {}
-    for path in sorted(folder.rglob(f"*.{split}.*.{languages}*")):
-        if match := name.fullmatch(path.name):
-            found.setdefault(path.with_name(match[1]), {})[match[2]] = path
+    for path, kind in itertools.product(sorted(folder.rglob(f"*.{split}.*.{languages}*")), _KINDS):
+        language = target if kind else source
+        if match := re.fullmatch(rf"{stem}{re.escape(kind)}(\.{language})?(\.gz)?", path.name):
+            files = found.setdefault(path.with_name(match[1]), {})
+            if kind in files:
+                raise InputError(f"{files[kind]} and {path} are the same part: keep one of them")
+            files[kind] = path
     if not found:
         raise InputError(
             f"{folder}, no files of the {split} split of {languages}: give the folder CoCoA-MT, "

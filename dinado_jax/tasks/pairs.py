@@ -74,9 +74,9 @@ def _examples(
         texts = targets if isinstance(targets, list) else [targets or ""]
         if not all(isinstance(text, str) for text in texts):
             raise InputError(f"{where}, targets {quote(targets)}: give a text or a list of texts")
-        texts = [text for text in texts if text.strip()]
+        prompt, texts = (prompt or "").strip(), [text.strip() for text in texts if text.strip()]
         count += 1
-        if prompt and prompt.strip() and texts:
+        if prompt and texts:
             groups.setdefault(prompt, {}).update(dict.fromkeys(texts))
         else:
             left_out += 1

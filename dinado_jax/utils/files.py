@@ -88,6 +88,11 @@ def _os_errors_of(path: Path) -> Iterator[None]:
         raise os_error(path, error) from error
 
 
+def suffix_of_content(path: Path) -> str:
+    """The suffix of a file's name that says what it holds, before that of a compression."""
+    return path.with_suffix("").suffix if path.suffix in _OPENERS else path.suffix
+
+
 def read_text(path: Path, fix: str = "") -> str:
     r"""Returns the content of a UTF-8 text file.
 

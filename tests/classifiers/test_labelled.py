@@ -69,7 +69,7 @@ def test_what_is_left_out_is_counted(tmp_path, capsys):
         ("a.jsonl", '{"text": "x", "label": 1, "prompt": 2}\n', "a.jsonl:1, its prompt is 2"),
         ("a.jsonl", "{\n", "a.jsonl:1, malformed JSON"),
         ("a.tsv", "x\t1\ty\n", "a row of 3 columns"),
-        ("a.tsv", "", "give one of its labels by --label, none"),
+        ("a.tsv", "", "a.tsv holds no text with a label"),
         ("a.tsv", "x\t1\ny\t0\n", "has 1 texts with the label '1': give at least 40"),
     ],
 )
@@ -142,3 +142,13 @@ def test_a_fold_has_its_share_and_whole_prompts(paired):
         assert (fold[::2] == fold[1::2]).all()
     else:
         assert (fold[::2] != fold[1::2]).any()
+
+
+def test_texts_with_and_without_the_label_are_left_out(tmp_path, capsys):
+    """Which of two rows comes first says nothing about the text."""
+    rows = [f"text {n}\t{n % 2}\n" for n in range(90)]
+    path = tmp_path / "a.tsv"
+    path.write_text("".join([*rows, "text 3\t0\n", "text 4\t0\n"]))
+    found, _ = read_labelled(path)
+    assert len(found.texts) == 89 and "text 3" not in found.texts and "text 4" in found.texts
+    assert "1 of 90 texts have the label '1' in one row and another" in capsys.readouterr().err

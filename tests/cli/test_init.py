@@ -114,7 +114,7 @@ def test_nothing_is_written_over(capsys, here):
         (["--prompts", "prompts.txt", "--base", "BASE"], "--prompts needs an oracle"),
         (["--base", "./gone"], "no such folder, './gone'"),
         (["--base", "RUN"], "is the folder of a run: give its base, "),
-        (["--oracle", "lexicl"], "did you mean 'lexical'?"),
+        (["--oracle", "lexicl"], "did you mean lexical?"),
         (["--oracle", "mine.py:blue"], "mine.py has no function blue: correct the name"),
         (["--oracle", "mine.py:open"], "mine.py has no function open"),
         (

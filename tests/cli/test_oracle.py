@@ -120,7 +120,7 @@ def test_a_text_on_which_it_raises_is_shown(capsys, here):
         ("mine.py", "no such oracle: add the name of its function, mine.py:FUNCTION"),
         ("nowhere.py:red", "nowhere.py, no such file or directory: correct the path"),
         ("nowhere:red", "No module named 'nowhere': correct the name or install the module"),
-        ("lexicl", "no such oracle: did you mean 'lexical'?"),
+        ("lexicl", "no such oracle: did you mean lexical?"),
         ("syntax.py:red", "SyntaxError: expected ':' (syntax.py, line 1): correct syntax.py"),
         ("needs.py:red", "No module named 'nothing_such' (needs.py, line 1): correct needs.py"),
     ],

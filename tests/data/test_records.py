@@ -61,7 +61,7 @@ REFUSED = {
     "d.csv": ("prompt,targte\na,b\n", "d.csv:1, the header has no column 'target': correct"),
     "e.csv": ('a,b\n\n"c,d\n', "e.csv:3, malformed row (Error: unexpected end of data"),
     "f.csv": ('"a"b,c\n', "f.csv:1, malformed row (Error: ',' expected after '\"')"),
-    "g.csv": (f"a,{'b' * 200_000}\n", "g.csv:1, malformed row (Error: field larger than"),
+    "g.csv": ("prompt,target,target\na,b,c\n", "g.csv:1, the header has two columns 'target'"),
     "h.jsonl": ('{"prompt": "a"}', "h.jsonl:1, target is missing: name the columns"),
     "i.jsonl": ('{"prompt": "a", "target": 3}', "i.jsonl:1, target is 3, not a text"),
     "j.tsv": ("é\tb\n".encode("latin-1"), "j.tsv, not UTF-8 text (byte 0)"),
@@ -73,3 +73,14 @@ REFUSED = {
 def test_what_is_refused(tmp_path, name):
     content, fault = REFUSED[name]
     assert fault in error_of(records, tmp_path / name, content)
+
+
+def test_long_values_and_names_with_several_suffixes(tmp_path):
+    columns = {"prompt": str, "target": str}
+    (tmp_path / "a.csv").write_text(f"a,{'b' * 200_000}\n")
+    [(_, row)] = read_records(tmp_path / "a.csv", columns, "")
+    assert len(row["target"]) == 200_000
+    (tmp_path / "b.csv.jsonl").write_text('{"prompt": "q", "target": "a, b"}\n')
+    [(_, row)] = read_records(tmp_path / "b.csv.jsonl", columns, "")
+    assert row == {"prompt": "q", "target": "a, b"}
+    assert is_table(tmp_path / "b.tsv.gz") and not is_table(tmp_path / "b.csv.txt")

@@ -74,3 +74,17 @@ def test_one_prompt_has_no_interval():
     assert all(map(math.isnan, bootstrap_interval([1.0], seed=0)))
     assert math.isnan(compare(sums, sums, seed=0).p_value)
     assert "1 and 2 prompts" in error_of(compare, sums, ratio(np.ones((2, 2))), 0)
+
+
+def test_where_a_ratio_is_undefined():
+    """Of few texts with anything to count, some draws have none: they say nothing of a metric, and
+    make no difference significant."""
+    none = ratio(np.zeros((20, 2)))
+    with np.errstate(invalid="ignore"):
+        same = compare(none, none, seed=0)
+        assert math.isnan(same.p_value) and math.isnan(same.interval.low)
+        counted = np.zeros((2, 20, 2))
+        counted[:, :2, 1], counted[1, :2, 0] = 1, 1
+        first, second = map(ratio, counted)
+        assert compare(first, second, seed=0).p_value > 0.4
+        assert bootstrap_interval_of_sums(second, seed=0) == (1, 1)

@@ -227,6 +227,39 @@ def test_lines_that_do_not_match(capsys, write, texts, outputs, references):
     assert "no such file" in refused(capsys, "--predictions", texts + "x")
 
 
+def test_prompts_of_words_in_another_order_are_other_prompts(capsys, write):
+    texts = ["Der Hund beisst den Mann.", "Der Mann beisst den Hund."]
+    prompts = ["dog bites man =", "man bites dog ="]
+    rows = [{"prompt": p, "references": [t]} for p, t in zip(prompts, texts)]
+    argv = ("--references", write("refs.jsonl", rows), "--metrics", "rouge_l")
+    right = [{"prompt": p, "text": t} for p, t in zip(prompts, texts)]
+    wrong = [{"prompt": p, "text": t} for p, t in zip(prompts, texts[::-1])]
+    found = [scores(capsys, "--predictions", write("o.jsonl", x), *argv) for x in (right, wrong)]
+    assert value(found[0], "rouge_l") == pytest.approx(1)
+    assert value(found[1], "rouge_l") < 0.9
+
+
+def test_lines_whose_prompts_differ_are_not_compared(capsys, write):
+    outputs = write("o.jsonl", [{"prompt": p, "text": p} for p in "AB"])
+    plain = write("plain.txt", ["a", "b"])
+    refs = write("refs.jsonl", [{"prompt": p, "references": [p]} for p in "BA"])
+    said = refused(capsys, "--predictions", outputs, "--references", refs, plain)
+    assert f"{outputs}:1 has the prompt 'A', {refs}:1 'B': give a prompt in every line" in said
+
+
+def test_tabs_and_carriage_returns_within_a_line(capsys, write):
+    """A tab divides references of text files alone; a lone CR ends no line of transcripts."""
+    text, wanted = "a b c d e f", {"references": "a b c\td e f"}
+    outputs = write("o.txt", [text])
+    argv = ("--predictions", outputs, "--metrics", "sacrebleu", "--references")
+    whole = scores(capsys, *argv, write("refs.jsonl", [wanted]))
+    assert value(whole, "sacrebleu") == pytest.approx(100)
+    parts = scores(capsys, *argv, write("refs.txt", [wanted["references"]]))
+    assert value(parts, "sacrebleu") < 100
+    returns = scores(capsys, *argv, write("cr.txt", ["a b c\rd e f"]))
+    assert value(returns, "sacrebleu") == pytest.approx(100)
+
+
 def test_metrics_that_cannot_be_computed(capsys, monkeypatch, texts):
     def said(name):
         return refused(capsys, "--predictions", texts, "--metrics", name)

@@ -321,7 +321,7 @@ def test_names_are_no_expressions(here):
     (here / "of mine.py").write_text(SOURCE)
     assert find_oracle("of mine.py:share").function([""], ["red"]) == [1]
     assert "was given to dinado_jax.fit" in error_of(find_oracle, "callable <lambda>")
-    assert "did you mean 'lexical'?" in error_of(find_oracle, "lexicl")
+    assert "did you mean lexical?" in error_of(find_oracle, "lexicl")
 
 
 def test_a_package_registers_an_oracle(here, monkeypatch):
@@ -335,8 +335,49 @@ def test_a_package_registers_an_oracle(here, monkeypatch):
     expected = [min(share(text), keywords(*each)) for *each, text in zip(PROMPTS, TEXTS, TEXTS)]
     np.testing.assert_allclose(labels("polite-one & keywords"), expected, atol=1e-6)
     assert "did you mean polite-one?" in error_of(find_oracle, "polite_one & keywords")
-    assert "did you mean 'polite-one'?" in error_of(find_oracle, "polite_one")
-    assert "mine has no function missing" in error_of(find_oracle, "broken & keywords")
+    assert "did you mean polite-one?" in error_of(find_oracle, "polite_one")
+    said = error_of(find_oracle, "broken & keywords")
+    assert "'broken', registered as 'mine:missing', mine has no function missing" in said
+
+
+def test_values_of_entry_points(here, monkeypatch):
+    """Names within classes, extras, and what two packages register."""
+    (here / "apart.py").write_text(SOURCE + "\nclass Inner:\n    share = staticmethod(share)\n")
+    values = {"inner": "apart:Inner.share", "extra": "apart:share [more]", "odd": "apart"}
+    points = [importlib.metadata.EntryPoint(*each, GROUP) for each in values.items()]
+    points += [importlib.metadata.EntryPoint("both", f"apart:{name}", GROUP) for name in "ab"]
+    monkeypatch.syspath_prepend(here)
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points)
+    for name in ("inner", "extra"):
+        assert find_oracle(name).function([""], ["red"]) == [1]
+    said = error_of(find_oracle, "both")
+    assert "oracle 'both' is registered as apart:a and as apart:b: write the one" in said
+    assert "'odd', registered as 'apart', no such oracle: give" in error_of(find_oracle, "odd")
+
+
+def test_weights_that_sum_to_a_limit_reach_it():
+    whole = "a b c d e f g h i j"
+    ten = ", ".join(f"contains('{letter}')" for letter in whole.split())
+    three = "mean(7*contains('a'), 2*contains('b'), 1*contains('c'))"
+    for expression in (f"mean({ten}) >= 1", f"{three} >= 1", f"{three} > 0.99"):
+        assert find_oracle(expression).function([""], [whole]).tolist() == [True]
+    for text, expected in (("a b", [False]), ("b c", [True])):
+        assert find_oracle(f"{three} <= 0.3").function([""], [text]).tolist() == expected
+
+
+def test_too_many_alternatives_are_refused_at_once():
+    some = [f"contains('a{n}', 'b{n}', 'c{n}')" for n in range(6)]
+    assert find_oracle(" | ".join(some[:3])).function([""], ["a1 b1 c1"]) == [True]
+    assert "it has 81 clauses, and 64 are the most" in error_of(find_oracle, " | ".join(some))
+    whole = "!(" + " & ".join(f"any_of_words('a{n}', 'b{n}')" for n in range(7)) + ")"
+    assert find_oracle(whole).function([""], ["a1 b2"]) == [True]
+
+
+def test_options_once_and_names_nearly_right():
+    said = error_of(find_oracle, "contains('a', inflected=true, inflected=false)")
+    assert "inflected is there twice" in said
+    assert "did you mean keywords?" in error_of(find_oracle, "keyword")
+    assert "write classifier('FOLDER')" in error_of(find_oracle, "classifier:judges/a & keywords")
 
 
 def test_what_is_made_of_nothing_but_this_package(monkeypatch):

@@ -6,6 +6,7 @@ import sys
 import pytest
 from support.refusal import error_of
 
+from dinado_jax.oracles.expression import find_oracle
 from dinado_jax.oracles.table import ORACLES, NamedOracle, resolve
 from dinado_jax.tasks.keyword.lexical import lexical
 from dinado_jax.tasks.keyword.oracle import LEXICAL
@@ -64,8 +65,8 @@ def test_an_oracle_of_the_table_is_found_and_checks_prompts(monkeypatch):
     monkeypatch.setitem(ORACLES, "polite", polite)
     assert resolve("polite") == NamedOracle("polite", polite)
     resolve("polite").check_prompts({"file:1": "any prompt"})
-    assert all(f'"{name}"' in error_of(resolve, "rude") for name in ORACLES)
-    assert "did you mean 'polite'" in error_of(resolve, "impolite")
+    assert all(name in error_of(find_oracle, "xyz") for name in ORACLES)
+    assert "did you mean polite?" in error_of(find_oracle, "impolite")
     said = error_of(resolve("lexical").check_prompts, {"file:1": "dog =", "file:2": "dog"})
     assert said.startswith("file:2, prompt 'dog'")
     resolve("builtins:max").check_prompts({"file:1": "a user's oracle is not asked"})

@@ -21,10 +21,11 @@ def write(path, *rows):
     return path
 
 
-def test_prompts_and_targets_are_left_as_they_are(tmp_path):
-    rows = ({"prompt": "Ask: ", "target": " me\nnow"}, {"prompt": "b =", "target": ["c", "d"]})
+def test_prompts_and_targets_are_left_as_they_are_but_for_outer_space(tmp_path):
+    rows = [{"prompt": "Ask: ", "target": " me\nnow"}, {"prompt": "b =", "target": ["c", "d"]}]
+    rows.append({"prompt": " Ask:\n", "target": "me\nnow "})
     assert pairs(write(tmp_path / "a.jsonl", *rows), held_out=0) == [
-        ("Ask: ", " me\nnow"),
+        ("Ask:", "me\nnow"),
         ("b =", "c", "d"),
     ]
     named = write(tmp_path / "b.jsonl", {"question": "Who?", "answer": "I"})

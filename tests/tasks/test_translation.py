@@ -179,3 +179,25 @@ def test_mutated_files_are_read_for_what_they_say_or_refused_in_a_line(tmp_path,
         # Sources that became equal are one example.
         assert 20 - left_out - 2 <= len(found) <= 20, (number, said)
     assert min(outcomes.values()) > 20, outcomes
+
+
+def test_a_source_that_occurs_twice_is_of_one_split_and_counts_by_both_rows(tmp_path):
+    twice = ("Are you 0?", "Haben [F]Sie[/F] 0?", "Hast [F]du[/F] 0?")
+    write_cocoa(tmp_path, rows=[*SEGMENTS[:9], twice, *SEGMENTS[10:]])
+    train, dev = (examples("cocoa", tmp_path, split) for split in ("train", "dev"))
+    assert not {e.prompt for e in train} & {e.prompt for e in dev}
+    assert len(train[0].references) == 4
+    write_cocoa(tmp_path, "test", SEGMENTS[:1])
+    _, accuracy, counted = task("cocoa", tmp_path).metrics
+    texts = ["Sind Sie 0, mit Ihrem Hund?", "Haben Sie 0?"]
+    for metric in (accuracy, counted):
+        assert metric.measure([train[0].prompt] * 2, texts, [()] * 2) == 1
+
+
+def test_two_files_of_one_part_are_refused_and_other_languages_are_not_read(tmp_path):
+    place, stem = write_cocoa(tmp_path)
+    (place / f"{stem}.formal.annotated.es").write_text("no\n")
+    assert len(examples("cocoa", tmp_path)) == 18
+    (place / f"{stem}.formal.annotated").write_text("no\n")
+    said = error_of(examples, "cocoa", tmp_path)
+    assert f"{stem}.formal.annotated and " in said and "are the same part: keep one" in said
