@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dinado_jax.automata.automaton import Automaton, TooLarge
-from dinado_jax.automata.compiled import AutomataOracle, compiled
+from dinado_jax.automata.compiled import AutomataOf, AutomataOracle, compiled
 from dinado_jax.automata.conjunction import conjunction, stack
 from dinado_jax.automata.joint import maskable, product
 from dinado_jax.automata.tokens import NEVER, TokenAutomaton
@@ -22,9 +22,10 @@ from dinado_jax.guides.hmm import KEY as HMM_KEY
 from dinado_jax.guides.hmm import hmm_guide
 from dinado_jax.guides.protocol import Guide
 from dinado_jax.hmm.model import Hmm
-from dinado_jax.language_model import Base, Controlled
+from dinado_jax.language_model import Base, Controlled, require_base
+from dinado_jax.oracles.expression import find_oracle
 from dinado_jax.tasks.keyword.oracle import LEXICAL
-from dinado_jax.utils.arguments import POSITIVE, require_integer
+from dinado_jax.utils.arguments import POSITIVE, require_integer, require_texts
 
 Automata = tuple[Automaton, ...]  # of a prompt
 _Joined = TypeVar("_Joined")
@@ -34,7 +35,7 @@ def guarantee(
     base: Base,
     prompts: Sequence[str] | PromptSet,
     max_new_tokens: int,
-    oracle: AutomataOracle = LEXICAL,
+    oracle: str | AutomataOracle = LEXICAL,
     *,
     ends: bool = False,
     hmm: Hmm | None = None,
@@ -52,8 +53,9 @@ def guarantee(
       base: to sample.
       prompts: as the oracle reads them.
       max_new_tokens: the most tokens of a text, its stop token included.
-      oracle: such as those of `dinado_jax.constraints`. By default a text has every concept of its
-        prompt, in any inflection, and prompts are those of keyword tasks.
+      oracle: such as those of `dinado_jax.constraints`, or its name or expression as of
+        rollout.oracle. By default a text has every concept of its prompt, in any inflection, and
+        prompts are those of keyword tasks.
       ends: whether every text of the mask ends by itself too, before what is drawn is cut.
       hmm: of the base, as `load_hmm` returns it: the guide then weighs what the oracle leaves
         possible by how likely it is to be satisfied, exactly so for texts of the HMM. None: a mask.
@@ -63,17 +65,16 @@ def guarantee(
       The guaranteed model, and the prompts with the condition that it reads.
 
     Raises:
-      InputError: for a prompt that the oracle cannot judge, one with an automaton that no text of
-        the model's tokens satisfies, one whose automata may need more tokens, and an HMM of other
-        tokens or constraints that are too large for it.
+      InputError: for an oracle without automata, a prompt that it cannot judge, one with an
+        automaton that no text of the model's tokens satisfies, one whose automata may need more
+        tokens, and an HMM of other tokens or constraints that are too large for it.
     """
+    require_base(base)
     _check_options(ends, hmm, weight)
     max_new_tokens = require_integer("max_new_tokens", max_new_tokens, *POSITIVE)
     given = prompts if isinstance(prompts, PromptSet) else PromptSet(prompts)
-    automata = [tuple(oracle.automata(text)) for text in given.texts]
-    where = _first_prompts(given, automata)
-    if () in automata:
-        raise InputError(f"{where[()]}: the oracle has no automaton for it, return at least one")
+    require_texts("prompt", given.texts)
+    automata, where = _automata(given, oracle)
     order = list(dict.fromkeys(automata))
 
     def each_compiled(join: Callable[[Sequence[TokenAutomaton]], _Joined]) -> list[_Joined]:
@@ -92,16 +93,34 @@ def guarantee(
     return guaranteed, dataclasses.replace(given, condition=condition)
 
 
-def _first_prompts(given: PromptSet, automata: list[Automata]) -> dict[Automata, str]:
-    """How messages name the first prompt of each constraint."""
+def _automata(given: PromptSet, oracle: Any) -> tuple[list[Automata], dict[Automata, str]]:
+    """The automata of each prompt, and how messages name the first prompt of each constraint."""
+    automata_of = _automata_of(oracle)
+    automata = [tuple(automata_of(text)) for text in given.texts]
     names = given.names or [f"prompt {index}" for index in range(len(automata))]
     found = [f"{name}, {quote(text)}" for name, text in zip(names, given.texts)]
-    return dict(reversed(list(zip(automata, found))))
+    where = dict(reversed(list(zip(automata, found))))
+    if () in where:
+        raise InputError(f"{where[()]}: the oracle has no automaton for it, return at least one")
+    return automata, where
+
+
+def _automata_of(oracle: Any) -> AutomataOf:
+    named = find_oracle(oracle).function if isinstance(oracle, str) else oracle
+    automata_of = getattr(named, "automata", None)
+    if automata_of is None:
+        raise InputError(
+            f"oracle = {quote(oracle)} has no automata: give one of dinado_jax.constraints, or an "
+            "expression of such oracles"
+        )
+    return automata_of
 
 
 def _check_options(ends: bool, hmm: Hmm | None, weight: float | None) -> None:
     if weight is not None and hmm is None:
         raise InputError("weight is that of an HMM: give hmm, or leave it out")
+    if hmm is not None and not isinstance(hmm, Hmm):
+        raise InputError(f"hmm = {quote(hmm)}: give what load_hmm returns")
     if ends and hmm is not None:
         raise InputError("ends is for the mask alone: leave out ends, or hmm")
 

@@ -209,7 +209,7 @@ class Controlled(_Methods):
 
     def for_search(self) -> "Composed":
         """The same distribution, decoded so that beams are ranked by log p + log R of their
-        prefixes (decoding/beam.py).
+        prefixes (decoding/beam.py). InputError for an HMM with a weight, which has no such R.
         """
         return self._alone.for_search()
 
@@ -379,7 +379,13 @@ class Composed(_Methods):
 
     def for_search(self) -> "Composed":
         """See `Controlled.for_search`."""
-        return Composed(tuple(map(_as_twist, self.parts)), self.beside_base)
+        for guide in self._guides:
+            if isinstance(guide, HmmGuide) and guide.weight is not None:
+                raise InputError(
+                    f"weight = {guide.weight:g} of an HMM makes no R of whole prefixes, by which "
+                    "beams are ranked: leave it out"
+                )
+        return self._of_twists
 
     sample_by_particles = sample_by_particles
 
@@ -391,7 +397,11 @@ class Composed(_Methods):
                     f"reject = {tilt.reject} rules out texts that the oracle accepts: particles "
                     "need reject=0"
                 )
-        return dataclasses.replace(self.for_search(), beside_base=True)
+        return dataclasses.replace(self._of_twists, beside_base=True)
+
+    @property
+    def _of_twists(self) -> "Composed":
+        return Composed(tuple(map(_as_twist, self.parts)), self.beside_base)
 
     @property
     def _guides(self) -> list[Guide]:
@@ -448,6 +458,13 @@ def _as_twist(part: Controlled) -> Controlled:
     if not isinstance(part.control, Control) or part.tilt.target_rate < 1:
         return part
     return dataclasses.replace(part, control=part.control.as_twist)
+
+
+def require_base(value: Any) -> None:
+    """InputError for what is not a `Base`."""
+    if not isinstance(value, Base):
+        of_control = ", its .base" if isinstance(value, Controlled | Composed) else ""
+        raise InputError(f"base = {quote(value)}: give a loaded base{of_control}")
 
 
 def compose(*parts: Controlled) -> Composed:

@@ -26,7 +26,7 @@ from dinado_jax.errors import InputError, quote
 from dinado_jax.guides.tilt import Tilt
 from dinado_jax.hmm.folder import load_of_base
 from dinado_jax.hmm.model import Hmm
-from dinado_jax.language_model import Base, Controlled
+from dinado_jax.language_model import Base, Controlled, require_base
 from dinado_jax.models.architectures import load_model, load_params
 from dinado_jax.models.hf_folder import HUB_FILES, fingerprint, locate, own_name
 from dinado_jax.models.tokenizer import load_codec
@@ -128,6 +128,7 @@ def load_hmm(folder: str | Path, base: Base, head: bool = False) -> Hmm:
       InputError: in one line for files that are missing, damaged or of a newer version, for an HMM
         of another base, and for one without the head that is asked for.
     """
+    require_base(base)
     return load_of_base(folder, base.saved_folder(), head)
 
 

@@ -53,7 +53,7 @@ from dinado_jax.utils.arguments import POSITIVE, require_integer_field
 
 _RESAMPLE = 0.5  # of N, the effective sample size below which particles are resampled
 _LEAST = -1e30  # nats: subtracted from -inf it leaves -inf
-LEAST_LOG_WEIGHT = -100.0  # nats, of `particles_of_prompts`: all texts keep a finite proposal
+_FLOOR = 100.0  # nats below the largest weight of a prompt: e^-100 of it has no part in anything
 
 
 class Particles(NamedTuple):
@@ -191,6 +191,8 @@ class ParticleSampler:
         log_base, scores = jax.nn.log_softmax(logits.base), logits.log_weighed
         log_value = jax.nn.logsumexp(scores, axis=-1)
         grown = state.text.log_weight + log_value - state.log_after
+        # One that is dead stays so, whatever its guide says of what follows.
+        grown = jnp.where(state.log_after > -jnp.inf, grown, -jnp.inf)
         log_weight = jnp.where(done, state.text.log_weight, grown)
         uniform = _uniform(state.streams, index, N + 1)
         parents, mean, retained = _resampled(
@@ -335,6 +337,21 @@ def choose(
     return chosen, log_label[np.arange(len(chosen)), chosen] - log_mean
 
 
+def floored(log_weight: np.ndarray) -> np.ndarray:
+    """Makes weights finite, so that every text has a proposal.
+
+    Args:
+      log_weight: float [B, N] nats; -inf of a particle that has nowhere to go.
+
+    Returns:
+      float [B, N] nats, no less than 100 nats below the largest of each row; -100 in a row where
+      all are -inf.
+    """
+    most = log_weight.max(1, keepdims=True)
+    least = np.where(most > -np.inf, most, 0.0) - _FLOOR
+    return np.maximum(log_weight, least).astype(log_weight.dtype)
+
+
 def _uniform(streams: jax.Array, index: jax.Array | int, count: int) -> jax.Array:
     """Random numbers of step `index`: float32 [B, count]."""
     return jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, index), (count,)))(streams)
@@ -359,8 +376,7 @@ def particles_of_prompts(
       retained: int32 [P, L], see `ParticleSampler.__call__`.
 
     Yields:
-      Host arrays as they come: row numbers, counted prompt by prompt, and the particles, with
-      weights of `LEAST_LOG_WEIGHT` or more.
+      Host arrays as they come: row numbers, counted prompt by prompt, and the particles.
 
     Raises:
       InputError: for bad prompts or a bad batch, and for a prompt after which nothing can be drawn.
@@ -383,4 +399,4 @@ def _to_host(
     rows = (index[:, None] * sampler.particles + np.arange(sampler.particles)).ravel()
     drawn = jax.tree.map(lambda x: x[: len(rows)], jax.device_get(drawn))
     check_finite(prompts, rows // sampler.particles, drawn.log_base)
-    return rows, drawn._replace(log_weight=np.maximum(drawn.log_weight, LEAST_LOG_WEIGHT))
+    return rows, drawn

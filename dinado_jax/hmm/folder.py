@@ -76,7 +76,7 @@ def save_hmm(folder: Path, saved: Saved) -> None:
             "sha256": file_digest(path),
         },
     )
-    for other in folder.glob("epoch_*.safetensors"):
+    for other in folder.glob("epoch_[0-9][0-9][0-9][0-9]*.safetensors"):
         if other != path:
             other.unlink()
 
@@ -136,9 +136,10 @@ def load_of_base(folder: str | Path, base: Path | None, head: bool) -> Hmm:
     """
     saved = load_saved(folder)
     if base is not None and (found := fingerprint(base)) != saved.base:
+        of_run = base.parts[-2:] == ("sft", "base")  # whose prompts of training it should read
         raise InputError(
             f"{folder} is an HMM of the base {saved.base[:12]}, and {base} is another, "
-            f"{found[:12]}: train one with `dinado hmm train {base}`"
+            f"{found[:12]}: train one with `dinado hmm train {base.parents[1] if of_run else base}`"
         )
     if head and saved.hmm.head is None:
         raise InputError(

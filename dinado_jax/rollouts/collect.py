@@ -23,10 +23,10 @@ from dinado_jax.data.sequences import Sequences, sequences
 from dinado_jax.decoding.batching import check_prompts
 from dinado_jax.decoding.methods import Method
 from dinado_jax.decoding.particles import (
-    LEAST_LOG_WEIGHT,
     Particles,
     ParticleSampler,
     choose,
+    floored,
     particles_of_prompts,
 )
 from dinado_jax.decoding.refill import RowSteps, iter_refilled
@@ -148,13 +148,13 @@ class Collector:
         model = model.for_particles()
         rows, _ = self._sample(name, "particle", model, sets, particles, key, folder)
         number, place = np.divmod(rows.row, particles)
-        log_weight = np.full((len(sets.texts), particles), LEAST_LOG_WEIGHT)
+        log_weight = np.full((len(sets.texts), particles), -np.inf)
         label = np.zeros(log_weight.shape)
         index = np.full(log_weight.shape, -1)
         log_weight[number, place] = rows.log_base - rows.log_proposal
         label[number, place] = rows.label
         index[number, place] = np.arange(len(rows))
-        chosen, excess = choose(log_weight, label, key)
+        chosen, excess = choose(floored(log_weight), label, key)
         chosen = index[np.arange(len(index)), chosen]
         judged = np.flatnonzero(chosen >= 0)
         found = select(_rollouts(rows), chosen[judged])
@@ -316,7 +316,8 @@ class Collector:
         for numbers, batch in drawn:
             number = left[numbers // count] * count + numbers % count
             found = _unjudged(model.base, prompts, tokenized, number, count, batch)
-            yield found._replace(log_weight=batch.log_weight)
+            log_weight = floored(batch.log_weight.reshape(-1, count)).ravel()
+            yield found._replace(log_weight=log_weight)
 
     def _judge_all(
         self, base: Base, batches: Iterator[_Unjudged], collection: _Collection

@@ -17,10 +17,10 @@ from dinado_jax.data.prompts import PromptSet
 from dinado_jax.data.sequences import pad
 from dinado_jax.decoding.batching import restore_order
 from dinado_jax.decoding.particles import (
-    LEAST_LOG_WEIGHT,
     Particles,
     ParticleSampler,
     choose,
+    floored,
     particles_of_prompts,
 )
 from dinado_jax.errors import InputError, quote
@@ -96,7 +96,7 @@ def sample_by_particles(
       The texts, prompt by prompt.
 
     Raises:
-      InputError: as for `generate` and `evaluate`.
+      InputError: as for `generate` and `evaluate`, and where all N come to a dead end.
     """
     count = require_particles(model, particles)
     samples = arguments.require_integer("samples", samples, *arguments.POSITIVE)
@@ -105,14 +105,14 @@ def sample_by_particles(
     asked = arguments.require_texts("prompt", given.texts)
     judged = named_oracle(oracle, asked).function
     named = dataclasses.replace(given, texts=asked, names=given.names or names_of(asked))
-    sets = named.repeated(samples)
-    how = Drawing(count, max_new_tokens, key, batch)
+    sets, how = named.repeated(samples), Drawing(count, max_new_tokens, key, batch)
     texts, found = draw_particles(model.for_particles(), sets, how)
+    _require_one_alive(found, count, sets)
     result = judge(judged, sets.repeated(count).texts, texts)
     require_labels(judged, result)
     label = np.where(result.failed, 0.0, result.labels).reshape(-1, count)
-    log_weight = np.where(result.failed, LEAST_LOG_WEIGHT, found.log_weight).reshape(-1, count)
-    chosen, excess = choose(log_weight, label, key)
+    log_weight = np.where(result.failed, -np.inf, found.log_weight).reshape(-1, count)
+    chosen, excess = choose(floored(log_weight), label, key)
     return [
         Particle(
             prompt=prompt,
@@ -125,6 +125,16 @@ def sample_by_particles(
         )
         for prompt, row, over in zip(sets.texts, np.arange(len(chosen)) * count + chosen, excess)
     ]
+
+
+def _require_one_alive(found: Particles, count: int, sets: PromptSet) -> None:
+    dead = (found.log_weight == -np.inf).reshape(-1, count).all(1)
+    if dead.any():
+        raise InputError(
+            f"prompt {quote(sets.texts[int(dead.argmax())])}, all {count} particles come to a dead "
+            "end, where the guides forbid every token: draw more particles, give more "
+            "max_new_tokens, or ease the guides"
+        )
 
 
 def require_particles(model: Any, particles: Any) -> int:

@@ -73,6 +73,7 @@ def sample_by_rejection(
       InputError: as for `generate` and `evaluate`.
     """
     samples = arguments.require_integer("samples", samples, *arguments.POSITIVE)
+    tries = arguments.require_integer("tries", tries, *arguments.POSITIVE)
     excess = arguments.require_number("excess", excess, "1 or more", lambda x: x >= 1)
     asked = prompts.texts if isinstance(prompts, PromptSet) else prompts
     judged = named_oracle(oracle, arguments.require_texts("prompt", asked)).function

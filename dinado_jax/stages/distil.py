@@ -20,6 +20,7 @@ from dinado_jax.distributed import signals
 from dinado_jax.distributed.partitioning import Plan, local_mesh
 from dinado_jax.distributed.processes import barrier, is_main
 from dinado_jax.errors import InputError, os_error
+from dinado_jax.generation import names_of
 from dinado_jax.hmm import em
 from dinado_jax.hmm.folder import Saved, is_saved, load_saved, save_hmm
 from dinado_jax.hmm.kmeans import Clustering, first_counts
@@ -32,9 +33,10 @@ from dinado_jax.rollouts.collect import Collector
 from dinado_jax.stages.distil_head import next_token_loss, train_head
 from dinado_jax.training.checkpoint import Checkpoints
 from dinado_jax.utils.arguments import POSITIVE, require_integer_field, require_seed
-from dinado_jax.utils.files import json_digest
+from dinado_jax.utils.files import exists, json_digest, make_folder, require_new
 from dinado_jax.utils.progress import MetricsLog, Progress, print_once
 
+_SAMPLES = "samples"  # the folder of the base's texts
 _TOGETHER = 8  # samples of a prompt that are drawn from one prefill
 _HELD_OUT = 20  # one of so many samples is not trained on, and measures the model
 _PSEUDOCOUNT = 0.1  # of each distribution: no token is impossible
@@ -84,13 +86,11 @@ def distil(
 
     Raises:
       InputError: for too few samples for the states, for prompts that do not fit the base, and for
-        a folder with an HMM of another base or of other settings.
+        a folder with other files, or with an HMM of another base or of other settings.
     """
     _check(base, settings)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise os_error(folder, error) from error
+    _require_own(folder)
+    make_folder(folder)
     mark = fingerprint(base.saved_folder())
     identity = {**settings.identity, "prompts": json_digest(list(prompts))}
     known = _earlier(folder, mark, identity)
@@ -113,6 +113,12 @@ def distil(
     barrier("the HMM is written")
     _delete_head_checkpoints(folder)
     return known
+
+
+def _require_own(folder: Path) -> None:
+    """InputError for a folder that holds files, and not of an HMM."""
+    if exists(folder) and not is_saved(folder) and not exists(folder / _SAMPLES):
+        require_new(folder)
 
 
 def _learn(
@@ -170,8 +176,8 @@ def _add_head(
 
 def _delete_head_checkpoints(folder: Path) -> None:
     """Process 0 deletes them, including those that a stopped training left behind."""
-    for each in sorted(folder.glob("head_*")):
-        if is_main() and each.is_dir():  # not its metrics
+    for each in sorted(folder.glob("head_[0-9][0-9][0-9][0-9]")):  # not its metrics
+        if is_main():
             try:
                 shutil.rmtree(each)
             except OSError as error:
@@ -205,11 +211,13 @@ def _samples(
     """Draws the samples of the base, or those that are missing."""
     together = min(_TOGETHER, settings.samples)
     sets = -(-settings.samples // together)
-    asked = PromptSet([prompts[i % len(prompts)] for i in range(sets)])
+    names = names_of(prompts)
+    turns = [i % len(prompts) for i in range(sets)]
+    asked = PromptSet([prompts[i] for i in turns], names=[names[i] for i in turns])
     how = Sampling(max_new_tokens=settings.max_new_tokens, batch=settings.batch)
     collector = Collector(no_oracle, how, identity, local_mesh(plan))
     key = jax.random.key(settings.seed)
-    return collector.sample("samples", base, asked, together, key, folder / "samples").rollouts
+    return collector.sample("samples", base, asked, together, key, folder / _SAMPLES).rollouts
 
 
 def _check(base: Base, settings: Distillation) -> None:

@@ -69,8 +69,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     path = path.absolute()
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with _os_errors_of(path):
-        if exists(path) and (not path.is_dir() or any(path.iterdir())):
-            raise InputError(f"{path} is there already: name a new folder, or an empty one")
+        require_new(path)
         partial.mkdir(parents=True)
     try:
         yield partial
@@ -78,6 +77,19 @@ def new_folder(path: Path) -> Iterator[Path]:
             partial.replace(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def require_new(path: Path) -> None:
+    """InputError if a path is there, and not an empty folder."""
+    with _os_errors_of(path):
+        if exists(path) and (not path.is_dir() or any(path.iterdir())):
+            raise InputError(f"{path} is there already: name a new folder, or an empty one")
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder with those above it, unless it is there. InputError if that fails."""
+    with _os_errors_of(path):
+        path.mkdir(parents=True, exist_ok=True)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,7 @@
 """Particles against enumeration: weighted, they estimate any mean under the base without bias."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,10 +15,12 @@ from dinado_jax.decoding.particles import (
     Particles,
     ParticleSampler,
     choose,
+    floored,
     particles_of_prompts,
     resample,
     survival,
 )
+from dinado_jax.decoding.policy import NextLogits
 from dinado_jax.guides.guided import Guided
 from dinado_jax.guides.tilt import NEUTRAL
 
@@ -237,3 +241,36 @@ def test_a_particle_survives_as_often_as_it_has_offspring():
     np.testing.assert_allclose((offspring == 3).mean(), 3 * 0.9 / 2.9, atol=0.03)
     share = np.bincount(places, minlength=4) / 4000
     np.testing.assert_allclose(share, np.array([0.6, 1, 1, 0.3]) / 2.9, atol=0.03)
+
+
+@dataclasses.dataclass(frozen=True)
+class DeadEnds:
+    """Four equally likely tokens, of which 3 ends a text; nothing may follow a 1 at the start, and
+    there the base goes on as elsewhere."""
+
+    vocab_size: int = 4
+    context_length: int = 32
+
+    def prefill(self, variables, prompts, samples, steps):
+        rows = len(prompts.lengths) * samples
+        base = jnp.zeros((rows, 4)).at[:, 3].set(-9.0)
+        return NextLogits(base, base), jnp.zeros(rows, jnp.int32)
+
+    def step(self, variables, carry, tokens):
+        base = jnp.zeros((len(tokens), 4)).at[:, 3].set(jnp.where(carry == 1, 0.0, -9.0))
+        dead = (tokens == 1) & (carry == 0)
+        return NextLogits(jnp.where(dead[:, None], -jnp.inf, base), base), carry + 1
+
+
+def test_a_particle_at_a_dead_end_has_no_weight_whatever_follows():
+    rows = Prompts(np.ones((20, 1), np.int32), np.ones(20, np.int32))
+    found = ParticleSampler(DeadEnds(), (3,), 4, 4)(None, rows, np.arange(20), jax.random.key(0))
+    log_weight, first = (np.asarray(x) for x in (found.log_weight, found.tokens[:, 0]))
+    assert (first == 1).any() and not np.isnan(log_weight).any()
+    assert (log_weight[first == 1] == -np.inf).all() and (log_weight[first != 1] > -np.inf).all()
+    whole = floored(log_weight.reshape(20, 4))
+    assert np.isfinite(whole).all()
+    np.testing.assert_array_equal(
+        floored(np.array([[-300.0, -257.0, -np.inf]])), [[-300, -257, -357]]
+    )
+    np.testing.assert_array_equal(floored(np.full((1, 2), -np.inf)), [[-100, -100]])

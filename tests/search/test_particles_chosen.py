@@ -1,13 +1,20 @@
 """Texts chosen among particles, from Python."""
 
+import dataclasses
+
+import jax
 import numpy as np
 import pytest
 from support import word_base
 from support.refusal import error_of
 
 import dinado_jax
+from dinado_jax.constraints import pattern
 from dinado_jax.data.sequences import sequences
 from dinado_jax.decoding.score import score
+from dinado_jax.guarantee import guarantee
+from dinado_jax.guides.complete import complete_guide
+from dinado_jax.language_model import Controlled
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 PROMPTS = ["dog =", "cat fox =", "fox ="]
@@ -80,3 +87,23 @@ def test_faults(model):
     assert "reject = 0.1 rules out texts" in told
     told = error_of(dinado_jax.sample_by_particles, model.base, PROMPTS, even)
     assert "give a base under a control" in told
+
+
+def test_a_prompt_without_a_way_on_is_refused(model):
+    guide = complete_guide(model.base.codec, most=30, least=20)
+    dead = Controlled(model.base, *guide)
+    said = error_of(lambda: dead.sample_by_particles(PROMPTS, even, particles=4, max_new_tokens=8))
+    assert "prompt 'dog =', all 4 particles come to a dead end" in said
+
+
+def test_weights_of_improbable_constraints_are_not_cut(model):
+    """Texts that the base hardly ever writes are as far from it as they are."""
+    sharp = jax.tree.map(lambda x: x, model.base.params)
+    sharp["ln_f"] = jax.tree.map(lambda x: 12 * x, sharp["ln_f"])
+    base = dataclasses.replace(model.base, params=sharp)
+    rare, asked = guarantee(base, ["dog ="], 12, pattern("zqxjzqxjzq"))
+    found = rare.sample_by_particles(
+        asked, lambda text: True, particles=4, samples=4, max_new_tokens=12
+    )
+    for one in found:
+        assert one.excess == pytest.approx(-one.log_probs_base.sum(), rel=0.3) and one.excess > 110

@@ -172,9 +172,11 @@ def test_every_text_satisfies_its_own_constraint(trained, base):
     hmm, oracle = dinado_jax.load_hmm(trained, base), Each()
     prompts = [str(number) for number in range(len(EVERY_KIND))]
     model, prompts = guarantee(base, prompts, 8, oracle, hmm=hmm)
+    longer = model.generate(prompts, samples=8, max_new_tokens=12, seed=1)
+    assert all(one.finished and len(one.tokens) <= 9 for one in longer)  # the end is the ninth
     for made in (
         model.generate(prompts, samples=8, max_new_tokens=8),
-        model.generate(prompts, samples=8, max_new_tokens=12, seed=1),
+        longer,
         model.beam_search(prompts, beams=4, max_new_tokens=8),
     ):
         assert len(made) >= len(EVERY_KIND)
@@ -253,8 +255,41 @@ def test_other_settings_and_bases_are_refused(folder, trained, base, tmp_path, c
     assert "--samples 1600 gave" in few and "draw more samples or ask for fewer states" in few
 
 
+def test_folders_with_other_files_are_left_alone(folder, trained, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(SystemExit):
+        train(folder, tmp_path / "mine")
+    assert [each.name for each in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+    shutil.copytree(trained, tmp_path / "hmm")
+    (tmp_path / "hmm" / "head_photos").mkdir()
+    (tmp_path / "hmm" / "epoch_notes.safetensors").write_text("mine")
+    train(folder, tmp_path / "hmm", "--epochs", "4")
+    assert {"head_photos", "epoch_notes.safetensors"} <= {
+        each.name for each in (tmp_path / "hmm").iterdir()
+    }
+
+
+def test_a_prompt_that_is_too_long_is_named(folder, tmp_path, capsys):
+    (tmp_path / "prompts.txt").write_text("dog =\n" + "dog " * 40 + "=\n")
+    with pytest.raises(SystemExit):
+        train(folder, tmp_path / "a", "--prompts", str(tmp_path / "prompts.txt"))
+    assert "prompt 1 ('dog dog" in capsys.readouterr().err
+
+
 def test_what_an_hmm_does_not_go_with(base, trained):
     hmm = dinado_jax.load_hmm(trained, base)
+    weighted, prompts = guarantee(base, ["dog ="], 8, hmm=hmm, weight=0.5)
+    refused("beams are ranked", lambda: weighted.beam_search(prompts, beams=2))
+    for wrong in (str(trained), weighted, None):
+        refused("give a loaded base", lambda wrong=wrong: dinado_jax.load_hmm(trained, wrong))
+    refused("give a loaded base, its .base", lambda: guarantee(weighted, ["dog ="], 8))
+    refused("give what load_hmm returns", lambda: guarantee(base, ["dog ="], 8, hmm=str(trained)))
+    refused("at least one", lambda: guarantee(base, [], 8, hmm=hmm))
+    for wrong in ("at_most_12_words", len):
+        refused("has no automata", lambda wrong=wrong: guarantee(base, ["a"], 8, wrong))
+    named, _ = guarantee(base, ["dog ="], 8, "keywords & length <= 5")
+    assert named.base is base
     other = random_hmm(2, 7, 0)
     message = error_of(lambda: guarantee(base, ["a"], 8, contains("dog"), hmm=other))
     assert "the HMM has 7 tokens, the base" in message
