@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dinado_jax.cli.exits import diverging
 from dinado_jax.cli.fields import add_fields, given
 from dinado_jax.cli.own_prompts import check_file, give
 from dinado_jax.cli.parser import Commands, add_command
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from dinado_jax.models.bert_checkpoint import MaskedModel
     from dinado_jax.tasks.protocol import Example
 
+_OWN = "training"  # the folder of a training within that of its results
 _TRAINING = {
     "steps": "of the training", "batch": "rows of a step", "learning-rate": "peak",
     "warmup": "steps of linear increase", "weight-decay": "of matrices",
@@ -109,11 +111,12 @@ def _pretrain(args: argparse.Namespace) -> None:
     from dinado_jax.denoising.pretraining import pretrain
     from dinado_jax.distributed.processes import barrier, is_main
 
-    plan, training = _begin(), Training(**given(args, _TRAINING))
+    plan, training = _begin(args), Training(**given(args, _TRAINING))
     lines = [line for file in args.texts for line in _lines(file)]
     masked = _masked(args, _texts(lines))
     rate = {} if args.mask_rate is None else {"mask_rate": args.mask_rate}
-    made = pretrain(lines, masked, training, folder=args.out / "training", plan=plan, **rate)
+    with diverging():
+        made = pretrain(lines, masked, training, folder=args.out / _OWN, plan=plan, **rate)
     if is_main():
         made.save(args.out)
         streams.print_result(f"use: dinado denoise train PAIRS --model {escape(str(args.out))}")
@@ -125,13 +128,14 @@ def _train(args: argparse.Namespace) -> None:
     from dinado_jax.denoising.writer import fit_writer
     from dinado_jax.distributed.processes import barrier, is_main
 
-    plan, training = _begin(), Training(**given(args, _TRAINING))
+    plan, training = _begin(args), Training(**given(args, _TRAINING))
     examples = _examples(args.pairs)
     masked = _masked(args, _texts(examples))
     parts = Parts(args.max_length, args.encoder_layers, args.decoder_layers)
     unrolls = {} if args.unrolls is None else {"unrolls": args.unrolls}
-    folder = args.out / "training"
-    writer = fit_writer(masked, examples, training, parts, folder=folder, plan=plan, **unrolls)
+    folder = args.out / _OWN
+    with diverging():
+        writer = fit_writer(masked, examples, training, parts, folder=folder, plan=plan, **unrolls)
     if is_main():
         write_denoiser(args.out, writer.denoiser, writer.params, writer.codec)
         where = escape(str(args.out))
@@ -139,13 +143,18 @@ def _train(args: argparse.Namespace) -> None:
     barrier("the denoiser is saved")
 
 
-def _begin() -> "Plan":
+def _begin(args: argparse.Namespace) -> "Plan":
+    """The devices; the folder of the results is checked."""
     from dinado_jax.config.schema import Parallel
     from dinado_jax.distributed import processes
     from dinado_jax.distributed.partitioning import make_plan
+    from dinado_jax.training.standalone import require_own
 
     processes.connect()
     signals.install_handlers()
+    if args.model is not None and args.out.resolve() == Path(args.model).resolve():
+        raise InputError(f"--out {escape(str(args.out))} is --model: name another folder")
+    require_own(args.out, args.out / _OWN)
     return make_plan(Parallel())
 
 
@@ -170,7 +179,10 @@ def _lines(file: Path) -> "Sequence[str | Example]":
 
     if is_table(file) or file.suffix == ".toml":
         return _examples(file)
-    return read_lines(file, "give a text per line")
+    lines = read_lines(file, "give a text per line")
+    if not any(map(str.strip, lines)):
+        raise InputError(f"{file} is empty: give a text per line")
+    return lines
 
 
 def _texts(lines: "Sequence[str | Example]") -> list[str]:

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dinado_jax.cli.exits import diverging
 from dinado_jax.cli.fields import add_fields, given
 from dinado_jax.cli.parser import Commands, add_command
 from dinado_jax.cli.tables import table
@@ -13,6 +14,7 @@ from dinado_jax.distributed import signals
 from dinado_jax.errors import InputError, escape
 from dinado_jax.recurrence.settings import Training
 from dinado_jax.utils import streams
+from dinado_jax.utils.arguments import require_integer
 from dinado_jax.utils.files import exists
 
 if TYPE_CHECKING:
@@ -79,19 +81,24 @@ def _train(args: argparse.Namespace) -> None:
     from dinado_jax.distributed.partitioning import make_plan
     from dinado_jax.loading import load_base
     from dinado_jax.recurrence.recurrent import fit_recurrence
+    from dinado_jax.training.standalone import require_own
 
     signals.install_handlers()
     training = Training(**given(args, _TRAINING))
+    all_or_more = "0 (all) or more", lambda x: x >= 0
+    devices = require_integer("devices", args.devices or 0, *all_or_more)
+    require_own(args.out, args.out)
     documents = _read(args.documents)
     base = load_base(args.base)
-    model = fit_recurrence(
-        base,
-        [text for _, text in documents],
-        _recurrence(base, args),
-        training,
-        folder=args.out,
-        plan=make_plan(Parallel(devices=args.devices or 0)),
-    )
+    with diverging():
+        model = fit_recurrence(
+            base,
+            [text for _, text in documents],
+            _recurrence(base, args),
+            training,
+            folder=args.out,
+            plan=make_plan(Parallel(devices=devices)),
+        )
     folder = args.out / "model"
     if not exists(folder):
         model.save(folder)
@@ -107,8 +114,10 @@ def _recurrence(base: "Base", args: argparse.Namespace) -> "Recurrence":
     model = base.model
     if not isinstance(model, PrefixModel):
         raise InputError(f"{escape(args.base)} has no recurrence: give a GPT-2 or a Llama")
-    read = max(model.num_layers - 1, 1) if args.read is None else args.read
-    write = min(1, model.num_layers - 1) if args.write is None else args.write
+    last = model.num_layers - 1
+    write = min(1, last) if args.write is None else args.write
+    # The last layer, or the last states where that is the layer that reads the memory.
+    read = max(last, write + 1) if args.read is None else args.read
     window = model.context_length if args.window is None else args.window
     return Recurrence(model, read=read, write=write, window=window)
 

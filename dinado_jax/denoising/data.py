@@ -63,6 +63,8 @@ def pair_rows(
       InputError: if none is left; as `Codec.prompts`.
     """
     pairs = [(one.prompt, text) for one in examples for text in one.references if text.strip()]
+    if not pairs:
+        raise InputError("no example has a reference to train on: give pairs")
     sources = source_rows(codec, [prompt for prompt, _ in pairs])
     targets = source_rows(codec, [text for _, text in pairs])
     most = longest[0] + 2, longest[1] + 2

@@ -99,7 +99,11 @@ def pretrain(
     plan = plan_of(training.batch, plan)
     rows = _rows(masked, texts)
     with training_folder(folder) as path:
-        record = {"params": params_digest(masked.params), "rows": digest(rows)}
+        record = {
+            "architecture": dataclasses.asdict(config),
+            "parameters": params_digest(masked.params),
+            "rows": digest(rows),
+        }
         keep_record(path, {**record, "mask_rate": mask_rate, **dataclasses.asdict(training)})
         model = MaskedLM(config, vocabulary_of(masked))
         params = train_masked(model, masked.params, rows, training, path, mask_rate, plan)

@@ -3,20 +3,39 @@
 import dataclasses
 
 from dinado_jax.errors import InputError, quote
-from dinado_jax.utils.arguments import POSITIVE, require_integer_field, require_number_field
+from dinado_jax.utils.arguments import (
+    POSITIVE,
+    require_integer_field,
+    require_number_field,
+    up_to,
+)
 
 ORDERS = ("confidence", "random")
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """Of a new masked language model; its MLPs are four times as wide."""
+    """Of a new masked language model; its MLPs are four times as wide. InputError for a value out
+    of range.
+    """
 
     layers: int = 4
     width: int = 256
     heads: int = 4
     positions: int = 64  # the most tokens of a row, two of which begin and end it
     vocabulary: int = 8192  # at most
+
+    def __post_init__(self) -> None:
+        for name, most in (
+            ("layers", 1000), ("width", 100_000), ("heads", 100_000), ("vocabulary", 10_000_000),
+        ):  # fmt: skip
+            require_integer_field(self, name, *up_to(most))
+        within = "3 to 1,000,000", lambda x: 3 <= x <= 1_000_000
+        require_integer_field(self, "positions", *within)
+        if self.width % self.heads:
+            raise InputError(
+                f"width = {self.width} is not divisible by heads = {self.heads}: choose a multiple"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +65,7 @@ class Decoding:
 
     def __post_init__(self) -> None:
         for name in ("steps", "lengths", "samples"):
-            require_integer_field(self, name, *POSITIVE)
+            require_integer_field(self, name, *up_to(10_000))
         require_number_field(self, "temperature", "0 (greedy) or more", lambda x: x >= 0)
         require_number_field(self, "share", "in (0, 1]", lambda x: 0 < x <= 1)
         if self.order not in ORDERS:

@@ -200,8 +200,14 @@ def fit_writer(
     longest = denoiser.max_source_length, denoiser.max_length
     rows = pair_rows(codec, examples, longest, denoiser.vocabulary.pad_id)
     with training_folder(folder) as path:
-        record = {"params": params_digest(params), "rows": digest(rows), "unrolls": unrolls}
-        sizes = {"max_length": denoiser.max_length}
-        keep_record(path, {**record, **sizes, **dataclasses.asdict(training)})
+        record = {
+            "max_length": denoiser.max_length,
+            "encoder": dataclasses.asdict(denoiser.encoder),
+            "decoder": dataclasses.asdict(denoiser.decoder),
+            "parameters": params_digest(params),
+            "rows": digest(rows),
+            "unrolls": unrolls,
+        }
+        keep_record(path, {**record, **dataclasses.asdict(training)})
         trained = train_denoiser(denoiser, params, rows, training, path, unrolls, plan)
     return Writer(denoiser, jax.device_put(trained), codec)

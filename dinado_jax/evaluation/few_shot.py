@@ -22,7 +22,7 @@ from dinado_jax.data.records import is_table, read_records
 from dinado_jax.errors import InputError, quote
 from dinado_jax.generation import DecodableBase
 from dinado_jax.hidden_states.chunks import Windows, read_in_chunks
-from dinado_jax.hidden_states.text import PLAIN, Reading, check_base, rounded
+from dinado_jax.hidden_states.text import PLAIN, Reading, check_base, require_finite, rounded
 from dinado_jax.metrics.protocol import Measured
 from dinado_jax.models.cache import Cache
 from dinado_jax.models.protocol import Model
@@ -162,8 +162,8 @@ def classify(
       The label of each text; of equally likely ones the first in order of their names.
 
     Raises:
-      InputError: for no texts, a label without a word or a word without a label, two labels of one
-        word, prompts that are too long, and a base with a prefix.
+      InputError: for settings out of range, no texts, a label without a word or a word without a
+        label, two labels of one word, prompts that are too long, and a base with a prefix.
     """
     check_base(base)
     reading, batch = reading.check(), arguments.require_integer("batch", batch, *POSITIVE)
@@ -189,6 +189,7 @@ def classify(
         windows, last = _windows([rows[index] for index in part], lengths, batch, base.codec.eos_id)
         found = _score_after(base.model, base.params, cache, windows, last, ends)
         scores[part] = np.asarray(found)[: len(part)]
+    require_finite(scores, reading)
     by_text = scores.reshape(len(texts), len(stems), len(words))
     own = [stems.index(tuple(ids[:-1])) for ids in spelled]
     best = by_text[:, own, np.arange(len(words))].argmax(1)
@@ -221,14 +222,22 @@ def _tokens(
 
 
 def _read(base: DecodableBase, ids: Sequence[int], reading: Reading) -> Cache:
-    """The cache of a prompt, updated by the prompt's own loss."""
-    slots = rounded(len(ids), _CHUNKS * reading.chunk)
+    """The cache of a prompt, updated by the prompt's own loss. InputError for a prompt that ends
+    before its first update.
+    """
+    chunk = min(reading.chunk, len(ids))
+    if reading.updates and chunk == len(ids):
+        raise InputError(
+            f"chunk = {reading.chunk}: the demonstrations have {len(ids)} tokens, so that no "
+            "update comes before their end, give fewer"
+        )
+    slots = rounded(len(ids), _CHUNKS * chunk)
     tokens = np.full((1, slots + 1), base.codec.eos_id, np.int32)
     tokens[0, : len(ids)] = ids
     counted = (np.arange(slots) < len(ids) - 1)[None]
     windows = Windows(*map(jnp.asarray, (tokens[:, :-1], tokens[:, 1:], counted)))
     parts = (base.model, base.params, windows, reading.updates)
-    _, cache = read_in_chunks(*parts, chunk=reading.chunk)
+    _, cache = read_in_chunks(*parts, chunk=chunk)
     held = (np.arange(slots) < len(ids))[None, :, None]
     kept = jax.tree.map(lambda x: jnp.where(held, x, 0), cache.prompt)
     return Cache(kept, jnp.array([len(ids)], jnp.int32))

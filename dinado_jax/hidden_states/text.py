@@ -12,6 +12,7 @@ from dinado_jax.utils import arguments
 from dinado_jax.utils.arguments import POSITIVE
 
 CHUNK = 16  # tokens
+_LARGEST = 1e6  # step size: keys and values are far smaller
 
 
 class Reading(NamedTuple):
@@ -22,9 +23,9 @@ class Reading(NamedTuple):
 
     def check(self) -> "Reading":
         """Returns it with numbers of Python. InputError for what is out of range."""
-        not_negative = "at least 0", lambda x: x >= 0
+        within = f"0 to {_LARGEST:g}", lambda x: 0 <= x <= _LARGEST
         return Reading(
-            arguments.require_number("step_size", self.step_size, *not_negative),
+            arguments.require_number("step_size", self.step_size, *within),
             arguments.require_integer("chunk", self.chunk, *POSITIVE),
         )
 
@@ -77,6 +78,12 @@ def score_text(
     room = context if window is None else window
     within = f"in [{len(begin)}, {context}]", lambda x: len(begin) <= x <= context
     room = arguments.require_integer("window", room, *within)
+    chunk = min(reading.chunk, room)
+    if reading.updates and chunk == room:
+        raise InputError(
+            f"chunk = {reading.chunk}: a window has {room} tokens, so that no update comes before "
+            "its end, give fewer"
+        )
     ids = base.codec.targets([text])[0][:-1]
     if not ids:
         raise InputError("the text is empty: give one with at least a word")
@@ -86,13 +93,21 @@ def score_text(
     scores = []
     for first in range(0, len(rows), batch):
         part = rows[first : first + batch]
-        windows = _windows(begin, part, batch, rounded(room, reading.chunk), base.codec.eos_id)
-        found, _ = read_in_chunks(
-            base.model, base.params, windows, reading.updates, chunk=reading.chunk
-        )
+        windows = _windows(begin, part, batch, rounded(room, chunk), base.codec.eos_id)
+        found, _ = read_in_chunks(base.model, base.params, windows, reading.updates, chunk=chunk)
         start = len(begin) - 1
         scores += [row[start : start + len(own)] for row, own in zip(np.asarray(found), part)]
+    require_finite(np.concatenate(scores), reading)
     return scores
+
+
+def require_finite(scores: np.ndarray, reading: Reading) -> None:
+    """InputError for scores that are not finite."""
+    if not np.isfinite(scores).all():
+        fix = "check the base's weights"
+        if reading.updates:
+            fix = f"step_size = {reading.step_size:g} may be too large, lower it"
+        raise InputError(f"the base's log-probabilities are not finite: {fix}")
 
 
 def rounded(tokens: int, chunk: int) -> int:

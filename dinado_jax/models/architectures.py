@@ -14,6 +14,7 @@ from dinado_jax.errors import InputError, quote
 from dinado_jax.models import gpt2_checkpoint, llama_checkpoint
 from dinado_jax.models.gpt2 import GPT2, GPT2Config
 from dinado_jax.models.hf_folder import (
+    ADAPTER_WEIGHTS,
     CONFIG,
     PREFIX_CONFIG,
     PREFIX_FOLDER,
@@ -79,7 +80,7 @@ def load_model(folder: Path) -> BaseModel:
         `prefix_folder.read_positions`, and for an architecture that is not in the table.
     """
     model = parse_model(read_config(folder), str(Path(folder) / CONFIG))
-    if not exists(Path(folder) / PREFIX_CONFIG):
+    if not _has_prefix(folder):
         return model
     _, count, first = read_positions(Path(folder) / PREFIX_FOLDER)
     if (room := model.context_length - 2) < first:
@@ -108,13 +109,21 @@ def load_params(folder: Path, model: BaseModel) -> dict:
     `prefix_folder.read_prefix`.
     """
     read = ARCHITECTURES[model.model_type].read_params
-    if not exists(Path(folder) / PREFIX_CONFIG):
+    if not _has_prefix(folder):
         return read(folder, model)
     params = read(folder, model.replace(prefix=0, first_position=0))
     model = cast(PrefixModel, model)
     prefix = read_prefix(Path(folder) / PREFIX_FOLDER, model)
     parts = np.split(prefix, len(model.prefix_paths), axis=1)
     return nested(by_path(params) | dict(zip(model.prefix_paths, parts, strict=True)))
+
+
+def _has_prefix(folder: Path) -> bool:
+    """Whether a model has a prefix. InputError for one that is not there in full."""
+    there = exists(Path(folder) / PREFIX_CONFIG)
+    if not there and exists(Path(folder) / PREFIX_FOLDER / ADAPTER_WEIGHTS):
+        raise InputError(f"no {Path(folder) / PREFIX_CONFIG}: copy the whole folder again")
+    return there
 
 
 def save_model(
@@ -147,7 +156,8 @@ def save_model(
     config |= {"model_type": model.model_type, "dtype": largest.dtype.name}
     config |= ends or {}
     write_folder(folder, config, checkpoint.to_tensors(nested(flat), model))
-    (folder / PREFIX_CONFIG).unlink(missing_ok=True)
+    for earlier in (PREFIX_CONFIG, f"{PREFIX_FOLDER}/{ADAPTER_WEIGHTS}"):
+        (folder / earlier).unlink(missing_ok=True)
     if prefix is not None:
         (folder / PREFIX_FOLDER).mkdir(exist_ok=True)
         write_prefix(folder / PREFIX_FOLDER, behind, prefix, first_position=behind.first_position)

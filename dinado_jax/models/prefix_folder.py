@@ -83,22 +83,33 @@ def read_prefix(folder: Path, model: PrefixModel) -> np.ndarray:
       InputError: as `read_positions`; for a prompt, for missing, pickled or damaged weights, and
         for a tensor that does not fit the base.
     """
-    return _read(folder, (PREFIX, BESIDE), len(model.prefix_paths) * model.prefix_width)
+    return _read(folder, (PREFIX, BESIDE), model, model.prefix_width, len(model.prefix_paths))
 
 
 def read_prompt(folder: Path, model: PrefixModel) -> np.ndarray:
     """Reads a prompt for a base: [P, D] in its stored dtype. InputError as `read_prefix`."""
-    return _read(folder, (PROMPT,), model.width)
+    return _read(folder, (PROMPT,), model, model.width, 1)
 
 
-def _read(folder: Path, kinds: tuple[str, ...], width: int) -> np.ndarray:
+def _read(
+    folder: Path, kinds: tuple[str, ...], model: PrefixModel, width: int, parts: int
+) -> np.ndarray:
     found = read_positions(folder)
     if found.kind not in kinds:
         raise InputError(
             f"{folder / ADAPTER} has peft_type = {found.kind}: {kinds[0]} is wanted here"
         )
+    path = folder / ADAPTER
+    sizes = {"num_layers": model.num_layers, "token_dim": width}
+    # Their product, which the tensor has, may be the same for another base.
+    for name, given in read_json(path, _AGAIN).items():
+        if given is not None and given != sizes.get(name, given):
+            raise InputError(
+                f"{path} has {name} = {quote(given)}, and the base {sizes[name]}: give an adapter "
+                "of this base"
+            )
     tensors = read_adapter_weights(folder)
-    check_tensors(tensors, {_TENSOR: (found.count, width)}, folder, ADAPTER)
+    check_tensors(tensors, {_TENSOR: (found.count, parts * width)}, folder, ADAPTER)
     check_finite(tensors, folder)
     return tensors[_TENSOR]
 

@@ -20,6 +20,7 @@ from dinado_jax.distributed.processes import process_count
 from dinado_jax.errors import InputError
 from dinado_jax.language_model import Base, save_base
 from dinado_jax.loading import load_base
+from dinado_jax.models.architectures import ARCHITECTURES
 from dinado_jax.models.codec import Codec
 from dinado_jax.models.hf_folder import locate
 from dinado_jax.recurrence.decoding import draw_windows
@@ -41,6 +42,7 @@ from dinado_jax.utils.arguments import (
     require_integer,
     require_seed,
     require_texts,
+    up_to,
 )
 from dinado_jax.utils.files import new_folder
 
@@ -124,7 +126,7 @@ class Recurrent:
         Raises:
           InputError: for an argument out of range.
         """
-        samples = require_integer("samples", samples, *POSITIVE)
+        samples = require_integer("samples", samples, *up_to(10_000))
         steps = require_integer("max_new_tokens", max_new_tokens, *POSITIVE)
         codec, method = self.base.codec, Method(temperature, top_k, top_p)
         (row,) = codec.prompts([prompt])
@@ -222,6 +224,7 @@ def _record(base: Base, rows: Documents, recurrence: Recurrence, training: Train
     """What a training is of, by name."""
     sizes = {name: getattr(recurrence, name) for name in ("read", "write", "window", "hidden")}
     return {
+        "architecture": ARCHITECTURES[base.model.model_type].to_config(base.model),
         "base": params_digest(base.params),
         "documents": hashlib.sha256(rows.rows.tokens.tobytes()).hexdigest(),
         **sizes,

@@ -133,7 +133,7 @@ def _of_inputs(config: Config) -> Iterator[str]:
             "sft.dropout = guided: a new base has learned nothing that Fisher scores could "
             "measure, give base.path or sft.pretrain_steps, or choose another dropout"
         )
-    if sft.dropout in ("uniform", "guided") and 0 < sft.dropout_rate < LEAST_RATE:
+    if sft.dropout in ("uniform", "guided") and sft.dropout_rate < LEAST_RATE:
         yield (
             f"sft.dropout_rate = {sft.dropout_rate:g}: rates are multiples of 1/256, set "
             f"{LEAST_RATE:g} or more, or sft.dropout=none"

@@ -4,10 +4,10 @@ import dataclasses
 
 from dinado_jax.config.schema import Optim
 from dinado_jax.utils.arguments import (
-    POSITIVE,
     require_integer_field,
     require_number_field,
     require_seed,
+    up_to,
 )
 
 
@@ -25,8 +25,8 @@ class Training:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "save_every"):
-            require_integer_field(self, name, *POSITIVE)
+        for name, most in (("steps", 10**9), ("batch", 10**6), ("save_every", 10**9)):
+            require_integer_field(self, name, *up_to(most))
         require_integer_field(self, "warmup", "0 or more", lambda x: x >= 0)
         for name in ("learning_rate", "weight_decay", "clip"):
             require_number_field(self, name, "0 or more", lambda x: x >= 0)

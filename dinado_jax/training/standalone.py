@@ -13,7 +13,7 @@ from dinado_jax.distributed.partitioning import Plan, make_plan
 from dinado_jax.distributed.processes import barrier, is_main
 from dinado_jax.errors import InputError
 from dinado_jax.models.params import by_path
-from dinado_jax.utils.files import exists, read_sealed, write_sealed
+from dinado_jax.utils.files import exists, make_folder, read_sealed, require_new, write_sealed
 
 _RECORD = "training.json"
 
@@ -25,8 +25,17 @@ def training_folder(folder: str | Path | None) -> Iterator[Path]:
         if folder is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="dinado_training_"))
         path = Path(folder)
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         yield path
+
+
+def require_own(out: Path, training: Path) -> None:
+    """InputError for a folder of results that holds files, and not of the training in `training`,
+    which it would replace. Every process calls it.
+    """
+    if not exists(training / _RECORD):
+        require_new(out)
+    barrier("the folder is free")
 
 
 def plan_of(batch: int, plan: Plan | None) -> Plan:

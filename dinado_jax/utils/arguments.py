@@ -16,6 +16,11 @@ SEEDS = 2**32  # number of distinct random keys: jax.random.key uses 32 bits of 
 POSITIVE = "at least 1", lambda x: x >= 1
 
 
+def up_to(most: int) -> tuple[str, Callable[[int], bool]]:
+    """The condition of `require_integer` that a number is in [1, most]."""
+    return f"1 to {most:,}", lambda x: 1 <= x <= most
+
+
 def _is_number(value: Any, kind: type) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
 

@@ -207,6 +207,19 @@ def test_there_and_back_as_an_adapter(base, kind, tmp_path):
     assert config["base_model_name_or_path"] == "somewhere"
 
 
+@kinds
+def test_one_of_a_base_of_other_sizes_is_refused(kind, tmp_path):
+    """The file's tensor may have the same shape."""
+    adapter, params, own, _ = made("gpt2_inner", kind)
+    write_adapter(tmp_path, adapter.model, params, adapter, own, "somewhere")
+    whole = json.loads((tmp_path / "adapter_config.json").read_text())
+    for name in ("num_layers", "token_dim"):
+        other = whole | {name: 2 * whole[name]}
+        (tmp_path / "adapter_config.json").write_text(json.dumps(other))
+        said = error_of(apply_adapter, tmp_path, adapter.model, params)
+        assert f"has {name} = {other[name]}, and the base {whole[name]}: give an adapter" in said
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # peft's own use of transformers
 @bases
 @kinds
@@ -230,6 +243,10 @@ def test_a_base_with_one_is_stored_beside_its_weights(base, shift, tmp_path):
     model = load_model(tmp_path)
     assert model == adapter.adapted
     chex.assert_trees_all_equal(load_params(tmp_path, model), jax.device_get(whole))
+    shutil.copytree(tmp_path / "prefix", tmp_path / "part" / "prefix")
+    (tmp_path / "part" / "prefix" / "adapter_config.json").unlink()
+    shutil.copy(tmp_path / "config.json", tmp_path / "part")
+    assert "copy the whole folder again" in error_of(load_model, tmp_path / "part")
     save_model(tmp_path, adapter.model, params)
     assert load_model(tmp_path) == adapter.model
     chex.assert_trees_all_equal(load_params(tmp_path, adapter.model), params)

@@ -33,6 +33,9 @@ def here(tmp_path_factory):
     rows = [f"{prompt}\t{text}\n" for prompt, text in denoising.PAIRS.items()]
     (folder / "pairs.tsv").write_text("".join(rows))
     (folder / "texts.txt").write_text("\n".join(denoising.TEXTS))
+    (folder / "blank.txt").write_text(" \n\n")
+    task = f'name = "prompts"\nsource = "{folder / "texts.txt"}"\n'
+    (folder / "prompts.toml").write_text(f"[task]\n{task}")
     return folder
 
 
@@ -74,7 +77,17 @@ def _refusals(capsys, here, masked, writer):
     """Those that need models."""
     train = ["denoise", "train", here / "pairs.tsv", "--out", here / "new", "--model", masked]
     write = ["denoise", "write", writer, "--prompt", "go"]
+    pretrain = ["denoise", "pretrain", here / "texts.txt", "--steps", "3", *SMALL]
+    (here / "full").mkdir()
+    (here / "full" / "config.json").write_text("{}")
     for argv, said in (
+        ([*pretrain, *SIZES, "--out", here / "full"], "is there already: name a new folder"),
+        ([*pretrain, "--model", masked, "--out", masked], "is --model: name another folder"),
+        ([*train[:4], here / "full", *train[5:]], "is there already: name a new folder"),
+        (
+            [*pretrain, *SIZES, "--mask-rate", "0.3", "--out", masked, "--heads", "4"],
+            "a training with another architecture",
+        ),
         ([*train, "--width", "32"], "--width is of a new model, and --model has its own"),
         ([*train, "--decoder-layers", "2"], "decoder_layers = 2: the masked language model has 1"),
         (
@@ -98,10 +111,17 @@ def _refusals(capsys, here, masked, writer):
         ),
         ("train {here}/pairs.tsv", "--out is missing"),
         ("train {here}/pairs.tsv --out x --max-length 0", "max_length = 0: it must be at least 1"),
-        ("train {here}/pairs.tsv --out x --steps 0", "steps = 0: it must be at least 1"),
+        ("train {here}/pairs.tsv --out x --steps 0", "steps = 0: it must be 1 to"),
         ("train {here}/pairs.tsv --out x --vocabulary 9", "needs at least 260"),
-        ("train {here}/pairs.tsv --out x --width 30", "hidden_size 30 is not divisible by"),
+        ("train {here}/pairs.tsv --out x --width 30", "width = 30 is not divisible by heads = 4"),
         ("train {here}/pairs.tsv --out x --model {here}", "config.json"),
+        ("pretrain {here}/texts.txt --out x --positions 2", "positions = 2: it must be 3 to"),
+        ("pretrain {here}/texts.txt --out x --vocabulary 99999999999", "vocabulary = 99999999999:"),
+        ("pretrain {here}/texts.txt --out x --batch 99999999999", "batch = 99999999999: it must"),
+        ("pretrain {here}/blank.txt --out x", "blank.txt is empty: give a text per line"),
+        ("pretrain {here}/texts.txt --out {here}/texts.txt", "texts.txt is there already"),
+        ("train {here}/prompts.toml --out x", "no example has a reference to train on"),
+        ("write x --prompt a --samples 99999999999", "samples = 99999999999: it must be 1 to"),
         ("pretrain {here}/none.txt --out x", "none.txt"),
         ("pretrain {here}/texts.txt {here}/pairs.tsv --out x", "texts and pairs at once"),
         (
@@ -121,3 +141,13 @@ def _refusals(capsys, here, masked, writer):
 def test_bad_input(capsys, here, tmp_path, monkeypatch, argv, said):
     monkeypatch.chdir(tmp_path)
     assert said in refused(capsys, ["denoise", *argv.format(here=here).split()])
+
+
+@pytest.mark.usefixtures("compiled_quickly")
+def test_a_loss_that_is_not_finite_is_told_in_a_line(capsys, here, tmp_path):
+    argv = ["pretrain", here / "texts.txt", "--out", tmp_path / "x", *SIZES, "--steps", "3"]
+    argv += ["--batch", "8", "--warmup", "0", "--learning-rate", "1e30"]
+    with pytest.raises(SystemExit) as caught:
+        run(capsys, *argv)
+    assert caught.value.code == 1
+    assert "the loss is nan" in capsys.readouterr().err.splitlines()[-1]

@@ -1,6 +1,7 @@
 """`dinado recurrence`: training, scores and texts by commands, and bad input."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -72,12 +73,28 @@ def test_texts_are_those_of_python(folder, capsys):
         ("--steps 0", "steps"),
         ("--seed 1", "a training with another seed"),
         ("--devices 99", "parallel.devices = 99"),
+        ("--devices -1", "devices = -1: it must be 0 (all) or more"),
         ("--batch 3 --devices 2", "batch = 3 cannot be shared by 2 devices"),
     ],
 )
 def test_bad_settings_are_one_line(folder, base, files, options, said, capsys):
     command = ["recurrence", "train", str(base), *files, "--out", str(folder), *SIZES]
     _exits(command + options.split(), said, capsys)
+
+
+def test_other_files_and_other_models_of_the_same_shapes_are_refused(
+    folder, base, files, tmp_path, capsys
+):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "model").write_text("mine")
+    command = ["recurrence", "train", str(base), *files, "--out"]
+    _exits([*command, str(tmp_path / "out"), *SIZES], "is there already: name a new", capsys)
+    shutil.copytree(base, tmp_path / "base")
+    config = json.loads((tmp_path / "base" / "config.json").read_text())
+    config["layer_norm_epsilon"] = 0.1
+    (tmp_path / "base" / "config.json").write_text(json.dumps(config))
+    command[2] = str(tmp_path / "base")
+    _exits([*command, str(folder), *SIZES], "a training with another architecture", capsys)
 
 
 def test_bad_documents_are_one_line(folder, base, tmp_path, capsys):

@@ -1,7 +1,10 @@
 """Few-shot classification, and the commands that let a base read."""
 
+import dataclasses
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import tiny, word_base
@@ -87,6 +90,18 @@ def test_bad_input(base, tmp_path):
     assert "text is empty" in error_of(score_text, base, " \n")
     assert "step_size = -1" in error_of(score_text, base, "a dog", Reading(-1))
     assert "chunk = 0" in error_of(score_text, base, "a dog", Reading(0.1, 0))
+    said = error_of(score_text, base, "a dog", Reading(0.1, 10**12))
+    assert "a window has 192 tokens, so that no update comes before its end" in said
+    score_text(base, "a dog", Reading(0, 10**12))
+    assert "step_size = 1e+39" in error_of(score_text, base, "a dog", Reading(1e39))
+    params = {**base.params, "ln_f": jax.tree.map(lambda x: x * jnp.nan, base.params["ln_f"])}
+    damaged = dataclasses.replace(base, params=params)
+    assert "are not finite: check the base's" in error_of(score_text, damaged, "a dog")
+    said = error_of(score_text, damaged, "the dog saw a cat " * 9, Reading(0.1, 8))
+    assert "are not finite: step_size = 0.1 may be too large, lower it" in said
+    short, _ = draw(EXAMPLES, 1, 0)
+    said = error_of(lambda: classify(base, short, ["a"], Reading(0.1, 10**12), words=WORDS))
+    assert "so that no update comes before their end, give fewer" in said
     with pytest.raises(dinado_jax.InputError, match=r"window = 193: it must be in \[1, 192\]"):
         score_text(base, "a dog", window=193)
     assert "label 'False' has 3 examples, 4 shots" in error_of(draw, EXAMPLES, 4, 0)
