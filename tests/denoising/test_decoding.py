@@ -180,7 +180,7 @@ def test_parts_that_the_model_lacks_are_refused(parts, said):
 @pytest.mark.parametrize(
     "change, said",
     [
-        ({"steps": 0}, "steps = 0: it must be at least 1"),
+        ({"steps": 0}, "steps = 0: it must be 1 to 10,000"),
         ({"lengths": 1.5}, "lengths = 1.5: it must be an integer"),
         ({"temperature": -1.0}, "temperature = -1.0: it must be 0"),
         ({"share": 0.0}, r"share = 0.0: it must be in \(0, 1\]"),
