@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dinado_jax.automata.automaton import Automaton, TooLarge
-from dinado_jax.automata.compiled import AutomataOf, AutomataOracle, compiled
+from dinado_jax.automata.compiled import AutomataOracle, compiled
 from dinado_jax.automata.conjunction import conjunction, stack
 from dinado_jax.automata.joint import maskable, product
 from dinado_jax.automata.tokens import NEVER, TokenAutomaton
@@ -23,7 +23,7 @@ from dinado_jax.guides.hmm import hmm_guide
 from dinado_jax.guides.protocol import Guide
 from dinado_jax.hmm.model import Hmm
 from dinado_jax.language_model import Base, Controlled, require_base
-from dinado_jax.oracles.expression import find_oracle
+from dinado_jax.oracles.expression import find_automata
 from dinado_jax.tasks.keyword.oracle import LEXICAL
 from dinado_jax.utils.arguments import POSITIVE, require_integer, require_texts
 
@@ -95,7 +95,12 @@ def guarantee(
 
 def _automata(given: PromptSet, oracle: Any) -> tuple[list[Automata], dict[Automata, str]]:
     """The automata of each prompt, and how messages name the first prompt of each constraint."""
-    automata_of = _automata_of(oracle)
+    automata_of = find_automata(oracle)
+    if automata_of is None:
+        raise InputError(
+            f"oracle = {quote(oracle)} has no automata: give one of dinado_jax.constraints, or an "
+            "expression of such oracles"
+        )
     automata = [tuple(automata_of(text)) for text in given.texts]
     names = given.names or [f"prompt {index}" for index in range(len(automata))]
     found = [f"{name}, {quote(text)}" for name, text in zip(names, given.texts)]
@@ -103,17 +108,6 @@ def _automata(given: PromptSet, oracle: Any) -> tuple[list[Automata], dict[Autom
     if () in where:
         raise InputError(f"{where[()]}: the oracle has no automaton for it, return at least one")
     return automata, where
-
-
-def _automata_of(oracle: Any) -> AutomataOf:
-    named = find_oracle(oracle).function if isinstance(oracle, str) else oracle
-    automata_of = getattr(named, "automata", None)
-    if automata_of is None:
-        raise InputError(
-            f"oracle = {quote(oracle)} has no automata: give one of dinado_jax.constraints, or an "
-            "expression of such oracles"
-        )
-    return automata_of
 
 
 def _check_options(ends: bool, hmm: Hmm | None, weight: float | None) -> None:

@@ -30,7 +30,7 @@ from dinado_jax.language_model import Base, Controlled, require_base
 from dinado_jax.models.architectures import load_model, load_params
 from dinado_jax.models.hf_folder import HUB_FILES, fingerprint, locate, own_name
 from dinado_jax.models.tokenizer import load_codec
-from dinado_jax.oracles.expression import find_oracle, is_own
+from dinado_jax.oracles.expression import find_automata, is_own
 from dinado_jax.utils.arguments import known_keywords
 from dinado_jax.utils.files import exists
 
@@ -177,8 +177,7 @@ def _automata_of(
             "one of this package: give it, load_control(DIR, oracle=...)"
         )
     given = name if given is None else given
-    function = find_oracle(given).function if isinstance(given, str) else given
-    automata_of = getattr(function, "automata", None)
+    automata_of = find_automata(given)
     if automata_of is None:
         raise InputError(
             f"oracle {quote(given)} has no automata, whose state the control in {folder} reads: "

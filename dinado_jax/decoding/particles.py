@@ -344,8 +344,7 @@ def floored(log_weight: np.ndarray) -> np.ndarray:
       log_weight: float [B, N] nats; -inf of a particle that has nowhere to go.
 
     Returns:
-      float [B, N] nats, no less than 100 nats below the largest of each row; -100 in a row where
-      all are -inf.
+      float [B, N] nats, at least the largest of their row minus 100; -100 in a row of -inf alone.
     """
     most = log_weight.max(1, keepdims=True)
     least = np.where(most > -np.inf, most, 0.0) - _FLOOR

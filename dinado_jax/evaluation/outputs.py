@@ -97,9 +97,10 @@ def _annotated(texts: Sequence[_Line], path: Path) -> list[str]:
 
 def _read(path: Path, names: tuple[str, ...], fields: Fields) -> Iterator[_Line]:
     """The lines of a file; the texts of a text file's line are whole."""
+    as_json = _is_json(path)
     for number, line in enumerate(read_lf_lines(path), start=1):
         where = f"{path}:{number}"
-        if not _is_json(path):
+        if not as_json:
             yield _Line(where, "", (line,))
         elif line.strip():
             yield _parsed(line, where, names, fields)

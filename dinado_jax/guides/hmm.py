@@ -152,9 +152,8 @@ class HmmGuide:
         log_prob, log_after = _next_tokens(params, state)
         stop = jnp.asarray(self.stop_ids)
         at_end = jnp.where(jnp.asarray(params.accepting)[state.automaton], 0.0, -jnp.inf)
+        log_after = jnp.where((state.left > 0)[:, None], log_after, -jnp.inf)
         log_after = log_after.at[:, stop].set(at_end[:, None])
-        at_stop = (jnp.arange(log_after.shape[1])[:, None] == stop[None]).any(1)
-        log_after = jnp.where((state.left > 0)[:, None] | at_stop[None], log_after, -jnp.inf)
         # A row past its end may be in any state, and its logits must stay finite.
         possible = (log_after > -jnp.inf).any(1, keepdims=True)
         log_after = jnp.where(possible, log_after, 0.0)

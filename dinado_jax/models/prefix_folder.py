@@ -29,7 +29,7 @@ PREFIX, PROMPT = "PREFIX_TUNING", "PROMPT_TUNING"
 BESIDE = "PREFIX_BESIDE_ROWS"  # with first_position
 _AGAIN = "copy or download the adapter again"
 _TENSOR = "prompt_embeddings"
-# How it was trained, where it comes from, and what the tensor's shape says again.
+# How it was trained, where it comes from, and sizes that `_read` or the tensor's shape checks.
 _WITHOUT_EFFECT = {
     "auto_mapping", "base_model_name_or_path", "encoder_hidden_size", "inference_mode",
     "init_weights", "num_attention_heads", "num_layers", "peft_version", "prefix_projection",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from dinado_jax.automata.compiled import AutomataOf
 from dinado_jax.automata.logic import accepts_all
 from dinado_jax.constraints.constraint import AllOf, AnyOf, Constraint
 from dinado_jax.constraints.counting import at_least_words, at_most_words
@@ -64,7 +65,7 @@ def find_oracle(text: str, noun: str = "oracle") -> NamedOracle:
         unknown, or that certainly no text or every text satisfies.
     """
     if _is_name(text):
-        if re.fullmatch(r"\w+", text) and text not in ORACLES and text not in registered():
+        if not (":" in text or _was_given(text) or text in ORACLES or text in registered()):
             raise InputError(f"{noun} {quote(text)}, no such {noun}: {_hint(text)}")
         return resolve(text, noun)
     source = Source(text, noun)
@@ -72,6 +73,14 @@ def find_oracle(text: str, noun: str = "oracle") -> NamedOracle:
     if isinstance(found.function, Constraint) and _certain(found.function):
         raise source.error(0, "every text satisfies it, so that it asks for nothing: correct it")
     return found
+
+
+def find_automata(oracle: Any) -> AutomataOf | None:
+    """What makes the automata of an oracle, given as an object or by its name or an expression;
+    None for one that is not decided by automata. InputError as `find_oracle`.
+    """
+    found = find_oracle(oracle).function if isinstance(oracle, str) else oracle
+    return getattr(found, "automata", None)
 
 
 def is_own(text: str) -> bool:
@@ -96,8 +105,12 @@ def _is_name(text: str) -> bool:
     # Of paths with spaces or parentheses what is there decides.
     in_file = _FILE.fullmatch(text) and os.path.isfile(text.rpartition(":")[0])
     a_folder = text.startswith(CLASSIFIER) and os.path.isdir(text.removeprefix(CLASSIFIER))
-    given = text.startswith(f"{GIVEN} ")
-    return not own and bool(_NAME.fullmatch(text) or in_file or a_folder or given)
+    return not own and bool(_NAME.fullmatch(text) or in_file or a_folder or _was_given(text))
+
+
+def _was_given(text: str) -> bool:
+    """Whether it is the name of an oracle that was given as an object."""
+    return text.startswith(f"{GIVEN} ")
 
 
 def _certain(constraint: Constraint) -> bool:

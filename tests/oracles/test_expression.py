@@ -335,7 +335,7 @@ def test_a_package_registers_an_oracle(here, monkeypatch):
     expected = [min(share(text), keywords(*each)) for *each, text in zip(PROMPTS, TEXTS, TEXTS)]
     np.testing.assert_allclose(labels("polite-one & keywords"), expected, atol=1e-6)
     assert "did you mean polite-one?" in error_of(find_oracle, "polite_one & keywords")
-    assert "did you mean polite-one?" in error_of(find_oracle, "polite_one")
+    assert "did you mean polite-one?" in error_of(find_oracle, "polite-on")
     said = error_of(find_oracle, "broken & keywords")
     assert "'broken', registered as 'mine:missing', mine has no function missing" in said
 
