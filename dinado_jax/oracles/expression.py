@@ -28,7 +28,7 @@ from dinado_jax.oracles.classifier import CLASSIFIER, classifier_oracle
 from dinado_jax.oracles.combined import THRESHOLDS, Folded, Mapped, Mean
 from dinado_jax.oracles.grammar import Source
 from dinado_jax.oracles.judge import Oracle
-from dinado_jax.oracles.table import GIVEN, ORACLES, NamedOracle, registered, resolve
+from dinado_jax.oracles.table import FORMS, GIVEN, ORACLES, NamedOracle, registered, resolve
 
 if TYPE_CHECKING:
     from lark import Token, Tree
@@ -284,4 +284,6 @@ def _hint(name: str) -> str:
         return f"add the name of its function, {name}:FUNCTION"
     known = [KEYWORDS, LENGTH, *ELEMENTS, *COMBINATIONS, *ORACLES, *registered()]
     near = difflib.get_close_matches(name, known, 1)
-    return f"did you mean {near[0]}?" if near else f"one of {', '.join(known)}"
+    if near:
+        return f"did you mean {near[0]}?"
+    return f"give {FORMS}" if "." in name else f"one of {', '.join(known)}"
