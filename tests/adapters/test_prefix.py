@@ -1,5 +1,6 @@
 """Prefixes and prompts: what they are before training, as bases, in decoding, files and runs."""
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -63,9 +64,14 @@ def made(name, kind, scale=0.3, shift=True):
     return adapter, params, own, adapter.merge(params, own)
 
 
-def logits(model, params, tokens):
+@functools.partial(jax.jit, static_argnums=0)
+def forward(model, params, tokens):
     with jax.default_matmul_precision("highest"):
-        return np.asarray(model.apply({"params": params}, tokens).logits)
+        return model.apply({"params": params}, tokens).logits
+
+
+def logits(model, params, tokens):
+    return np.asarray(forward(model, params, tokens))
 
 
 def tokens_of(model, rows=2, length=6, seed=0):
@@ -183,10 +189,11 @@ def test_gradients_reach_every_parameter(kind):
     def loss(params):
         return one.log_policy(tiny.base_params(), params, rows).sum()
 
-    gradient = jax.grad(loss)(params)["direction"]
+    gradient_of = jax.jit(jax.grad(loss))
+    gradient = gradient_of(params)["direction"]
     assert all(np.any(leaf) for leaf in jax.tree.leaves(gradient))
     # W' is zero at first: what is below it moves once it is not.
-    fresh = jax.grad(loss)(one.init(KEY, tiny.base_params(), 0.2))["direction"]
+    fresh = gradient_of(one.init(KEY, tiny.base_params(), 0.2))["direction"]
     assert np.any(fresh["out" if kind == "prefix" else "change"])
 
 

@@ -104,10 +104,9 @@ def test_a_fresh_one_is_the_plain_windows_exactly(base):
     )
     assert not np.any(memory)
     tokens = jnp.asarray(rows.rows.tokens)
-    out = recurrence.model.apply(variables, tokens)
-    again = recurrence.model.apply(
-        recurrence.variables(variables, recurrence.empty(len(tokens))), tokens
-    )
+    apply = jax.jit(recurrence.model.apply)
+    out = apply(variables, tokens)
+    again = apply(recurrence.variables(variables, recurrence.empty(len(tokens))), tokens)
     chex.assert_trees_all_equal(again, out)
     scores = np.take_along_axis(jax.nn.log_softmax(out.logits[:, :-1]), tokens[:, 1:, None], 2)
     counted = np.arange(1, T)[None] < rows.rows.length[:, None]
@@ -139,9 +138,8 @@ def test_it_is_causal():
         np.random.default_rng(0).standard_normal((1, recurrence.width)), jnp.float32
     )
     own = recurrence.variables(variables, memory)
-    one, other = (
-        recurrence.model.apply(own, row).hidden for row in (batch.tokens[:, 1], tokens[:, 1])
-    )
+    apply = jax.jit(recurrence.model.apply)
+    one, other = (apply(own, row).hidden for row in (batch.tokens[:, 1], tokens[:, 1]))
     np.testing.assert_array_equal(one[:, :3], other[:, :3])
     assert np.any(one[:, 3:] != other[:, 3:])
 
