@@ -36,6 +36,7 @@ for i in $(seq 60); do printf 'a red dog %s\t1\na blue dog %s\t0\n' "$i" "$i"; d
     demo+=" train.warmup_direction=0 rollout.prompts=40 evaluate.prompts=20"
     echo "oracle_suite $PYTHON benchmarks/oracle_suite.py --out $out/oracles --seeds 3 --oracles long_words --settings $demo"
     demo+=" rollout.oracle=support.tiny_run:even"
+    echo "side_by_side $PYTHON benchmarks/side_by_side.py tests/support/tiny_run.toml --out $out/ways --variants blind"
     echo "toy_study $PYTHON benchmarks/toy_study.py --out $out/study --seeds 3 --recipes default --settings $demo"
     echo "sample_efficiency $PYTHON benchmarks/sample_efficiency.py tests/support/tiny_run.toml --out $out/efficiency --per-prompt 2 --kinds merge --weightings none --seeds 3"
     echo "scale $PYTHON benchmarks/scale.py configs/commongen_gpt2_large.toml --base gpt2 --target cpu --fsdp 2 --rows 1 --length 8 --depths 1 2"
@@ -50,6 +51,8 @@ for i in $(seq 60); do printf 'a red dog %s\t1\na blue dog %s\t0\n' "$i" "$i"; d
     echo "profile_step $PYTHON benchmarks/profile_step.py --size tiny --batch 1 --length 18 --out $out/profile"
     echo "hmm_em $PYTHON benchmarks/hmm_cost.py em --states 8 --vocabulary 50 --batch 8 --length 4 --repeats 1"
     echo "hmm_guide $PYTHON benchmarks/hmm_cost.py guide --size tiny --rows 2 --length 4 --states 8 --keywords 1 --repeats 1"
+    echo "particle_cost $PYTHON benchmarks/particle_cost.py --size tiny --particles 2 --length 4 --repeats 1"
+    echo "state_cost $PYTHON benchmarks/state_cost.py --size tiny --rows 2 --length 4 --keywords 1 --repeats 1"
     pairs=$out/pairs
     mkdir -p "$pairs"
     for split in train dev; do
@@ -58,6 +61,7 @@ for i in $(seq 60); do printf 'a red dog %s\t1\na blue dog %s\t0\n' "$i" "$i"; d
         done >"$pairs/$split.jsonl"
     done
     for i in $(seq 40); do echo "a dog likes to run in park $i"; done >"$out/captions.txt"
+    echo "register_texts $PYTHON benchmarks/register_texts.py $out/captions.txt $out/captions.txt --out $out/register.jsonl --each 4"
     echo "automata $PYTHON benchmarks/automata.py $out/captions.txt --count 100"
     tiny="vocab_size=300 n_positions=64 n_embd=16 n_layer=1 n_head=2"
     echo "guided_dropout $PYTHON benchmarks/guided_dropout.py $pairs $out/captions.txt --out $out/dropout --shares 1 --seeds 0 --dropouts guided --steps 2 --pretrain-steps 2 --size $tiny --settings sft.batch=8"
@@ -74,6 +78,10 @@ for i in $(seq 60); do printf 'a red dog %s\t1\na blue dog %s\t0\n' "$i" "$i"; d
         printf '1\t2\n'
         for i in $(seq 40); do printf 'a dog %s\tein Hund %s\n' "$i" "$i"; done
     } >"$out/sentences.tsv"
+    parallel=$out/parallel
+    mkdir -p "$parallel"
+    for side in es en.0 en.1; do seq 20 | sed 's/$/ uno dos/' >"$parallel/train.$side"; done
+    echo "short_lines $PYTHON benchmarks/short_lines.py $parallel $out/short --sources *.es --words 2 9"
     small="--seeds 0 --held-out 4 --layers 1 --width 8 --heads 2 --vocabulary 300 --batch 4"
     small+=" --pretrain-steps 2 --steps 2 --causal-steps 2 --lengths 1 --repeats 1"
     echo "formality_pairs $PYTHON benchmarks/formality_pairs.py $out/sentences.tsv --out $out/formality"
