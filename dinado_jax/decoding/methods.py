@@ -9,7 +9,6 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from dinado_jax.errors import InputError
 from dinado_jax.ops.blocks import block_reduce
 from dinado_jax.utils.arguments import require_integer_field, require_number_field
 
@@ -30,12 +29,6 @@ class Method:
         require_number_field(self, "temperature", "0 (greedy) or more, finite", lambda x: x >= 0)
         require_integer_field(self, "top_k", "0 (off) or more", lambda x: x >= 0)
         require_number_field(self, "top_p", "in (0, 1]", lambda x: 0 < x <= 1)
-        for name, off in (("top_k", 0), ("top_p", 1)):
-            if self.temperature == 0 and (given := getattr(self, name)) != off:
-                raise InputError(
-                    f"{name} = {given} has no effect at temperature 0, which is greedy: leave it "
-                    "out, or set a temperature above 0"
-                )
 
     def draw(self, logits: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Draws one token per row.

@@ -179,13 +179,6 @@ def test_settings_that_are_refused(bad):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name, value", [("top_k", 5), ("top_p", 0.9)])
-def test_what_greedy_decoding_does_not_read_is_refused(name, value):
-    with pytest.raises(InputError, match=f"{name} = {value} has no effect at temperature 0"):
-        Method(temperature=0, **{name: value})
-    Method(temperature=0, top_k=0, top_p=1)
-
-
 def test_numpy_numbers_are_numbers():
     method = Method(np.float32(0.5), np.int64(4), np.float64(0.25))
     assert method == Method(0.5, 4, 0.25) and hash(method) == hash(Method(0.5, 4, 0.25))
