@@ -8,9 +8,13 @@ has more than --longest words are left out, too; sources are unique. Twice --hel
 not trained on: one half is measured, the other with --dev, to choose settings. In FOLDER, where a
 stopped run goes on, are
 
-    masked/          a masked language model, pretrained on both sides of the training pairs
+    masked/          a masked language model, pretrained on both sides of the training pairs, each
+                     by itself or in one row
     masked_SEED/     denoisers that begin as it; random_SEED/ with its tokenizer, at random
     causal_SEED/     a run of stage sft: a GPT-2 of about as many parameters, on the same pairs
+    distilled_SEED.jsonl  its greedy translations of the training sources; with --distilled the
+                     denoisers of the seed learn these in place of the pairs (sequence-level
+                     distillation, Kim and Rush, arXiv 1606.07947)
     records.jsonl    a line of JSON for each measurement, which the script prints as well
 
 BLEU is sacrebleu's, of held-out sources, greedy for the autoregressive model; `reranked` takes of
@@ -21,6 +25,7 @@ text out, medians of --repeats in turns.
 import argparse
 import dataclasses
 import functools
+import itertools
 import json
 import statistics
 import time
@@ -48,6 +53,7 @@ from dinado_jax.training.settings import Training
 from dinado_jax.utils.files import read_lines
 
 KINDS = ("masked", "random")
+WHAT = ("bleu", "speed")
 STEPS = (1, 2, 4, 8, 10)
 
 
@@ -119,9 +125,11 @@ def train_masked(args: argparse.Namespace, train: list[Example]) -> MaskedModel:
     folder = args.out / "masked"
     if not (folder / "config.json").exists():
         texts = list(dict.fromkeys(text for one in train for text in (one.prompt, *one.references)))
+        rows = train if args.pretrain_on == "pairs" else texts
         sizes = Sizes(args.layers, args.width, args.heads, args.positions, args.vocabulary)
         how = training(args, args.pretrain_steps, args.pretrain_rate)
-        pretrain(texts, new_masked(texts, sizes), how, folder=folder / "training").save(folder)
+        new, own = new_masked(texts, sizes), folder / "training"
+        pretrain(rows, new, how, mask_rate=args.mask_rate, folder=own).save(folder)
     return load_masked(folder)
 
 
@@ -158,6 +166,19 @@ def train_causal(args: argparse.Namespace, seed: int, wanted: int) -> Base:
     overrides = [f"{name}={value}" for name, value in settings.items()]
     run_stages(load_config(config, overrides), ("sft",), folder)
     return load_base(str(folder / "sft" / "base"))
+
+
+def distilled(args: argparse.Namespace, base: Base, train: list[Example], seed: int) -> list:
+    """The training sources with the greedy translations of an autoregressive model."""
+    path, sources = args.out / f"distilled_{seed}.jsonl", [one.prompt for one in train]
+    if not path.exists():
+        texts = greedy(args, base, sources, 256)
+        lines = [json.dumps(pair) + "\n" for pair in zip(sources, texts, strict=True)]
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(lines))
+        partial.replace(path)
+    pairs = map(json.loads, path.read_text().splitlines())
+    return [Example(source, (text,)) for source, text in pairs if text.strip()]
 
 
 def decoding(args: argparse.Namespace, steps: int, lengths: int) -> Decoding:
@@ -223,17 +244,19 @@ def main() -> None:
     wanted = size(from_masked(masked, Parts(args.max_length))[1])
     for seed in args.seeds:
         base = train_causal(args, seed, wanted)
-        what = {"what": "bleu", "kind": "causal", "seed": seed, "steps": 0}
-        records.measure(what, bleu_of_causal, args, base, held_out)
-        for kind in KINDS:
-            writer = train_denoiser(args, train, masked, kind, seed)
-            for steps in STEPS:
+        pairs = distilled(args, base, train, seed) if args.distilled else train
+        writers = {kind: train_denoiser(args, pairs, masked, kind, seed) for kind in args.kinds}
+        if "bleu" in args.measure:
+            what = {"what": "bleu", "kind": "causal", "seed": seed, "steps": 0}
+            records.measure(what, bleu_of_causal, args, base, held_out)
+            for kind, steps in itertools.product(args.kinds, STEPS):
                 how = decoding(args, steps, args.lengths)
                 what = {"what": "bleu", "kind": kind, "seed": seed, "steps": steps}
-                records.measure(what, bleu_of_denoiser, writer, how, base, held_out)
-            for batch in (1, 32) if (kind, seed) == (KINDS[0], args.seeds[0]) else ():
+                records.measure(what, bleu_of_denoiser, writers[kind], how, base, held_out)
+        if "speed" in args.measure and seed == args.seeds[0]:
+            for batch in (1, 32):
                 what = {"what": "sentences per second", "seed": seed, "batch": batch}
-                records.measure(what, speeds, args, base, writer, prompts, batch)
+                records.measure(what, speeds, args, base, writers[args.kinds[0]], prompts, batch)
 
 
 def arguments() -> argparse.Namespace:
@@ -241,6 +264,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("pairs", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--pretrain-on", choices=("texts", "pairs"), default="texts")
+    parser.add_argument("--distilled", action="store_true")
+    parser.add_argument("--measure", nargs="+", choices=WHAT, default=WHAT, help="speed: of a seed")
     parser.add_argument("--order", default="confidence")
     parser.add_argument("--dev", action="store_true", help="measure on the other held-out pairs")
     for name, default in (
@@ -252,7 +279,7 @@ def arguments() -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=int, default=default)
     for name, default in (
         ("pretrain-rate", 2e-3), ("rate", 1e-3), ("causal-rate", 2e-3), ("temperature", 0.0),
-        ("share", 1.0),
+        ("share", 1.0), ("mask-rate", 0.15),
     ):  # fmt: skip
         parser.add_argument(f"--{name}", type=float, default=default)
     return parser.parse_args()
