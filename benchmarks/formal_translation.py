@@ -1,16 +1,18 @@
 """Formal translations by a control and by FUDGE, on the same base and with the same classifier.
 
     python benchmarks/formal_translation.py RUN --judge CLASSIFIER [--rule formal_de]
-        [--strengths 0.5 1 2] [--fudge 1 2 4] [--prompts 300] [--samples 2] [--show 10]
+        [--strengths 0.5 1 2] [--target-rates 0] [--fudge 1 2 4] [--fudge-classifier DIR]
+        [--prompts 300] [--samples 2] [--show 10]
 
-RUN is a finished run of a task of translation whose rollout.oracle is, or is made of, a classifier
-with the base's tokens (`dinado oracle train DATA --out DIR --tokenizer BASE`); CLASSIFIER is
-another one, which judges. FUDGE is p times the classifier's probability after each token
-(`guides.classifier`), raised to a strength. Prints a line of JSON for the base and for each
-strength of both: the share of texts that CLASSIFIER, the run's own one and the rule call formal
-with standard errors, the metrics of the task (BLEU against all references), the KL to the base and
-the least KL with as much of the own classifier's label, the share of texts that end, and seconds.
-With --show, some translations by the control follow, a strength beside the other.
+RUN is a finished run of a task of translation; CLASSIFIER judges and is not the one of its oracle.
+FUDGE is p times a classifier's probability after each token (`guides.classifier`), raised to a
+strength: of the classifier of the run's oracle or of another one, which reads the base's tokens
+(`dinado oracle train DATA --out DIR --tokenizer BASE`). A target rate of 0 is the opposite of the
+control: what the base writes where the oracle says no. Prints a line of JSON for the base and for
+each strength and rate: the share of texts that CLASSIFIER, the run's own one and the rule call
+formal with standard errors, the metrics of the task (BLEU against all references), the KL to the
+base and the least KL with as much of the own classifier's label, the share of texts that end, and
+seconds. With --show, some translations by the control follow, a strength beside the other.
 """
 
 import argparse
@@ -97,7 +99,9 @@ def main() -> None:
     parser.add_argument("--judge", type=Path, required=True)
     parser.add_argument("--rule", default="formal_de")
     parser.add_argument("--strengths", type=float, nargs="*", default=[0.5, 1, 2])
+    parser.add_argument("--target-rates", type=float, nargs="*", default=[])
     parser.add_argument("--fudge", type=float, nargs="*", default=[1, 2, 4])
+    parser.add_argument("--fudge-classifier", type=Path, help="by default that of the run's oracle")
     parser.add_argument("--prompts", type=int, default=300)
     parser.add_argument("--samples", type=int, default=2)
     parser.add_argument("--show", type=int, default=0)
@@ -112,9 +116,13 @@ def main() -> None:
     test = Test(context, prompts, judges, args.samples)
     control = load_run(args.run)
     models: dict[str, LanguageModel] = {"base": control.base}
+    models |= {f"rate {one:g}": control.tilted(target_rate=one) for one in args.target_rates}
     models |= {f"control {one:g}": control.tilted(strength=one) for one in args.strengths}
     if args.fudge:
-        classifier, *_ = classifiers_in(context.oracle)
+        named = context.oracle
+        if args.fudge_classifier:
+            named = find_oracle(f"classifier:{args.fudge_classifier}")
+        classifier, *_ = classifiers_in(named)
         fudge = Controlled(control.base, *classifier_guide(classifier, control.base.codec))
         models |= {f"fudge {one:g}": fudge.tilted(strength=one) for one in args.fudge}
     made: dict[str, list[Sample]] = {}
