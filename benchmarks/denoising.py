@@ -35,6 +35,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from dinado_jax.denoising.distillation import distil
 from dinado_jax.denoising.model import from_masked
 from dinado_jax.denoising.pretraining import new_masked, pretrain
 from dinado_jax.denoising.settings import Decoding, Parts, Sizes
@@ -170,15 +171,15 @@ def train_causal(args: argparse.Namespace, seed: int, wanted: int) -> Base:
 
 def distilled(args: argparse.Namespace, base: Base, train: list[Example], seed: int) -> list:
     """The training sources with the greedy translations of an autoregressive model."""
-    path, sources = args.out / f"distilled_{seed}.jsonl", [one.prompt for one in train]
+    path = args.out / f"distilled_{seed}.jsonl"
     if not path.exists():
-        texts = greedy(args, base, sources, 256)
-        lines = [json.dumps(pair) + "\n" for pair in zip(sources, texts, strict=True)]
+        made = distil(base, train, max_new_tokens=args.max_length + 1, batch=256)
+        lines = [json.dumps([one.prompt, *one.references]) + "\n" for one in made]
         partial = path.with_suffix(".partial")
         partial.write_text("".join(lines))
         partial.replace(path)
     pairs = map(json.loads, path.read_text().splitlines())
-    return [Example(source, (text,)) for source, text in pairs if text.strip()]
+    return [Example(source, (text,)) for source, text in pairs]
 
 
 def decoding(args: argparse.Namespace, steps: int, lengths: int) -> Decoding:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dinado_jax.tasks.protocol import Example
 
 _OWN = "training"  # the folder of a training within that of its results
+_PAIRS = ".jsonl, .csv or .tsv with the columns prompt and target, or a CONFIG with a task"
 _TRAINING = {
     "steps": "of the training", "batch": "rows of a step", "learning-rate": "peak",
     "warmup": "steps of linear increase", "weight-decay": "of matrices",
@@ -47,6 +48,7 @@ def add(commands: Commands) -> None:
     denoise = commands.add_parser("denoise", help="a masked language model that writes")
     kinds = denoise.add_subparsers(dest="what", required=True, metavar="WHAT")
     _add_pretrain(kinds)
+    _add_distil(kinds)
     _add_train(kinds)
     _add_write(kinds)
 
@@ -62,11 +64,24 @@ def _add_pretrain(kinds: Commands) -> None:
     _add_model(command, "a masked language model to train further")
 
 
+def _add_distil(kinds: Commands) -> None:
+    text = "write pairs whose texts are an autoregressive model's, which are easier to learn"
+    command = add_command(kinds, "distil", _distil, text)
+    command.add_argument("pairs", type=Path, metavar="FILE", help=_PAIRS)
+    command.add_argument(
+        "--base", required=True, metavar="BASE", help="a model that has learned the pairs"
+    )
+    command.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="new pairs, .jsonl"
+    )
+    command.add_argument("--max-new-tokens", type=int, metavar="N", help="of a text (32)")
+    command.add_argument("--batch", type=int, default=64, metavar="N", help="prompts at once (64)")
+
+
 def _add_train(kinds: Commands) -> None:
     text = "train a denoiser on pairs of prompt and text; the same command continues"
     command = add_command(kinds, "train", _train, text)
-    pairs = ".jsonl, .csv or .tsv with the columns prompt and target, or a CONFIG with a task"
-    command.add_argument("pairs", type=Path, metavar="FILE", help=pairs)
+    command.add_argument("pairs", type=Path, metavar="FILE", help=_PAIRS)
     _add_model(command, "the masked language model that encoder and decoder begin as")
     command.add_argument(
         "--max-length", type=int, metavar="N", help="tokens of the longest text (as positions have)"
@@ -121,6 +136,19 @@ def _pretrain(args: argparse.Namespace) -> None:
         made.save(args.out)
         streams.print_result(f"use: dinado denoise train PAIRS --model {escape(str(args.out))}")
     barrier("the masked language model is saved")
+
+
+def _distil(args: argparse.Namespace) -> None:
+    from dinado_jax.denoising.distillation import distil
+    from dinado_jax.loading import load_base
+
+    if args.out.suffix != ".jsonl":
+        raise InputError(f"--out {escape(str(args.out))}: pairs are written as .jsonl, name it so")
+    check_file(args.out)
+    examples, base = _examples(args.pairs), load_base(args.base)
+    made = distil(base, examples, max_new_tokens=args.max_new_tokens, batch=args.batch)
+    lines = [json.dumps({"prompt": one.prompt, "target": one.references[0]}) for one in made]
+    give("\n".join(lines), args.out)
 
 
 def _train(args: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ from support.commands import refused
 
 from dinado_jax import cli
 from dinado_jax.distributed import signals
+from dinado_jax.loading import load_base
 
 SMALL = ["--batch", "8", "--warmup", "2", "--save-every", "50", "--learning-rate", "0.005"]
 SIZES = [
@@ -73,6 +74,20 @@ def test_from_texts_to_texts(capsys, here, tmp_path):
     _refusals(capsys, here, masked, writer)
 
 
+@pytest.mark.usefixtures("compiled_quickly")
+def test_distilled_pairs_have_the_greedy_texts_of_a_base(capsys, here, tmp_path):
+    base = word_base.write_ending(tmp_path, list(denoising.PAIRS))
+    out = tmp_path / "new.jsonl"
+    argv = ["distil", here / "pairs.tsv", "--base", base, "--max-new-tokens", "6", "--out", out]
+    assert run(capsys, *argv) == [str(out)]
+    pairs = [json.loads(line) for line in out.read_text().splitlines()]
+    prompts = [one["prompt"] for one in pairs]
+    texts = load_base(str(base)).generate(prompts, max_new_tokens=6, temperature=0.0)
+    assert pairs and [one["target"] for one in pairs] == [one.text for one in texts]
+    argv = ["train", out, "--out", tmp_path / "of", "--steps", "1", *SIZES, *SMALL]
+    assert "Writer" in run(capsys, *argv, "--positions", "40")[0]
+
+
 def _refusals(capsys, here, masked, writer):
     """Those that need models."""
     train = ["denoise", "train", here / "pairs.tsv", "--out", here / "new", "--model", masked]
@@ -136,6 +151,9 @@ def _refusals(capsys, here, masked, writer):
         ("write x --prompt a --order random", "--order has no effect where every step draws all"),
         ("write x --prompt a --share 0", "share = 0.0: it must be in (0, 1]"),
         ("write x --prompt a --out {here}", "texts are written to a file"),
+        ("distil {here}/pairs.tsv --base x --out y.tsv", "pairs are written as .jsonl, name it so"),
+        ("distil {here}/pairs.tsv --base none --out y.jsonl", "none"),
+        ("distil {here}/pairs.tsv --out y.jsonl", "--base is missing"),
     ],
 )
 def test_bad_input(capsys, here, tmp_path, monkeypatch, argv, said):

@@ -9,6 +9,7 @@ from dinado_jax.config import schema
 from dinado_jax.controls.control_file import Origin
 from dinado_jax.controls.make import make_control
 from dinado_jax.language_model import Base, Controlled, save_base
+from dinado_jax.loading import load_base
 from dinado_jax.models.gpt2 import GPT2, GPT2Config
 from dinado_jax.models.params import init_params
 from dinado_jax.models.tokenizer import train_codec
@@ -36,6 +37,20 @@ def write(folder: Path, seed: int = 0) -> Path:
     model = GPT2(config)
     save_base(folder, model, tiny.noisy(init_params(model, seed), 0.3), codec)
     return folder
+
+
+def write_ending(folder: Path, prompts: list[str]) -> Path:
+    """A base whose greedy texts of some of the prompts end within 6 tokens: they end where those of
+    another have the token that most of these come to repeat."""
+    base = load_base(str(write(folder / "whole", 5)))
+    tokens = [one.tokens for one in base.generate(prompts, temperature=0.0, max_new_tokens=6)]
+    last = [int(row[-1]) for row in tokens]
+    stop = max(last, key=last.count)
+    table = base.params["wte"]["embedding"]
+    table = table.at[base.codec.eos_id].set(1.5 * table[stop])
+    params = {**base.params, "wte": {"embedding": table}}
+    save_base(folder / "ending", base.model, params, base.codec)
+    return folder / "ending"
 
 
 def settings(kind: str) -> schema.Config:
