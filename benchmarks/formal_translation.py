@@ -1,4 +1,4 @@
-"""Formal translations by a control and by FUDGE, on the same base and with the same classifier.
+"""Formal translations by a control and by FUDGE, on the same base.
 
     python benchmarks/formal_translation.py RUN --judge CLASSIFIER [--rule formal_de]
         [--strengths 0.5 1 2] [--target-rates 0] [--fudge 1 2 4] [--fudge-classifier DIR]

@@ -8,7 +8,7 @@
 # prompt, by kind), denoising, recurrence; then, one after another, reading (few-shot, long text) and adapters.
 # DATA has fisher/ cocoa/ commongen/ captions/ (as docs/data.md says), pairs.tsv (English and German), polite.jsonl and
 # formal.jsonl (text and label), sst2.jsonl, novels.txt, tales.txt and model.gguf (SmolLM2-135M). What is finished
-# in OUT is not made again. A trial run on a CPU, half an hour: TRIAL=1 benchmarks/gpu_tasks.sh DATA OUT
+# in OUT is not made again. A trial run on a CPU: TRIAL=1 benchmarks/gpu_tasks.sh DATA OUT
 set -uo pipefail
 data=$(realpath "${1:?give the folder of the data}")
 mkdir -p "${2:?give a folder for the results}"
@@ -24,6 +24,11 @@ export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$out/compiled}
 
 dinado() { "$python" -m dinado_jax "$@"; }
 script() { "$python" "$code/benchmarks/$1.py" "${@:2}"; }
+joined() { # PROCESS ..: whether all of them succeeded
+    local process failed=0
+    for process; do wait "$process" || failed=1; done
+    return $failed
+}
 sized() { # FULL TRIAL
     [[ -z ${TRIAL:-} ]] && echo "$1" || echo "$2"
 }
@@ -69,14 +74,15 @@ cocoa() {
 }
 
 rollouts() { # a process for each kind and reweighting, on one base
-    local seed=4 prompts counts kind weighting folder
+    local seed=4 prompts counts kind weighting folder cells failed=0
     local settings=(task.source="$data/commongen" sft.pretrain_path="$data/captions" train.objective=regression)
     prompts=$(sized 250 8) counts=$(sized "1 2 4 8 16" 1)
     settings+=($(sized "sft.pretrain_steps=2500 sft.steps=1000 evaluate.prompts=248 evaluate.samples=4 train.rounds=4 \
         train.steps=200 train.batch=64" "sft.pretrain_steps=2 sft.steps=2 base.n_embd=32 evaluate.prompts=8 \
-        evaluate.samples=1 train.rounds=2 train.steps=2 rollout.batch=8"))
+        evaluate.samples=1 train.rounds=2 train.steps=2 rollout.batch=8 rollout.oracle=length<=30"))
     dinado sft "$code/configs/commongen_small.toml" --out base "${settings[@]}" seed=$seed --quiet || return
     for weighting in importance none "not clipped"; do
+        cells=()
         for kind in merge soft nado hard; do
             folder=${kind}_${weighting/ /_}
             mkdir -p "$folder/seed$seed"
@@ -84,13 +90,15 @@ rollouts() { # a process for each kind and reweighting, on one base
             script sample_efficiency "$code/configs/commongen_small.toml" --out "$folder" --seeds $seed \
                 --prompts "$prompts" --kinds "$kind" --weightings "$weighting" --per-prompt $counts \
                 --settings "${settings[@]}" >"$folder/log.txt" 2>&1 &
+            cells+=($!)
         done
-        wait # four at once
+        joined "${cells[@]}" || failed=1 # four at once
     done
+    return $failed
 }
 
 denoising() { # rates are chosen on dev with seed 0, denoisers measured with others
-    local sizes rate seed
+    local sizes rate seed writers=()
     sizes=$(sized "--width 256 --layers 4 --batch 256 --warmup 300 --pretrain-steps 3000 --pretrain-rate 1e-3 \
         --causal-steps 1200 --causal-rate 1e-3 --steps 8000" "--width 32 --layers 1 --heads 2 --vocabulary 512 \
         --batch 32 --warmup 1 --pretrain-steps 2 --causal-steps 2 --steps 2 --longest 3 --held-out 20")
@@ -104,8 +112,9 @@ denoising() { # rates are chosen on dev with seed 0, denoisers measured with oth
     for seed in 1 2 3; do
         script denoising "$data/pairs.tsv" --out "seed_$seed" --seeds $seed --measure bleu --rate "$rate" $sizes \
             >"seed_$seed.log" 2>&1 &
+        writers+=($!)
     done
-    wait
+    joined "${writers[@]}" || return
     script denoising "$data/pairs.tsv" --out seed_1 --seeds 1 --measure speed --rate "$rate" $sizes
 }
 

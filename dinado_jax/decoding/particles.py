@@ -344,7 +344,8 @@ def floored(log_weight: np.ndarray) -> np.ndarray:
       log_weight: float [B, N] nats; -inf of a particle that has nowhere to go.
 
     Returns:
-      float [B, N] nats, each at least its row's maximum minus 100. A row of only -inf becomes -100.
+      float [B, N] nats, clipped from below at the maximum per row minus 100; a row of which every
+      entry is -inf becomes all -100.
     """
     most = log_weight.max(1, keepdims=True)
     least = np.where(most > -np.inf, most, 0.0) - _FLOOR
