@@ -20,6 +20,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--references",
         type=Path,
+        action="extend",
         nargs="+",
         metavar="FILE",
         help=".jsonl with lists, or text files with one per line or several between tabs",
@@ -28,7 +29,9 @@ def add_options(command: argparse.ArgumentParser) -> None:
         "--formal", type=Path, metavar="FILE", help="references with marks, as of CoCoA-MT: M-Acc"
     )
     group.add_argument("--informal", type=Path, metavar="FILE", help="of the same lines")
-    group.add_argument("--metrics", nargs="+", metavar="NAME", help="(all that can be computed)")
+    group.add_argument(
+        "--metrics", action="extend", nargs="+", metavar="NAME", help="(all that can be computed)"
+    )
     group.add_argument("--baseline", type=Path, metavar="FILE", help="another system's predictions")
     group.add_argument("--model", metavar="BASE", help="that judges the texts, or reads")
     group.add_argument("--text-field", metavar="NAME", help="of .jsonl (text)")
@@ -56,6 +59,8 @@ def are_given(args: argparse.Namespace) -> bool:
         raise InputError("CONFIG has no effect with --predictions FILE: leave out one of them")
     if (args.formal is None) != (args.informal is None):
         raise InputError("--formal and --informal belong together: give both, or neither")
+    if args.formal is not None and args.formal == args.informal:
+        raise InputError("--formal and --informal are the same file: give the two kinds")
     if of_run:
         raise InputError(f"{_flag(of_run[0])} has no effect with --predictions FILE: leave it out")
     return True

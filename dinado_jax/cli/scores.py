@@ -3,14 +3,14 @@
 import argparse
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from dinado_jax.cli.tables import without_nan
 from dinado_jax.errors import InputError, quote
 from dinado_jax.evaluation.intervals import Interval
-from dinado_jax.evaluation.outputs import Fields, read_items
+from dinado_jax.evaluation.outputs import Fields, is_json, read_items
 from dinado_jax.evaluation.text_metrics import METRICS, Score, applicable, check, score
 from dinado_jax.metrics.protocol import Item, TextMetric
 from dinado_jax.utils import streams
@@ -23,15 +23,18 @@ def evaluate_files(args: argparse.Namespace) -> None:
       InputError: for files that cannot be read or do not match, and for a metric that cannot be
         computed.
     """
+    _check_fields(args)
+    metrics = _metrics(args)
     items, unused = _read(args, args.predictions)
     baseline = _baseline(args, items) if args.baseline else None
-    metrics = _metrics(args)
     if args.metrics:
         names, left_out = list(dict.fromkeys(args.metrics)), {}
         check(names, items, metrics)
     else:
         names, left_out = applicable(items, metrics)
     scores = score(names, items, baseline, metrics=metrics)
+    for warning in _warnings(items, scores):
+        streams.print_status(f"warning: {warning}")
     found = {
         "prompts": len(items),
         "texts": sum(len(item.texts) for item in items),
@@ -44,10 +47,25 @@ def evaluate_files(args: argparse.Namespace) -> None:
     streams.print_result("\n".join(_lines(found, scores, left_out)))
 
 
+def _warnings(items: Sequence[Item], scores: dict[str, Score]) -> Iterator[str]:
+    """What makes scores say little or nothing."""
+    if not any(text.strip() for item in items for text in item.texts):
+        yield "all texts are empty: check the file of predictions"
+    if len(items) == 1 and (found := [name for name in scores if name.startswith("cider")]):
+        yield (
+            f"{' and '.join(found)} weigh words by how few prompts have them, and there is one "
+            "prompt: give more"
+        )
+    if found := [name for name, each in scores.items() if math.isnan(each.value)]:
+        yield f"no value of {', '.join(found)} is defined for these texts: give more or others"
+
+
 def _metrics(args: argparse.Namespace) -> dict[str, TextMetric]:
     """All that there are, and perplexity if there is a model that judges."""
     if args.model is None:
         return METRICS
+    if args.metrics and "perplexity" not in args.metrics:
+        raise InputError("--model is for the metric perplexity: add it to --metrics, or leave out")
     from dinado_jax.evaluation.perplexity import perplexity
     from dinado_jax.loading import load_base
 
@@ -55,9 +73,26 @@ def _metrics(args: argparse.Namespace) -> dict[str, TextMetric]:
     return {**METRICS, metric.name: metric}
 
 
-def _read(args: argparse.Namespace, outputs: Path) -> tuple[list[Item], int]:
+def _check_fields(args: argparse.Namespace) -> None:
+    """Raises InputError for the name of a field of .jsonl where no such file is read."""
+    outputs = [args.predictions, *filter(None, [args.baseline])]
+    references = args.references or []
+    for name, files in (
+        ("text", outputs),
+        ("references", references),
+        ("prompt", [*outputs, *references]),
+    ):
+        if getattr(args, f"{name}_field") is not None and not any(map(is_json, files)):
+            raise InputError(
+                f"--{name}-field has no effect without such a .jsonl file: leave it out"
+            )
+
+
+def _read(
+    args: argparse.Namespace, outputs: Path, system: Path | None = None
+) -> tuple[list[Item], int]:
     annotated = None if args.formal is None else (args.formal, args.informal)
-    return read_items(outputs, args.references or (), _fields(args), annotated)
+    return read_items(outputs, args.references or (), _fields(args), annotated, system)
 
 
 def _fields(args: argparse.Namespace) -> Fields:
@@ -72,7 +107,7 @@ def _fields(args: argparse.Namespace) -> Fields:
 
 def _baseline(args: argparse.Namespace, items: Sequence[Item]) -> list[Item]:
     """The items of the baseline in the order of the system's."""
-    read, _ = _read(args, args.baseline)
+    read, _ = _read(args, args.baseline, args.predictions)
     if all(item.prompt for item in (*items, *read)):
         known = {item.prompt: item for item in read}
         for item in items:
@@ -131,6 +166,8 @@ def _row(name: str, each: Score) -> tuple[str, ...]:
     row = (name, f"{each.value:.4g}", _interval(each.interval, ".4g"))
     if each.baseline is None:
         return row
+    if math.isnan(each.value - each.baseline):
+        return (*row, f"{each.baseline:.4g}", "", "")
     difference, p = f"{each.value - each.baseline:+.4g}", ""
     if each.comparison:
         interval = _interval(each.comparison.interval, "+.4g")

@@ -19,6 +19,8 @@ from dinado_jax.metrics.protocol import Item, Phrases, items_of
 from dinado_jax.tasks.keyword.format import concepts_of, format_prompt
 from dinado_jax.utils.files import parse_json, read_lf_lines, suffix_of_content
 
+_NOT_LINES = (".json", ".csv")
+
 
 class Fields(NamedTuple):
     """Fields of .jsonl files; of each kind the first that an object has is read."""
@@ -43,6 +45,7 @@ def read_items(
     references: Sequence[Path],
     fields: Fields = _DEFAULT,
     annotated: tuple[Path, Path] | None = None,
+    system: Path | None = None,
 ) -> tuple[list[Item], int]:
     """Reads outputs with their references.
 
@@ -51,6 +54,8 @@ def read_items(
       references: files; none if there are no references.
       fields: of .jsonl files.
       annotated: files of formal and of informal references, which are references too.
+      system: of outputs that are a baseline's, the file of the system that they are compared with:
+        their prompts are written as there, and if they have none they are those of the same lines.
 
     Returns:
       The items, and how many prompts of the references have no output.
@@ -58,12 +63,9 @@ def read_items(
     Raises:
       InputError: with file and line, for a malformed line and one that has no match.
     """
-    texts = list(_read(outputs, fields.text, fields))
-    if not texts:
-        raise InputError(f"{outputs}, no texts: give one per line")
-    for line in texts:
-        if len(line.texts) != 1:
-            raise InputError(f"{line.where}, {len(line.texts)} texts: give one output per line")
+    texts = _outputs(outputs, fields)
+    if system is not None:
+        texts = _prompted(texts, _outputs(system, fields), outputs)
     groups, unused = _references(texts, references, fields)
     prompts = [line.prompt for line in texts]
     if len(groups) == len(texts):
@@ -78,8 +80,44 @@ def read_items(
     return items_of(prompts, given, together, phrases), unused
 
 
+def _outputs(path: Path, fields: Fields) -> list[_Line]:
+    """The lines of a file of outputs, at least one, each with one text."""
+    if suffix_of_content(path) == ".tsv":
+        raise InputError(f"{path}, a table: give a text file with an output per line, or .jsonl")
+    lines = list(_read(path, fields.text, fields))
+    if not lines:
+        raise InputError(f"{path}, no texts: give one per line")
+    for line in lines:
+        if len(line.texts) != 1:
+            raise InputError(f"{line.where}, {len(line.texts)} texts: give one output per line")
+    if is_json(path) and fields.prompt != _DEFAULT.prompt and not any(x.prompt for x in lines):
+        (name,) = fields.prompt
+        raise InputError(f"{path}, no field {name} in any line: name that of the prompts, or none")
+    return lines
+
+
+def _prompted(lines: Sequence[_Line], system: Sequence[_Line], path: Path) -> list[_Line]:
+    """The lines of a baseline with the prompts of the system's, as these are written."""
+    if not any(line.prompt for line in lines):
+        if any(line.prompt for line in system):
+            _check_equally_many(system, lines, path)
+            lines = [
+                line._replace(prompt=own.prompt, listed=own.listed)
+                for line, own in zip(lines, system)
+            ]
+        return list(lines)
+    listed = any(line.listed for line in (*lines, *system))
+    key_of = _concepts if listed else _prompt_of
+    known = {key_of(line): line.prompt for line in system}
+    return [
+        line._replace(prompt=known.get(key_of(line), line.prompt), listed=listed) for line in lines
+    ]
+
+
 def _annotated(texts: Sequence[_Line], path: Path) -> list[str]:
     """The reference of each text, with its marks."""
+    if is_json(path):
+        raise InputError(f"{path}, objects: give a text file with a marked reference per line")
     lines = [
         _Line(f"{path}:{i}", "", (line,)) for i, line in enumerate(read_lf_lines(path), start=1)
     ]
@@ -97,7 +135,7 @@ def _annotated(texts: Sequence[_Line], path: Path) -> list[str]:
 
 def _read(path: Path, names: tuple[str, ...], fields: Fields) -> Iterator[_Line]:
     """The lines of a file; the texts of a text file's line are whole."""
-    as_json = _is_json(path)
+    as_json = is_json(path)
     for number, line in enumerate(read_lf_lines(path), start=1):
         where = f"{path}:{number}"
         if not as_json:
@@ -106,14 +144,18 @@ def _read(path: Path, names: tuple[str, ...], fields: Fields) -> Iterator[_Line]
             yield _parsed(line, where, names, fields)
 
 
-def _is_json(path: Path) -> bool:
-    return suffix_of_content(path) == ".jsonl"
+def is_json(path: Path) -> bool:
+    """Whether a file has an object per line, by its name. InputError for one that has no lines."""
+    suffix = suffix_of_content(path)
+    if suffix in _NOT_LINES:
+        raise InputError(f"{path}, a {suffix} file: give a text file, or .jsonl, objects by line")
+    return suffix == ".jsonl"
 
 
 def _references_of(path: Path, fields: Fields) -> list[_Line]:
     """The lines of a file of references; a tab divides those of a text file's line."""
     lines = list(_read(path, fields.references, fields))
-    if _is_json(path):
+    if is_json(path):
         return lines
     return [line._replace(texts=tuple(line.texts[0].split("\t"))) for line in lines]
 

@@ -1,6 +1,7 @@
 """The metrics of texts by name, and the scores of a system by them."""
 
 import dataclasses
+import difflib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 
@@ -119,10 +120,12 @@ def check(
 ) -> None:
     """Raises InputError for a name that is none, or whose metric cannot be computed."""
     for name in names:
-        if name not in metrics and name in ABSENT:
-            raise InputError(f"metric {name} is not offered: {ABSENT[name]}")
+        if name not in metrics and name.lower() in ABSENT:
+            raise InputError(f"metric {name} is not offered: {ABSENT[name.lower()]}")
         if name not in metrics:
-            raise InputError(f"metric {quote(name)}, no such metric: one of {', '.join(metrics)}")
+            near = difflib.get_close_matches(name.lower(), metrics, 1)
+            hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(metrics)}"
+            raise InputError(f"metric {quote(name)}, no such metric: {hint}")
         if fault := _fault(metrics[name], items):
             raise InputError(f"metric {name}, {fault}")
 

@@ -264,8 +264,9 @@ def test_metrics_that_cannot_be_computed(capsys, monkeypatch, texts):
     def said(name):
         return refused(capsys, "--predictions", texts, "--metrics", name)
 
-    assert "no such metric: one of coverage" in said("rouge")
-    assert "metric meteor is not offered" in said("meteor")
+    assert "no such metric: did you mean rouge_l?" in said("rouge")
+    assert "no such metric: one of coverage" in said("x")
+    assert "metric METEOR is not offered" in said("METEOR")
     assert "give --references" in said("rouge_l")
     assert "lists of concepts" in said("success")
     found = scores(capsys, "--predictions", texts, "--references", texts)
@@ -280,3 +281,73 @@ def test_options_that_do_not_go_together(capsys, texts):
     assert "--baseline is for texts" in refused(capsys, "x.toml", "--baseline", texts)
     assert "CONFIG has no effect" in refused(capsys, "x.toml", "--predictions", texts)
     assert "--dry-run has no effect" in refused(capsys, "--predictions", texts, "--dry-run")
+
+
+def test_lines_are_objects_by_the_name_of_their_file(capsys, write):
+    rows = [{"text": "the dog ran"}, {"text": "the cat sat"}]
+    refs = write("refs.txt", ["the dog ran", "a cat sat down"])
+    argv = ("--references", refs, "--metrics", "rouge_l", "length", "--predictions")
+    found = [
+        scores(capsys, *argv, write(name, rows)) for name in ("a.jsonl", "a.JSONL", "a.ndjson")
+    ]
+    assert found[0] == found[1] == found[2] and value(found[0], "length") == 3
+    for name in ("a.json", "a.csv", "a.tsv"):
+        assert f"{name}, a" in refused(capsys, *argv, write(name, ["x", "y"]))
+
+
+def test_a_baseline_without_prompts_belongs_to_the_lines_of_the_system(capsys, write):
+    """Whatever the order of the references, and of the concepts."""
+    rows = [{"concepts": ["dog", "run"], "text": "the dog ran"},
+            {"concepts": ["cat", "sit"], "text": "the cat sat"}]  # fmt: skip
+    system = write("system.jsonl", rows)
+    plain = write("baseline.txt", [row["text"] for row in rows])
+    turned = write(
+        "turned.jsonl", [row | {"concepts": row["concepts"][::-1]} for row in rows[::-1]]
+    )
+    refs = [{"prompt": "run dog =", "references": ["the dog ran"]},
+            {"prompt": "cat sit =", "references": ["a cat sat"]}]  # fmt: skip
+    for order in (refs, refs[::-1]):
+        for baseline in (plain, turned):
+            found = scores(
+                capsys, "--predictions", system, "--baseline", baseline,
+                "--references", write("refs.jsonl", order), "--metrics", "rouge_l", "coverage",
+            )  # fmt: skip
+            for name in ("rouge_l", "coverage"):
+                assert found["metrics"][name]["difference"] == 0
+            assert value(found, "coverage") == 1
+    few = write("few.txt", ["the dog ran"])
+    said = refused(capsys, "--predictions", system, "--baseline", few)
+    assert f"{few} has no line for {system}:2" in said
+
+
+def test_files_may_be_given_one_option_at_a_time(capsys, write):
+    texts = write("t.txt", ["a b c"])
+    one, two = write("one.txt", ["a b c"]), write("two.txt", ["x y z"])
+    argv = ["--predictions", texts, "--metrics", "rouge_l"]
+    assert value(scores(capsys, *argv, "--references", one, "--references", two), "rouge_l") == 1
+    both = scores(capsys, *argv, "--references", one, "--metrics", "length")
+    assert both["metrics"].keys() == {"rouge_l", "length"}
+
+
+def test_options_without_effect(capsys, write, texts, outputs):
+    argv = ["--predictions", texts, "--metrics", "length"]
+    for name in ("text", "prompt", "references"):
+        assert f"--{name}-field has no effect" in refused(capsys, *argv, f"--{name}-field", "x")
+    said = refused(capsys, "--predictions", outputs, "--prompt-field", "promt")
+    assert "no field promt in any line" in said
+    assert "--model is for the metric perplexity" in refused(capsys, *argv, "--model", "nowhere")
+    same = ["--predictions", texts, "--formal", texts, "--informal", texts]
+    assert "--formal and --informal are the same file" in refused(capsys, *same)
+    marked = write("marked.jsonl", [{"text": "[F]Sie[/F]"}] * 3)
+    said = refused(capsys, "--predictions", texts, "--formal", marked, "--informal", texts)
+    assert "marked.jsonl, objects: give a text file" in said
+
+
+def test_what_says_little_comes_with_a_warning(capsys, write):
+    one = write("one.txt", ["a b c d e"])
+    cli.main(["evaluate", "--predictions", one, "--references", one])
+    said = capsys.readouterr().err
+    assert "cider_d and cider weigh words by how few prompts have them, and there is one" in said
+    assert "no value of self_bleu" in said
+    cli.main(["evaluate", "--predictions", write("none.txt", ["", " "]), "--metrics", "length"])
+    assert "all texts are empty" in capsys.readouterr().err
