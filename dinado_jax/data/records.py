@@ -68,7 +68,8 @@ def _rows(path: Path, columns: Columns, delimiter: str) -> Iterator[Record]:
                 )
             if not missing:
                 continue
-            if len(missing) < len(wanted):
+            meant = _folded(row) >= _folded(wanted)  # all are there, some in other letters
+            if len(missing) < len(wanted) or meant:
                 raise InputError(
                     f"{where}, the header has no column {quote(missing[0])}: correct the header, "
                     "or name the column that is meant"
@@ -79,6 +80,10 @@ def _rows(path: Path, columns: Columns, delimiter: str) -> Iterator[Record]:
                 f"or begin the file with a header that has {names}"
             )
         yield where, dict(zip(header, row))
+
+
+def _folded(names: list[str]) -> set[str]:
+    return {name.strip().casefold() for name in names}
 
 
 def _cells(path: Path, delimiter: str) -> Iterator[tuple[str, list[str]]]:

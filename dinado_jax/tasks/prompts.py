@@ -12,7 +12,7 @@ from dinado_jax.data.records import Record, is_table, read_records
 from dinado_jax.errors import InputError
 from dinado_jax.tasks.own_data import OwnData, settings_read
 from dinado_jax.tasks.protocol import Example, Task
-from dinado_jax.utils.files import read_lines, write_text
+from dinado_jax.utils.files import read_lines, suffix_of_content, write_text
 
 
 def prompts(settings: schema.Task) -> Task:
@@ -54,7 +54,7 @@ def read_prompts(source: str | Path) -> list[str]:
 
 
 def _lines(path: Path, field: str) -> Iterator[Record]:
-    if path.suffix == ".json":
+    if suffix_of_content(path) == ".json":
         raise InputError(f"{path}, a .json file: name it .jsonl, and {_form(field)}")
     lines = read_lines(path, "give a text file with one prompt per line")
     for number, line in enumerate(lines, start=1):

@@ -15,6 +15,7 @@ import shutil
 import stat
 import tomllib
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from dinado_jax.errors import (
 )
 
 _OPENERS = {".gz": gzip.open, ".xz": lzma.open}
+_ALIASES = {".ndjson": ".jsonl", ".jl": ".jsonl"}
 _BOM = "\ufeff"
 _SHOWN = 80  # characters of a line
 _KINDS = {
@@ -101,8 +103,12 @@ def _os_errors_of(path: Path) -> Iterator[None]:
 
 
 def suffix_of_content(path: Path) -> str:
-    """The suffix of a file's name that says what it holds, before that of a compression."""
-    return path.with_suffix("").suffix if path.suffix in _OPENERS else path.suffix
+    """The suffix of a file's name that says what it holds, before that of a compression, in lower
+    case; ".jsonl" for its other names .ndjson and .jl.
+    """
+    compressed = path.suffix.lower() in _OPENERS
+    suffix = (path.with_suffix("") if compressed else path).suffix.lower()
+    return _ALIASES.get(suffix, suffix)
 
 
 def read_text(path: Path, fix: str = "") -> str:
@@ -123,7 +129,7 @@ def read_text(path: Path, fix: str = "") -> str:
 
 def _content(path: Path, fix: str) -> str:
     """As `read_text`, with line ends as they are."""
-    opener = _OPENERS.get(path.suffix, open)
+    opener = _OPENERS.get(path.suffix.lower(), open)
     check_regular(path)
     try:
         with opener(path, "rb") as file:
@@ -178,11 +184,11 @@ def parse_json(text: str, where: str, fix: str) -> Any:
       fix: ends the message.
 
     Raises:
-      InputError: malformed text, text nested too deep, integers of thousands of digits, or half a
-        surrogate pair.
+      InputError: malformed text, text nested too deep, integers of thousands of digits, half a
+        surrogate pair, or a key that an object has twice.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_without_repeats)
         if "\\ud" in text.lower():  # half a surrogate pair is valid JSON but not valid text
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
@@ -192,6 +198,16 @@ def parse_json(text: str, where: str, fix: str) -> Any:
     except ValueError as error:
         raise InputError(f"{where}, malformed JSON ({one_line(error)}): {fix}") from error
     return value
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these keys and values. ValueError for a key that is there twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        twice = next(key for key, count in counts.items() if count > 1)
+        raise ValueError(f"the key {quote(twice)} is there twice")
+    return found
 
 
 def parse_toml(text: str, where: str, fix: str) -> dict:

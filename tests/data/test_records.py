@@ -59,6 +59,7 @@ REFUSED = {
     "b.csv": ("a,b\nc,d,e\n", "b.csv:2, a row of 3 columns where 2 are needed"),
     "c.csv": ("prompt,target,n\na,b\n", "c.csv:2, a row of 2 columns where 3"),
     "d.csv": ("prompt,targte\na,b\n", "d.csv:1, the header has no column 'target': correct"),
+    "l.csv": ("Prompt, Target\na,b\n", "l.csv:1, the header has no column 'prompt': correct"),
     "e.csv": ('a,b\n\n"c,d\n', "e.csv:3, malformed row (Error: unexpected end of data"),
     "f.csv": ('"a"b,c\n', "f.csv:1, malformed row (Error: ',' expected after '\"')"),
     "g.csv": ("prompt,target,target\na,b,c\n", "g.csv:1, the header has two columns 'target'"),

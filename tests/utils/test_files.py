@@ -89,6 +89,7 @@ def test_read_json_checks_the_shape(tmp_path):
         ('{"a": "\\ud800"}', "half a surrogate pair"),
         ('{"\\uDFFF": 1}', "half a surrogate pair"),
         ("", "malformed JSON"),
+        ('[{"a": 1, "b": {"c": 1, "c": 1}}]', "the key 'c' is there twice"),
     ],
 )
 def test_json(text, told):
