@@ -49,6 +49,7 @@ def with_partial(automaton: Automaton) -> Automaton:
     table, accepting = automaton.table, automaton.accepting
     hopeless = least_steps(table, accepting) == NEVER
     may_become_hopeless = least_steps(table, hopeless) < NEVER
+    reachable = _reachable(table)
     dead = frozenset({-1})
     number = {symbol: i for i, symbol in enumerate(automaton.symbols)}
 
@@ -57,7 +58,9 @@ def with_partial(automaton: Automaton) -> Automaton:
             return dead
         at = list(states)
         if symbol == PARTIAL:
-            return dead if may_become_hopeless[at].any() else _reached(table, at)
+            if may_become_hopeless[at].any():
+                return dead
+            return frozenset(np.flatnonzero(reachable[at].any(0)).tolist())
         following = table[at, number[symbol]]
         return dead if hopeless[following].any() else frozenset(following.tolist())
 
@@ -70,13 +73,15 @@ def with_partial(automaton: Automaton) -> Automaton:
     return dataclasses.replace(added, read=automaton.read, name=automaton.name)
 
 
-def _reached(table: np.ndarray, start: Sequence[int]) -> frozenset[int]:
-    """The states that any symbols lead to from some, these included."""
-    reached, front = np.zeros(len(table), bool), np.array(start)
-    while len(front):
-        reached[front] = True
-        front = np.setdiff1d(table[front], np.flatnonzero(reached))
-    return frozenset(np.flatnonzero(reached).tolist())
+def _reachable(table: np.ndarray) -> np.ndarray:
+    """Whether any symbols, or none, lead from one state to another: bool [S, S]."""
+    found, known = np.eye(len(table), dtype=bool), 0
+    while (count := np.count_nonzero(found)) > known:
+        known = count
+        # From the last on, because most transitions lead to states that were found later.
+        for state in reversed(range(len(table))):
+            found[state] |= found[table[state]].any(0)
+    return found
 
 
 @functools.cache

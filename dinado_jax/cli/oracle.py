@@ -129,13 +129,17 @@ def _below_baseline(figures: dict[str, float | int]) -> bool:
 def _check(args: argparse.Namespace) -> None:
     prompts, texts = _rows(args)
     from dinado_jax.oracles.expression import find_oracle
-    from dinado_jax.oracles.judge import check_oracle, judge
+    from dinado_jax.oracles.judge import judge, require_labels, require_two_lists
 
-    oracle = find_oracle(args.oracle).function
-    check_oracle(oracle, prompts[:2], texts[:2])
+    named = find_oracle(args.oracle)
+    named.check_prompts({f"prompt {i}": prompt for i, prompt in enumerate(prompts, start=1)})
+    oracle = named.function
+    require_two_lists(oracle)
+    judge(oracle, prompts[:2], texts[:2])  # so that no time to compile is measured
     began = time.perf_counter()
     result = judge(oracle, prompts, texts)
     seconds = time.perf_counter() - began
+    require_labels(oracle, result)
     streams.print_result(_table(oracle, prompts, texts, result, seconds))
     if result.failures:
         raise InputError(
@@ -183,13 +187,18 @@ def _read(path: Path) -> tuple[list[str], list[str]]:
     rows = [(n, line) for n, line in enumerate(read_lines(path), start=1) if line.strip()]
     if not rows:
         raise InputError(f"{path} holds no text: write one per line")
-    if suffix_of_content(path) != ".jsonl":
+    suffix = suffix_of_content(path)
+    if suffix in (".json", ".csv", ".tsv"):
+        raise InputError(f"{path}, a {suffix} file: give a text per line, or .jsonl")
+    if suffix != ".jsonl":
         return [line for _, line in rows], []
     fix = 'give one {"prompt": "..", "text": ".."} per line'
     objects = []
     for number, line in rows:
         where = f"{path}:{number}"
         objects.append(validate(parse_json(line, where, fix), {"text": str}, where, fix))
+        if ("prompt" in objects[0]) != ("prompt" in objects[-1]):
+            raise InputError(f"{where}, some lines have a prompt and others none: give all or none")
         if "prompt" in objects[0]:
             validate(objects[-1], {"prompt": str}, where, fix)
     return [row["text"] for row in objects], [row["prompt"] for row in objects if "prompt" in row]

@@ -28,6 +28,17 @@ _GAP, _WORD, _N, _N_APOSTROPHE, _NOT = "", "word", "n", "n'", "n't"
 _State = tuple[int, str]  # the number of words, and one of these
 
 
+MOST_WORDS = 150  # counts up to this one have automata within their limit, some seconds of work
+
+
+def count_words(text: str) -> int:
+    """The number of words that these constraints count."""
+    state = 0, _GAP
+    for symbol in symbols_of(text):
+        state = _after(state, symbol)
+    return state[0]
+
+
 def at_least_words(count: int) -> Constraint:
     """Satisfied by texts of at least so many words. InputError for less than 1, and too many."""
     name = f"at_least_words({count})"

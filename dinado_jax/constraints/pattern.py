@@ -9,6 +9,7 @@ and flags, and know the letters of ASCII alone.
 import dataclasses
 import functools
 import re
+import warnings
 from re import _parser as parser  # pyright: ignore[reportAttributeAccessIssue]
 from typing import Any
 
@@ -71,9 +72,11 @@ def _automaton(expression: str) -> Automaton:
     steps = _Steps(name)
     with limits(name):
         try:
-            parsed = parser.parse(expression)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", FutureWarning)  # what re may read otherwise one day
+                parsed = parser.parse(expression)
             start = steps.sequence(parsed, steps.end, parsed.state.flags)
-        except (re.error, OverflowError, RecursionError) as error:
+        except (re.error, OverflowError, RecursionError, FutureWarning) as error:
             raise InputError(f"{name}, {error}: write it as for Python's re") from None
         beside = [_SPACE, _LINE_END, _WORD, re.compile(_WORD.pattern, re.ASCII)]
         characters = Characters([*beside, *steps.tests])

@@ -1,4 +1,5 @@
-"""Oracles made of the labels of others, which may be graded: and, or, not, product, mean, limit.
+"""Oracles made of the labels of others, which may be graded: and, or, not, product, mean, limit;
+and the number of words.
 
 A part is asked only about the texts whose label the parts before it leave open, as by `and` and
 `or` of Python. Where a part fails on a text, so does the whole.
@@ -9,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from dinado_jax.constraints.counting import count_words
 from dinado_jax.oracles.judge import Oracle, answer_of
 from dinado_jax.tasks.wanted import all_wanted, any_wanted, wanted_by
 
@@ -18,6 +20,7 @@ THRESHOLDS: dict[str, Callable[..., np.ndarray]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
+_COMPARISONS = {**THRESHOLDS, "==": operator.eq, "!=": operator.ne}
 
 
 class Folded:
@@ -58,6 +61,19 @@ class Mean:
         mask = np.ma.getmaskarray(labels).any(axis=0)
         # Rounded, so that sums of weights compare with limits as in decimals.
         return np.ma.array(np.round(self._weights @ np.ma.getdata(labels), 12), mask=mask)
+
+
+class WordCount:
+    """Whether texts have so many words, where these are too many to count by an automaton."""
+
+    def __init__(self, name: str, comparison: str, count: int):
+        """Takes <, <=, >, >=, == or !=."""
+        self.__qualname__ = name
+        self._holds, self._count = _COMPARISONS[comparison], count
+
+    def __call__(self, prompts: Sequence[str], texts: Sequence[str]) -> np.ndarray:
+        """bool [N]."""
+        return self._holds(np.array(list(map(count_words, texts)), np.int64), self._count)
 
 
 class Mapped:

@@ -8,6 +8,7 @@ is the least label, or the greatest, not C is 1 - C.
 import difflib
 import functools
 import inspect
+import math
 import operator
 import os
 import re
@@ -19,13 +20,13 @@ import numpy as np
 from dinado_jax.automata.compiled import AutomataOf
 from dinado_jax.automata.logic import accepts_all
 from dinado_jax.constraints.constraint import AllOf, AnyOf, Constraint
-from dinado_jax.constraints.counting import at_least_words, at_most_words
+from dinado_jax.constraints.counting import MOST_WORDS, at_least_words, at_most_words
 from dinado_jax.constraints.ends import ends_with, starts_with
 from dinado_jax.constraints.pattern import pattern
 from dinado_jax.constraints.words import any_of_words, contains, in_order, without
 from dinado_jax.errors import InputError, quote
 from dinado_jax.oracles.classifier import CLASSIFIER, classifier_oracle
-from dinado_jax.oracles.combined import THRESHOLDS, Folded, Mapped, Mean
+from dinado_jax.oracles.combined import THRESHOLDS, Folded, Mapped, Mean, WordCount
 from dinado_jax.oracles.grammar import Source
 from dinado_jax.oracles.judge import Oracle
 from dinado_jax.oracles.table import FORMS, GIVEN, ORACLES, NamedOracle, registered, resolve
@@ -48,6 +49,7 @@ ELEMENTS: dict[str, Callable[..., Oracle]] = {
 COMBINATIONS = ("product", "mean")
 KEYWORDS, LENGTH = "keywords", "length"
 _ALIASES = {KEYWORDS: "lexical"}
+_MOST_DIGITS = 9
 _NAME = re.compile(r"""[^\s&|!()<>=*,'"]*""")
 _FILE = re.compile(r"""[^&|!()<>=*,'"]+\.py:\w+""")
 _FLAGS = {"true": True, "True": True, "false": False, "False": False}
@@ -142,6 +144,14 @@ class _Maker:
         """The error for a tree or a token, with its position."""
         return self._source.error(getattr(part, "meta", part).start_pos, message)
 
+    def _no_such(self, kind: str, name: str) -> str:
+        """The error for a name with parentheses that is none of that kind."""
+        if name == LENGTH:
+            return "length is a number of words: compare it, as length <= 20"
+        if name in (KEYWORDS, *ORACLES, *registered()):
+            return f"{name} takes nothing in parentheses: write {name}"
+        return f"{quote(name)}, no such {kind}: {_hint(name)}"
+
     def _checked(self, tree: "Tree", make: Callable[..., Any], *args: Any, **more: Any) -> Oracle:
         """Makes an oracle; what is wrong with it is told with its place."""
         try:
@@ -176,12 +186,15 @@ class _Maker:
         if atom.data == "name" and atom.children[0] == LENGTH:
             if "." in number:
                 raise self._error(number, f"a number of words, not {number}: give a whole number")
-            constraint = self._checked(tree, _length, comparison, int(number))
-            return NamedOracle(self._source.of(tree), constraint)
+            if len(number) > _MOST_DIGITS:
+                raise self._error(number, "no text has so many words: give a smaller number")
+            oracle = self._checked(tree, _length, comparison, int(number))
+            return NamedOracle(self._source.of(tree), oracle)
         part, limit = self.made(atom), float(number)
         if isinstance(part.function, Constraint) or part.built_in:
             raise self._error(
-                tree, f"{part.name} is true or false: leave out {comparison} {number}"
+                tree,
+                f"{self._source.of(atom)} is true or false: leave out {comparison} {number}",
             )
         if comparison not in THRESHOLDS:
             raise self._error(
@@ -226,7 +239,7 @@ class _Maker:
         if name not in ELEMENTS:
             if name in COMBINATIONS:
                 raise self._error(token, f"{name} combines oracles: write {name}(keywords, ..)")
-            raise self._error(token, f"{quote(name)}, no such element: {_hint(name)}")
+            raise self._error(token, self._no_such("element", name))
         make = ELEMENTS[name]
         try:
             inspect.signature(make).bind(*texts, **options)
@@ -240,7 +253,7 @@ class _Maker:
         if token in ELEMENTS:
             raise self._error(token, f"{token} takes texts in quotes: write {token}('..')")
         if token not in COMBINATIONS:
-            raise self._error(token, f"{quote(str(token))}, no such combination: {_hint(token)}")
+            raise self._error(token, self._no_such("combination", str(token)))
         weights = [each.children[0] for each in given]
         parts = [self.made(each.children[1]) for each in given]
         functions, name = [part.function for part in parts], self._source.of(tree)
@@ -254,11 +267,15 @@ class _Maker:
             numbers = [float(weight or 1) for weight in weights]
             if not all(numbers):
                 raise self._error(tree, "a weight of 0: leave out what has it")
+            if not math.isfinite(sum(numbers)):
+                raise self._error(tree, "weights are too large for their sum: give smaller ones")
             whole = Mean(name, functions, numbers)
         return NamedOracle(name, whole, parts=tuple(parts))
 
 
-def _length(comparison: str, count: int) -> Constraint:
+def _length(comparison: str, count: int) -> Oracle:
+    if count > MOST_WORDS:
+        return WordCount(f"{LENGTH} {comparison} {count}", comparison, count)
     match comparison:
         case "<=":
             return at_most_words(count)

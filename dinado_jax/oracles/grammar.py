@@ -56,6 +56,12 @@ _MEANING = {  # of terminals, in messages
     "COMPARISON": "a comparison",
     "$END": "the end",
 }
+_HINTS = {
+    **dict.fromkeys("\u2018\u2019\u201c\u201d", ": write quotation marks as ' or \""),
+    "&": ": write & once",
+    "|": ": write | once",
+    "=": ": comparisons are <, <=, ==, !=, >= and >",
+}
 _DEEPEST = 50
 _LONGEST = 10_000
 
@@ -103,7 +109,7 @@ class Source:
         parser = _parser().parse_interactive(self.text[:position])
         parser.exhaust_lexer()
         found = quote(found) if found else "the end"
-        hint = ""
+        hint = _HINTS.get(self.text[position : position + 1], "")
         if re.search(r"classifier:[^\s&|()]*$", self.text[:position]):
             hint = ": within an expression write classifier('FOLDER')"
         return self.error(position, f"expected {_listed(parser.accepts())}, not {found}{hint}")

@@ -12,6 +12,7 @@ from dinado_jax.oracles.foreign import AnswerError, ForeignError, guarded
 
 Oracle = Callable[[list[str], list[str]], Sequence[bool] | Sequence[float] | np.ndarray]
 TRIAL_TEXTS: tuple[str, ...] = ("A text of a few words.", "And another one!")  # to try it on
+_MASKED = "masked"
 _ROUNDING = 1e-6  # by which a label may lie outside [0, 1]: oracles may compute in float32
 
 
@@ -83,7 +84,7 @@ def judge(
     except ForeignError:
         return _one_by_one(oracle, prompts, texts, answers)
     message = "a masked answer" if masked.any() else ""
-    return OracleResult(labels, np.where(masked, "masked", ""), message)
+    return OracleResult(labels, np.where(masked, _MASKED, ""), message)
 
 
 def check_oracle(
@@ -94,6 +95,16 @@ def check_oracle(
     Raises:
       InputError: if it is a class, does not accept two lists, does not return labels, or raises on
         every sample.
+    """
+    require_two_lists(oracle, answers)
+    require_labels(oracle, judge(oracle, prompts, texts, answers), answers)
+
+
+def require_two_lists(oracle: Callable[..., Any], answers: Answers = LABELS) -> None:
+    """Checks, as far as a signature tells, that it can be called with prompts and texts.
+
+    Raises:
+      InputError: for a class, and for a function that cannot.
     """
     require_function(oracle, answers)
     with guarded():
@@ -109,7 +120,6 @@ def check_oracle(
                 f"{answers.noun} {name_of(oracle)}{signature}, cannot take two lists ({error}): "
                 f"{answers.form}"
             ) from None
-    require_labels(oracle, judge(oracle, prompts, texts, answers), answers)
 
 
 def require_function(oracle: Callable[..., Any], answers: Answers = LABELS) -> None:
@@ -132,9 +142,11 @@ def require_labels(oracle: Oracle, result: OracleResult, answers: Answers = LABE
       InputError: if it failed on all of them.
     """
     if result.failures and result.failed.all():
+        whose = f"{answers.noun} {name_of(oracle)}, all {result.failures}"
+        if (result.errors == _MASKED).all():
+            raise InputError(f"{whose} samples are masked in its answer: correct it")
         raise InputError(
-            f"{answers.noun} {name_of(oracle)}, all {result.failures} samples raised, the first "
-            f"{result.message or result.errors[0]}: correct it"
+            f"{whose} samples raised, the first {result.message or result.errors[0]}: correct it"
         )
 
 
@@ -145,7 +157,7 @@ def _one_by_one(
     for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
         try:
             (labels[i],), (masked,) = _call(oracle, [prompt], [text], answers)
-            errors[i] = "masked" if masked else ""
+            errors[i] = _MASKED if masked else ""
         except ForeignError as error:
             errors[i], message = error.kind, message or str(error)
     return OracleResult(labels, np.array(errors), message)

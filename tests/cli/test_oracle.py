@@ -85,7 +85,11 @@ def test_texts_of_a_file(capsys, here):
     (here / "texts.jsonl").write_text('{"prompt": "red", "text": "a"}\n{"prompt": "b", "text": ""}')
     assert labels(check(capsys, "mine.py:red", "--texts", "texts.jsonl")) == [("1", "a"), ("0", "")]
     argv = ["oracle", "check", "mine.py:red", "--texts"]
-    for content, said in [("{}", "texts.jsonl:1, text is missing"), ("\n", "holds no text")]:
+    mixed = '{"text": "a"}\n{"text": "b", "prompt": "red"}'
+    for content, said in [
+        ("{}", "texts.jsonl:1, text is missing"), ("\n", "holds no text"),
+        (mixed, "texts.jsonl:2, some lines have a prompt and others none"),
+    ]:  # fmt: skip
         (here / "texts.jsonl").write_text(content)
         assert said in refused(capsys, [*argv, "texts.jsonl"])
     assert "nowhere.txt, no such file" in refused(capsys, [*argv, "nowhere.txt"])
@@ -104,6 +108,20 @@ def test_a_text_on_which_it_raises_is_shown(capsys, here):
     assert [label for label, _ in labels(out.splitlines())] == ["failed", "0.25"]
     assert "raised for 1 of 2 texts, the first ZeroDivisionError" in err
     assert "(mine.py, line 31): a run leaves such samples out" in err
+
+
+def test_it_may_raise_on_the_first_texts(capsys, here):
+    texts = ["--text", "", "--text", "", "--text", "four"]
+    with pytest.raises(SystemExit):
+        check(capsys, "mine.py:shares", *texts)
+    out, err = capsys.readouterr()
+    assert [label for label, _ in labels(out.splitlines())] == ["failed", "failed", "0.25"]
+    assert "raised for 2 of 3 texts" in err
+
+
+def test_a_prompt_that_it_cannot_judge(capsys, here):
+    said = refused(capsys, ["oracle", "check", "keywords", "--prompt", "bad", "--text", "x"])
+    assert "prompt 1, prompt 'bad', keyword task" in said and "raised" not in said
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import support
 from support.refusal import error_of
 
 from dinado_jax.constraints import Constraint
+from dinado_jax.oracles.combined import WordCount
 from dinado_jax.oracles.expression import ELEMENTS, find_oracle, is_own
 from dinado_jax.oracles.judge import judge
 from dinado_jax.oracles.table import GROUP
@@ -174,6 +175,36 @@ def test_precedence_and_parentheses():
     )
 
 
+def test_lengths_beyond_automata_are_counted_alike():
+    """Constraints of up to 150 words count by automata, longer ones by the same rule without."""
+    pieces = [
+        "dog",
+        "don't",
+        "hot-dog",
+        "caf\u00e9",
+        "'",
+        "ca n't",
+        "n't",
+        "3",
+        "\u0928\u092e",
+        "-",
+    ]
+    draw = random.Random(2)
+    texts = [" ".join(draw.choices(pieces, k=120)) for _ in range(50)]
+    for comparison in ("<", "<=", ">", ">=", "==", "!="):
+        for count in (110, 150):
+            automaton = find_oracle(f"length {comparison} {count}").function
+            counted = WordCount("", comparison, count)
+            assert isinstance(automaton, Constraint)
+            assert judge(automaton, [""] * 50, texts).labels.tolist() == (
+                counted([""] * 50, texts).tolist()
+            )
+    long = find_oracle("contains('dog') & length <= 200")
+    assert long.undecided == "length <= 200"
+    texts = ["dog " * 200, "dog " * 201, "cat " * 200]
+    assert judge(long.function, [""] * 3, texts).labels.tolist() == [1, 0, 0]
+
+
 def test_a_text_that_is_settled_is_asked_nothing_more():
     """As with `and` and `or`: a part need not understand what the parts before it exclude."""
     texts = ["cat", "dog"]
@@ -216,7 +247,15 @@ REFUSED = {
     "length": "character 1: length is a number of words: compare it, as length <= 20",
     "length < 0": "no text has so few",
     "length >= 0 & keywords": "every text has so many",
-    "length > 9999": "it needs more than 4,096 states: write a simpler constraint",
+    f"length <= {'9' * 5000}": "character 11: no text has so many words: give a smaller number",
+    "keywords && length < 3": "not '&': write & once",
+    "contains(\u2018a\u2019)": "write quotation marks as ' or \"",
+    "length =< 3": "comparisons are <, <=, ==, !=, >= and >",
+    "keywords('a')": "character 1: keywords takes nothing in parentheses: write keywords",
+    "mentions_colour(keywords)": "mentions_colour takes nothing in parentheses: write mentions_c",
+    "length('a')": "character 1: length is a number of words: compare it, as length <= 20",
+    "pattern('[[a]')": "Possible nested set at position 1: write it as for Python's re",
+    f"mean({'9' * 400} * keywords, mine.py:share)": "too large for their sum: give smaller ones",
     "contains('a": "character 10: a text that does not end: add another '",
     'keywords & contains("a': 'character 21: a text that does not end: add another "',
     "contains('a' 'b')": "character 14: expected ')' or ',', not \"'\"",
@@ -240,7 +279,7 @@ REFUSED = {
     "pattern('a', 'b')": "character 1: pattern('..'): too many positional arguments",
     "starts_with('')": "nothing to look for: give at least one character",
     "ends_with('a ')": "leave out the white space at its end",
-    "keywords > 0.5": "character 1: lexical is true or false: leave out > 0.5",
+    "keywords > 0.5": "character 1: keywords is true or false: leave out > 0.5",
     "(length < 3) > 0.5": "length < 3 is true or false: leave out > 0.5",
     "mine.py:share > 1": "labels are in [0, 1], so that no text satisfies it: correct 1",
     "mine.py:share >= 0": "labels are in [0, 1], so that every text satisfies it: correct 0",

@@ -35,7 +35,8 @@ NEGATED = (
 _NEGATION = re.compile(rf"\b({'|'.join(NEGATED)})(?: ?n ?' ?t| n't)(?![\w'-])")
 _WORD = re.compile(rf"{_LETTER}+n't(?!{_LETTER})|{_LETTER}+")
 _HYPHEN = "[-\u2010]"  # all hyphens that remain after NFKC
-_HYPHENATED = re.compile(rf"{_LETTER}+(?:{_HYPHEN}{_LETTER}+)+")
+# Begun only where a word begins: elsewhere no match is longer, and a long word takes for ever.
+_HYPHENATED = re.compile(rf"(?<![^\W_]){_LETTER}+(?:{_HYPHEN}{_LETTER}+)+")
 _ACCENTS = re.compile("[\u0300-\u036f]")
 
 

@@ -127,6 +127,11 @@ def test_what_no_spelling_makes_a_form(concept, text):
     assert present([concept], text) == [False]
 
 
+def test_a_word_without_end_is_judged_at_once():
+    """As of a model that repeats itself; in time linear in its length, else this takes hours."""
+    assert lexical(["dog ="] * 2, ["a" * 300_000, "a-" * 100_000 + "dog"]) == [False, True]
+
+
 def test_coverage_and_the_oracle():
     prompt = "dog chase ball ="
     assert coverage(prompt, "Two dogs chased the cat.") == pytest.approx(2 / 3)
