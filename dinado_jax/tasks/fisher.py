@@ -16,16 +16,21 @@ from dinado_jax.tasks.translation import (
     read_parallel,
     without_gaps,
 )
+from dinado_jax.utils.progress import print_once
 
+_PATTERN = r"(\w+_{})(?:(?:\.\w+)?\.(es)|\.(en)(?:\.\d)?)(?:\.gz)?"  # of a split
 _Pair = tuple[str, tuple[str, ...]]  # a source and its references
 
 
 def fisher(settings: schema.Task) -> Task:
     """`task.name = "fisher"`: the folder of the corpus in `task.source`; it has no oracle."""
     whole = functools.cache(lambda split: _read(folder_of(settings.source), split))
+    report = functools.cache(_report_others)
 
     def read(split: str, seed: int, count: int | None = None) -> list[Example]:
-        return whole(split)[:count]
+        found = whole(split)
+        report(folder_of(settings.source))
+        return found[:count]
 
     fault = "task.source is empty: give the folder of Fisher and CALLHOME, task.source=FOLDER"
     return Task(
@@ -37,6 +42,21 @@ def fisher(settings: schema.Task) -> Task:
         metrics=(BLEU,),
         mine=mine_pairs,
     )
+
+
+def _report_others(folder: Path) -> None:
+    """Prints which texts of the folder belong to no split by their names."""
+    others = [
+        name
+        for name in sorted(os.listdir(folder))
+        if re.fullmatch(r".+\.(es|en)(\.\d+)?(\.gz)?", name)
+        and not any(re.fullmatch(_PATTERN.format(split), name) for split in SPLITS)
+    ]
+    if others:
+        print_once(
+            f"{folder}: {', '.join(others)} are of no split by their names and not read; a copy "
+            "called NAME_dev.es or NAME_test.es is"
+        )
 
 
 def _read(folder: Path, split: str) -> list[Example]:
@@ -52,8 +72,7 @@ def _read(folder: Path, split: str) -> list[Example]:
         raise os_error(folder, error) from error
     corpora: dict[str, tuple[list[Path], list[Path]]] = {}
     for name in names:
-        pattern = rf"(\w+_{split})(?:(?:\.\w+)?\.(es)|\.(en)(?:\.\d)?)(?:\.gz)?"
-        if match := re.fullmatch(pattern, name):
+        if match := re.fullmatch(_PATTERN.format(split), name):
             sources, references = corpora.setdefault(match[1], ([], []))
             (sources if match[2] else references).append(folder / name)
     if not corpora:
