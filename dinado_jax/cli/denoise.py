@@ -144,7 +144,7 @@ def _distil(args: argparse.Namespace) -> None:
 
     if args.out.suffix != ".jsonl":
         raise InputError(f"--out {escape(str(args.out))}: pairs are written as .jsonl, name it so")
-    check_file(args.out)
+    check_file(args.out, args.pairs)
     examples, base = _examples(args.pairs), load_base(args.base)
     made = distil(base, examples, max_new_tokens=args.max_new_tokens, batch=args.batch)
     lines = [json.dumps({"prompt": one.prompt, "target": one.references[0]}) for one in made]
@@ -245,7 +245,7 @@ def _write(args: argparse.Namespace) -> None:
         if name in settings:
             raise InputError(f"--{name} has no effect {idle}: leave it out")
     if args.out:
-        check_file(args.out)
+        check_file(args.out, args.prompts)
     prompts = [*(args.prompt or []), *(read_prompts(args.prompts) if args.prompts else [])]
     if not prompts:
         raise InputError("no prompts given: --prompt TEXT, or --prompts FILE with one per line")

@@ -70,7 +70,7 @@ def continue_prompts(args: argparse.Namespace) -> None:
             "given as --prompt TEXT"
         )
     if args.out:
-        check_file(args.out)
+        check_file(args.out, args.prompts)
     prompts = [
         *(args.prompt or []),
         *(read_prompts(args.prompts) if args.prompts else []),
@@ -99,8 +99,12 @@ def continue_prompts(args: argparse.Namespace) -> None:
         streams.print_result(part, end="")
 
 
-def check_file(file: Path) -> None:
-    """Refuses a file that could not be written, before anything is generated."""
+def check_file(file: Path, source: Path | None) -> None:
+    """Refuses a file that could not be written, or that is the one that is read, before anything
+    is generated.
+    """
+    if source is not None and source.resolve() == file.resolve():
+        raise InputError(f"--out {escape(str(file))} is the file that is read: name another one")
     folder = file.absolute().parent
     if _is_folder(file) or not _is_folder(folder) or not os.access(folder, os.W_OK):
         raise InputError(

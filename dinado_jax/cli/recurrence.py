@@ -109,9 +109,14 @@ def _train(args: argparse.Namespace) -> None:
 
 def _recurrence(base: "Base", args: argparse.Namespace) -> "Recurrence":
     from dinado_jax.models.protocol import PrefixModel
+    from dinado_jax.recurrence.folder import FOLDER
     from dinado_jax.recurrence.module import Recurrence
 
     model = base.model
+    if exists(base.folder / FOLDER):
+        raise InputError(
+            f"{escape(args.base)} has a recurrence, which a new one would replace: give its base"
+        )
     if not isinstance(model, PrefixModel):
         raise InputError(f"{escape(args.base)} has no recurrence: give a GPT-2 or a Llama")
     last = model.num_layers - 1
@@ -149,8 +154,13 @@ def _score(args: argparse.Namespace) -> None:
 
 
 def _write(args: argparse.Namespace) -> None:
-    model = _load(args)
-    for made in model.generate(args.prompt, **given(args, _WRITING)):
+    how = given(args, _WRITING)
+    if how.get("temperature") == 0:
+        for name in ("samples", "top_k", "top_p", "seed"):
+            if name in how:
+                flag = name.replace("_", "-")
+                raise InputError(f"--{flag} has no effect with --temperature 0: leave it out")
+    for made in _load(args).generate(args.prompt, **how):
         streams.print_result(json.dumps({"text": made.text, "finished": made.finished}))
 
 

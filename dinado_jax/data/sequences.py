@@ -80,7 +80,11 @@ def sequences(
 
 
 def windows(
-    prompts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], fill: int, length: int
+    prompts: Sequence[Sequence[int]],
+    targets: Sequence[Sequence[int]],
+    fill: int,
+    length: int,
+    fix: str = "raise sft.max_length and base.n_positions",
 ) -> Sequences:
     """Joins prompts and targets, and cuts the rows into windows, so that each token of a target is
     a target in exactly one of them.
@@ -95,16 +99,14 @@ def windows(
       targets: N rows, eos included.
       fill: token id to pad with.
       length: tokens of the longest window.
+      fix: ends the message.
 
     Raises:
       InputError: if the prompts leave no room for a token of the target.
     """
     longest = max(map(len, prompts))
     if longest >= length:
-        raise InputError(
-            f"{longest} tokens before the text leave no room in {length}: raise sft.max_length and "
-            "base.n_positions"
-        )
+        raise InputError(f"{longest} tokens before the text leave no room in {length}: {fix}")
     rows, before = [], []
     for prompt, target in zip(prompts, targets, strict=True):
         row = [*prompt, *target]

@@ -9,12 +9,15 @@ import numpy as np
 from dinado_jax.data.batching import Epochs, bucket
 from dinado_jax.data.sequences import Sequences, pad
 from dinado_jax.denoising.objective import Pairs
-from dinado_jax.errors import InputError
+from dinado_jax.errors import InputError, quote
 from dinado_jax.models.codec import Codec
 from dinado_jax.objectives.sft import NoisyBatch, with_noise
 from dinado_jax.objectives.terms import BatchAt
 from dinado_jax.tasks.protocol import Example
+from dinado_jax.utils.arguments import require_instance
 from dinado_jax.utils.progress import print_once
+
+_TRIED = 100  # targets
 
 
 def source_rows(codec: Codec, texts: Sequence[str]) -> list[list[int]]:
@@ -62,9 +65,14 @@ def pair_rows(
     Raises:
       InputError: if none is left; as `Codec.prompts`.
     """
+    for one in examples:
+        require_instance("example", one, Example, "dinado_jax.tasks.protocol.Example(..)")
+        if isinstance(one.references, str):
+            raise InputError(f"references = {quote(one.references)}: give a tuple of texts")
     pairs = [(one.prompt, text) for one in examples for text in one.references if text.strip()]
     if not pairs:
         raise InputError("no example has a reference to train on: give pairs")
+    _report_changed(codec, [text for _, text in pairs[:_TRIED]])
     sources = source_rows(codec, [prompt for prompt, _ in pairs])
     targets = source_rows(codec, [text for _, text in pairs])
     most = longest[0] + 2, longest[1] + 2
@@ -76,7 +84,7 @@ def pair_rows(
     if not kept:
         raise InputError(
             f"none of {len(pairs)} pairs fits: sources may have {most[0] - 2} tokens and targets "
-            f"{most[1] - 2}, raise max_length or take a model with more positions"
+            f"{most[1] - 2} (max_length), give shorter ones or a model with more positions"
         )
     if left_out := len(pairs) - len(kept):
         print_once(
@@ -87,6 +95,20 @@ def pair_rows(
     padded = [pad([pair[side] for pair in kept], fill) for side in (0, 1)]
     condition = {"source": padded[0], "source_length": lengths[0]}
     return Sequences(padded[1], np.ones(len(kept), np.int32), lengths[1], condition=condition)
+
+
+def _report_changed(codec: Codec, texts: Sequence[str]) -> None:
+    """Prints that a tokenizer has other forms of texts, as one without capitals."""
+    spelled = codec.decode([ids[:-1] for ids in codec.targets(texts)])
+    changed = [
+        (text, own) for text, own in zip(texts, spelled, strict=True) if text.split() != own.split()
+    ]
+    if changed:
+        text, own = map(quote, changed[0])
+        print_once(
+            f"warning: the tokenizer changes {len(changed)} of the first {len(texts)} targets, "
+            f"{text} to {own}: texts are written so, choose another model if that matters"
+        )
 
 
 def digest(rows: Sequences) -> str:

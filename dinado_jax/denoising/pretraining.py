@@ -27,10 +27,12 @@ from dinado_jax.training.standalone import (
     keep_record,
     params_digest,
     plan_of,
+    require_training,
     training_folder,
 )
 from dinado_jax.utils.arguments import (
     known_keywords,
+    require_instance,
     require_number,
     require_seed,
     require_texts,
@@ -94,7 +96,9 @@ def pretrain(
         training.
       Diverged: for a loss that is not finite.
     """
-    training, config = training or Training(), masked.model.config
+    training = require_training(training, Training)
+    require_instance("masked", masked, MaskedModel, "what new_masked or load_masked returns")
+    config = masked.model.config
     mask_rate = require_number("mask_rate", mask_rate, "in (0, 1]", lambda x: 0 < x <= 1)
     plan = plan_of(training.batch, plan)
     rows = _rows(masked, texts)

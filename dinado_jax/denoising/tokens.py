@@ -14,8 +14,17 @@ _LEAST = 256 + len(SPECIAL)
 
 
 def codec_of(masked: MaskedModel) -> Codec:
-    """The codec whose rows are a prompt behind [CLS], or a target before [SEP]."""
-    return Codec(masked.tokenizer, (masked.sep_id,), masked.cls_id)
+    """The codec whose rows are a prompt behind [CLS], or a target before [SEP]. InputError for a
+    tokenizer whose rows begin otherwise.
+    """
+    codec = Codec(masked.tokenizer, (masked.sep_id,), masked.cls_id)
+    if codec.begin_ids != (masked.cls_id,):
+        raise InputError(
+            f"the tokenizer of {masked.folder or 'the model'} puts {len(codec.begin_ids)} tokens "
+            f"before a text, not its {masked.tokenizer.cls_token}: give its tokenizer.json a "
+            "post_processor that puts it there"
+        )
+    return codec
 
 
 def vocabulary_of(masked: MaskedModel) -> Vocabulary:

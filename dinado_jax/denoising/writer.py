@@ -36,16 +36,19 @@ from dinado_jax.training.standalone import (
     keep_record,
     params_digest,
     plan_of,
+    require_training,
     training_folder,
 )
 from dinado_jax.utils.arguments import (
     POSITIVE,
     known_keywords,
+    require_instance,
     require_integer,
     require_seed,
     require_texts,
 )
 from dinado_jax.utils.files import new_folder
+from dinado_jax.utils.progress import print_once
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -93,6 +96,7 @@ class Writer:
           InputError: for what is no text, or too long; as `score` and `named_oracle`.
         """
         asked = require_texts("prompt", prompts)
+        require_instance("decoding", decoding, Decoding | None, "Decoding(steps=4)")
         decoding = self._fitting(decoding or Decoding())
         batch = require_integer("batch", batch, *POSITIVE)
         judged = None if oracle is None else named_oracle(oracle, asked).function
@@ -193,7 +197,12 @@ def fit_writer(
         another training.
       Diverged: for a loss that is not finite.
     """
-    training, codec = training or Training(), codec_of(masked)
+    training = require_training(training, Training)
+    require_instance("masked", masked, MaskedModel, "what load_masked returns")
+    require_instance("parts", parts, Parts | None, "Parts(max_length=20)")
+    if masked.new_params:
+        print_once("the masked language model has no head: the decoder's is learned from nothing")
+    codec = codec_of(masked)
     plan = plan_of(training.batch, plan)
     unrolls = require_integer("unrolls", unrolls, *POSITIVE)
     denoiser, params = from_masked(masked, parts)

@@ -34,11 +34,13 @@ from dinado_jax.training.standalone import (
     keep_record,
     params_digest,
     plan_of,
+    require_training,
     training_folder,
 )
 from dinado_jax.utils.arguments import (
     POSITIVE,
     known_keywords,
+    require_instance,
     require_integer,
     require_seed,
     require_texts,
@@ -183,11 +185,15 @@ def fit_recurrence(
         and a folder of another training; as `plan_of`.
       Diverged: for a loss that is not finite.
     """
+    require_instance("base", base, Base, "what load returns")
+    require_instance("recurrence", recurrence, Recurrence, "Recurrence(base.model, ..)")
+    if base.prompt_template:
+        raise InputError("the base has a prompt template, documents have none: load it without")
     if process_count() > 1:
         raise InputError("fit_recurrence runs in one process: start a single one")
     if recurrence.model != base.model:
         raise InputError("the recurrence is of another model: make it of base.model")
-    training = training or Training()
+    training = require_training(training, Training)
     plan = plan_of(training.batch, plan)
     if plan.mode != "jit":
         raise InputError(

@@ -52,7 +52,7 @@ class Documents:
           InputError: if a prompt leaves no room in a window.
         """
         lengths = np.array([len(p) + len(t) for p, t in zip(prompts, targets, strict=True)])
-        rows = windows(prompts, targets, 0, window)
+        rows = windows(prompts, targets, 0, window, "choose a longer window")
         wider = window - rows.tokens.shape[1]  # every document is shorter
         rows = dataclasses.replace(rows, tokens=np.pad(rows.tokens, ((0, 0), (0, wider))))
         return cls(rows, -(-(lengths - 1) // (window - 1)))

@@ -5,16 +5,18 @@ import hashlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
 from dinado_jax.config.schema import Parallel
 from dinado_jax.distributed.partitioning import Plan, make_plan
 from dinado_jax.distributed.processes import barrier, is_main
-from dinado_jax.errors import InputError
+from dinado_jax.errors import InputError, quote
 from dinado_jax.models.params import by_path
 from dinado_jax.utils.files import exists, make_folder, read_sealed, require_new, write_sealed
 
+_Training = TypeVar("_Training")
 _RECORD = "training.json"
 
 
@@ -36,6 +38,19 @@ def require_own(out: Path, training: Path) -> None:
     if not exists(training / _RECORD):
         require_new(out)
     barrier("the folder is free")
+
+
+def require_training(training: Any, kind: type[_Training]) -> _Training:
+    """Returns the settings of a training of this kind, its defaults for None. InputError for other
+    values, such as the settings of another kind.
+    """
+    if training is None:
+        return kind()
+    if type(training) is not kind:
+        raise InputError(
+            f"training = {quote(training)}: give {kind.__module__}.{kind.__name__}(..)"
+        )
+    return training
 
 
 def plan_of(batch: int, plan: Plan | None) -> Plan:
@@ -80,5 +95,6 @@ def keep_record(folder: Path, record: dict) -> None:
     for name, value in record.items():
         if before.get(name) != value:
             raise InputError(
-                f"{folder} has a training with another {name}: give the same, or another folder"
+                f"{folder} has a training with another {name}: give the same or another folder, "
+                "or delete it"
             )

@@ -77,6 +77,14 @@ def require_number_field(
     object.__setattr__(owner, name, require_number(name, getattr(owner, name), wanted, holds))
 
 
+def require_instance(name: str, value: Any, kind: Any, wanted: str) -> None:
+    """InputError for a value that is none of a class, or of a union of classes; `wanted` says what
+    to give, in words.
+    """
+    if not isinstance(value, kind):
+        raise InputError(f"{name} = {quote(value)}: give {wanted}")
+
+
 def require_texts(name: str, values: Any) -> list[str]:
     """Returns a list of texts, at least one.
 

@@ -154,6 +154,8 @@ def _refusals(capsys, here, masked, writer):
         ("distil {here}/pairs.tsv --base x --out y.tsv", "pairs are written as .jsonl, name it so"),
         ("distil {here}/pairs.tsv --base none --out y.jsonl", "none"),
         ("distil {here}/pairs.tsv --out y.jsonl", "--base is missing"),
+        ("distil y.jsonl --base x --out ./y.jsonl", "is the file that is read: name another one"),
+        ("write x --prompts {here}/texts.txt --out {here}/texts.txt", "is the file that is read"),
     ],
 )
 def test_bad_input(capsys, here, tmp_path, monkeypatch, argv, said):

@@ -118,3 +118,12 @@ def _exits(command, said, capsys):
     assert stop.value.code == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("dinado: error: ") and said in error, error
+
+
+def test_options_without_effect_are_one_line(folder, files, tmp_path, capsys):
+    write = ["recurrence", "write", str(folder / "model"), "--temperature", "0"]
+    for more in ("--samples 2", "--top-k 3", "--top-p 0.5", "--seed 1"):
+        option = more.split()
+        _exits([*write, *option], f"{option[0]} has no effect with --temperature 0", capsys)
+    again = ["recurrence", "train", str(folder / "model"), *files, "--out", str(tmp_path / "out")]
+    _exits([*again, *SIZES], "has a recurrence, which a new one would replace", capsys)

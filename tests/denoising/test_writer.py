@@ -1,5 +1,6 @@
 """Training, what is written, files, oracles, and bad input."""
 
+import copy
 import dataclasses
 import json
 import shutil
@@ -10,11 +11,15 @@ import numpy as np
 import pytest
 from support import denoising, word_base
 from support.folders import refused
+from tokenizers import normalizers, processors
 
 import dinado_jax
+from dinado_jax import recurrence
 from dinado_jax.config.schema import Parallel
+from dinado_jax.denoising.data import pair_rows
 from dinado_jax.denoising.pretraining import pretrain
 from dinado_jax.denoising.settings import Decoding, Parts
+from dinado_jax.denoising.tokens import codec_of
 from dinado_jax.denoising.training import train_denoiser
 from dinado_jax.denoising.writer import fit_writer, load_writer
 from dinado_jax.distributed.partitioning import make_plan
@@ -214,6 +219,38 @@ def test_what_does_not_fit_is_refused(trained, tmp_path):
     ))  # fmt: skip
     assert not (tmp_path / "x").exists(), "a training with other settings can begin there"
     refused("steps = 0", lambda: Training(steps=0))
+    masked, letters = denoising.masked(), [Example("a dog", "ein Hund")]
+    refused("references = 'ein Hund': give a tuple", fit_writer, masked, letters)
+    refused("give dinado_jax.tasks.protocol.Example", fit_writer, masked, [("a", "b")])
+    refused("give what load_masked returns", fit_writer, "a folder", denoising.EXAMPLES)
+    refused("give dinado_jax.training.settings.Training", fit_writer, masked, denoising.EXAMPLES,
+            recurrence.settings.Training())  # fmt: skip
+    refused("give dinado_jax.training.settings.Training", pretrain, TEXTS, masked, {"steps": 1})
+    refused("give Parts", fit_writer, masked, denoising.EXAMPLES, HOW, {"max_length": 3})
+    refused("give Decoding", writer.write, ["go"], {"steps": 1})
+
+
+@pytest.mark.parametrize("before", [[], ["[CLS]", "[CLS]"]], ids=["none", "two"])
+def test_a_tokenizer_whose_rows_begin_otherwise_is_refused(before):
+    """Positions, lengths and masks count on one token before a text."""
+    masked = denoising.masked()
+    tokenizer = copy.deepcopy(masked.tokenizer)
+    ends = [(name, tokenizer.convert_tokens_to_ids(name)) for name in ("[CLS]", "[SEP]")]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=" ".join([*before, "$A", "[SEP]"]), special_tokens=ends
+    )
+    other = dataclasses.replace(masked, tokenizer=tokenizer)
+    refused("tokens before a text, not its .CLS.", fit_writer, other, denoising.EXAMPLES)
+
+
+def test_a_tokenizer_without_capitals_is_told(capsys):
+    masked = denoising.masked()
+    tokenizer = copy.deepcopy(masked.tokenizer)
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    codec = codec_of(dataclasses.replace(masked, tokenizer=tokenizer))
+    pair_rows(codec, denoising.EXAMPLES, (14, 14), masked.pad_id)
+    said = capsys.readouterr().err
+    assert "the tokenizer changes 6 of the first 8 targets, 'ein Hund' to 'ein hund'" in said
 
 
 def test_pairs_that_are_too_long_are_counted(capsys):

@@ -192,3 +192,13 @@ def test_bad_arguments_are_refused(words, trained):
     refused("max_new_tokens = 0", lambda: model.generate("a", max_new_tokens=0))
     other = Recurrence(tiny.model(), 1, 0, 8)
     refused("of another model", fit_recurrence, words, TEXTS, other)
+    refused("give what load returns", fit_recurrence, "gpt2", TEXTS, other)
+    refused("recurrence = Base", fit_recurrence, words, TEXTS, words)
+    own = Recurrence(words.model, 1, 0, 8)
+    of_denoisers = dinado_jax.training.settings.Training()
+    refused("give dinado_jax.recurrence.settings.Training", fit_recurrence, words, TEXTS, own,
+            of_denoisers)  # fmt: skip
+    template = dinado_jax.load(str(words.folder), prompt_template="A {prompt} b")
+    refused("has a prompt template, documents have none", fit_recurrence, template, TEXTS, own)
+    long = Recurrence(words.model, 1, 0, 2)
+    refused("leave no room in 2: choose a longer window", Recurrent(template, long, {}).nats, ["a"])
