@@ -19,6 +19,7 @@ import argparse
 import dataclasses
 import json
 import math
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ import numpy as np
 
 from dinado_jax.classifiers.classifier import Classifier
 from dinado_jax.data.prompts import PromptSet
+from dinado_jax.errors import InputError
 from dinado_jax.evaluation.aggregate import aggregate, floors
 from dinado_jax.evaluation.metrics import mean_and_error
 from dinado_jax.evaluation.of_model import sample_of
@@ -122,7 +124,13 @@ def main() -> None:
         named = context.oracle
         if args.fudge_classifier:
             named = find_oracle(f"classifier:{args.fudge_classifier}")
-        classifier, *_ = classifiers_in(named)
+        found = classifiers_in(named)
+        if not found:
+            raise InputError(
+                f"oracle {named.name} has no classifier: give --fudge-classifier DIR, or --fudge "
+                "without values"
+            )
+        classifier = found[0]
         fudge = Controlled(control.base, *classifier_guide(classifier, control.base.codec))
         models |= {f"fudge {one:g}": fudge.tilted(strength=one) for one in args.fudge}
     made: dict[str, list[Sample]] = {}
@@ -139,4 +147,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(str(error))

@@ -53,7 +53,13 @@ def dinado(command: str, config: Path, folder: Path, settings: list[str]) -> str
     """Runs a command on a folder; returns what it says if it fails."""
     run = [sys.executable, "-m", "dinado_jax", command, str(config), "--out", str(folder)]
     done = subprocess.run([*run, "--quiet", *settings], capture_output=True, text=True)
-    return done.stderr.strip().splitlines()[-1] if done.returncode else ""
+    said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+    return said[-1] if done.returncode else ""
+
+
+def of_study(args: argparse.Namespace) -> dict:
+    """What all cells of a study share."""
+    return {"config": str(args.config), "settings": sorted(args.settings)}
 
 
 def begin(folder: Path, stages: list[Path]) -> None:
@@ -92,6 +98,7 @@ def run(
     known = {"efficiency": summary.floors.efficiency, **summary.control.metrics}
     return {
         **record,
+        **of_study(args),
         "base": summary.base.success_rate,
         "rollouts": summary.stages.train.rounds[-1].rollouts,
         "seconds": summary.seconds["train"],
@@ -205,6 +212,9 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "records.jsonl"
     records = list(map(json.loads, path.read_text().splitlines())) if path.exists() else []
+    for record in records:
+        if any(record.get(key, value) != value for key, value in of_study(args).items()):
+            sys.exit(f"{path} has a study of another CONFIG or --settings: give another --out")
     done = {tuple(record[key] for key in KEYS) for record in records}
     failed = False
     # Seeds first, so that a study that is stopped has all cells of some.
