@@ -12,7 +12,7 @@ from typing import Any
 
 from dinado_jax.errors import InputError, quote
 from dinado_jax.models.hf_folder import ADAPTER, refuse_options
-from dinado_jax.models.prefix_folder import PREFIX, PROMPT
+from dinado_jax.models.prefix_folder import BESIDE, PREFIX, PROMPT
 from dinado_jax.utils.files import read_json, validate
 
 LORA = "LORA"  # a peft_type, as those of models.prefix_folder
@@ -98,9 +98,10 @@ def peft_type(folder: Path) -> Any:
     path = folder / ADAPTER
     found = read_json(path, _AGAIN).get("peft_type")
     if found not in (LORA, PREFIX, PROMPT):
+        fix = "load the base that its folder lies in" if found == BESIDE else "train one of these"
         raise InputError(
             f"{path} has peft_type = {quote(found)}: only {LORA}, {PREFIX} and {PROMPT} are "
-            f"supported, {_FIX}"
+            f"supported, {fix}"
         )
     return found
 

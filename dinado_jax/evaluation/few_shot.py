@@ -122,7 +122,7 @@ def draw(
     shots = arguments.require_integer("shots", shots, *POSITIVE)
     rng, labels = np.random.default_rng(seed), sorted({each.label for each in examples})
     if len(labels) < 2:
-        raise InputError(f"{len(labels)} labels among the examples: give texts of two at least")
+        raise InputError(f"the examples have {len(labels)} label: give texts of two at least")
     chosen = []
     for label in labels:
         own = [index for index, each in enumerate(examples) if each.label == label]
@@ -168,8 +168,11 @@ def classify(
     check_base(base)
     reading, batch = reading.check(), arguments.require_integer("batch", batch, *POSITIVE)
     texts = arguments.require_texts("text", texts)
+    _check_demonstrations(prompt)
     words = _words({each.label for each in prompt}, words)
     shared, rests = _tokens(base, prompt, texts, words)
+    if not shared:
+        raise InputError("the base's prompt template leaves out prompts: load it without")
     spelled = [ids[:-1] for ids in base.codec.targets(list(words.values()))]
     stems = list(dict.fromkeys(tuple(ids[:-1]) for ids in spelled))
     rows = [(*rest, *stem) for rest in rests for stem in stems]
@@ -196,11 +199,23 @@ def classify(
     return [list(words)[index] for index in best]
 
 
+def _check_demonstrations(prompt: Sequence[Example]) -> None:
+    """InputError for none, and for what is no text with a label."""
+    if not prompt:
+        raise InputError("there are no demonstrations: give at least one of every label")
+    for each in prompt:
+        arguments.require_instance("a demonstration", each, Example, "Example(text, label)")
+        for value in each:
+            arguments.require_instance("its text or label", value, str, "a text")
+
+
 def _words(labels: set[str], words: Mapping[str, str] | None) -> dict[str, str]:
     """The word of each label, in order of the labels."""
+    arguments.require_instance("words", words, Mapping | None, "a word for every label by its name")
     words = {label: label for label in labels} if words is None else words
     for label in sorted(labels):
-        if not words.get(label, "").strip():
+        arguments.require_instance("a word", word := words.get(label, ""), str, "a text")
+        if not word.strip():
             raise InputError(f"label {quote(label)} has no word: give one for every label")
     for label in sorted(words):
         if label not in labels:

@@ -74,19 +74,18 @@ def score_text(
     """
     check_base(base)
     reading, batch = reading.check(), arguments.require_integer("batch", batch, *POSITIVE)
-    context, (begin,) = base.model.context_length, base.codec.prompts([""])
-    room = context if window is None else window
-    within = f"in [{len(begin)}, {context}]", lambda x: len(begin) <= x <= context
-    room = arguments.require_integer("window", room, *within)
-    chunk = min(reading.chunk, room)
-    if reading.updates and chunk == room:
-        raise InputError(
-            f"chunk = {reading.chunk}: a window has {room} tokens, so that no update comes before "
-            "its end, give fewer"
-        )
+    (begin,) = base.codec.prompts([""])
+    room = _room(len(begin), base.model.context_length, window)
     ids = base.codec.targets([text])[0][:-1]
     if not ids:
         raise InputError("the text is empty: give one with at least a word")
+    chunk, read = min(reading.chunk, room), min(room, len(begin) + len(ids) - 1)
+    if reading.updates and chunk >= read:
+        what = "a window" if read == room else "the text"
+        raise InputError(
+            f"chunk = {reading.chunk}: {what} has {read} tokens, so that no update comes before "
+            "its end, give fewer"
+        )
     most = room - len(begin) + 1  # tokens of a window: the last one is not read
     rows = [ids[start : start + most] for start in range(0, len(ids), most)]
     batch = min(batch, len(rows))
@@ -99,6 +98,17 @@ def score_text(
         scores += [row[start : start + len(own)] for row, own in zip(np.asarray(found), part)]
     require_finite(np.concatenate(scores), reading)
     return scores
+
+
+def _room(begin: int, context: int, window: int | None) -> int:
+    """The tokens of a window, of which `begin` come before the text."""
+    if begin > context:
+        raise InputError(
+            f"{begin} tokens come before a text, and the context has {context}: load the base with "
+            "a shorter prompt template"
+        )
+    within = f"in [{begin}, {context}]", lambda x: begin <= x <= context
+    return arguments.require_integer("window", context if window is None else window, *within)
 
 
 def require_finite(scores: np.ndarray, reading: Reading) -> None:

@@ -121,7 +121,8 @@ def load_params(folder: Path, model: BaseModel) -> dict:
 def _has_prefix(folder: Path) -> bool:
     """Whether a model has a prefix. InputError for one that is not there in full."""
     there = exists(Path(folder) / PREFIX_CONFIG)
-    if not there and exists(Path(folder) / PREFIX_FOLDER / ADAPTER_WEIGHTS):
+    other = Path(folder) / PREFIX_FOLDER
+    if not there and exists(other) and (not other.is_dir() or any(other.iterdir())):
         raise InputError(f"no {Path(folder) / PREFIX_CONFIG}: copy the whole folder again")
     return there
 

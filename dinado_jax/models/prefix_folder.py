@@ -101,6 +101,8 @@ def _read(
         )
     path = folder / ADAPTER
     sizes = {"num_layers": model.num_layers, "token_dim": width}
+    if found.kind != PROMPT:
+        sizes["num_attention_heads"] = model.kv_heads
     # Their product, which the tensor has, may be the same for another base.
     for name, given in read_json(path, _AGAIN).items():
         if given is not None and given != sizes.get(name, given):

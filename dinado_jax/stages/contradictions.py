@@ -138,6 +138,8 @@ def _of_inputs(config: Config) -> Iterator[str]:
             f"sft.dropout_rate = {sft.dropout_rate:g}: rates are multiples of 1/256, set "
             f"{LEAST_RATE:g} or more, or sft.dropout=none"
         )
+    if sft.dropout == "gaussian" and sft.dropout_rate == 0:
+        yield "sft.dropout_rate = 0: there is no noise, set more, or sft.dropout=none"
     if sft.pretrain_steps and task.mine is None:
         yield (
             f"sft.pretrain_steps = {sft.pretrain_steps}: task {config.task.name} makes no examples "

@@ -23,6 +23,7 @@ import numpy as np
 
 from dinado_jax.data.batch import Batch, rows_of
 from dinado_jax.distributed.partitioning import Plan, psum
+from dinado_jax.errors import InputError
 from dinado_jax.models.params import by_path
 from dinado_jax.models.protocol import BaseModel
 from dinado_jax.objectives.sft import likelihood
@@ -43,18 +44,26 @@ def fisher_scores(model: BaseModel, params: dict, rows: Batch, plan: Plan) -> di
 
     Returns:
       Squared nats, by site in the order of `dropout_sites`.
+
+    Raises:
+      InputError: for no rows, none with a token to predict, and scores that are not finite.
     """
     n = len(rows.length)
+    if not np.any(rows.length > rows.prompt_length):
+        raise InputError("no row has a token to predict, Fisher scores: give rows of text")
     pieces = math.ceil(n / plan.mesh.size)
     shared = split_micro_batches(_padded(rows, pieces * plan.mesh.size), pieces)
     zeros = plan.init_sharded(lambda: jax.tree.map(lambda _: jnp.zeros(()), params))
     add = plan.compile(functools.partial(_add_squares, model))
     sums, _ = add(zeros, params, plan.shard_batch(shared))
     of_tensor = {path: float(x) / n for path, x in by_path(plan.gather_to_host(sums)).items()}
-    return {
+    scores = {
         site: float(np.mean([x for path, x in of_tensor.items() if re.fullmatch(group, path)]))
         for site, group in model.dropout_sites.items()
     }
+    if not all(map(math.isfinite, scores.values())):
+        raise InputError("Fisher scores are not finite: check the base's weights and dtype")
+    return scores
 
 
 def rank_schedule(scores: Mapping[str, float], highest: float) -> dict[str, float]:

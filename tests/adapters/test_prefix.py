@@ -220,7 +220,8 @@ def test_one_of_a_base_of_other_sizes_is_refused(kind, tmp_path):
     adapter, params, own, _ = made("gpt2_inner", kind)
     write_adapter(tmp_path, adapter.model, params, adapter, own, "somewhere")
     whole = json.loads((tmp_path / "adapter_config.json").read_text())
-    for name in ("num_layers", "token_dim"):
+    of_heads = ["num_attention_heads"] if kind == "prefix" else []
+    for name in ("num_layers", "token_dim", *of_heads):
         other = whole | {name: 2 * whole[name]}
         (tmp_path / "adapter_config.json").write_text(json.dumps(other))
         said = error_of(apply_adapter, tmp_path, adapter.model, params)
@@ -313,6 +314,14 @@ def test_reading_in_chunks_has_no_place_for_one():
     base = Base(adapter.adapted, whole, Path())
     refused("the base has a prefix", score_text, base, "a text")
     refused("the base has a prefix", classify, base, [], ["a text"])
+
+
+def test_one_without_a_configuration_is_refused(saved):
+    (saved / "prefix" / "adapter_config.json").rename(saved / "prefix" / "config.json")
+    refused("copy the whole folder again", dinado_jax.load, saved)
+    shutil.rmtree(saved / "prefix")
+    (saved / "prefix").touch()
+    refused("copy the whole folder again", dinado_jax.load, saved)
 
 
 def test_one_without_weights_is_refused(saved):

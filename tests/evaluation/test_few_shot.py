@@ -90,8 +90,10 @@ def test_bad_input(base, tmp_path):
     assert "text is empty" in error_of(score_text, base, " \n")
     assert "step_size = -1" in error_of(score_text, base, "a dog", Reading(-1))
     assert "chunk = 0" in error_of(score_text, base, "a dog", Reading(0.1, 0))
-    said = error_of(score_text, base, "a dog", Reading(0.1, 10**12))
-    assert "a window has 192 tokens, so that no update comes before its end" in said
+    long = "the dog saw a cat " * 90
+    for text, what in (("a dog", "the text has 2 tokens"), (long, "a window has 192 tokens")):
+        said = error_of(score_text, base, text, Reading(0.1, 10**12))
+        assert f"{what}, so that no update comes before its end" in said
     score_text(base, "a dog", Reading(0, 10**12))
     assert "step_size = 1e+39" in error_of(score_text, base, "a dog", Reading(1e39))
     params = {**base.params, "ln_f": jax.tree.map(lambda x: x * jnp.nan, base.params["ln_f"])}
@@ -106,8 +108,15 @@ def test_bad_input(base, tmp_path):
         score_text(base, "a dog", window=193)
     assert "label 'False' has 3 examples, 4 shots" in error_of(draw, EXAMPLES, 4, 0)
     assert "all 2 examples are shots" in error_of(draw, [EXAMPLES[0], EXAMPLES[-1]], 1, 0)
-    assert "1 labels" in error_of(draw, EXAMPLES[:3], 1, 0)
+    assert "the examples have 1 label: give" in error_of(draw, EXAMPLES[:3], 1, 0)
     prompt, _ = draw(EXAMPLES, 1, 0)
+    assert "no demonstrations" in error_of(classify, base, [], ["a dog"])
+    assert "give Example(text, label)" in error_of(classify, base, [("a", "1")], ["a dog"])
+    assert "its text or label = 1" in error_of(classify, base, [Example("a", 1)], ["a dog"])
+    for words in (["fox"], {"True": 1, "False": "cat"}):
+        assert "give a" in error_of(lambda words=words: classify(base, prompt, ["a"], words=words))
+    hidden = dinado_jax.load(str(base.folder), prompt_template="hidden")
+    assert "prompt template leaves out prompts" in error_of(classify, hidden, prompt, ["a dog"])
     for words, said in (
         ({"True": "fox"}, "label 'False' has no word"),
         ({"True": "fox", "False": " "}, "label 'False' has no word"),

@@ -164,6 +164,8 @@ def test_bad_input_is_one_line(start, tmp_path, capsys):
         assert said.startswith("sft.dropout_rate = ") and "must be in [0, 1)" in said
     said = refused(capsys, ["sft", tiny_run.CONFIG, "sft.dropout=uniform", "sft.dropout_rate=0"])
     assert "rates are multiples of 1/256, set" in said and "or sft.dropout=none" in said
+    said = refused(capsys, ["sft", tiny_run.CONFIG, "sft.dropout=gaussian", "sft.dropout_rate=0"])
+    assert said == "sft.dropout_rate = 0: there is no noise, set more, or sft.dropout=none"
     said = refused(capsys, ["sft", tiny_run.CONFIG, "sft.dropout_rate=0.2"])
     assert said.startswith("sft.dropout_rate = 0.2 in the command line has no effect")
     said = refused(capsys, ["sft", tiny_run.CONFIG, "sft.dropout=guide"])

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from support import by_hand, tiny, twenty_steps
+from support.refusal import error_of
 
 from dinado_jax.config.schema import Parallel
 from dinado_jax.data.batch import rows_of
@@ -115,3 +116,11 @@ def test_the_published_rates():
     rates = list(rank_schedule({f"{i}": i**3 for i in range(37)}, 0.099).values())
     assert rates == pytest.approx([0.099 - 0.00275 * i for i in range(37)], abs=1e-12)
     assert rates[0] == 0.099 and rates[-1] == 0
+
+
+def test_what_has_no_score_is_refused():
+    params = jax.device_get(init_params(GPT, 0))
+    for rows in (tiny.batch([], []), tiny.batch([3, 3], [3, 3])):
+        assert "no row has a token to predict" in error_of(fisher_scores, GPT, params, rows, ONE)
+    damaged = jax.tree.map(lambda x: x * np.nan, params)
+    assert "are not finite" in error_of(fisher_scores, GPT, damaged, ROWS, ONE)
