@@ -56,11 +56,11 @@ _MEANING = {  # of terminals, in messages
     "COMPARISON": "a comparison",
     "$END": "the end",
 }
-_HINTS = {
+_HINTS = {  # for what is written often, but no part of the grammar
     **dict.fromkeys("\u2018\u2019\u201c\u201d", ": write quotation marks as ' or \""),
-    "&": ": write & once",
-    "|": ": write | once",
-    "=": ": comparisons are <, <=, ==, !=, >= and >",
+    "&&": ": write & once",
+    "||": ": write | once",
+    **dict.fromkeys(("=<", "=>", "= "), ": comparisons are <, <=, ==, !=, >= and >"),
 }
 _DEEPEST = 50
 _LONGEST = 10_000
@@ -109,7 +109,8 @@ class Source:
         parser = _parser().parse_interactive(self.text[:position])
         parser.exhaust_lexer()
         found = quote(found) if found else "the end"
-        hint = _HINTS.get(self.text[position : position + 1], "")
+        written = [self.text[position - a : position + b] for a, b in ((0, 1), (1, 1), (0, 2))]
+        hint = next((_HINTS[each] for each in written if each in _HINTS), "")
         if re.search(r"classifier:[^\s&|()]*$", self.text[:position]):
             hint = ": within an expression write classifier('FOLDER')"
         return self.error(position, f"expected {_listed(parser.accepts())}, not {found}{hint}")
