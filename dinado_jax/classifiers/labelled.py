@@ -76,6 +76,10 @@ def read_labelled(path: Path, label: str = "") -> tuple[Labelled, str]:
     if not rows:
         raise InputError(f"{path} holds no text with a label: {_FIX}")
     known = sorted(set().union(*rows.values()))
+    if len(known) == 1:
+        raise InputError(
+            f"{path}, all texts have the label {quote(known[0])}: give texts without it, too"
+        )
     wanted = label or ("1" if known == ["0", "1"] else "")
     if wanted not in known:
         fault = f"no text has the label {quote(label)}" if label else "no label is named"

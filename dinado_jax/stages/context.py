@@ -170,8 +170,8 @@ class Context:
         """That of evaluate.oracle, if there is one.
 
         Raises:
-          InputError: if there is no such oracle, or a classifier of it trained the control: what a
-            control exploits in one, the same one cannot see.
+          InputError: if there is no such oracle, or it is the first one, or a classifier of it
+            trained the control: what a control exploits in one, the same one cannot see.
         """
         name = self.config.evaluate.oracle
         if not name:
@@ -182,6 +182,11 @@ class Context:
                 f"evaluate.oracle = {quote(name)} is the classifier of rollout.oracle = "
                 f"{quote(self.oracle.name)}: give one that was trained on other texts, as "
                 "`dinado oracle train` writes two"
+            )
+        if found.name == self.oracle.name:
+            raise InputError(
+                f"evaluate.oracle = {quote(name)} is rollout.oracle, and would say the same: give "
+                "another one, or leave it out"
             )
         return found
 

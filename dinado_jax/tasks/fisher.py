@@ -85,6 +85,12 @@ def _read(folder: Path, split: str) -> list[Example]:
         if len(sources) != 1:
             several = ", ".join(path.name for path in sources) or "none"
             raise InputError(f"{folder}, sources of {corpus}: {several}: keep one {corpus}.es")
+        plain = {path.name.removesuffix(".gz") for path in references}
+        if len(plain) < len(references):
+            raise InputError(
+                f"{folder}, a file of references of {corpus} is there with .gz and without: keep "
+                "one of them"
+            )
         if not references and split != "test":
             raise InputError(f"{folder}, {corpus} has no references: add {corpus}.en")
         rows = [

@@ -70,6 +70,7 @@ def test_what_is_left_out_is_counted(tmp_path, capsys):
         ("a.jsonl", "{\n", "a.jsonl:1, malformed JSON"),
         ("a.tsv", "x\t1\ty\n", "a row of 3 columns"),
         ("a.tsv", "", "a.tsv holds no text with a label"),
+        ("a.tsv", "x\t1\ny\t1\n", "all texts have the label '1': give texts without it"),
         ("a.tsv", "x\t1\ny\t0\n", "has 1 texts with the label '1': give at least 40"),
     ],
 )

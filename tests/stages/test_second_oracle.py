@@ -10,6 +10,7 @@ from support import tiny_run
 from support.refusal import error_of
 
 from dinado_jax.evaluation.samples import read_samples
+from dinado_jax.stages.context import Context
 from dinado_jax.stages.pipeline import run_stages
 from dinado_jax.stages.run_folder import STAGES
 
@@ -35,3 +36,9 @@ def test_a_second_oracle_judges_what_was_generated(finished_run, tmp_path):
     )
     line = error_of(run_stages, config, STAGES, tmp_path / "run")
     assert "evaluate.oracle (the source of" in line
+
+
+def test_the_first_one_again_is_refused(tmp_path):
+    config = tiny_run.config("rollout.oracle=length <= 9", "evaluate.oracle=length <= 9")
+    line = error_of(lambda: Context.of(config, tmp_path / "run").second_oracle)
+    assert line.startswith("evaluate.oracle = 'length <= 9' is rollout.oracle, and would say the s")

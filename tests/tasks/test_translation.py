@@ -122,6 +122,8 @@ def test_files_may_be_compressed(tmp_path):
         path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
         path.unlink()
     assert examples("fisher", tmp_path) == whole
+    (tmp_path / "fisher_train.en.0").write_text("twice\n")
+    assert "is there with .gz and without" in error_of(examples, "fisher", tmp_path)
 
 
 def test_pairs_are_mined_from_lines_with_tabs(tmp_path, capsys):
