@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dinado_jax.cli.parser import Commands, add_command
+from dinado_jax.data.records import has_objects
 from dinado_jax.errors import InputError, escape
 from dinado_jax.utils import streams
 from dinado_jax.utils.files import (
     new_folder,
     parse_json,
     read_lines,
-    suffix_of_content,
     validate,
 )
 
@@ -187,10 +187,7 @@ def _read(path: Path) -> tuple[list[str], list[str]]:
     rows = [(n, line) for n, line in enumerate(read_lines(path), start=1) if line.strip()]
     if not rows:
         raise InputError(f"{path} holds no text: write one per line")
-    suffix = suffix_of_content(path)
-    if suffix in (".json", ".csv", ".tsv"):
-        raise InputError(f"{path}, a {suffix} file: give a text per line, or .jsonl")
-    if suffix != ".jsonl":
+    if not has_objects(path):
         return [line for _, line in rows], []
     fix = 'give one {"prompt": "..", "text": ".."} per line'
     objects = []

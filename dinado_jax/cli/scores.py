@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from dinado_jax.cli.tables import without_nan
+from dinado_jax.data.records import has_objects
 from dinado_jax.errors import InputError, quote
 from dinado_jax.evaluation.intervals import Interval
-from dinado_jax.evaluation.outputs import Fields, is_json, read_items
+from dinado_jax.evaluation.outputs import Fields, read_items
 from dinado_jax.evaluation.text_metrics import METRICS, Score, applicable, check, score
 from dinado_jax.metrics.protocol import Item, TextMetric
 from dinado_jax.utils import streams
@@ -82,7 +83,9 @@ def _check_fields(args: argparse.Namespace) -> None:
         ("references", references),
         ("prompt", [*outputs, *references]),
     ):
-        if getattr(args, f"{name}_field") is not None and not any(map(is_json, files)):
+        if getattr(args, f"{name}_field") is not None and not any(
+            has_objects(file, tabs=True) for file in files
+        ):
             raise InputError(
                 f"--{name}-field has no effect without such a .jsonl file: leave it out"
             )

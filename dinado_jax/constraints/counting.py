@@ -28,7 +28,7 @@ _GAP, _WORD, _N, _N_APOSTROPHE, _NOT = "", "word", "n", "n'", "n't"
 _State = tuple[int, str]  # the number of words, and one of these
 
 
-MOST_WORDS = 150  # counts up to this one have automata within their limit, some seconds of work
+MOST_WORDS = 150  # counts up to this one have automata within their limit of states
 
 
 def count_words(text: str) -> int:

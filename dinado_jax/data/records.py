@@ -28,6 +28,23 @@ def is_table(path: Path) -> bool:
     return suffix_of_content(path) in _TABLES
 
 
+def has_objects(path: Path, *, tabs: bool = False) -> bool:
+    """Whether a file of texts has an object per line, as .jsonl, and not a text per line, by its
+    name.
+
+    Args:
+      path: of the file.
+      tabs: whether tabs may divide several texts of a line, as in .tsv.
+
+    Raises:
+      InputError: for a kind of file that has neither.
+    """
+    suffix = suffix_of_content(path)
+    if suffix in (".json", ".csv") or (suffix == ".tsv" and not tabs):
+        raise InputError(f"{path}, a {suffix} file: give a text per line, or .jsonl")
+    return suffix == ".jsonl"
+
+
 def read_records(path: Path, columns: Columns, fix: str) -> Iterator[Record]:
     """Yields the records of a file; blank lines are left out.
 

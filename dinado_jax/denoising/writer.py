@@ -201,7 +201,7 @@ def fit_writer(
     require_instance("masked", masked, MaskedModel, "what load_masked returns")
     require_instance("parts", parts, Parts | None, "Parts(max_length=20)")
     if masked.new_params:
-        print_once("the masked language model has no head: the decoder's is learned from nothing")
+        print_once("the masked language model has no head: the decoder trains one from scratch")
     codec = codec_of(masked)
     plan = plan_of(training.batch, plan)
     unrolls = require_integer("unrolls", unrolls, *POSITIVE)

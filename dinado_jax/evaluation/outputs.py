@@ -13,13 +13,12 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dinado_jax.data.records import has_objects
 from dinado_jax.errors import InputError, quote
 from dinado_jax.metrics.matched_accuracy import marked_phrases, without_marks
 from dinado_jax.metrics.protocol import Item, Phrases, items_of
 from dinado_jax.tasks.keyword.format import concepts_of, format_prompt
-from dinado_jax.utils.files import parse_json, read_lf_lines, suffix_of_content
-
-_NOT_LINES = (".json", ".csv")
+from dinado_jax.utils.files import parse_json, read_lf_lines
 
 
 class Fields(NamedTuple):
@@ -82,15 +81,14 @@ def read_items(
 
 def _outputs(path: Path, fields: Fields) -> list[_Line]:
     """The lines of a file of outputs, at least one, each with one text."""
-    if suffix_of_content(path) == ".tsv":
-        raise InputError(f"{path}, a table: give a text file with an output per line, or .jsonl")
+    objects = has_objects(path)
     lines = list(_read(path, fields.text, fields))
     if not lines:
         raise InputError(f"{path}, no texts: give one per line")
     for line in lines:
         if len(line.texts) != 1:
             raise InputError(f"{line.where}, {len(line.texts)} texts: give one output per line")
-    if is_json(path) and fields.prompt != _DEFAULT.prompt and not any(x.prompt for x in lines):
+    if objects and fields.prompt != _DEFAULT.prompt and not any(x.prompt for x in lines):
         (name,) = fields.prompt
         raise InputError(f"{path}, no field {name} in any line: name that of the prompts, or none")
     return lines
@@ -116,7 +114,7 @@ def _prompted(lines: Sequence[_Line], system: Sequence[_Line], path: Path) -> li
 
 def _annotated(texts: Sequence[_Line], path: Path) -> list[str]:
     """The reference of each text, with its marks."""
-    if is_json(path):
+    if has_objects(path, tabs=True):
         raise InputError(f"{path}, objects: give a text file with a marked reference per line")
     lines = [
         _Line(f"{path}:{i}", "", (line,)) for i, line in enumerate(read_lf_lines(path), start=1)
@@ -135,27 +133,19 @@ def _annotated(texts: Sequence[_Line], path: Path) -> list[str]:
 
 def _read(path: Path, names: tuple[str, ...], fields: Fields) -> Iterator[_Line]:
     """The lines of a file; the texts of a text file's line are whole."""
-    as_json = is_json(path)
+    objects = has_objects(path, tabs=True)
     for number, line in enumerate(read_lf_lines(path), start=1):
         where = f"{path}:{number}"
-        if not as_json:
+        if not objects:
             yield _Line(where, "", (line,))
         elif line.strip():
             yield _parsed(line, where, names, fields)
 
 
-def is_json(path: Path) -> bool:
-    """Whether a file has an object per line, by its name. InputError for one that has no lines."""
-    suffix = suffix_of_content(path)
-    if suffix in _NOT_LINES:
-        raise InputError(f"{path}, a {suffix} file: give a text file, or .jsonl, objects by line")
-    return suffix == ".jsonl"
-
-
 def _references_of(path: Path, fields: Fields) -> list[_Line]:
     """The lines of a file of references; a tab divides those of a text file's line."""
     lines = list(_read(path, fields.references, fields))
-    if is_json(path):
+    if has_objects(path, tabs=True):
         return lines
     return [line._replace(texts=tuple(line.texts[0].split("\t"))) for line in lines]
 

@@ -3,6 +3,7 @@
 import functools
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from dinado_jax.config import schema
@@ -25,12 +26,9 @@ _Pair = tuple[str, tuple[str, ...]]  # a source and its references
 def fisher(settings: schema.Task) -> Task:
     """`task.name = "fisher"`: the folder of the corpus in `task.source`; it has no oracle."""
     whole = functools.cache(lambda split: _read(folder_of(settings.source), split))
-    report = functools.cache(_report_others)
 
     def read(split: str, seed: int, count: int | None = None) -> list[Example]:
-        found = whole(split)
-        report(folder_of(settings.source))
-        return found[:count]
+        return whole(split)[:count]
 
     fault = "task.source is empty: give the folder of Fisher and CALLHOME, task.source=FOLDER"
     return Task(
@@ -44,18 +42,18 @@ def fisher(settings: schema.Task) -> Task:
     )
 
 
-def _report_others(folder: Path) -> None:
-    """Prints which texts of the folder belong to no split by their names."""
+def _report_others(folder: Path, names: Sequence[str]) -> None:
+    """Prints which files of texts belong to no split by their names."""
     others = [
         name
-        for name in sorted(os.listdir(folder))
+        for name in names
         if re.fullmatch(r".+\.(es|en)(\.\d+)?(\.gz)?", name)
         and not any(re.fullmatch(_PATTERN.format(split), name) for split in SPLITS)
     ]
     if others:
         print_once(
-            f"{folder}: {', '.join(others)} are of no split by their names and not read; a copy "
-            "called NAME_dev.es or NAME_test.es is"
+            f"{folder}: {', '.join(others)} are not read, because their names have no split: copy "
+            "what you want to NAME_dev.es and NAME_dev.en, or NAME_test.es and NAME_test.en"
         )
 
 
@@ -70,6 +68,7 @@ def _read(folder: Path, split: str) -> list[Example]:
         names = sorted(os.listdir(folder))
     except OSError as error:
         raise os_error(folder, error) from error
+    _report_others(folder, names)
     corpora: dict[str, tuple[list[Path], list[Path]]] = {}
     for name in names:
         if match := re.fullmatch(_PATTERN.format(split), name):

@@ -46,11 +46,11 @@ def fisher_scores(model: BaseModel, params: dict, rows: Batch, plan: Plan) -> di
       Squared nats, by site in the order of `dropout_sites`.
 
     Raises:
-      InputError: for no rows, none with a token to predict, and scores that are not finite.
+      InputError: if no row has a token to predict, and for scores that are not finite.
     """
     n = len(rows.length)
     if not np.any(rows.length > rows.prompt_length):
-        raise InputError("no row has a token to predict, Fisher scores: give rows of text")
+        raise InputError("Fisher scores need targets, and no row has any: give rows of text")
     pieces = math.ceil(n / plan.mesh.size)
     shared = split_micro_batches(_padded(rows, pieces * plan.mesh.size), pieces)
     zeros = plan.init_sharded(lambda: jax.tree.map(lambda _: jnp.zeros(()), params))

@@ -96,7 +96,7 @@ def test_fisher(tmp_path, capsys):
     write_fisher(tmp_path, "callhome_evltest", references=1)
     examples("fisher", tmp_path)
     said = capsys.readouterr().err
-    assert "callhome_evltest.en, callhome_evltest.oracle.es are of no split by their names" in said
+    assert "callhome_evltest.en, callhome_evltest.oracle.es are not read, because" in said
     known = {each.prompt: each.references for each in found}
     assert len(known) == len(found) == 22 and known["sí ="] == ("yes",)
     assert known["hola 0 ="] == ("hey", "hello 0 0", "hello 0 1", "hello 0 2", "hello 0 3")

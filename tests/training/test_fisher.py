@@ -121,6 +121,6 @@ def test_the_published_rates():
 def test_what_has_no_score_is_refused():
     params = jax.device_get(init_params(GPT, 0))
     for rows in (tiny.batch([], []), tiny.batch([3, 3], [3, 3])):
-        assert "no row has a token to predict" in error_of(fisher_scores, GPT, params, rows, ONE)
+        assert "no row has any: give rows" in error_of(fisher_scores, GPT, params, rows, ONE)
     damaged = jax.tree.map(lambda x: x * np.nan, params)
     assert "are not finite" in error_of(fisher_scores, GPT, damaged, ROWS, ONE)

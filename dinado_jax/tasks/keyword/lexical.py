@@ -35,7 +35,7 @@ NEGATED = (
 _NEGATION = re.compile(rf"\b({'|'.join(NEGATED)})(?: ?n ?' ?t| n't)(?![\w'-])")
 _WORD = re.compile(rf"{_LETTER}+n't(?!{_LETTER})|{_LETTER}+")
 _HYPHEN = "[-\u2010]"  # all hyphens that remain after NFKC
-# Begun only where a word begins: elsewhere no match is longer, and a long word takes for ever.
+# Begun only where a word begins, else a long word takes a time quadratic in its length.
 _HYPHENATED = re.compile(rf"(?<![^\W_]){_LETTER}+(?:{_HYPHEN}{_LETTER}+)+")
 _ACCENTS = re.compile("[\u0300-\u036f]")
 
